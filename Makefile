@@ -1,0 +1,128 @@
+# humpback.h itself needs no building: include it, as its first page says. This file builds what stands
+# around it, all of it under build/: the command line, the examples and the tests. `make help` lists the
+# targets. CC, CXX, CPPFLAGS, CFLAGS and LDFLAGS are yours; what you give comes after our own flags.
+
+OPT       = -O2 -g
+STD       = -std=c11
+WARNINGS  = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wdouble-promotion \
+            -Wundef -Wcast-qual -Wpointer-arith -Wwrite-strings -Wvla -Wswitch-enum -Wmissing-prototypes \
+            -Wstrict-prototypes
+PREFIX    = /usr/local
+DEMO      =
+
+# Where the libraries are is asked when the first program is compiled, after they were installed; each
+# answer replaces its question.
+SETTINGS  = CC='$(CC)' CXX='$(CXX)' CPPFLAGS='$(CPPFLAGS)' CFLAGS='$(CFLAGS)' LDFLAGS='$(LDFLAGS)'
+DEPS      = $(SETTINGS) tools/install-deps
+INCLUDES  = $(eval INCLUDES := $$(shell $$(DEPS) --cflags))$(INCLUDES)
+OPENMP    = $(eval OPENMP := $$(shell $$(DEPS) --openmp))$(OPENMP)
+LIBS      = $(eval LIBS := $$(shell $$(DEPS) --libs))$(LIBS)
+
+# One program from one C file: $(call build,FILE.c,LIBRARIES). `make -n` shows the whole command.
+define build
+@mkdir -p $(@D)
+@echo '$(CC) $1 -> $@'
+@$(CC) $(STD) $(OPT) $(OPENMP) $(WARNINGS) $(EXTRA) -I. $(INCLUDES) $(CPPFLAGS) $(CFLAGS) -o $@ $1 \
+    $(LDFLAGS) $2 $(LIBS)
+endef
+
+TOOL_HEADERS := $(wildcard tools/*.h)
+TEST_FILES   := $(wildcard tests/*.c tests/*.h)
+EXAMPLES     := $(patsubst examples/%.c,build/examples/%,$(wildcard examples/*.c))
+
+## all         the command line build/humpback and the examples (plain `make`)
+all: build/humpback examples
+
+## demo        the whole loop on the built-in miniature world, from nothing, in minutes
+demo: build/humpback
+	build/humpback demo $(DEMO)
+
+## test        builds build/test, every chapter's tests, and runs it (one chapter: build/test 07)
+test: build/test
+	build/test
+
+## examples    build/examples/NN_name from examples/NN_name.c
+examples: $(EXAMPLES)
+
+## bench       tokens per second, GFLOP/s and GB/s of training and generation on random weights
+bench: build/humpback
+	build/humpback bench
+
+## deps        installs what make demo and make test lack (they do so by themselves)
+deps: deps-test
+
+## style       the form of the sources: tools/check-style
+style:
+	tools/check-style
+
+## install     humpback.h to PREFIX/include and humpback to PREFIX/bin
+install: build/humpback
+	mkdir -p $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/bin
+	cp humpback.h $(DESTDIR)$(PREFIX)/include/
+	cp build/humpback $(DESTDIR)$(PREFIX)/bin/
+
+## clean       removes build/
+clean:
+	rm -rf build
+
+## help        this list
+help:
+	@sed -n 's/^## /  /p' Makefile
+
+build/humpback: tools/humpback.c $(TOOL_HEADERS) humpback.h | deps-header
+	$(call build,$<)
+
+build/examples/%: examples/%.c humpback.h | deps-header
+	$(call build,$<)
+
+# The same tests in other builds of the library; check-NAME runs build/test-NAME.
+TESTS = build/test build/test-san build/test-double build/test-noblas build/test-serial
+build/test-san:    OPT    = -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined \
+                            -fno-sanitize-recover=all
+build/test-double: EXTRA  = -DHBK_REAL_DOUBLE
+build/test-noblas: EXTRA  = -DHBK_NO_BLAS
+build/test-serial: OPENMP = -fopenmp-simd
+$(TESTS): humpback.h $(TEST_FILES) $(TOOL_HEADERS) | deps-test
+	$(call build,tests/test_main.c,-lcmocka)
+
+flags: # what the scripts under tests/ compile with
+	@echo '$(WARNINGS)'
+
+deps-header:
+	@$(DEPS) header
+deps-test:
+	@$(DEPS) header test
+deps-check:
+	@$(DEPS) header test check
+
+# ---- make check: what is too slow for every day. Each piece prints one line and can be called alone -----
+
+CHECKS = check-style check-examples check-readme check-matrix check-symbols check-double check-noblas \
+         check-serial check-san $(HOOKS:tests/%=check-%)
+HOOKS  = $(wildcard tests/kill-resume tests/golden-runs)
+STEP   = @$(SETTINGS) tools/step
+
+## check       the heavier tests: sanitizers, double, no BLAS, no OpenMP, compilers, symbols, style
+check: $(CHECKS)
+
+check-style:
+	$(STEP) style tools/check-style
+check-examples: $(EXAMPLES)
+	$(STEP) examples tests/examples
+check-readme: | deps-header
+	$(STEP) readme tests/readme
+check-matrix: | deps-check
+	$(STEP) matrix tests/build-matrix
+check-symbols: | deps-header
+	$(STEP) symbols tests/symbols
+check-double check-noblas check-serial: check-%: build/test-%
+	$(STEP) $* build/test-$*
+check-san: build/test-san
+	$(STEP) san env OMP_NUM_THREADS=2 \
+	    ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1:allocator_may_return_null=1 \
+	    UBSAN_OPTIONS=print_stacktrace=1 build/test-san
+$(HOOKS:tests/%=check-%): check-%: build/humpback
+	$(STEP) $* tests/$*
+
+.PHONY: all demo test examples bench deps style install clean help check $(CHECKS) flags \
+        deps-header deps-test deps-check

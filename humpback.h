@@ -1,0 +1,11219 @@
+/* humpback.h - v0.1.0 - public domain - instruction backtranslation in C
+
+   A LLaMA that writes its own training set: from a few (instruction, output) pairs written by people and a
+   pile of unlabelled text, a backward model writes for each text the instruction it answers, a model
+   finetuned on the pairs keeps the best, and the base is finetuned on both. Twice.
+   Method: Li et al. 2023, "Self-Alignment with Instruction Backtranslation", arXiv 2308.06259.
+
+   Do this in ONE C or C++ file:
+
+       #define HUMPBACK_IMPLEMENTATION
+       #include "humpback.h"
+
+   and include the header plainly everywhere else. Link with openblas, utf8proc, stb and jansson
+   (Debian: libopenblas-openmp-dev libutf8proc-dev libstb-dev libjansson-dev) and -lm -fopenmp.
+
+   A whole program:
+
+       #define HUMPBACK_IMPLEMENTATION
+       #include "humpback.h"
+       int main(int argc, char **argv)
+       {
+           if (argc != 3) return 2;
+           hbk_error err;
+           hbk_model *model = hbk_model_load(argv[1], NULL, &err);
+           hbk_tokenizer *tok = model ? hbk_tokenizer_load(argv[1], NULL, &err) : NULL;
+           hbk_loop_options opt = hbk_loop_defaults();
+           opt.seed_path = "seed.jsonl";       // {"instruction": ..., "output": ...}
+           opt.corpus_path = "segments.jsonl"; // {"text": ...}
+           bool ok = tok && hbk_loop_run(model, tok, &opt, argv[2], NULL, NULL, NULL, &err);
+           if (!ok) fprintf(stderr, "%s\n", err.message);
+           hbk_tokenizer_free(tok);
+           hbk_model_free(model);
+           return ok ? 0 : 1;
+       }
+
+   TABLE OF CONTENTS - the numbers stand in the interface, in the implementation and in tests/
+
+     A  Ground               1  platform            hbk_int  hbk_real  HBK_* macros
+                             2  errors, progress    hbk_error  hbk_progress
+                             3  memory              hbk_allocator
+                             4  random              hbk_rng_*
+     B  Text                 5  strings and UTF-8   hbk_text_*  hbk_utf8_*
+                             6  files, JSON, JSONL  hbk_file_*  hbk_jsonl_*
+                             7  tokenizers          hbk_tokenizer_*
+     C  Numbers              8  matrices            hbk_matrix  hbk_matmul
+                             9  layers              hbk_rms_norm_*  hbk_rope_*  hbk_attention_*  ...
+                            10  LoRA                hbk_adapter_*
+     D  Model               11  model               hbk_config  hbk_model_*
+                            12  weight files        hbk_safetensors_*  hbk_model_load  hbk_adapter_load
+                            13  generation          hbk_session_*  hbk_generate
+     E  Learning            14  templates and tags  hbk_template_*
+                            15  examples, batches   hbk_pairs_*  hbk_dataset_*
+                            16  optimiser           hbk_adamw_*  hbk_learning_rate
+                            17  finetuning          hbk_trainer_*  hbk_finetune
+     F  Backtranslation     18  corpus              hbk_corpus_*
+                            19  self-augmentation   hbk_augment
+                            20  self-curation       hbk_curate  hbk_rating_parse
+                            21  the loop            hbk_loop_run
+                            22  measuring           hbk_summary  hbk_log_likelihood
+     G  Scale               23  several processes   hbk_comm
+
+   WORDS USED EVERYWHERE - dimension letters, in comments such as (N, C):
+     N tokens of a packed batch (all sequences one after another; there is no padding anywhere)
+     T tokens of one sequence   C width   H query heads   K key/value heads   D size of a head
+     F feed-forward width   V vocabulary   L layers   R rank of an adapter
+   Matrices are row-major. A weight is (out, in), as in PyTorch: y = x W^T. Gradients are the name
+   with a d in front, and every backward function adds to them.
+
+   COMPILE-TIME OPTIONS - define before including; the first four in every file alike
+     HBK_STATIC              every function static: the library private to one file
+     HBK_REAL_DOUBLE         activations and gradients in double: slow, for gradient checks
+     HBK_ASSERT(x)           assert() by default; only broken contracts of the caller reach it
+     HBK_NO_BLAS             no OpenBLAS: plain C products, slow, bit-exact everywhere
+     HBK_STB_DS_IMPLEMENTATION  where stb_ds comes as a header only, without libstb
+   Without -fopenmp the same code runs on one thread; then compile with -fopenmp-simd, or float sums
+   stay scalar. Never compile with -ffast-math: a trainer must see a NaN.
+
+   humpback.h DOES NOT: run on a GPU; run on Windows (use WSL); read architectures other than LLaMA's;
+   promise anything about hostile model files beyond the bounds checks that it makes.
+   jansson and stb_ds allocate with malloc, not through the hook of chapter 3.
+
+   LICENCE: public domain or MIT, as you like: see the end of the file. */
+
+#ifndef HUMPBACK_H_INCLUDED
+#define HUMPBACK_H_INCLUDED
+
+/* ==== 1  PLATFORM ============================================================ [hbk_int] */
+
+#if defined(_WIN32)
+#error "humpback.h needs POSIX (mmap, fsync): on Windows build it inside WSL"
+#endif
+#if !defined(__cplusplus) && (!defined(__STDC_VERSION__) || __STDC_VERSION__ < 201112L)
+#error "humpback.h needs C11 or C++11: compile with -std=c11 or later"
+#endif
+
+/* Strict C11 hides POSIX (mmap, fsync) unless this stands before the first system header. */
+#if defined(HUMPBACK_IMPLEMENTATION) && !defined(_POSIX_C_SOURCE)
+#define _POSIX_C_SOURCE 200809L
+#endif
+#if defined(HUMPBACK_IMPLEMENTATION) && defined(__APPLE__) && !defined(_DARWIN_C_SOURCE)
+#define _DARWIN_C_SOURCE
+#endif
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define HBK_VERSION "0.1.0"
+
+#if defined(HBK_STATIC) && (defined(__GNUC__) || defined(__clang__))
+#define HBK_DEF static __attribute__((unused))
+#elif defined(HBK_STATIC)
+#define HBK_DEF static
+#else
+#define HBK_DEF extern
+#endif
+
+#if defined(__GNUC__) || defined(__clang__)
+#define HBK_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
+#else
+#define HBK_PRINTF(fmt, args)
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct json_t; /* jansson's value: a program that touches one includes <jansson.h> itself */
+
+typedef int64_t hbk_int; /* every size, count, index and position */
+
+#ifdef HBK_REAL_DOUBLE
+typedef double hbk_real; /* activations, gradients, trained weights */
+#else
+typedef float hbk_real;
+#endif
+
+/* ==== 2  ERRORS, PROGRESS, CANCEL ============================================ [hbk_error]
+
+   A function that can fail returns bool, or a pointer that is NULL on failure, and takes an optional
+   last hbk_error *. On failure its outputs are untouched. A message names the thing, what was expected
+   and the remedy, in one line. */
+
+#define HBK_ERRORS(X)                                                                             \
+    X(NONE, "no error")                                                                           \
+    X(MEMORY, "out of memory, or over the allocator's limit")                                     \
+    X(FILE, "a file cannot be opened, read or written")                                           \
+    X(FORMAT, "a file's content is not what its format asks for")                                 \
+    X(UNSUPPORTED, "well-formed, but a variant that is not supported")                            \
+    X(SHAPE, "a tensor has another shape than the configuration asks for")                        \
+    X(RANGE, "a number, an id or a length is out of range")                                       \
+    X(OPTION, "options contradict each other, or the run that they continue")                     \
+    X(DATA, "a data set is empty or lacks what the task needs")                                   \
+    X(NUMERIC, "a loss or gradient is not finite")                                                \
+    X(CANCELLED, "the progress callback asked to stop")
+
+typedef enum hbk_code {
+#define HBK_X(name, text) HBK_ERROR_##name,
+    HBK_ERRORS(HBK_X)
+#undef HBK_X
+        HBK_ERROR_COUNT
+} hbk_code;
+
+typedef struct hbk_error {
+    hbk_code code;
+    char message[512]; /* one line for people */
+    char file[256];    /* the input that is at fault, "" if none */
+    hbk_int line;      /* its line, from 1; 0 if lines have no meaning there */
+} hbk_error;
+
+/* The sentence above for a code. Thread safety: pure. */
+HBK_DEF const char *hbk_error_text(hbk_code code);
+
+/* Sets *err (NULL is fine) and returns false, so that callers can write `return hbk_fail(...)`. Every
+   error of the library passes through here: one breakpoint catches them all. */
+HBK_DEF bool hbk_fail(hbk_error *err, hbk_code code, const char *fmt, ...) HBK_PRINTF(3, 4);
+
+/* The same for line `line` of the input `file`, whose name and number lead the message. */
+HBK_DEF bool hbk_fail_at(hbk_error *err, hbk_code code, const char *file, hbk_int line,
+                         const char *fmt, ...) HBK_PRINTF(5, 6);
+
+/* Called between units of work: `done` of `total` (0 if unknown) `unit`s of `stage`; `note` says more
+   (loss, counts) and may be "". Returning false cancels: what is finished stays finished, and the
+   function that was running fails with HBK_ERROR_CANCELLED. */
+typedef struct hbk_progress {
+    bool (*call)(void *ctx, const char *stage, hbk_int done, hbk_int total, const char *unit,
+                 const char *note);
+    double (*now)(void *ctx); /* seconds of a clock of the caller's, or NULL: then no timings are written */
+    void *ctx;
+} hbk_progress;
+
+/* Reports to `p` (NULL is fine). False: cancelled, and *err says so. */
+HBK_DEF bool hbk_report(const hbk_progress *p, const char *stage, hbk_int done, hbk_int total,
+                        const char *unit, hbk_error *err, const char *fmt, ...) HBK_PRINTF(7, 8);
+
+/* ==== 3  MEMORY ============================================================== [hbk_allocator] */
+
+/* Where memory comes from. Zeroed: malloc, no limit. NULL instead of an allocator: the same, uncounted.
+   realloc   realloc(ctx, p, old, size): p NULL allocates, size 0 frees and returns NULL
+   limit     most bytes alive at once; 0 = none
+   live, peak  bytes now and at most, kept by the library
+   Thread safety: live and peak are counted atomically; `realloc` must be as safe as its use. */
+typedef struct hbk_allocator {
+    void *(*realloc)(void *ctx, void *p, size_t old_size, size_t size);
+    void *ctx;
+    size_t limit;
+    size_t live, peak;
+} hbk_allocator;
+
+/* `count` elements of `size` bytes, zeroed, aligned to 64 bytes. NULL, with *err set, when the product
+   overflows, the limit is hit or memory is out. Zero elements give a block that must be freed too. */
+HBK_DEF void *hbk_alloc(hbk_allocator *a, hbk_int count, size_t size, hbk_error *err);
+
+/* Grows or shrinks a block of hbk_alloc to `count` elements; p NULL allocates. New bytes are not zeroed.
+   On failure p stays as it was. */
+HBK_DEF void *hbk_realloc(hbk_allocator *a, void *p, hbk_int count, size_t size, hbk_error *err);
+
+/* Frees a block of hbk_alloc. NULL is fine. */
+HBK_DEF void hbk_free(hbk_allocator *a, void *p);
+
+/* ==== 4  RANDOM ============================================================== [hbk_rng_*]
+
+   Randomness is addressed, not consumed: the stream of a record is seeded from (run seed, stage, record
+   id), so that neither order nor resumption changes what a record gets. */
+
+typedef struct hbk_rng {
+    uint64_t s[4];
+} hbk_rng;
+
+/* The stream of record `id` in `stage` of the run `seed`. Thread safety: pure. */
+HBK_DEF hbk_rng hbk_rng_at(uint64_t seed, const char *stage, uint64_t id);
+HBK_DEF uint64_t hbk_rng_next(hbk_rng *r);             /* 64 random bits */
+HBK_DEF double hbk_rng_uniform(hbk_rng *r);            /* in [0, 1), 53 bits */
+HBK_DEF hbk_int hbk_rng_below(hbk_rng *r, hbk_int n);  /* in 0 .. n-1, without bias; n >= 1 */
+HBK_DEF double hbk_rng_normal(hbk_rng *r);             /* mean 0, deviation 1 */
+HBK_DEF void hbk_rng_shuffle(hbk_rng *r, hbk_int *a, hbk_int n); /* a[0..n-1], uniformly */
+
+/* 64-bit FNV-1a of n bytes, started from `h` (0 for a fresh one): names, ids and files, not secrets. */
+HBK_DEF uint64_t hbk_hash(uint64_t h, const void *data, size_t n);
+
+/* ==== 5  STRINGS AND UTF-8 =================================================== [hbk_text_*] */
+
+/* A growable byte string, NUL-terminated. Zeroed (with `alloc` set, or NULL) it is empty. Appending
+   never fails at once: it sets `failed`, and hbk_text_ok reports it in the end. */
+typedef struct hbk_text {
+    hbk_allocator *alloc;
+    char *data; /* NULL while nothing was appended: read it through hbk_text_string */
+    size_t len, cap;
+    bool failed;
+} hbk_text;
+
+HBK_DEF void hbk_text_append(hbk_text *t, const char *s, size_t n);
+HBK_DEF void hbk_text_add(hbk_text *t, const char *s); /* NUL-terminated; NULL adds nothing */
+HBK_DEF void hbk_text_printf(hbk_text *t, const char *fmt, ...) HBK_PRINTF(2, 3);
+HBK_DEF void hbk_text_clear(hbk_text *t); /* empties it, keeps the memory */
+HBK_DEF const char *hbk_text_string(const hbk_text *t); /* never NULL */
+HBK_DEF bool hbk_text_ok(const hbk_text *t, hbk_error *err);
+HBK_DEF void hbk_text_free(hbk_text *t); /* frees and empties */
+
+/* Decodes one code point of s[0..n-1]; *cp is -1 on an invalid byte (overlong forms, surrogates and
+   values beyond U+10FFFF included). Returns the bytes consumed: 1 for an invalid one, 0 if n is 0. */
+HBK_DEF size_t hbk_utf8_decode(const char *s, size_t n, int32_t *cp);
+HBK_DEF size_t hbk_utf8_encode(char out[4], int32_t cp); /* returns 1 to 4 bytes written */
+/* True if all n bytes are valid; else *bad (may be NULL) is the first invalid byte's offset. */
+HBK_DEF bool hbk_utf8_valid(const char *s, size_t n, size_t *bad);
+HBK_DEF hbk_int hbk_utf8_length(const char *s, size_t n); /* code points; an invalid byte counts as one */
+
+/* ==== 6  FILES, JSON, JSONL ================================================== [hbk_file_*]
+
+   A file is complete or absent: written under a temporary name, fsynced, renamed. Only .jsonl files
+   grow, by whole waves that are fsynced together. */
+
+/* Appends a file's bytes to `out`; more than max_bytes is an error. */
+HBK_DEF bool hbk_file_read(const char *path, size_t max_bytes, hbk_text *out, hbk_error *err);
+/* Writes the file whole: PATH.tmp, fsync, rename. */
+HBK_DEF bool hbk_file_write(const char *path, const void *data, size_t n, hbk_error *err);
+HBK_DEF bool hbk_file_exists(const char *path); /* file or folder */
+HBK_DEF bool hbk_dir_exists(const char *path);
+HBK_DEF bool hbk_dir_make(const char *path, hbk_error *err); /* parents too; an existing one is fine */
+HBK_DEF bool hbk_file_hash(const char *path, uint64_t *hash, hbk_error *err); /* hbk_hash of its bytes */
+/* dir + "/" + name into out[512]; a longer path is an error. */
+HBK_DEF bool hbk_path(char out[512], const char *dir, const char *name, hbk_error *err);
+
+/* A file mapped read-only: the kernel pages it in and shares it between processes. */
+typedef struct hbk_mapping {
+    const unsigned char *data;
+    size_t size;
+} hbk_mapping;
+HBK_DEF bool hbk_mapping_open(hbk_mapping *m, const char *path, hbk_error *err);
+HBK_DEF void hbk_mapping_close(hbk_mapping *m);
+
+/* A whole JSON file; the caller owns the value (json_decref). Numbers beyond 64 bits become reals. */
+HBK_DEF struct json_t *hbk_json_read(const char *path, hbk_error *err);
+/* Writes `value` with hbk_file_write, indented, keys in insertion order. */
+HBK_DEF bool hbk_json_write(const char *path, const struct json_t *value, hbk_error *err);
+/* The string of key `key` in object `row`; an absent key or another type fails and names file and line. */
+HBK_DEF bool hbk_json_string(const struct json_t *row, const char *key, const char **out,
+                             const char *file, hbk_int line, hbk_error *err);
+
+/* Reads a JSONL file row by row: tolerates a BOM, CRLF, blank lines; also takes one JSON array of
+   objects, whose elements are then the rows. Owned by one thread. */
+typedef struct hbk_jsonl_reader hbk_jsonl_reader;
+HBK_DEF hbk_jsonl_reader *hbk_jsonl_open(const char *path, hbk_allocator *alloc, hbk_error *err);
+/* 1: *row is the next object (owned by the reader until the next call), 0: the end, -1: an error. */
+HBK_DEF int hbk_jsonl_next(hbk_jsonl_reader *r, struct json_t **row, hbk_error *err);
+HBK_DEF hbk_int hbk_jsonl_line(const hbk_jsonl_reader *r); /* line (or element) of the last row, from 1 */
+HBK_DEF void hbk_jsonl_close(hbk_jsonl_reader *r);
+
+/* Appends rows to a JSONL file by waves. Opening keeps the first keep_rows rows and cuts the rest (a torn
+   wave); 0 starts the file anew; fewer rows than that is an error. */
+typedef struct hbk_jsonl_writer hbk_jsonl_writer;
+HBK_DEF hbk_jsonl_writer *hbk_jsonl_create(const char *path, hbk_int keep_rows, hbk_allocator *alloc,
+                                           hbk_error *err);
+HBK_DEF bool hbk_jsonl_write(hbk_jsonl_writer *w, const struct json_t *row, hbk_error *err);
+HBK_DEF bool hbk_jsonl_sync(hbk_jsonl_writer *w, hbk_error *err); /* flush and fsync: a wave is safe */
+HBK_DEF bool hbk_jsonl_finish(hbk_jsonl_writer *w, hbk_error *err); /* sync, close, free; NULL is fine */
+/* Complete rows (lines ended by a newline) of the file; 0 if it does not exist. */
+HBK_DEF bool hbk_jsonl_count(const char *path, hbk_int *rows, hbk_error *err);
+
+/* ==== 7  TOKENIZERS ========================================================== [hbk_tokenizer_*] */
+
+/* A growable list of token ids; the conventions of hbk_text. */
+typedef struct hbk_tokens {
+    hbk_allocator *alloc;
+    int32_t *data;
+    hbk_int n, cap;
+    bool failed;
+} hbk_tokens;
+HBK_DEF void hbk_tokens_push(hbk_tokens *t, int32_t id);
+HBK_DEF void hbk_tokens_append(hbk_tokens *t, const int32_t *ids, hbk_int n);
+HBK_DEF bool hbk_tokens_ok(const hbk_tokens *t, hbk_error *err);
+HBK_DEF void hbk_tokens_free(hbk_tokens *t);
+
+/* Read-only after loading; shared freely between threads. */
+typedef struct hbk_tokenizer hbk_tokenizer;
+
+/* From a file, or a folder that holds one: tokenizer.json (BPE), tokenizer.model (SentencePiece BPE) or
+   llama2.c's tokenizer.bin. A folder's tokenizer_config.json and config.json decide bos and eos. */
+HBK_DEF hbk_tokenizer *hbk_tokenizer_load(const char *path, hbk_allocator *alloc, hbk_error *err);
+HBK_DEF void hbk_tokenizer_free(hbk_tokenizer *t);
+
+enum {
+    HBK_ENCODE_SPECIAL = 1,  /* special tokens spelled in the text become their ids; else they stay text */
+    HBK_ENCODE_CONTINUE = 2  /* the text continues earlier tokens: no space is put before it */
+};
+/* Appends the ids of n bytes of text; never adds bos or eos. Invalid bytes become U+FFFD. */
+HBK_DEF bool hbk_tokenizer_encode(const hbk_tokenizer *t, const char *text, size_t n, unsigned flags,
+                                  hbk_tokens *out, hbk_error *err);
+/* Appends the text of n ids. Control tokens vanish; flag HBK_ENCODE_CONTINUE keeps the leading space that
+   a text's beginning loses. An id out of range is an error. */
+HBK_DEF bool hbk_tokenizer_decode(const hbk_tokenizer *t, const int32_t *ids, hbk_int n, unsigned flags,
+                                  hbk_text *out, hbk_error *err);
+HBK_DEF hbk_int hbk_tokenizer_size(const hbk_tokenizer *t);
+HBK_DEF int32_t hbk_tokenizer_bos(const hbk_tokenizer *t); /* -1: none */
+HBK_DEF int32_t hbk_tokenizer_eos(const hbk_tokenizer *t); /* -1: none */
+HBK_DEF int32_t hbk_tokenizer_unk(const hbk_tokenizer *t); /* -1: none */
+HBK_DEF bool hbk_tokenizer_adds_bos(const hbk_tokenizer *t); /* does the format put bos before a text? */
+HBK_DEF int32_t hbk_tokenizer_find(const hbk_tokenizer *t, const char *piece); /* its id, or -1 */
+/* The piece as the vocabulary spells it ("\xe2\x96\x81the"); NULL beyond the vocabulary. */
+HBK_DEF const char *hbk_tokenizer_piece(const hbk_tokenizer *t, int32_t id);
+
+/* Learns a BPE vocabulary (Sennrich et al. 2016) from n bytes of text: words with the space before them,
+   pairs merged by frequency, first seen first on ties.
+   vocab_size  wanted pieces, specials and alphabet included; fewer when every word is one piece
+   all_bytes   true: 256 byte pieces, so that any text can be spelled; false: the characters seen only
+   Specials <unk> <s> </s> are ids 0 1 2. Save with hbk_tokenizer_save (a tokenizer.json). */
+HBK_DEF hbk_tokenizer *hbk_tokenizer_train(const char *text, size_t n, hbk_int vocab_size, bool all_bytes,
+                                           hbk_allocator *alloc, hbk_error *err);
+/* Writes DIR/tokenizer.json and DIR/tokenizer_config.json; a loaded tokenizer's own files are copied byte
+   for byte. */
+HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_error *err);
+
+/* ==== 8  MATRICES ============================================================ [hbk_matmul] */
+
+typedef enum hbk_dtype { HBK_F32, HBK_F16, HBK_BF16, HBK_F64, HBK_DTYPE_COUNT } hbk_dtype;
+#ifdef HBK_REAL_DOUBLE
+#define HBK_REAL HBK_F64 /* the dtype of hbk_real */
+#else
+#define HBK_REAL HBK_F32
+#endif
+
+/* A weight in its stored type, (rows, cols) row-major; owns nothing. The data may be unaligned. */
+typedef struct hbk_matrix {
+    hbk_dtype dtype;
+    hbk_int rows, cols;
+    void *data;
+} hbk_matrix;
+
+HBK_DEF const char *hbk_dtype_name(hbk_dtype t);   /* "f32" ... */
+HBK_DEF size_t hbk_dtype_bytes(hbk_dtype t);       /* bytes per element */
+/* Rows first .. first+n-1 of w as reals into out (n, cols). */
+HBK_DEF void hbk_matrix_unpack(hbk_real *out, const hbk_matrix *w, hbk_int first, hbk_int n);
+/* n reals into elements of type t at out (round to nearest even). */
+HBK_DEF void hbk_pack(void *out, hbk_dtype t, const hbk_real *x, hbk_int n);
+
+/* The one door for products of activations with a weight matrix of any dtype. All three add to their
+   result. `panel` is scratch of HBK_PANEL reals, where other dtypes are unpacked piece by piece; it may be
+   NULL for a matrix of reals. Threads: OpenBLAS's own. Thread safety: pure, apart from the scratch. */
+#define HBK_PANEL ((hbk_int)1 << 18)
+/* y (N, rows) += x (N, cols) W^T */
+HBK_DEF void hbk_matmul(hbk_real *y, const hbk_real *x, const hbk_matrix *w, hbk_int N, hbk_real *panel);
+/* dx (N, cols) += dy (N, rows) W */
+HBK_DEF void hbk_matmul_dx(hbk_real *dx, const hbk_real *dy, const hbk_matrix *w, hbk_int N,
+                           hbk_real *panel);
+/* dw (rows, cols) += dy^T x, for dy (N, rows), x (N, cols); dw holds reals */
+HBK_DEF void hbk_matmul_dw(hbk_matrix *dw, const hbk_real *dy, const hbk_real *x, hbk_int N);
+
+/* ==== 9  LAYERS ============================================================== [hbk_*_forward]
+
+   Pure functions over packed rows; destination first, then inputs, then sizes. A forward writes its result,
+   a backward adds to its gradients. Each splits its rows over OpenMP threads. */
+
+/* x (N, C): row n is row tokens[n] of the embedding. */
+HBK_DEF void hbk_embed_forward(hbk_real *x, const hbk_matrix *embed, const int32_t *tokens, hbk_int N);
+HBK_DEF void hbk_embed_backward(hbk_matrix *dembed, const hbk_real *dx, const int32_t *tokens, hbk_int N);
+
+/* RMS norm of each row: y, x (N, C); w (C). Source: Zhang & Sennrich 2019, eq. 4. */
+HBK_DEF void hbk_rms_norm_forward(hbk_real *y, const hbk_real *x, const hbk_real *w, hbk_int N,
+                                  hbk_int C, double eps);
+/* dx (N, C); dw (C) or NULL for a frozen gain. */
+HBK_DEF void hbk_rms_norm_backward(hbk_real *dx, hbk_real *dw, const hbk_real *dy, const hbk_real *x,
+                                   const hbk_real *w, hbk_int N, hbk_int C, double eps);
+
+/* Rotary positions. table (N, D): the cosines, then the sines, of pos[n] * inv_freq[i] for i < D/2. */
+HBK_DEF void hbk_rope_table(hbk_real *table, const int32_t *pos, const double *inv_freq, hbk_int N, hbk_int D);
+/* Rotates the pairs (x[i], x[i + D/2]) of each of the H heads of each row of x (N, H*D) in place; `back`
+   turns the other way, which is the backward. Source: Su et al. 2021, in Hugging Face's half-split order. */
+HBK_DEF void hbk_rope(hbk_real *x, const hbk_real *table, hbk_int N, hbk_int H, hbk_int D, bool back);
+
+/* One sequence's share of an attention: T queries, rows q_start .. of the packed q, which attend to `past`
+   earlier keys and causally to themselves. k, v (past + T, K*D) are the sequence's keys and values. */
+typedef struct hbk_span {
+    hbk_int q_start, T, past;
+    const hbk_real *k, *v;
+} hbk_span;
+
+/* Scaled dot-product attention with grouped heads: query head h reads key/value head h / (H/K).
+   out, q  (N, H*D)
+   lse     (N, H) out: log of the softmax's denominator, for the backward; NULL when none follows
+   work    scratch of hbk_attention_work(...) reals, for `threads` threads */
+HBK_DEF void hbk_attention_forward(hbk_real *out, hbk_real *lse, const hbk_real *q,
+                                   const hbk_span *spans, hbk_int n_spans, hbk_int H, hbk_int K,
+                                   hbk_int D, hbk_real *work, int threads);
+/* dq (N, H*D), dk, dv (N, K*D): gradients of packed sequences without past; spans as in the forward. */
+HBK_DEF void hbk_attention_backward(hbk_real *dq, hbk_real *dk, hbk_real *dv, const hbk_real *dout,
+                                    const hbk_real *out, const hbk_real *lse, const hbk_real *q,
+                                    const hbk_span *spans, hbk_int n_spans, hbk_int H, hbk_int K,
+                                    hbk_int D, hbk_real *work, int threads);
+/* Reals of scratch for either; max_keys is the largest past + T. */
+HBK_DEF hbk_int hbk_attention_work(hbk_int max_keys, int threads);
+
+/* SwiGLU: y = silu(gate) * up, over n elements; y may be gate. Source: Shazeer 2020, eq. 5 without biases. */
+HBK_DEF void hbk_swiglu_forward(hbk_real *y, const hbk_real *gate, const hbk_real *up, hbk_int n);
+HBK_DEF void hbk_swiglu_backward(hbk_real *dgate, hbk_real *dup, const hbk_real *dy, const hbk_real *gate,
+                                 const hbk_real *up, hbk_int n);
+
+/* Cross-entropy of rows of logits (N, V) against targets (N), each >= 0. Returns the sum of the negative
+   log-likelihoods in double. dlogits (N, V), or NULL: *set* to scale * (softmax - one-hot); may be the
+   logits themselves. nll (N) or NULL receives each row's value. */
+HBK_DEF double hbk_cross_entropy(hbk_real *dlogits, double *nll, const hbk_real *logits,
+                                 const int32_t *targets, hbk_int N, hbk_int V, double scale);
+
+/* Inverted dropout: y = x * keep / (1 - p), `keep` a function of (seed, index) alone, so that the backward
+   is the same call on the gradient. y may be x. p = 0 copies. */
+HBK_DEF void hbk_dropout(hbk_real *y, const hbk_real *x, hbk_int n, double p, uint64_t seed);
+
+/* ==== 10  LORA =============================================================== [hbk_adapter_*] */
+
+/* The seven projections of a layer, in the order in which data meets them. */
+typedef enum hbk_slot {
+    HBK_Q, HBK_K, HBK_V, HBK_O, HBK_GATE, HBK_UP, HBK_DOWN, HBK_N_SLOTS
+} hbk_slot;
+#define HBK_ALL_SLOTS ((1u << HBK_N_SLOTS) - 1)
+HBK_DEF const char *hbk_slot_name(hbk_slot s); /* "q_proj" ... as Hugging Face and PEFT name them */
+
+/* y += scale * (x A^T) B^T: a low-rank correction of one projection. Source: Hu et al. 2021. */
+typedef struct hbk_lora {
+    hbk_int in, out, rank;
+    hbk_real scale;  /* alpha / rank */
+    hbk_real *a, *b; /* (rank, in), (out, rank); both NULL where the projection is not adapted */
+} hbk_lora;
+
+/* An adapter of a whole model; also the shape of its gradient. */
+typedef struct hbk_adapter {
+    hbk_int n_layers, rank;
+    double alpha;
+    unsigned targets;  /* bit s set: slot s is adapted */
+    hbk_lora *loras;   /* (n_layers, HBK_N_SLOTS) */
+    hbk_real *values;  /* all a and b, one after another: what an optimiser steps over */
+    hbk_int n_values;
+    bool owns_values;
+    hbk_allocator *alloc;
+} hbk_adapter;
+
+struct hbk_config;
+/* A new adapter for models of this shape: A uniform in +-1/sqrt(in) from `seed`, B zero (PEFT's start).
+   A rank above a projection's smaller side is an error. */
+HBK_DEF hbk_adapter *hbk_adapter_new(const struct hbk_config *config, hbk_int rank, double alpha,
+                                     unsigned targets, uint64_t seed, hbk_allocator *alloc,
+                                     hbk_error *err);
+HBK_DEF void hbk_adapter_free(hbk_adapter *a);
+/* "q_proj,v_proj" or "all" into bits; an unknown name is an error that lists the known ones. */
+HBK_DEF bool hbk_adapter_targets(const char *names, unsigned *targets, hbk_error *err);
+
+/* y (N, out) += scale * xa B^T with xa (N, R) = x A^T, which the backward needs; x (N, in). */
+HBK_DEF void hbk_lora_forward(hbk_real *y, hbk_real *xa, const hbk_real *x, const hbk_lora *l, hbk_int N);
+/* Adds to d->a, d->b and, where dx is not NULL, to dx (N, in). dxa (N, R) is scratch. */
+HBK_DEF void hbk_lora_backward(hbk_real *dx, const hbk_lora *d, hbk_real *dxa, const hbk_real *dy,
+                               const hbk_real *x, const hbk_real *xa, const hbk_lora *l, hbk_int N);
+
+/* ==== 11  MODEL ============================================================== [hbk_model_*] */
+
+typedef enum hbk_rope_scaling { HBK_ROPE_DEFAULT, HBK_ROPE_LINEAR, HBK_ROPE_LLAMA3 } hbk_rope_scaling;
+
+#define HBK_MAX_EOS 8
+typedef struct hbk_config {
+    hbk_int n_layers, n_heads, n_kv_heads, head_dim, dim, ffn_dim, vocab_size;
+    hbk_int context_length; /* max_position_embeddings */
+    double rms_norm_eps, rope_theta;
+    hbk_rope_scaling rope_scaling;
+    double rope_factor, rope_low_freq_factor, rope_high_freq_factor;
+    hbk_int rope_original_context;
+    bool tied; /* the head is the embedding */
+    int32_t bos, eos[HBK_MAX_EOS];
+    hbk_int n_eos;
+} hbk_config;
+
+/* Fails, naming the field, if a size is not positive, heads do not divide, or a product overflows. */
+HBK_DEF bool hbk_config_check(const hbk_config *c, hbk_error *err);
+
+typedef struct hbk_layer {
+    hbk_real *attn_norm, *ffn_norm;  /* (C) */
+    hbk_matrix w[HBK_N_SLOTS];       /* q (H*D, C)  k, v (K*D, C)  o (C, H*D)  gate, up (F, C)  down (C, F) */
+} hbk_layer;
+
+/* Weights, read-only once loaded and shared by any number of sessions and trainers; also the shape of
+   their gradient. */
+typedef struct hbk_model {
+    hbk_config config;
+    hbk_matrix embed, head;  /* (V, C); the same data when config.tied */
+    hbk_real *final_norm;    /* (C) */
+    hbk_layer *layers;       /* (L) */
+    double *inv_freq;        /* (D/2), scaling applied */
+    hbk_mapping *maps;       /* files that stay mapped */
+    hbk_int n_maps;
+    hbk_real *values;        /* what this object owns of the weights, or NULL */
+    hbk_allocator *alloc;
+} hbk_model;
+
+HBK_DEF void hbk_model_free(hbk_model *m);
+/* Trainable numbers of a model of this shape. */
+HBK_DEF hbk_int hbk_model_count(const hbk_config *c);
+/* A model whose tensors are reals inside `values` (hbk_model_count of them, owned by the caller, in the
+   order of hbk_tensor_at); for trained weights and for gradients. */
+HBK_DEF hbk_model *hbk_model_view(const hbk_config *c, hbk_real *values, hbk_allocator *alloc,
+                                  hbk_error *err);
+/* A model of random weights: embedding N(0, 0.5), head N(0, 0.02), matrices N(0, 0.5/sqrt(C)), and those
+   that write to the residual stream smaller by sqrt(2 L). It owns its values. */
+HBK_DEF hbk_model *hbk_model_random(const hbk_config *c, uint64_t seed, hbk_allocator *alloc,
+                                    hbk_error *err);
+/* Copies the weights as reals into values (hbk_model_count). */
+HBK_DEF void hbk_model_unpack(hbk_real *values, const hbk_model *m);
+
+/* Tensor number i in a fixed order, with its Hugging Face name in `name`; a norm is (1, C). Returns false
+   after the last. The head is left out when tied. */
+HBK_DEF bool hbk_tensor_at(const hbk_model *m, hbk_int i, char name[96], hbk_matrix *out);
+
+/* A packed batch: sequence s is tokens seq_start[s] .. seq_start[s+1]-1. targets[n] is the id that token n
+   should predict, or -1 for no loss. Owns nothing. */
+typedef struct hbk_batch {
+    hbk_int n_tokens, n_seqs;
+    const int32_t *tokens, *targets;
+    const hbk_int *seq_start; /* (n_seqs + 1) */
+} hbk_batch;
+
+/* What a forward keeps for its backward, and all scratch, in one block. One thread at a time. */
+typedef struct hbk_acts hbk_acts;
+/* Room for batches of up to max_tokens tokens, no sequence longer than max_seq. `adapter` NULL: none.
+   train false: forward only, a fraction of the memory. */
+HBK_DEF hbk_acts *hbk_acts_new(const hbk_model *m, const hbk_adapter *adapter, hbk_int max_tokens,
+                               hbk_int max_seq, bool train, hbk_allocator *alloc, hbk_error *err);
+HBK_DEF void hbk_acts_free(hbk_acts *a);
+
+typedef struct hbk_pass {
+    const hbk_adapter *adapter; /* NULL: the base alone */
+    hbk_model *dmodel;          /* gradient of every weight (full training), or NULL */
+    hbk_adapter *dadapter;      /* gradient of the adapter (LoRA), or NULL; both NULL: no backward */
+    double scale;               /* multiplies the loss before differentiation, e.g. 1 / targets */
+    double dropout;             /* of the adapter's input (LoRA) or the residual branches (full) */
+    uint64_t dropout_seed;
+} hbk_pass;
+
+/* Forward, loss and (where gradients are given) backward of one batch.
+   *loss  sum of the negative log-likelihoods over the targets, not scaled
+   nll    (n_tokens) out or NULL: each target's own, 0 where there is none
+   Errors: a token or target beyond the vocabulary, a batch beyond the room of `a`. */
+HBK_DEF bool hbk_model_pass(hbk_acts *a, const hbk_model *m, const hbk_batch *b, const hbk_pass *p,
+                            double *loss, double *nll, hbk_error *err);
+/* Logits (n_tokens, V) of every position of a batch: for tests and the `logits` command. */
+HBK_DEF bool hbk_model_logits(hbk_acts *a, const hbk_model *m, const hbk_batch *b,
+                              const hbk_adapter *adapter, hbk_real *logits, hbk_error *err);
+
+/* ==== 12  WEIGHT FILES ======================================================= [hbk_safetensors_*] */
+
+/* A safetensors file, mapped and checked whole when opened. */
+typedef struct hbk_safetensors hbk_safetensors;
+typedef struct hbk_tensor {
+    const char *name;
+    char dtype[12]; /* as the file spells it: "F32", "BF16", "F8_E4M3FNUZ" ... */
+    hbk_int n_dims, shape[8], n_elements;
+    const void *data; /* perhaps unaligned */
+    size_t bytes;
+} hbk_tensor;
+HBK_DEF hbk_safetensors *hbk_safetensors_open(const char *path, hbk_allocator *alloc, hbk_error *err);
+HBK_DEF void hbk_safetensors_close(hbk_safetensors *s);
+HBK_DEF hbk_int hbk_safetensors_count(const hbk_safetensors *s);
+HBK_DEF const hbk_tensor *hbk_safetensors_at(const hbk_safetensors *s, hbk_int i);
+/* By name, or by what __metadata__ calls its alias (tied weights are stored once); or NULL. */
+HBK_DEF const hbk_tensor *hbk_safetensors_find(const hbk_safetensors *s, const char *name);
+/* The string of a __metadata__ key, or NULL. */
+HBK_DEF const char *hbk_safetensors_meta(const hbk_safetensors *s, const char *key);
+/* Writes n tensors (name, dtype, n_dims, shape, data; the rest is computed) with metadata {"format":"pt"}, in
+   the order and to the byte as the reference writer does. The file is complete or absent. */
+HBK_DEF bool hbk_safetensors_write(const char *path, const hbk_tensor *tensors, hbk_int n,
+                                   hbk_error *err);
+
+/* A model from a Hugging Face folder (config.json and safetensors, one file or shards) or a llama2.c .bin.
+   Weights stay mapped in their stored type (F32, F16, BF16); norms are copied, and so are unaligned F32
+   tensors and the q and k of llama2.c, whose rows change order. */
+HBK_DEF hbk_model *hbk_model_load(const char *path, hbk_allocator *alloc, hbk_error *err);
+/* Writes DIR/config.json, generation_config.json and model.safetensors in dtype t (F32, F16 or BF16). A
+   number that t cannot hold, or a NaN, is an error. */
+HBK_DEF bool hbk_model_save(const hbk_model *m, const char *dir, hbk_dtype t, hbk_error *err);
+
+/* A PEFT folder: adapter_config.json and adapter_model.safetensors. Its rank is that of the tensors; of an
+   rsLoRA adapter, alpha becomes alpha sqrt(rank), which means the same. */
+HBK_DEF hbk_adapter *hbk_adapter_load(const char *dir, const hbk_config *config, hbk_allocator *alloc,
+                                      hbk_error *err);
+/* base_name: what adapter_config.json calls the base model (NULL: nothing); dropout: what it was trained
+   with. A number that is not finite is an error. */
+HBK_DEF bool hbk_adapter_save(const hbk_adapter *a, const char *dir, const char *base_name,
+                              double dropout, hbk_error *err);
+
+/* ==== 13  GENERATION ========================================================= [hbk_session_*] */
+
+/* Key/value caches of n_slots sequences over one model and adapter. One thread at a time; any number of
+   sessions share a model. */
+typedef struct hbk_session hbk_session;
+HBK_DEF hbk_session *hbk_session_new(const hbk_model *m, const hbk_adapter *adapter, hbk_int n_slots,
+                                     hbk_int max_length, hbk_allocator *alloc, hbk_error *err);
+HBK_DEF void hbk_session_free(hbk_session *s);
+
+typedef struct hbk_feed {
+    hbk_int slot;
+    const int32_t *tokens;
+    hbk_int n;
+} hbk_feed;
+/* Appends each feed's tokens to its slot (a slot at most once per call), all in one pass.
+   logits  (n_feeds, V): after the last token of each feed; or, with all true, (sum of n, V): after each
+   Errors: an id beyond the vocabulary, a slot that would outgrow max_length; then nothing is appended. */
+HBK_DEF bool hbk_session_feed(hbk_session *s, const hbk_feed *feeds, hbk_int n_feeds, bool all,
+                              hbk_real *logits, hbk_error *err);
+HBK_DEF hbk_int hbk_session_length(const hbk_session *s, hbk_int slot);
+HBK_DEF void hbk_session_rewind(hbk_session *s, hbk_int slot, hbk_int length); /* forgets what follows */
+HBK_DEF void hbk_session_fork(hbk_session *s, hbk_int to, hbk_int from, hbk_int length);
+
+typedef struct hbk_sampling {
+    double temperature; /* 0: greedy */
+    double top_p;       /* nucleus: the smallest set of that much probability; 1 = all */
+    hbk_int top_k;      /* most likely ids only; 0 = all */
+    hbk_int max_new;    /* tokens */
+    int32_t stop;       /* an id that ends a text besides the model's eos; -1 = none */
+} hbk_sampling;
+HBK_DEF hbk_sampling hbk_sampling_defaults(void); /* the paper's: 0.7, 0.9, 0, 512 */
+typedef struct hbk_candidate {
+    double p;
+    int32_t id;
+} hbk_candidate;
+/* The next id from logits (V); scratch (V). Greedy ties go to the lower id. */
+HBK_DEF int32_t hbk_sample(const hbk_real *logits, hbk_int V, const hbk_sampling *o, hbk_rng *rng,
+                           hbk_candidate *scratch);
+
+typedef enum hbk_finish { HBK_FINISH_EOS, HBK_FINISH_LENGTH, HBK_FINISH_TOO_LONG } hbk_finish;
+/* One prompt in, its continuation out. */
+typedef struct hbk_request {
+    const int32_t *prompt;
+    hbk_int n_prompt;
+    hbk_rng rng;        /* this record's own stream */
+    hbk_tokens output;  /* appended to, without the id that ended it; set .alloc first, free afterwards */
+    hbk_finish finish;  /* TOO_LONG: the prompt leaves no room, nothing was generated */
+} hbk_request;
+/* Serves n requests, in order, over the session's slots: a slot that finishes takes the next request, and
+   a beginning that all prompts share is computed once. Streaming: on_token(ctx, request, id) after each
+   token; returning false ends that request. */
+typedef struct hbk_stream {
+    bool (*on_token)(void *ctx, hbk_int request, int32_t id);
+    void *ctx;
+} hbk_stream;
+HBK_DEF bool hbk_generate(hbk_session *s, hbk_request *requests, hbk_int n, const hbk_sampling *o,
+                          const hbk_stream *stream, hbk_error *err);
+
+/* Log-likelihood of each continuation after its prompt: (prompt, continuation) pairs of token ids. */
+typedef struct hbk_scoring {
+    const int32_t *prompt, *continuation;
+    hbk_int n_prompt, n_continuation;
+    double log_likelihood; /* out: sum over the continuation's tokens; NAN if it does not fit */
+} hbk_scoring;
+HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error *err);
+
+/* ==== 14  TEMPLATES AND TAGS ================================================= [hbk_template_*]
+
+   A template says how an instruction becomes a prompt and where the reply begins. It is data: five strings
+   with slots, turned into spans, each tokenised for itself and joined as ids; the loss mask comes from the
+   spans. The same object serves training, rating and generation.
+       prompt    "{bos}[INST] {instruction} [/INST]"
+       reply     " {output}{eos}": the loss is on what stands from {output} on
+       backward  the whole prompt of the backward model, with {output}; its reply is the instruction
+       rating    the whole prompt of a rating, with {instruction} and {output}
+       score     what leads to the digit of a rating: "Score:" */
+
+#define HBK_TAG_SEED "Answer in the style of an AI Assistant."
+#define HBK_TAG_WEB "Answer with knowledge from web search."
+
+typedef enum hbk_use {
+    HBK_FORWARD,  /* instruction -> output */
+    HBK_BACKWARD, /* output -> instruction */
+    HBK_RATING    /* (instruction, output) -> reasoning and score */
+} hbk_use;
+
+typedef struct hbk_span_text {
+    const char *text; /* NULL: the single id */
+    hbk_int len;
+    hbk_int blanks;   /* spaces before the text, encoded together with it: words keep their tokens */
+    int32_t id;       /* bos or eos where text is NULL */
+    bool trusted;     /* template text, whose special tokens count; else user text, where they do not */
+    bool target;      /* the loss is here */
+} hbk_span_text;
+
+typedef struct hbk_template hbk_template;
+/* Built in: "llama2" "llama3" "chatml" "plain"; anything else is a JSON file {"name","prompt","reply",
+   "backward"?,"rating"?,"score"?}, or one that holds such an object under "template". Where "backward" or
+   "rating" is absent, a wording of ours takes the place of {instruction} in "prompt". Slots: {bos} {eos}
+   {instruction} {output}; other braces are text. */
+HBK_DEF hbk_template *hbk_template_load(const char *name_or_path, hbk_allocator *alloc, hbk_error *err);
+/* The one for a model folder: its chat_template recognised by markers (an unknown one is an error that
+   names --template), else llama2. */
+HBK_DEF hbk_template *hbk_template_for_model(const char *model_path, hbk_allocator *alloc, hbk_error *err);
+/* Replaces the wording of the backward or rating prompt by a text with {output}, and {instruction} for
+   rating; it is put into the chat prompt, as an instruction would be, without the line breaks at its end.
+   A missing slot is an error, and the template stays as it was. */
+HBK_DEF bool hbk_template_set(hbk_template *t, hbk_use use, const char *text, hbk_error *err);
+HBK_DEF void hbk_template_free(hbk_template *t);
+HBK_DEF bool hbk_template_save(const hbk_template *t, const char *path, hbk_error *err);
+HBK_DEF const char *hbk_template_name(const hbk_template *t);
+HBK_DEF const char *hbk_template_score(const hbk_template *t); /* what leads to a rating: "Score:" */
+HBK_DEF uint64_t hbk_template_hash(const hbk_template *t); /* of all its strings */
+/* Fails if the vocabulary cannot spell the text of prompt and reply, and names --template plain. The
+   backward and rating prompts, which not everyone needs, are checked where hbk_template_tokens uses them. */
+HBK_DEF bool hbk_template_check(const hbk_template *t, const hbk_tokenizer *tok, hbk_error *err);
+/* The one id that ends a reply and so ends generation: eos, or a token like <|eot_id|>; -1 if the reply's
+   ending is no single id. */
+HBK_DEF int32_t hbk_template_stop(const hbk_template *t, const hbk_tokenizer *tok);
+
+/* What a prompt is made of; unused fields NULL. `tag` is appended to the instruction after a blank, in
+   forward use only. `reply` is the target: the output, in backward use the instruction; NULL ends the
+   spans where the model goes on. */
+typedef struct hbk_render {
+    hbk_use use;
+    const char *instruction, *output, *tag, *reply;
+} hbk_render;
+#define HBK_MAX_SPANS 24
+/* Spans of one example, in order; texts point into the template and the arguments. Returns their number. */
+HBK_DEF hbk_int hbk_template_spans(const hbk_template *t, const hbk_tokenizer *tok, const hbk_render *r,
+                                   hbk_span_text spans[HBK_MAX_SPANS]);
+/* Appends the tokens of the example; *n_prompt (may be NULL) of them come before the target. A vocabulary
+   that cannot spell the template's own text or the tag is an error. */
+HBK_DEF bool hbk_template_tokens(const hbk_template *t, const hbk_tokenizer *tok, const hbk_render *r,
+                                 hbk_tokens *out, hbk_int *n_prompt, hbk_error *err);
+
+/* ==== 15  EXAMPLES AND BATCHES =============================================== [hbk_pairs_*] */
+
+typedef struct hbk_pair {
+    char *id, *instruction, *output, *source; /* source: "seed" or "aug" */
+    double score;                             /* NAN if none */
+} hbk_pair;
+typedef struct hbk_pairs {
+    hbk_allocator *alloc;
+    hbk_pair *data;
+    hbk_int n, cap;
+} hbk_pairs;
+/* Appends the rows {"instruction","output","id"?,"source"?,"score"?} of a JSONL file. Rows without an id
+   get "row-<line>", rows whose source is not "seed" or "aug" `source`. A blank output or instruction is an
+   error, and so is a filled "input" beside them. */
+HBK_DEF bool hbk_pairs_load(hbk_pairs *p, const char *path, const char *source, hbk_error *err);
+HBK_DEF bool hbk_pairs_add(hbk_pairs *p, const char *id, const char *instruction, const char *output,
+                           const char *source, double score, hbk_error *err);
+HBK_DEF void hbk_pairs_free(hbk_pairs *p);
+
+/* Tokenised examples: example i is tokens start[i] .. start[i+1]-1; its loss begins at token
+   start[i] + n_prompt[i] (that token is the first to be predicted). */
+typedef struct hbk_dataset {
+    hbk_allocator *alloc;
+    hbk_tokens tokens;
+    hbk_int *start, *n_prompt;
+    hbk_int n, cap;
+    hbk_int max_length; /* longest example */
+    hbk_int n_too_long; /* left out because they exceed the limit */
+} hbk_dataset;
+HBK_DEF bool hbk_dataset_add(hbk_dataset *d, const int32_t *ids, hbk_int n, hbk_int n_prompt,
+                             hbk_error *err);
+/* Every pair through the template: forward, or reversed for the backward model, which has no tags. Tags by
+   source (NULL: none). Examples longer than max_length tokens (0: no limit) are left out and counted. */
+HBK_DEF bool hbk_dataset_add_pairs(hbk_dataset *d, const hbk_pairs *p, const hbk_template *t,
+                                   const hbk_tokenizer *tok, hbk_use use, const char *tag_seed,
+                                   const char *tag_web, hbk_int max_length, hbk_error *err);
+/* Raw documents, the "text" of a JSONL file: bos, text, eos, loss on all but bos. */
+HBK_DEF bool hbk_dataset_add_texts(hbk_dataset *d, const char *path, const hbk_tokenizer *tok,
+                                   hbk_int max_length, hbk_error *err);
+HBK_DEF void hbk_dataset_free(hbk_dataset *d);
+
+/* A batch under construction: the packed arrays behind an hbk_batch. */
+typedef struct hbk_packer {
+    hbk_allocator *alloc;
+    int32_t *tokens, *targets;
+    hbk_int *seq_start;
+    hbk_int n_tokens, n_seqs, n_targets, max_tokens, max_seqs;
+} hbk_packer;
+HBK_DEF bool hbk_packer_init(hbk_packer *p, hbk_int max_tokens, hbk_int max_seqs, hbk_allocator *alloc,
+                             hbk_error *err);
+HBK_DEF void hbk_packer_free(hbk_packer *p);
+HBK_DEF void hbk_packer_clear(hbk_packer *p);
+/* Adds example i; false, with the batch unchanged, if it does not fit any more. Its last token predicts
+   nothing and is not fed. */
+HBK_DEF bool hbk_packer_add(hbk_packer *p, const hbk_dataset *d, hbk_int i);
+HBK_DEF hbk_batch hbk_packer_batch(const hbk_packer *p);
+
+/* ==== 16  OPTIMISER AND SCHEDULE ============================================= [hbk_adamw_step] */
+
+/* One AdamW step (Loshchilov & Hutter 2019, decoupled decay) over n values.
+   m, v  (n) running moments, zero at the start
+   step  counts from 1
+   scale multiplies the gradient first (clipping) */
+typedef struct hbk_adamw {
+    double lr, beta1, beta2, eps, weight_decay;
+} hbk_adamw;
+HBK_DEF void hbk_adamw_step(hbk_real *values, hbk_real *m, hbk_real *v, const hbk_real *grads, hbk_int n,
+                            hbk_int step, double scale, const hbk_adamw *o);
+/* Euclidean norm of n gradients, summed in double in a fixed order. */
+HBK_DEF double hbk_norm(const hbk_real *g, hbk_int n);
+
+typedef enum hbk_schedule { HBK_LINEAR, HBK_COSINE, HBK_CONSTANT } hbk_schedule;
+/* Learning rate of step 1 .. steps: rises linearly over `warmup` steps to lr, then falls to lr_end, an
+   absolute rate, which the last step has. */
+HBK_DEF double hbk_learning_rate(hbk_schedule s, hbk_int step, hbk_int steps, hbk_int warmup, double lr,
+                                 double lr_end);
+
+/* ==== 17  FINETUNING ========================================================= [hbk_finetune] */
+
+typedef struct hbk_train_options {
+    bool full;              /* every weight; else LoRA                              default false */
+    hbk_int rank;           /* of the adapter                                       16 */
+    double alpha;           /* scale = alpha / rank                                 32 */
+    unsigned targets;       /* bits of hbk_slot                                     all seven */
+    double dropout;         /* 0.05 LoRA, 0.1 full */
+    double lr, lr_end;      /* first and last learning rate     2e-4 to 2e-5 LoRA, 1e-5 to 9e-6 full */
+    hbk_schedule schedule;  /* HBK_LINEAR */
+    hbk_int warmup;         /* steps                                                0 */
+    double beta1, beta2, eps; /* 0.9, 0.95, 1e-8 */
+    double weight_decay;    /* on matrices, never on norms                          0 LoRA, 0.1 full */
+    double clip;            /* global norm of the gradient; 0 = none                1.0 */
+    hbk_int batch;          /* examples per step; -1: 32, and 8 below 3,000 examples (the paper)   -1 */
+    hbk_int accumulate;     /* batches summed up per step                           1 */
+    hbk_int steps;          /* -1: by `epochs`, or the paper's table by size        -1 */
+    double epochs;          /* used when steps is -1 and this is above 0            0 */
+    hbk_int max_tokens;     /* most tokens in one pass; a batch may take several    2048 */
+    hbk_int max_length;     /* longest example in tokens; -1: the model's context   -1 */
+    hbk_int replay;         /* raw documents per batch, from the replay set         0 */
+    uint64_t seed;          /* of order, dropout and the adapter's start            1 */
+    bool shuffle;           /* true */
+    hbk_int save_every;     /* steps between checkpoints; 0 = only at the end       100 */
+} hbk_train_options;
+HBK_DEF hbk_train_options hbk_train_defaults(bool full);
+/* Steps for n examples from the paper's Table 18, interpolated in log n. */
+HBK_DEF hbk_int hbk_train_steps(hbk_int n_examples);
+
+/* The trained numbers, their gradients and moments, and the step count. Borrows the model. */
+typedef struct hbk_trainer hbk_trainer;
+/* init: an adapter to start from (LoRA), or NULL. A batch never holds more than max_tokens tokens. */
+HBK_DEF hbk_trainer *hbk_trainer_new(const hbk_model *m, const hbk_train_options *o,
+                                     const hbk_adapter *init, hbk_int max_tokens, hbk_int max_seq,
+                                     hbk_allocator *alloc, hbk_error *err);
+HBK_DEF void hbk_trainer_free(hbk_trainer *t);
+/* Adds the gradient of one batch; scale as in hbk_pass. */
+HBK_DEF bool hbk_trainer_accumulate(hbk_trainer *t, const hbk_batch *b, double scale, double *loss,
+                                    hbk_error *err);
+/* Clips, steps with learning rate lr, clears the gradients. A gradient that is not finite is an error, and
+   the weights stay. *grad_norm (may be NULL): before clipping. */
+HBK_DEF bool hbk_trainer_update(hbk_trainer *t, double lr, double *grad_norm, hbk_error *err);
+HBK_DEF const hbk_model *hbk_trainer_model(const hbk_trainer *t);     /* the weights in training (or base) */
+HBK_DEF const hbk_adapter *hbk_trainer_adapter(const hbk_trainer *t); /* NULL in full training */
+HBK_DEF hbk_int hbk_trainer_step(const hbk_trainer *t);
+/* Values, moments and step in one safetensors file; loading needs the same number of values. */
+HBK_DEF bool hbk_trainer_save(const hbk_trainer *t, const char *path, hbk_error *err);
+HBK_DEF bool hbk_trainer_resume(hbk_trainer *t, const char *path, hbk_error *err);
+
+/* What stands beside an adapter or model in humpback.json, so that generation follows training. */
+typedef struct hbk_recipe {
+    const hbk_template *tmpl;       /* may be NULL for raw text */
+    const hbk_tokenizer *tok;       /* saved with full models; NULL: not */
+    const char *base_name;          /* for adapter_config.json */
+    const char *tag_seed, *tag_web; /* training tags; NULL = none */
+    const char *inference_tag;      /* what generate appends; NULL = none */
+    hbk_use use;
+} hbk_recipe;
+
+/* Trains on `data` (and replays from `replay`, NULL for none) and leaves in `dir` a PEFT adapter, or a model
+   folder when full, with humpback.json, metrics.jsonl and timings.jsonl. Killed at any moment and called
+   again it continues, and ends with the same bytes; a finished folder returns at once; another option or data
+   set than the folder's checkpoint was made with is an error. */
+HBK_DEF bool hbk_finetune(const hbk_model *m, const hbk_dataset *data, const hbk_dataset *replay,
+                          const hbk_train_options *o, const hbk_adapter *init, const hbk_recipe *recipe,
+                          const char *dir, const hbk_progress *progress, hbk_allocator *alloc,
+                          hbk_error *err);
+
+/* A finetuned folder opened on its base: an adapter, or a model of its own. Free with hbk_tuned_free. */
+typedef struct hbk_tuned {
+    const hbk_model *model; /* the base, or own_model */
+    hbk_adapter *adapter;   /* NULL in full mode */
+    hbk_model *own_model;
+} hbk_tuned;
+HBK_DEF bool hbk_tuned_load(hbk_tuned *t, const hbk_model *base, const char *dir, hbk_allocator *alloc,
+                            hbk_error *err);
+HBK_DEF void hbk_tuned_free(hbk_tuned *t);
+
+/* ==== 18  CORPUS ============================================================= [hbk_corpus_*] */
+
+typedef struct hbk_corpus_options {
+    hbk_int min_chars, max_chars; /* code points of a segment                   600, 3000 (paper) */
+    double max_repeat;  /* highest 3-gram Jaccard similarity of two sentences            0.6 */
+    double max_upper;   /* highest share of capitals among a header's letters            0.6 */
+    bool keep_all;      /* segments before any filter */
+} hbk_corpus_options;
+HBK_DEF hbk_corpus_options hbk_corpus_defaults(void);
+
+#define HBK_DROPS(X)                                                                              \
+    X(KEPT, "kept") X(EMPTY, "empty") X(SHORT, "short") X(LONG, "long") X(HEADER, "header")       \
+    X(NAVIGATION, "navigation") X(REPETITION, "repetition") X(DUPLICATE, "duplicate")             \
+    X(ENCODING, "encoding")
+typedef enum hbk_drop {
+#define HBK_X(name, text) HBK_DROP_##name,
+    HBK_DROPS(HBK_X)
+#undef HBK_X
+        HBK_DROP_COUNT
+} hbk_drop;
+HBK_DEF const char *hbk_drop_name(hbk_drop d);
+
+/* Cuts documents into segments and filters them. Not thread safe. */
+typedef struct hbk_corpus hbk_corpus;
+/* Segments go to out_path as {"id","text","header","source","url"?}, rejected ones, when rejects_path is
+   not NULL, to that file with their "reason". An id is the source's stem and a running number, dropped
+   segments included: "notes-3". */
+HBK_DEF hbk_corpus *hbk_corpus_new(const hbk_corpus_options *o, const char *out_path,
+                                   const char *rejects_path, hbk_allocator *alloc, hbk_error *err);
+/* One document: markdown (headings open segments, sub-headings included in them), or plain text, which is
+   one segment if it fits and is else cut at paragraphs. `source` is the file's name or its address. */
+HBK_DEF bool hbk_corpus_add_text(hbk_corpus *c, const char *text, size_t n, bool markdown,
+                                 const char *source, hbk_error *err);
+/* A file by its ending: .md and .markdown, .jsonl and .json with rows {"text","id"?,"title"|"header"?,"url"?}
+   that are plain documents each, anything else as plain text. A row's own id is kept; ID-1, ID-2 ... where
+   the document is cut. */
+HBK_DEF bool hbk_corpus_add_file(hbk_corpus *c, const char *path, hbk_error *err);
+/* Ends the files; counts (HBK_DROP_COUNT) may be NULL. Frees c in every case. No segment kept is an error
+   that gives the counts all the same. */
+HBK_DEF bool hbk_corpus_finish(hbk_corpus *c, hbk_int *counts, hbk_error *err);
+
+/* ==== 19  SELF-AUGMENTATION ================================================== [hbk_augment] */
+
+/* What both stages share. */
+typedef struct hbk_decode_options {
+    hbk_sampling sampling;
+    uint64_t seed;
+    hbk_int wave;     /* records per wave                                             256 */
+    hbk_int slots;    /* sequences decoded side by side                               32 */
+    hbk_int max_length; /* cache per sequence in tokens; -1: the model's context      -1 */
+} hbk_decode_options;
+HBK_DEF hbk_decode_options hbk_augment_defaults(void); /* T 0.7, top-p 0.9, 256 new tokens */
+
+/* For every row {"text","id"?} of `segments` one row of `out`: {"id","instruction","output","status",
+   "finish","prov"}. The backward model is (m, adapter). Continues a file that was cut off.
+   prov_adapter names the adapter in prov. */
+HBK_DEF bool hbk_augment(const hbk_model *m, const hbk_adapter *adapter, const hbk_tokenizer *tok,
+                         const hbk_template *t, const hbk_decode_options *o, const char *prov_adapter,
+                         const char *segments, const char *out, const hbk_progress *progress,
+                         hbk_allocator *alloc, hbk_error *err);
+/* "ok", or why a generated instruction is not used: "empty" "echo" "leak" "short" "long" "truncated". */
+HBK_DEF const char *hbk_augment_status(const char *instruction, const char *output, hbk_finish finish,
+                                       const hbk_template *t, const hbk_tokenizer *tok);
+
+/* ==== 20  SELF-CURATION ====================================================== [hbk_curate] */
+
+typedef enum hbk_readout { HBK_READOUT_TEXT, HBK_READOUT_EXPECTED } hbk_readout;
+typedef struct hbk_curate_options {
+    hbk_decode_options decode; /* greedy, 512 new tokens */
+    hbk_readout readout;       /* HBK_READOUT_TEXT */
+    hbk_int votes;             /* ratings per pair, averaged; above 1 needs a temperature     1 */
+    double keep;               /* least score that is kept                                    4.5 */
+    double keep_share;         /* if above 0: the best share of the rated pairs instead       0 */
+} hbk_curate_options;
+HBK_DEF hbk_curate_options hbk_curate_defaults(void);
+
+/* The rating in a model's reply: the last "Score:" (any case, a blank before the colon and bold marks
+   allowed) followed by a number from 1 to 5, "4/5" and "4.5" included. NAN if there is none: never a
+   default. */
+HBK_DEF double hbk_rating_parse(const char *reply);
+
+/* Counts of one curation; kept / n is what decision makers look at. */
+typedef struct hbk_curate_counts {
+    hbk_int n, rated, unparsable, truncated, too_long, kept;
+    hbk_int histogram[5]; /* scores rounded to 1 .. 5 */
+    double threshold;     /* the least score that was kept */
+    bool collapsed;       /* fewer than 2 % or more than 90 % of n kept */
+} hbk_curate_counts;
+
+/* Rates every candidate whose status is "ok" into `ratings` ({"id","score","status","readout","votes",
+   "text","prov"}); continues a file that was cut off. */
+HBK_DEF bool hbk_rate(const hbk_model *m, const hbk_adapter *adapter, const hbk_tokenizer *tok,
+                      const hbk_template *t, const hbk_curate_options *o, const char *prov_adapter,
+                      const char *candidates, const char *ratings, const hbk_progress *progress,
+                      hbk_allocator *alloc, hbk_error *err);
+/* Keeps the best: candidates + ratings -> curated ({"id","instruction","output","score","source":"aug"}).
+   A curated set may be empty: that is not an error here. */
+HBK_DEF bool hbk_select(const hbk_curate_options *o, const char *candidates, const char *ratings,
+                        const char *curated, hbk_curate_counts *counts, hbk_allocator *alloc,
+                        hbk_error *err);
+
+/* ==== 21  THE LOOP =========================================================== [hbk_loop_run] */
+
+typedef struct hbk_loop_options {
+    const char *seed_path;    /* pairs by people, JSONL */
+    const char *corpus_path;  /* segments, JSONL with "text" */
+    const char *model_name;   /* for adapter_config.json and prov */
+    const hbk_template *tmpl; /* borrowed; NULL: llama2. Its rating and backward wordings are used */
+    const char *replay_path;   /* raw documents, JSONL with "text"; NULL: none */
+    const char *tag_seed, *tag_web;  /* HBK_TAG_SEED, HBK_TAG_WEB; NULL: none */
+    const char *inference_tags;      /* "seed,web" "web,seed" "seed" "web" "none" */
+    hbk_int iterations;       /* 2 */
+    hbk_int seed_repeat;      /* copies of the seed in M1, M2 ...: 1 */
+    hbk_int max_length;       /* longest example and prompt in tokens; -1: the model's context */
+    hbk_train_options myx, m0, mt; /* backward model, M0, M1 and later */
+    hbk_decode_options augment;
+    hbk_curate_options curate;
+    uint64_t seed;            /* of everything that is sampled */
+    bool force;               /* other options than the folder's: move its files aside and start anew */
+} hbk_loop_options;
+HBK_DEF hbk_loop_options hbk_loop_defaults(void);
+
+typedef struct hbk_loop_result {
+    hbk_int n_seed, n_segments, n_candidates, n_ok; /* n_ok: candidates with a usable instruction */
+    hbk_int iterations;              /* that ended with a model */
+    hbk_curate_counts curated[8];    /* per curation */
+    char final_dir[512];             /* the folder of the best model: m2, or what the loop ended with */
+    char stopped[256];               /* "" or why it ended early */
+} hbk_loop_result;
+
+/* The whole method into the folder `dir` (see the README for its files). Called again with the same options
+   it continues; with others it names the difference and fails, unless o->force. An iteration whose curation
+   keeps nothing ends the loop: result->stopped says so, and what was trained stays. */
+HBK_DEF bool hbk_loop_run(const hbk_model *m, const hbk_tokenizer *tok, const hbk_loop_options *o,
+                          const char *dir, const hbk_progress *progress, hbk_loop_result *result,
+                          hbk_allocator *alloc, hbk_error *err);
+/* A finetuned folder's inference tag (humpback.json), into out[512]; "" if it has none. */
+HBK_DEF bool hbk_recipe_tag(char out[512], const char *dir, hbk_error *err);
+/* The tag that inference appends, into out[512]: "seed,web" joins the two by a blank. */
+HBK_DEF bool hbk_inference_tag(char out[512], const char *list, const char *tag_seed, const char *tag_web,
+                               hbk_error *err);
+
+/* ==== 22  MEASURING ========================================================== [hbk_summary] */
+
+/* Mean, sample deviation and 95 % half-width (Student's t) of n values; n 1 gives a NAN half-width. */
+typedef struct hbk_summary {
+    hbk_int n;
+    double mean, deviation, half_width;
+} hbk_summary;
+HBK_DEF hbk_summary hbk_summarize(const double *x, hbk_int n);
+
+/* Mean negative log-likelihood per target token of a data set. */
+HBK_DEF bool hbk_evaluate_loss(const hbk_model *m, const hbk_adapter *adapter, const hbk_dataset *d,
+                               hbk_int max_tokens, double *loss, hbk_allocator *alloc, hbk_error *err);
+
+/* Precision and recall of a selection against labels: n flags each. NAN where a denominator is 0. */
+HBK_DEF void hbk_precision_recall(const bool *selected, const bool *positive, hbk_int n,
+                                  double *precision, double *recall);
+
+/* ==== 23  SEVERAL PROCESSES ================================================== [hbk_comm]
+
+   The one thing the library asks of a communication library; it knows none itself. */
+typedef struct hbk_comm {
+    hbk_int (*rank)(void *ctx); /* 0 .. size-1 */
+    hbk_int (*size)(void *ctx);
+    bool (*sum)(void *ctx, double *values, hbk_int n); /* each rank's values summed, in rank order */
+    bool (*barrier)(void *ctx);
+    void *ctx;
+} hbk_comm;
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* HUMPBACK_H_INCLUDED */
+
+/* Stop here if you only want to use the library: what follows is how it works. */
+
+#if defined(HUMPBACK_IMPLEMENTATION) && !defined(HUMPBACK_IMPLEMENTED)
+#define HUMPBACK_IMPLEMENTED
+
+/* ==== 1  PLATFORM ============================================================
+
+   Third-party headers come outside extern "C": stb_ds holds C++ templates. Where the program has included
+   a system header before this file, POSIX names may be hidden already: include the instantiating header
+   first, or compile with -D_POSIX_C_SOURCE=200809L. */
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+#include <jansson.h>
+#include <utf8proc.h>
+#ifndef HBK_NO_BLAS
+#include <cblas.h>
+#endif
+#ifdef HBK_STB_DS_IMPLEMENTATION
+#define STB_DS_IMPLEMENTATION
+#endif
+#define STBDS_NO_SHORT_NAMES /* only stbds_ names: the short ones are common words */
+#if defined(__has_include)
+#if __has_include(<stb/stb_ds.h>)
+#include <stb/stb_ds.h>
+#else
+#include <stb_ds.h>
+#endif
+#else
+#include <stb_ds.h>
+#endif
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#ifndef HBK_ASSERT
+#include <assert.h>
+#define HBK_ASSERT(x) assert(x)
+#endif
+
+/* A cast that C++ wants and C does not need, in one place. */
+#define HBK__NEW(alloc, T, n, err) ((T *)hbk_alloc((alloc), (n), sizeof(T), (err)))
+#define HBK__MIN(a, b) ((a) < (b) ? (a) : (b))
+#define HBK__MAX(a, b) ((a) > (b) ? (a) : (b))
+
+static int hbk__n_threads(void)
+{
+#ifdef _OPENMP
+    return omp_in_parallel() ? 1 : omp_get_max_threads();
+#else
+    return 1;
+#endif
+}
+
+static int hbk__thread(void)
+{
+#ifdef _OPENMP
+    return omp_get_thread_num();
+#else
+    return 0;
+#endif
+}
+
+/* *product = a * b; false if it overflows. The one place where sizes are multiplied. */
+static bool hbk__mul(hbk_int *product, hbk_int a, hbk_int b)
+{
+    if (a < 0 || b < 0 || (b > 0 && a > INT64_MAX / b)) return false;
+    *product = a * b;
+    return true;
+}
+
+/* ==== 2  ERRORS, PROGRESS, CANCEL ============================================ */
+
+HBK_DEF const char *hbk_error_text(hbk_code code)
+{
+    switch (code) {
+#define HBK_X(name, text)                                                                                  \
+    case HBK_ERROR_##name: return text;
+        HBK_ERRORS(HBK_X)
+#undef HBK_X
+    case HBK_ERROR_COUNT: break;
+    }
+    return "unknown error";
+}
+
+/* The funnel: every message is formatted here. `lead` is "file:line: " or "". */
+static void hbk__set_error(hbk_error *err, hbk_code code, const char *file, hbk_int line, const char *fmt,
+                           va_list args)
+{
+    if (!err) return;
+    hbk_error e; /* built aside: an argument may point into *err */
+    memset(&e, 0, sizeof e);
+    e.code = code;
+    e.line = line;
+    size_t at = 0;
+    if (file && *file) {
+        snprintf(e.file, sizeof e.file, "%s", file);
+        if (line) snprintf(e.message, sizeof e.message, "%s:%lld: ", e.file, (long long)line);
+        else snprintf(e.message, sizeof e.message, "%s: ", e.file);
+        at = strlen(e.message);
+    }
+    vsnprintf(e.message + at, sizeof e.message - at, fmt, args);
+    for (char *p = e.message; *p; p++)
+        if ((unsigned char)*p < 32) *p = ' '; /* one line, whatever a file's name or text holds */
+    *err = e;
+}
+
+HBK_DEF bool hbk_fail(hbk_error *err, hbk_code code, const char *fmt, ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    hbk__set_error(err, code, NULL, 0, fmt, args);
+    va_end(args);
+    return false;
+}
+
+HBK_DEF bool hbk_fail_at(hbk_error *err, hbk_code code, const char *file, hbk_int line, const char *fmt,
+                         ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    hbk__set_error(err, code, file, line, fmt, args);
+    va_end(args);
+    return false;
+}
+
+HBK_DEF bool hbk_report(const hbk_progress *p, const char *stage, hbk_int done, hbk_int total,
+                        const char *unit, hbk_error *err, const char *fmt, ...)
+{
+    if (!p || !p->call) return true;
+    char note[256];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(note, sizeof note, fmt, args);
+    va_end(args);
+    if (p->call(p->ctx, stage, done, total, unit, note)) return true;
+    return hbk_fail(err, HBK_ERROR_CANCELLED, "%s: stopped at %lld of %lld %s; run it again to go on", stage,
+                    (long long)done, (long long)total, unit);
+}
+
+/* ==== 3  MEMORY ==============================================================
+
+   A block begins with a hidden line of 64 bytes that remembers its size, so that freeing can tell the
+   hook both sizes, and that keeps what follows aligned for any vector unit:
+
+       hook's pointer .. padding .. [base, bytes, size] | 64-byte aligned data */
+
+typedef struct hbk__block {
+    void *base;   /* what the hook returned */
+    size_t bytes; /* what was asked of the hook */
+    size_t size;  /* what the caller asked for */
+} hbk__block;
+enum { HBK__ALIGN = 64 };
+
+static hbk__block *hbk__block_of(void *p)
+{
+    return (hbk__block *)(void *)((char *)p - HBK__ALIGN);
+}
+
+/* Adds `delta` to the bytes alive; false, and nothing changed, if that would break the limit. */
+static bool hbk__count(hbk_allocator *a, size_t plus, size_t minus)
+{
+    if (!a) return true;
+    size_t live = __atomic_add_fetch(&a->live, plus - minus, __ATOMIC_RELAXED);
+    if (plus > minus && a->limit && live > a->limit) {
+        __atomic_sub_fetch(&a->live, plus - minus, __ATOMIC_RELAXED);
+        return false;
+    }
+    size_t peak = __atomic_load_n(&a->peak, __ATOMIC_RELAXED);
+    while (live > peak && !__atomic_compare_exchange_n(&a->peak, &peak, live, false, __ATOMIC_RELAXED,
+                                                       __ATOMIC_RELAXED)) {
+    }
+    return true;
+}
+
+static void *hbk__hook(hbk_allocator *a, void *p, size_t old_size, size_t size)
+{
+    if (a && a->realloc) return a->realloc(a->ctx, p, old_size, size);
+    if (size) return realloc(p, size);
+    free(p);
+    return NULL;
+}
+
+HBK_DEF void *hbk_realloc(hbk_allocator *a, void *p, hbk_int count, size_t size, hbk_error *err)
+{
+    hbk_int want;
+    if (!hbk__mul(&want, count, (hbk_int)size) || want > INT64_MAX - 2 * HBK__ALIGN) {
+        hbk_fail(err, HBK_ERROR_RANGE, "%lld elements of %zu bytes are more than memory can address",
+                 (long long)count, size);
+        return NULL;
+    }
+    size_t bytes = (size_t)want + 2 * HBK__ALIGN;
+    size_t had = p ? hbk__block_of(p)->bytes : 0;
+    if (!hbk__count(a, bytes, 0)) { /* old and new are alive together while the data moves */
+        hbk_fail(err, HBK_ERROR_MEMORY, "%lld bytes more would exceed the limit of %zu bytes (%zu in use)",
+                 (long long)want, a->limit, a->live);
+        return NULL;
+    }
+    char *base = (char *)hbk__hook(a, NULL, 0, bytes);
+    if (!base) {
+        hbk__count(a, 0, bytes);
+        hbk_fail(err, HBK_ERROR_MEMORY, "out of memory: %lld bytes were not to be had", (long long)want);
+        return NULL;
+    }
+    char *data = base + HBK__ALIGN;
+    data += HBK__ALIGN - (uintptr_t)data % HBK__ALIGN;
+    hbk__block *block = hbk__block_of(data);
+    block->base = base;
+    block->bytes = bytes;
+    block->size = (size_t)want;
+    if (p) {
+        hbk__block *old = hbk__block_of(p);
+        memcpy(data, p, HBK__MIN(old->size, block->size));
+        hbk__hook(a, old->base, old->bytes, 0);
+        hbk__count(a, 0, had);
+    }
+    return data;
+}
+
+HBK_DEF void *hbk_alloc(hbk_allocator *a, hbk_int count, size_t size, hbk_error *err)
+{
+    void *p = hbk_realloc(a, NULL, count, size, err);
+    if (p) memset(p, 0, (size_t)count * size);
+    return p;
+}
+
+HBK_DEF void hbk_free(hbk_allocator *a, void *p)
+{
+    if (!p) return;
+    hbk__block *block = hbk__block_of(p);
+    size_t bytes = block->bytes;
+    hbk__hook(a, block->base, bytes, 0);
+    hbk__count(a, 0, bytes);
+}
+
+/* Growth of the dynamic arrays of chapters 5 and 7: room for `need` elements, at least doubling. */
+static bool hbk__reserve(hbk_allocator *a, void **data, hbk_int *cap, hbk_int need, size_t size,
+                         hbk_error *err)
+{
+    if (need <= *cap) return true;
+    hbk_int want = HBK__MAX(need, *cap < INT64_MAX / 2 ? 2 * *cap : need);
+    want = HBK__MAX(want, 16);
+    void *p = hbk_realloc(a, *data, want, size, err);
+    if (!p) return false;
+    *data = p;
+    *cap = want;
+    return true;
+}
+
+/* ==== 4  RANDOM ==============================================================
+
+   xoshiro256** (Blackman & Vigna 2018), its state filled by splitmix64 from a hash of the address
+   (seed, stage, id). A stream costs four words, so every record can have its own. */
+
+static uint64_t hbk__splitmix(uint64_t *x)
+{
+    uint64_t z = (*x += 0x9e3779b97f4a7c15u);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+HBK_DEF uint64_t hbk_hash(uint64_t h, const void *data, size_t n)
+{
+    const unsigned char *p = (const unsigned char *)data;
+    if (h == 0) h = 0xcbf29ce484222325u;
+    for (size_t i = 0; i < n; i++) h = (h ^ p[i]) * 0x100000001b3u;
+    return h;
+}
+
+HBK_DEF hbk_rng hbk_rng_at(uint64_t seed, const char *stage, uint64_t id)
+{
+    hbk_rng r;
+    uint64_t x = seed;
+    x = hbk__splitmix(&x) ^ hbk_hash(0, stage, strlen(stage));
+    x = hbk__splitmix(&x) ^ id;
+    for (int i = 0; i < 4; i++) r.s[i] = hbk__splitmix(&x);
+    return r;
+}
+
+HBK_DEF uint64_t hbk_rng_next(hbk_rng *r)
+{
+    uint64_t *s = r->s, t = s[1] * 5, out = ((t << 7) | (t >> 57)) * 9;
+    t = s[1] << 17;
+    s[2] ^= s[0];
+    s[3] ^= s[1];
+    s[1] ^= s[2];
+    s[0] ^= s[3];
+    s[2] ^= t;
+    s[3] = (s[3] << 45) | (s[3] >> 19);
+    return out;
+}
+
+HBK_DEF double hbk_rng_uniform(hbk_rng *r)
+{
+    return (double)(hbk_rng_next(r) >> 11) * (1.0 / 9007199254740992.0); /* 2^-53 */
+}
+
+HBK_DEF hbk_int hbk_rng_below(hbk_rng *r, hbk_int n)
+{
+    HBK_ASSERT(n >= 1);
+    uint64_t bound = (uint64_t)n, reject = (0 - bound) % bound; /* 2^64 mod n */
+    uint64_t x;
+    do x = hbk_rng_next(r);
+    while (x < reject);
+    return (hbk_int)(x % bound);
+}
+
+HBK_DEF double hbk_rng_normal(hbk_rng *r)
+{
+    /* Box-Muller, one of the pair: addressed streams are short, and a kept half would be hidden state. */
+    double u = 1.0 - hbk_rng_uniform(r), v = hbk_rng_uniform(r); /* u in (0, 1] */
+    return sqrt(-2.0 * log(u)) * cos(6.283185307179586 * v);
+}
+
+HBK_DEF void hbk_rng_shuffle(hbk_rng *r, hbk_int *a, hbk_int n)
+{
+    for (hbk_int i = n - 1; i > 0; i--) {
+        hbk_int j = hbk_rng_below(r, i + 1), t = a[i];
+        a[i] = a[j];
+        a[j] = t;
+    }
+}
+
+/* ==== 5  STRINGS AND UTF-8 ===================================================
+
+   hbk_text is the one string builder. Appending cannot be checked at every call without drowning the
+   code that appends, so the first failure sticks: later appends do nothing, and the one question at the
+   end, hbk_text_ok, answers for all of them. What was appended before the failure stays readable.
+
+   UTF-8 (RFC 3629), bytes per code point:
+
+       0xxxxxxx                                U+0000 .. U+007F
+       110xxxxx 10xxxxxx                       U+0080 .. U+07FF
+       1110xxxx 10xxxxxx 10xxxxxx              U+0800 .. U+FFFF, without the surrogates D800 .. DFFF
+       11110xxx 10xxxxxx 10xxxxxx 10xxxxxx     U+10000 .. U+10FFFF
+
+   A longer form than needed is invalid, and so is a cut one. An invalid sequence is consumed byte by byte,
+   as SentencePiece does it: one U+FFFD per byte where replacement is asked for. utf8proc is used for
+   categories only; its decoder stops at errors, and a trained tokenizer must see every byte. */
+
+HBK_DEF void hbk_text_append(hbk_text *t, const char *s, size_t n)
+{
+    if (t->failed || n == 0) return;
+    if (n >= (size_t)INT64_MAX - t->len) { /* the NUL needs a byte as well */
+        t->failed = true;
+        return;
+    }
+    void *data = t->data;
+    hbk_int cap = (hbk_int)t->cap;
+    if (!hbk__reserve(t->alloc, &data, &cap, (hbk_int)(t->len + n + 1), 1, NULL)) {
+        t->failed = true;
+        return;
+    }
+    t->data = (char *)data;
+    t->cap = (size_t)cap;
+    memcpy(t->data + t->len, s, n);
+    t->len += n;
+    t->data[t->len] = 0;
+}
+
+HBK_DEF void hbk_text_add(hbk_text *t, const char *s)
+{
+    if (s) hbk_text_append(t, s, strlen(s));
+}
+
+HBK_DEF void hbk_text_printf(hbk_text *t, const char *fmt, ...)
+{
+    char small[256]; /* most uses fit: formatted once, and no memory is asked for */
+    va_list args, again;
+    va_start(args, fmt);
+    va_copy(again, args);
+    int n = vsnprintf(small, sizeof small, fmt, args);
+    va_end(args);
+    if (n < 0) {
+        t->failed = true;
+    } else if ((size_t)n < sizeof small) {
+        hbk_text_append(t, small, (size_t)n);
+    } else {
+        char *large = HBK__NEW(t->alloc, char, (hbk_int)n + 1, NULL);
+        if (large) {
+            vsnprintf(large, (size_t)n + 1, fmt, again);
+            hbk_text_append(t, large, (size_t)n);
+        } else {
+            t->failed = true;
+        }
+        hbk_free(t->alloc, large);
+    }
+    va_end(again);
+}
+
+HBK_DEF void hbk_text_clear(hbk_text *t)
+{
+    t->len = 0; /* `failed` stays: a builder that is reused must not forget what it lost */
+    if (t->data) t->data[0] = 0;
+}
+
+HBK_DEF const char *hbk_text_string(const hbk_text *t)
+{
+    return t->data ? t->data : "";
+}
+
+HBK_DEF bool hbk_text_ok(const hbk_text *t, hbk_error *err)
+{
+    if (!t->failed) return true;
+    return hbk_fail(err, HBK_ERROR_MEMORY, "out of memory: a text of %zu bytes could not grow", t->len);
+}
+
+HBK_DEF void hbk_text_free(hbk_text *t)
+{
+    hbk_free(t->alloc, t->data);
+    t->data = NULL;
+    t->len = t->cap = 0;
+    t->failed = false;
+}
+
+HBK_DEF size_t hbk_utf8_decode(const char *s, size_t n, int32_t *cp)
+{
+    *cp = -1;
+    if (n == 0) return 0;
+    const unsigned char *p = (const unsigned char *)s;
+    if (p[0] < 0x80) {
+        *cp = p[0];
+        return 1;
+    }
+    /* The smallest value of each length rules out longer forms; 0x80..0xBF and 0xF8.. lead nothing. */
+    static const int32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
+    size_t len = p[0] >= 0xF8 ? 0 : p[0] >= 0xF0 ? 4 : p[0] >= 0xE0 ? 3 : p[0] >= 0xC0 ? 2 : 0;
+    if (len == 0 || len > n) return 1;
+    int32_t c = p[0] & (0xFF >> (len + 1));
+    for (size_t i = 1; i < len; i++) {
+        if ((p[i] & 0xC0) != 0x80) return 1;
+        c = c << 6 | (p[i] & 0x3F);
+    }
+    if (c < least[len] || c > 0x10FFFF || (c >= 0xD800 && c <= 0xDFFF)) return 1;
+    *cp = c;
+    return len;
+}
+
+HBK_DEF size_t hbk_utf8_encode(char out[4], int32_t cp)
+{
+    HBK_ASSERT(cp >= 0 && cp <= 0x10FFFF);
+    if (cp < 0x80) {
+        out[0] = (char)cp;
+        return 1;
+    }
+    size_t len = cp < 0x800 ? 2 : cp < 0x10000 ? 3 : 4;
+    for (size_t i = len - 1; i > 0; i--, cp >>= 6) out[i] = (char)(0x80 | (cp & 0x3F));
+    static const int lead[5] = {0, 0, 0xC0, 0xE0, 0xF0};
+    out[0] = (char)(lead[len] | cp);
+    return len;
+}
+
+HBK_DEF bool hbk_utf8_valid(const char *s, size_t n, size_t *bad)
+{
+    for (size_t i = 0; i < n;) {
+        int32_t cp;
+        size_t step = hbk_utf8_decode(s + i, n - i, &cp);
+        if (cp < 0) {
+            if (bad) *bad = i;
+            return false;
+        }
+        i += step;
+    }
+    return true;
+}
+
+HBK_DEF hbk_int hbk_utf8_length(const char *s, size_t n)
+{
+    hbk_int count = 0;
+    int32_t cp;
+    for (size_t i = 0; i < n; count++) i += hbk_utf8_decode(s + i, n - i, &cp);
+    return count;
+}
+
+/* ==== 6  FILES, JSON, JSONL ==================================================
+
+   What a crash may leave behind. A file written whole goes PATH.tmp -> fsync -> rename -> fsync of the
+   folder: after a power cut it is the old one or the new one, never half of either. A .jsonl file grows
+   by waves; the run's state records how many rows are safe, and opening the file again cuts whatever lies
+   behind them, a torn line included. So a row is what a newline ends, and nothing else.
+
+   JSON is jansson's (RFC 8259), with three answers of our own:
+     - an integer beyond 64 bits becomes a real, it alone: tokenizer_config.json holds
+       1000000000000000019884624838656, and the integers around it must stay integers;
+     - \u0000 in a string is allowed; invalid UTF-8 and lone surrogates are errors of their line;
+     - objects keep the order in which keys were put in, so what is written twice is the same bytes.
+
+   jansson allocates with malloc; what it is fed is bounded by HBK__JSON_MAX. */
+
+enum { HBK__JSON_MAX = 1 << 30 }; /* bytes of one JSON file, or of one row */
+
+/* "PATH: cannot be opened: No such file or directory". Reads errno, so it is called at once. */
+static bool hbk__fail_errno(hbk_error *err, const char *path, const char *what)
+{
+    return hbk_fail_at(err, HBK_ERROR_FILE, path, 0, "cannot be %s: %s", what, strerror(errno));
+}
+
+/* Opens a regular file for reading; -1 and *err otherwise. *size may be NULL. A pipe has no size to map and
+   cannot be read twice: it is refused here rather than taken for an empty file. */
+static int hbk__open(const char *path, hbk_int *size, hbk_error *err)
+{
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        hbk__fail_errno(err, path, "opened");
+        return -1;
+    }
+    bool ok = fstat(fd, &st) == 0;
+    if (!ok) hbk__fail_errno(err, path, "examined");
+    if (ok && !S_ISREG(st.st_mode))
+        ok = hbk_fail_at(err, HBK_ERROR_FILE, path, 0, "is %s, expected a plain file",
+                         S_ISDIR(st.st_mode) ? "a folder" : "a device or pipe");
+    if (!ok) {
+        close(fd);
+        return -1;
+    }
+    if (size) *size = (hbk_int)st.st_size;
+    return fd;
+}
+
+/* read() that goes on after signals; -1 on an error. */
+static hbk_int hbk__read(int fd, void *data, size_t n)
+{
+    ssize_t got;
+    do got = read(fd, data, n);
+    while (got < 0 && errno == EINTR);
+    return (hbk_int)got;
+}
+
+/* write() until all is written: a full disk shows only after the part that still fitted. */
+static bool hbk__write_all(int fd, const char *data, size_t n, const char *path, hbk_error *err)
+{
+    while (n > 0) {
+        ssize_t put = write(fd, data, n);
+        if (put < 0 && errno == EINTR) continue;
+        if (put < 0) return hbk__fail_errno(err, path, "written");
+        data += put;
+        n -= (size_t)put;
+    }
+    return true;
+}
+
+HBK_DEF bool hbk_file_read(const char *path, size_t max_bytes, hbk_text *out, hbk_error *err)
+{
+    int fd = hbk__open(path, NULL, err);
+    if (fd < 0) return false;
+    char chunk[16384];
+    size_t before = out->len;
+    bool ok = true;
+    while (ok) {
+        hbk_int got = hbk__read(fd, chunk, sizeof chunk);
+        if (got < 0) ok = hbk__fail_errno(err, path, "read");
+        if (got <= 0) break;
+        if ((size_t)got > max_bytes - (out->len - before))
+            ok = hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "is larger than %zu bytes", max_bytes);
+        else
+            hbk_text_append(out, chunk, (size_t)got);
+        ok = ok && hbk_text_ok(out, err);
+    }
+    close(fd);
+    if (!ok && out->data) {
+        out->len = before;
+        out->data[before] = 0;
+    }
+    return ok;
+}
+
+/* A new or renamed name is durable once its folder is. File systems that cannot sync a folder say EINVAL,
+   and lose nothing that they could keep. */
+static bool hbk__sync_folder_of(const char *path, hbk_error *err)
+{
+    char dir[512] = ".";
+    const char *slash = strrchr(path, '/');
+    if (slash) {
+        size_t n = slash == path ? 1 : (size_t)(slash - path);
+        if (n >= sizeof dir) return hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "the path is too long");
+        memcpy(dir, path, n);
+        dir[n] = 0;
+    }
+    int fd = open(dir, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return hbk__fail_errno(err, dir, "opened");
+    bool ok = fsync(fd) == 0 || errno == EINVAL;
+    if (!ok) hbk__fail_errno(err, dir, "synced");
+    close(fd);
+    return ok;
+}
+
+HBK_DEF bool hbk_file_write(const char *path, const void *data, size_t n, hbk_error *err)
+{
+    char tmp[512];
+    if (snprintf(tmp, sizeof tmp, "%s.tmp", path) >= (int)sizeof tmp)
+        return hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "the path is longer than 500 bytes");
+    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (fd < 0) return hbk__fail_errno(err, tmp, "created");
+    bool ok = hbk__write_all(fd, (const char *)data, n, tmp, err);
+    if (ok && fsync(fd) != 0) ok = hbk__fail_errno(err, tmp, "synced");
+    if (close(fd) != 0 && ok) ok = hbk__fail_errno(err, tmp, "closed"); /* NFS reports late */
+    if (ok && rename(tmp, path) != 0) ok = hbk__fail_errno(err, path, "replaced by its .tmp");
+    if (!ok) {
+        unlink(tmp);
+        return false;
+    }
+    return hbk__sync_folder_of(path, err);
+}
+
+HBK_DEF bool hbk_file_exists(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0;
+}
+
+HBK_DEF bool hbk_dir_exists(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+HBK_DEF bool hbk_dir_make(const char *path, hbk_error *err)
+{
+    char part[512];
+    size_t n = strlen(path);
+    if (n == 0 || n >= sizeof part)
+        return hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "expected a folder's path of 1 to 511 bytes");
+    memcpy(part, path, n + 1);
+    for (size_t i = 1; i <= n; i++) {
+        if (part[i] != '/' && part[i] != 0) continue;
+        char keep = part[i];
+        part[i] = 0;
+        /* made by someone else meanwhile is as good as made */
+        if (mkdir(part, 0777) != 0 && !hbk_dir_exists(part)) return hbk__fail_errno(err, part, "made");
+        part[i] = keep;
+    }
+    return true;
+}
+
+HBK_DEF bool hbk_file_hash(const char *path, uint64_t *hash, hbk_error *err)
+{
+    int fd = hbk__open(path, NULL, err);
+    if (fd < 0) return false;
+    char chunk[16384];
+    uint64_t h = hbk_hash(0, chunk, 0); /* FNV goes on where it stopped: chunks give the whole's hash */
+    hbk_int got;
+    while ((got = hbk__read(fd, chunk, sizeof chunk)) > 0) h = hbk_hash(h, chunk, (size_t)got);
+    close(fd);
+    if (got < 0) return hbk__fail_errno(err, path, "read");
+    *hash = h;
+    return true;
+}
+
+HBK_DEF bool hbk_path(char out[512], const char *dir, const char *name, hbk_error *err)
+{
+    size_t a = strlen(dir), b = strlen(name);
+    if (a + b + 2 > 512)
+        return hbk_fail_at(err, HBK_ERROR_RANGE, name, 0, "its path in %.100s... exceeds 511 bytes", dir);
+    memmove(out, dir, a); /* out and dir may be the same: a path that grows */
+    if (a > 0 && out[a - 1] != '/') out[a++] = '/';
+    memcpy(out + a, name, b + 1);
+    return true;
+}
+
+HBK_DEF bool hbk_mapping_open(hbk_mapping *m, const char *path, hbk_error *err)
+{
+    hbk_int size;
+    int fd = hbk__open(path, &size, err);
+    if (fd < 0) return false;
+    static const unsigned char nothing[1] = {0};
+    const unsigned char *data = nothing; /* mmap refuses empty files; readers need not */
+    if (size > 0) {
+        void *p = mmap(NULL, (size_t)size, PROT_READ, MAP_PRIVATE, fd, 0);
+        if (p == MAP_FAILED) {
+            close(fd);
+            return hbk__fail_errno(err, path, "mapped");
+        }
+        data = (const unsigned char *)p;
+    }
+    close(fd); /* the mapping stays */
+    m->data = data;
+    m->size = (size_t)size;
+    return true;
+}
+
+HBK_DEF void hbk_mapping_close(hbk_mapping *m)
+{
+    if (m->size > 0) munmap((void *)(uintptr_t)m->data, m->size);
+    m->data = NULL;
+    m->size = 0;
+}
+
+/* Copies JSON text, giving each integer that no 64 bits hold the exponent that makes it a real. */
+static void hbk__json_widen(hbk_text *out, const char *s, size_t n)
+{
+    for (size_t i = 0, from; i < n;) {
+        from = i;
+        if (s[i] == '"') { /* strings pass as they are; an escape hides its next byte */
+            for (i++; i < n && s[i] != '"'; i++)
+                if (s[i] == '\\') i++;
+            i = HBK__MIN(i + 1, n);
+            hbk_text_append(out, s + from, i - from);
+        } else if (s[i] == '-' || (s[i] >= '0' && s[i] <= '9')) {
+            bool negative = s[i] == '-', real = false;
+            for (i++; i < n && s[i] && strchr("0123456789.eE+-", s[i]); i++)
+                if (s[i] == '.' || s[i] == 'e' || s[i] == 'E') real = true;
+            const char *digits = s + from + negative;
+            size_t len = i - from - negative;
+            const char *last = negative ? "9223372036854775808" : "9223372036854775807";
+            hbk_text_append(out, s + from, i - from);
+            if (!real && (len > 19 || (len == 19 && memcmp(digits, last, 19) > 0)))
+                hbk_text_append(out, "e0", 2);
+        } else {
+            hbk_text_append(out, s + i++, 1);
+        }
+    }
+}
+
+/* Parses n bytes: one JSON value. NULL with *e, and *code, on failure. The text is rewritten only when
+   jansson complains of a number, so that the usual file is parsed once and not copied. */
+static json_t *hbk__json_parse(const char *s, size_t n, hbk_allocator *alloc, json_error_t *e, hbk_code *code)
+{
+    size_t flags = JSON_ALLOW_NUL | JSON_DECODE_ANY;
+    json_t *value = json_loadb(s, n, flags, e);
+    if (!value && json_error_code(e) == json_error_numeric_overflow) {
+        hbk_text wide;
+        memset(&wide, 0, sizeof wide);
+        wide.alloc = alloc;
+        hbk__json_widen(&wide, s, n);
+        if (hbk_text_ok(&wide, NULL)) value = json_loadb(hbk_text_string(&wide), wide.len, flags, e);
+        hbk_text_free(&wide);
+    }
+    *code = !value && json_error_code(e) == json_error_out_of_memory ? HBK_ERROR_MEMORY : HBK_ERROR_FORMAT;
+    return value;
+}
+
+HBK_DEF struct json_t *hbk_json_read(const char *path, hbk_error *err)
+{
+    hbk_text text;
+    memset(&text, 0, sizeof text);
+    json_t *value = NULL;
+    if (hbk_file_read(path, HBK__JSON_MAX, &text, err)) {
+        json_error_t e;
+        hbk_code code;
+        const char *s = hbk_text_string(&text);
+        size_t bom = text.len >= 3 && memcmp(s, "\xef\xbb\xbf", 3) == 0 ? 3 : 0;
+        value = hbk__json_parse(s + bom, text.len - bom, NULL, &e, &code);
+        if (!value) hbk_fail_at(err, code, path, e.line, "is no JSON: %s", e.text);
+    }
+    hbk_text_free(&text);
+    return value;
+}
+
+HBK_DEF bool hbk_json_write(const char *path, const struct json_t *value, hbk_error *err)
+{
+    char *s = json_dumps(value, JSON_INDENT(2) | JSON_ENCODE_ANY);
+    if (!s) return hbk_fail_at(err, HBK_ERROR_MEMORY, path, 0, "out of memory, or no JSON value to write");
+    size_t n = strlen(s);
+    s[n] = '\n'; /* in the NUL's place: the file ends with a newline */
+    bool ok = hbk_file_write(path, s, n + 1, err);
+    free(s);
+    return ok;
+}
+
+HBK_DEF bool hbk_json_string(const struct json_t *row, const char *key, const char **out, const char *file,
+                             hbk_int line, hbk_error *err)
+{
+    const json_t *value = json_object_get(row, key);
+    if (!value)
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, file, line, "has no key \"%s\", expected a string", key);
+    if (!json_is_string(value))
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, file, line, "the value of \"%s\" is no string", key);
+    *out = json_string_value(value);
+    return true;
+}
+
+/* The file is mapped, and a line is parsed where it lies: no buffer, and no longest line. */
+struct hbk_jsonl_reader {
+    hbk_allocator *alloc;
+    char path[512];
+    hbk_mapping map;
+    size_t at;     /* first byte not yet read */
+    hbk_int line;  /* of the last row; its element if `array` */
+    json_t *array; /* the whole file, if it is one JSON array */
+    json_t *row;   /* the last one given; NULL if it belongs to `array` */
+};
+
+/* JSON's own white space, which is not isspace()'s: that one asks the locale. */
+static bool hbk__json_space(char c)
+{
+    return c == ' ' || c == '\t' || c == '\r' || c == '\n';
+}
+
+HBK_DEF hbk_jsonl_reader *hbk_jsonl_open(const char *path, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_jsonl_reader *r = HBK__NEW(alloc, hbk_jsonl_reader, 1, err);
+    if (!r) return NULL;
+    r->alloc = alloc;
+    snprintf(r->path, sizeof r->path, "%s", path);
+    if (!hbk_mapping_open(&r->map, path, err)) {
+        hbk_free(alloc, r);
+        return NULL;
+    }
+    const char *s = (const char *)r->map.data;
+    size_t n = r->map.size, i;
+    if (n >= 3 && memcmp(s, "\xef\xbb\xbf", 3) == 0) r->at = 3;
+    for (i = r->at; i < n && hbk__json_space(s[i]); i++) {
+    }
+    if (i == n || s[i] != '[') return r;
+    json_error_t e; /* rows are objects: what begins like an array is one file-sized array of them */
+    hbk_code code = HBK_ERROR_RANGE;
+    if (n <= HBK__JSON_MAX) r->array = hbk__json_parse(s + r->at, n - r->at, alloc, &e, &code);
+    if (r->array) return r;
+    if (code == HBK_ERROR_RANGE)
+        hbk_fail_at(err, code, path, 0, "one JSON array of more than 1 GiB; write it as JSONL, a row a line");
+    else hbk_fail_at(err, code, path, e.line, "line %d is no JSON: %s", e.line, e.text);
+    hbk_jsonl_close(r);
+    return NULL;
+}
+
+/* The same as hbk_jsonl_next where the file is one array; its elements are counted like lines. */
+static int hbk__jsonl_element(hbk_jsonl_reader *r, struct json_t **row, hbk_error *err)
+{
+    if ((size_t)r->line >= json_array_size(r->array)) return 0;
+    json_t *element = json_array_get(r->array, (size_t)r->line++);
+    if (!json_is_object(element)) {
+        hbk_fail_at(err, HBK_ERROR_FORMAT, r->path, r->line, "row is no JSON object");
+        return -1;
+    }
+    *row = element;
+    return 1;
+}
+
+HBK_DEF int hbk_jsonl_next(hbk_jsonl_reader *r, struct json_t **row, hbk_error *err)
+{
+    if (r->array) return hbk__jsonl_element(r, row, err);
+    json_decref(r->row);
+    r->row = NULL;
+    const char *s = (const char *)r->map.data, *begin;
+    size_t n;
+    do { /* the next line that is not blank */
+        if (r->at >= r->map.size) return 0;
+        begin = s + r->at;
+        n = r->map.size - r->at;
+        const char *newline = (const char *)memchr(begin, '\n', n);
+        if (newline) n = (size_t)(newline - begin);
+        r->at += n + 1;
+        r->line++;
+        for (; n > 0 && hbk__json_space(begin[n - 1]); n--) {
+        }
+    } while (n == 0);
+    if (n > HBK__JSON_MAX) {
+        hbk_fail_at(err, HBK_ERROR_RANGE, r->path, r->line, "row has %zu bytes, expected at most 1 GiB", n);
+        return -1;
+    }
+    json_error_t e;
+    hbk_code code;
+    r->row = hbk__json_parse(begin, n, r->alloc, &e, &code);
+    if (!r->row) {
+        hbk_fail_at(err, code, r->path, r->line, "line %lld is no JSON: %s", (long long)r->line, e.text);
+        return -1;
+    }
+    if (!json_is_object(r->row)) {
+        hbk_fail_at(err, HBK_ERROR_FORMAT, r->path, r->line, "row is no JSON object");
+        return -1;
+    }
+    *row = r->row;
+    return 1;
+}
+
+HBK_DEF hbk_int hbk_jsonl_line(const hbk_jsonl_reader *r)
+{
+    return r->line;
+}
+
+HBK_DEF void hbk_jsonl_close(hbk_jsonl_reader *r)
+{
+    if (!r) return;
+    json_decref(r->row);
+    json_decref(r->array);
+    hbk_mapping_close(&r->map);
+    hbk_free(r->alloc, r);
+}
+
+struct hbk_jsonl_writer {
+    hbk_allocator *alloc;
+    char path[512];
+    int fd;
+    hbk_text pending; /* rows not yet handed to the kernel */
+};
+
+/* Counts up to `most` newlines of the open file; *end is the offset behind the last one counted. */
+static bool hbk__count_lines(int fd, const char *path, hbk_int most, hbk_int *lines, hbk_int *end,
+                             hbk_error *err)
+{
+    char chunk[16384];
+    hbk_int at = 0, got = 0;
+    *lines = *end = 0;
+    while (*lines < most && (got = hbk__read(fd, chunk, sizeof chunk)) > 0) {
+        for (hbk_int i = 0; i < got && *lines < most; i++) {
+            if (chunk[i] != '\n') continue;
+            ++*lines;
+            *end = at + i + 1;
+        }
+        at += got;
+    }
+    return got >= 0 || hbk__fail_errno(err, path, "read");
+}
+
+/* Cuts the open file behind its first keep_rows lines and goes there. */
+static bool hbk__jsonl_cut(int fd, const char *path, hbk_int keep_rows, hbk_error *err)
+{
+    hbk_int rows, end;
+    if (!hbk__count_lines(fd, path, keep_rows, &rows, &end, err)) return false;
+    if (rows < keep_rows)
+        return hbk_fail_at(err, HBK_ERROR_DATA, path, 0,
+                           "holds %lld complete rows, expected at least %lld: it was cut or replaced",
+                           (long long)rows, (long long)keep_rows);
+    if (ftruncate(fd, (off_t)end) != 0) return hbk__fail_errno(err, path, "cut");
+    if (lseek(fd, (off_t)end, SEEK_SET) < 0) return hbk__fail_errno(err, path, "positioned");
+    return hbk__sync_folder_of(path, err);
+}
+
+HBK_DEF hbk_jsonl_writer *hbk_jsonl_create(const char *path, hbk_int keep_rows, hbk_allocator *alloc,
+                                           hbk_error *err)
+{
+    hbk_jsonl_writer *w = HBK__NEW(alloc, hbk_jsonl_writer, 1, err);
+    if (!w) return NULL;
+    w->alloc = w->pending.alloc = alloc;
+    snprintf(w->path, sizeof w->path, "%s", path);
+    int create = keep_rows > 0 ? 0 : O_CREAT; /* rows to keep in a file that is gone: an error */
+    w->fd = open(path, O_RDWR | O_CLOEXEC | create, 0666);
+    if (w->fd >= 0 && hbk__jsonl_cut(w->fd, path, keep_rows, err)) return w;
+    if (w->fd < 0) hbk__fail_errno(err, path, "opened for writing");
+    else close(w->fd);
+    hbk_free(alloc, w);
+    return NULL;
+}
+
+/* Hands the pending rows to the kernel. If that fails midway, a torn row stays in the file and the run's
+   state does not count it: the next opening cuts it off. */
+static bool hbk__jsonl_flush(hbk_jsonl_writer *w, hbk_error *err)
+{
+    if (!hbk__write_all(w->fd, hbk_text_string(&w->pending), w->pending.len, w->path, err)) return false;
+    hbk_text_clear(&w->pending);
+    return true;
+}
+
+HBK_DEF bool hbk_jsonl_write(hbk_jsonl_writer *w, const struct json_t *row, hbk_error *err)
+{
+    char *s = json_dumps(row, JSON_COMPACT);
+    if (!s) return hbk_fail_at(err, HBK_ERROR_MEMORY, w->path, 0, "out of memory, or the row is no object");
+    hbk_text_add(&w->pending, s);
+    hbk_text_append(&w->pending, "\n", 1);
+    free(s);
+    if (!hbk_text_ok(&w->pending, err)) return false;
+    return w->pending.len < ((size_t)1 << 20) || hbk__jsonl_flush(w, err);
+}
+
+HBK_DEF bool hbk_jsonl_sync(hbk_jsonl_writer *w, hbk_error *err)
+{
+    if (!hbk_text_ok(&w->pending, err) || !hbk__jsonl_flush(w, err)) return false;
+    return fsync(w->fd) == 0 || hbk__fail_errno(err, w->path, "synced");
+}
+
+HBK_DEF bool hbk_jsonl_finish(hbk_jsonl_writer *w, hbk_error *err)
+{
+    if (!w) return true;
+    bool ok = hbk_jsonl_sync(w, err);
+    if (close(w->fd) != 0 && ok) ok = hbk__fail_errno(err, w->path, "closed");
+    hbk_text_free(&w->pending);
+    hbk_free(w->alloc, w);
+    return ok;
+}
+
+HBK_DEF bool hbk_jsonl_count(const char *path, hbk_int *rows, hbk_error *err)
+{
+    hbk_int lines = 0, end;
+    if (hbk_file_exists(path)) {
+        int fd = hbk__open(path, NULL, err);
+        if (fd < 0) return false;
+        bool ok = hbk__count_lines(fd, path, INT64_MAX, &lines, &end, err);
+        close(fd);
+        if (!ok) return false;
+    }
+    *rows = lines;
+    return true;
+}
+
+/* ==== 7  TOKENIZERS ==========================================================
+
+   Byte-pair encoding (Sennrich et al. 2016) in three dialects that share one merge loop:
+
+       text -> [special tokens cut out] -> normalise -> words -> symbols -> merge -> ids
+
+     dialect          tokenizer.json               tokenizer.model, tokenizer.bin
+     first symbols    a word's characters          the text's characters
+     may merge        pairs in the merge list      pairs whose concatenation is a piece
+     best first       lowest rank, leftmost        highest score, leftmost
+     unknown          <0xXX> bytes, or unk         <0xXX> bytes, or unk
+
+   LLaMA-1 and -2 have no words: the text is one, its spaces are U+2581, and merges may cross them. So the
+   merge loop keeps its candidates in a heap, O(n log n), where the usual scan for the best pair is O(n^2).
+   An entry is stale when one of its two symbols has grown since, which their lengths betray. The byte-level
+   family (GPT-2, SmolLM, Llama-3) cuts words by a regular expression, spells each byte as one of 256
+   printable characters, and merges inside words.
+
+   What differs from the usual:
+     - Control tokens cannot be reached by spelling them, unless the caller says HBK_ENCODE_SPECIAL: the
+       text of strangers must not end a turn. A merge that would make one is left out.
+     - An added token with "normalized": true is looked for in its own normalised form, as Hugging Face
+       does: in LLaMA-2's file </s> is found as U+2581</s> only.
+     - Regular expressions are not interpreted: the three that LLaMA models use are written by hand, and
+       any other is refused by name. So is every normaliser, model and decoder not met in that family.
+
+   7.1 lists and tables   7.2 vocabulary   7.3 words   7.4 encoding   7.5 decoding   7.6 tokenizer.json
+   7.7 SentencePiece and llama2.c   7.8 loading   7.9 training   7.10 saving */
+
+/* ---- 7.1 lists and tables */
+
+HBK_DEF void hbk_tokens_append(hbk_tokens *t, const int32_t *ids, hbk_int n)
+{
+    if (t->failed || n <= 0) return;
+    void *data = t->data;
+    if (n > INT64_MAX - t->n || !hbk__reserve(t->alloc, &data, &t->cap, t->n + n, sizeof *t->data, NULL)) {
+        t->failed = true;
+        return;
+    }
+    t->data = (int32_t *)data;
+    memcpy(t->data + t->n, ids, (size_t)n * sizeof *ids);
+    t->n += n;
+}
+
+HBK_DEF void hbk_tokens_push(hbk_tokens *t, int32_t id)
+{
+    hbk_tokens_append(t, &id, 1);
+}
+
+HBK_DEF bool hbk_tokens_ok(const hbk_tokens *t, hbk_error *err)
+{
+    if (!t->failed) return true;
+    return hbk_fail(err, HBK_ERROR_MEMORY, "out of memory: a list of %lld tokens could not grow",
+                    (long long)t->n);
+}
+
+HBK_DEF void hbk_tokens_free(hbk_tokens *t)
+{
+    hbk_free(t->alloc, t->data);
+    t->data = NULL;
+    t->n = t->cap = 0;
+    t->failed = false;
+}
+
+/* An open-addressing table of 64-bit keys that is at most half full. A key may stand several times: strings
+   are entered under their hash, and the reader compares. Looking up writes nothing, so a finished table is
+   shared between threads. Pairs of ids (left << 32 | right) are entered as they are. */
+typedef struct hbk__slot {
+    uint64_t key;
+    hbk_int value; /* + 1; 0: empty */
+} hbk__slot;
+typedef struct hbk__map {
+    hbk_allocator *alloc;
+    hbk__slot *slots;
+    hbk_int n, cap; /* cap is a power of two */
+} hbk__map;
+
+/* The next value under `key` from probe *probe (0 at first) on, or -1. */
+static hbk_int hbk__map_next(const hbk__map *m, uint64_t key, hbk_int *probe)
+{
+    uint64_t x = key, at = hbk__splitmix(&x), mask = (uint64_t)m->cap - 1;
+    if (m->cap == 0) return -1;
+    for (;;) {
+        const hbk__slot *s = &m->slots[(at + (uint64_t)*probe) & mask];
+        if (s->value == 0) return -1;
+        ++*probe;
+        if (s->key == key) return s->value - 1;
+    }
+}
+
+static void hbk__map_enter(hbk__slot *slots, hbk_int cap, uint64_t key, hbk_int value)
+{
+    uint64_t x = key, at = hbk__splitmix(&x), mask = (uint64_t)cap - 1;
+    while (slots[at & mask].value) at++;
+    slots[at & mask].key = key;
+    slots[at & mask].value = value + 1;
+}
+
+/* Enters a value, growing to twice the slots when half are taken. */
+static bool hbk__map_add(hbk__map *m, uint64_t key, hbk_int value, hbk_error *err)
+{
+    if (2 * (m->n + 1) > m->cap) {
+        hbk_int cap = m->cap ? 2 * m->cap : 64;
+        hbk__slot *slots = HBK__NEW(m->alloc, hbk__slot, cap, err);
+        if (!slots) return false;
+        for (hbk_int i = 0; i < m->cap; i++)
+            if (m->slots[i].value) hbk__map_enter(slots, cap, m->slots[i].key, m->slots[i].value - 1);
+        hbk_free(m->alloc, m->slots);
+        m->slots = slots;
+        m->cap = cap;
+    }
+    hbk__map_enter(m->slots, m->cap, key, value);
+    m->n++;
+    return true;
+}
+
+/* Two ids as one key: never negative, so that no pair equals another. */
+static uint64_t hbk__pair_key(int32_t left, int32_t right)
+{
+    return (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
+}
+
+/* ---- 7.2 vocabulary */
+
+enum { /* SentencePiece's numbers; 0 is an id that no piece has */
+    HBK__PIECE_NONE,
+    HBK__PIECE_NORMAL,
+    HBK__PIECE_UNKNOWN,
+    HBK__PIECE_CONTROL,
+    HBK__PIECE_USER, /* matched whole before anything merges */
+    HBK__PIECE_UNUSED,
+    HBK__PIECE_BYTE
+};
+
+typedef struct hbk__piece {
+    hbk_int at; /* in hbk__vocab.bytes, NUL-terminated */
+    int32_t len;
+    int32_t kind;
+    float score; /* SentencePiece only */
+} hbk__piece;
+
+/* All pieces lie in one text, by offset: it moves while it grows. */
+typedef struct hbk__vocab {
+    hbk_allocator *alloc;
+    hbk__piece *pieces;
+    hbk_int n, cap;
+    hbk_text bytes;
+    hbk__map map; /* hash of a piece -> id */
+    hbk_int longest;
+} hbk__vocab;
+
+static void hbk__vocab_init(hbk__vocab *v, hbk_allocator *alloc)
+{
+    memset(v, 0, sizeof *v);
+    v->alloc = v->bytes.alloc = v->map.alloc = alloc;
+}
+
+static void hbk__vocab_free(hbk__vocab *v)
+{
+    hbk_free(v->alloc, v->pieces);
+    hbk_free(v->alloc, v->map.slots);
+    hbk_text_free(&v->bytes);
+}
+
+static const char *hbk__vocab_piece(const hbk__vocab *v, hbk_int id)
+{
+    return v->bytes.data + v->pieces[id].at;
+}
+
+/* The id of n bytes, or -1. What is longer than any piece is not even hashed. */
+static int32_t hbk__vocab_find(const hbk__vocab *v, const char *s, hbk_int n)
+{
+    if (n > v->longest) return -1;
+    hbk_int probe = 0, id;
+    uint64_t key = hbk_hash(0, s, (size_t)n);
+    while ((id = hbk__map_next(&v->map, key, &probe)) >= 0)
+        if (v->pieces[id].len == n && memcmp(hbk__vocab_piece(v, id), s, (size_t)n) == 0) return (int32_t)id;
+    return -1;
+}
+
+/* Gives `id` its piece; ids may come in any order. A piece that has an id already keeps it for look-ups. */
+static bool hbk__vocab_set(hbk__vocab *v, hbk_int id, const char *s, hbk_int n, int32_t kind, float score,
+                           hbk_error *err)
+{
+    void *pieces = v->pieces;
+    if (id < 0 || id >= INT32_MAX || n > INT32_MAX)
+        return hbk_fail(err, HBK_ERROR_RANGE, "token id %lld is out of range", (long long)id);
+    if (!hbk__reserve(v->alloc, &pieces, &v->cap, id + 1, sizeof *v->pieces, err)) return false;
+    v->pieces = (hbk__piece *)pieces;
+    for (; v->n <= id; v->n++) memset(&v->pieces[v->n], 0, sizeof *v->pieces);
+    hbk__piece *p = &v->pieces[id];
+    if (p->kind != HBK__PIECE_NONE)
+        return hbk_fail(err, HBK_ERROR_FORMAT, "token id %lld is used twice: by \"%.40s\" and \"%.40s\"",
+                        (long long)id, hbk__vocab_piece(v, id), s);
+    if (v->bytes.len == 0) hbk_text_append(&v->bytes, "", 1); /* offset 0: the piece of missing ids */
+    p->at = (hbk_int)v->bytes.len;
+    hbk_text_append(&v->bytes, s, (size_t)n);
+    hbk_text_append(&v->bytes, "", 1);
+    if (!hbk_text_ok(&v->bytes, err)) return false;
+    p->len = (int32_t)n;
+    p->kind = kind;
+    p->score = score;
+    v->longest = HBK__MAX(v->longest, n);
+    if (hbk__vocab_find(v, s, n) >= 0) return true;
+    return hbk__map_add(&v->map, hbk_hash(0, s, (size_t)n), id, err);
+}
+
+/* The byte that "<0x0A>" stands for, or -1. */
+static int hbk__byte_of(const char *s, hbk_int n)
+{
+    if (n != 6 || memcmp(s, "<0x", 3) != 0 || s[5] != '>') return -1;
+    int value = 0;
+    for (int i = 3; i < 5; i++) {
+        if (s[i] >= '0' && s[i] <= '9') value = 16 * value + s[i] - '0';
+        else if (s[i] >= 'A' && s[i] <= 'F') value = 16 * value + s[i] - 'A' + 10;
+        else return -1;
+    }
+    return value;
+}
+
+enum { /* how a text falls into words */
+    HBK__WORDS_ALL,    /* it does not: one word */
+    HBK__WORDS_SPACE,  /* before every U+2581 */
+    HBK__WORDS_GPT2,   /* by GPT-2's expression */
+    HBK__WORDS_LLAMA3, /* by Llama-3's */
+};
+enum { /* when U+2581 is put before a text */
+    HBK__PREFIX_NEVER,
+    HBK__PREFIX_FIRST, /* at the text's beginning only */
+    HBK__PREFIX_ALWAYS /* after each special token as well */
+};
+enum { HBK__FORMAT_JSON, HBK__FORMAT_MODEL, HBK__FORMAT_BIN, HBK__N_FORMATS };
+
+/* A token that is cut out of the text before anything else happens. */
+typedef struct hbk__added {
+    hbk_int at, len; /* its pattern, in hbk_tokenizer.patterns */
+    int32_t id;
+    bool special;    /* only with HBK_ENCODE_SPECIAL */
+    bool normalized; /* looked for in the normalised text */
+    bool lstrip, rstrip, single_word;
+} hbk__added;
+
+struct hbk_tokenizer {
+    hbk_allocator *alloc;
+    hbk__vocab vocab;
+    int32_t bos, eos, unk;
+    bool adds_bos;
+    int format;
+
+    hbk__map merges;  /* pair -> rank; tokenizer.json only */
+    int32_t *results; /* rank -> the id that the pair becomes */
+    bool by_rank;     /* merge by `merges`; else by scores */
+    bool ignore_merges, byte_fallback, fuse_unk;
+    int32_t byte_ids[256]; /* of <0xXX>, or -1 */
+
+    /* normaliser */
+    bool escape;      /* ' ' -> U+2581 */
+    int prefix;       /* HBK__PREFIX_* */
+    bool collapse;    /* SentencePiece's remove_extra_whitespaces */
+    /* words */
+    int words;
+    bool digits;      /* each digit is a word */
+    bool metaspace;   /* ' ' -> U+2581 here, after special tokens were cut out */
+    int meta_prefix;
+    bool byte_level, prefix_space;
+    int32_t byte_char[256]; /* byte -> its printable code point */
+    int32_t char_byte[512]; /* and back, -1 if none */
+    bool strip;             /* decoding drops the first space */
+
+    hbk__added *added;
+    hbk_int n_added, cap_added;
+    hbk_text patterns;
+    bool begins[2][256]; /* [normalized][byte]: some pattern begins so */
+
+    char folder[512];  /* of the file and its companions; "" if it stands alone */
+    char file[512];    /* that it was loaded from; "" if trained */
+    hbk_text document; /* the tokenizer.json of a trained one */
+};
+
+#define HBK__SPACE "\xe2\x96\x81" /* U+2581, three bytes */
+
+/* An empty one, with the byte alphabet of the byte-level family: what prints stands for itself, the other
+   68 bytes follow from U+0100 on, so that pieces hold neither spaces nor control characters. */
+static hbk_tokenizer *hbk__tokenizer_new(hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_tokenizer *t = HBK__NEW(alloc, hbk_tokenizer, 1, err);
+    if (!t) return NULL;
+    t->alloc = t->merges.alloc = t->patterns.alloc = t->document.alloc = alloc;
+    hbk__vocab_init(&t->vocab, alloc);
+    t->bos = t->eos = t->unk = -1;
+    for (int i = 0; i < 512; i++) t->char_byte[i] = -1;
+    for (int b = 0, next = 256; b < 256; b++) {
+        bool printable = (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;
+        t->byte_ids[b] = -1;
+        t->byte_char[b] = printable ? b : next++;
+        t->char_byte[t->byte_char[b]] = b;
+    }
+    return t;
+}
+
+HBK_DEF void hbk_tokenizer_free(hbk_tokenizer *t)
+{
+    if (!t) return;
+    hbk__vocab_free(&t->vocab);
+    hbk_free(t->alloc, t->merges.slots);
+    hbk_free(t->alloc, t->results);
+    hbk_free(t->alloc, t->added);
+    hbk_text_free(&t->patterns);
+    hbk_text_free(&t->document);
+    hbk_free(t->alloc, t);
+}
+
+/* May merging and look-ups in text arrive at this piece? Not at control tokens: see the head. */
+static bool hbk__may_spell(const hbk_tokenizer *t, int32_t id)
+{
+    int32_t kind = t->vocab.pieces[id].kind;
+    if (kind == HBK__PIECE_BYTE) return t->by_rank; /* an ordinary piece to Hugging Face's merges */
+    return kind == HBK__PIECE_NORMAL || kind == HBK__PIECE_USER;
+}
+
+/* ---- 7.3 words
+
+   The expressions, with L letters, N numbers, S white space, O the rest:
+
+     GPT-2     's|'t|'re|'ve|'m|'ll|'d | ?L+ | ?N+ | ?O+ | S+(?!\S) | S+
+     Llama-3   the first with (?i) | [^\r\nLN]?L+ | N{1,3} | ?O+[\r\n]* | S*[\r\n]+ | S+(?!\S) | S+
+
+   S+(?!\S) leaves the last space of a run to the word behind it, unless the text ends there. */
+
+enum { HBK__S, HBK__L, HBK__N, HBK__O };
+
+/* White space is tested first: utf8proc counts line feeds among the control characters. */
+static int hbk__class(int32_t cp)
+{
+    if (cp < 128) {
+        if ((cp >= 9 && cp <= 13) || cp == 32) return HBK__S;
+        if ((cp >= 'a' && cp <= 'z') || (cp >= 'A' && cp <= 'Z')) return HBK__L;
+        return cp >= '0' && cp <= '9' ? HBK__N : HBK__O;
+    }
+    if (cp == 0x85 || cp == 0xA0 || cp == 0x1680 || (cp >= 0x2000 && cp <= 0x200A) || cp == 0x2028 ||
+        cp == 0x2029 || cp == 0x202F || cp == 0x205F || cp == 0x3000)
+        return HBK__S;
+    int category = (int)utf8proc_category(cp);
+    if (category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_LO) return HBK__L;
+    return category >= UTF8PROC_CATEGORY_ND && category <= UTF8PROC_CATEGORY_NO ? HBK__N : HBK__O;
+}
+
+/* The class at s[i] and its length; class -1 and length 0 at the end. The text is valid UTF-8. */
+static int hbk__class_at(const char *s, hbk_int n, hbk_int i, hbk_int *len)
+{
+    int32_t cp;
+    *len = i < n ? (hbk_int)hbk_utf8_decode(s + i, (size_t)(n - i), &cp) : 0;
+    return *len ? hbk__class(cp) : -1;
+}
+
+/* The end of the run of class c that begins at i, `most` characters at most. */
+static hbk_int hbk__run(const char *s, hbk_int n, hbk_int i, int c, hbk_int most)
+{
+    hbk_int len;
+    for (; most > 0 && hbk__class_at(s, n, i, &len) == c; most--) i += len;
+    return i;
+}
+
+/* Length of the English contraction at s[i], 0 if there is none. */
+static hbk_int hbk__contraction(const char *s, hbk_int n, hbk_int i, bool any_case)
+{
+    if (s[i] != '\'' || i + 1 >= n) return 0;
+    int a = (unsigned char)s[i + 1], b = i + 2 < n ? (unsigned char)s[i + 2] : 0;
+    if (any_case) {
+        if (a == 0xC5 && b == 0xBF) return 3; /* U+017F, the long s, folds to s */
+        a = a >= 'A' && a <= 'Z' ? a + 32 : a;
+        b = b >= 'A' && b <= 'Z' ? b + 32 : b;
+    }
+    if (a == 's' || a == 't' || a == 'm' || a == 'd') return 2;
+    if ((a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l')) return 3;
+    return 0;
+}
+
+/* The end of the white space that begins at i, less what belongs to the next word. */
+static hbk_int hbk__white_space(const char *s, hbk_int n, hbk_int i, bool lines)
+{
+    hbk_int end = i, last = i, line = i, len;
+    while (hbk__class_at(s, n, end, &len) == HBK__S) {
+        last = end;
+        end += len;
+        if (s[last] == '\r' || s[last] == '\n') line = end;
+    }
+    if (lines && line > i) return line;
+    return end == n || last == i ? end : last;
+}
+
+/* The alternatives in their order: the first that matches wins. */
+static hbk_int hbk__word_gpt2(const char *s, hbk_int n, hbk_int i)
+{
+    hbk_int len, contraction = hbk__contraction(s, n, i, false);
+    if (contraction) return i + contraction;
+    hbk_int from = s[i] == ' ' ? i + 1 : i;
+    int c = hbk__class_at(s, n, from, &len);
+    if (c > HBK__S) return hbk__run(s, n, from, c, n);
+    return hbk__white_space(s, n, i, false);
+}
+
+/* Here any one character but a line end or a number glues to the letters behind it, and numbers go by
+   threes. */
+static hbk_int hbk__word_llama3(const char *s, hbk_int n, hbk_int i)
+{
+    hbk_int len, next_len, contraction = hbk__contraction(s, n, i, true);
+    if (contraction) return i + contraction;
+    int c = hbk__class_at(s, n, i, &len);
+    if (c == HBK__L) return hbk__run(s, n, i, HBK__L, n);
+    if (c == HBK__N) return hbk__run(s, n, i, HBK__N, 3);
+    if (s[i] != '\r' && s[i] != '\n' && hbk__class_at(s, n, i + len, &next_len) == HBK__L)
+        return hbk__run(s, n, i + len, HBK__L, n);
+    hbk_int from = s[i] == ' ' ? i + 1 : i;
+    if (hbk__class_at(s, n, from, &len) != HBK__O) return hbk__white_space(s, n, i, true);
+    hbk_int end = hbk__run(s, n, from, HBK__O, n);
+    while (end < n && (s[end] == '\r' || s[end] == '\n')) end++;
+    return end;
+}
+
+/* The end of the word that begins at i < n. */
+static hbk_int hbk__word_end(const hbk_tokenizer *t, const char *s, hbk_int n, hbk_int i)
+{
+    hbk_int len;
+    if (t->words == HBK__WORDS_SPACE) {
+        for (i++; i < n; i++)
+            if (n - i >= 3 && memcmp(s + i, HBK__SPACE, 3) == 0) break;
+        return i;
+    }
+    if (t->digits) { /* a digit stands alone, and is a border to the words beside it */
+        if (hbk__class_at(s, n, i, &len) == HBK__N) return i + len;
+        hbk_int end = i;
+        while (end < n && hbk__class_at(s, n, end, &len) != HBK__N) end += len;
+        n = end;
+    }
+    if (t->words == HBK__WORDS_GPT2) return hbk__word_gpt2(s, n, i);
+    if (t->words == HBK__WORDS_LLAMA3) return hbk__word_llama3(s, n, i);
+    return n;
+}
+
+/* ---- 7.4 encoding */
+
+typedef struct hbk__symbol {
+    hbk_int at, len;    /* its bytes in the word; len 0: merged into the one before */
+    hbk_int prev, next; /* -1 at the ends */
+    int32_t id;         /* -1: no piece (yet) */
+} hbk__symbol;
+
+typedef struct hbk__merge { /* a candidate in the heap */
+    double key;             /* rank, or minus the score: the smallest goes first */
+    hbk_int left, right;    /* symbols */
+    hbk_int len;            /* of both when it was entered: another one now means stale */
+    int32_t id;             /* what they become */
+} hbk__merge;
+
+/* The state of one call; its buffers serve every word. */
+typedef struct hbk__encoder {
+    const hbk_tokenizer *t;
+    unsigned flags;
+    const char *begin; /* of the text, to know its first segment */
+    bool first;        /* the segment at hand is the first */
+    hbk_text normal, spaced, spelled;
+    hbk__symbol *symbols;
+    hbk_int n_symbols, cap_symbols;
+    hbk__merge *heap;
+    hbk_int n_heap, cap_heap;
+    hbk_tokens *out;
+    hbk_error *err;
+} hbk__encoder;
+
+/* Ties to the leftmost, which both families ask for; keys are finite, so that this is a strict order. */
+static bool hbk__merge_before(const hbk__merge *a, const hbk__merge *b)
+{
+    return a->key < b->key || (!(a->key > b->key) && a->left < b->left);
+}
+
+/* A binary heap: parents of i at (i - 1) / 2. Instead of swapping, the hole moves. */
+static bool hbk__heap_push(hbk__encoder *e, hbk__merge m)
+{
+    void *heap = e->heap;
+    if (!hbk__reserve(e->t->alloc, &heap, &e->cap_heap, e->n_heap + 1, sizeof m, e->err)) return false;
+    e->heap = (hbk__merge *)heap;
+    hbk_int i = e->n_heap++;
+    for (; i > 0 && hbk__merge_before(&m, &e->heap[(i - 1) / 2]); i = (i - 1) / 2)
+        e->heap[i] = e->heap[(i - 1) / 2];
+    e->heap[i] = m;
+    return true;
+}
+
+static hbk__merge hbk__heap_pop(hbk__encoder *e)
+{
+    hbk__merge top = e->heap[0], m = e->heap[--e->n_heap];
+    hbk_int i = 0, child;
+    while ((child = 2 * i + 1) < e->n_heap) {
+        if (child + 1 < e->n_heap && hbk__merge_before(&e->heap[child + 1], &e->heap[child])) child++;
+        if (!hbk__merge_before(&e->heap[child], &m)) break;
+        e->heap[i] = e->heap[child];
+        i = child;
+    }
+    e->heap[i] = m;
+    return top;
+}
+
+/* Enters the pair (left, right) of the word s if it may merge. */
+static bool hbk__try_pair(hbk__encoder *e, const char *s, hbk_int left, hbk_int right)
+{
+    const hbk_tokenizer *t = e->t;
+    if (left < 0 || right < 0) return true;
+    const hbk__symbol *a = &e->symbols[left], *b = &e->symbols[right];
+    hbk__merge m;
+    m.left = left;
+    m.right = right;
+    m.len = a->len + b->len;
+    if (t->by_rank) {
+        hbk_int probe = 0, rank = hbk__map_next(&t->merges, hbk__pair_key(a->id, b->id), &probe);
+        if (rank < 0) return true;
+        m.id = t->results[rank];
+        m.key = (double)rank;
+    } else {
+        m.id = hbk__vocab_find(&t->vocab, s + a->at, m.len);
+        if (m.id < 0 || !hbk__may_spell(t, m.id)) return true;
+        m.key = -(double)t->vocab.pieces[m.id].score;
+    }
+    return hbk__heap_push(e, m);
+}
+
+/* Links one symbol more behind the last. Links are indices: the array moves while it grows. */
+static bool hbk__add_symbol(hbk__encoder *e, hbk_int at, hbk_int len, int32_t id)
+{
+    void *symbols = e->symbols;
+    if (!hbk__reserve(e->t->alloc, &symbols, &e->cap_symbols, e->n_symbols + 1, sizeof(hbk__symbol), e->err))
+        return false;
+    e->symbols = (hbk__symbol *)symbols;
+    hbk__symbol *x = &e->symbols[e->n_symbols];
+    x->at = at;
+    x->len = len;
+    x->id = id;
+    x->prev = e->n_symbols++ - 1;
+    x->next = -1;
+    if (x->prev >= 0) e->symbols[x->prev].next = e->n_symbols - 1;
+    return true;
+}
+
+/* Have all n bytes of a character a piece to fall back to? */
+static bool hbk__has_bytes(const hbk_tokenizer *t, const char *s, hbk_int n)
+{
+    if (!t->byte_fallback) return false;
+    for (hbk_int i = 0; i < n; i++)
+        if (t->byte_ids[(unsigned char)s[i]] < 0) return false;
+    return true;
+}
+
+/* The symbols of a word before anything merges. By rank, unknown characters become bytes or unk at once:
+   Hugging Face merges ids. By score they stay text, which may still merge into a piece. */
+static bool hbk__split_symbols(hbk__encoder *e, const char *s, hbk_int n)
+{
+    const hbk_tokenizer *t = e->t;
+    e->n_symbols = 0;
+    for (hbk_int i = 0, len; i < n; i += len) {
+        int32_t cp;
+        len = (hbk_int)hbk_utf8_decode(s + i, (size_t)(n - i), &cp);
+        int32_t id = hbk__vocab_find(&t->vocab, s + i, len);
+        if (id >= 0 && !hbk__may_spell(t, id)) id = -1;
+        if (id >= 0 || !t->by_rank) {
+            if (!hbk__add_symbol(e, i, len, id)) return false;
+        } else if (hbk__has_bytes(t, s + i, len)) {
+            for (hbk_int k = 0; k < len; k++)
+                if (!hbk__add_symbol(e, i + k, 1, t->byte_ids[(unsigned char)s[i + k]])) return false;
+        } else if (t->unk >= 0) { /* a vocabulary without unk drops what it cannot spell */
+            hbk__symbol *last = e->n_symbols ? &e->symbols[e->n_symbols - 1] : NULL;
+            if (t->fuse_unk && last && last->id == t->unk) last->len += len;
+            else if (!hbk__add_symbol(e, i, len, t->unk)) return false;
+        }
+    }
+    return true;
+}
+
+/* What is left of the word after merging, as ids. */
+static void hbk__emit_symbols(hbk__encoder *e, const char *s)
+{
+    const hbk_tokenizer *t = e->t;
+    bool unknown = false; /* SentencePiece makes one unk of a run */
+    for (hbk_int i = e->n_symbols ? 0 : -1; i >= 0; i = e->symbols[i].next) {
+        const hbk__symbol *x = &e->symbols[i];
+        if (x->id >= 0) {
+            hbk_tokens_push(e->out, x->id);
+        } else if (hbk__has_bytes(t, s + x->at, x->len)) {
+            for (hbk_int k = 0; k < x->len; k++)
+                hbk_tokens_push(e->out, t->byte_ids[(unsigned char)s[x->at + k]]);
+        } else if (t->unk >= 0 && !unknown) {
+            hbk_tokens_push(e->out, t->unk);
+        }
+        unknown = x->id < 0;
+    }
+}
+
+/* The merge loop. A merge makes two new neighbourhoods, and stale entries are passed over when they come
+   up: taking them out at once would need a search. n symbols enter at most 3n candidates. */
+static bool hbk__encode_word(hbk__encoder *e, const char *s, hbk_int n)
+{
+    const hbk_tokenizer *t = e->t;
+    int32_t whole = t->ignore_merges ? hbk__vocab_find(&t->vocab, s, n) : -1;
+    if (whole >= 0 && hbk__may_spell(t, whole)) {
+        hbk_tokens_push(e->out, whole);
+        return true;
+    }
+    if (!hbk__split_symbols(e, s, n)) return false;
+    e->n_heap = 0;
+    for (hbk_int i = 0; i + 1 < e->n_symbols; i++)
+        if (!hbk__try_pair(e, s, i, i + 1)) return false;
+    while (e->n_heap > 0) {
+        hbk__merge m = hbk__heap_pop(e);
+        hbk__symbol *a = &e->symbols[m.left], *b = &e->symbols[m.right];
+        if (a->len == 0 || b->len == 0 || a->len + b->len != m.len) continue;
+        a->len = m.len;
+        a->id = m.id;
+        a->next = b->next;
+        if (b->next >= 0) e->symbols[b->next].prev = m.left;
+        b->len = 0;
+        if (!hbk__try_pair(e, s, a->prev, m.left) || !hbk__try_pair(e, s, m.left, a->next)) return false;
+    }
+    hbk__emit_symbols(e, s);
+    return true;
+}
+
+/* Copies n bytes with every ' ' as U+2581. */
+static void hbk__escape(hbk_text *out, const char *s, hbk_int n)
+{
+    for (hbk_int i = 0, from = 0; i <= n; i++) {
+        if (i < n && s[i] != ' ') continue;
+        hbk_text_append(out, s + from, (size_t)(i - from));
+        if (i < n) hbk_text_append(out, HBK__SPACE, 3);
+        from = i + 1;
+    }
+}
+
+/* The last stage before merging: cuts text into words, spells bytes. */
+static bool hbk__encode_words(hbk__encoder *e, const char *s, hbk_int n)
+{
+    const hbk_tokenizer *t = e->t;
+    bool first = e->first && s == hbk_text_string(&e->normal);
+    if (n == 0) return true;
+    hbk_text_clear(&e->spaced);
+    if (t->metaspace) {
+        bool has = s[0] == ' ' || (n >= 3 && memcmp(s, HBK__SPACE, 3) == 0);
+        bool wants = t->meta_prefix == HBK__PREFIX_ALWAYS || (t->meta_prefix == HBK__PREFIX_FIRST && first);
+        if (wants && !has && !(e->flags & HBK_ENCODE_CONTINUE)) hbk_text_append(&e->spaced, HBK__SPACE, 3);
+        hbk__escape(&e->spaced, s, n);
+    } else if (t->prefix_space && s[0] != ' ' && !(e->flags & HBK_ENCODE_CONTINUE)) {
+        hbk_text_append(&e->spaced, " ", 1);
+        hbk_text_append(&e->spaced, s, (size_t)n);
+    }
+    if (!hbk_text_ok(&e->spaced, e->err)) return false;
+    if (e->spaced.len) {
+        s = e->spaced.data;
+        n = (hbk_int)e->spaced.len;
+    }
+    for (hbk_int i = 0, end; i < n; i = end) {
+        end = hbk__word_end(t, s, n, i);
+        const char *word = s + i;
+        hbk_int len = end - i;
+        if (t->byte_level) {
+            hbk_text_clear(&e->spelled);
+            for (hbk_int k = i; k < end; k++) {
+                char c[4];
+                size_t c_len = hbk_utf8_encode(c, t->byte_char[(unsigned char)s[k]]);
+                hbk_text_append(&e->spelled, c, c_len);
+            }
+            if (!hbk_text_ok(&e->spelled, e->err)) return false;
+            word = hbk_text_string(&e->spelled);
+            len = (hbk_int)e->spelled.len;
+        }
+        if (!hbk__encode_word(e, word, len)) return false;
+    }
+    return true;
+}
+
+/* \w of the regular expressions: letters, marks, decimal digits, joining punctuation. */
+static bool hbk__is_word_char(const char *s, hbk_int n, hbk_int i)
+{
+    int32_t cp;
+    if (i >= n || hbk_utf8_decode(s + i, (size_t)(n - i), &cp) == 0) return false;
+    int c = (int)utf8proc_category(cp);
+    return (c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_ND) || c == UTF8PROC_CATEGORY_PC;
+}
+
+/* Does the token stand at s[i], by itself if it must? */
+static bool hbk__added_here(const hbk_tokenizer *t, const hbk__added *a, const char *s, hbk_int n, hbk_int i)
+{
+    if (a->len > n - i || memcmp(t->patterns.data + a->at, s + i, (size_t)a->len) != 0) return false;
+    if (!a->single_word) return true;
+    hbk_int before = i;
+    while (before > 0 && ((unsigned char)s[--before] & 0xC0) == 0x80) {
+    }
+    return !(i > 0 && hbk__is_word_char(s, n, before)) && !hbk__is_word_char(s, n, i + a->len);
+}
+
+/* The longest added token at s[i], or NULL. */
+static const hbk__added *hbk__added_at(const hbk__encoder *e, bool normalized, const char *s, hbk_int n,
+                                       hbk_int i)
+{
+    const hbk_tokenizer *t = e->t;
+    const hbk__added *best = NULL;
+    if (!t->begins[normalized][(unsigned char)s[i]]) return NULL;
+    for (hbk_int k = 0; k < t->n_added; k++) {
+        const hbk__added *a = &t->added[k];
+        if (a->normalized != normalized || (a->special && !(e->flags & HBK_ENCODE_SPECIAL))) continue;
+        if ((!best || a->len > best->len) && hbk__added_here(t, a, s, n, i)) best = a;
+    }
+    return best;
+}
+
+/* Cuts added tokens out of s, leftmost and longest first, and hands what lies between to `gap`. */
+static bool hbk__split_added(hbk__encoder *e, const char *s, hbk_int n, bool normalized,
+                             bool (*gap)(hbk__encoder *e, const char *s, hbk_int n))
+{
+    hbk_int from = 0, i = 0;
+    while (i < n) {
+        const hbk__added *a = hbk__added_at(e, normalized, s, n, i);
+        if (!a) {
+            i++;
+            continue;
+        }
+        hbk_int begin = i, end = i + a->len;
+        while (a->lstrip && begin > from && hbk__json_space(s[begin - 1])) begin--;
+        while (a->rstrip && end < n && hbk__json_space(s[end])) end++;
+        if (!gap(e, s + from, begin - from)) return false;
+        hbk_tokens_push(e->out, a->id);
+        from = i = end;
+    }
+    return gap(e, s + from, n - from);
+}
+
+/* SentencePiece's remove_extra_whitespaces: no space at the ends, one inside. */
+static void hbk__collapse(hbk_text *out, const char *s, hbk_int n)
+{
+    while (n > 0 && s[n - 1] == ' ') n--;
+    hbk_int i = 0;
+    while (i < n && s[i] == ' ') i++;
+    for (; i < n; i++)
+        if (s[i] != ' ' || s[i - 1] != ' ') hbk_text_append(out, s + i, 1);
+}
+
+/* The normaliser, appended to `out`; `first`: the text begins here. */
+static void hbk__normalise(const hbk_tokenizer *t, const char *s, hbk_int n, bool first, unsigned flags,
+                           hbk_text *out, hbk_text *scratch)
+{
+    if (t->collapse) {
+        hbk_text_clear(scratch);
+        hbk__collapse(scratch, s, n);
+        if (scratch->failed) out->failed = true;
+        s = hbk_text_string(scratch);
+        n = (hbk_int)scratch->len;
+    }
+    bool wants = t->prefix == HBK__PREFIX_ALWAYS || (t->prefix == HBK__PREFIX_FIRST && first);
+    if (wants && n > 0 && !(flags & HBK_ENCODE_CONTINUE)) hbk_text_append(out, HBK__SPACE, 3);
+    if (t->escape) hbk__escape(out, s, n);
+    else hbk_text_append(out, s, (size_t)n);
+}
+
+/* What lies between two raw special tokens: normalised, then cut at the normalised ones. */
+static bool hbk__encode_segment(hbk__encoder *e, const char *s, hbk_int n)
+{
+    if (n == 0) return true;
+    e->first = s == e->begin;
+    hbk_text_clear(&e->normal);
+    hbk__normalise(e->t, s, n, e->first, e->flags, &e->normal, &e->spaced);
+    if (!hbk_text_ok(&e->normal, e->err)) return false;
+    return hbk__split_added(e, hbk_text_string(&e->normal), (hbk_int)e->normal.len, true, hbk__encode_words);
+}
+
+/* Appends s with every invalid byte as U+FFFD. */
+static void hbk__repair(hbk_text *out, const char *s, size_t n)
+{
+    size_t bad;
+    while (!hbk_utf8_valid(s, n, &bad)) {
+        hbk_text_append(out, s, bad);
+        hbk_text_append(out, "\xef\xbf\xbd", 3);
+        s += bad + 1;
+        n -= bad + 1;
+    }
+    hbk_text_append(out, s, n);
+}
+
+HBK_DEF bool hbk_tokenizer_encode(const hbk_tokenizer *t, const char *text, size_t n, unsigned flags,
+                                  hbk_tokens *out, hbk_error *err)
+{
+    hbk__encoder e;
+    memset(&e, 0, sizeof e);
+    hbk_text repaired;
+    memset(&repaired, 0, sizeof repaired);
+    e.normal.alloc = e.spaced.alloc = e.spelled.alloc = repaired.alloc = t->alloc;
+    e.t = t;
+    e.flags = flags;
+    e.out = out;
+    e.err = err;
+    hbk_int before = out->n;
+    if (!hbk_utf8_valid(text, n, NULL)) {
+        hbk__repair(&repaired, text, n);
+        text = hbk_text_string(&repaired);
+        n = repaired.len;
+    }
+    e.begin = text;
+    bool ok = hbk_text_ok(&repaired, err) &&
+              hbk__split_added(&e, text, (hbk_int)n, false, hbk__encode_segment) && hbk_tokens_ok(out, err);
+    if (!ok) out->n = before;
+    hbk_text_free(&repaired);
+    hbk_text_free(&e.normal);
+    hbk_text_free(&e.spaced);
+    hbk_text_free(&e.spelled);
+    hbk_free(t->alloc, e.symbols);
+    hbk_free(t->alloc, e.heap);
+    return ok;
+}
+
+/* ---- 7.5 decoding */
+
+/* Appends the text that a run of byte pieces spells. SentencePiece repairs it byte by byte; Hugging Face
+   gives a run that is not valid as a whole one U+FFFD per byte. */
+static void hbk__flush_bytes(const hbk_tokenizer *t, hbk_text *run, hbk_text *out)
+{
+    if (run->failed) out->failed = true;
+    if (run->len == 0) return;
+    const char *s = hbk_text_string(run);
+    if (!t->by_rank || hbk_utf8_valid(s, run->len, NULL)) hbk__repair(out, s, run->len);
+    else
+        for (size_t i = 0; i < run->len; i++) hbk_text_append(out, "\xef\xbf\xbd", 3);
+    hbk_text_clear(run);
+}
+
+/* Bytes of s[0..n-1], which begins invalidly, that one U+FFFD stands for: the longest beginning of some
+   valid sequence, as Unicode recommends and byte-level decoders do. */
+static size_t hbk__broken_length(const char *s, size_t n)
+{
+    const unsigned char *p = (const unsigned char *)s;
+    size_t want = p[0] >= 0xC2 && p[0] <= 0xDF ? 2 : p[0] >= 0xE0 && p[0] <= 0xEF ? 3
+                : p[0] >= 0xF0 && p[0] <= 0xF4 ? 4 : 1;
+    int low = p[0] == 0xE0 ? 0xA0 : p[0] == 0xF0 ? 0x90 : 0x80;
+    int high = p[0] == 0xED ? 0x9F : p[0] == 0xF4 ? 0x8F : 0xBF;
+    size_t len = 1;
+    for (; len < want && len < n && p[len] >= low && p[len] <= high; len++) {
+        low = 0x80;
+        high = 0xBF;
+    }
+    return len;
+}
+
+/* Byte-level pieces back to bytes; a piece outside the alphabet (an added token) is its own text. */
+static void hbk__unspell(const hbk_tokenizer *t, const char *s, hbk_int n, hbk_text *bytes)
+{
+    size_t before = bytes->len;
+    for (hbk_int i = 0, len; i < n; i += len) {
+        int32_t cp;
+        len = (hbk_int)hbk_utf8_decode(s + i, (size_t)(n - i), &cp);
+        int32_t b = cp >= 0 && cp < 512 ? t->char_byte[cp] : -1;
+        if (b < 0) {
+            bytes->len = HBK__MIN(bytes->len, before);
+            hbk_text_append(bytes, s, (size_t)n);
+            return;
+        }
+        char c = (char)b;
+        hbk_text_append(bytes, &c, 1);
+    }
+}
+
+/* Appends a piece's text: U+2581 as ' ', the first one dropped where a text begins. */
+static void hbk__decode_piece(const hbk_tokenizer *t, int32_t id, bool *begin, hbk_text *out)
+{
+    const char *s = hbk__vocab_piece(&t->vocab, id);
+    hbk_int n = t->vocab.pieces[id].len;
+    if (t->vocab.pieces[id].kind == HBK__PIECE_UNKNOWN && !t->by_rank) {
+        s = " \xe2\x81\x87 "; /* SentencePiece's default surface of unk, U+2047 */
+        n = 5;
+    }
+    bool drop = *begin && n >= 3 && memcmp(s, HBK__SPACE, 3) == 0;
+    if (drop) {
+        s += 3;
+        n -= 3;
+    }
+    *begin = *begin && n == 0 && (t->collapse || !drop); /* one space, or with `collapse` all of them */
+    for (hbk_int i = 0; i < n;) {
+        bool space = n - i >= 3 && memcmp(s + i, HBK__SPACE, 3) == 0;
+        hbk_text_append(out, space ? " " : s + i, 1);
+        i += space ? 3 : 1;
+    }
+}
+
+HBK_DEF bool hbk_tokenizer_decode(const hbk_tokenizer *t, const int32_t *ids, hbk_int n, unsigned flags,
+                                  hbk_text *out, hbk_error *err)
+{
+    for (hbk_int i = 0; i < n; i++)
+        if (ids[i] < 0 || ids[i] >= t->vocab.n)
+            return hbk_fail(err, HBK_ERROR_RANGE, "token %lld is id %ld, expected 0 to %lld",
+                            (long long)i, (long)ids[i], (long long)t->vocab.n - 1);
+    hbk_text run;
+    memset(&run, 0, sizeof run);
+    run.alloc = t->alloc;
+    size_t before = out->len;
+    bool begin = t->strip && !(flags & HBK_ENCODE_CONTINUE);
+    for (hbk_int i = 0; i < n; i++) {
+        const hbk__piece *p = &t->vocab.pieces[ids[i]];
+        const char *s = hbk__vocab_piece(&t->vocab, ids[i]);
+        if (p->kind == HBK__PIECE_CONTROL || p->kind == HBK__PIECE_NONE) continue;
+        if (t->byte_level) {
+            hbk__unspell(t, s, p->len, &run);
+        } else if (p->kind == HBK__PIECE_BYTE) {
+            char c = (char)hbk__byte_of(s, p->len);
+            hbk_text_append(&run, &c, 1);
+            begin = false;
+        } else {
+            hbk__flush_bytes(t, &run, out);
+            hbk__decode_piece(t, ids[i], &begin, out);
+        }
+    }
+    if (!t->byte_level) hbk__flush_bytes(t, &run, out);
+    for (size_t i = 0, step; i < run.len; i += step) {
+        int32_t cp;
+        step = hbk_utf8_decode(run.data + i, run.len - i, &cp);
+        if (cp < 0) step = hbk__broken_length(run.data + i, run.len - i);
+        hbk_text_append(out, cp < 0 ? "\xef\xbf\xbd" : run.data + i, cp < 0 ? 3 : step);
+    }
+    bool ok = hbk_text_ok(&run, err) && hbk_text_ok(out, err);
+    if (!ok && out->data) {
+        out->len = before;
+        out->data[before] = 0;
+    }
+    hbk_text_free(&run);
+    return ok;
+}
+
+HBK_DEF hbk_int hbk_tokenizer_size(const hbk_tokenizer *t)
+{
+    return t->vocab.n;
+}
+
+HBK_DEF int32_t hbk_tokenizer_bos(const hbk_tokenizer *t)
+{
+    return t->bos;
+}
+
+HBK_DEF int32_t hbk_tokenizer_eos(const hbk_tokenizer *t)
+{
+    return t->eos;
+}
+
+HBK_DEF int32_t hbk_tokenizer_unk(const hbk_tokenizer *t)
+{
+    return t->unk;
+}
+
+HBK_DEF bool hbk_tokenizer_adds_bos(const hbk_tokenizer *t)
+{
+    return t->adds_bos && t->bos >= 0;
+}
+
+HBK_DEF int32_t hbk_tokenizer_find(const hbk_tokenizer *t, const char *piece)
+{
+    return hbk__vocab_find(&t->vocab, piece, (hbk_int)strlen(piece));
+}
+
+HBK_DEF const char *hbk_tokenizer_piece(const hbk_tokenizer *t, int32_t id)
+{
+    return id >= 0 && id < t->vocab.n ? hbk__vocab_piece(&t->vocab, id) : NULL;
+}
+
+/* ---- 7.6 tokenizer.json
+
+   Each of its five parts is a small tree of typed nodes. A node that is not known is refused by its name:
+   ids that are almost right are worse than none. */
+
+static const char *hbk__node_type(const json_t *node)
+{
+    const char *type = json_string_value(json_object_get(node, "type"));
+    return type ? type : "(none)";
+}
+
+static bool hbk__refuse_node(const char *path, const char *part, const char *what, hbk_error *err)
+{
+    return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
+                       "%s %.160s is not supported, expected one of LLaMA's family; a SentencePiece "
+                       "tokenizer.model beside it may serve instead", part, what);
+}
+
+static bool hbk__node_is(const json_t *node, const char *key, const char *wanted)
+{
+    const char *s = json_string_value(json_object_get(node, key));
+    return s && strcmp(s, wanted) == 0;
+}
+
+/* Two normalisers are LLaMA's: U+2581 before the text, and in the place of each space. */
+static bool hbk__json_normalizer(hbk_tokenizer *t, const json_t *node, const char *path, hbk_error *err)
+{
+    const char *type = hbk__node_type(node);
+    if (!node || json_is_null(node)) return true;
+    if (strcmp(type, "Sequence") == 0) {
+        const json_t *list = json_object_get(node, "normalizers");
+        for (size_t i = 0; i < json_array_size(list); i++)
+            if (!hbk__json_normalizer(t, json_array_get(list, i), path, err)) return false;
+        return true;
+    }
+    if (strcmp(type, "Prepend") == 0 && hbk__node_is(node, "prepend", HBK__SPACE)) {
+        t->prefix = HBK__PREFIX_ALWAYS;
+        return true;
+    }
+    if (strcmp(type, "Replace") == 0 && hbk__node_is(json_object_get(node, "pattern"), "String", " ") &&
+        hbk__node_is(node, "content", HBK__SPACE)) {
+        t->escape = true;
+        return true;
+    }
+    return hbk__refuse_node(path, "normalizer", type, err);
+}
+
+/* The newer spelling of the same, done after special tokens are cut out. "prepend_scheme" replaced
+   "add_prefix_space", and both are optional. */
+static void hbk__json_metaspace(hbk_tokenizer *t, const json_t *node)
+{
+    const json_t *split = json_object_get(node, "split"), *old = json_object_get(node, "add_prefix_space");
+    t->metaspace = true;
+    t->meta_prefix = json_is_false(old) ? HBK__PREFIX_NEVER : HBK__PREFIX_ALWAYS;
+    if (hbk__node_is(node, "prepend_scheme", "first")) t->meta_prefix = HBK__PREFIX_FIRST;
+    if (hbk__node_is(node, "prepend_scheme", "never")) t->meta_prefix = HBK__PREFIX_NEVER;
+    t->words = json_is_false(split) ? HBK__WORDS_ALL : HBK__WORDS_SPACE;
+}
+
+/* Cutting by a regular expression: letter for letter one of those that 7.3 knows. */
+static bool hbk__json_split(hbk_tokenizer *t, const json_t *node, const char *path, hbk_error *err)
+{
+    static const char *const gpt2 = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+"
+                                    "|\\s+(?!\\S)|\\s+";
+    static const char *const llama3 = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}"
+                                      "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+    const char *regex = json_string_value(json_object_get(json_object_get(node, "pattern"), "Regex"));
+    bool plain = hbk__node_is(node, "behavior", "Isolated") && !json_is_true(json_object_get(node, "invert"));
+    if (regex && plain && strcmp(regex, gpt2) == 0) t->words = HBK__WORDS_GPT2;
+    else if (regex && plain && strcmp(regex, llama3) == 0) t->words = HBK__WORDS_LLAMA3;
+    else return hbk__refuse_node(path, "pre_tokenizer Split", regex ? regex : "(no Regex)", err);
+    return true;
+}
+
+/* Words: none, Metaspace, or the byte-level combinations of GPT-2, SmolLM (Digits first) and Llama-3 (Split
+   first, and then ByteLevel without its own expression). */
+static bool hbk__json_pre_tokenizer(hbk_tokenizer *t, const json_t *node, const char *path, hbk_error *err)
+{
+    const char *type = hbk__node_type(node);
+    if (!node || json_is_null(node)) return true;
+    if (strcmp(type, "Sequence") == 0) {
+        const json_t *list = json_object_get(node, "pretokenizers");
+        for (size_t i = 0; i < json_array_size(list); i++)
+            if (!hbk__json_pre_tokenizer(t, json_array_get(list, i), path, err)) return false;
+        return true;
+    }
+    if (t->byte_level || t->metaspace) /* what follows these would see spelled text */
+        return hbk__refuse_node(path, "pre_tokenizer Sequence that goes on after spelling, with", type, err);
+    if (strcmp(type, "Metaspace") == 0 && !t->digits && t->words == HBK__WORDS_ALL &&
+        (hbk__node_is(node, "replacement", HBK__SPACE))) {
+        hbk__json_metaspace(t, node);
+        return true;
+    }
+    if (strcmp(type, "Split") == 0) return hbk__json_split(t, node, path, err);
+    if (strcmp(type, "Digits") == 0 && json_is_true(json_object_get(node, "individual_digits")) &&
+        t->words == HBK__WORDS_ALL) {
+        t->digits = true;
+        return true;
+    }
+    bool regex = !json_is_false(json_object_get(node, "use_regex"));
+    bool space = !json_is_false(json_object_get(node, "add_prefix_space"));
+    bool alone = t->words == HBK__WORDS_ALL && !t->digits;
+    if (strcmp(type, "ByteLevel") == 0 && (alone || !space) && !(regex && t->words != HBK__WORDS_ALL)) {
+        t->byte_level = true;
+        t->prefix_space = space;
+        if (regex) t->words = HBK__WORDS_GPT2;
+        return true;
+    }
+    return hbk__refuse_node(path, "pre_tokenizer", type, err);
+}
+
+/* Decoding follows from encoding but for one thing, whether the first space goes. The names are checked
+   all the same: another decoder means another kind of vocabulary. */
+static bool hbk__json_decoder(hbk_tokenizer *t, const json_t *node, const char *path, hbk_error *err)
+{
+    const char *type = hbk__node_type(node);
+    if (!node || json_is_null(node)) { /* then what encoding put before a text is taken off again */
+        t->strip = t->prefix != HBK__PREFIX_NEVER || t->meta_prefix != HBK__PREFIX_NEVER;
+        return true;
+    }
+    if (strcmp(type, "Sequence") == 0) {
+        const json_t *list = json_object_get(node, "decoders");
+        for (size_t i = 0; i < json_array_size(list); i++)
+            if (!hbk__json_decoder(t, json_array_get(list, i), path, err)) return false;
+        return true;
+    }
+    if (strcmp(type, "Strip") == 0) t->strip = json_integer_value(json_object_get(node, "start")) > 0;
+    else if (strcmp(type, "Metaspace") == 0)
+        t->strip = !hbk__node_is(node, "prepend_scheme", "never") &&
+                   !json_is_false(json_object_get(node, "add_prefix_space"));
+    else if (strcmp(type, "ByteLevel") != 0 && strcmp(type, "Replace") != 0 && strcmp(type, "Fuse") != 0 &&
+             strcmp(type, "ByteFallback") != 0)
+        return hbk__refuse_node(path, "decoder", type, err);
+    return true;
+}
+
+/* Does every text begin with a special token? That is bos. */
+static void hbk__json_post_processor(hbk_tokenizer *t, const json_t *node)
+{
+    const char *type = hbk__node_type(node);
+    if (strcmp(type, "Sequence") == 0) {
+        const json_t *list = json_object_get(node, "processors");
+        for (size_t i = 0; i < json_array_size(list); i++)
+            hbk__json_post_processor(t, json_array_get(list, i));
+    }
+    if (strcmp(type, "TemplateProcessing") != 0) return;
+    const json_t *first = json_array_get(json_object_get(node, "single"), 0);
+    const char *id = json_string_value(json_object_get(json_object_get(first, "SpecialToken"), "id"));
+    int32_t bos = id ? hbk_tokenizer_find(t, id) : -1;
+    if (bos < 0) return;
+    t->bos = bos;
+    t->adds_bos = true;
+}
+
+/* A cut-out token. Its pattern is found in raw text, or, normalised itself, in the normalised text. */
+static bool hbk__add_added(hbk_tokenizer *t, hbk__added a, const char *s, hbk_int n, hbk_error *err)
+{
+    void *added = t->added;
+    hbk_text scratch;
+    memset(&scratch, 0, sizeof scratch);
+    scratch.alloc = t->alloc;
+    if (n == 0) return true;
+    if (!hbk__reserve(t->alloc, &added, &t->cap_added, t->n_added + 1, sizeof a, err)) return false;
+    t->added = (hbk__added *)added;
+    a.at = (hbk_int)t->patterns.len;
+    if (a.normalized && t->by_rank) hbk__normalise(t, s, n, true, 0, &t->patterns, &scratch);
+    else hbk_text_append(&t->patterns, s, (size_t)n);
+    hbk_text_free(&scratch);
+    if (!hbk_text_ok(&t->patterns, err)) return false;
+    a.len = (hbk_int)t->patterns.len - a.at;
+    t->begins[a.normalized][(unsigned char)t->patterns.data[a.at]] = true;
+    t->added[t->n_added++] = a;
+    return true;
+}
+
+/* One entry {"content", "special", ...} under the id that it asks for. */
+static bool hbk__json_added(hbk_tokenizer *t, const json_t *entry, hbk_int id, const char *path,
+                            hbk_error *err)
+{
+    const json_t *content = json_object_get(entry, "content");
+    if (!json_is_string(content) || id < 0 || id > 4 * t->vocab.n + 65536)
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0,
+                           "an added token with id %lld has no content, or an id far outside the vocabulary",
+                           (long long)id);
+    const char *s = json_string_value(content);
+    hbk_int n = (hbk_int)json_string_length(content);
+    hbk__added a;
+    memset(&a, 0, sizeof a);
+    a.special = json_is_true(json_object_get(entry, "special"));
+    a.normalized = json_is_true(json_object_get(entry, "normalized"));
+    a.lstrip = json_is_true(json_object_get(entry, "lstrip"));
+    a.rstrip = json_is_true(json_object_get(entry, "rstrip"));
+    a.single_word = json_is_true(json_object_get(entry, "single_word"));
+    a.id = hbk__vocab_find(&t->vocab, s, n); /* the vocabulary's id goes before the entry's */
+    if (a.id < 0) {
+        if (!hbk__vocab_set(&t->vocab, id, s, n, HBK__PIECE_NORMAL, 0, err)) return false;
+        a.id = (int32_t)id;
+    }
+    int32_t *kind = &t->vocab.pieces[a.id].kind;
+    if (a.special && *kind == HBK__PIECE_NORMAL) *kind = HBK__PIECE_CONTROL; /* unk and bytes stay so */
+    return hbk__add_added(t, a, s, n, err);
+}
+
+/* Pieces, unk, and the bytes that unknown characters fall back to. */
+static bool hbk__json_vocab(hbk_tokenizer *t, const json_t *model, const char *path, hbk_error *err)
+{
+    json_t *vocab = json_object_get(model, "vocab");
+    hbk_int most = 4 * (hbk_int)json_object_size(vocab) + 65536; /* ids may have holes, not gulfs */
+    for (void *i = json_object_iter(vocab); i; i = json_object_iter_next(vocab, i)) {
+        const char *s = json_object_iter_key(i);
+        const json_t *value = json_object_iter_value(i);
+        json_int_t id = json_integer_value(value);
+        if (!json_is_integer(value) || id < 0 || id > most)
+            return hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "id %lld of piece \"%.40s\" is out of range",
+                               (long long)id, s);
+        if (!hbk__vocab_set(&t->vocab, id, s, (hbk_int)strlen(s), HBK__PIECE_NORMAL, 0, err)) return false;
+    }
+    if (t->vocab.n == 0) return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "its vocabulary is empty");
+    const char *unk = json_string_value(json_object_get(model, "unk_token"));
+    t->unk = unk ? hbk_tokenizer_find(t, unk) : -1;
+    if (unk && t->unk < 0)
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "unk_token \"%.40s\" is no piece", unk);
+    if (unk) t->vocab.pieces[t->unk].kind = HBK__PIECE_UNKNOWN;
+    t->byte_fallback = json_is_true(json_object_get(model, "byte_fallback"));
+    for (hbk_int id = 0; id < t->vocab.n && t->byte_fallback; id++) {
+        int b = hbk__byte_of(hbk__vocab_piece(&t->vocab, id), t->vocab.pieces[id].len);
+        if (b < 0) continue;
+        t->vocab.pieces[id].kind = HBK__PIECE_BYTE;
+        t->byte_ids[b] = (int32_t)id;
+    }
+    return true;
+}
+
+/* A published LLaMA-2 file lost its no-break spaces to plain ones: the merges that held them begin with a
+   space, so one piece of theirs is empty, and they can never apply. */
+static bool hbk__is_void_merge(const json_t *entry)
+{
+    const char *s = json_string_value(entry);
+    return s && s[0] == ' ';
+}
+
+/* "a b", or ["a", "b"] where pieces hold spaces. */
+static bool hbk__json_merge(const hbk_tokenizer *t, const json_t *entry, int32_t *left, int32_t *right,
+                            hbk_text *joined)
+{
+    const char *a = json_string_value(entry), *b;
+    hbk_int a_len, b_len;
+    if (a) {
+        b = strchr(a, ' ');
+        if (!b) return false;
+        a_len = b++ - a;
+        b_len = (hbk_int)json_string_length(entry) - a_len - 1;
+    } else {
+        const json_t *first = json_array_get(entry, 0), *second = json_array_get(entry, 1);
+        a = json_string_value(first);
+        b = json_string_value(second);
+        if (!a || !b) return false;
+        a_len = (hbk_int)json_string_length(first);
+        b_len = (hbk_int)json_string_length(second);
+    }
+    *left = hbk__vocab_find(&t->vocab, a, a_len);
+    *right = hbk__vocab_find(&t->vocab, b, b_len);
+    hbk_text_clear(joined);
+    hbk_text_append(joined, a, (size_t)a_len);
+    hbk_text_append(joined, b, (size_t)b_len);
+    return true;
+}
+
+/* The position in the list is the rank. Both parts and their whole must be pieces. */
+static bool hbk__json_merges(hbk_tokenizer *t, const json_t *merges, const char *path, hbk_error *err)
+{
+    hbk_int n = (hbk_int)json_array_size(merges), rank;
+    hbk_text joined;
+    memset(&joined, 0, sizeof joined);
+    joined.alloc = t->alloc;
+    t->results = HBK__NEW(t->alloc, int32_t, n, err);
+    bool ok = t->results != NULL;
+    for (rank = 0; rank < n && ok; rank++) {
+        int32_t left = -1, right = -1, id = -1;
+        hbk_int probe = 0;
+        const json_t *entry = json_array_get(merges, (size_t)rank);
+        if (hbk__is_void_merge(entry)) continue;
+        bool pair = hbk__json_merge(t, entry, &left, &right, &joined);
+        if (pair && !joined.failed)
+            id = hbk__vocab_find(&t->vocab, hbk_text_string(&joined), (hbk_int)joined.len);
+        ok = hbk_text_ok(&joined, err);
+        if (ok && !pair)
+            ok = hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "merge %lld is no pair of pieces",
+                             (long long)rank);
+        if (ok && (left < 0 || right < 0 || id < 0))
+            ok = hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0,
+                             "merge %lld, making \"%.40s\", names a piece that the vocabulary lacks",
+                             (long long)rank, hbk_text_string(&joined));
+        if (!ok || !hbk__may_spell(t, id)) continue;
+        t->results[rank] = id;
+        if (hbk__map_next(&t->merges, hbk__pair_key(left, right), &probe) < 0)
+            ok = hbk__map_add(&t->merges, hbk__pair_key(left, right), rank, err);
+    }
+    hbk_text_free(&joined);
+    return ok;
+}
+
+/* Refuses what would change ids and is not done here. */
+static bool hbk__json_check_model(const json_t *model, const char *path, hbk_error *err)
+{
+    const json_t *dropout = json_object_get(model, "dropout");
+    static const char *const affix[2] = {"continuing_subword_prefix", "end_of_word_suffix"};
+    if (!json_is_object(json_object_get(model, "vocab")) || !json_is_array(json_object_get(model, "merges")))
+        return hbk__refuse_node(path, "model (without a vocab object and a merges list)",
+                                hbk__node_type(model), err);
+    if (json_object_get(model, "type") && !hbk__node_is(model, "type", "BPE"))
+        return hbk__refuse_node(path, "model", hbk__node_type(model), err);
+    for (int i = 0; i < 2; i++) {
+        const char *s = json_string_value(json_object_get(model, affix[i]));
+        if (s && *s) return hbk__refuse_node(path, "model BPE with", affix[i], err);
+    }
+    if (json_number_value(dropout) > 0) return hbk__refuse_node(path, "model BPE with", "dropout", err);
+    return true;
+}
+
+/* The order matters: what is added decides which merges would spell a special token, and added tokens are
+   normalised by what was read before. */
+static bool hbk__load_json(hbk_tokenizer *t, const json_t *root, const char *path, hbk_error *err)
+{
+    const json_t *model = json_object_get(root, "model"), *added = json_object_get(root, "added_tokens");
+    t->by_rank = true;
+    t->ignore_merges = json_is_true(json_object_get(model, "ignore_merges"));
+    t->fuse_unk = json_is_true(json_object_get(model, "fuse_unk"));
+    if (!hbk__json_check_model(model, path, err) ||
+        !hbk__json_normalizer(t, json_object_get(root, "normalizer"), path, err) ||
+        !hbk__json_pre_tokenizer(t, json_object_get(root, "pre_tokenizer"), path, err) ||
+        !hbk__json_decoder(t, json_object_get(root, "decoder"), path, err) ||
+        !hbk__json_vocab(t, model, path, err))
+        return false;
+    for (size_t i = 0; i < json_array_size(added); i++) {
+        const json_t *entry = json_array_get(added, i), *id = json_object_get(entry, "id");
+        if (!hbk__json_added(t, entry, json_is_integer(id) ? json_integer_value(id) : -1, path, err))
+            return false;
+    }
+    hbk__json_post_processor(t, json_object_get(root, "post_processor"));
+    return hbk__json_merges(t, json_object_get(model, "merges"), path, err);
+}
+
+/* ---- 7.7 SentencePiece and llama2.c
+
+   tokenizer.model is one protobuf message, a list of (field number, wire type, value):
+
+       ModelProto      1 piece*  2 trainer_spec  3 normalizer_spec
+       piece           1 text    2 score (f32)   3 type, NORMAL if absent
+       trainer_spec    3 model_type (2 = BPE; absent = unigram)   24 whitespace as suffix
+                       35 byte_fallback   40 unk_id  41 bos_id  42 eos_id
+       normalizer_spec 2 compiled map   3 dummy prefix   4 remove extra spaces   5 escape; absent = true
+
+   tokenizer.bin is i32 longest, then {f32 score, i32 length, bytes} to its end, with ' ' for U+2581. */
+
+typedef struct hbk__proto {
+    const unsigned char *p, *end;
+    bool bad; /* cut short, or no protobuf */
+} hbk__proto;
+
+typedef struct hbk__field {
+    uint64_t number, value; /* value: of a varint or fixed32 */
+    hbk__proto body;        /* of a string or message */
+} hbk__field;
+
+/* Seven bits a byte, low ones first, ten bytes at most. */
+static uint64_t hbk__varint(hbk__proto *m)
+{
+    uint64_t value = 0;
+    for (int shift = 0; shift < 64; shift += 7) {
+        if (m->p == m->end) break;
+        unsigned char b = *m->p++;
+        value |= (uint64_t)(b & 0x7F) << shift;
+        if (b < 0x80) return value;
+    }
+    m->bad = true;
+    return 0;
+}
+
+/* The next field of a message; false at its end or when it is bad. */
+static bool hbk__proto_next(hbk__proto *m, hbk__field *f)
+{
+    if (m->bad || m->p == m->end) return false;
+    uint64_t tag = hbk__varint(m), n = 0;
+    memset(f, 0, sizeof *f);
+    f->number = tag >> 3;
+    switch (tag & 7) {
+    case 0: f->value = hbk__varint(m); return !m->bad;
+    case 1: n = 8; break;
+    case 2: n = hbk__varint(m); break;
+    case 5: n = 4; break;
+    default: m->bad = true; break;
+    }
+    if (n > (uint64_t)(m->end - m->p)) m->bad = true;
+    if (m->bad) return false;
+    f->body.p = m->p;
+    f->body.end = m->p + n;
+    if ((tag & 7) == 5) f->value = m->p[0] | m->p[1] << 8 | m->p[2] << 16 | (uint64_t)m->p[3] << 24;
+    m->p += n;
+    return true;
+}
+
+/* The float with these bits, without a pointer cast that the optimiser may misread. */
+static float hbk__float_of(uint32_t bits)
+{
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+/* A piece of either file: remembers bytes, control tokens and pieces to be matched whole. */
+static bool hbk__add_piece(hbk_tokenizer *t, const char *s, hbk_int n, float score, int32_t kind,
+                           const char *path, hbk_error *err)
+{
+    hbk_int id = t->vocab.n;
+    int byte = kind == HBK__PIECE_BYTE ? hbk__byte_of(s, n) : 0;
+    if (kind < HBK__PIECE_NORMAL || kind > HBK__PIECE_BYTE || kind == HBK__PIECE_UNUSED || byte < 0)
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0, "piece %lld has type %ld, which is not read",
+                           (long long)id, (long)kind);
+    if (!(score > -3e38f && score < 3e38f) || !hbk_utf8_valid(s, (size_t)n, NULL))
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0,
+                           "piece %lld has no finite score, or is no UTF-8", (long long)id);
+    if (!hbk__vocab_set(&t->vocab, id, s, n, kind, score, err)) return false;
+    if (kind == HBK__PIECE_BYTE) t->byte_ids[byte] = (int32_t)id;
+    if (kind != HBK__PIECE_CONTROL && kind != HBK__PIECE_USER) return true;
+    hbk__added a;
+    memset(&a, 0, sizeof a);
+    a.id = (int32_t)id;
+    a.special = kind == HBK__PIECE_CONTROL;
+    a.normalized = !a.special;
+    return hbk__add_added(t, a, s, n, err);
+}
+
+static bool hbk__proto_piece(hbk_tokenizer *t, hbk__proto *m, const char *path, hbk_error *err)
+{
+    hbk__field f;
+    hbk__proto text;
+    float score = 0;
+    int32_t kind = HBK__PIECE_NORMAL;
+    memset(&text, 0, sizeof text);
+    while (hbk__proto_next(m, &f)) {
+        if (f.number == 1) text = f.body;
+        if (f.number == 2) score = hbk__float_of((uint32_t)f.value);
+        if (f.number == 3) kind = f.value <= HBK__PIECE_BYTE ? (int32_t)f.value : 0;
+    }
+    if (m->bad || !text.p) return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "piece %lld is damaged",
+                                              (long long)t->vocab.n);
+    return hbk__add_piece(t, (const char *)text.p, text.end - text.p, score, kind, path, err);
+}
+
+static bool hbk__proto_trainer(hbk_tokenizer *t, hbk__proto *m, const char *path, hbk_error *err)
+{
+    hbk__field f;
+    uint64_t model_type = 1, suffix = 0;
+    t->unk = 0; /* the defaults of the format */
+    t->bos = 1;
+    t->eos = 2;
+    while (hbk__proto_next(m, &f)) {
+        int32_t id = f.value <= INT32_MAX ? (int32_t)f.value : -1; /* -1 comes as 2^64 - 1 */
+        if (f.number == 3) model_type = f.value;
+        if (f.number == 24) suffix = f.value;
+        if (f.number == 35) t->byte_fallback = f.value != 0;
+        if (f.number == 40) t->unk = id;
+        if (f.number == 41) t->bos = id;
+        if (f.number == 42) t->eos = id;
+    }
+    if (m->bad) return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "its trainer_spec is damaged");
+    if (model_type != 2)
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
+                           "model type %s is not supported, expected BPE",
+                           model_type == 1 ? "unigram" : model_type == 3 ? "word" : "char");
+    if (suffix) return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
+                                   "treat_whitespace_as_suffix is not supported");
+    return true;
+}
+
+static bool hbk__proto_normalizer(hbk_tokenizer *t, hbk__proto *m, const char *path, hbk_error *err)
+{
+    hbk__field f;
+    while (hbk__proto_next(m, &f)) {
+        if (f.number == 2 && f.body.p != f.body.end)
+            return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
+                               "a compiled normalisation map (nmt_nfkc) is not supported, expected identity");
+        if (f.number == 3) t->prefix = f.value ? HBK__PREFIX_FIRST : HBK__PREFIX_NEVER;
+        if (f.number == 4) t->collapse = f.value != 0;
+        if (f.number == 5) t->escape = f.value != 0;
+    }
+    return !m->bad || hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "its normalizer_spec is damaged");
+}
+
+/* The file's own ids against its own pieces. */
+static bool hbk__check_ids(const hbk_tokenizer *t, const char *path, hbk_error *err)
+{
+    const int32_t ids[3] = {t->unk, t->bos, t->eos};
+    static const char *const names[3] = {"unk", "bos", "eos"};
+    for (int i = 0; i < 3; i++)
+        if (ids[i] >= t->vocab.n)
+            return hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "%s is id %ld, but there are %lld pieces",
+                               names[i], (long)ids[i], (long long)t->vocab.n);
+    for (int b = 0; b < 256 && t->byte_fallback; b++)
+        if (t->byte_ids[b] < 0)
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "byte_fallback without a piece <0x%02X>", b);
+    return true;
+}
+
+static bool hbk__load_model(hbk_tokenizer *t, const char *data, size_t n, const char *path, hbk_error *err)
+{
+    hbk__proto m;
+    hbk__field f;
+    bool ok = true, bpe = false;
+    m.p = (const unsigned char *)data;
+    m.end = m.p + n;
+    m.bad = false;
+    t->escape = t->collapse = t->adds_bos = true; /* absent is true in this format */
+    t->prefix = HBK__PREFIX_FIRST;
+    while (ok && hbk__proto_next(&m, &f)) {
+        if (f.number == 1) ok = hbk__proto_piece(t, &f.body, path, err);
+        if (f.number == 2) ok = bpe = hbk__proto_trainer(t, &f.body, path, err);
+        if (f.number == 3) ok = hbk__proto_normalizer(t, &f.body, path, err);
+    }
+    if (!ok) return false;
+    if (m.bad || t->vocab.n == 0 || !bpe)
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "is no SentencePiece model, or is cut short");
+    t->strip = t->collapse || t->prefix != HBK__PREFIX_NEVER;
+    return hbk__check_ids(t, path, err);
+}
+
+/* Neither the number of pieces nor their types are stored: pieces run to the end of the file, unk, bos and
+   eos are 0, 1 and 2, and the bytes follow. */
+static bool hbk__load_bin(hbk_tokenizer *t, const char *data, size_t n, const char *path, hbk_error *err)
+{
+    uint32_t word[2], longest = 0;
+    size_t at = sizeof longest;
+    hbk_text piece;
+    memset(&piece, 0, sizeof piece);
+    piece.alloc = t->alloc;
+    bool ok = true;
+    if (n >= at) memcpy(&longest, data, sizeof longest);
+    while (ok && at + sizeof word <= n) {
+        memcpy(word, data + at, sizeof word);
+        at += sizeof word;
+        if (word[1] > longest || word[1] > n - at) break;
+        const char *s = data + at;
+        hbk_int len = (hbk_int)word[1], id = t->vocab.n;
+        at += word[1];
+        hbk_text_clear(&piece);
+        if (id == 1 || id == 2) /* exported with newlines around: "\n<s>\n" */
+            for (; len > 2 && s[0] == '\n' && s[len - 1] == '\n'; len -= 2) s++;
+        hbk__escape(&piece, s, len);
+        int32_t kind = id == 0 ? HBK__PIECE_UNKNOWN : id < 3 ? HBK__PIECE_CONTROL
+                     : id < 259 && hbk__byte_of(s, len) >= 0 ? HBK__PIECE_BYTE : HBK__PIECE_NORMAL;
+        ok = hbk_text_ok(&piece, err) && hbk__add_piece(t, hbk_text_string(&piece), (hbk_int)piece.len,
+                                                        hbk__float_of(word[0]), kind, path, err);
+    }
+    hbk_text_free(&piece);
+    if (!ok) return false;
+    if (at != n || t->vocab.n < 4)
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0,
+                           "is no tokenizer.bin of llama2.c, or is cut short");
+    t->escape = t->strip = t->byte_fallback = t->adds_bos = true;
+    t->prefix = HBK__PREFIX_FIRST;
+    t->unk = 0;
+    t->bos = 1;
+    t->eos = 2;
+    return hbk__check_ids(t, path, err);
+}
+
+/* ---- 7.8 loading */
+
+static const char *const hbk__format_files[HBK__N_FORMATS] = {"tokenizer.json", "tokenizer.model",
+                                                              "tokenizer.bin"};
+
+/* A companion file as JSON; *value stays NULL if there is none. */
+static bool hbk__companion(const hbk_tokenizer *t, const char *name, json_t **value, hbk_error *err)
+{
+    char path[512];
+    *value = NULL;
+    if (!t->folder[0]) return true;
+    if (!hbk_path(path, t->folder, name, err)) return false;
+    if (hbk_file_exists(path)) *value = hbk_json_read(path, err);
+    return *value || !hbk_file_exists(path);
+}
+
+/* The id of "bos_token": "<s>" or {"content": "<s>", ...}; -1 if absent or no piece. */
+static int32_t hbk__named_token(const hbk_tokenizer *t, const json_t *config, const char *key)
+{
+    const json_t *value = json_object_get(config, key);
+    if (json_is_object(value)) value = json_object_get(value, "content");
+    return json_is_string(value) ? hbk_tokenizer_find(t, json_string_value(value)) : -1;
+}
+
+/* The same from config.json, where ids stand, several perhaps. */
+static bool hbk__numbered_token(const hbk_tokenizer *t, const json_t *config, const char *key, int32_t *id,
+                                hbk_error *err)
+{
+    const json_t *value = json_object_get(config, key);
+    if (json_is_array(value)) value = json_array_get(value, 0);
+    if (*id >= 0 || !json_is_integer(value)) return true;
+    json_int_t wanted = json_integer_value(value);
+    if (wanted >= t->vocab.n)
+        return hbk_fail_at(err, HBK_ERROR_RANGE, t->folder, 0,
+                           "config.json's %s is %lld, but the tokenizer has %lld pieces", key,
+                           (long long)wanted, (long long)t->vocab.n);
+    *id = wanted < 0 ? -1 : (int32_t)wanted;
+    return true;
+}
+
+/* Added tokens of a tokenizer.model stand beside it, in tokenizer_config.json. */
+static bool hbk__added_decoder(hbk_tokenizer *t, json_t *config, hbk_error *err)
+{
+    json_t *decoder = json_object_get(config, "added_tokens_decoder");
+    for (void *i = json_object_iter(decoder); i; i = json_object_iter_next(decoder, i)) {
+        hbk_int id = strtoll(json_object_iter_key(i), NULL, 10);
+        if (id < t->vocab.n && (id < 0 || t->vocab.pieces[id].kind != HBK__PIECE_NONE)) continue;
+        if (!hbk__json_added(t, json_object_iter_value(i), id, t->folder, err)) return false;
+    }
+    return true;
+}
+
+/* bos and eos: the tokenizer's own configuration, then the model's, then the names that everyone uses. */
+static bool hbk__load_companions(hbk_tokenizer *t, hbk_error *err)
+{
+    static const char *const bos_names[] = {"<s>", "<|begin_of_text|>", "<|endoftext|>"};
+    static const char *const eos_names[] = {"</s>", "<|end_of_text|>", "<|endoftext|>"};
+    static const char *const files[2] = {"tokenizer_config.json", "special_tokens_map.json"};
+    int32_t bos = -1, eos = -1;
+    json_t *config;
+    for (int i = 0; i < 2; i++) {
+        if (!hbk__companion(t, files[i], &config, err)) return false;
+        const json_t *adds = json_object_get(config, "add_bos_token");
+        bool ok = t->format == HBK__FORMAT_JSON || i > 0 || hbk__added_decoder(t, config, err);
+        if (json_is_boolean(adds)) t->adds_bos = json_is_true(adds);
+        if (bos < 0) bos = hbk__named_token(t, config, "bos_token");
+        if (eos < 0) eos = hbk__named_token(t, config, "eos_token");
+        json_decref(config);
+        if (!ok) return false;
+    }
+    if (bos < 0) bos = t->bos; /* what the file itself says */
+    if (eos < 0) eos = t->eos;
+    if (!hbk__companion(t, "config.json", &config, err)) return false;
+    bool ok = hbk__numbered_token(t, config, "bos_token_id", &bos, err) &&
+              hbk__numbered_token(t, config, "eos_token_id", &eos, err);
+    json_decref(config);
+    if (!ok) return false;
+    for (int i = 0; i < 3 && t->format == HBK__FORMAT_JSON; i++) {
+        if (bos < 0) bos = hbk_tokenizer_find(t, bos_names[i]);
+        if (eos < 0) eos = hbk_tokenizer_find(t, eos_names[i]);
+    }
+    t->bos = bos;
+    t->eos = eos;
+    return true;
+}
+
+/* Fills t->file, t->folder and t->format from a path to a file or folder. */
+static bool hbk__find_tokenizer(hbk_tokenizer *t, const char *path, hbk_error *err)
+{
+    if (strlen(path) >= sizeof t->file)
+        return hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "the path is longer than 511 bytes");
+    if (hbk_dir_exists(path)) {
+        strcpy(t->folder, path);
+        for (int i = 0; i < HBK__N_FORMATS; i++) {
+            if (!hbk_path(t->file, path, hbk__format_files[i], err)) return false;
+            t->format = i;
+            if (hbk_file_exists(t->file)) return true;
+        }
+        return hbk_fail_at(err, HBK_ERROR_FILE, path, 0,
+                           "holds no tokenizer.json, tokenizer.model or tokenizer.bin");
+    }
+    strcpy(t->file, path);
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path, *dot = strrchr(name, '.');
+    t->format = dot && strcmp(dot, ".json") == 0  ? HBK__FORMAT_JSON
+                : dot && strcmp(dot, ".bin") == 0 ? HBK__FORMAT_BIN
+                                                  : HBK__FORMAT_MODEL;
+    for (int i = 0; i < HBK__N_FORMATS; i++) { /* under its own name it has companions */
+        if (strcmp(name, hbk__format_files[i]) != 0) continue;
+        memcpy(t->folder, path, (size_t)(name - path));
+        if (name == path) strcpy(t->folder, ".");
+    }
+    return true;
+}
+
+static bool hbk__load_file(hbk_tokenizer *t, hbk_error *err)
+{
+    bool ok;
+    if (t->format == HBK__FORMAT_JSON) {
+        json_t *root = hbk_json_read(t->file, err);
+        ok = root && hbk__load_json(t, root, t->file, err);
+        json_decref(root);
+    } else {
+        hbk_mapping map;
+        if (!hbk_mapping_open(&map, t->file, err)) return false;
+        const char *data = (const char *)map.data;
+        if (t->format == HBK__FORMAT_BIN) ok = hbk__load_bin(t, data, map.size, t->file, err);
+        else ok = hbk__load_model(t, data, map.size, t->file, err);
+        hbk_mapping_close(&map);
+    }
+    return ok;
+}
+
+HBK_DEF hbk_tokenizer *hbk_tokenizer_load(const char *path, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_tokenizer *t = hbk__tokenizer_new(alloc, err);
+    if (t && hbk__find_tokenizer(t, path, err) && hbk__load_file(t, err) && hbk__load_companions(t, err))
+        return t;
+    hbk_tokenizer_free(t);
+    return NULL;
+}
+
+/* ---- 7.9 training
+
+   Words are counted first, and pairs are counted over distinct words, so that the size of the text hardly
+   matters. Each step takes the most frequent pair, the one seen first on ties, makes it a piece, and counts
+   again only the words that hold it. Words begin at a U+2581, and control characters (line feeds) stand
+   alone: no piece crosses either. The result is written as a tokenizer.json and loaded by 7.6, so that what
+   was trained and what will be loaded cannot differ.
+
+   Source: Sennrich et al. 2016, section 3.2. What differs: a word's border is the space before it, not a
+   mark behind it, and a merge that would spell a special or byte token is never learned. */
+
+typedef struct hbk__counted {
+    hbk_int at, len, count; /* a word: of its bytes in the text, then of its symbols */
+} hbk__counted;
+
+typedef struct hbk__pair {
+    int32_t left, right;
+    hbk_int count;
+} hbk__pair;
+
+typedef struct hbk__learner {
+    hbk_allocator *alloc;
+    hbk_error *err;
+    hbk_text text;     /* repaired, with U+2581 for ' ' */
+    hbk__vocab vocab;
+    hbk__counted *words;
+    hbk_int n_words, cap_words;
+    hbk__map word_map; /* hash -> word */
+    int32_t *symbols;  /* of all words; -1: a character without a piece */
+    hbk__pair *pairs;  /* in the order in which they were seen */
+    hbk_int n_pairs, cap_pairs;
+    hbk__map pair_map; /* (left, right) -> pair */
+    json_t *merges;
+} hbk__learner;
+
+static void hbk__learner_free(hbk__learner *l)
+{
+    hbk__vocab_free(&l->vocab);
+    hbk_text_free(&l->text);
+    hbk_free(l->alloc, l->words);
+    hbk_free(l->alloc, l->word_map.slots);
+    hbk_free(l->alloc, l->symbols);
+    hbk_free(l->alloc, l->pairs);
+    hbk_free(l->alloc, l->pair_map.slots);
+    json_decref(l->merges);
+}
+
+/* The frequent first; the alphabet's order among equals, so that nothing depends on the sort. */
+static int hbk__by_count(const void *a, const void *b)
+{
+    const hbk__counted *x = (const hbk__counted *)a, *y = (const hbk__counted *)b;
+    if (x->count != y->count) return x->count > y->count ? -1 : 1;
+    return (x->at > y->at) - (x->at < y->at);
+}
+
+static int hbk__by_code_point(const void *a, const void *b)
+{
+    const hbk__counted *x = (const hbk__counted *)a, *y = (const hbk__counted *)b;
+    return (x->at > y->at) - (x->at < y->at);
+}
+
+/* Counts one thing more: `match` is the entry found, or -1 for a new one. */
+static bool hbk__count_one(hbk__learner *l, hbk__counted **list, hbk_int *n, hbk_int *cap, hbk__map *map,
+                           uint64_t key, hbk_int match, hbk_int at, hbk_int len)
+{
+    void *data = *list;
+    if (match >= 0) {
+        (*list)[match].count++;
+        return true;
+    }
+    if (!hbk__reserve(l->alloc, &data, cap, *n + 1, sizeof **list, l->err)) return false;
+    *list = (hbk__counted *)data;
+    hbk__counted *c = &(*list)[*n];
+    c->at = at;
+    c->len = len;
+    c->count = 1;
+    return hbk__map_add(map, key, (*n)++, l->err);
+}
+
+/* The characters of the text as pieces. Where bytes can stand in, the rare ones give way to vocab_size. */
+static bool hbk__learn_alphabet(hbk__learner *l, hbk_int room, bool all_bytes)
+{
+    hbk__counted *chars = NULL;
+    hbk_int n = 0, cap = 0;
+    hbk__map map;
+    memset(&map, 0, sizeof map);
+    map.alloc = l->alloc;
+    bool ok = true;
+    for (size_t i = 0, step; i < l->text.len && ok; i += step) {
+        int32_t cp;
+        hbk_int probe = 0;
+        step = hbk_utf8_decode(l->text.data + i, l->text.len - i, &cp);
+        if (cp == 0) continue; /* no JSON key can hold it */
+        hbk_int match = hbk__map_next(&map, (uint64_t)cp, &probe);
+        ok = hbk__count_one(l, &chars, &n, &cap, &map, (uint64_t)cp, match, cp, 0);
+    }
+    if (ok && (room < 1 || (n > room && !all_bytes)))
+        ok = hbk_fail(l->err, HBK_ERROR_OPTION,
+                      "vocab_size leaves room for %lld characters, and the text has %lld: raise it",
+                      (long long)HBK__MAX(room, 0), (long long)n);
+    if (ok) {
+        chars[0].count = INT64_MAX; /* U+2581 begins the text, and stays */
+        qsort(chars, (size_t)n, sizeof *chars, hbk__by_count);
+        n = HBK__MIN(n, room);
+        qsort(chars, (size_t)n, sizeof *chars, hbk__by_code_point);
+    }
+    for (hbk_int i = 0; i < n && ok; i++) {
+        char c[4];
+        hbk_int len = (hbk_int)hbk_utf8_encode(c, (int32_t)chars[i].at);
+        ok = hbk__vocab_set(&l->vocab, l->vocab.n, c, len, HBK__PIECE_NORMAL, 0, l->err);
+    }
+    hbk_free(l->alloc, chars);
+    hbk_free(l->alloc, map.slots);
+    return ok;
+}
+
+/* Distinct words and how often they occur. A word's count is all that later steps see of the text. */
+static bool hbk__count_words(hbk__learner *l)
+{
+    const char *s = l->text.data;
+    hbk_int n = (hbk_int)l->text.len;
+    for (hbk_int i = 0, end; i < n; i = end) {
+        end = i + 1;
+        if ((unsigned char)s[i] >= 32)
+            for (; end < n && (unsigned char)s[end] >= 32; end++)
+                if (n - end >= 3 && memcmp(s + end, HBK__SPACE, 3) == 0) break;
+        uint64_t key = hbk_hash(0, s + i, (size_t)(end - i));
+        hbk_int probe = 0, match;
+        while ((match = hbk__map_next(&l->word_map, key, &probe)) >= 0)
+            if (l->words[match].len == end - i &&
+                memcmp(s + l->words[match].at, s + i, (size_t)(end - i)) == 0)
+                break;
+        if (!hbk__count_one(l, &l->words, &l->n_words, &l->cap_words, &l->word_map, key, match, i, end - i))
+            return false;
+    }
+    return true;
+}
+
+/* Adds (sign 1) or takes away (-1) the pairs of a word. */
+static bool hbk__count_pairs(hbk__learner *l, const hbk__counted *w, hbk_int sign)
+{
+    const int32_t *s = l->symbols + w->at;
+    for (hbk_int i = 0; i + 1 < w->len; i++) {
+        if (s[i] < 0 || s[i + 1] < 0) continue;
+        hbk_int probe = 0, match = hbk__map_next(&l->pair_map, hbk__pair_key(s[i], s[i + 1]), &probe);
+        if (match < 0) {
+            void *data = l->pairs;
+            match = l->n_pairs;
+            if (!hbk__reserve(l->alloc, &data, &l->cap_pairs, match + 1, sizeof *l->pairs, l->err))
+                return false;
+            l->pairs = (hbk__pair *)data;
+            l->pairs[match].left = s[i];
+            l->pairs[match].right = s[i + 1];
+            l->pairs[match].count = 0;
+            l->n_pairs++;
+            if (!hbk__map_add(&l->pair_map, hbk__pair_key(s[i], s[i + 1]), match, l->err)) return false;
+        }
+        l->pairs[match].count += sign * w->count;
+    }
+    return true;
+}
+
+/* Words as symbols, and the first count of their pairs. */
+static bool hbk__spell_words(hbk__learner *l)
+{
+    hbk_int bytes = 0, at = 0;
+    for (hbk_int i = 0; i < l->n_words; i++) bytes += l->words[i].len;
+    l->symbols = HBK__NEW(l->alloc, int32_t, bytes, l->err);
+    if (!l->symbols) return false;
+    for (hbk_int i = 0; i < l->n_words; i++) {
+        hbk__counted *w = &l->words[i];
+        const char *s = l->text.data + w->at;
+        hbk_int n = w->len, step;
+        w->at = at;
+        for (hbk_int k = 0; k < n; k += step) {
+            int32_t cp;
+            step = (hbk_int)hbk_utf8_decode(s + k, (size_t)(n - k), &cp);
+            l->symbols[at++] = hbk__vocab_find(&l->vocab, s + k, step);
+        }
+        w->len = at - w->at;
+        if (!hbk__count_pairs(l, w, 1)) return false;
+    }
+    return true;
+}
+
+/* Replaces (left, right) by id in every word. */
+static bool hbk__apply_merge(hbk__learner *l, int32_t left, int32_t right, int32_t id)
+{
+    for (hbk_int k = 0; k < l->n_words; k++) {
+        hbk__counted *w = &l->words[k];
+        int32_t *s = l->symbols + w->at;
+        hbk_int i = 0, n = 0;
+        while (i + 1 < w->len && (s[i] != left || s[i + 1] != right)) i++;
+        if (i + 1 >= w->len) continue;
+        if (!hbk__count_pairs(l, w, -1)) return false;
+        for (i = 0; i < w->len; i++) {
+            bool pair = i + 1 < w->len && s[i] == left && s[i + 1] == right;
+            s[n++] = pair ? id : s[i];
+            i += pair;
+        }
+        w->len = n;
+        if (!hbk__count_pairs(l, w, 1)) return false;
+    }
+    return true;
+}
+
+/* One piece a step, until the vocabulary is full or nothing is left to join. */
+static bool hbk__learn_merges(hbk__learner *l, hbk_int vocab_size)
+{
+    hbk_text piece, line;
+    memset(&piece, 0, sizeof piece);
+    piece.alloc = l->alloc;
+    line = piece;
+    bool ok = true;
+    while (ok && l->vocab.n < vocab_size) {
+        hbk__pair *best = NULL;
+        for (hbk_int i = 0; i < l->n_pairs; i++)
+            if (l->pairs[i].count > (best ? best->count : 0)) best = &l->pairs[i];
+        if (!best) break; /* every word is one piece */
+        int32_t left = best->left, right = best->right;
+        hbk_text_clear(&piece);
+        hbk_text_add(&piece, hbk__vocab_piece(&l->vocab, left));
+        hbk_text_add(&piece, hbk__vocab_piece(&l->vocab, right));
+        hbk_text_clear(&line);
+        hbk_text_printf(&line, "%s %s", hbk__vocab_piece(&l->vocab, left),
+                        hbk__vocab_piece(&l->vocab, right));
+        ok = hbk_text_ok(&piece, l->err) && hbk_text_ok(&line, l->err);
+        if (!ok) break;
+        int32_t id = hbk__vocab_find(&l->vocab, piece.data, (hbk_int)piece.len);
+        if (id >= 0 && l->vocab.pieces[id].kind != HBK__PIECE_NORMAL) { /* spells "<s>": never again */
+            best->count = INT64_MIN / 2;
+            continue;
+        }
+        if (id < 0) { /* else two ways lead to one piece, and both are merges */
+            id = (int32_t)l->vocab.n;
+            ok = hbk__vocab_set(&l->vocab, id, piece.data, (hbk_int)piece.len, HBK__PIECE_NORMAL, 0, l->err);
+        }
+        if (ok && json_array_append_new(l->merges, json_string(line.data)) != 0)
+            ok = hbk_fail(l->err, HBK_ERROR_MEMORY, "out of memory: the merges could not grow");
+        ok = ok && hbk__apply_merge(l, left, right, id);
+    }
+    hbk_text_free(&piece);
+    hbk_text_free(&line);
+    return ok;
+}
+
+/* All but vocab and merges. */
+static const char *const hbk__trained_json =
+    "{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,\"added_tokens\":["
+    "{\"id\":0,\"content\":\"<unk>\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,"
+    "\"normalized\":false,\"special\":true},"
+    "{\"id\":1,\"content\":\"<s>\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,"
+    "\"normalized\":false,\"special\":true},"
+    "{\"id\":2,\"content\":\"</s>\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,"
+    "\"normalized\":false,\"special\":true}],"
+    "\"normalizer\":null,"
+    "\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"\xe2\x96\x81\","
+    "\"prepend_scheme\":\"first\",\"split\":true},"
+    "\"post_processor\":{\"type\":\"TemplateProcessing\","
+    "\"single\":[{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}},"
+    "{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],"
+    "\"pair\":[{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}},{\"Sequence\":{\"id\":\"A\",\"type_id\":0}},"
+    "{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":1}},{\"Sequence\":{\"id\":\"B\",\"type_id\":1}}],"
+    "\"special_tokens\":{\"<s>\":{\"id\":\"<s>\",\"ids\":[1],\"tokens\":[\"<s>\"]}}},"
+    "\"decoder\":{\"type\":\"Sequence\",\"decoders\":["
+    "{\"type\":\"Replace\",\"pattern\":{\"String\":\"\xe2\x96\x81\"},\"content\":\" \"},"
+    "{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"},"
+    "{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}]},"
+    "\"model\":{\"type\":\"BPE\",\"dropout\":null,\"unk_token\":\"<unk>\","
+    "\"continuing_subword_prefix\":null,\"end_of_word_suffix\":null,\"fuse_unk\":true,"
+    "\"byte_fallback\":false,\"ignore_merges\":false,\"vocab\":{},\"merges\":[]}}";
+
+static const char *const hbk__trained_config =
+    "{\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\",\n  \"bos_token\": \"<s>\",\n"
+    "  \"eos_token\": \"</s>\",\n  \"unk_token\": \"<unk>\",\n  \"add_bos_token\": true,\n"
+    "  \"add_eos_token\": false,\n  \"clean_up_tokenization_spaces\": false\n}\n";
+
+/* What was learned as the JSON of a tokenizer.json. */
+static json_t *hbk__learned_json(const hbk__learner *l, bool all_bytes)
+{
+    json_t *root = json_loads(hbk__trained_json, 0, NULL), *vocab = json_object();
+    json_t *model = json_object_get(root, "model");
+    int failed = !root || !vocab;
+    for (hbk_int id = 0; id < l->vocab.n && !failed; id++)
+        failed |= json_object_set_new(vocab, hbk__vocab_piece(&l->vocab, id), json_integer(id));
+    failed |= json_object_set(model, "vocab", vocab);
+    failed |= json_object_set(model, "merges", l->merges);
+    failed |= json_object_set_new(model, "byte_fallback", json_boolean(all_bytes));
+    json_decref(vocab);
+    if (!failed) return root;
+    json_decref(root);
+    hbk_fail(l->err, HBK_ERROR_MEMORY, "out of memory: a vocabulary could not be written down");
+    return NULL;
+}
+
+/* The JSON as text, to be saved, and as a tokenizer. */
+static hbk_tokenizer *hbk__learned_tokenizer(const hbk__learner *l, bool all_bytes)
+{
+    json_t *root = hbk__learned_json(l, all_bytes);
+    char *text = root ? json_dumps(root, JSON_INDENT(2)) : NULL;
+    hbk_tokenizer *t = text ? hbk__tokenizer_new(l->alloc, l->err) : NULL;
+    if (root && !text) hbk_fail(l->err, HBK_ERROR_MEMORY, "out of memory: a vocabulary has no room");
+    if (t) {
+        hbk_text_add(&t->document, text);
+        hbk_text_add(&t->document, "\n");
+        t->format = HBK__FORMAT_JSON;
+        if (!hbk_text_ok(&t->document, l->err) || !hbk__load_json(t, root, "trained tokenizer", l->err)) {
+            hbk_tokenizer_free(t);
+            t = NULL;
+        }
+    }
+    if (t) t->eos = 2;
+    free(text);
+    json_decref(root);
+    return t;
+}
+
+HBK_DEF hbk_tokenizer *hbk_tokenizer_train(const char *text, size_t n, hbk_int vocab_size, bool all_bytes,
+                                           hbk_allocator *alloc, hbk_error *err)
+{
+    static const char *const special[3] = {"<unk>", "<s>", "</s>"};
+    hbk__learner l;
+    hbk_text repaired;
+    memset(&l, 0, sizeof l);
+    memset(&repaired, 0, sizeof repaired);
+    l.alloc = l.text.alloc = l.word_map.alloc = l.pair_map.alloc = repaired.alloc = alloc;
+    l.err = err;
+    hbk__vocab_init(&l.vocab, alloc);
+    l.merges = json_array();
+    hbk__repair(&repaired, text, n);
+    hbk_text_append(&l.text, HBK__SPACE, 3);
+    hbk__escape(&l.text, hbk_text_string(&repaired), (hbk_int)repaired.len);
+    bool ok = hbk_text_ok(&repaired, err) && hbk_text_ok(&l.text, err);
+    hbk_text_free(&repaired);
+    if (!l.merges) ok = hbk_fail(err, HBK_ERROR_MEMORY, "out of memory: the merges have no room");
+    if (ok && vocab_size > (hbk_int)1 << 24)
+        ok = hbk_fail(err, HBK_ERROR_OPTION, "vocab_size %lld is not below 16777216", (long long)vocab_size);
+    for (int i = 0; i < 3 && ok; i++)
+        ok = hbk__vocab_set(&l.vocab, i, special[i], (hbk_int)strlen(special[i]), HBK__PIECE_CONTROL, 0, err);
+    for (int b = 0; b < 256 && all_bytes && ok; b++) {
+        char name[8];
+        snprintf(name, sizeof name, "<0x%02X>", b);
+        ok = hbk__vocab_set(&l.vocab, 3 + b, name, 6, HBK__PIECE_BYTE, 0, err);
+    }
+    ok = ok && hbk__learn_alphabet(&l, vocab_size - l.vocab.n, all_bytes) && hbk__count_words(&l) &&
+         hbk__spell_words(&l) && hbk__learn_merges(&l, vocab_size);
+    hbk_tokenizer *t = ok ? hbk__learned_tokenizer(&l, all_bytes) : NULL;
+    hbk__learner_free(&l);
+    return t;
+}
+
+/* ---- 7.10 saving */
+
+static bool hbk__copy_file(const char *from, const char *dir, const char *name, hbk_allocator *alloc,
+                           hbk_error *err)
+{
+    char to[512];
+    hbk_text bytes;
+    memset(&bytes, 0, sizeof bytes);
+    bytes.alloc = alloc;
+    bool ok = hbk_path(to, dir, name, err) && hbk_file_read(from, HBK__JSON_MAX, &bytes, err) &&
+              hbk_file_write(to, hbk_text_string(&bytes), bytes.len, err);
+    hbk_text_free(&bytes);
+    return ok;
+}
+
+HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_error *err)
+{
+    static const char *const companions[] = {"tokenizer.json", "tokenizer.model", "tokenizer.bin",
+                                             "tokenizer_config.json", "special_tokens_map.json",
+                                             "added_tokens.json", "chat_template.jinja"};
+    char path[512];
+    if (!hbk_dir_make(dir, err)) return false;
+    if (t->document.len) {
+        const char *config = hbk__trained_config;
+        return hbk_path(path, dir, "tokenizer.json", err) &&
+               hbk_file_write(path, t->document.data, t->document.len, err) &&
+               hbk_path(path, dir, "tokenizer_config.json", err) &&
+               hbk_file_write(path, config, strlen(config), err);
+    }
+    if (!hbk__copy_file(t->file, dir, hbk__format_files[t->format], t->alloc, err)) return false;
+    for (size_t i = 0; i < sizeof companions / sizeof *companions && t->folder[0]; i++) {
+        if (!hbk_path(path, t->folder, companions[i], err)) return false;
+        if (strcmp(path, t->file) == 0 || !hbk_file_exists(path)) continue;
+        if (!hbk__copy_file(path, dir, companions[i], t->alloc, err)) return false;
+    }
+    return true;
+}
+
+/* ==== 8  MATRICES ============================================================
+
+   Nearly all time is spent in three products of activations with a weight W (out, in):
+
+       y  (N, out) += x  (N, in)  W^T      forward
+       dx (N, in)  += dy (N, out) W        backward to the input
+       dW (out,in) += dy^T x               backward to the weight
+
+   They all pass through this door, whatever type W is stored in. Many rows: OpenBLAS, which wants reals, so
+   other types are unpacked a panel of W at a time into a scratch that stays in cache, and used at once.
+   Few rows (a decoding step): W is read from memory once and that is the cost, so a plain loop dots each
+   row of W, in its stored type, with the few rows of x; OpenBLAS would first copy W into its own layout.
+
+   HBK_NO_BLAS replaces OpenBLAS by the loop that every textbook has: the yardstick for all else. */
+
+/* Loops below are compiled for several generations of x86 and chosen when the program loads. */
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__GLIBC__) && \
+    !defined(HBK_NO_BLAS)
+#define HBK__CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define HBK__CLONES
+#endif
+
+HBK_DEF const char *hbk_dtype_name(hbk_dtype t)
+{
+    switch (t) {
+    case HBK_F32: return "f32";
+    case HBK_F16: return "f16";
+    case HBK_BF16: return "bf16";
+    case HBK_F64: return "f64";
+    case HBK_DTYPE_COUNT: break;
+    }
+    return "?";
+}
+
+HBK_DEF size_t hbk_dtype_bytes(hbk_dtype t)
+{
+    return t == HBK_F64 ? 8 : t == HBK_F32 ? 4 : 2;
+}
+
+static float hbk__f32_of_bits(uint32_t u)
+{
+    float f;
+    memcpy(&f, &u, 4);
+    return f;
+}
+
+static uint32_t hbk__bits_of_f32(float f)
+{
+    uint32_t u;
+    memcpy(&u, &f, 4);
+    return u;
+}
+
+static float hbk__f32_of_bf16(uint16_t h)
+{
+    return hbk__f32_of_bits((uint32_t)h << 16);
+}
+
+static uint16_t hbk__bf16_of_f32(float f)
+{
+    uint32_t u = hbk__bits_of_f32(f);
+    if ((u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)((u >> 16) | 0x40); /* NaN stays a quiet NaN */
+    return (uint16_t)((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+}
+
+/* Half: 1 sign, 5 exponent (bias 15), 10 fraction bits. */
+static float hbk__f32_of_f16(uint16_t h)
+{
+    uint32_t sign = (uint32_t)(h & 0x8000) << 16, rest = h & 0x7fff;
+    if (rest >= 0x7c00) return hbk__f32_of_bits(sign | 0x7f800000u | (rest & 0x3ff) << 13);
+    /* Shifted into place, the number is 2^112 too small, subnormal halves included: one product mends it. */
+    float scaled = hbk__f32_of_bits(rest << 13) * hbk__f32_of_bits(0x77800000u);
+    return hbk__f32_of_bits(sign | hbk__bits_of_f32(scaled));
+}
+
+static uint16_t hbk__f16_of_f32(float f)
+{
+    uint32_t u = hbk__bits_of_f32(f), sign = (u >> 16) & 0x8000, abs = u & 0x7fffffffu;
+    if (abs > 0x7f800000u) return (uint16_t)(sign | 0x7e00);  /* NaN */
+    if (abs >= 0x477ff000u) return (uint16_t)(sign | 0x7c00); /* 65520 and above round to infinity */
+    if (abs < 0x38800000u) { /* subnormal: let the float adder round at the last half bit, 2^-24 */
+        float magic = hbk__f32_of_bits(0x3f000000u); /* 0.5, whose last bit is 2^-24 */
+        return (uint16_t)(sign | (hbk__bits_of_f32(hbk__f32_of_bits(abs) + magic) - 0x3f000000u));
+    }
+    abs += 0xfff + ((abs >> 13) & 1);
+    return (uint16_t)(sign | ((abs - 0x38000000u) >> 13));
+}
+
+/* n elements of type t at `in`, of any alignment, as reals. */
+HBK__CLONES
+static void hbk__unpack(hbk_real *out, hbk_dtype t, const void *in, hbk_int n)
+{
+    const char *p = (const char *)in;
+    if (t == HBK_REAL) {
+        memcpy(out, p, (size_t)n * sizeof *out);
+    } else if (t == HBK_BF16) {
+        for (hbk_int i = 0; i < n; i++) {
+            uint16_t h;
+            memcpy(&h, p + 2 * i, 2);
+            out[i] = (hbk_real)hbk__f32_of_bf16(h);
+        }
+    } else if (t == HBK_F16) {
+        for (hbk_int i = 0; i < n; i++) {
+            uint16_t h;
+            memcpy(&h, p + 2 * i, 2);
+            out[i] = (hbk_real)hbk__f32_of_f16(h);
+        }
+    } else if (t == HBK_F32) {
+        for (hbk_int i = 0; i < n; i++) {
+            float f;
+            memcpy(&f, p + 4 * i, 4);
+            out[i] = (hbk_real)f;
+        }
+    } else {
+        for (hbk_int i = 0; i < n; i++) {
+            double f;
+            memcpy(&f, p + 8 * i, 8);
+            out[i] = (hbk_real)f;
+        }
+    }
+}
+
+static const void *hbk__row(const hbk_matrix *w, hbk_int row)
+{
+    return (const char *)w->data + (size_t)row * (size_t)w->cols * hbk_dtype_bytes(w->dtype);
+}
+
+HBK_DEF void hbk_matrix_unpack(hbk_real *out, const hbk_matrix *w, hbk_int first, hbk_int n)
+{
+    HBK_ASSERT(first >= 0 && n >= 0 && first + n <= w->rows);
+    hbk__unpack(out, w->dtype, hbk__row(w, first), n * w->cols);
+}
+
+HBK_DEF void hbk_pack(void *out, hbk_dtype t, const hbk_real *x, hbk_int n)
+{
+    char *p = (char *)out;
+    for (hbk_int i = 0; i < n; i++) {
+        float f = (float)x[i];
+        double d = (double)x[i];
+        uint16_t h = t == HBK_BF16 ? hbk__bf16_of_f32(f) : t == HBK_F16 ? hbk__f16_of_f32(f) : 0;
+        if (t == HBK_F32) memcpy(p + 4 * i, &f, 4);
+        else if (t == HBK_F64) memcpy(p + 8 * i, &d, 8);
+        else memcpy(p + 2 * i, &h, 2);
+    }
+}
+
+/* c (M, N) = alpha op(a) op(b) + beta c, row-major; ta: a is stored (K, M), tb: b is stored (N, K). */
+#ifdef HBK_NO_BLAS
+static void hbk__gemm(bool ta, bool tb, hbk_int M, hbk_int N, hbk_int K, hbk_real alpha, const hbk_real *a,
+                      hbk_int lda, const hbk_real *b, hbk_int ldb, hbk_real beta, hbk_real *c, hbk_int ldc)
+{
+#ifdef _OPENMP
+#pragma omp parallel for if (M * N * K > 100000)
+#endif
+    for (hbk_int i = 0; i < M; i++)
+        for (hbk_int j = 0; j < N; j++) {
+            hbk_real sum = 0;
+            for (hbk_int k = 0; k < K; k++)
+                sum += (ta ? a[k * lda + i] : a[i * lda + k]) * (tb ? b[j * ldb + k] : b[k * ldb + j]);
+            c[i * ldc + j] = alpha * sum + (beta != 0 ? beta * c[i * ldc + j] : 0);
+        }
+}
+#else
+static void hbk__gemm(bool ta, bool tb, hbk_int M, hbk_int N, hbk_int K, hbk_real alpha, const hbk_real *a,
+                      hbk_int lda, const hbk_real *b, hbk_int ldb, hbk_real beta, hbk_real *c, hbk_int ldc)
+{
+    if (M == 0 || N == 0) return;
+#ifdef HBK_REAL_DOUBLE
+    cblas_dgemm
+#else
+    cblas_sgemm
+#endif
+        (CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, (blasint)M, (blasint)N,
+         (blasint)K, alpha, a, (blasint)lda, b, (blasint)ldb, beta, c, (blasint)ldc);
+}
+#endif
+
+/* Four dot products of n elements at once, x rows ldx apart, so that w is loaded once for four uses. */
+#define HBK__DOT4(LOAD)                                                                                    \
+    hbk_real s0 = 0, s1 = 0, s2 = 0, s3 = 0;                                                               \
+    const hbk_real *x1 = x + ldx, *x2 = x1 + ldx, *x3 = x2 + ldx;                                          \
+    HBK__SIMD_SUM4                                                                                         \
+    for (hbk_int i = 0; i < n; i++) {                                                                      \
+        hbk_real wi = (hbk_real)(LOAD);                                                                    \
+        s0 += x[i] * wi, s1 += x1[i] * wi, s2 += x2[i] * wi, s3 += x3[i] * wi;                             \
+    }                                                                                                      \
+    out[0] = s0, out[1] = s1, out[2] = s2, out[3] = s3;
+#define HBK__SIMD_SUM4 _Pragma("omp simd reduction(+ : s0, s1, s2, s3)")
+#define HBK__DOT1(LOAD)                                                                                    \
+    hbk_real s = 0;                                                                                        \
+    _Pragma("omp simd reduction(+ : s)")                                                                   \
+    for (hbk_int i = 0; i < n; i++) s += x[i] * (hbk_real)(LOAD);                                          \
+    return s;
+
+HBK__CLONES
+static hbk_real hbk__dot(const hbk_real *x, const hbk_real *w, hbk_int n)
+{
+    HBK__DOT1(w[i])
+}
+
+HBK__CLONES
+static hbk_real hbk__dot_bf16(const hbk_real *x, const uint16_t *w, hbk_int n)
+{
+    HBK__DOT1(hbk__f32_of_bf16(w[i]))
+}
+
+HBK__CLONES
+static void hbk__dot4(hbk_real out[4], const hbk_real *x, hbk_int ldx, const hbk_real *w, hbk_int n)
+{
+    HBK__DOT4(w[i])
+}
+
+HBK__CLONES
+static void hbk__dot4_bf16(hbk_real out[4], const hbk_real *x, hbk_int ldx, const uint16_t *w, hbk_int n)
+{
+    HBK__DOT4(hbk__f32_of_bf16(w[i]))
+}
+
+/* y (N, rows) += x W^T for a few rows of x: each row of W is dotted with all of them while it is in
+   cache. Rows of W are shared out among threads. */
+static void hbk__matmul_few(hbk_real *y, const hbk_real *x, const hbk_matrix *w, hbk_int N)
+{
+    hbk_int C = w->cols, O = w->rows;
+#ifdef _OPENMP
+#pragma omp parallel for schedule(static) if (O * C > 20000)
+#endif
+    for (hbk_int o = 0; o < O; o++) {
+        const void *row = hbk__row(w, o);
+        const hbk_real *real = (const hbk_real *)row;
+        const uint16_t *half = (const uint16_t *)row;
+        bool bf16 = w->dtype == HBK_BF16;
+        hbk_int n = 0;
+        for (; n + 4 <= N; n += 4) {
+            hbk_real sum[4];
+            if (bf16) hbk__dot4_bf16(sum, x + n * C, C, half, C);
+            else hbk__dot4(sum, x + n * C, C, real, C);
+            for (int k = 0; k < 4; k++) y[(n + k) * O + o] += sum[k];
+        }
+        for (; n < N; n++)
+            y[n * O + o] += bf16 ? hbk__dot_bf16(x + n * C, half, C) : hbk__dot(x + n * C, real, C);
+    }
+}
+
+/* Rows of W that fit into the panel at once. */
+static hbk_int hbk__panel_rows(const hbk_matrix *w)
+{
+    return HBK__MAX(1, HBK__MIN(w->rows, HBK_PANEL / w->cols));
+}
+
+HBK_DEF void hbk_matmul(hbk_real *y, const hbk_real *x, const hbk_matrix *w, hbk_int N, hbk_real *panel)
+{
+    hbk_int C = w->cols, O = w->rows;
+    /* bf16 data may be unaligned in a file; then only the panel path may read it */
+    bool direct = w->dtype == HBK_REAL || (w->dtype == HBK_BF16 && (uintptr_t)w->data % 2 == 0);
+#ifdef HBK_NO_BLAS
+    direct = false;
+#endif
+    if (direct && N <= 8) {
+        hbk__matmul_few(y, x, w, N);
+    } else if (w->dtype == HBK_REAL) {
+        hbk__gemm(false, true, N, O, C, 1, x, C, (const hbk_real *)w->data, C, 1, y, O);
+    } else {
+        hbk_int step = hbk__panel_rows(w);
+        for (hbk_int o = 0; o < O; o += step) {
+            hbk_int n = HBK__MIN(step, O - o);
+            hbk_matrix_unpack(panel, w, o, n);
+            hbk__gemm(false, true, N, n, C, 1, x, C, panel, C, 1, y + o, O);
+        }
+    }
+}
+
+HBK_DEF void hbk_matmul_dx(hbk_real *dx, const hbk_real *dy, const hbk_matrix *w, hbk_int N, hbk_real *panel)
+{
+    hbk_int C = w->cols, O = w->rows;
+    /* forward: y = x W^T */
+    if (w->dtype == HBK_REAL) {
+        hbk__gemm(false, false, N, C, O, 1, dy, O, (const hbk_real *)w->data, C, 1, dx, C);
+        return;
+    }
+    hbk_int step = hbk__panel_rows(w);
+    for (hbk_int o = 0; o < O; o += step) {
+        hbk_int n = HBK__MIN(step, O - o);
+        hbk_matrix_unpack(panel, w, o, n);
+        hbk__gemm(false, false, N, C, n, 1, dy + o, O, panel, C, 1, dx, C);
+    }
+}
+
+HBK_DEF void hbk_matmul_dw(hbk_matrix *dw, const hbk_real *dy, const hbk_real *x, hbk_int N)
+{
+    HBK_ASSERT(dw->dtype == HBK_REAL);
+    hbk_int C = dw->cols, O = dw->rows;
+    hbk__gemm(true, false, O, C, N, 1, dy, O, x, C, 1, (hbk_real *)dw->data, C);
+}
+
+/* ==== 9  LAYERS ==============================================================
+
+   Each layer is a pair: what it computes, and how a change of its result changes its inputs. Backward
+   functions quote the forward line they differentiate. Rows are independent in all of them but attention,
+   so rows (or heads) are what threads share out; a thread never adds to what another one writes, and so a
+   number of threads gives the same bytes every time. */
+
+/* Below this many elements a loop is not worth waking the threads. */
+#define HBK__PARALLEL_MIN 16384
+
+/* exp, in a form that compilers turn into vector code: 2^n e^r with n whole and |r| <= ln(2)/2, e^r by its
+   series to r^7. Relative error below 1e-7 for float. Below -87 it gives 0, far enough for a softmax.
+   In double the library's own. */
+#ifdef HBK_REAL_DOUBLE
+static double hbk__exp(double x)
+{
+    return exp(x);
+}
+#else
+static inline float hbk__exp(float x)
+{
+    float c = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
+    float shifted = c * 1.44269504f + 12582912.0f; /* 1.5 * 2^23: the sum's low bits are round(c / ln 2) */
+    int32_t n = (int32_t)(hbk__bits_of_f32(shifted) - 0x4b400000u);
+    float k = shifted - 12582912.0f;
+    float r = c - k * 0.693359375f + k * 2.12194440e-4f; /* ln 2 in two parts: the first product is exact */
+    float e = 1.0f / 5040;
+    e = e * r + 1.0f / 720;
+    e = e * r + 1.0f / 120;
+    e = e * r + 1.0f / 24;
+    e = e * r + 1.0f / 6;
+    e = e * r + 0.5f;
+    e = e * r + 1.0f;
+    e = e * r + 1.0f;
+    e = e * hbk__f32_of_bits((uint32_t)(n + 127) << 23);
+    return x < -87.0f ? 0.0f : e;
+}
+#endif
+
+/* 9.1  Embedding: x_n = E[token_n]. The backward adds each row's gradient to its token's row. */
+
+HBK_DEF void hbk_embed_forward(hbk_real *x, const hbk_matrix *embed, const int32_t *tokens, hbk_int N)
+{
+    for (hbk_int n = 0; n < N; n++) hbk_matrix_unpack(x + n * embed->cols, embed, tokens[n], 1);
+}
+
+HBK_DEF void hbk_embed_backward(hbk_matrix *dembed, const hbk_real *dx, const int32_t *tokens, hbk_int N)
+{
+    hbk_int C = dembed->cols;
+    for (hbk_int n = 0; n < N; n++) { /* in order: two rows may be the same token */
+        hbk_real *d = (hbk_real *)dembed->data + tokens[n] * C;
+        for (hbk_int c = 0; c < C; c++) d[c] += dx[n * C + c];
+    }
+}
+
+/* 9.2  RMS norm: y_c = w_c x_c s with s = 1 / sqrt(mean(x^2) + eps).
+
+   Each x_c reaches the loss by two ways: directly, and through s, which the whole row shares.
+   With g_c = dy_c w_c and ds/dx_c = -s^3 x_c / C:
+
+       dx_c = s g_c - (s^3 / C) x_c sum_j(g_j x_j)         dw_c = sum over rows of dy_c x_c s
+
+   Sums over a row are kept in double: they decide its scale. Hugging Face multiplies by w after rounding
+   x s to the weight's type; we stay in reals. */
+
+static double hbk__sum_squares(const hbk_real *x, hbk_int n)
+{
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (hbk_int i = 0; i < n; i++) sum += (double)x[i] * (double)x[i];
+    return sum;
+}
+
+HBK__CLONES
+static void hbk__rms_norm_row(hbk_real *y, const hbk_real *x, const hbk_real *w, hbk_int C, double eps)
+{
+    hbk_real s = (hbk_real)(1 / sqrt(hbk__sum_squares(x, C) / (double)C + eps));
+    for (hbk_int c = 0; c < C; c++) y[c] = w[c] * x[c] * s;
+}
+
+HBK_DEF void hbk_rms_norm_forward(hbk_real *y, const hbk_real *x, const hbk_real *w, hbk_int N, hbk_int C,
+                                  double eps)
+{
+#ifdef _OPENMP
+#pragma omp parallel for schedule(static) if (N * C > HBK__PARALLEL_MIN)
+#endif
+    for (hbk_int n = 0; n < N; n++) hbk__rms_norm_row(y + n * C, x + n * C, w, C, eps);
+}
+
+HBK__CLONES
+static void hbk__rms_norm_backward_row(hbk_real *dx, const hbk_real *dy, const hbk_real *x, const hbk_real *w,
+                                       hbk_int C, double eps)
+{
+    double s = 1 / sqrt(hbk__sum_squares(x, C) / (double)C + eps), dot = 0;
+#pragma omp simd reduction(+ : dot)
+    for (hbk_int c = 0; c < C; c++) dot += (double)dy[c] * (double)w[c] * (double)x[c];
+    hbk_real direct = (hbk_real)s, shared = (hbk_real)(dot * s * s * s / (double)C);
+    /* forward: y[c] = w[c] * x[c] * s */
+    for (hbk_int c = 0; c < C; c++) dx[c] += dy[c] * w[c] * direct - x[c] * shared;
+}
+
+HBK_DEF void hbk_rms_norm_backward(hbk_real *dx, hbk_real *dw, const hbk_real *dy, const hbk_real *x,
+                                   const hbk_real *w, hbk_int N, hbk_int C, double eps)
+{
+    if (dw)
+        for (hbk_int n = 0; n < N; n++) {
+            const hbk_real *xn = x + n * C, *dyn = dy + n * C;
+            hbk_real s = (hbk_real)(1 / sqrt(hbk__sum_squares(xn, C) / (double)C + eps));
+            for (hbk_int c = 0; c < C; c++) dw[c] += dyn[c] * xn[c] * s;
+        }
+#ifdef _OPENMP
+#pragma omp parallel for schedule(static) if (N * C > HBK__PARALLEL_MIN)
+#endif
+    for (hbk_int n = 0; n < N; n++) hbk__rms_norm_backward_row(dx + n * C, dy + n * C, x + n * C, w, C, eps);
+}
+
+/* 9.3  Rotary positions: the pair (x_i, x_{i+D/2}) turns by the angle pos * inv_freq_i,
+
+       x_i' = x_i cos - x_{i+D/2} sin          x_{i+D/2}' = x_{i+D/2} cos + x_i sin
+
+   so that q . k depends on the distance of positions alone. A rotation's transpose is the rotation back.
+   Meta's files pair (x_{2i}, x_{2i+1}) instead; chapter 12 reorders their rows when loading. */
+
+HBK_DEF void hbk_rope_table(hbk_real *table, const int32_t *pos, const double *inv_freq, hbk_int N, hbk_int D)
+{
+#ifdef _OPENMP
+#pragma omp parallel for schedule(static) if (N * D > HBK__PARALLEL_MIN)
+#endif
+    for (hbk_int n = 0; n < N; n++)
+        for (hbk_int i = 0; i < D / 2; i++) {
+            table[n * D + i] = (hbk_real)cos(pos[n] * inv_freq[i]);
+            table[n * D + D / 2 + i] = (hbk_real)sin(pos[n] * inv_freq[i]);
+        }
+}
+
+HBK_DEF void hbk_rope(hbk_real *x, const hbk_real *table, hbk_int N, hbk_int H, hbk_int D, bool back)
+{
+    hbk_int half = D / 2;
+    hbk_real sign = back ? (hbk_real)-1 : (hbk_real)1;
+#ifdef _OPENMP
+#pragma omp parallel for schedule(static) if (N * H * D > HBK__PARALLEL_MIN)
+#endif
+    for (hbk_int n = 0; n < N; n++) {
+        const hbk_real *cosines = table + n * D, *sines = cosines + half;
+        for (hbk_int h = 0; h < H; h++) {
+            hbk_real *p = x + (n * H + h) * D, *q = p + half;
+            for (hbk_int i = 0; i < half; i++) {
+                hbk_real a = p[i], b = q[i], s = sign * sines[i];
+                p[i] = a * cosines[i] - b * s;
+                q[i] = b * cosines[i] + a * s;
+            }
+        }
+    }
+}
+
+/* 9.4  Attention, for each head, with q, k, v rows of size D and scale c = 1 / sqrt(D):
+
+       S_ij = c q_i . k_j  for j <= i        P = softmax of each row of S        o_i = sum_j P_ij v_j
+
+   Rows of P are not kept: with lse_i = log sum_j exp(S_ij) they come back as P_ij = exp(S_ij - lse_i).
+   Backward, with delta_i = sum_j P_ij dP_ij = do_i . o_i:
+
+       dV = P^T dO      dP = dO V^T      dS_ij = P_ij (dP_ij - delta_i)      dQ = c dS K      dK = c dS^T Q
+
+   Queries are taken HBK__Q_BLOCK at a time, so that scratch is a strip of scores and never (T, T).
+   Forward tasks are (sequence, query head); backward tasks (sequence, key/value head) with the group of
+   query heads that reads it, so that no two tasks add to the same dK, dV. Inside a task OpenBLAS stays on
+   its thread. Source of the recomputation: Dao et al. 2022. */
+
+#define HBK__Q_BLOCK ((hbk_int)64)
+#define HBK__FEW_QUERIES ((hbk_int)4)
+
+HBK_DEF hbk_int hbk_attention_work(hbk_int max_keys, int threads)
+{
+    return threads * 2 * HBK__Q_BLOCK * max_keys; /* the backward keeps P and dP */
+}
+
+/* Softmax in place of the first n of a row of scores; the rest, up to `end`, becomes 0. Returns the log
+   of the denominator. */
+HBK__CLONES
+static double hbk__softmax_row(hbk_real *s, hbk_int n, hbk_int end)
+{
+    hbk_real max = s[0], sum = 0;
+#pragma omp simd reduction(max : max)
+    for (hbk_int j = 0; j < n; j++) max = s[j] > max ? s[j] : max;
+#pragma omp simd reduction(+ : sum)
+    for (hbk_int j = 0; j < n; j++) {
+        s[j] = hbk__exp(s[j] - max);
+        sum += s[j];
+    }
+    hbk_real inverse = 1 / sum;
+    for (hbk_int j = 0; j < n; j++) s[j] *= inverse;
+    for (hbk_int j = n; j < end; j++) s[j] = 0;
+    return (double)max + log((double)sum);
+}
+
+/* y += a * x over n elements */
+HBK__CLONES
+static void hbk__axpy(hbk_real *y, hbk_real a, const hbk_real *x, hbk_int n)
+{
+    for (hbk_int i = 0; i < n; i++) y[i] += a * x[i];
+}
+
+/* One query block of one head: rows i0 .. i0+n of the sequence. s: a strip of n * keys scores. */
+static void hbk__attention_block(hbk_real *out, hbk_real *lse, const hbk_real *q, const hbk_real *k,
+                                 const hbk_real *v, hbk_int n, hbk_int first_key_end, hbk_int H, hbk_int K,
+                                 hbk_int D, hbk_real *s)
+{
+    hbk_int keys = first_key_end + n - 1; /* the last row sees all of them */
+    hbk_real scale = (hbk_real)(1 / sqrt((double)D));
+    bool few = n < HBK__FEW_QUERIES;
+    if (few)
+        for (hbk_int i = 0; i < n; i++)
+            for (hbk_int j = 0; j < keys; j++)
+                s[i * keys + j] = scale * hbk__dot(q + i * H * D, k + j * K * D, D);
+    else hbk__gemm(false, true, n, keys, D, scale, q, H * D, k, K * D, 0, s, keys);
+    for (hbk_int i = 0; i < n; i++) {
+        double l = hbk__softmax_row(s + i * keys, first_key_end + i, keys);
+        if (lse) lse[i * H] = (hbk_real)l;
+    }
+    if (few)
+        for (hbk_int i = 0; i < n; i++) {
+            memset(out + i * H * D, 0, (size_t)D * sizeof *out);
+            for (hbk_int j = 0; j < first_key_end + i; j++)
+                hbk__axpy(out + i * H * D, s[i * keys + j], v + j * K * D, D);
+        }
+    else hbk__gemm(false, false, n, D, keys, 1, s, keys, v, K * D, 0, out, H * D);
+}
+
+HBK_DEF void hbk_attention_forward(hbk_real *out, hbk_real *lse, const hbk_real *q, const hbk_span *spans,
+                                   hbk_int n_spans, hbk_int H, hbk_int K, hbk_int D, hbk_real *work,
+                                   int threads)
+{
+    hbk_int strip = 0, scores = 0;
+    for (hbk_int s = 0; s < n_spans; s++) {
+        strip = HBK__MAX(strip, HBK__Q_BLOCK * (spans[s].past + spans[s].T));
+        scores += spans[s].T * (spans[s].past + spans[s].T);
+    }
+    (void)threads;
+    (void)scores;
+#ifdef _OPENMP
+#pragma omp parallel for schedule(dynamic) num_threads(threads) \
+    if (scores * H * D > HBK__PARALLEL_MIN)
+#endif
+    for (hbk_int task = 0; task < n_spans * H; task++) {
+        const hbk_span *p = &spans[task / H];
+        hbk_int h = task % H, kv = h / (H / K);
+        hbk_real *s = work + hbk__thread() * strip;
+        for (hbk_int i = 0; i < p->T; i += HBK__Q_BLOCK) {
+            hbk_int row = p->q_start + i;
+            hbk__attention_block(out + (row * H + h) * D, lse ? lse + row * H + h : NULL,
+                                 q + (row * H + h) * D, p->k + kv * D, p->v + kv * D,
+                                 HBK__MIN(HBK__Q_BLOCK, p->T - i), p->past + i + 1, H, K, D, s);
+        }
+    }
+}
+
+/* dS in place of P for a block: ds = p * (dp - delta) * scale, and P itself from scores by lse. */
+HBK__CLONES
+static void hbk__attention_ds_row(hbk_real *ds, const hbk_real *p, const hbk_real *dp, hbk_int n,
+                                  hbk_real delta, hbk_real scale)
+{
+    for (hbk_int j = 0; j < n; j++) ds[j] = p[j] * (dp[j] - delta) * scale;
+}
+
+HBK__CLONES
+static void hbk__attention_p_row(hbk_real *s, hbk_int n, hbk_int end, hbk_real lse)
+{
+    for (hbk_int j = 0; j < n; j++) s[j] = hbk__exp(s[j] - lse);
+    for (hbk_int j = n; j < end; j++) s[j] = 0;
+}
+
+/* One query block of one query head. Pointers are at its head's columns; p, dp are strips (n, keys). */
+static void hbk__attention_block_backward(hbk_real *dq, hbk_real *dk, hbk_real *dv, const hbk_real *dout,
+                                          const hbk_real *out, const hbk_real *lse, const hbk_real *q,
+                                          const hbk_real *k, const hbk_real *v, hbk_int n, hbk_int i0,
+                                          hbk_int H, hbk_int K, hbk_int D, hbk_real *p, hbk_real *dp)
+{
+    hbk_int keys = i0 + n, ld = H * D, ldk = K * D;
+    hbk_real scale = (hbk_real)(1 / sqrt((double)D));
+    hbk__gemm(false, true, n, keys, D, scale, q, ld, k, ldk, 0, p, keys);
+    for (hbk_int i = 0; i < n; i++) hbk__attention_p_row(p + i * keys, i0 + i + 1, keys, lse[i * H]);
+    /* forward: out = P V */
+    hbk__gemm(true, false, keys, D, n, 1, p, keys, dout, ld, 1, dv, ldk);
+    hbk__gemm(false, true, n, keys, D, 1, dout, ld, v, ldk, 0, dp, keys);
+    /* forward: P = softmax(S) row by row */
+    for (hbk_int i = 0; i < n; i++) {
+        hbk_real delta = hbk__dot(dout + i * ld, out + i * ld, D);
+        hbk__attention_ds_row(dp + i * keys, p + i * keys, dp + i * keys, keys, delta, scale);
+    }
+    /* forward: S = scale Q K^T */
+    hbk__gemm(false, false, n, D, keys, 1, dp, keys, k, ldk, 1, dq, ld);
+    hbk__gemm(true, false, keys, D, n, 1, dp, keys, q, ld, 1, dk, ldk);
+}
+
+HBK_DEF void hbk_attention_backward(hbk_real *dq, hbk_real *dk, hbk_real *dv, const hbk_real *dout,
+                                    const hbk_real *out, const hbk_real *lse, const hbk_real *q,
+                                    const hbk_span *spans, hbk_int n_spans, hbk_int H, hbk_int K, hbk_int D,
+                                    hbk_real *work, int threads)
+{
+    hbk_int strip = 0, group = H / K;
+    for (hbk_int s = 0; s < n_spans; s++) {
+        HBK_ASSERT(spans[s].past == 0);
+        strip = HBK__MAX(strip, HBK__Q_BLOCK * spans[s].T);
+    }
+    (void)threads;
+#ifdef _OPENMP
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+#endif
+    for (hbk_int task = 0; task < n_spans * K; task++) {
+        const hbk_span *s = &spans[task / K];
+        hbk_int kv = task % K;
+        hbk_real *p = work + hbk__thread() * 2 * strip, *dp = p + strip;
+        for (hbk_int h = kv * group; h < (kv + 1) * group; h++)
+            for (hbk_int i = 0; i < s->T; i += HBK__Q_BLOCK) {
+                hbk_int at = (s->q_start + i) * H + h;
+                hbk__attention_block_backward(dq + at * D, dk + (s->q_start * K + kv) * D,
+                                              dv + (s->q_start * K + kv) * D, dout + at * D, out + at * D,
+                                              lse + at, q + at * D, s->k + kv * D, s->v + kv * D,
+                                              HBK__MIN(HBK__Q_BLOCK, s->T - i), i, H, K, D, p, dp);
+            }
+    }
+}
+
+/* 9.5  SwiGLU: y = g sigma(g) u with sigma(g) = 1 / (1 + exp(-g)).
+
+       dy/dg = u sigma (1 + g (1 - sigma))          dy/du = g sigma */
+
+HBK__CLONES
+static void hbk__swiglu_chunk(hbk_real *y, const hbk_real *gate, const hbk_real *up, hbk_int n)
+{
+    for (hbk_int i = 0; i < n; i++) y[i] = gate[i] / (1 + hbk__exp(-gate[i])) * up[i];
+}
+
+HBK__CLONES
+static void hbk__swiglu_chunk_backward(hbk_real *dgate, hbk_real *dup, const hbk_real *dy,
+                                       const hbk_real *gate, const hbk_real *up, hbk_int n)
+{
+    for (hbk_int i = 0; i < n; i++) {
+        hbk_real g = gate[i], sigma = 1 / (1 + hbk__exp(-g));
+        /* forward: y[i] = g * sigma * up[i] */
+        dgate[i] += dy[i] * up[i] * sigma * (1 + g * (1 - sigma));
+        dup[i] += dy[i] * g * sigma;
+    }
+}
+
+#define HBK__CHUNK ((hbk_int)4096) /* elements per task of the element-wise loops */
+
+HBK_DEF void hbk_swiglu_forward(hbk_real *y, const hbk_real *gate, const hbk_real *up, hbk_int n)
+{
+#ifdef _OPENMP
+#pragma omp parallel for schedule(static) if (n > HBK__PARALLEL_MIN)
+#endif
+    for (hbk_int i = 0; i < n; i += HBK__CHUNK)
+        hbk__swiglu_chunk(y + i, gate + i, up + i, HBK__MIN(HBK__CHUNK, n - i));
+}
+
+HBK_DEF void hbk_swiglu_backward(hbk_real *dgate, hbk_real *dup, const hbk_real *dy, const hbk_real *gate,
+                                 const hbk_real *up, hbk_int n)
+{
+#ifdef _OPENMP
+#pragma omp parallel for schedule(static) if (n > HBK__PARALLEL_MIN)
+#endif
+    for (hbk_int i = 0; i < n; i += HBK__CHUNK)
+        hbk__swiglu_chunk_backward(dgate + i, dup + i, dy + i, gate + i, up + i, HBK__MIN(HBK__CHUNK, n - i));
+}
+
+/* 9.6  Cross-entropy: the loss of a row with target t is -log softmax(z)_t = log sum_j exp(z_j) - z_t, and
+   its derivative by z_j is softmax(z)_j - [j = t]. */
+
+HBK__CLONES
+static double hbk__cross_entropy_row(hbk_real *dz, const hbk_real *z, int32_t target, hbk_int V, double scale)
+{
+    hbk_real max = z[0], wanted = z[target];
+#pragma omp simd reduction(max : max)
+    for (hbk_int j = 0; j < V; j++) max = z[j] > max ? z[j] : max;
+    double total = 0; /* blocks in real, their sum in double: V may be 10^5 */
+    for (hbk_int b = 0; b < V; b += 1024) {
+        hbk_real sum = 0;
+        hbk_int end = HBK__MIN(b + 1024, V);
+#pragma omp simd reduction(+ : sum)
+        for (hbk_int j = b; j < end; j++) sum += hbk__exp(z[j] - max);
+        total += (double)sum;
+    }
+    double log_total = log(total);
+    if (dz) {
+        hbk_real shift = (hbk_real)((double)max + log_total), s = (hbk_real)scale;
+        for (hbk_int j = 0; j < V; j++) dz[j] = s * hbk__exp(z[j] - shift);
+        dz[target] -= s;
+    }
+    return (double)max + log_total - (double)wanted;
+}
+
+HBK_DEF double hbk_cross_entropy(hbk_real *dlogits, double *nll, const hbk_real *logits,
+                                 const int32_t *targets, hbk_int N, hbk_int V, double scale)
+{
+    double total = 0, row[64];
+    for (hbk_int b = 0; b < N; b += 64) { /* rows in parallel, their sum in order */
+        hbk_int n = HBK__MIN(64, N - b);
+#ifdef _OPENMP
+#pragma omp parallel for schedule(static) if (n * V > HBK__PARALLEL_MIN)
+#endif
+        for (hbk_int i = 0; i < n; i++)
+            row[i] = hbk__cross_entropy_row(dlogits ? dlogits + (b + i) * V : NULL, logits + (b + i) * V,
+                                            targets[b + i], V, scale);
+        for (hbk_int i = 0; i < n; i++) {
+            if (nll) nll[b + i] = row[i];
+            total += row[i];
+        }
+    }
+    return total;
+}
+
+/* 9.7  Dropout, whose mask is recomputed from the element's index instead of stored. */
+
+static inline uint32_t hbk__mix32(uint32_t x)
+{
+    x = (x ^ (x >> 16)) * 0x7feb352du;
+    x = (x ^ (x >> 15)) * 0x846ca68bu;
+    return x ^ (x >> 16);
+}
+
+HBK__CLONES
+static void hbk__dropout_chunk(hbk_real *y, const hbk_real *x, hbk_int first, hbk_int n, uint32_t threshold,
+                               hbk_real scale, uint32_t key, uint32_t key2)
+{
+    for (hbk_int i = 0; i < n; i++) {
+        uint32_t r = hbk__mix32(hbk__mix32((uint32_t)(first + i) ^ key) + key2);
+        y[i] = r < threshold ? 0 : x[i] * scale;
+    }
+}
+
+HBK_DEF void hbk_dropout(hbk_real *y, const hbk_real *x, hbk_int n, double p, uint64_t seed)
+{
+    if (p <= 0) {
+        if (y != x) memcpy(y, x, (size_t)n * sizeof *y);
+        return;
+    }
+    uint32_t threshold = (uint32_t)(p * 4294967295.0);
+    hbk_real scale = (hbk_real)(1 / (1 - p));
+#ifdef _OPENMP
+#pragma omp parallel for schedule(static) if (n > HBK__PARALLEL_MIN)
+#endif
+    for (hbk_int i = 0; i < n; i += HBK__CHUNK)
+        hbk__dropout_chunk(y + i, x + i, i, HBK__MIN(HBK__CHUNK, n - i), threshold, scale, (uint32_t)seed,
+                           (uint32_t)(seed >> 32));
+}
+
+/* ==== 10  LORA ===============================================================
+
+   A frozen projection W (out, in) gets a low-rank correction (Hu et al. 2021):
+
+       y = x W^T + s (x A^T) B^T       A (R, in), B (out, R), s = alpha / R
+
+   so that finetuning trains R (in + out) numbers instead of in * out, and needs of W only the product
+   dy W, whatever type W is stored in. With u = x A^T (N, R) and dy given:
+
+       du = s dy B          dB += s dy^T u          dA += du^T x          dx += du A
+
+   A starts uniform in +-1/sqrt(in), B at zero: the first step begins at the base model. */
+
+HBK_DEF const char *hbk_slot_name(hbk_slot s)
+{
+    switch (s) {
+    case HBK_Q: return "q_proj";
+    case HBK_K: return "k_proj";
+    case HBK_V: return "v_proj";
+    case HBK_O: return "o_proj";
+    case HBK_GATE: return "gate_proj";
+    case HBK_UP: return "up_proj";
+    case HBK_DOWN: return "down_proj";
+    case HBK_N_SLOTS: break;
+    }
+    return "?";
+}
+
+/* (out, in) of a projection in models of this shape. */
+static void hbk__slot_shape(const hbk_config *c, int slot, hbk_int *out, hbk_int *in)
+{
+    hbk_int q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
+    *out = slot == HBK_Q                          ? q
+           : slot == HBK_K || slot == HBK_V       ? kv
+           : slot == HBK_GATE || slot == HBK_UP   ? c->ffn_dim
+                                                  : c->dim;
+    *in = slot == HBK_O ? q : slot == HBK_DOWN ? c->ffn_dim : c->dim;
+}
+
+HBK_DEF bool hbk_adapter_targets(const char *names, unsigned *targets, hbk_error *err)
+{
+    unsigned bits = 0;
+    for (const char *p = names; *p;) {
+        size_t n = strcspn(p, ",");
+        int found = -1;
+        for (int s = 0; s < HBK_N_SLOTS; s++)
+            if (strlen(hbk_slot_name((hbk_slot)s)) == n && !strncmp(p, hbk_slot_name((hbk_slot)s), n)) found = s;
+        if (n == 3 && !strncmp(p, "all", 3)) bits |= HBK_ALL_SLOTS;
+        else if (found >= 0) bits |= 1u << found;
+        else
+            return hbk_fail(err, HBK_ERROR_OPTION,
+                            "target '%.*s' is no projection of a LLaMA layer; known: all, q_proj, k_proj, "
+                            "v_proj, o_proj, gate_proj, up_proj, down_proj",
+                            (int)HBK__MIN(n, 40), p);
+        p += n;
+        if (*p) p++;
+    }
+    if (!bits) return hbk_fail(err, HBK_ERROR_OPTION, "no target projections were named; try 'all'");
+    *targets = bits;
+    return true;
+}
+
+/* An adapter of this shape whose a and b are laid out in `values`, or, values NULL, in a block of its own:
+   zeroed, the shape that a gradient needs too. */
+static hbk_adapter *hbk__adapter_shape(const hbk_config *c, hbk_int rank, double alpha, unsigned targets,
+                                       hbk_real *values, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_int n = 0;
+    for (int s = 0; s < HBK_N_SLOTS; s++) {
+        hbk_int out, in;
+        hbk__slot_shape(c, s, &out, &in);
+        if (!(targets >> s & 1)) continue;
+        if (rank < 1 || rank > HBK__MIN(in, out)) {
+            hbk_fail(err, HBK_ERROR_RANGE, "rank %lld does not fit %s (%lld, %lld): it must be 1 to %lld",
+                     (long long)rank, hbk_slot_name((hbk_slot)s), (long long)out, (long long)in,
+                     (long long)HBK__MIN(in, out));
+            return NULL;
+        }
+        n += c->n_layers * rank * (in + out);
+    }
+    hbk_adapter *a = HBK__NEW(alloc, hbk_adapter, 1, err);
+    if (!a) return NULL;
+    a->alloc = alloc;
+    a->n_layers = c->n_layers;
+    a->rank = rank;
+    a->alpha = alpha;
+    a->targets = targets;
+    a->n_values = n;
+    a->loras = HBK__NEW(alloc, hbk_lora, c->n_layers * HBK_N_SLOTS, err);
+    a->values = values ? values : a->loras ? HBK__NEW(alloc, hbk_real, n, err) : NULL;
+    a->owns_values = !values;
+    if (!a->values) {
+        hbk_adapter_free(a);
+        return NULL;
+    }
+    hbk_real *at = a->values;
+    for (hbk_int i = 0; i < c->n_layers * HBK_N_SLOTS; i++) {
+        hbk_lora *l = &a->loras[i];
+        hbk__slot_shape(c, (int)(i % HBK_N_SLOTS), &l->out, &l->in);
+        if (!(targets >> i % HBK_N_SLOTS & 1)) continue;
+        l->rank = rank;
+        l->scale = (hbk_real)(alpha / (double)rank);
+        l->a = at;
+        l->b = at + rank * l->in;
+        at += rank * (l->in + l->out);
+    }
+    return a;
+}
+
+HBK_DEF hbk_adapter *hbk_adapter_new(const hbk_config *c, hbk_int rank, double alpha, unsigned targets,
+                                     uint64_t seed, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_adapter *a = hbk__adapter_shape(c, rank, alpha, targets, NULL, alloc, err);
+    if (!a) return NULL;
+    for (hbk_int i = 0; i < a->n_layers * HBK_N_SLOTS; i++) {
+        hbk_lora *l = &a->loras[i];
+        if (!l->a) continue;
+        hbk_rng rng = hbk_rng_at(seed, "adapter", (uint64_t)i);
+        double bound = 1 / sqrt((double)l->in);
+        for (hbk_int j = 0; j < l->rank * l->in; j++)
+            l->a[j] = (hbk_real)(float)((2 * hbk_rng_uniform(&rng) - 1) * bound);
+    }
+    return a;
+}
+
+HBK_DEF void hbk_adapter_free(hbk_adapter *a)
+{
+    if (!a) return;
+    if (a->owns_values) hbk_free(a->alloc, a->values);
+    hbk_free(a->alloc, a->loras);
+    hbk_free(a->alloc, a);
+}
+
+HBK_DEF void hbk_lora_forward(hbk_real *y, hbk_real *xa, const hbk_real *x, const hbk_lora *l, hbk_int N)
+{
+    hbk_int R = l->rank;
+    hbk__gemm(false, true, N, R, l->in, 1, x, l->in, l->a, l->in, 0, xa, R);
+    hbk__gemm(false, true, N, l->out, R, l->scale, xa, R, l->b, R, 1, y, l->out);
+}
+
+HBK_DEF void hbk_lora_backward(hbk_real *dx, const hbk_lora *d, hbk_real *dxa, const hbk_real *dy,
+                               const hbk_real *x, const hbk_real *xa, const hbk_lora *l, hbk_int N)
+{
+    hbk_int R = l->rank;
+    /* forward: y += scale * xa B^T */
+    hbk__gemm(false, false, N, R, l->out, l->scale, dy, l->out, l->b, R, 0, dxa, R);
+    hbk__gemm(true, false, l->out, R, N, l->scale, dy, l->out, xa, R, 1, d->b, R);
+    /* forward: xa = x A^T */
+    hbk__gemm(true, false, R, l->in, N, 1, dxa, R, x, l->in, 1, d->a, l->in);
+    if (dx) hbk__gemm(false, false, N, l->in, R, 1, dxa, R, l->a, l->in, 1, dx, l->in);
+}
+
+/* ==== 11  MODEL ==============================================================
+
+   LLaMA (Touvron et al. 2023): for each layer, on the residual stream x (N, C),
+
+       h = x + O attention(rope(Q n), rope(K n), V n)       n = rms_norm(x)
+       x = h + DOWN (silu(GATE m) * (UP m))                 m = rms_norm(h)
+
+   then logits = HEAD rms_norm(x). The pieces between the attention and its neighbours are the same
+   whether keys come from the batch (training) or from a cache (chapter 13): hbk__block_in and
+   hbk__block_out serve both.
+
+   For the backward a layer keeps x, q, k, v, the attention's result and lse, h, gate and up. Norms and
+   silu(gate) * up are computed again: they cost little, and would double the memory.
+
+   The head runs on rows that have a target only, HBK__HEAD_REALS at a time: no (N, V) array exists.
+   In LoRA training nothing is propagated below the lowest adapter. */
+
+static bool hbk__positive(const char *name, hbk_int value, hbk_error *err)
+{
+    if (value >= 1 && value <= INT32_MAX) return true;
+    return hbk_fail(err, HBK_ERROR_RANGE, "configuration: %s is %lld, expected 1 to 2147483647", name,
+                    (long long)value);
+}
+
+HBK_DEF bool hbk_config_check(const hbk_config *c, hbk_error *err)
+{
+    if (!hbk__positive("num_hidden_layers", c->n_layers, err) ||
+        !hbk__positive("num_attention_heads", c->n_heads, err) ||
+        !hbk__positive("num_key_value_heads", c->n_kv_heads, err) ||
+        !hbk__positive("head_dim", c->head_dim, err) || !hbk__positive("hidden_size", c->dim, err) ||
+        !hbk__positive("intermediate_size", c->ffn_dim, err) ||
+        !hbk__positive("vocab_size", c->vocab_size, err) ||
+        !hbk__positive("max_position_embeddings", c->context_length, err))
+        return false;
+    if (c->n_heads % c->n_kv_heads)
+        return hbk_fail(err, HBK_ERROR_RANGE,
+                        "configuration: num_attention_heads %lld is no multiple of num_key_value_heads %lld",
+                        (long long)c->n_heads, (long long)c->n_kv_heads);
+    if (c->head_dim % 2)
+        return hbk_fail(err, HBK_ERROR_RANGE, "configuration: head_dim %lld is odd; rotary positions need pairs",
+                        (long long)c->head_dim);
+    if (!(c->rms_norm_eps >= 0) || !(c->rope_theta > 0))
+        return hbk_fail(err, HBK_ERROR_RANGE,
+                        "configuration: rms_norm_eps %g must not be negative, rope_theta %g must be positive",
+                        c->rms_norm_eps, c->rope_theta);
+    hbk_int width = HBK__MAX(c->dim, HBK__MAX(c->ffn_dim, c->n_heads * c->head_dim)), layer, all;
+    if (!hbk__mul(&layer, width, 8 * width) || !hbk__mul(&all, layer, c->n_layers) ||
+        !hbk__mul(&layer, c->vocab_size, c->dim) || all > INT64_MAX / 64 || layer > INT64_MAX / 64)
+        return hbk_fail(err, HBK_ERROR_RANGE, "configuration: the model would not fit any memory");
+    return true;
+}
+
+/* Inverse frequencies theta^(-2i/D). llama3 slows long wavelengths down by `factor`, keeps short ones, and
+   blends between; source: Llama 3.1's reference code. */
+static void hbk__rope_frequencies(double *inv_freq, const hbk_config *c)
+{
+    for (hbk_int i = 0; i < c->head_dim / 2; i++) {
+        double f = pow(c->rope_theta, -2.0 * (double)i / (double)c->head_dim);
+        double wavelength = 6.283185307179586 / f, old = (double)c->rope_original_context;
+        double low = c->rope_low_freq_factor, high = c->rope_high_freq_factor;
+        if (c->rope_scaling == HBK_ROPE_LINEAR) f /= c->rope_factor;
+        if (c->rope_scaling == HBK_ROPE_LLAMA3 && wavelength >= old / high) {
+            double blend = wavelength > old / low ? 0 : (old / wavelength - low) / (high - low);
+            f = (1 - blend) * f / c->rope_factor + blend * f;
+        }
+        inv_freq[i] = f;
+    }
+}
+
+static hbk_matrix hbk__matrix(hbk_int rows, hbk_int cols, hbk_real *data)
+{
+    hbk_matrix m = {HBK_REAL, rows, cols, data};
+    return m;
+}
+
+/* A model of this shape whose tensors have no data yet. */
+static hbk_model *hbk__model_new(const hbk_config *c, hbk_allocator *alloc, hbk_error *err)
+{
+    if (!hbk_config_check(c, err)) return NULL;
+    hbk_model *m = HBK__NEW(alloc, hbk_model, 1, err);
+    if (!m) return NULL;
+    m->config = *c;
+    m->alloc = alloc;
+    m->layers = HBK__NEW(alloc, hbk_layer, c->n_layers, err);
+    m->inv_freq = m->layers ? HBK__NEW(alloc, double, c->head_dim / 2, err) : NULL;
+    if (!m->inv_freq) {
+        hbk_model_free(m);
+        return NULL;
+    }
+    hbk__rope_frequencies(m->inv_freq, c);
+    m->embed = m->head = hbk__matrix(c->vocab_size, c->dim, NULL);
+    for (hbk_int l = 0; l < c->n_layers; l++)
+        for (int s = 0; s < HBK_N_SLOTS; s++) {
+            hbk_int out, in;
+            hbk__slot_shape(c, s, &out, &in);
+            m->layers[l].w[s] = hbk__matrix(out, in, NULL);
+        }
+    return m;
+}
+
+HBK_DEF void hbk_model_free(hbk_model *m)
+{
+    if (!m) return;
+    for (hbk_int i = 0; i < m->n_maps; i++) hbk_mapping_close(&m->maps[i]);
+    hbk_free(m->alloc, m->maps);
+    hbk_free(m->alloc, m->values);
+    hbk_free(m->alloc, m->inv_freq);
+    hbk_free(m->alloc, m->layers);
+    hbk_free(m->alloc, m);
+}
+
+/* The order of tensors: embedding; per layer attn_norm q k v o ffn_norm gate up down; final norm; head. */
+enum { HBK__PER_LAYER = HBK_N_SLOTS + 2 };
+
+HBK_DEF bool hbk_tensor_at(const hbk_model *m, hbk_int i, char name[96], hbk_matrix *out)
+{
+    hbk_int C = m->config.dim, n_layer = m->config.n_layers * HBK__PER_LAYER;
+    if (i == 0) {
+        snprintf(name, 96, "model.embed_tokens.weight");
+        *out = m->embed;
+    } else if (i <= n_layer) {
+        int l = (int)((i - 1) / HBK__PER_LAYER), k = (int)((i - 1) % HBK__PER_LAYER);
+        const hbk_layer *layer = &m->layers[l];
+        if (k == 0 || k == 5) {
+            snprintf(name, 96, "model.layers.%d.%s.weight", l,
+                     k ? "post_attention_layernorm" : "input_layernorm");
+            *out = hbk__matrix(1, C, k ? layer->ffn_norm : layer->attn_norm);
+        } else {
+            int slot = k < 5 ? k - 1 : k - 2;
+            snprintf(name, 96, "model.layers.%d.%s.%s.weight", l, slot <= HBK_O ? "self_attn" : "mlp",
+                     hbk_slot_name((hbk_slot)slot));
+            *out = layer->w[slot];
+        }
+    } else if (i == n_layer + 1) {
+        snprintf(name, 96, "model.norm.weight");
+        *out = hbk__matrix(1, C, m->final_norm);
+    } else if (i == n_layer + 2 && !m->config.tied) {
+        snprintf(name, 96, "lm_head.weight");
+        *out = m->head;
+    } else {
+        return false;
+    }
+    return true;
+}
+
+/* Where tensor i's data pointer is kept, so that a view can set it. */
+static void hbk__tensor_set(hbk_model *m, hbk_int i, hbk_real *data)
+{
+    hbk_int n_layer = m->config.n_layers * HBK__PER_LAYER;
+    if (i == 0) m->embed.data = data;
+    else if (i == n_layer + 1) m->final_norm = data;
+    else if (i == n_layer + 2) m->head.data = data;
+    else {
+        hbk_layer *layer = &m->layers[(i - 1) / HBK__PER_LAYER];
+        int k = (int)((i - 1) % HBK__PER_LAYER);
+        if (k == 0) layer->attn_norm = data;
+        else if (k == 5) layer->ffn_norm = data;
+        else layer->w[k < 5 ? k - 1 : k - 2].data = data;
+    }
+}
+
+HBK_DEF hbk_int hbk_model_count(const hbk_config *c)
+{
+    hbk_int n = c->vocab_size * c->dim * (c->tied ? 1 : 2) + c->dim * (2 * c->n_layers + 1);
+    for (int s = 0; s < HBK_N_SLOTS; s++) {
+        hbk_int out, in;
+        hbk__slot_shape(c, s, &out, &in);
+        n += c->n_layers * out * in;
+    }
+    return n;
+}
+
+HBK_DEF hbk_model *hbk_model_view(const hbk_config *c, hbk_real *values, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_model *m = hbk__model_new(c, alloc, err);
+    if (!m) return NULL;
+    char name[96];
+    hbk_matrix t;
+    for (hbk_int i = 0; hbk_tensor_at(m, i, name, &t); i++) {
+        hbk__tensor_set(m, i, values);
+        values += t.rows * t.cols;
+    }
+    if (c->tied) m->head = m->embed;
+    return m;
+}
+
+HBK_DEF void hbk_model_unpack(hbk_real *values, const hbk_model *m)
+{
+    char name[96];
+    hbk_matrix t;
+    for (hbk_int i = 0; hbk_tensor_at(m, i, name, &t); i++) {
+        hbk_matrix_unpack(values, &t, 0, t.rows);
+        values += t.rows * t.cols;
+    }
+}
+
+HBK_DEF hbk_model *hbk_model_random(const hbk_config *c, uint64_t seed, hbk_allocator *alloc, hbk_error *err)
+{
+    if (!hbk_config_check(c, err)) return NULL;
+    hbk_real *values = HBK__NEW(alloc, hbk_real, hbk_model_count(c), err);
+    if (!values) return NULL;
+    hbk_model *m = hbk_model_view(c, values, alloc, err);
+    if (!m) {
+        hbk_free(alloc, values);
+        return NULL;
+    }
+    m->values = values;
+    double narrow = 0.5 / sqrt((double)c->dim), residual = narrow / sqrt(2.0 * (double)c->n_layers);
+    char name[96];
+    hbk_matrix t;
+    for (hbk_int i = 0; hbk_tensor_at(m, i, name, &t); i++) {
+        hbk_real *x = (hbk_real *)t.data;
+        hbk_rng rng = hbk_rng_at(seed, "weights", (uint64_t)i);
+        double deviation = i == 0                                                  ? 0.5
+                           : strstr(name, "lm_head")                               ? 0.02
+                           : strstr(name, "o_proj") || strstr(name, "down_proj")   ? residual
+                                                                                   : narrow;
+        for (hbk_int j = 0; j < t.rows * t.cols; j++)
+            x[j] = t.rows == 1 ? 1 : (hbk_real)(float)(deviation * hbk_rng_normal(&rng));
+    }
+    return m;
+}
+
+/* ---- one layer, between its neighbours --------------------------------------- */
+
+/* Everything a projection needs besides its operands. */
+typedef struct hbk__env {
+    const hbk_model *m;
+    const hbk_adapter *adapter;
+    hbk_real *panel;
+    hbk_real *drop;       /* (N, widest input): the adapter's input after dropout */
+    double lora_dropout, residual_dropout;
+    uint64_t seed;
+} hbk__env;
+
+/* One layer's buffers; which of them a layer has for itself is its owner's choice. */
+typedef struct hbk__block_acts {
+    hbk_real *x;            /* (N, C) the residual stream as it comes in */
+    hbk_real *q, *k, *v;    /* (N, H*D), (N, K*D) after the rotation */
+    hbk_real *att, *lse;    /* (N, H*D), (N, H) */
+    hbk_real *h;            /* (N, C) after the attention */
+    hbk_real *gate, *up;    /* (N, F) */
+    hbk_real *xa[HBK_N_SLOTS]; /* (N, R) */
+} hbk__block_acts;
+
+/* A dropout mask of its own for each layer and place. */
+static uint64_t hbk__drop_seed(const hbk__env *e, hbk_int layer, int place)
+{
+    uint64_t x = e->seed ^ ((uint64_t)layer * 16 + (uint64_t)place);
+    return hbk__splitmix(&x);
+}
+
+static const hbk_lora *hbk__lora_of(const hbk_adapter *a, hbk_int layer, int slot)
+{
+    const hbk_lora *l = a ? &a->loras[layer * HBK_N_SLOTS + slot] : NULL;
+    return l && l->a ? l : NULL;
+}
+
+/* The adapter's input: x, or x after dropout in e->drop. */
+static const hbk_real *hbk__lora_input(const hbk__env *e, hbk_int layer, int slot, const hbk_real *x,
+                                       hbk_int n)
+{
+    if (e->lora_dropout <= 0) return x;
+    hbk_dropout(e->drop, x, n, e->lora_dropout, hbk__drop_seed(e, layer, slot));
+    return e->drop;
+}
+
+/* y (N, out) = x W^T, or with add += x W^T, and the adapter's correction. */
+static void hbk__project(const hbk__env *e, hbk_int layer, int slot, hbk_real *y, const hbk_real *x, hbk_int N,
+                         bool add, hbk_real *xa)
+{
+    const hbk_matrix *w = &e->m->layers[layer].w[slot];
+    if (!add) memset(y, 0, (size_t)(N * w->rows) * sizeof *y);
+    hbk_matmul(y, x, w, N, e->panel);
+    const hbk_lora *l = hbk__lora_of(e->adapter, layer, slot);
+    if (l) hbk_lora_forward(y, xa, hbk__lora_input(e, layer, slot, x, N * w->cols), l, N);
+}
+
+/* From the residual stream to rotated q, k and v. norm (N, C) is scratch. */
+static void hbk__block_in(const hbk__env *e, hbk_int layer, const hbk__block_acts *b, hbk_real *norm,
+                          const hbk_real *rope, hbk_int N)
+{
+    const hbk_config *c = &e->m->config;
+    hbk_rms_norm_forward(norm, b->x, e->m->layers[layer].attn_norm, N, c->dim, c->rms_norm_eps);
+    hbk__project(e, layer, HBK_Q, b->q, norm, N, false, b->xa[HBK_Q]);
+    hbk__project(e, layer, HBK_K, b->k, norm, N, false, b->xa[HBK_K]);
+    hbk__project(e, layer, HBK_V, b->v, norm, N, false, b->xa[HBK_V]);
+    hbk_rope(b->q, rope, N, c->n_heads, c->head_dim, false);
+    hbk_rope(b->k, rope, N, c->n_kv_heads, c->head_dim, false);
+}
+
+/* y = x + branch, where the branch is in * W^T, perhaps after dropout. scratch (N, C). */
+static void hbk__residual(const hbk__env *e, hbk_int layer, int slot, hbk_real *y, const hbk_real *x,
+                          const hbk_real *in, hbk_int N, hbk_real *scratch, hbk_real *xa)
+{
+    hbk_int n = N * e->m->config.dim;
+    if (e->residual_dropout > 0) {
+        hbk__project(e, layer, slot, scratch, in, N, false, xa);
+        hbk_dropout(scratch, scratch, n, e->residual_dropout, hbk__drop_seed(e, layer, 8 + slot));
+        for (hbk_int i = 0; i < n; i++) y[i] = x[i] + scratch[i];
+    } else {
+        if (y != x) memcpy(y, x, (size_t)n * sizeof *y);
+        hbk__project(e, layer, slot, y, in, N, true, xa);
+    }
+}
+
+/* From the attention's result to the next layer's residual stream y. norm (N, C), act (N, F): scratch. */
+static void hbk__block_out(const hbk__env *e, hbk_int layer, const hbk__block_acts *b, hbk_real *y,
+                           hbk_real *norm, hbk_real *act, hbk_int N)
+{
+    const hbk_config *c = &e->m->config;
+    hbk__residual(e, layer, HBK_O, b->h, b->x, b->att, N, norm, b->xa[HBK_O]);
+    hbk_rms_norm_forward(norm, b->h, e->m->layers[layer].ffn_norm, N, c->dim, c->rms_norm_eps);
+    hbk__project(e, layer, HBK_GATE, b->gate, norm, N, false, b->xa[HBK_GATE]);
+    hbk__project(e, layer, HBK_UP, b->up, norm, N, false, b->xa[HBK_UP]);
+    hbk_swiglu_forward(act, b->gate, b->up, N * c->ffn_dim);
+    hbk__residual(e, layer, HBK_DOWN, y, b->h, act, N, norm, b->xa[HBK_DOWN]);
+}
+
+/* ---- a batch, forward and backward -------------------------------------------- */
+
+#define HBK__HEAD_REALS ((hbk_int)1 << 22) /* logits alive at once */
+
+struct hbk_acts {
+    hbk_allocator *alloc;
+    hbk_int max_tokens, max_seq, max_seqs;
+    bool train;
+    int threads;
+    hbk__block_acts *blocks; /* (L); without training all share one layer's buffers */
+    hbk_real *block;         /* every buffer below and above lies in it */
+    hbk_real *last;          /* (N, C) the residual stream after the last layer */
+    hbk_real *norm, *act, *drop, *rope, *work, *panel, *logits;
+    hbk_real *head_x, *head_n, *dhead; /* (N, C) rows with a target: stream, norm, gradient of the norm */
+    hbk_real *dx, *dh, *dnorm;     /* (N, C) */
+    hbk_real *datt, *dq, *dk, *dv; /* (N, H*D), (N, K*D) */
+    hbk_real *dgate, *dup, *dact;  /* (N, F) */
+    hbk_real *dxa, *ddrop;         /* (N, R), (N, widest input) */
+    int32_t *pos, *targets;        /* (N) positions; targets of the gathered rows */
+    hbk_int *rows;                 /* (N) which rows those are */
+    hbk_span *spans;               /* (sequences) */
+    double *nll;
+    hbk_int head_rows;             /* rows of logits at once */
+};
+
+/* Takes n reals from *at, rounded up to a cache line; with *at NULL only counts, in *total. */
+static hbk_real *hbk__take(hbk_real **at, hbk_int *total, hbk_int n)
+{
+    n = (n + 15) / 16 * 16;
+    *total += n;
+    if (!*at) return NULL;
+    hbk_real *p = *at;
+    *at += n;
+    return p;
+}
+
+/* Lays all buffers out from `at`, or counts their reals with at NULL: one walk for both. */
+static hbk_int hbk__acts_layout(hbk_acts *a, const hbk_config *c, const hbk_adapter *adapter, hbk_real *at)
+{
+    hbk_int N = a->max_tokens, C = c->dim, F = c->ffn_dim, Q = c->n_heads * c->head_dim, total = 0;
+    hbk_int KV = c->n_kv_heads * c->head_dim, wide = HBK__MAX(HBK__MAX(C, F), Q);
+    hbk_int R = adapter ? adapter->rank : 0;
+    for (hbk_int l = 0; l < c->n_layers; l++) {
+        hbk__block_acts *b = &a->blocks[l];
+        if (l > 0 && !a->train) {
+            *b = a->blocks[0];
+            continue;
+        }
+        b->x = hbk__take(&at, &total, N * C);
+        b->q = hbk__take(&at, &total, N * Q);
+        b->k = hbk__take(&at, &total, N * KV);
+        b->v = hbk__take(&at, &total, N * KV);
+        b->att = hbk__take(&at, &total, N * Q);
+        b->lse = hbk__take(&at, &total, N * c->n_heads);
+        b->h = hbk__take(&at, &total, N * C);
+        b->gate = hbk__take(&at, &total, N * F);
+        b->up = hbk__take(&at, &total, N * F);
+        for (int s = 0; s < HBK_N_SLOTS; s++)
+            b->xa[s] = adapter && adapter->targets >> s & 1 ? hbk__take(&at, &total, N * R) : NULL;
+    }
+    a->last = a->train ? hbk__take(&at, &total, N * C) : a->blocks[0].x;
+    a->norm = hbk__take(&at, &total, N * C);
+    a->act = hbk__take(&at, &total, N * F);
+    a->rope = hbk__take(&at, &total, N * c->head_dim);
+    a->work = hbk__take(&at, &total, hbk_attention_work(a->max_seq, a->threads));
+    a->panel = hbk__take(&at, &total, HBK__MAX(HBK_PANEL, wide));
+    a->logits = hbk__take(&at, &total, a->head_rows * c->vocab_size);
+    a->head_x = hbk__take(&at, &total, N * C);
+    a->head_n = hbk__take(&at, &total, N * C);
+    if (!a->train) return total;
+    a->drop = hbk__take(&at, &total, N * wide);
+    a->dhead = hbk__take(&at, &total, N * C);
+    a->dx = hbk__take(&at, &total, N * C);
+    a->dh = hbk__take(&at, &total, N * C);
+    a->dnorm = hbk__take(&at, &total, N * C);
+    a->datt = hbk__take(&at, &total, N * Q);
+    a->dq = hbk__take(&at, &total, N * Q);
+    a->dk = hbk__take(&at, &total, N * KV);
+    a->dv = hbk__take(&at, &total, N * KV);
+    a->dgate = hbk__take(&at, &total, N * F);
+    a->dup = hbk__take(&at, &total, N * F);
+    a->dact = hbk__take(&at, &total, N * F);
+    a->dxa = hbk__take(&at, &total, N * HBK__MAX(R, 1));
+    a->ddrop = hbk__take(&at, &total, N * wide);
+    return total;
+}
+
+HBK_DEF void hbk_acts_free(hbk_acts *a)
+{
+    if (!a) return;
+    hbk_free(a->alloc, a->blocks);
+    hbk_free(a->alloc, a->block);
+    hbk_free(a->alloc, a->pos);
+    hbk_free(a->alloc, a->targets);
+    hbk_free(a->alloc, a->rows);
+    hbk_free(a->alloc, a->spans);
+    hbk_free(a->alloc, a->nll);
+    hbk_free(a->alloc, a);
+}
+
+HBK_DEF hbk_acts *hbk_acts_new(const hbk_model *m, const hbk_adapter *adapter, hbk_int max_tokens,
+                               hbk_int max_seq, bool train, hbk_allocator *alloc, hbk_error *err)
+{
+    const hbk_config *c = &m->config;
+    if (max_tokens < 1 || max_tokens > INT32_MAX / 64 || max_seq < 1) {
+        hbk_fail(err, HBK_ERROR_RANGE, "room for %lld tokens was asked for, expected 1 to %d",
+                 (long long)max_tokens, INT32_MAX / 64);
+        return NULL;
+    }
+    hbk_acts *a = HBK__NEW(alloc, hbk_acts, 1, err);
+    if (!a) return NULL;
+    a->alloc = alloc;
+    a->max_tokens = max_tokens;
+    a->max_seq = HBK__MIN(max_seq, max_tokens);
+    a->train = train;
+    a->threads = hbk__n_threads();
+    a->head_rows = HBK__MIN(max_tokens, HBK__MAX(16, HBK__HEAD_REALS / c->vocab_size));
+    a->blocks = HBK__NEW(alloc, hbk__block_acts, c->n_layers, err);
+    if (a->blocks) a->block = HBK__NEW(alloc, hbk_real, hbk__acts_layout(a, c, adapter, NULL), err);
+    if (a->block) a->pos = HBK__NEW(alloc, int32_t, max_tokens, err);
+    if (a->pos) a->targets = HBK__NEW(alloc, int32_t, max_tokens, err);
+    if (a->targets) a->rows = HBK__NEW(alloc, hbk_int, max_tokens, err);
+    if (a->rows) a->spans = HBK__NEW(alloc, hbk_span, max_tokens, err);
+    if (a->spans) a->nll = HBK__NEW(alloc, double, max_tokens, err);
+    if (!a->nll) {
+        hbk_acts_free(a);
+        return NULL;
+    }
+    hbk__acts_layout(a, c, adapter, a->block);
+    return a;
+}
+
+/* Checks a batch against the room and the vocabulary, and fills positions and spans. */
+static bool hbk__batch_begin(hbk_acts *a, const hbk_model *m, const hbk_batch *b, hbk_error *err)
+{
+    if (b->n_tokens > a->max_tokens)
+        return hbk_fail(err, HBK_ERROR_RANGE, "a batch of %lld tokens exceeds the room for %lld",
+                        (long long)b->n_tokens, (long long)a->max_tokens);
+    HBK_ASSERT(b->n_seqs >= 1 && b->seq_start[0] == 0 && b->seq_start[b->n_seqs] == b->n_tokens);
+    for (hbk_int n = 0; n < b->n_tokens; n++) {
+        int32_t t = b->targets ? b->targets[n] : -1;
+        if (b->tokens[n] < 0 || b->tokens[n] >= m->config.vocab_size || t < -1 || t >= m->config.vocab_size)
+            return hbk_fail(err, HBK_ERROR_RANGE,
+                            "token %lld of the batch is id %d with target %d, expected ids 0 to %lld; is this "
+                            "the model's own tokenizer?",
+                            (long long)n, (int)b->tokens[n], (int)t, (long long)m->config.vocab_size - 1);
+    }
+    for (hbk_int s = 0; s < b->n_seqs; s++) {
+        hbk_int start = b->seq_start[s], T = b->seq_start[s + 1] - start;
+        if (T > a->max_seq)
+            return hbk_fail(err, HBK_ERROR_RANGE, "a sequence of %lld tokens exceeds the room for %lld",
+                            (long long)T, (long long)a->max_seq);
+        a->spans[s].q_start = start;
+        a->spans[s].T = T;
+        a->spans[s].past = 0;
+        for (hbk_int t = 0; t < T; t++) a->pos[start + t] = (int32_t)t;
+    }
+    hbk_rope_table(a->rope, a->pos, m->inv_freq, b->n_tokens, m->config.head_dim);
+    return true;
+}
+
+/* The spans of a layer's own keys and values. */
+static void hbk__spans_at(hbk_acts *a, const hbk_config *c, const hbk__block_acts *b, hbk_int n_seqs)
+{
+    hbk_int KV = c->n_kv_heads * c->head_dim;
+    for (hbk_int s = 0; s < n_seqs; s++) {
+        a->spans[s].k = b->k + a->spans[s].q_start * KV;
+        a->spans[s].v = b->v + a->spans[s].q_start * KV;
+    }
+}
+
+static void hbk__layers_forward(hbk_acts *a, const hbk__env *e, const hbk_batch *b)
+{
+    const hbk_config *c = &e->m->config;
+    hbk_int N = b->n_tokens;
+    hbk_embed_forward(a->blocks[0].x, &e->m->embed, b->tokens, N);
+    for (hbk_int l = 0; l < c->n_layers; l++) {
+        hbk__block_acts *k = &a->blocks[l];
+        hbk__block_in(e, l, k, a->norm, a->rope, N);
+        hbk__spans_at(a, c, k, b->n_seqs);
+        hbk_attention_forward(k->att, k->lse, k->q, a->spans, b->n_seqs, c->n_heads, c->n_kv_heads, c->head_dim,
+                              a->work, a->threads);
+        hbk__block_out(e, l, k, l + 1 < c->n_layers ? a->blocks[l + 1].x : a->last, a->norm, a->act, N);
+    }
+}
+
+/* Gathers rows with a target, and for chunks of them: logits, loss and, if wanted, the gradients of the
+   head's weight and of the residual stream (into a->dx, zero elsewhere). Returns the summed loss. */
+static double hbk__head(hbk_acts *a, const hbk__env *e, const hbk_batch *b, const hbk_pass *p, double *nll)
+{
+    const hbk_model *m = e->m;
+    hbk_int C = m->config.dim, V = m->config.vocab_size, n = 0;
+    bool backward = p->dmodel || p->dadapter;
+    for (hbk_int i = 0; i < b->n_tokens; i++) {
+        if (nll) nll[i] = 0;
+        if (b->targets[i] < 0) continue;
+        memcpy(a->head_x + n * C, a->last + i * C, (size_t)C * sizeof *a->last);
+        a->targets[n] = b->targets[i];
+        a->rows[n++] = i;
+    }
+    hbk_rms_norm_forward(a->head_n, a->head_x, m->final_norm, n, C, m->config.rms_norm_eps);
+    if (backward) memset(a->dhead, 0, (size_t)(n * C) * sizeof *a->dhead);
+    double loss = 0;
+    for (hbk_int i = 0; i < n; i += a->head_rows) {
+        hbk_int k = HBK__MIN(a->head_rows, n - i);
+        memset(a->logits, 0, (size_t)(k * V) * sizeof *a->logits);
+        hbk_matmul(a->logits, a->head_n + i * C, &m->head, k, a->panel);
+        loss += hbk_cross_entropy(backward ? a->logits : NULL, a->nll + i, a->logits, a->targets + i, k, V,
+                                  p->scale);
+        if (!backward) continue;
+        /* from here on a->logits holds dlogits; forward: logits = head_n HEAD^T */
+        hbk_matmul_dx(a->dhead + i * C, a->logits, &m->head, k, a->panel);
+        if (p->dmodel) hbk_matmul_dw(&p->dmodel->head, a->logits, a->head_n + i * C, k);
+    }
+    if (nll)
+        for (hbk_int i = 0; i < n; i++) nll[a->rows[i]] = a->nll[i];
+    if (!backward) return loss;
+    /* forward: head_n = rms_norm(head_x) on the gathered rows; dnorm serves as their dx */
+    memset(a->dnorm, 0, (size_t)(n * C) * sizeof *a->dnorm);
+    hbk_rms_norm_backward(a->dnorm, p->dmodel ? p->dmodel->final_norm : NULL, a->dhead, a->head_x,
+                          m->final_norm, n, C, m->config.rms_norm_eps);
+    memset(a->dx, 0, (size_t)(b->n_tokens * C) * sizeof *a->dx);
+    for (hbk_int i = 0; i < n; i++)
+        memcpy(a->dx + a->rows[i] * C, a->dnorm + i * C, (size_t)C * sizeof *a->dx);
+    return loss;
+}
+
+/* Gradients of one projection, given dy: of W and the adapter where they train, of x where dx is given. */
+static void hbk__project_backward(hbk_acts *a, const hbk__env *e, const hbk_pass *p, hbk_int layer, int slot,
+                                  hbk_real *dx, const hbk_real *dy, const hbk_real *x, hbk_int N)
+{
+    const hbk_matrix *w = &e->m->layers[layer].w[slot];
+    if (dx) hbk_matmul_dx(dx, dy, w, N, a->panel);
+    if (p->dmodel) hbk_matmul_dw(&p->dmodel->layers[layer].w[slot], dy, x, N);
+    const hbk_lora *l = hbk__lora_of(e->adapter, layer, slot), *d = hbk__lora_of(p->dadapter, layer, slot);
+    if (!l || !d) return;
+    hbk_int n = N * w->cols;
+    const hbk_real *in = hbk__lora_input(e, layer, slot, x, n);
+    const hbk_real *xa = a->blocks[layer].xa[slot];
+    if (e->lora_dropout <= 0 || !dx) {
+        hbk_lora_backward(dx, d, a->dxa, dy, in, xa, l, N);
+        return;
+    }
+    /* forward: the adapter read dropout(x), so what it passes down goes through the same mask */
+    memset(a->ddrop, 0, (size_t)n * sizeof *a->ddrop);
+    hbk_lora_backward(a->ddrop, d, a->dxa, dy, in, xa, l, N);
+    hbk_dropout(a->ddrop, a->ddrop, n, e->lora_dropout, hbk__drop_seed(e, layer, slot));
+    for (hbk_int i = 0; i < n; i++) dx[i] += a->ddrop[i];
+}
+
+/* The gradient that enters a residual branch: dy itself, or behind its dropout (in scratch). */
+static const hbk_real *hbk__residual_backward(const hbk__env *e, hbk_int layer, int slot, const hbk_real *dy,
+                                              hbk_int N, hbk_real *scratch)
+{
+    if (e->residual_dropout <= 0) return dy;
+    hbk_dropout(scratch, dy, N * e->m->config.dim, e->residual_dropout, hbk__drop_seed(e, layer, 8 + slot));
+    return scratch;
+}
+
+static hbk_real *hbk__zeroed(hbk_real *p, hbk_int n)
+{
+    memset(p, 0, (size_t)n * sizeof *p);
+    return p;
+}
+
+/* One layer: a->dx comes in as the gradient of its output, and leaves as that of its input, unless `lowest`,
+   where only gradients of weights are wanted. The mirror image of block_out, attention, block_in. */
+static void hbk__layer_backward(hbk_acts *a, const hbk__env *e, const hbk_pass *p, hbk_int l,
+                                const hbk_batch *b, bool lowest)
+{
+    const hbk_config *c = &e->m->config;
+    const hbk_layer *w = &e->m->layers[l];
+    hbk_layer *dw = p->dmodel ? &p->dmodel->layers[l] : NULL;
+    hbk__block_acts *k = &a->blocks[l];
+    hbk_int N = b->n_tokens, C = c->dim, F = c->ffn_dim, Q = c->n_heads * c->head_dim;
+    hbk_int KV = c->n_kv_heads * c->head_dim;
+
+    /* forward: y = h + act DOWN^T, act = silu(gate) * up */
+    const hbk_real *dbranch = hbk__residual_backward(e, l, HBK_DOWN, a->dx, N, a->dh);
+    hbk_swiglu_forward(a->act, k->gate, k->up, N * F);
+    hbk__project_backward(a, e, p, l, HBK_DOWN, hbk__zeroed(a->dact, N * F), dbranch, a->act, N);
+    hbk__zeroed(a->dgate, N * F);
+    hbk__zeroed(a->dup, N * F);
+    hbk_swiglu_backward(a->dgate, a->dup, a->dact, k->gate, k->up, N * F);
+    /* forward: gate, up = norm GATE^T, norm UP^T, norm = rms_norm(h) */
+    hbk_rms_norm_forward(a->norm, k->h, w->ffn_norm, N, C, c->rms_norm_eps);
+    hbk__zeroed(a->dnorm, N * C);
+    hbk__project_backward(a, e, p, l, HBK_GATE, a->dnorm, a->dgate, a->norm, N);
+    hbk__project_backward(a, e, p, l, HBK_UP, a->dnorm, a->dup, a->norm, N);
+    hbk_rms_norm_backward(a->dx, dw ? dw->ffn_norm : NULL, a->dnorm, k->h, w->ffn_norm, N, C, c->rms_norm_eps);
+
+    /* forward: h = x + att O^T; a->dx is now the gradient of h */
+    dbranch = hbk__residual_backward(e, l, HBK_O, a->dx, N, a->dh);
+    hbk__project_backward(a, e, p, l, HBK_O, hbk__zeroed(a->datt, N * Q), dbranch, k->att, N);
+    hbk__zeroed(a->dq, N * Q);
+    hbk__zeroed(a->dk, N * KV);
+    hbk__zeroed(a->dv, N * KV);
+    hbk__spans_at(a, c, k, b->n_seqs);
+    hbk_attention_backward(a->dq, a->dk, a->dv, a->datt, k->att, k->lse, k->q, a->spans, b->n_seqs, c->n_heads,
+                           c->n_kv_heads, c->head_dim, a->work, a->threads);
+    hbk_rope(a->dq, a->rope, N, c->n_heads, c->head_dim, true);
+    hbk_rope(a->dk, a->rope, N, c->n_kv_heads, c->head_dim, true);
+    /* forward: q, k, v = norm Q^T, norm K^T, norm V^T, norm = rms_norm(x) */
+    hbk_rms_norm_forward(a->norm, k->x, w->attn_norm, N, C, c->rms_norm_eps);
+    hbk_real *dnorm = lowest ? NULL : hbk__zeroed(a->dnorm, N * C);
+    hbk__project_backward(a, e, p, l, HBK_Q, dnorm, a->dq, a->norm, N);
+    hbk__project_backward(a, e, p, l, HBK_K, dnorm, a->dk, a->norm, N);
+    hbk__project_backward(a, e, p, l, HBK_V, dnorm, a->dv, a->norm, N);
+    if (!lowest)
+        hbk_rms_norm_backward(a->dx, dw ? dw->attn_norm : NULL, a->dnorm, k->x, w->attn_norm, N, C,
+                              c->rms_norm_eps);
+}
+
+static hbk__env hbk__env_of(const hbk_acts *a, const hbk_model *m, const hbk_pass *p)
+{
+    hbk__env e;
+    e.m = m;
+    e.adapter = p->adapter;
+    e.panel = a->panel;
+    e.drop = a->drop;
+    bool backward = p->dmodel || p->dadapter; /* dropout belongs to training only */
+    e.lora_dropout = backward && p->adapter ? p->dropout : 0;
+    e.residual_dropout = p->dmodel && !p->adapter ? p->dropout : 0;
+    e.seed = p->dropout_seed;
+    return e;
+}
+
+HBK_DEF bool hbk_model_pass(hbk_acts *a, const hbk_model *m, const hbk_batch *b, const hbk_pass *p,
+                            double *loss, double *nll, hbk_error *err)
+{
+    HBK_ASSERT(a->train || !(p->dmodel || p->dadapter));
+    if (!hbk__batch_begin(a, m, b, err)) return false;
+    hbk__env e = hbk__env_of(a, m, p);
+    hbk__layers_forward(a, &e, b);
+    double sum = hbk__head(a, &e, b, p, nll);
+    if (p->dmodel || p->dadapter)
+        for (hbk_int l = m->config.n_layers - 1; l >= 0; l--)
+            hbk__layer_backward(a, &e, p, l, b, l == 0 && !p->dmodel);
+    if (p->dmodel) hbk_embed_backward(&p->dmodel->embed, a->dx, b->tokens, b->n_tokens);
+    if (loss) *loss = sum;
+    return true;
+}
+
+HBK_DEF bool hbk_model_logits(hbk_acts *a, const hbk_model *m, const hbk_batch *b, const hbk_adapter *adapter,
+                              hbk_real *logits, hbk_error *err)
+{
+    if (!hbk__batch_begin(a, m, b, err)) return false;
+    hbk_pass p;
+    memset(&p, 0, sizeof p);
+    p.adapter = adapter;
+    hbk__env e = hbk__env_of(a, m, &p);
+    hbk__layers_forward(a, &e, b);
+    hbk_int N = b->n_tokens, C = m->config.dim;
+    hbk_rms_norm_forward(a->head_n, a->last, m->final_norm, N, C, m->config.rms_norm_eps);
+    hbk_matmul(hbk__zeroed(logits, N * m->config.vocab_size), a->head_n, &m->head, N, a->panel);
+    return true;
+}
+
+/* ==== 12  WEIGHT FILES =======================================================
+
+   A weight file is a table of (name, type, shape, place) in front of a heap of numbers. safetensors:
+
+       u64 N | N bytes of JSON: {"name": {"dtype", "shape", "data_offsets": [begin, end]}, ...} | data
+
+   The file is mapped, and its table is checked whole before anything looks at the data: the tensors tile
+   the data from its first byte to its last, without gap or overlap, and each is as long as its shape
+   says. After that no reader has to check again. The numbers begin wherever the header happened to end,
+   so they may be unaligned.
+
+   llama2.c's .bin has no table, only an order. Its table is made here, in Hugging Face's names, so that
+   one loader serves both. It differs in one thing: rotary positions turn the pairs (2i, 2i+1) of a head,
+   Hugging Face's the pairs (i, i + D/2). Rows of q and k are brought into the latter order, which is why
+   they are copied while everything else stays mapped in its stored type.
+
+   Loaders are tolerant where the public files differ (which copy of tied weights is stored, null or
+   absent metadata, where the configuration keeps its rope fields) and strict about everything that would
+   give another model silently: a tensor too few, too many or of another shape is an error by name.
+
+     12.1 reading safetensors   12.2 writing them     12.3 config.json    12.4 binding a model's tensors
+     12.5 folders               12.6 llama2.c         12.7 saving         12.8 PEFT adapters */
+
+/* ---- 12.1 reading safetensors ----------------------------------------------- */
+
+enum { HBK__HEADER_MAX = 100000000 }; /* bytes of JSON; the format's own limit */
+
+struct hbk_safetensors {
+    char path[512];
+    hbk_allocator *alloc;
+    hbk_mapping map;
+    json_t *meta;               /* __metadata__, an object of strings, or NULL */
+    hbk_tensor *tensors;        /* (n) in the order of their data */
+    const hbk_tensor **by_name; /* (n) the same, sorted */
+    char *names;                /* each name with its NUL, one after another */
+    size_t names_used;
+    hbk_int n;
+    bool interleaved; /* llama2.c: rows 2i and 2i+1 of a head of q and k are a pair */
+};
+
+typedef struct hbk__st_type {
+    char name[12];
+    int bits;
+} hbk__st_type;
+
+/* In the reference's order, whose writer puts the last type first. */
+static const hbk__st_type hbk__st_types[] = {
+    {"BOOL", 8},    {"F4", 4},      {"F6_E2M3", 6},     {"F6_E3M2", 6},     {"U8", 8},      {"I8", 8},
+    {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8},     {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8},
+    {"I16", 16},    {"U16", 16},    {"F16", 16},        {"BF16", 16},       {"I32", 32}, {"U32", 32},
+    {"F32", 32},    {"C64", 64},    {"F64", 64},        {"I64", 64},        {"U64", 64}};
+
+static int hbk__st_type_of(const char *name)
+{
+    for (int i = 0; i < (int)(sizeof hbk__st_types / sizeof *hbk__st_types); i++)
+        if (!strcmp(name, hbk__st_types[i].name)) return i;
+    return -1;
+}
+
+/* Fills n_elements and bytes from dtype and shape; false if there is no such size. */
+static bool hbk__tensor_size(hbk_tensor *t)
+{
+    int type = hbk__st_type_of(t->dtype);
+    hbk_int n = 1, bits;
+    for (hbk_int i = 0; i < t->n_dims; i++)
+        if (!hbk__mul(&n, n, t->shape[i])) return false;
+    if (type < 0 || !hbk__mul(&bits, n, hbk__st_types[type].bits) || bits % 8) return false;
+    t->n_elements = n;
+    t->bytes = (size_t)(bits / 8);
+    return true;
+}
+
+static uint64_t hbk__little_endian(const unsigned char *p, int n)
+{
+    uint64_t x = 0;
+    while (n > 0) x = x << 8 | p[--n];
+    return x;
+}
+
+/* The commonest broken model: a text of 130 bytes that a clone without git-lfs leaves in a file's place. */
+static bool hbk__check_pointer(const hbk_mapping *map, const char *path, hbk_error *err)
+{
+    static const char lead[] = "version https://git-lfs";
+    if (map->size < sizeof lead - 1 || memcmp(map->data, lead, sizeof lead - 1) != 0) return true;
+    return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0,
+                       "is a git-lfs pointer, not the file itself: fetch it with `git lfs pull`");
+}
+
+/* An empty table over the mapped file. */
+static hbk_safetensors *hbk__st_map(const char *path, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_safetensors *s = HBK__NEW(alloc, hbk_safetensors, 1, err);
+    if (!s) return NULL;
+    s->alloc = alloc;
+    bool fits = snprintf(s->path, sizeof s->path, "%s", path) < (int)sizeof s->path;
+    if (!fits) hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "the path is longer than 511 bytes");
+    if (!fits || !hbk_mapping_open(&s->map, path, err) || !hbk__check_pointer(&s->map, path, err)) {
+        hbk_safetensors_close(s);
+        return NULL;
+    }
+    return s;
+}
+
+HBK_DEF void hbk_safetensors_close(hbk_safetensors *s)
+{
+    if (!s) return;
+    if (s->map.data) hbk_mapping_close(&s->map); /* NULL: a model has taken it over */
+    json_decref(s->meta);
+    hbk_free(s->alloc, s->tensors);
+    hbk_free(s->alloc, s->by_name);
+    hbk_free(s->alloc, s->names);
+    hbk_free(s->alloc, s);
+}
+
+/* Room for n tensors whose names have name_bytes in all, NULs included. */
+static bool hbk__st_reserve(hbk_safetensors *s, hbk_int n, hbk_int name_bytes, hbk_error *err)
+{
+    s->tensors = HBK__NEW(s->alloc, hbk_tensor, n, err);
+    if (s->tensors) s->by_name = HBK__NEW(s->alloc, const hbk_tensor *, n, err);
+    if (s->by_name) s->names = HBK__NEW(s->alloc, char, name_bytes, err);
+    return s->names != NULL;
+}
+
+static hbk_tensor *hbk__st_add(hbk_safetensors *s, const char *name)
+{
+    size_t n = strlen(name) + 1;
+    hbk_tensor *t = &s->tensors[s->n++];
+    t->name = (const char *)memcpy(s->names + s->names_used, name, n);
+    s->names_used += n;
+    return t;
+}
+
+static int hbk__by_place(const void *a, const void *b)
+{
+    const hbk_tensor *x = (const hbk_tensor *)a, *y = (const hbk_tensor *)b;
+    const char *p = (const char *)x->data, *q = (const char *)y->data;
+    if (p != q) return p < q ? -1 : 1;
+    if (x->bytes != y->bytes) return x->bytes < y->bytes ? -1 : 1; /* empty ones before their place's owner */
+    return strcmp(x->name, y->name);
+}
+
+static int hbk__by_name(const void *a, const void *b)
+{
+    return strcmp((*(const hbk_tensor *const *)a)->name, (*(const hbk_tensor *const *)b)->name);
+}
+
+static void hbk__st_sort(hbk_safetensors *s)
+{
+    qsort(s->tensors, (size_t)s->n, sizeof *s->tensors, hbk__by_place);
+    for (hbk_int i = 0; i < s->n; i++) s->by_name[i] = &s->tensors[i];
+    qsort(s->by_name, (size_t)s->n, sizeof *s->by_name, hbk__by_name);
+}
+
+/* One entry of the header, into t. */
+static bool hbk__st_entry(const hbk_safetensors *s, hbk_tensor *t, const json_t *entry, hbk_int header,
+                          hbk_error *err)
+{
+    const json_t *shape = json_object_get(entry, "shape"), *offsets = json_object_get(entry, "data_offsets");
+    const char *dtype = json_string_value(json_object_get(entry, "dtype"));
+    const json_t *from = json_array_get(offsets, 0), *to = json_array_get(offsets, 1);
+    if (!dtype || !json_is_array(shape) || json_array_size(offsets) != 2 || !json_is_integer(from) ||
+        !json_is_integer(to))
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0,
+                           "tensor %s: expected {\"dtype\", \"shape\", \"data_offsets\": [begin, end]}",
+                           t->name);
+    if (hbk__st_type_of(dtype) < 0)
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, s->path, 0, "tensor %s: unknown type %.40s", t->name,
+                           dtype);
+    snprintf(t->dtype, sizeof t->dtype, "%s", dtype);
+    t->n_dims = (hbk_int)json_array_size(shape);
+    if (t->n_dims > 8)
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, s->path, 0,
+                           "tensor %s: has %lld dimensions, at most 8", t->name, (long long)t->n_dims);
+    for (hbk_int i = 0; i < t->n_dims; i++) {
+        const json_t *d = json_array_get(shape, (size_t)i);
+        if (!json_is_integer(d) || json_integer_value(d) < 0)
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0,
+                               "tensor %s: dimension %lld is not a whole number", t->name, (long long)i);
+        t->shape[i] = (hbk_int)json_integer_value(d);
+    }
+    if (!hbk__tensor_size(t))
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0,
+                           "tensor %s: its shape overflows, or ends in half a byte", t->name);
+    hbk_int begin = (hbk_int)json_integer_value(from), end = (hbk_int)json_integer_value(to);
+    hbk_int room = (hbk_int)s->map.size - header;
+    if (begin < 0 || end < begin || end - begin != (hbk_int)t->bytes)
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0,
+                           "tensor %s: data_offsets [%lld, %lld], but type and shape ask for %zu bytes",
+                           t->name, (long long)begin, (long long)end, t->bytes);
+    if (end > room)
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0,
+                           "truncated: tensor %s ends at byte %lld of the data, of which there are %lld; "
+                           "fetch the file again",
+                           t->name, (long long)end, (long long)room);
+    t->data = s->map.data + header + begin;
+    return true;
+}
+
+static bool hbk__st_metadata(hbk_safetensors *s, json_t *meta, hbk_error *err)
+{
+    const char *key;
+    json_t *value;
+    if (!meta || json_is_null(meta)) return true; /* MLX writes null */
+    bool ok = json_is_object(meta);
+    json_object_foreach(meta, key, value) ok = ok && json_is_string(value);
+    if (!ok)
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0,
+                           "__metadata__: expected null or an object of strings");
+    s->meta = json_incref(meta);
+    return true;
+}
+
+/* The table from the parsed header; the data begin at byte `start` of the file. */
+static bool hbk__st_table(hbk_safetensors *s, json_t *header, hbk_int start, hbk_error *err)
+{
+    const char *key;
+    json_t *value;
+    if (!json_is_object(header))
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0, "its header is no JSON object");
+    if (!hbk__st_metadata(s, json_object_get(header, "__metadata__"), err)) return false;
+    hbk_int name_bytes = 1;
+    json_object_foreach(header, key, value) name_bytes += (hbk_int)strlen(key) + 1;
+    if (!hbk__st_reserve(s, (hbk_int)json_object_size(header), name_bytes, err)) return false;
+    json_object_foreach(header, key, value)
+        if (strcmp(key, "__metadata__") != 0 && !hbk__st_entry(s, hbk__st_add(s, key), value, start, err))
+            return false;
+    hbk__st_sort(s);
+    const unsigned char *at = s->map.data + start, *last = s->map.data + s->map.size;
+    for (hbk_int i = 0; i < s->n; i++) {
+        const hbk_tensor *t = &s->tensors[i];
+        const unsigned char *data = (const unsigned char *)t->data;
+        if (data != at)
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0,
+                               "tensor %s: begins at byte %lld of the data, %s %lld, the end of the others",
+                               t->name, (long long)(data - s->map.data - start),
+                               data < at ? "overlapping" : "a gap after",
+                               (long long)(at - s->map.data - start));
+        at += t->bytes;
+    }
+    return at == last ||
+           hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0,
+                       "%lld bytes follow the last tensor; the file is damaged", (long long)(last - at));
+}
+
+HBK_DEF hbk_safetensors *hbk_safetensors_open(const char *path, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_safetensors *s = hbk__st_map(path, alloc, err);
+    if (!s) return NULL;
+    size_t size = s->map.size;
+    uint64_t n = size < 8 ? 0 : hbk__little_endian(s->map.data, 8);
+    bool ok = false;
+    if (size < 8) {
+        hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "has %zu bytes, expected a safetensors file: 8 and more",
+                    size);
+    } else if (n > HBK__HEADER_MAX) {
+        hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0,
+                    "is no safetensors file: its header would have %llu bytes, at most %d are allowed",
+                    (unsigned long long)n, (int)HBK__HEADER_MAX);
+    } else if (n > size - 8) {
+        hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0,
+                    "truncated: a header of %llu bytes is announced and %zu follow; fetch the file again",
+                    (unsigned long long)n, size - 8);
+    } else {
+        json_error_t e;
+        json_t *header = json_loadb((const char *)s->map.data + 8, (size_t)n, JSON_REJECT_DUPLICATES, &e);
+        if (!header) hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "its header is no valid JSON: %s", e.text);
+        ok = header && hbk__st_table(s, header, 8 + (hbk_int)n, err);
+        json_decref(header);
+    }
+    if (ok) return s;
+    hbk_safetensors_close(s);
+    return NULL;
+}
+
+HBK_DEF hbk_int hbk_safetensors_count(const hbk_safetensors *s)
+{
+    return s->n;
+}
+
+HBK_DEF const hbk_tensor *hbk_safetensors_at(const hbk_safetensors *s, hbk_int i)
+{
+    HBK_ASSERT(i >= 0 && i < s->n);
+    return &s->tensors[i];
+}
+
+HBK_DEF const char *hbk_safetensors_meta(const hbk_safetensors *s, const char *key)
+{
+    return json_string_value(json_object_get(s->meta, key));
+}
+
+static const hbk_tensor *hbk__st_find(const hbk_safetensors *s, const char *name)
+{
+    hbk_int low = 0, high = s->n;
+    while (low < high) {
+        hbk_int middle = (low + high) / 2;
+        int order = strcmp(name, s->by_name[middle]->name);
+        if (order == 0) return s->by_name[middle];
+        if (order < 0) high = middle;
+        else low = middle + 1;
+    }
+    return NULL;
+}
+
+HBK_DEF const hbk_tensor *hbk_safetensors_find(const hbk_safetensors *s, const char *name)
+{
+    const hbk_tensor *t = hbk__st_find(s, name);
+    const char *alias = t ? NULL : hbk_safetensors_meta(s, name);
+    return alias ? hbk__st_find(s, alias) : t;
+}
+
+/* The types of a matrix that files may hold. */
+static bool hbk__dtype_of(const char *name, hbk_dtype *t)
+{
+    static const char names[3][5] = {"F32", "F16", "BF16"};
+    static const hbk_dtype types[3] = {HBK_F32, HBK_F16, HBK_BF16};
+    for (int i = 0; i < 3; i++) {
+        if (strcmp(name, names[i]) != 0) continue;
+        *t = types[i];
+        return true;
+    }
+    return false;
+}
+
+/* A tensor of dtype F32, F16 or BF16 as a matrix. The data are the file's: nothing writes to them. */
+static hbk_matrix hbk__tensor_matrix(const hbk_tensor *t, hbk_int rows, hbk_int cols)
+{
+    hbk_matrix w;
+    w.dtype = HBK_F32;
+    hbk__dtype_of(t->dtype, &w.dtype);
+    w.rows = rows;
+    w.cols = cols;
+    w.data = (void *)(uintptr_t)t->data; /* drops const without -Wcast-qual */
+    return w;
+}
+
+/* ---- 12.2 writing safetensors -----------------------------------------------
+
+   Tensors are sorted, the header is padded with spaces to 8 bytes, and data are converted a panel at a
+   time between the matrix and the file: no buffer has the size of the file. It appears under its name
+   only after it was synced and its table has passed the checks of 12.1. */
+
+typedef struct hbk__st_item {
+    hbk_tensor t;
+    const hbk_matrix *from; /* the source of the numbers, converted to t.dtype; NULL: t.data as they are */
+} hbk__st_item;
+
+static int hbk__by_type(const void *a, const void *b)
+{
+    const hbk_tensor *x = &((const hbk__st_item *)a)->t, *y = &((const hbk__st_item *)b)->t;
+    int order = hbk__st_type_of(y->dtype) - hbk__st_type_of(x->dtype);
+    return order ? order : strcmp(x->name, y->name);
+}
+
+static int hbk__text_sink(const char *s, size_t n, void *text)
+{
+    hbk_text_append((hbk_text *)text, s, n);
+    return 0;
+}
+
+/* The header of sorted items, into `out`. */
+static bool hbk__st_header(hbk_text *out, const hbk__st_item *items, hbk_int n, const char *path,
+                           hbk_error *err)
+{
+    json_t *header = json_pack("{s:{s:s}}", "__metadata__", "format", "pt");
+    hbk_int at = 0;
+    bool ok = true;
+    for (hbk_int i = 0; i < n && ok; i++) {
+        const hbk_tensor *t = &items[i].t;
+        if (json_object_get(header, t->name)) {
+            ok = hbk_fail_at(err, HBK_ERROR_OPTION, path, 0, "two tensors to write are called %s", t->name);
+            break;
+        }
+        json_t *shape = json_array();
+        for (hbk_int k = 0; k < t->n_dims; k++)
+            json_array_append_new(shape, json_integer((json_int_t)t->shape[k]));
+        json_t *entry = json_pack("{s:s, s:o, s:[I,I]}", "dtype", t->dtype, "shape", shape, "data_offsets",
+                                  (json_int_t)at, (json_int_t)(at + (hbk_int)t->bytes));
+        ok = json_object_set_new(header, t->name, entry) == 0;
+        if (!ok) hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "a tensor's name is not UTF-8: %s", t->name);
+        at += (hbk_int)t->bytes;
+    }
+    if (ok && json_dump_callback(header, hbk__text_sink, out, JSON_COMPACT) != 0)
+        ok = hbk_fail_at(err, HBK_ERROR_MEMORY, path, 0, "out of memory for the header");
+    while (out->len % 8 && !out->failed) hbk_text_append(out, " ", 1);
+    json_decref(header);
+    return ok && hbk_text_ok(out, err);
+}
+
+/* The smallest number that rounds to infinity in type t: (2 - 2^-(p+1)) 2^e for p fraction bits. */
+static double hbk__dtype_limit(hbk_dtype t)
+{
+    if (t == HBK_F16) return ldexp(2 - ldexp(1, -11), 15);
+    return ldexp(2 - ldexp(1, t == HBK_BF16 ? -8 : -24), 127);
+}
+
+static bool hbk__st_put(int fd, const char *path, const hbk__st_item *item, hbk_allocator *alloc,
+                        hbk_error *err)
+{
+    if (!item->from) return hbk__write_all(fd, (const char *)item->t.data, item->t.bytes, path, err);
+    hbk_dtype type = HBK_F32;
+    hbk__dtype_of(item->t.dtype, &type);
+    const hbk_matrix *w = item->from;
+    hbk_int step = hbk__panel_rows(w);
+    hbk_real *x = HBK__NEW(alloc, hbk_real, step * w->cols, err);
+    char *packed = x ? (char *)hbk_alloc(alloc, step * w->cols, hbk_dtype_bytes(type), err) : NULL;
+    double limit = hbk__dtype_limit(type);
+    bool ok = packed != NULL;
+    for (hbk_int row = 0; ok && row < w->rows; row += step) {
+        hbk_int n = HBK__MIN(step, w->rows - row) * w->cols, bad = 0;
+        hbk_matrix_unpack(x, w, row, n / w->cols);
+        while (bad < n && fabs((double)x[bad]) < limit) bad++; /* false for a NaN, too */
+        if (bad < n)
+            ok = hbk_fail_at(err, HBK_ERROR_NUMERIC, path, 0,
+                             "tensor %s: holds %g, which %s cannot; nothing was written", item->t.name,
+                             (double)x[bad], item->t.dtype);
+        if (!ok) break;
+        hbk_pack(packed, type, x, n);
+        ok = hbk__write_all(fd, packed, (size_t)n * hbk_dtype_bytes(type), path, err);
+    }
+    hbk_free(alloc, x);
+    hbk_free(alloc, packed);
+    return ok;
+}
+
+/* Writes sorted items to a new file, synced, and reads its table back. */
+static bool hbk__st_write(const char *path, const hbk__st_item *items, hbk_int n, hbk_allocator *alloc,
+                          hbk_error *err)
+{
+    hbk_text header;
+    memset(&header, 0, sizeof header);
+    header.alloc = alloc;
+    bool ok = hbk__st_header(&header, items, n, path, err);
+    int fd = ok ? open(path, O_WRONLY | O_CREAT | O_TRUNC, 0666) : -1;
+    if (ok && fd < 0) ok = hbk__fail_errno(err, path, "created");
+    if (ok) {
+        char length[8];
+        for (int i = 0; i < 8; i++) length[i] = (char)((uint64_t)header.len >> (8 * i) & 0xff);
+        ok = hbk__write_all(fd, length, 8, path, err) &&
+             hbk__write_all(fd, header.data, header.len, path, err);
+    }
+    for (hbk_int i = 0; i < n && ok; i++) ok = hbk__st_put(fd, path, &items[i], alloc, err);
+    if (ok && fsync(fd) != 0) ok = hbk__fail_errno(err, path, "synced");
+    if (fd >= 0 && close(fd) != 0 && ok) ok = hbk__fail_errno(err, path, "closed");
+    hbk_text_free(&header);
+    if (!ok) return false;
+    hbk_safetensors *back = hbk_safetensors_open(path, alloc, err);
+    if (back && back->n != n)
+        ok = hbk_fail_at(err, HBK_ERROR_FILE, path, 0,
+                         "was written but does not read back: is the disk sound?");
+    hbk_safetensors_close(back);
+    return back && ok;
+}
+
+/* Tensors, and for each the matrix whose numbers it takes (from NULL: its own data), into a file. */
+static bool hbk__tensors_write(const char *path, const hbk_tensor *tensors, const hbk_matrix *from, hbk_int n,
+                               hbk_allocator *alloc, hbk_error *err)
+{
+    char tmp[512];
+    if (snprintf(tmp, sizeof tmp, "%s.tmp", path) >= (int)sizeof tmp)
+        return hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "the path is longer than 507 bytes");
+    hbk__st_item *items = HBK__NEW(alloc, hbk__st_item, n, err);
+    if (!items) return false;
+    bool ok = true;
+    for (hbk_int i = 0; i < n && ok; i++) {
+        items[i].t = tensors[i];
+        items[i].from = from ? &from[i] : NULL;
+        HBK_ASSERT(tensors[i].n_dims >= 0 && tensors[i].n_dims <= 8);
+        if (!hbk__tensor_size(&items[i].t))
+            ok = hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "tensor %s: no size for this shape in type %s",
+                             tensors[i].name, tensors[i].dtype);
+    }
+    if (ok) qsort(items, (size_t)n, sizeof *items, hbk__by_type);
+    ok = ok && hbk__st_write(tmp, items, n, alloc, err);
+    if (ok && rename(tmp, path) != 0) ok = hbk__fail_errno(err, path, "replaced by its .tmp");
+    if (!ok) unlink(tmp);
+    hbk_free(alloc, items);
+    return ok && hbk__sync_folder_of(path, err);
+}
+
+HBK_DEF bool hbk_safetensors_write(const char *path, const hbk_tensor *tensors, hbk_int n, hbk_error *err)
+{
+    return hbk__tensors_write(path, tensors, NULL, n, NULL, err);
+}
+
+/* ---- 12.3 config.json -------------------------------------------------------
+
+   A field that is absent or null has the value that transformers' LlamaConfig gives it. Two spellings of
+   the rope fields are about: rope_theta and rope_scaling {"rope_type" or "type", ...} beside the others,
+   and, since transformers 5, all of them inside rope_parameters. */
+
+typedef struct hbk__fields {
+    const json_t *o;
+    const char *path;
+    hbk_error *err;
+    bool ok; /* the first failure sticks */
+} hbk__fields;
+
+/* The value of a key, or NULL if it is absent or null, or if reading has failed before. */
+static const json_t *hbk__json_field(const hbk__fields *f, const char *key)
+{
+    const json_t *v = f->ok ? json_object_get(f->o, key) : NULL;
+    return v && !json_is_null(v) ? v : NULL;
+}
+
+static hbk_int hbk__field_int(hbk__fields *f, const char *key, hbk_int absent)
+{
+    const json_t *v = hbk__json_field(f, key);
+    if (!v) return absent;
+    if (json_is_integer(v)) return (hbk_int)json_integer_value(v);
+    f->ok = hbk_fail_at(f->err, HBK_ERROR_FORMAT, f->path, 0, "%s: expected a whole number", key);
+    return absent;
+}
+
+static double hbk__field_real(hbk__fields *f, const char *key, double absent)
+{
+    const json_t *v = hbk__json_field(f, key);
+    if (!v) return absent;
+    if (json_is_number(v)) return json_number_value(v);
+    f->ok = hbk_fail_at(f->err, HBK_ERROR_FORMAT, f->path, 0, "%s: expected a number", key);
+    return absent;
+}
+
+static bool hbk__field_bool(hbk__fields *f, const char *key, bool absent)
+{
+    const json_t *v = hbk__json_field(f, key);
+    if (!v) return absent;
+    if (json_is_boolean(v)) return json_is_true(v);
+    f->ok = hbk_fail_at(f->err, HBK_ERROR_FORMAT, f->path, 0, "%s: expected true or false", key);
+    return absent;
+}
+
+/* Refuses a key that asks for something: one that is not null, false, empty or the string `idle`. */
+static void hbk__field_refuse(hbk__fields *f, const char *key, const char *idle)
+{
+    const json_t *v = hbk__json_field(f, key);
+    const char *s = json_string_value(v);
+    if (!v || json_is_false(v) || (s && idle && !strcmp(s, idle))) return;
+    if ((json_is_array(v) && !json_array_size(v)) || (json_is_object(v) && !json_object_size(v))) return;
+    char *text = json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY);
+    f->ok = hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->path, 0, "%s %.80s is not supported%s%s%s", key,
+                        text ? text : "", idle ? ", only \"" : "", idle ? idle : "", idle ? "\"" : "");
+    free(text);
+}
+
+/* A token id, or -1 for null. */
+static int32_t hbk__field_id(hbk__fields *f, const json_t *v, const char *key)
+{
+    if (!v || json_is_null(v)) return -1;
+    if (json_is_integer(v) && json_integer_value(v) >= -1 && json_integer_value(v) <= INT32_MAX)
+        return (int32_t)json_integer_value(v);
+    f->ok = f->ok && hbk_fail_at(f->err, HBK_ERROR_FORMAT, f->path, 0, "%s: expected token ids", key);
+    return -1;
+}
+
+/* eos_token_id is an id or a list of them. */
+static void hbk__read_eos(hbk__fields *f, hbk_config *c)
+{
+    const json_t *v = json_object_get(f->o, "eos_token_id");
+    size_t n = json_is_array(v) ? json_array_size(v) : 1;
+    if (n > HBK_MAX_EOS)
+        f->ok = f->ok && hbk_fail_at(f->err, HBK_ERROR_RANGE, f->path, 0,
+                                     "eos_token_id: has %zu ids, at most %d", n, HBK_MAX_EOS);
+    c->n_eos = 0;
+    for (size_t i = 0; i < n && f->ok; i++) {
+        int32_t id = hbk__field_id(f, json_is_array(v) ? json_array_get(v, i) : v, "eos_token_id");
+        if (id >= 0) c->eos[c->n_eos++] = id;
+    }
+}
+
+static void hbk__read_llama3(hbk__fields *f, hbk_config *c, hbk_int original)
+{
+    c->rope_low_freq_factor = hbk__field_real(f, "low_freq_factor", 0);
+    c->rope_high_freq_factor = hbk__field_real(f, "high_freq_factor", 0);
+    c->rope_original_context = hbk__field_int(f, "original_max_position_embeddings", original);
+    if (f->ok && !(c->rope_low_freq_factor > 0 && c->rope_high_freq_factor > c->rope_low_freq_factor &&
+                   c->rope_original_context > 0))
+        f->ok = hbk_fail_at(f->err, HBK_ERROR_FORMAT, f->path, 0,
+                            "rope scaling llama3: expected 0 < low_freq_factor < high_freq_factor and "
+                            "original_max_position_embeddings above 0");
+}
+
+static void hbk__read_rope(hbk__fields *f, hbk_config *c)
+{
+    const json_t *whole = f->o, *scaling = hbk__json_field(f, "rope_scaling");
+    if (!scaling || (json_is_object(scaling) && !json_object_size(scaling)))
+        scaling = hbk__json_field(f, "rope_parameters");
+    hbk_int original = hbk__field_int(f, "original_max_position_embeddings", 0);
+    c->rope_theta = hbk__field_real(f, "rope_theta", 10000);
+    c->rope_scaling = HBK_ROPE_DEFAULT;
+    c->rope_factor = c->rope_low_freq_factor = c->rope_high_freq_factor = 1;
+    c->rope_original_context = c->context_length;
+    if (scaling && !json_is_object(scaling))
+        f->ok = hbk_fail_at(f->err, HBK_ERROR_FORMAT, f->path, 0, "rope scaling: expected null or an object");
+    if (!scaling || !f->ok) return;
+    const char *type = json_string_value(json_object_get(scaling, "rope_type"));
+    if (!type) type = json_string_value(json_object_get(scaling, "type")); /* before transformers 4.43 */
+    /* alone, rope_theta needs no rope_type */
+    size_t theta = json_object_get(scaling, "rope_theta") ? 1 : 0;
+    f->o = scaling;
+    c->rope_theta = hbk__field_real(f, "rope_theta", c->rope_theta);
+    if (hbk__field_real(f, "partial_rotary_factor", 1) != 1)
+        hbk__field_refuse(f, "partial_rotary_factor", NULL);
+    if (type && !strcmp(type, "linear")) c->rope_scaling = HBK_ROPE_LINEAR;
+    else if (type && !strcmp(type, "llama3")) c->rope_scaling = HBK_ROPE_LLAMA3;
+    else if (type ? strcmp(type, "default") != 0 : json_object_size(scaling) > theta)
+        f->ok = f->ok && hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->path, 0,
+                                     "rope scaling %.40s is not supported: default, linear and llama3 are",
+                                     type ? type : "without rope_type");
+    if (c->rope_scaling != HBK_ROPE_DEFAULT) {
+        c->rope_factor = hbk__field_real(f, "factor", 0);
+        if (f->ok && !(c->rope_factor > 0))
+            f->ok = hbk_fail_at(f->err, HBK_ERROR_FORMAT, f->path, 0,
+                                "rope scaling %s: expected a factor above 0", type);
+    }
+    if (c->rope_scaling == HBK_ROPE_LLAMA3) hbk__read_llama3(f, c, original);
+    f->o = whole;
+}
+
+static bool hbk__read_config(hbk__fields *f, hbk_config *c)
+{
+    const char *model = json_string_value(hbk__json_field(f, "model_type"));
+    const char *class_name = json_string_value(json_array_get(hbk__json_field(f, "architectures"), 0));
+    if ((model && strcmp(model, "llama") != 0) ||
+        (class_name && strcmp(class_name, "LlamaForCausalLM") != 0) || (!model && !class_name))
+        return hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->path, 0,
+                           "model_type %.40s, architectures %.60s: only llama, LlamaForCausalLM is supported",
+                           model ? model : "absent", class_name ? class_name : "absent");
+    hbk__field_refuse(f, "hidden_act", "silu");
+    hbk__field_refuse(f, "attention_bias", NULL);
+    hbk__field_refuse(f, "mlp_bias", NULL);
+    hbk__field_refuse(f, "quantization_config", NULL);
+    c->vocab_size = hbk__field_int(f, "vocab_size", 32000);
+    c->dim = hbk__field_int(f, "hidden_size", 4096);
+    c->ffn_dim = hbk__field_int(f, "intermediate_size", 11008);
+    c->n_layers = hbk__field_int(f, "num_hidden_layers", 32);
+    c->n_heads = hbk__field_int(f, "num_attention_heads", 32);
+    c->n_kv_heads = hbk__field_int(f, "num_key_value_heads", c->n_heads);
+    c->head_dim = hbk__field_int(f, "head_dim", 0);
+    if (c->head_dim == 0 && f->ok) {
+        if (c->n_heads < 1 || c->dim % c->n_heads)
+            return hbk_fail_at(f->err, HBK_ERROR_RANGE, f->path, 0,
+                               "hidden_size %lld is no multiple of num_attention_heads %lld; give head_dim",
+                               (long long)c->dim, (long long)c->n_heads);
+        c->head_dim = c->dim / c->n_heads;
+    }
+    c->context_length = hbk__field_int(f, "max_position_embeddings", 2048);
+    c->rms_norm_eps = hbk__field_real(f, "rms_norm_eps", 1e-6);
+    c->tied = hbk__field_bool(f, "tie_word_embeddings", false);
+    const json_t *bos = json_object_get(f->o, "bos_token_id");
+    c->bos = bos ? hbk__field_id(f, bos, "bos_token_id") : 1;
+    c->eos[0] = 2;
+    c->n_eos = 1;
+    if (json_object_get(f->o, "eos_token_id")) hbk__read_eos(f, c);
+    hbk__read_rope(f, c);
+    return f->ok;
+}
+
+/* DIR/config.json; generation_config.json, where there is one, has the last word on what ends a text. */
+static bool hbk__config_load(const char *dir, hbk_config *c, hbk_error *err)
+{
+    char path[512];
+    hbk__fields f = {NULL, path, err, true};
+    if (!hbk_path(path, dir, "config.json", err)) return false;
+    if (!hbk_file_exists(path))
+        return hbk_fail_at(err, HBK_ERROR_FILE, path, 0,
+                           "is missing; a model is a Hugging Face folder or a llama2.c .bin");
+    json_t *root = hbk_json_read(path, err);
+    if (!root) return false;
+    f.o = root;
+    bool ok = json_is_object(root) ? hbk__read_config(&f, c)
+                                   : hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "expected a JSON object");
+    json_decref(root);
+    if (!ok || !hbk_path(path, dir, "generation_config.json", err)) return false;
+    if (!hbk_file_exists(path)) return hbk_config_check(c, err);
+    root = hbk_json_read(path, err);
+    if (!root) return false;
+    f.o = root;
+    if (hbk__json_field(&f, "eos_token_id")) hbk__read_eos(&f, c);
+    json_decref(root);
+    return f.ok && hbk_config_check(c, err);
+}
+
+/* ---- 12.4 binding a model's tensors -----------------------------------------
+
+   A source is the files of one model. Every tensor that chapter 11 counts up is looked for by its name,
+   checked, and bound: mapped where it lies, or copied into the model's one block. */
+
+#define HBK__EMBED "model.embed_tokens.weight"
+#define HBK__HEAD "lm_head.weight"
+#define HBK__NORM "model.norm.weight"
+
+typedef struct hbk__source {
+    const char *path; /* the folder or file that was asked for */
+    hbk_allocator *alloc;
+    hbk_safetensors **files;
+    hbk_int n_files, room;
+    json_t *shard_of; /* weight_map of an index: name to file name; NULL: one file */
+} hbk__source;
+
+static void hbk__source_close(hbk__source *s)
+{
+    for (hbk_int i = 0; i < s->n_files; i++) hbk_safetensors_close(s->files[i]);
+    hbk_free(s->alloc, s->files);
+    json_decref(s->shard_of);
+}
+
+/* Adds a file, which the source then owns; NULL, from a failed open, fails. */
+static bool hbk__source_add(hbk__source *s, hbk_safetensors *file, hbk_error *err)
+{
+    void *files = s->files;
+    if (!file) return false;
+    if (!hbk__reserve(s->alloc, &files, &s->room, s->n_files + 1, sizeof *s->files, err)) {
+        hbk_safetensors_close(file);
+        return false;
+    }
+    s->files = (hbk_safetensors **)files;
+    s->files[s->n_files++] = file;
+    return true;
+}
+
+static const char *hbk__base_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+/* A tensor by name, in the shard that the index names, and its file. One of the tied pair stands for the
+   other: which copy is stored varies, and whether metadata tell so. */
+static const hbk_tensor *hbk__source_find(const hbk__source *s, const char *name,
+                                          const hbk_safetensors **file)
+{
+    const char *names[2] = {name, NULL};
+    if (!strcmp(name, HBK__EMBED)) names[1] = HBK__HEAD;
+    if (!strcmp(name, HBK__HEAD)) names[1] = HBK__EMBED;
+    for (int k = 0; k < 2 && names[k]; k++) {
+        const char *shard = json_string_value(json_object_get(s->shard_of, names[k]));
+        for (hbk_int i = 0; i < s->n_files; i++) {
+            if (shard && strcmp(shard, hbk__base_name(s->files[i]->path)) != 0) continue;
+            *file = s->files[i];
+            const hbk_tensor *t = hbk_safetensors_find(s->files[i], names[k]);
+            if (t) return t;
+        }
+    }
+    return NULL;
+}
+
+static bool hbk__missing(const hbk__source *s, const char *name, hbk_error *err)
+{
+    const char *shard = json_string_value(json_object_get(s->shard_of, name));
+    return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0, "tensor %s is missing%s%.200s", name,
+                       shard ? " from the shard that the index names: " : "", shard ? shard : "");
+}
+
+/* What follows `prefix` in s, or NULL; NULL stays NULL, so that calls can be chained. */
+static const char *hbk__after(const char *s, const char *prefix)
+{
+    size_t n = strlen(prefix);
+    return s && !strncmp(s, prefix, n) ? s + n : NULL;
+}
+
+/* What follows "model.layers.N." and N itself. */
+static const char *hbk__after_layer(const char *s, hbk_int *layer)
+{
+    s = hbk__after(s, "model.layers.");
+    if (!s || *s < '0' || *s > '9' || (s[0] == '0' && s[1] != '.')) return NULL;
+    for (*layer = 0; *s >= '0' && *s <= '9' && *layer < INT32_MAX; s++) *layer = 10 * *layer + (*s - '0');
+    return hbk__after(s, ".");
+}
+
+static const char *hbk__slot_group(hbk_slot slot)
+{
+    return slot <= HBK_O ? "self_attn." : "mlp.";
+}
+
+/* What follows a projection such as "self_attn.q_proj", and which one it is. */
+static const char *hbk__after_slot(const char *s, hbk_slot *slot)
+{
+    for (int i = 0; i < HBK_N_SLOTS; i++) {
+        *slot = (hbk_slot)i;
+        const char *rest = hbk__after(hbk__after(s, hbk__slot_group(*slot)), hbk_slot_name(*slot));
+        if (rest) return rest;
+    }
+    *slot = HBK_N_SLOTS;
+    return NULL;
+}
+
+/* Where a model keeps a tensor: in a matrix, or behind the pointer of a norm. */
+typedef struct hbk__place {
+    hbk_matrix *w;
+    hbk_real **norm;
+    hbk_slot slot; /* of a projection; else HBK_N_SLOTS */
+} hbk__place;
+
+static bool hbk__place_of(hbk_model *m, const char *name, hbk__place *p)
+{
+    hbk_int layer = 0;
+    const char *rest = hbk__after_layer(name, &layer);
+    p->w = NULL;
+    p->norm = NULL;
+    p->slot = HBK_N_SLOTS;
+    if (!strcmp(name, HBK__EMBED)) p->w = &m->embed;
+    if (!strcmp(name, HBK__HEAD)) p->w = &m->head;
+    if (!strcmp(name, HBK__NORM)) p->norm = &m->final_norm;
+    if (rest && layer < m->config.n_layers) {
+        hbk_layer *l = &m->layers[layer];
+        if (!strcmp(rest, "input_layernorm.weight")) p->norm = &l->attn_norm;
+        if (!strcmp(rest, "post_attention_layernorm.weight")) p->norm = &l->ffn_norm;
+        const char *end = hbk__after_slot(rest, &p->slot);
+        if (end && !strcmp(end, ".weight")) p->w = &l->w[p->slot];
+    }
+    return p->w || p->norm;
+}
+
+static void hbk__shape_text(char out[192], const hbk_tensor *t)
+{
+    int at = snprintf(out, 192, "(");
+    for (hbk_int i = 0; i < t->n_dims; i++)
+        at += snprintf(out + at, 192 - (size_t)at, "%s%lld", i ? "," : "", (long long)t->shape[i]);
+    snprintf(out + at, 192 - (size_t)at, ")");
+}
+
+/* Whether t can fill `w` at its place: type, shape. An embedding may have rows beyond the vocabulary. */
+static bool hbk__check_tensor(const char *path, const hbk_tensor *t, const hbk_matrix *w, const hbk__place *p,
+                              const hbk_config *c, hbk_error *err)
+{
+    hbk_dtype type;
+    if (!hbk__dtype_of(t->dtype, &type))
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
+                           "tensor %s: type %s is not supported; convert the model to F32, F16 or BF16",
+                           t->name, t->dtype);
+    bool vocabulary = p->w && p->slot == HBK_N_SLOTS;
+    if (p->norm ? t->n_dims == 1 && t->shape[0] == w->cols
+                : t->n_dims == 2 && t->shape[1] == w->cols &&
+                      (t->shape[0] == w->rows || (vocabulary && t->shape[0] > w->rows)))
+        return true;
+    char got[192], want[64], why[96] = "";
+    hbk__shape_text(got, t);
+    if (p->norm) snprintf(want, sizeof want, "(%lld)", (long long)w->cols);
+    else snprintf(want, sizeof want, "(%lld,%lld)", (long long)w->rows, (long long)w->cols);
+    bool kv = p->slot == HBK_K || p->slot == HBK_V;
+    if (p->slot <= HBK_O)
+        snprintf(why, sizeof why, "%s=%lld head_dim=%lld ", kv ? "n_kv_heads" : "n_heads",
+                 (long long)(kv ? c->n_kv_heads : c->n_heads), (long long)c->head_dim);
+    else if (p->slot <= HBK_DOWN) snprintf(why, sizeof why, "ffn_dim=%lld ", (long long)c->ffn_dim);
+    else if (p->w) snprintf(why, sizeof why, "vocab_size=%lld ", (long long)c->vocab_size);
+    return hbk_fail_at(err, HBK_ERROR_SHAPE, path, 0, "tensor %s: shape %s, expected %s for %sdim=%lld",
+                       t->name, got, want, why, (long long)c->dim);
+}
+
+static bool hbk__must_permute(const hbk_safetensors *file, const hbk__place *p)
+{
+    return file->interleaved && (p->slot == HBK_Q || p->slot == HBK_K);
+}
+
+/* Whether a tensor cannot stay where it is: norms are reals, floats must be aligned to be read in place,
+   and llama2.c's q and k have their rows in another order. */
+static bool hbk__must_copy(const hbk_safetensors *file, const hbk_tensor *t, const hbk__place *p)
+{
+    return p->norm || (!strcmp(t->dtype, "F32") && (uintptr_t)t->data % 4 != 0) || hbk__must_permute(file, p);
+}
+
+/* Copies t as reals. Interleaved rows: 2i + s of a head is its row s D/2 + i here. */
+static void hbk__copy_tensor(hbk_real *out, const hbk_matrix *t, bool interleaved, hbk_int D)
+{
+    if (!interleaved) {
+        hbk_matrix_unpack(out, t, 0, t->rows);
+        return;
+    }
+    for (hbk_int row = 0; row < t->rows; row++) {
+        hbk_int head = row / D * D, r = row % D, to = head + r % 2 * (D / 2) + r / 2;
+        hbk_matrix_unpack(out + to * t->cols, t, row, 1);
+    }
+}
+
+/* Tensors that the model has no place for would be weights that are left out: an error. Left out by
+   right are the rotary tables that old files hold. */
+static bool hbk__check_strangers(hbk_model *m, const hbk__source *src, hbk_error *err)
+{
+    static const char table[] = "rotary_emb.inv_freq";
+    for (hbk_int i = 0; i < src->n_files; i++)
+        for (hbk_int k = 0; k < src->files[i]->n; k++) {
+            const char *name = src->files[i]->tensors[k].name;
+            size_t n = strlen(name), tail = sizeof table - 1;
+            hbk__place p;
+            if (hbk__place_of(m, name, &p) || (n >= tail && !strcmp(name + n - tail, table))) continue;
+            return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, src->files[i]->path, 0,
+                               "tensor %.200s: a LLaMA of %lld layers has no such weight", name,
+                               (long long)m->config.n_layers);
+        }
+    return true;
+}
+
+/* Binds all tensors of m, in two rounds: check and count, then fill. The mappings go over to the model. */
+static bool hbk__bind(hbk_model *m, hbk__source *src, hbk_error *err)
+{
+    char name[96];
+    hbk_matrix w;
+    hbk_int copied = 0;
+    const hbk_safetensors *file = NULL;
+    hbk__place p;
+    for (hbk_int i = 0; hbk_tensor_at(m, i, name, &w); i++) {
+        const hbk_tensor *t = hbk__source_find(src, name, &file);
+        if (!t) return hbk__missing(src, name, err);
+        if (!hbk__place_of(m, name, &p) || !hbk__check_tensor(file->path, t, &w, &p, &m->config, err))
+            return false;
+        if (hbk__must_copy(file, t, &p)) copied += w.rows * w.cols;
+    }
+    if (!hbk__check_strangers(m, src, err)) return false;
+    m->values = HBK__NEW(m->alloc, hbk_real, copied, err);
+    if (m->values) m->maps = HBK__NEW(m->alloc, hbk_mapping, src->n_files, err);
+    if (!m->maps) return false;
+    hbk_real *at = m->values;
+    for (hbk_int i = 0; hbk_tensor_at(m, i, name, &w); i++) {
+        const hbk_tensor *t = hbk__source_find(src, name, &file);
+        hbk_matrix stored = hbk__tensor_matrix(t, w.rows, w.cols);
+        hbk__place_of(m, name, &p);
+        if (hbk__must_copy(file, t, &p)) {
+            hbk__copy_tensor(at, &stored, hbk__must_permute(file, &p), m->config.head_dim);
+            if (p.norm) *p.norm = at;
+            stored = hbk__matrix(w.rows, w.cols, at);
+            at += w.rows * w.cols;
+        }
+        if (p.w) *p.w = stored;
+    }
+    if (m->config.tied) m->head = m->embed;
+    for (hbk_int i = 0; i < src->n_files; i++) {
+        m->maps[m->n_maps++] = src->files[i]->map;
+        src->files[i]->map.data = NULL;
+    }
+    return true;
+}
+
+/* ---- 12.5 folders ----------------------------------------------------------- */
+
+static bool hbk__open_shards(hbk__source *s, const char *index_path, hbk_error *err)
+{
+    const char *name;
+    json_t *value, *index = hbk_json_read(index_path, err);
+    if (!index) return false;
+    s->shard_of = json_incref(json_object_get(index, "weight_map"));
+    json_decref(index);
+    if (!json_object_size(s->shard_of))
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, index_path, 0,
+                           "expected a weight_map of tensor names to files");
+    json_object_foreach(s->shard_of, name, value) {
+        const char *shard = json_string_value(value);
+        char path[512];
+        hbk_int i = 0;
+        if (!shard || !*shard || strchr(shard, '/') || strstr(shard, ".."))
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, index_path, 0,
+                               "the shard of %s is '%.100s', expected a file name in the same folder", name,
+                               shard ? shard : "");
+        while (i < s->n_files && strcmp(shard, hbk__base_name(s->files[i]->path)) != 0) i++;
+        if (i < s->n_files) continue;
+        if (!hbk_path(path, s->path, shard, err)) return false;
+        if (!hbk_file_exists(path))
+            return hbk_fail_at(err, HBK_ERROR_FILE, index_path, 0, "shard %.100s is missing from the folder",
+                               shard);
+        if (!hbk__source_add(s, hbk_safetensors_open(path, s->alloc, err), err)) return false;
+    }
+    return true;
+}
+
+static bool hbk__open_folder(hbk__source *s, hbk_error *err)
+{
+    char path[512];
+    if (!hbk_path(path, s->path, "model.safetensors", err)) return false;
+    if (hbk_file_exists(path)) return hbk__source_add(s, hbk_safetensors_open(path, s->alloc, err), err);
+    if (!hbk_path(path, s->path, "model.safetensors.index.json", err)) return false;
+    if (hbk_file_exists(path)) return hbk__open_shards(s, path, err);
+    if (!hbk_path(path, s->path, "pytorch_model.bin", err)) return false;
+    return hbk_fail_at(err, HBK_ERROR_FILE, s->path, 0,
+                       "holds neither model.safetensors nor model.safetensors.index.json%s",
+                       hbk_file_exists(path) ? "; save its pytorch_model.bin as safetensors first" : "");
+}
+
+/* Sizes that the configuration claims, held against the files before memory is taken by them. */
+static bool hbk__check_claims(const hbk__source *s, const hbk_config *c, hbk_error *err)
+{
+    hbk_int bytes = 0;
+    const hbk_safetensors *file;
+    for (hbk_int i = 0; i < s->n_files; i++) bytes += (hbk_int)s->files[i]->map.size;
+    for (hbk_int l = 0; l < c->n_layers; l++) {
+        char name[96];
+        snprintf(name, sizeof name, "model.layers.%lld.input_layernorm.weight", (long long)l);
+        if (!hbk__source_find(s, name, &file)) return hbk__missing(s, name, err);
+    }
+    if (c->dim <= bytes && c->head_dim <= bytes) return true;
+    return hbk_fail_at(err, HBK_ERROR_SHAPE, s->path, 0,
+                       "config.json asks for hidden_size %lld, head_dim %lld: the files are smaller",
+                       (long long)c->dim, (long long)c->head_dim);
+}
+
+static hbk_model *hbk__load_folder(hbk__source *s, hbk_error *err)
+{
+    hbk_config c;
+    memset(&c, 0, sizeof c);
+    if (!hbk__config_load(s->path, &c, err) || !hbk__open_folder(s, err) || !hbk__check_claims(s, &c, err))
+        return NULL;
+    const hbk_safetensors *file;
+    /* both names lead to one tensor: by the metadata, or because the other is not stored */
+    if (hbk__source_find(s, HBK__EMBED, &file) == hbk__source_find(s, HBK__HEAD, &file)) c.tied = true;
+    return hbk__model_new(&c, s->alloc, err);
+}
+
+/* ---- 12.6 llama2.c ----------------------------------------------------------
+
+   i32 dim, ffn_dim, n_layers, n_heads, n_kv_heads, vocab_size, context_length, then floats:
+     version 0: at byte 28; a negative vocab_size says that the head follows; tables of rope angles lie
+       before it. There is no magic number: the sizes must explain the length of the file to the byte.
+     version 1: "24ka", i32 1 and the sizes; u8 tied at byte 36; floats at byte 256, norms first. */
+
+/* The order of tensors. A name that begins with '.' comes once per layer; "" stands for the tables. */
+static const char *const hbk__llama2c_order[2][13] = {
+    {HBK__EMBED, ".input_layernorm", ".self_attn.q_proj", ".self_attn.k_proj", ".self_attn.v_proj",
+     ".self_attn.o_proj", ".post_attention_layernorm", ".mlp.gate_proj", ".mlp.down_proj", ".mlp.up_proj",
+     HBK__NORM, "", HBK__HEAD},
+    {".input_layernorm", ".post_attention_layernorm", HBK__NORM, HBK__EMBED, ".self_attn.q_proj",
+     ".self_attn.k_proj", ".self_attn.v_proj", ".self_attn.o_proj", ".mlp.gate_proj", ".mlp.down_proj",
+     ".mlp.up_proj", HBK__HEAD, NULL}};
+
+/* The sizes in the header, and where the floats begin. */
+static bool hbk__llama2c_header(const hbk_safetensors *s, hbk_config *c, int *version, hbk_int *start,
+                                hbk_error *err)
+{
+    const unsigned char *p = s->map.data;
+    bool magic = s->map.size >= 256 && hbk__little_endian(p, 4) == 0x616b3432;
+    *version = magic ? (int)(int32_t)hbk__little_endian(p + 4, 4) : 0;
+    *start = magic ? 256 : 28;
+    if (magic && *version != 1)
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, s->path, 0,
+                           "llama2.c version %d%s is not supported: export version 0 or 1", *version,
+                           *version == 2 ? " (int8)" : "");
+    hbk_int size[7];
+    for (int i = 0; i < 7; i++)
+        size[i] = s->map.size < 28 ? 0 : (int32_t)(uint32_t)hbk__little_endian(p + 8 * magic + 4 * i, 4);
+    c->tied = magic ? p[36] != 0 : size[5] > 0;
+    c->dim = size[0];
+    c->ffn_dim = size[1];
+    c->n_layers = size[2];
+    c->n_heads = size[3];
+    c->n_kv_heads = size[4];
+    c->vocab_size = size[5] < 0 && !magic ? -size[5] : size[5];
+    c->context_length = size[6];
+    c->head_dim = c->n_heads > 0 && c->dim % c->n_heads == 0 ? c->dim / c->n_heads : 0;
+    c->rms_norm_eps = 1e-5; /* neither is stored */
+    c->rope_theta = 10000;
+    c->rope_factor = c->rope_low_freq_factor = c->rope_high_freq_factor = 1;
+    c->rope_original_context = c->context_length;
+    c->bos = 1;
+    c->eos[0] = 2;
+    c->n_eos = 1;
+    if (hbk_config_check(c, NULL)) return true;
+    return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0,
+                       "is no model: expected a llama2.c .bin, or a folder with config.json and safetensors");
+}
+
+static bool hbk__llama2c_length(const hbk_safetensors *s, const hbk_config *c, int version, hbk_int start,
+                                hbk_error *err)
+{
+    hbk_int floats = hbk_model_count(c), tables = version == 0 ? c->context_length * c->head_dim : 0;
+    if (floats < (hbk_int)1 << 58 && tables < (hbk_int)1 << 58 &&
+        start + 4 * (floats + tables) == (hbk_int)s->map.size)
+        return true;
+    return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0,
+                       "has %zu bytes; a llama2.c file of dim %lld, %lld layers, %lld tokens has about %.0f",
+                       s->map.size, (long long)c->dim, (long long)c->n_layers, (long long)c->vocab_size,
+                       4.0 * ((double)floats + (double)tables));
+}
+
+/* The table that a safetensors file would have. */
+static bool hbk__llama2c_table(hbk_safetensors *s, hbk_model *m, int version, hbk_int start, hbk_error *err)
+{
+    const hbk_config *c = &m->config;
+    const unsigned char *at = s->map.data + start;
+    hbk_int n = 3 + 9 * c->n_layers;
+    if (!hbk__st_reserve(s, n, n * 96, err)) return false;
+    for (int i = 0; i < 13 && hbk__llama2c_order[version][i]; i++) {
+        const char *part = hbk__llama2c_order[version][i];
+        if (!*part) at += 4 * c->context_length * c->head_dim;
+        if (!*part || (c->tied && !strcmp(part, HBK__HEAD))) continue;
+        for (hbk_int l = 0; l < (*part == '.' ? c->n_layers : 1); l++) {
+            char name[96];
+            hbk__place p;
+            if (*part == '.') snprintf(name, sizeof name, "model.layers.%lld%s.weight", (long long)l, part);
+            else snprintf(name, sizeof name, "%s", part);
+            hbk__place_of(m, name, &p);
+            hbk_tensor *t = hbk__st_add(s, name);
+            snprintf(t->dtype, sizeof t->dtype, "F32");
+            t->n_dims = p.norm ? 1 : 2;
+            t->shape[0] = p.norm ? c->dim : p.w->rows;
+            t->shape[1] = p.norm ? 0 : p.w->cols;
+            t->data = at;
+            hbk__tensor_size(t);
+            at += t->bytes;
+        }
+    }
+    hbk__st_sort(s);
+    s->interleaved = true;
+    return true;
+}
+
+static hbk_model *hbk__load_llama2c(hbk__source *src, hbk_error *err)
+{
+    hbk_config c;
+    int version;
+    hbk_int start;
+    if (!hbk__source_add(src, hbk__st_map(src->path, src->alloc, err), err)) return NULL;
+    hbk_safetensors *s = src->files[0];
+    const unsigned char *p = s->map.data;
+    memset(&c, 0, sizeof c);
+    if (s->map.size > 8 && (!memcmp(p, "GGUF", 4) || !memcmp(p, "PK\3\4", 4) || p[8] == '{')) {
+        hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, src->path, 0, "%s",
+                    p[0] == 'G'   ? "GGUF models cannot be loaded"
+                    : p[8] == '{' ? "is a safetensors file: name the folder that holds it and config.json"
+                                  : "is a PyTorch checkpoint: save it as safetensors first");
+        return NULL;
+    }
+    if (!hbk__llama2c_header(s, &c, &version, &start, err) ||
+        !hbk__llama2c_length(s, &c, version, start, err))
+        return NULL;
+    hbk_model *m = hbk__model_new(&c, src->alloc, err);
+    if (!m || hbk__llama2c_table(s, m, version, start, err)) return m;
+    hbk_model_free(m);
+    return NULL;
+}
+
+HBK_DEF hbk_model *hbk_model_load(const char *path, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk__source src;
+    memset(&src, 0, sizeof src);
+    src.path = path;
+    src.alloc = alloc;
+    hbk_model *m = hbk_dir_exists(path) ? hbk__load_folder(&src, err) : hbk__load_llama2c(&src, err);
+    if (m && !hbk__bind(m, &src, err)) {
+        hbk_model_free(m);
+        m = NULL;
+    }
+    hbk__source_close(&src);
+    return m;
+}
+
+/* ---- 12.7 saving ------------------------------------------------------------ */
+
+static const char *hbk__st_type_name(hbk_dtype t)
+{
+    return t == HBK_F32 ? "F32" : t == HBK_F16 ? "F16" : "BF16";
+}
+
+/* One id as a number, several as a list, none as null. */
+static json_t *hbk__eos_json(const hbk_config *c)
+{
+    if (c->n_eos == 0) return json_null();
+    if (c->n_eos == 1) return json_integer(c->eos[0]);
+    json_t *list = json_array();
+    for (hbk_int i = 0; i < c->n_eos; i++) json_array_append_new(list, json_integer(c->eos[i]));
+    return list;
+}
+
+static json_t *hbk__bos_json(const hbk_config *c)
+{
+    return c->bos < 0 ? json_null() : json_integer(c->bos);
+}
+
+static json_t *hbk__rope_json(const hbk_config *c)
+{
+    if (c->rope_scaling == HBK_ROPE_DEFAULT) return json_null();
+    if (c->rope_scaling == HBK_ROPE_LINEAR)
+        return json_pack("{s:s, s:f}", "rope_type", "linear", "factor", c->rope_factor);
+    return json_pack("{s:s, s:f, s:f, s:f, s:I}", "rope_type", "llama3", "factor", c->rope_factor,
+                     "low_freq_factor", c->rope_low_freq_factor, "high_freq_factor", c->rope_high_freq_factor,
+                     "original_max_position_embeddings", (json_int_t)c->rope_original_context);
+}
+
+/* Writes `value`, which may be NULL for lack of memory, as DIR/NAME, and gives it up. */
+static bool hbk__json_file(const char *dir, const char *name, json_t *value, hbk_error *err)
+{
+    char path[512];
+    bool ok = hbk_path(path, dir, name, err);
+    if (ok && !value) ok = hbk_fail_at(err, HBK_ERROR_MEMORY, path, 0, "out of memory for its JSON");
+    ok = ok && hbk_json_write(path, value, err);
+    json_decref(value);
+    return ok;
+}
+
+/* The spelling of transformers 4, which version 5 reads as well; keys in its order. */
+static bool hbk__config_save(const hbk_config *c, const char *dir, hbk_dtype t, hbk_error *err)
+{
+    const char *dtype = t == HBK_F32 ? "float32" : t == HBK_F16 ? "float16" : "bfloat16";
+    json_t *o = json_pack("{s:[s],s:b,s:f,s:o,s:o,s:I,s:s,s:I,s:f,s:I,s:I,s:b,"
+                          "s:s,s:I,s:I,s:I,s:f,s:o,s:f,s:b,s:s,s:b,s:I}",
+                          "architectures", "LlamaForCausalLM", "attention_bias", 0, "attention_dropout", 0.0,
+                          "bos_token_id", hbk__bos_json(c), "eos_token_id", hbk__eos_json(c), "head_dim",
+                          (json_int_t)c->head_dim, "hidden_act", "silu", "hidden_size", (json_int_t)c->dim,
+                          "initializer_range", 0.02, "intermediate_size", (json_int_t)c->ffn_dim,
+                          "max_position_embeddings", (json_int_t)c->context_length, "mlp_bias", 0,
+                          "model_type", "llama", "num_attention_heads", (json_int_t)c->n_heads,
+                          "num_hidden_layers", (json_int_t)c->n_layers, "num_key_value_heads",
+                          (json_int_t)c->n_kv_heads, "rms_norm_eps", c->rms_norm_eps, "rope_scaling",
+                          hbk__rope_json(c), "rope_theta", c->rope_theta, "tie_word_embeddings", (int)c->tied,
+                          "torch_dtype", dtype, "use_cache", 1, "vocab_size", (json_int_t)c->vocab_size);
+    return hbk__json_file(dir, "config.json", o, err) &&
+           hbk__json_file(dir, "generation_config.json",
+                          json_pack("{s:o, s:o}", "bos_token_id", hbk__bos_json(c), "eos_token_id",
+                                    hbk__eos_json(c)),
+                          err);
+}
+
+HBK_DEF bool hbk_model_save(const hbk_model *m, const char *dir, hbk_dtype t, hbk_error *err)
+{
+    char path[512], name[96];
+    hbk_int n = 0;
+    hbk_matrix w;
+    if (t != HBK_F32 && t != HBK_F16 && t != HBK_BF16)
+        return hbk_fail(err, HBK_ERROR_OPTION, "a model is saved as f32, f16 or bf16, not as %s",
+                        hbk_dtype_name(t));
+    if (!hbk_dir_make(dir, err) || !hbk_path(path, dir, "model.safetensors", err)) return false;
+    while (hbk_tensor_at(m, n, name, &w)) n++;
+    hbk_tensor *tensors = HBK__NEW(m->alloc, hbk_tensor, n, err);
+    hbk_matrix *from = tensors ? HBK__NEW(m->alloc, hbk_matrix, n, err) : NULL;
+    char *names = from ? HBK__NEW(m->alloc, char, 96 * n, err) : NULL;
+    for (hbk_int i = 0; names && i < n; i++) {
+        hbk_tensor_at(m, i, names + 96 * i, &from[i]);
+        bool norm = strstr(names + 96 * i, "norm.weight") != NULL;
+        tensors[i].name = names + 96 * i;
+        snprintf(tensors[i].dtype, sizeof tensors[i].dtype, "%s", hbk__st_type_name(t));
+        tensors[i].n_dims = norm ? 1 : 2;
+        tensors[i].shape[0] = norm ? from[i].cols : from[i].rows;
+        tensors[i].shape[1] = norm ? 0 : from[i].cols;
+    }
+    bool ok = names && hbk__tensors_write(path, tensors, from, n, m->alloc, err);
+    hbk_free(m->alloc, names);
+    hbk_free(m->alloc, from);
+    hbk_free(m->alloc, tensors);
+    return ok && hbk__config_save(&m->config, dir, t, err);
+}
+
+/* ---- 12.8 PEFT adapters -----------------------------------------------------
+
+       base_model.model.model.layers.N.self_attn.q_proj.lora_A.weight  (rank, in)
+       base_model.model.model.layers.N.self_attn.q_proj.lora_B.weight  (out, rank)
+
+   What is adapted is what the file holds tensors for; the configuration adds alpha, and everything in it
+   that would change the result and is not supported is refused by name. Every tensor must find its place
+   and every adapted projection both its tensors: an adapter that matches nothing would load, and the base
+   model would answer in its stead. */
+
+/* The layer, the projection and the half (0: A, 1: B) that a name speaks of. */
+static bool hbk__lora_name(const char *name, hbk_int *layer, hbk_slot *slot, int *half)
+{
+    const char *s = hbk__after_slot(hbk__after_layer(hbk__after(name, "base_model.model."), layer), slot);
+    const char *a = hbk__after(s, ".lora_A"), *b = hbk__after(s, ".lora_B");
+    *half = b != NULL;
+    s = a ? a : b;
+    const char *plain = hbk__after(s, ".default"); /* a raw state_dict keeps the adapter's name */
+    return s && !strcmp(plain ? plain : s, ".weight");
+}
+
+/* Whether t fits half `half` of a projection (out, in), and with what rank. */
+static bool hbk__check_lora(const char *path, const hbk_tensor *t, const hbk_config *c, hbk_int layer,
+                            hbk_slot slot, int half, hbk_error *err)
+{
+    hbk_int out, in;
+    hbk_dtype type;
+    if (layer >= c->n_layers)
+        return hbk_fail_at(err, HBK_ERROR_SHAPE, path, 0,
+                           "tensor %s: the model has %lld layers; is this the adapter of another base?",
+                           t->name, (long long)c->n_layers);
+    if (!hbk__dtype_of(t->dtype, &type))
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0, "tensor %s: type %s is not supported",
+                           t->name, t->dtype);
+    hbk__slot_shape(c, slot, &out, &in);
+    if (t->n_dims == 2 && t->shape[!half] == (half ? out : in)) return true;
+    char got[192];
+    hbk__shape_text(got, t);
+    return hbk_fail_at(err, HBK_ERROR_SHAPE, path, 0,
+                       "tensor %s: shape %s, expected %s%lld%s; is this the adapter of another base?",
+                       t->name, got, half ? "(" : "(rank,", (long long)(half ? out : in),
+                       half ? ",rank)" : ")");
+}
+
+/* Sorts the file's tensors into found[(layer * HBK_N_SLOTS + slot) * 2 + half]. */
+static bool hbk__adapter_collect(const hbk_safetensors *s, const hbk_config *c, const hbk_tensor **found,
+                                 hbk_int *rank, unsigned *targets, hbk_error *err)
+{
+    *targets = 0;
+    for (hbk_int i = 0; i < s->n; i++) {
+        const hbk_tensor *t = &s->tensors[i];
+        hbk_int layer;
+        hbk_slot slot;
+        int half;
+        if (!hbk__lora_name(t->name, &layer, &slot, &half))
+            return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, s->path, 0, "tensor %.200s: %s", t->name,
+                               hbk__after(t->name, "base_model.model.")
+                                   ? "is not lora_A or lora_B of one of the seven projections: not supported"
+                                   : "PEFT's names begin with base_model.model.: rename the tensors");
+        if (!hbk__check_lora(s->path, t, c, layer, slot, half, err)) return false;
+        if (i == 0) *rank = t->shape[half];
+        if (t->shape[half] != *rank)
+            return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, s->path, 0,
+                               "tensor %s: rank %lld, but %lld elsewhere: one rank for all is supported",
+                               t->name, (long long)t->shape[half], (long long)*rank);
+        const hbk_tensor **place = &found[(layer * HBK_N_SLOTS + slot) * 2 + half];
+        if (*place)
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0, "tensors %s and %s are one and the same",
+                               t->name, (*place)->name);
+        *place = t;
+        *targets |= 1u << slot;
+    }
+    if (*targets) return true;
+    return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0,
+                       "holds no tensor: nothing was trained, or nothing saved");
+}
+
+static bool hbk__adapter_complete(const hbk_safetensors *s, const hbk_config *c, const hbk_tensor **found,
+                                  unsigned targets, unsigned listed, hbk_error *err)
+{
+    for (hbk_int i = 0; i < c->n_layers * HBK_N_SLOTS; i++) {
+        hbk_slot slot = (hbk_slot)(i % HBK_N_SLOTS);
+        if ((listed & ~targets) >> slot & 1)
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0,
+                               "holds no tensor for %s, which adapter_config.json's target_modules names",
+                               hbk_slot_name(slot));
+        if (!(targets >> slot & 1) || (found[2 * i] && found[2 * i + 1])) continue;
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0,
+                           "tensor base_model.model.model.layers.%lld.%s%s.lora_%c.weight is missing; is "
+                           "this the adapter of another base?",
+                           (long long)(i / HBK_N_SLOTS), hbk__slot_group(slot), hbk_slot_name(slot),
+                           found[2 * i] ? 'B' : 'A');
+    }
+    return true;
+}
+
+/* target_modules: a list, whose projections become bits of *listed, or a pattern, left to the tensors. */
+static void hbk__read_targets(hbk__fields *f, unsigned *listed)
+{
+    const json_t *list = hbk__json_field(f, "target_modules");
+    for (size_t i = 0; i < json_array_size(list) && f->ok; i++) {
+        const char *name = json_string_value(json_array_get(list, i));
+        const char *dot = name ? strrchr(name, '.') : NULL;
+        int slot = 0;
+        if (dot) name = dot + 1;
+        while (slot < HBK_N_SLOTS && name && strcmp(name, hbk_slot_name((hbk_slot)slot)) != 0) slot++;
+        if (name && slot < HBK_N_SLOTS) *listed |= 1u << slot;
+        else
+            f->ok = hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->path, 0,
+                                "target_modules: %.60s is not supported, only a layer's seven projections",
+                                name ? name : "what is no string");
+    }
+}
+
+/* adapter_config.json: alpha, the projections listed, and whether the scale is alpha / sqrt(rank). */
+static bool hbk__adapter_config(const char *dir, double *alpha, bool *rslora, unsigned *listed,
+                                hbk_error *err)
+{
+    static const char refused[][24] = {"use_dora", "modules_to_save", "layers_to_transform", "lora_bias",
+                                       "layer_replication", "rank_pattern", "alpha_pattern", "use_qalora",
+                                       "trainable_token_indices", "target_parameters",
+                                       "alora_invocation_tokens"};
+    char path[512];
+    if (!hbk_path(path, dir, "adapter_config.json", err)) return false;
+    json_t *root = hbk_json_read(path, err);
+    if (!root) return false;
+    hbk__fields f = {root, path, err, true};
+    const char *type = json_string_value(hbk__json_field(&f, "peft_type"));
+    if (!type || strcmp(type, "LORA") != 0)
+        f.ok = hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0, "peft_type %.40s: only LORA is supported",
+                           type ? type : "is absent");
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) hbk__field_refuse(&f, refused[i], NULL);
+    hbk__field_refuse(&f, "bias", "none");
+    /* pissa, olora, corda and loftq change the base too: their A and B mean nothing on the plain one */
+    const char *init = json_string_value(hbk__json_field(&f, "init_lora_weights"));
+    if (init && strcmp(init, "eva") != 0 && strcmp(init, "orthogonal") != 0)
+        hbk__field_refuse(&f, "init_lora_weights", "gaussian");
+    *alpha = hbk__field_real(&f, "lora_alpha", 8);
+    *rslora = hbk__field_bool(&f, "use_rslora", false);
+    *listed = 0;
+    hbk__read_targets(&f, listed);
+    json_decref(root);
+    return f.ok;
+}
+
+HBK_DEF hbk_adapter *hbk_adapter_load(const char *dir, const hbk_config *config, hbk_allocator *alloc,
+                                      hbk_error *err)
+{
+    char path[512];
+    double alpha;
+    bool rslora;
+    unsigned listed, targets;
+    hbk_int rank = 0;
+    if (!hbk_config_check(config, err) || !hbk__adapter_config(dir, &alpha, &rslora, &listed, err) ||
+        !hbk_path(path, dir, "adapter_model.safetensors", err))
+        return NULL;
+    hbk_safetensors *s = hbk_safetensors_open(path, alloc, err);
+    if (!s) return NULL;
+    hbk_adapter *a = NULL;
+    hbk_int n = config->n_layers * HBK_N_SLOTS;
+    const hbk_tensor **found = HBK__NEW(alloc, const hbk_tensor *, 2 * n, err);
+    if (found && hbk__adapter_collect(s, config, found, &rank, &targets, err) &&
+        hbk__adapter_complete(s, config, found, targets, listed, err))
+        a = hbk_adapter_new(config, rank, rslora ? alpha * sqrt((double)rank) : alpha, targets, 0, alloc,
+                            err);
+    for (hbk_int i = 0; a && i < n; i++) {
+        hbk_lora *l = &a->loras[i];
+        if (!l->a) continue;
+        hbk_matrix A = hbk__tensor_matrix(found[2 * i], rank, l->in);
+        hbk_matrix B = hbk__tensor_matrix(found[2 * i + 1], l->out, rank);
+        hbk_matrix_unpack(l->a, &A, 0, rank);
+        hbk_matrix_unpack(l->b, &B, 0, l->out);
+    }
+    hbk_free(alloc, found);
+    hbk_safetensors_close(s);
+    return a;
+}
+
+/* Only keys that every version of PEFT knows: old ones stop at a key that they do not. */
+static bool hbk__adapter_config_save(const hbk_adapter *a, const char *dir, const char *base_name,
+                                     double dropout, hbk_error *err)
+{
+    bool whole = a->alpha == floor(a->alpha) && fabs(a->alpha) < 1e15; /* old readers want an int */
+    json_t *alpha = whole ? json_integer((json_int_t)a->alpha) : json_real(a->alpha), *targets = json_array();
+    for (int s = 0; s < HBK_N_SLOTS; s++)
+        if (a->targets >> s & 1) json_array_append_new(targets, json_string(hbk_slot_name((hbk_slot)s)));
+    json_t *o = json_pack("{s:{},s:n,s:s?,s:s,s:b,s:b,s:b,s:n,s:n,s:o,s:f,s:n,s:s,s:I,s:{},s:n,s:o,s:s}",
+                          "alpha_pattern", "auto_mapping", "base_model_name_or_path", base_name, "bias",
+                          "none", "fan_in_fan_out", 0, "inference_mode", 1, "init_lora_weights", 1,
+                          "layers_pattern", "layers_to_transform", "lora_alpha", alpha, "lora_dropout",
+                          dropout, "modules_to_save", "peft_type", "LORA", "r", (json_int_t)a->rank,
+                          "rank_pattern", "revision", "target_modules", targets, "task_type", "CAUSAL_LM");
+    return hbk__json_file(dir, "adapter_config.json", o, err);
+}
+
+HBK_DEF bool hbk_adapter_save(const hbk_adapter *a, const char *dir, const char *base_name, double dropout,
+                              hbk_error *err)
+{
+    char path[512];
+    hbk_int n = 0, most = a->n_layers * HBK_N_SLOTS * 2;
+    if (!hbk_dir_make(dir, err) || !hbk_path(path, dir, "adapter_model.safetensors", err)) return false;
+    hbk_tensor *tensors = HBK__NEW(a->alloc, hbk_tensor, most, err);
+    hbk_matrix *from = tensors ? HBK__NEW(a->alloc, hbk_matrix, most, err) : NULL;
+    char *names = from ? HBK__NEW(a->alloc, char, 96 * most, err) : NULL;
+    for (hbk_int i = 0; names && i < most; i++) {
+        const hbk_lora *l = &a->loras[i / 2];
+        hbk_slot slot = (hbk_slot)(i / 2 % HBK_N_SLOTS);
+        if (!l->a) continue;
+        snprintf(names + 96 * n, 96, "base_model.model.model.layers.%lld.%s%s.lora_%c.weight",
+                 (long long)(i / 2 / HBK_N_SLOTS), hbk__slot_group(slot), hbk_slot_name(slot),
+                 i % 2 ? 'B' : 'A');
+        from[n] = i % 2 ? hbk__matrix(l->out, l->rank, l->b) : hbk__matrix(l->rank, l->in, l->a);
+        tensors[n].name = names + 96 * n;
+        snprintf(tensors[n].dtype, sizeof tensors[n].dtype, "F32");
+        tensors[n].n_dims = 2;
+        tensors[n].shape[0] = from[n].rows;
+        tensors[n].shape[1] = from[n].cols;
+        n++;
+    }
+    bool ok = names && hbk__tensors_write(path, tensors, from, n, a->alloc, err);
+    hbk_free(a->alloc, names);
+    hbk_free(a->alloc, from);
+    hbk_free(a->alloc, tensors);
+    return ok && hbk__adapter_config_save(a, dir, base_name, dropout, err);
+}
+/* ==== 13  GENERATION =========================================================
+
+   Keys and values of past tokens are kept, so that a new token costs one pass over the weights. Reading
+   the weights is what such a pass costs, hence many sequences take their steps together:
+
+       feed   any mix of whole prompts and single tokens, packed into one batch per pass
+       slot   one sequence's cache; a slot that finishes takes the next request at once
+       fork   a beginning that all prompts share (a rubric) is computed once and copied
+
+   Caches are (layer, slot, position, K*D), in reals. */
+
+struct hbk_session {
+    const hbk_model *m;
+    const hbk_adapter *adapter;
+    hbk_allocator *alloc;
+    hbk_int n_slots, max_length; /* one slot more is allocated, for the shared beginning */
+    hbk_int *length;             /* (n_slots + 1) */
+    hbk_real *keys, *values;     /* (L, n_slots + 1, max_length, K*D) */
+    hbk__block_acts b;           /* buffers of one layer, (HBK__FEED_TOKENS) rows */
+    hbk_real *block, *y, *norm, *act, *rope, *work, *panel, *head_x;
+    hbk_span *spans;             /* per pass */
+    int32_t *tokens, *pos;
+    hbk_int *slot_of, *rows, *row_out; /* per span: slot; per wanted row: where it is, where it goes */
+    int threads;
+};
+#define HBK__FEED_TOKENS ((hbk_int)512) /* rows of a pass; longer feeds take several */
+
+static hbk_int hbk__session_layout(hbk_session *s, hbk_real *at)
+{
+    const hbk_config *c = &s->m->config;
+    hbk_int N = HBK__FEED_TOKENS, C = c->dim, Q = c->n_heads * c->head_dim, KV = c->n_kv_heads * c->head_dim;
+    hbk_int R = s->adapter ? s->adapter->rank : 0, cache = c->n_layers * (s->n_slots + 1) * s->max_length * KV;
+    hbk_int total = 0;
+    s->keys = hbk__take(&at, &total, cache);
+    s->values = hbk__take(&at, &total, cache);
+    s->b.x = hbk__take(&at, &total, N * C);
+    s->b.q = hbk__take(&at, &total, N * Q);
+    s->b.k = hbk__take(&at, &total, N * KV);
+    s->b.v = hbk__take(&at, &total, N * KV);
+    s->b.att = hbk__take(&at, &total, N * Q);
+    s->b.h = hbk__take(&at, &total, N * C);
+    s->b.gate = hbk__take(&at, &total, N * c->ffn_dim);
+    s->b.up = hbk__take(&at, &total, N * c->ffn_dim);
+    s->b.xa[0] = hbk__take(&at, &total, N * HBK__MAX(R, 1));
+    for (int i = 1; i < HBK_N_SLOTS; i++) s->b.xa[i] = s->b.xa[0]; /* nothing is kept for a backward */
+    s->y = hbk__take(&at, &total, N * C);
+    s->norm = hbk__take(&at, &total, N * C);
+    s->act = hbk__take(&at, &total, N * c->ffn_dim);
+    s->rope = hbk__take(&at, &total, N * c->head_dim);
+    s->work = hbk__take(&at, &total, hbk_attention_work(s->max_length, s->threads));
+    s->panel = hbk__take(&at, &total, HBK__MAX(HBK_PANEL, HBK__MAX(HBK__MAX(C, c->ffn_dim), Q)));
+    s->head_x = hbk__take(&at, &total, N * C);
+    return total;
+}
+
+HBK_DEF void hbk_session_free(hbk_session *s)
+{
+    if (!s) return;
+    hbk_free(s->alloc, s->length);
+    hbk_free(s->alloc, s->block);
+    hbk_free(s->alloc, s->spans);
+    hbk_free(s->alloc, s->tokens);
+    hbk_free(s->alloc, s->pos);
+    hbk_free(s->alloc, s->slot_of);
+    hbk_free(s->alloc, s->rows);
+    hbk_free(s->alloc, s->row_out);
+    hbk_free(s->alloc, s);
+}
+
+HBK_DEF hbk_session *hbk_session_new(const hbk_model *m, const hbk_adapter *adapter, hbk_int n_slots,
+                                     hbk_int max_length, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_int cache;
+    if (n_slots < 1 || max_length < 1 || max_length > INT32_MAX || !hbk__mul(&cache, n_slots + 1, max_length) ||
+        !hbk__mul(&cache, cache, 16 * m->config.n_layers * m->config.n_kv_heads * m->config.head_dim)) {
+        hbk_fail(err, HBK_ERROR_RANGE, "a session of %lld sequences of %lld tokens is not possible",
+                 (long long)n_slots, (long long)max_length);
+        return NULL;
+    }
+    hbk_session *s = HBK__NEW(alloc, hbk_session, 1, err);
+    if (!s) return NULL;
+    s->m = m;
+    s->adapter = adapter;
+    s->alloc = alloc;
+    s->n_slots = n_slots;
+    s->max_length = max_length;
+    s->threads = hbk__n_threads();
+    hbk_int N = HBK__FEED_TOKENS;
+    s->length = HBK__NEW(alloc, hbk_int, n_slots + 1, err);
+    if (s->length) s->block = HBK__NEW(alloc, hbk_real, hbk__session_layout(s, NULL), err);
+    if (s->block) s->spans = HBK__NEW(alloc, hbk_span, N, err);
+    if (s->spans) s->tokens = HBK__NEW(alloc, int32_t, N, err);
+    if (s->tokens) s->pos = HBK__NEW(alloc, int32_t, N, err);
+    if (s->pos) s->slot_of = HBK__NEW(alloc, hbk_int, N, err);
+    if (s->slot_of) s->rows = HBK__NEW(alloc, hbk_int, N, err);
+    if (s->rows) s->row_out = HBK__NEW(alloc, hbk_int, N, err);
+    if (!s->row_out) {
+        hbk_session_free(s);
+        return NULL;
+    }
+    hbk__session_layout(s, s->block);
+    return s;
+}
+
+HBK_DEF hbk_int hbk_session_length(const hbk_session *s, hbk_int slot)
+{
+    return s->length[slot];
+}
+
+HBK_DEF void hbk_session_rewind(hbk_session *s, hbk_int slot, hbk_int length)
+{
+    HBK_ASSERT(length >= 0 && length <= s->length[slot]);
+    s->length[slot] = length;
+}
+
+/* Reals of one slot's cache in one layer, and where it begins. */
+static hbk_int hbk__cache_at(const hbk_session *s, hbk_int layer, hbk_int slot)
+{
+    hbk_int KV = s->m->config.n_kv_heads * s->m->config.head_dim;
+    return (layer * (s->n_slots + 1) + slot) * s->max_length * KV;
+}
+
+HBK_DEF void hbk_session_fork(hbk_session *s, hbk_int to, hbk_int from, hbk_int length)
+{
+    HBK_ASSERT(to != from && length >= 0 && length <= s->length[from]);
+    size_t bytes = (size_t)(length * s->m->config.n_kv_heads * s->m->config.head_dim) * sizeof(hbk_real);
+    for (hbk_int l = 0; l < s->m->config.n_layers; l++) {
+        memcpy(s->keys + hbk__cache_at(s, l, to), s->keys + hbk__cache_at(s, l, from), bytes);
+        memcpy(s->values + hbk__cache_at(s, l, to), s->values + hbk__cache_at(s, l, from), bytes);
+    }
+    s->length[to] = length;
+}
+
+/* Runs one packed pass of N rows in n_spans spans whose tokens, slots and positions are set, and writes
+   the logits of n_rows wanted rows. */
+static void hbk__session_pass(hbk_session *s, hbk_int N, hbk_int n_spans, hbk_int n_rows, hbk_real *logits)
+{
+    const hbk_config *c = &s->m->config;
+    hbk_int KV = c->n_kv_heads * c->head_dim, C = c->dim, V = c->vocab_size;
+    hbk__env e;
+    memset(&e, 0, sizeof e);
+    e.m = s->m;
+    e.adapter = s->adapter;
+    e.panel = s->panel;
+    hbk_embed_forward(s->b.x, &s->m->embed, s->tokens, N);
+    hbk_rope_table(s->rope, s->pos, s->m->inv_freq, N, c->head_dim);
+    for (hbk_int l = 0; l < c->n_layers; l++) {
+        hbk__block_in(&e, l, &s->b, s->norm, s->rope, N);
+        for (hbk_int i = 0; i < n_spans; i++) {
+            hbk_span *p = &s->spans[i];
+            hbk_real *k = s->keys + hbk__cache_at(s, l, s->slot_of[i]);
+            hbk_real *v = s->values + hbk__cache_at(s, l, s->slot_of[i]);
+            size_t bytes = (size_t)(p->T * KV) * sizeof *k;
+            memcpy(k + p->past * KV, s->b.k + p->q_start * KV, bytes);
+            memcpy(v + p->past * KV, s->b.v + p->q_start * KV, bytes);
+            p->k = k;
+            p->v = v;
+        }
+        hbk_attention_forward(s->b.att, NULL, s->b.q, s->spans, n_spans, c->n_heads, c->n_kv_heads, c->head_dim,
+                              s->work, s->threads);
+        hbk__block_out(&e, l, &s->b, s->y, s->norm, s->act, N);
+        hbk_real *t = s->b.x; /* the layer's result is the next one's input */
+        s->b.x = s->y;
+        s->y = t;
+    }
+    for (hbk_int i = 0; i < n_rows; i++)
+        memcpy(s->head_x + i * C, s->b.x + s->rows[i] * C, (size_t)C * sizeof *s->head_x);
+    hbk_rms_norm_forward(s->norm, s->head_x, s->m->final_norm, n_rows, C, c->rms_norm_eps);
+    for (hbk_int i = 0, n; i < n_rows; i += n) { /* runs of rows that also lie together in the result */
+        for (n = 1; i + n < n_rows && s->row_out[i + n] == s->row_out[i] + n; n++) {
+        }
+        hbk_real *out = hbk__zeroed(logits + s->row_out[i] * V, n * V);
+        hbk_matmul(out, s->norm + i * C, &s->m->head, n, s->panel);
+    }
+}
+
+HBK_DEF bool hbk_session_feed(hbk_session *s, const hbk_feed *feeds, hbk_int n_feeds, bool all,
+                              hbk_real *logits, hbk_error *err)
+{
+    for (hbk_int f = 0; f < n_feeds; f++) {
+        const hbk_feed *p = &feeds[f];
+        HBK_ASSERT(p->slot >= 0 && p->slot <= s->n_slots && p->n >= 1);
+        if (s->length[p->slot] + p->n > s->max_length)
+            return hbk_fail(err, HBK_ERROR_RANGE, "%lld tokens after %lld exceed the session's %lld per sequence",
+                            (long long)p->n, (long long)s->length[p->slot], (long long)s->max_length);
+        for (hbk_int i = 0; i < p->n; i++)
+            if (p->tokens[i] < 0 || p->tokens[i] >= s->m->config.vocab_size)
+                return hbk_fail(err, HBK_ERROR_RANGE, "token %lld is id %d, expected 0 to %lld", (long long)i,
+                                (int)p->tokens[i], (long long)s->m->config.vocab_size - 1);
+    }
+    hbk_int N = 0, n_spans = 0, n_rows = 0, fed = 0;
+    for (hbk_int f = 0; f < n_feeds; f++)
+        for (hbk_int i = 0; i < feeds[f].n;) { /* the next piece of this feed that fits into the pass */
+            hbk_int slot = feeds[f].slot, n = HBK__MIN(feeds[f].n - i, HBK__FEED_TOKENS - N);
+            hbk_span *p = &s->spans[n_spans];
+            p->q_start = N;
+            p->T = n;
+            p->past = s->length[slot];
+            s->slot_of[n_spans++] = slot;
+            for (hbk_int j = 0; j < n; j++, i++, N++, fed++) {
+                s->tokens[N] = feeds[f].tokens[i];
+                s->pos[N] = (int32_t)(p->past + j);
+                if (!all && i + 1 < feeds[f].n) continue;
+                s->rows[n_rows] = N;
+                s->row_out[n_rows++] = all ? fed : f;
+            }
+            s->length[slot] += n;
+            if (N < HBK__FEED_TOKENS && !(f + 1 == n_feeds && i == feeds[f].n)) continue;
+            hbk__session_pass(s, N, n_spans, n_rows, logits);
+            N = n_spans = n_rows = 0;
+        }
+    return true;
+}
+
+/* ---- sampling ------------------------------------------------------------------ */
+
+HBK_DEF hbk_sampling hbk_sampling_defaults(void)
+{
+    hbk_sampling o = {0.7, 0.9, 0, 512, -1};
+    return o;
+}
+
+static int hbk__by_probability(const void *x, const void *y)
+{
+    const hbk_candidate *a = (const hbk_candidate *)x, *b = (const hbk_candidate *)y;
+    if (a->p != b->p) return a->p > b->p ? -1 : 1;
+    return a->id < b->id ? -1 : 1;
+}
+
+HBK_DEF int32_t hbk_sample(const hbk_real *logits, hbk_int V, const hbk_sampling *o, hbk_rng *rng,
+                           hbk_candidate *scratch)
+{
+    hbk_int best = 0, n = 0;
+    for (hbk_int i = 1; i < V; i++)
+        if (logits[i] > logits[best]) best = i;
+    if (o->temperature <= 0) return (int32_t)best;
+    double total = 0;
+    for (hbk_int i = 0; i < V; i++)
+        total += exp(((double)logits[i] - (double)logits[best]) / o->temperature);
+    /* An id of less than (1 - p) / V cannot be among the most likely that make up p: not worth sorting. */
+    double least = o->top_p < 1 ? (1 - o->top_p) / (double)V : 0, mass = 0;
+    for (hbk_int i = 0; i < V; i++) {
+        double p = exp(((double)logits[i] - (double)logits[best]) / o->temperature) / total;
+        if (p < least) continue;
+        scratch[n].p = p;
+        scratch[n++].id = (int32_t)i;
+    }
+    if (o->top_p < 1 || o->top_k > 0) {
+        qsort(scratch, (size_t)n, sizeof *scratch, hbk__by_probability);
+        hbk_int keep = o->top_k > 0 ? HBK__MIN(n, o->top_k) : n, i = 0;
+        for (; i < keep && (mass < o->top_p || i == 0); i++) mass += scratch[i].p;
+        n = i;
+    } else {
+        for (hbk_int i = 0; i < n; i++) mass += scratch[i].p;
+    }
+    double r = hbk_rng_uniform(rng) * mass;
+    for (hbk_int i = 0; i < n; i++) {
+        r -= scratch[i].p;
+        if (r < 0) return scratch[i].id;
+    }
+    return scratch[n - 1].id;
+}
+
+/* ---- serving requests ------------------------------------------------------------ */
+
+static bool hbk__is_eos(const hbk_config *c, const hbk_sampling *o, int32_t id)
+{
+    if (id == o->stop) return true;
+    for (hbk_int i = 0; i < c->n_eos; i++)
+        if (id == c->eos[i]) return true;
+    return false;
+}
+
+/* How many first tokens all prompts share, one being left to each. */
+static hbk_int hbk__shared_prefix(const hbk_request *r, hbk_int n)
+{
+    hbk_int shared = n > 1 ? r[0].n_prompt - 1 : 0;
+    for (hbk_int i = 1; i < n; i++) {
+        hbk_int k = 0;
+        while (k < shared && k < r[i].n_prompt - 1 && r[i].prompt[k] == r[0].prompt[k]) k++;
+        shared = k;
+    }
+    return HBK__MAX(shared, 0);
+}
+
+/* State of hbk_generate: which request each slot serves, and what it will be fed next. */
+typedef struct hbk__serving {
+    hbk_int *request; /* (n_slots) or -1 */
+    hbk_feed *feeds;  /* (n_slots) */
+    int32_t *last;    /* (n_slots) the token sampled last */
+    hbk_real *logits; /* (n_slots, V) */
+    hbk_candidate *scratch;
+} hbk__serving;
+
+static void hbk__serving_free(hbk_session *s, hbk__serving *v)
+{
+    hbk_free(s->alloc, v->request);
+    hbk_free(s->alloc, v->feeds);
+    hbk_free(s->alloc, v->last);
+    hbk_free(s->alloc, v->logits);
+    hbk_free(s->alloc, v->scratch);
+}
+
+static bool hbk__serving_new(hbk_session *s, hbk__serving *v, hbk_error *err)
+{
+    hbk_int V = s->m->config.vocab_size;
+    memset(v, 0, sizeof *v);
+    v->request = HBK__NEW(s->alloc, hbk_int, s->n_slots, err);
+    if (v->request) v->feeds = HBK__NEW(s->alloc, hbk_feed, s->n_slots, err);
+    if (v->feeds) v->last = HBK__NEW(s->alloc, int32_t, s->n_slots, err);
+    if (v->last) v->logits = HBK__NEW(s->alloc, hbk_real, s->n_slots * V, err);
+    if (v->logits) v->scratch = HBK__NEW(s->alloc, hbk_candidate, V, err);
+    if (!v->scratch) hbk__serving_free(s, v);
+    return v->scratch != NULL;
+}
+
+/* Takes the token that `slot` sampled into its request; false when the request is finished. */
+static bool hbk__serve_token(hbk_session *s, hbk__serving *v, hbk_request *r, hbk_int index, hbk_int slot,
+                             const hbk_real *logits, const hbk_sampling *o, const hbk_stream *stream)
+{
+    int32_t id = hbk_sample(logits, s->m->config.vocab_size, o, &r->rng, v->scratch);
+    if (hbk__is_eos(&s->m->config, o, id)) {
+        r->finish = HBK_FINISH_EOS;
+        return false;
+    }
+    hbk_tokens_push(&r->output, id);
+    r->finish = HBK_FINISH_LENGTH;
+    v->last[slot] = id;
+    if (stream && stream->on_token && !stream->on_token(stream->ctx, index, id)) {
+        r->finish = HBK_FINISH_EOS;
+        return false;
+    }
+    return r->output.n < o->max_new && s->length[slot] < s->max_length;
+}
+
+/* Gives waiting requests to free slots; prompts that leave no room for a reply are marked and passed over. */
+static void hbk__admit(hbk_session *s, hbk__serving *v, hbk_request *r, hbk_int n, hbk_int *next,
+                       hbk_int shared, const hbk_sampling *o)
+{
+    for (hbk_int slot = 0; slot < s->n_slots; slot++) {
+        if (v->request[slot] >= 0) continue;
+        while (*next < n && (r[*next].n_prompt >= s->max_length || r[*next].n_prompt < 1 || o->max_new < 1)) {
+            r[*next].finish = r[*next].n_prompt >= s->max_length ? HBK_FINISH_TOO_LONG : HBK_FINISH_LENGTH;
+            ++*next;
+        }
+        if (*next == n) return;
+        const hbk_request *q = &r[*next];
+        s->length[slot] = 0;
+        if (shared) hbk_session_fork(s, slot, s->n_slots, shared);
+        v->feeds[slot].slot = slot;
+        v->feeds[slot].tokens = q->prompt + shared;
+        v->feeds[slot].n = q->n_prompt - shared;
+        v->request[slot] = (*next)++;
+    }
+}
+
+HBK_DEF bool hbk_generate(hbk_session *s, hbk_request *requests, hbk_int n, const hbk_sampling *o,
+                          const hbk_stream *stream, hbk_error *err)
+{
+    enum { WORTH_SHARING = 8 };
+    hbk__serving v;
+    if (!hbk__serving_new(s, &v, err)) return false;
+    hbk_int next = 0, shared = hbk__shared_prefix(requests, n);
+    bool ok = true;
+    if (shared < WORTH_SHARING || shared >= s->max_length) shared = 0;
+    if (shared) {
+        hbk_feed prefix = {s->n_slots, requests[0].prompt, shared};
+        s->length[s->n_slots] = 0;
+        ok = hbk_session_feed(s, &prefix, 1, false, v.logits, err);
+    }
+    for (hbk_int slot = 0; slot < s->n_slots; slot++) v.request[slot] = -1;
+    while (ok) {
+        hbk__admit(s, &v, requests, n, &next, shared, o);
+        hbk_int n_feeds = 0;
+        for (hbk_int slot = 0; slot < s->n_slots; slot++) /* packed to the front: feed order is slot order */
+            if (v.request[slot] >= 0) v.feeds[n_feeds++] = v.feeds[slot];
+        if (!n_feeds) break;
+        ok = hbk_session_feed(s, v.feeds, n_feeds, false, v.logits, err);
+        if (!ok) break;
+        for (hbk_int f = n_feeds - 1; f >= 0; f--) { /* backwards, since feeds unpack into their slots */
+            hbk_int slot = v.feeds[f].slot;
+            hbk_request *r = &requests[v.request[slot]];
+            bool more = hbk__serve_token(s, &v, r, v.request[slot], slot, v.logits + f * s->m->config.vocab_size,
+                                         o, stream);
+            ok = ok && hbk_tokens_ok(&r->output, err);
+            if (!more) v.request[slot] = -1;
+            v.feeds[slot].slot = slot;
+            v.feeds[slot].tokens = &v.last[slot];
+            v.feeds[slot].n = 1;
+        }
+    }
+    hbk__serving_free(s, &v);
+    return ok;
+}
+
+/* log softmax(logits)_id */
+static double hbk__log_probability(const hbk_real *logits, hbk_int V, int32_t id)
+{
+    double nll;
+    hbk_cross_entropy(NULL, &nll, logits, &id, 1, V, 1);
+    return -nll;
+}
+
+/* Scores one item after slot 0 holds its prompt and `first` the logits there. */
+static bool hbk__score_one(hbk_session *s, hbk_scoring *p, const hbk_real *first, hbk_real *logits,
+                           hbk_error *err)
+{
+    hbk_int V = s->m->config.vocab_size, n = p->n_continuation - 1, at = s->length[0];
+    p->log_likelihood = hbk__log_probability(first, V, p->continuation[0]);
+    if (n < 1) return true;
+    hbk_feed rest = {0, p->continuation, n};
+    if (!hbk_session_feed(s, &rest, 1, true, logits, err)) return false;
+    for (hbk_int i = 0; i < n; i++)
+        p->log_likelihood += hbk__log_probability(logits + i * V, V, p->continuation[i + 1]);
+    hbk_session_rewind(s, 0, at);
+    return true;
+}
+
+HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error *err)
+{
+    hbk_int V = s->m->config.vocab_size, longest = 1;
+    for (hbk_int i = 0; i < n; i++) longest = HBK__MAX(longest, items[i].n_continuation);
+    hbk_real *first = HBK__NEW(s->alloc, hbk_real, V, err);
+    hbk_real *logits = first ? HBK__NEW(s->alloc, hbk_real, longest * V, err) : NULL;
+    bool ok = logits != NULL;
+    const hbk_scoring *held = NULL; /* the item whose prompt slot 0 holds */
+    s->length[0] = 0;
+    for (hbk_int i = 0; ok && i < n; i++) {
+        hbk_scoring *p = &items[i];
+        p->log_likelihood = NAN;
+        if (p->n_prompt < 1 || p->n_continuation < 1 || p->n_prompt + p->n_continuation > s->max_length) continue;
+        hbk_int same = 0; /* what of the last prompt can stay: all of it, or a shared beginning */
+        if (held)
+            while (same < held->n_prompt && same < p->n_prompt && held->prompt[same] == p->prompt[same]) same++;
+        if (!held || same < p->n_prompt || same < held->n_prompt) {
+            same = HBK__MIN(same, p->n_prompt - 1);
+            s->length[0] = HBK__MIN(s->length[0], same);
+            hbk_feed rest = {0, p->prompt + same, p->n_prompt - same};
+            ok = hbk_session_feed(s, &rest, 1, false, first, err);
+        }
+        held = p;
+        ok = ok && hbk__score_one(s, p, first, logits, err);
+    }
+    hbk_free(s->alloc, first);
+    hbk_free(s->alloc, logits);
+    return ok;
+}
+
+/* ==== 14  TEMPLATES AND TAGS =================================================
+
+   A prompt is a row of spans: literals of the template, which are trusted and may spell special tokens, and
+   texts of users, which are not and may not: "</s>" inside an answer is five characters. Each span is
+   tokenised for itself and the ids are joined, so the border between prompt and target is a border between
+   ids, known before any is counted.
+
+   Tokenising span by span must not change how words are cut: after "[INST] " the word "hello" should be the
+   token " hello" that the model met everywhere else. So the blanks at the end of a literal wait, and go
+   before the next span:
+
+       "[INST] {instruction} [/INST]" + " {output}{eos}"  ->  "[INST]"  " hello"  " [/INST]"  " Hi."  eos
+
+   The grammar is four slots in plain text. A backward or rating prompt that a file does not give is its
+   wording put in the place of {instruction} of "prompt": from there on there are only strings with slots.
+
+   Source: Li et al. 2023, section 2 (the tags, appended to the instruction; the shape of the rating prompt)
+   and Li et al. 2024, arXiv 2408.04614, appendix A (the shape of the backward prompt); the words are ours.
+   Unlike most chat wrappers there is no system slot, and nothing is trimmed from what users wrote. */
+
+enum {
+    HBK__TEXT_NAME,
+    HBK__TEXT_PROMPT,
+    HBK__TEXT_REPLY,
+    HBK__TEXT_BACKWARD,
+    HBK__TEXT_RATING,
+    HBK__TEXT_SCORE,
+    HBK__N_TEXTS
+};
+
+static const char *const hbk__text_keys[HBK__N_TEXTS] = {"name",     "prompt", "reply",
+                                                         "backward", "rating", "score"};
+
+struct hbk_template {
+    hbk_allocator *alloc;
+    char *text[HBK__N_TEXTS]; /* all set once the template is complete */
+};
+
+/* chatml has no {bos}: where its models have one it is <|im_start|> itself. */
+static const char *const hbk__built_in[][3] = {
+    {"llama2", "{bos}[INST] {instruction} [/INST]", " {output}{eos}"},
+    {"llama3",
+     "{bos}<|start_header_id|>user<|end_header_id|>\n\n{instruction}<|eot_id|>"
+     "<|start_header_id|>assistant<|end_header_id|>\n\n",
+     "{output}<|eot_id|>"},
+    {"chatml", "<|im_start|>user\n{instruction}<|im_end|>\n<|im_start|>assistant\n", "{output}<|im_end|>"},
+    {"plain", "{bos}Instruction:\n{instruction}\n\nResponse:\n", "{output}{eos}"},
+};
+enum { HBK__N_BUILT_IN = sizeof hbk__built_in / sizeof hbk__built_in[0] };
+
+static const char hbk__backward_wording[] =
+    "Below is a text that could be the answer to somebody's request. Write the question or instruction that "
+    "it answers best, and nothing else.\n\n{output}";
+
+static const char hbk__rating_wording[] =
+    "Below are an instruction and a candidate answer. Judge whether the answer is a good example of how an "
+    "AI assistant should respond to the instruction, and rate it from 1 to 5:\n"
+    "1: The answer is incomplete, vague, off the topic, controversial, or not what was asked for. For "
+    "example, content is missing, a list does not start at its beginning, the question is repeated first, "
+    "it tells another person's experience, it speaks like a blog or a forum, or it holds promotion or "
+    "navigation text.\n"
+    "2: The answer addresses most of what was asked, but not directly. For example, it describes a general "
+    "method where the exact solution was wanted.\n"
+    "3: The answer is helpful, complete and stands on its own, but visibly no assistant wrote it: it looks "
+    "like an excerpt of a blog, a web page or a search result, with personal experience, a comment section "
+    "or share buttons.\n"
+    "4: The answer is written from an assistant's point of view. It is focused, complete, well organised "
+    "and helpful, and could at most be a little more concise or focused.\n"
+    "5: The answer is what a perfect assistant would write: a clear focus, the knowledge of an expert, well "
+    "written, logical, engaging, and no sentence that does not belong.\n"
+    "First give a brief reasoning for your rating. Then write \"Score: <rating>\" as the last line.\n\n"
+    "{instruction}\n{output}";
+
+/* A copy of n bytes, NUL-terminated. */
+static char *hbk__copy_text(hbk_allocator *alloc, const char *s, size_t n, hbk_error *err)
+{
+    char *copy = n < INT64_MAX ? HBK__NEW(alloc, char, (hbk_int)n + 1, err) : NULL;
+    if (copy && n) memcpy(copy, s, n);
+    return copy;
+}
+
+typedef enum hbk__template_slot {
+    HBK__SLOT_NONE, /* a literal */
+    HBK__SLOT_BOS,
+    HBK__SLOT_EOS,
+    HBK__SLOT_INSTRUCTION,
+    HBK__SLOT_OUTPUT
+} hbk__template_slot;
+static const char *const hbk__template_slots[] = {"", "{bos}", "{eos}", "{instruction}", "{output}"};
+
+typedef struct hbk__template_piece {
+    const char *text; /* a literal's; it points into the template */
+    hbk_int len;
+    hbk__template_slot slot;
+} hbk__template_piece;
+
+static hbk__template_slot hbk__slot_at(const char *s)
+{
+    for (int i = HBK__SLOT_BOS; i <= HBK__SLOT_OUTPUT; i++) {
+        const char *slot = hbk__template_slots[i];
+        if (strncmp(s, slot, strlen(slot)) == 0) return (hbk__template_slot)i;
+    }
+    return HBK__SLOT_NONE;
+}
+
+/* Takes the next piece off *at: a slot, or the text up to the next slot. False at the end. */
+static bool hbk__next_piece(const char **at, hbk__template_piece *p)
+{
+    if (!**at) return false;
+    const char *s = *at;
+    p->text = s;
+    p->slot = hbk__slot_at(s);
+    if (p->slot == HBK__SLOT_NONE)
+        while (*s && hbk__slot_at(s) == HBK__SLOT_NONE) s++;
+    else s += strlen(hbk__template_slots[p->slot]);
+    p->len = (hbk_int)(s - p->text);
+    *at = s;
+    return true;
+}
+
+/* Checks that string `key` of a template has `instructions` slots {instruction} and `outputs` slots {output}
+   and few enough pieces: half of HBK_MAX_SPANS, so that prompt, tag and reply fit together. */
+static bool hbk__check_slots(const char *text, const char *name, const char *key, int instructions,
+                             int outputs, hbk_error *err)
+{
+    hbk__template_piece p;
+    int found[HBK__SLOT_OUTPUT + 1] = {0}, spans = 1; /* the tag */
+    for (const char *at = text; hbk__next_piece(&at, &p);) {
+        if (found[p.slot] < HBK_MAX_SPANS) found[p.slot]++;
+        /* blanks that wait before an id become a span of their own */
+        spans += p.slot == HBK__SLOT_BOS || p.slot == HBK__SLOT_EOS ? 2 : 1;
+        if (spans > HBK_MAX_SPANS / 2)
+            return hbk_fail(err, HBK_ERROR_RANGE, "template %s: \"%s\" has too many slots: %d pieces at most",
+                            name, key, HBK_MAX_SPANS / 2 - 1);
+    }
+    for (int i = HBK__SLOT_INSTRUCTION; i <= HBK__SLOT_OUTPUT; i++) {
+        int wanted = i == HBK__SLOT_INSTRUCTION ? instructions : outputs;
+        if (found[i] != wanted)
+            return hbk_fail(err, HBK_ERROR_FORMAT, "template %s: \"%s\" has %s %s, expected %s", name, key,
+                            found[i] == 0 ? "no" : found[i] == 1 ? "one" : "several", hbk__template_slots[i],
+                            wanted ? "exactly one" : "none");
+    }
+    return true;
+}
+
+/* The prompt with `wording` in the place of its {instruction}; NULL on failure. */
+static char *hbk__compose(const hbk_template *t, const char *wording, size_t n, hbk_error *err)
+{
+    hbk_text text;
+    memset(&text, 0, sizeof text);
+    text.alloc = t->alloc;
+    hbk__template_piece p;
+    for (const char *at = t->text[HBK__TEXT_PROMPT]; hbk__next_piece(&at, &p);) {
+        if (p.slot == HBK__SLOT_INSTRUCTION) hbk_text_append(&text, wording, n);
+        else hbk_text_append(&text, p.text, (size_t)p.len);
+    }
+    char *whole = hbk_text_ok(&text, err) ? hbk__copy_text(t->alloc, hbk_text_string(&text), text.len, err)
+                                          : NULL;
+    hbk_text_free(&text);
+    return whole;
+}
+
+HBK_DEF bool hbk_template_set(hbk_template *t, hbk_use use, const char *text, hbk_error *err)
+{
+    const char *name = t->text[HBK__TEXT_NAME];
+    if (use == HBK_FORWARD)
+        return hbk_fail(err, HBK_ERROR_OPTION,
+                        "template %s: only the backward and the rating prompt can be reworded", name);
+    int slot = use == HBK_BACKWARD ? HBK__TEXT_BACKWARD : HBK__TEXT_RATING;
+    size_t n = strlen(text);
+    while (n > 0 && (text[n - 1] == '\n' || text[n - 1] == '\r')) n--; /* editors end a file with one */
+    char *whole = hbk__compose(t, text, n, err);
+    if (!whole) return false;
+    if (!hbk__check_slots(whole, name, hbk__text_keys[slot], use == HBK_RATING, 1, err)) {
+        hbk_free(t->alloc, whole);
+        return false;
+    }
+    hbk_free(t->alloc, t->text[slot]);
+    t->text[slot] = whole;
+    return true;
+}
+
+HBK_DEF void hbk_template_free(hbk_template *t)
+{
+    if (!t) return;
+    hbk_allocator *alloc = t->alloc;
+    for (int i = 0; i < HBK__N_TEXTS; i++) hbk_free(alloc, t->text[i]);
+    hbk_free(alloc, t);
+}
+
+/* A template of the given strings; NULL ones get their default. texts[name], [prompt] and [reply] are set. */
+static hbk_template *hbk__template_new(const char *const texts[HBK__N_TEXTS], hbk_allocator *alloc,
+                                       hbk_error *err)
+{
+    hbk_template *t = HBK__NEW(alloc, hbk_template, 1, err);
+    if (!t) return NULL;
+    t->alloc = alloc;
+    bool ok = true;
+    for (int i = 0; i < HBK__N_TEXTS && ok; i++) {
+        const char *s = texts[i] ? texts[i] : i == HBK__TEXT_SCORE ? "Score:" : NULL;
+        if (s) ok = (t->text[i] = hbk__copy_text(alloc, s, strlen(s), err)) != NULL;
+    }
+    const char *name = texts[HBK__TEXT_NAME];
+    ok = ok && hbk__check_slots(texts[HBK__TEXT_PROMPT], name, "prompt", 1, 0, err) &&
+         hbk__check_slots(texts[HBK__TEXT_REPLY], name, "reply", 0, 1, err);
+    if (ok && t->text[HBK__TEXT_BACKWARD])
+        ok = hbk__check_slots(texts[HBK__TEXT_BACKWARD], name, "backward", 0, 1, err);
+    else if (ok) ok = hbk_template_set(t, HBK_BACKWARD, hbk__backward_wording, err);
+    if (ok && t->text[HBK__TEXT_RATING])
+        ok = hbk__check_slots(texts[HBK__TEXT_RATING], name, "rating", 1, 1, err);
+    else if (ok) ok = hbk_template_set(t, HBK_RATING, hbk__rating_wording, err);
+    if (ok) return t;
+    hbk_template_free(t);
+    return NULL;
+}
+
+/* The template in a JSON object; `file` is named in messages and names a template without a name. */
+static hbk_template *hbk__template_from_json(const json_t *object, const char *file, hbk_allocator *alloc,
+                                             hbk_error *err)
+{
+    const char *texts[HBK__N_TEXTS] = {NULL};
+    void *it = json_object_iter((json_t *)(uintptr_t)object); /* jansson's iterators take no const */
+    for (; it; it = json_object_iter_next((json_t *)(uintptr_t)object, it)) {
+        const char *key = json_object_iter_key(it), *value = json_string_value(json_object_iter_value(it));
+        int i = 0;
+        while (i < HBK__N_TEXTS && strcmp(key, hbk__text_keys[i]) != 0) i++;
+        if (i == HBK__N_TEXTS || !value) { /* a misspelt "rating" must not fall back to ours */
+            hbk_fail_at(err, HBK_ERROR_FORMAT, file, 0,
+                        "\"%s\" %s: a template is an object of strings \"name\", \"prompt\", \"reply\", "
+                        "\"backward\", \"rating\", \"score\"",
+                        key, i == HBK__N_TEXTS ? "is unknown" : "is no string");
+            return NULL;
+        }
+        texts[i] = value;
+    }
+    if (!texts[HBK__TEXT_NAME]) texts[HBK__TEXT_NAME] = file;
+    for (int i = HBK__TEXT_PROMPT; i <= HBK__TEXT_REPLY; i++)
+        if (!texts[i]) {
+            hbk_fail_at(err, HBK_ERROR_FORMAT, file, 0, "a template needs a string \"%s\"",
+                        hbk__text_keys[i]);
+            return NULL;
+        }
+    return hbk__template_new(texts, alloc, err);
+}
+
+HBK_DEF hbk_template *hbk_template_load(const char *name_or_path, hbk_allocator *alloc, hbk_error *err)
+{
+    for (int i = 0; i < HBK__N_BUILT_IN; i++)
+        if (strcmp(name_or_path, hbk__built_in[i][0]) == 0) {
+            const char *texts[HBK__N_TEXTS] = {NULL};
+            for (int k = 0; k < 3; k++) texts[HBK__TEXT_NAME + k] = hbk__built_in[i][k];
+            return hbk__template_new(texts, alloc, err);
+        }
+    if (!hbk_file_exists(name_or_path)) {
+        hbk_fail(err, HBK_ERROR_OPTION,
+                 "no template and no file is called \"%s\": give llama2, llama3, chatml, plain or a JSON "
+                 "file",
+                 name_or_path);
+        return NULL;
+    }
+    json_t *root = hbk_json_read(name_or_path, err);
+    if (!root) return NULL;
+    const json_t *nested = json_object_get(root, "template");
+    hbk_template *t = NULL;
+    if (json_is_object(root))
+        t = hbk__template_from_json(json_is_object(nested) ? nested : root, name_or_path, alloc, err);
+    else hbk_fail_at(err, HBK_ERROR_FORMAT, name_or_path, 0, "a template is a JSON object of strings");
+    json_decref(root);
+    return t;
+}
+
+/* The source of the chat template that a model folder comes with; nothing is appended where it has none.
+   Of several, "default" counts, else the first. */
+static bool hbk__chat_template(const char *dir, hbk_text *out, hbk_error *err)
+{
+    char path[512];
+    if (!hbk_path(path, dir, "chat_template.jinja", err)) return false;
+    if (hbk_file_exists(path)) return hbk_file_read(path, (size_t)4 << 20, out, err);
+    if (!hbk_path(path, dir, "tokenizer_config.json", err)) return false;
+    if (!hbk_file_exists(path)) return true;
+    json_t *root = hbk_json_read(path, err);
+    if (!root) return false;
+    const json_t *chat = json_object_get(root, "chat_template");
+    const char *source = json_string_value(chat);
+    for (size_t i = 0; i < json_array_size(chat); i++) { /* 0 unless it is an array */
+        const json_t *row = json_array_get(chat, i);
+        const char *name = json_string_value(json_object_get(row, "name"));
+        if (i == 0 || (name && strcmp(name, "default") == 0))
+            source = json_string_value(json_object_get(row, "template"));
+    }
+    hbk_text_add(out, source);
+    json_decref(root);
+    return hbk_text_ok(out, err);
+}
+
+HBK_DEF hbk_template *hbk_template_for_model(const char *model_path, hbk_allocator *alloc, hbk_error *err)
+{
+    static const char *const markers[][2] = {
+        {"[INST]", "llama2"}, {"<|start_header_id|>", "llama3"}, {"<|im_start|>", "chatml"}};
+    hbk_text source;
+    memset(&source, 0, sizeof source);
+    source.alloc = alloc;
+    if (hbk_dir_exists(model_path) && !hbk__chat_template(model_path, &source, err)) {
+        hbk_text_free(&source);
+        return NULL;
+    }
+    const char *s = hbk_text_string(&source), *name = NULL;
+    for (int i = 0; i < 3 && !name; i++)
+        if (strstr(s, markers[i][0])) name = markers[i][1];
+    if (!name && s[strspn(s, " \t\r\n")] == 0) name = "llama2"; /* the paper's */
+    hbk_text_free(&source);
+    if (name) return hbk_template_load(name, alloc, err);
+    hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, model_path, 0,
+                "its chat template is none of llama2, llama3, chatml: choose with --template (a name or a "
+                "JSON file)");
+    return NULL;
+}
+
+/* The template as a JSON object of its own; NULL when memory is out. */
+static json_t *hbk__template_json(const hbk_template *t)
+{
+    json_t *object = json_object();
+    for (int i = 0; i < HBK__N_TEXTS && object; i++)
+        if (json_object_set_new(object, hbk__text_keys[i], json_string(t->text[i])) != 0) {
+            json_decref(object);
+            object = NULL;
+        }
+    return object;
+}
+
+HBK_DEF bool hbk_template_save(const hbk_template *t, const char *path, hbk_error *err)
+{
+    json_t *object = hbk__template_json(t);
+    if (!object)
+        return hbk_fail(err, HBK_ERROR_MEMORY, "template %s: it is not UTF-8, or memory is out",
+                        t->text[HBK__TEXT_NAME]);
+    bool ok = hbk_json_write(path, object, err);
+    json_decref(object);
+    return ok;
+}
+
+HBK_DEF const char *hbk_template_name(const hbk_template *t)
+{
+    return t->text[HBK__TEXT_NAME];
+}
+
+HBK_DEF const char *hbk_template_score(const hbk_template *t)
+{
+    return t->text[HBK__TEXT_SCORE];
+}
+
+/* The prompt of a use, as the template spells it. */
+static const char *hbk__template_text(const hbk_template *t, hbk_use use)
+{
+    return t->text[use == HBK_FORWARD    ? HBK__TEXT_PROMPT
+                   : use == HBK_BACKWARD ? HBK__TEXT_BACKWARD
+                                         : HBK__TEXT_RATING];
+}
+
+HBK_DEF uint64_t hbk_template_hash(const hbk_template *t)
+{
+    uint64_t h = 0;
+    for (int i = 0; i < HBK__N_TEXTS; i++) /* with the NUL: "a" "bc" is not "ab" "c" */
+        h = hbk_hash(h, t->text[i], strlen(t->text[i]) + 1);
+    return h;
+}
+
+/* The spans of an example while they are collected. */
+typedef struct hbk__spans {
+    hbk_span_text *out;
+    hbk_int n;
+    hbk_int blanks; /* that wait for the next span */
+    bool target;
+} hbk__spans;
+
+static void hbk__add_span(hbk__spans *s, const char *text, hbk_int len, int32_t id, bool trusted)
+{
+    HBK_ASSERT(s->n < HBK_MAX_SPANS);
+    hbk_span_text *span = &s->out[s->n++];
+    span->text = text;
+    span->len = len;
+    span->blanks = text ? s->blanks : 0;
+    span->id = id;
+    span->trusted = trusted;
+    span->target = s->target;
+    s->blanks = 0;
+}
+
+/* Only a literal's blanks are moved: a user's text stays as it is, and an empty one makes no span. */
+static void hbk__add_text(hbk__spans *s, const char *text, hbk_int len, bool trusted)
+{
+    hbk_int end = len;
+    while (trusted && end > 0 && text[end - 1] == ' ') end--;
+    if (end > 0) hbk__add_span(s, text, end, -1, trusted);
+    s->blanks += len - end;
+}
+
+static void hbk__add_id(hbk__spans *s, int32_t id)
+{
+    if (id < 0) return; /* a vocabulary without bos or eos */
+    if (s->blanks) hbk__add_span(s, "", 0, -1, true);
+    hbk__add_span(s, NULL, 0, id, true);
+}
+
+static void hbk__add_user(hbk__spans *s, const char *text)
+{
+    if (text) hbk__add_text(s, text, (hbk_int)strlen(text), false);
+}
+
+HBK_DEF hbk_int hbk_template_spans(const hbk_template *t, const hbk_tokenizer *tok, const hbk_render *r,
+                                   hbk_span_text spans[HBK_MAX_SPANS])
+{
+    const char *const parts[2] = {hbk__template_text(t, r->use), t->text[HBK__TEXT_REPLY]};
+    hbk__spans s = {spans, 0, 0, false};
+    for (int part = 0; part < 2; part++) {
+        hbk__template_piece p;
+        for (const char *at = parts[part]; hbk__next_piece(&at, &p);) {
+            switch (p.slot) {
+            case HBK__SLOT_NONE: hbk__add_text(&s, p.text, p.len, true); break;
+            case HBK__SLOT_BOS: hbk__add_id(&s, hbk_tokenizer_bos(tok)); break;
+            case HBK__SLOT_EOS: hbk__add_id(&s, hbk_tokenizer_eos(tok)); break;
+            case HBK__SLOT_INSTRUCTION:
+                hbk__add_user(&s, r->instruction);
+                if (r->use == HBK_FORWARD && r->tag && *r->tag) {
+                    s.blanks++;
+                    hbk__add_text(&s, r->tag, (hbk_int)strlen(r->tag), true);
+                }
+                break;
+            case HBK__SLOT_OUTPUT:
+                if (part == 1 && !r->reply) return s.n; /* blanks still waiting are the model's to write */
+                s.target = part == 1;
+                hbk__add_user(&s, part == 1 ? r->reply : r->output);
+                break;
+            }
+        }
+    }
+    return s.n;
+}
+
+/* Appends the ids of one span of text; `begins`: no text stands before it. */
+static bool hbk__encode_span(const hbk_template *t, const hbk_tokenizer *tok, const hbk_span_text *span,
+                             bool begins, hbk_tokens *out, hbk_error *err)
+{
+    hbk_text text;
+    memset(&text, 0, sizeof text);
+    text.alloc = out->alloc;
+    for (hbk_int i = 0; i < span->blanks; i++) hbk_text_append(&text, " ", 1);
+    hbk_text_append(&text, span->text, (size_t)span->len);
+    unsigned flags = (span->trusted ? (unsigned)HBK_ENCODE_SPECIAL : 0u) |
+                     (begins ? 0u : (unsigned)HBK_ENCODE_CONTINUE);
+    hbk_int from = out->n;
+    bool ok = hbk_text_ok(&text, err) &&
+              hbk_tokenizer_encode(tok, hbk_text_string(&text), text.len, flags, out, err);
+    int32_t unk = hbk_tokenizer_unk(tok);
+    for (hbk_int i = from; ok && span->trusted && unk >= 0 && i < out->n; i++)
+        if (out->data[i] == unk)
+            ok = hbk_fail(err, HBK_ERROR_OPTION,
+                          "the model's vocabulary cannot spell \"%.60s%s\" of template %s: use --template "
+                          "plain or a template file",
+                          hbk_text_string(&text), text.len > 60 ? "..." : "", t->text[HBK__TEXT_NAME]);
+    hbk_text_free(&text);
+    return ok;
+}
+
+HBK_DEF bool hbk_template_tokens(const hbk_template *t, const hbk_tokenizer *tok, const hbk_render *r,
+                                 hbk_tokens *out, hbk_int *n_prompt, hbk_error *err)
+{
+    hbk_span_text spans[HBK_MAX_SPANS];
+    hbk_int n = hbk_template_spans(t, tok, r, spans), start = out->n, prompt = -1;
+    bool begins = true, ok = true; /* the first text after bos gets what a text's beginning gets */
+    for (hbk_int i = 0; i < n && ok; i++) {
+        if (spans[i].target && prompt < 0) prompt = out->n - start;
+        if (spans[i].text) {
+            ok = hbk__encode_span(t, tok, &spans[i], begins, out, err);
+            begins = false;
+        } else {
+            hbk_tokens_push(out, spans[i].id);
+            begins = begins || spans[i].id == hbk_tokenizer_bos(tok);
+        }
+    }
+    ok = ok && hbk_tokens_ok(out, err);
+    if (!ok) out->n = start;
+    else if (n_prompt) *n_prompt = prompt < 0 ? out->n - start : prompt;
+    return ok;
+}
+
+HBK_DEF bool hbk_template_check(const hbk_template *t, const hbk_tokenizer *tok, hbk_error *err)
+{
+    hbk_render r;
+    memset(&r, 0, sizeof r);
+    r.use = HBK_FORWARD;
+    r.instruction = r.reply = "."; /* they only keep the template's spans apart */
+    hbk_span_text spans[HBK_MAX_SPANS];
+    hbk_int n = hbk_template_spans(t, tok, &r, spans);
+    hbk_tokens ids;
+    memset(&ids, 0, sizeof ids);
+    ids.alloc = t->alloc;
+    bool ok = true, begins = true;
+    for (hbk_int i = 0; i < n && ok; i++) {
+        if (spans[i].text && spans[i].trusted) ok = hbk__encode_span(t, tok, &spans[i], begins, &ids, err);
+        begins = begins && !spans[i].text;
+    }
+    ok = ok && hbk_tokens_ok(&ids, err);
+    hbk_tokens_free(&ids);
+    return ok;
+}
+
+HBK_DEF int32_t hbk_template_stop(const hbk_template *t, const hbk_tokenizer *tok)
+{
+    hbk_render r;
+    memset(&r, 0, sizeof r);
+    r.use = HBK_FORWARD;
+    r.reply = "";
+    hbk_span_text spans[HBK_MAX_SPANS];
+    hbk_int n = hbk_template_spans(t, tok, &r, spans);
+    if (n == 0 || !spans[n - 1].target) return -1; /* the reply ends with {output} */
+    if (!spans[n - 1].text) return spans[n - 1].id;
+    hbk_tokens ids;
+    memset(&ids, 0, sizeof ids);
+    ids.alloc = t->alloc;
+    int32_t stop = -1; /* an ending of several ids, "\n###" say, ends in a token that means nothing alone */
+    if (hbk__encode_span(t, tok, &spans[n - 1], false, &ids, NULL) && ids.n == 1) stop = ids.data[0];
+    hbk_tokens_free(&ids);
+    return stop;
+}
+
+/* ==== 15  EXAMPLES AND BATCHES ===============================================
+
+   pairs    what people wrote or the loop made: (instruction, output) and where it came from
+   dataset  the same as token ids, all examples in one array, with the place where each one's loss begins
+   packer   a batch under construction: examples laid end to end, no padding anywhere
+
+   An example of n ids x_0 .. x_(n-1), whose first n_prompt are the prompt, is fed as n - 1 tokens:
+
+       token   x_0   x_1  ...  x_(p-2)  x_(p-1)   ...  x_(n-2)           p = n_prompt
+       target  -1    -1   ...  -1       x_p       ...  x_(n-1)           -1: no loss
+
+   The last prompt token already predicts the first id of the target, and the last id is only predicted.
+   Nothing marks the border between sequences but seq_start: the model restarts positions there and never
+   attends across, so a packed batch has the loss of its examples one by one.
+
+   The backward model's examples are not masked the other way round but rendered the other way round: the
+   output is the prompt, the instruction is the target. Swapping the mask alone would train p(x), not
+   p(x|y). */
+
+static bool hbk__is_blank(const char *s)
+{
+    return s[strspn(s, " \t\r\n\f\v")] == 0;
+}
+
+HBK_DEF bool hbk_pairs_add(hbk_pairs *p, const char *id, const char *instruction, const char *output,
+                           const char *source, double score, hbk_error *err)
+{
+    void *data = p->data;
+    if (!hbk__reserve(p->alloc, &data, &p->cap, p->n + 1, sizeof *p->data, err)) return false;
+    p->data = (hbk_pair *)data;
+    const char *const from[4] = {id, instruction, output, source};
+    char *to[4];
+    size_t total = 0, at = 0;
+    for (int i = 0; i < 4; i++) total += strlen(from[i]) + 1;
+    char *block = HBK__NEW(p->alloc, char, (hbk_int)total, err); /* one block a pair, freed through its id */
+    if (!block) return false;
+    for (int i = 0; i < 4; i++) {
+        size_t n = strlen(from[i]) + 1;
+        to[i] = (char *)memcpy(block + at, from[i], n);
+        at += n;
+    }
+    hbk_pair *pair = &p->data[p->n++];
+    pair->id = to[0];
+    pair->instruction = to[1];
+    pair->output = to[2];
+    pair->source = to[3];
+    pair->score = score;
+    return true;
+}
+
+static void hbk__pairs_cut(hbk_pairs *p, hbk_int n)
+{
+    while (p->n > n) hbk_free(p->alloc, p->data[--p->n].id);
+}
+
+HBK_DEF void hbk_pairs_free(hbk_pairs *p)
+{
+    hbk__pairs_cut(p, 0);
+    hbk_free(p->alloc, p->data);
+    p->data = NULL;
+    p->cap = 0;
+}
+
+/* A string of a row that must say something: not blank, and without NUL, where C would cut it. */
+static bool hbk__row_text(const json_t *row, const char *key, const char **out, const char *path,
+                          hbk_int line, hbk_error *err)
+{
+    if (!hbk_json_string(row, key, out, path, line, err)) return false;
+    if (hbk__is_blank(*out))
+        return hbk_fail_at(err, HBK_ERROR_DATA, path, line, "\"%s\" is empty: remove the row or fill it in",
+                           key);
+    if (strlen(*out) != json_string_length(json_object_get(row, key)))
+        return hbk_fail_at(err, HBK_ERROR_DATA, path, line, "\"%s\" holds a NUL character: remove it", key);
+    return true;
+}
+
+/* The row's id, a string or an integer, into id[256]; "PREFIX-<line>" if it has none. */
+static bool hbk__row_id(const json_t *row, const char *prefix, char id[256], const char *path, hbk_int line,
+                        hbk_error *err)
+{
+    const json_t *value = json_object_get(row, "id");
+    int n;
+    if (json_is_integer(value)) n = snprintf(id, 256, "%lld", (long long)json_integer_value(value));
+    else if (json_is_string(value)) n = snprintf(id, 256, "%s", json_string_value(value));
+    else if (!value || json_is_null(value)) n = snprintf(id, 256, "%s-%lld", prefix, (long long)line);
+    else return hbk_fail_at(err, HBK_ERROR_FORMAT, path, line, "\"id\" is neither a string nor an integer");
+    if (n > 0 && n < 256) return true;
+    return hbk_fail_at(err, HBK_ERROR_RANGE, path, line, "\"id\" has %d bytes, expected 1 to 255", n);
+}
+
+static bool hbk__pairs_row(hbk_pairs *p, const json_t *row, const char *source, const char *path,
+                           hbk_int line, hbk_error *err)
+{
+    char id[256];
+    const char *instruction, *output;
+    if (!hbk__row_id(row, "row", id, path, line, err) ||
+        !hbk__row_text(row, "instruction", &instruction, path, line, err) ||
+        !hbk__row_text(row, "output", &output, path, line, err))
+        return false;
+    const char *input = json_string_value(json_object_get(row, "input"));
+    if (input && !hbk__is_blank(input)) /* Alpaca's: an instruction without its half is not the instruction */
+        return hbk_fail_at(err, HBK_ERROR_DATA, path, line,
+                           "\"input\" is no field of a pair: join it to \"instruction\" (`humpback seeds`)");
+    const char *own = json_string_value(json_object_get(row, "source"));
+    if (own && (strcmp(own, "seed") == 0 || strcmp(own, "aug") == 0)) source = own;
+    const json_t *score = json_object_get(row, "score");
+    if (score && !json_is_null(score) && !json_is_number(score))
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, path, line, "\"score\" is no number");
+    return hbk_pairs_add(p, id, instruction, output, source,
+                         json_is_number(score) ? json_number_value(score) : (double)NAN, err);
+}
+
+HBK_DEF bool hbk_pairs_load(hbk_pairs *p, const char *path, const char *source, hbk_error *err)
+{
+    hbk_jsonl_reader *r = hbk_jsonl_open(path, p->alloc, err);
+    if (!r) return false;
+    hbk_int before = p->n;
+    json_t *row;
+    int got;
+    while ((got = hbk_jsonl_next(r, &row, err)) > 0)
+        if (!hbk__pairs_row(p, row, source, path, hbk_jsonl_line(r), err)) {
+            got = -1;
+            break;
+        }
+    hbk_jsonl_close(r);
+    if (got < 0) hbk__pairs_cut(p, before);
+    return got == 0;
+}
+
+HBK_DEF bool hbk_dataset_add(hbk_dataset *d, const int32_t *ids, hbk_int n, hbk_int n_prompt, hbk_error *err)
+{
+    if (n < 2 || n_prompt < 0 || n_prompt >= n)
+        return hbk_fail(err, HBK_ERROR_RANGE,
+                        "an example of %lld tokens, %lld of them prompt: there is no token to learn",
+                        (long long)n, (long long)n_prompt);
+    if (d->n == d->cap) {
+        hbk_int cap = d->cap < 16 ? 16 : 2 * d->cap;
+        hbk_int *start = (hbk_int *)hbk_realloc(d->alloc, d->start, cap + 1, sizeof *start, err);
+        if (!start) return false;
+        d->start = start; /* longer than `cap` says, should the next line fail */
+        hbk_int *prompts = (hbk_int *)hbk_realloc(d->alloc, d->n_prompt, cap, sizeof *prompts, err);
+        if (!prompts) return false;
+        d->n_prompt = prompts;
+        d->cap = cap;
+        d->start[0] = 0;
+    }
+    hbk_int before = d->tokens.n;
+    d->tokens.alloc = d->alloc;
+    hbk_tokens_append(&d->tokens, ids, n);
+    if (!hbk_tokens_ok(&d->tokens, err)) {
+        d->tokens.n = before;
+        d->tokens.failed = false; /* what was added before is whole */
+        return false;
+    }
+    d->n_prompt[d->n++] = n_prompt;
+    d->start[d->n] = d->tokens.n;
+    d->max_length = HBK__MAX(d->max_length, n);
+    return true;
+}
+
+/* Adds an example unless it is longer than max_length (0 or less: no limit), which is counted. */
+static bool hbk__dataset_offer(hbk_dataset *d, const hbk_tokens *ids, hbk_int n_prompt, hbk_int max_length,
+                               hbk_error *err)
+{
+    if (max_length <= 0 || ids->n <= max_length)
+        return hbk_dataset_add(d, ids->data, ids->n, n_prompt, err);
+    d->n_too_long++;
+    return true;
+}
+
+/* Back to what `old`, a copy of *d, held: for failures midway. The arrays have grown at most. */
+static void hbk__dataset_cut(hbk_dataset *d, const hbk_dataset *old)
+{
+    d->n = old->n;
+    d->tokens.n = old->tokens.n;
+    d->max_length = old->max_length;
+    d->n_too_long = old->n_too_long;
+}
+
+HBK_DEF bool hbk_dataset_add_pairs(hbk_dataset *d, const hbk_pairs *p, const hbk_template *t,
+                                   const hbk_tokenizer *tok, hbk_use use, const char *tag_seed,
+                                   const char *tag_web, hbk_int max_length, hbk_error *err)
+{
+    HBK_ASSERT(use != HBK_RATING); /* ratings are generated, never learned */
+    const hbk_dataset old = *d;
+    hbk_tokens ids;
+    memset(&ids, 0, sizeof ids);
+    ids.alloc = d->alloc;
+    bool ok = true;
+    for (hbk_int i = 0; i < p->n && ok; i++) {
+        const hbk_pair *pair = &p->data[i];
+        hbk_render r;
+        memset(&r, 0, sizeof r);
+        r.use = use;
+        if (use == HBK_FORWARD) {
+            r.instruction = pair->instruction;
+            r.tag = strcmp(pair->source, "seed") == 0  ? tag_seed
+                    : strcmp(pair->source, "aug") == 0 ? tag_web
+                                                       : NULL;
+            r.reply = pair->output;
+        } else {
+            r.output = pair->output;
+            r.reply = pair->instruction;
+        }
+        hbk_int n_prompt = 0;
+        ids.n = 0;
+        ok = hbk_template_tokens(t, tok, &r, &ids, &n_prompt, err) &&
+             hbk__dataset_offer(d, &ids, n_prompt, max_length, err);
+    }
+    hbk_tokens_free(&ids);
+    if (!ok) hbk__dataset_cut(d, &old);
+    return ok;
+}
+
+HBK_DEF bool hbk_dataset_add_texts(hbk_dataset *d, const char *path, const hbk_tokenizer *tok,
+                                   hbk_int max_length, hbk_error *err)
+{
+    hbk_jsonl_reader *reader = hbk_jsonl_open(path, d->alloc, err);
+    if (!reader) return false;
+    const hbk_dataset old = *d;
+    int32_t bos = hbk_tokenizer_bos(tok), eos = hbk_tokenizer_eos(tok);
+    hbk_tokens ids;
+    memset(&ids, 0, sizeof ids);
+    ids.alloc = d->alloc;
+    json_t *row;
+    int got;
+    while ((got = hbk_jsonl_next(reader, &row, err)) > 0) {
+        const char *text;
+        ids.n = 0;
+        if (bos >= 0) hbk_tokens_push(&ids, bos);
+        bool ok = hbk__row_text(row, "text", &text, path, hbk_jsonl_line(reader), err) &&
+                  hbk_tokenizer_encode(tok, text, strlen(text), 0, &ids, err);
+        if (eos >= 0) hbk_tokens_push(&ids, eos);
+        ok = ok && hbk_tokens_ok(&ids, err);
+        if (ok && ids.n > 1) ok = hbk__dataset_offer(d, &ids, bos >= 0, max_length, err);
+        if (!ok) {
+            got = -1;
+            break;
+        }
+    }
+    hbk_jsonl_close(reader);
+    hbk_tokens_free(&ids);
+    if (got < 0) hbk__dataset_cut(d, &old);
+    return got == 0;
+}
+
+HBK_DEF void hbk_dataset_free(hbk_dataset *d)
+{
+    hbk_tokens_free(&d->tokens);
+    hbk_free(d->alloc, d->start);
+    hbk_free(d->alloc, d->n_prompt);
+    d->start = d->n_prompt = NULL;
+    d->n = d->cap = d->max_length = d->n_too_long = 0;
+}
+
+HBK_DEF bool hbk_packer_init(hbk_packer *p, hbk_int max_tokens, hbk_int max_seqs, hbk_allocator *alloc,
+                             hbk_error *err)
+{
+    if (max_tokens < 1 || max_seqs < 1 || max_seqs == INT64_MAX)
+        return hbk_fail(err, HBK_ERROR_RANGE, "a batch of %lld tokens in %lld sequences cannot hold anything",
+                        (long long)max_tokens, (long long)max_seqs);
+    hbk_packer made;
+    memset(&made, 0, sizeof made);
+    made.alloc = alloc;
+    made.max_tokens = max_tokens;
+    made.max_seqs = max_seqs;
+    made.tokens = HBK__NEW(alloc, int32_t, max_tokens, err);
+    if (made.tokens) made.targets = HBK__NEW(alloc, int32_t, max_tokens, err);
+    if (made.targets) made.seq_start = HBK__NEW(alloc, hbk_int, max_seqs + 1, err);
+    if (!made.seq_start) {
+        hbk_packer_free(&made);
+        return false;
+    }
+    *p = made;
+    return true;
+}
+
+HBK_DEF void hbk_packer_free(hbk_packer *p)
+{
+    hbk_free(p->alloc, p->tokens);
+    hbk_free(p->alloc, p->targets);
+    hbk_free(p->alloc, p->seq_start);
+    memset(p, 0, sizeof *p);
+}
+
+HBK_DEF void hbk_packer_clear(hbk_packer *p)
+{
+    p->n_tokens = p->n_seqs = p->n_targets = 0; /* seq_start[0] is 0 for ever */
+}
+
+HBK_DEF bool hbk_packer_add(hbk_packer *p, const hbk_dataset *d, hbk_int i)
+{
+    HBK_ASSERT(i >= 0 && i < d->n);
+    const int32_t *x = d->tokens.data + d->start[i];
+    hbk_int n = d->start[i + 1] - d->start[i] - 1;
+    if (n > p->max_tokens - p->n_tokens || p->n_seqs == p->max_seqs) return false;
+    for (hbk_int j = 0; j < n; j++) {
+        bool counts = j + 1 >= d->n_prompt[i];
+        p->tokens[p->n_tokens + j] = x[j];
+        p->targets[p->n_tokens + j] = counts ? x[j + 1] : -1;
+        p->n_targets += counts;
+    }
+    p->n_tokens += n;
+    p->seq_start[++p->n_seqs] = p->n_tokens;
+    return true;
+}
+
+HBK_DEF hbk_batch hbk_packer_batch(const hbk_packer *p)
+{
+    hbk_batch b;
+    b.n_tokens = p->n_tokens;
+    b.n_seqs = p->n_seqs;
+    b.tokens = p->tokens;
+    b.targets = p->targets;
+    b.seq_start = p->seq_start;
+    return b;
+}
+
+/* ==== 16  OPTIMISER AND SCHEDULE =============================================
+
+   AdamW (Loshchilov & Hutter 2019), at step t with gradient g:
+
+       m = b1 m + (1 - b1) g        v = b2 v + (1 - b2) g^2
+       w = w - lr wd w - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
+
+   The decay acts on the weight itself, not through the gradient.
+
+   The schedule's floor is an absolute learning rate: the paper ends at 9e-6, and a public replication that
+   took this number for a multiplier trained its last steps with next to nothing. */
+
+HBK__CLONES
+static void hbk__adamw_chunk(hbk_real *w, hbk_real *m, hbk_real *v, const hbk_real *g, hbk_int n, hbk_real scale,
+                             hbk_real b1, hbk_real b2, hbk_real rate, hbk_real root, hbk_real eps,
+                             hbk_real decay)
+{
+    for (hbk_int i = 0; i < n; i++) {
+        hbk_real gi = g[i] * scale;
+        m[i] = b1 * m[i] + (1 - b1) * gi;
+        v[i] = b2 * v[i] + (1 - b2) * gi * gi;
+#ifdef HBK_REAL_DOUBLE
+        hbk_real s = sqrt(v[i]);
+#else
+        hbk_real s = sqrtf(v[i]);
+#endif
+        w[i] = w[i] * decay - rate * m[i] / (s * root + eps);
+    }
+}
+
+HBK_DEF void hbk_adamw_step(hbk_real *values, hbk_real *m, hbk_real *v, const hbk_real *grads, hbk_int n,
+                            hbk_int step, double scale, const hbk_adamw *o)
+{
+    HBK_ASSERT(step >= 1);
+    double t = (double)step;
+    hbk_real rate = (hbk_real)(o->lr / (1 - pow(o->beta1, t)));
+    hbk_real root = (hbk_real)(1 / sqrt(1 - pow(o->beta2, t)));
+    hbk_real decay = (hbk_real)(1 - o->lr * o->weight_decay);
+#ifdef _OPENMP
+#pragma omp parallel for schedule(static) if (n > HBK__PARALLEL_MIN)
+#endif
+    for (hbk_int i = 0; i < n; i += HBK__CHUNK)
+        hbk__adamw_chunk(values + i, m + i, v + i, grads + i, HBK__MIN(HBK__CHUNK, n - i), (hbk_real)scale,
+                         (hbk_real)o->beta1, (hbk_real)o->beta2, rate, root, (hbk_real)o->eps, decay);
+}
+
+HBK_DEF double hbk_norm(const hbk_real *g, hbk_int n)
+{
+    double total = 0, part[64];
+    for (hbk_int b = 0; b < n; b += 64 * HBK__CHUNK) { /* parts in parallel, their sum in order */
+        hbk_int parts = HBK__MIN(64, (n - b + HBK__CHUNK - 1) / HBK__CHUNK);
+#ifdef _OPENMP
+#pragma omp parallel for schedule(static) if (parts > 4)
+#endif
+        for (hbk_int i = 0; i < parts; i++) {
+            hbk_int at = b + i * HBK__CHUNK;
+            part[i] = hbk__sum_squares(g + at, HBK__MIN(HBK__CHUNK, n - at));
+        }
+        for (hbk_int i = 0; i < parts; i++) total += part[i];
+    }
+    return sqrt(total);
+}
+
+HBK_DEF double hbk_learning_rate(hbk_schedule s, hbk_int step, hbk_int steps, hbk_int warmup, double lr,
+                                 double lr_end)
+{
+    if (step <= warmup) return lr * (double)step / (double)warmup;
+    if (s == HBK_CONSTANT || steps <= warmup + 1) return lr;
+    /* 0 at the first step after the warm-up, 1 at the last */
+    double t = (double)(step - warmup - 1) / (double)(steps - warmup - 1);
+    if (s == HBK_COSINE) t = 0.5 - 0.5 * cos(3.141592653589793 * t);
+    return lr + (lr_end - lr) * t;
+}
+
+/* ==== 17  FINETUNING =========================================================
+
+   One trainer for LoRA, full finetuning and pretraining: they differ in which vector of numbers is stepped
+   over, an adapter's or a model's.
+
+       loss = (1 / M) sum over the M target tokens of the whole step of -log p(target | what precedes it)
+
+   The mean is over the tokens of the step, however many passes and batches it takes, so that accumulation
+   equals one large batch. Which examples a step holds follows from (seed, epoch) alone, never from what ran
+   before: a step can be repeated after a kill, and the files end with the same bytes.
+
+   Steps by data size are the paper's (Table 18), in between interpolated over log n. */
+
+HBK_DEF hbk_train_options hbk_train_defaults(bool full)
+{
+    hbk_train_options o;
+    memset(&o, 0, sizeof o);
+    o.full = full;
+    o.rank = 16;
+    o.alpha = 32;
+    o.targets = HBK_ALL_SLOTS;
+    o.dropout = full ? 0.1 : 0.05;
+    o.lr = full ? 1e-5 : 2e-4;
+    o.lr_end = full ? 9e-6 : 2e-5;
+    o.schedule = HBK_LINEAR;
+    o.beta1 = 0.9;
+    o.beta2 = 0.95;
+    o.eps = 1e-8;
+    o.weight_decay = full ? 0.1 : 0;
+    o.clip = 1;
+    o.batch = -1;
+    o.accumulate = 1;
+    o.steps = -1;
+    o.max_tokens = 2048;
+    o.max_length = -1;
+    o.seed = 1;
+    o.shuffle = true;
+    o.save_every = 100;
+    return o;
+}
+
+HBK_DEF hbk_int hbk_train_steps(hbk_int n)
+{
+    static const double size[] = {100, 800, 1600, 3200, 6400, 12800, 25600, 51200};
+    static const double steps[] = {30, 300, 600, 500, 600, 600, 1200, 1600};
+    if (n <= 100) return 30;
+    for (int i = 1; i < 8; i++) {
+        double t = log((double)n / size[i - 1]) / log(size[i] / size[i - 1]);
+        if ((double)n <= size[i]) return (hbk_int)floor(steps[i - 1] + t * (steps[i] - steps[i - 1]) + 0.5);
+    }
+    return (hbk_int)((double)n / 32); /* beyond the table: one epoch of batches of 32, as its last row */
+}
+
+/* ---- the trainer ----------------------------------------------------------------- */
+
+struct hbk_trainer {
+    hbk_allocator *alloc;
+    const hbk_model *base;
+    hbk_train_options o;
+    hbk_real *values, *grads, *m, *v; /* (n) each */
+    hbk_int n, step;
+    hbk_int passes;                   /* since the last update: part of the dropout's address */
+    hbk_model *model, *dmodel;        /* full: views of values and grads */
+    hbk_adapter *adapter, *dadapter;  /* LoRA: likewise */
+    hbk_acts *acts;
+};
+
+HBK_DEF void hbk_trainer_free(hbk_trainer *t)
+{
+    if (!t) return;
+    hbk_acts_free(t->acts);
+    hbk_model_free(t->model);
+    hbk_model_free(t->dmodel);
+    hbk_adapter_free(t->adapter);
+    hbk_adapter_free(t->dadapter);
+    hbk_free(t->alloc, t->values);
+    hbk_free(t->alloc, t->grads);
+    hbk_free(t->alloc, t->m);
+    hbk_free(t->alloc, t->v);
+    hbk_free(t->alloc, t);
+}
+
+/* The views: a model, or an adapter, whose tensors lie in values, and one in grads. */
+static bool hbk__trainer_views(hbk_trainer *t, const hbk_adapter *init, hbk_error *err)
+{
+    const hbk_config *c = &t->base->config;
+    if (t->o.full) {
+        t->model = hbk_model_view(c, t->values, t->alloc, err);
+        if (t->model) t->dmodel = hbk_model_view(c, t->grads, t->alloc, err);
+        if (t->dmodel) hbk_model_unpack(t->values, t->base);
+        return t->dmodel != NULL;
+    }
+    t->adapter = hbk__adapter_shape(c, init->rank, init->alpha, init->targets, t->values, t->alloc, err);
+    if (t->adapter)
+        t->dadapter = hbk__adapter_shape(c, init->rank, init->alpha, init->targets, t->grads, t->alloc, err);
+    if (t->dadapter) memcpy(t->values, init->values, (size_t)t->n * sizeof *t->values);
+    return t->dadapter != NULL;
+}
+
+HBK_DEF hbk_trainer *hbk_trainer_new(const hbk_model *m, const hbk_train_options *o, const hbk_adapter *init,
+                                     hbk_int max_tokens, hbk_int max_seq, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_adapter *fresh = NULL;
+    if (!o->full && !init) {
+        init = fresh = hbk_adapter_new(&m->config, o->rank, o->alpha, o->targets, o->seed, alloc, err);
+        if (!fresh) return NULL;
+    }
+    hbk_trainer *t = HBK__NEW(alloc, hbk_trainer, 1, err);
+    if (t) {
+        t->alloc = alloc;
+        t->base = m;
+        t->o = *o;
+        t->n = o->full ? hbk_model_count(&m->config) : init->n_values;
+        t->values = HBK__NEW(alloc, hbk_real, t->n, err);
+        if (t->values) t->grads = HBK__NEW(alloc, hbk_real, t->n, err);
+        if (t->grads) t->m = HBK__NEW(alloc, hbk_real, t->n, err);
+        if (t->m) t->v = HBK__NEW(alloc, hbk_real, t->n, err);
+        if (t->v && hbk__trainer_views(t, init, err))
+            t->acts = hbk_acts_new(m, t->adapter, max_tokens, max_seq, true, alloc, err);
+    }
+    hbk_adapter_free(fresh);
+    if (t && !t->acts) {
+        hbk_trainer_free(t);
+        t = NULL;
+    }
+    return t;
+}
+
+HBK_DEF const hbk_model *hbk_trainer_model(const hbk_trainer *t)
+{
+    return t->model ? t->model : t->base;
+}
+
+HBK_DEF const hbk_adapter *hbk_trainer_adapter(const hbk_trainer *t)
+{
+    return t->adapter;
+}
+
+HBK_DEF hbk_int hbk_trainer_step(const hbk_trainer *t)
+{
+    return t->step;
+}
+
+HBK_DEF bool hbk_trainer_accumulate(hbk_trainer *t, const hbk_batch *b, double scale, double *loss,
+                                    hbk_error *err)
+{
+    hbk_pass p;
+    p.adapter = t->adapter;
+    p.dmodel = t->dmodel;
+    p.dadapter = t->dadapter;
+    p.scale = scale;
+    p.dropout = t->o.dropout;
+    hbk_rng r = hbk_rng_at(t->o.seed, "dropout", (uint64_t)t->step * 4096 + (uint64_t)t->passes++);
+    p.dropout_seed = hbk_rng_next(&r);
+    return hbk_model_pass(t->acts, hbk_trainer_model(t), b, &p, loss, NULL, err);
+}
+
+/* Steps over every value; norms, the one-row tensors of a model, do not decay. */
+static void hbk__trainer_adamw(hbk_trainer *t, double scale, hbk_adamw o)
+{
+    if (t->adapter) {
+        hbk_adamw_step(t->values, t->m, t->v, t->grads, t->n, t->step, scale, &o);
+        return;
+    }
+    char name[96];
+    hbk_matrix w;
+    hbk_int at = 0;
+    double decay = o.weight_decay;
+    for (hbk_int i = 0; hbk_tensor_at(t->model, i, name, &w); i++) {
+        o.weight_decay = w.rows == 1 ? 0 : decay;
+        hbk_adamw_step(t->values + at, t->m + at, t->v + at, t->grads + at, w.rows * w.cols, t->step, scale, &o);
+        at += w.rows * w.cols;
+    }
+}
+
+HBK_DEF bool hbk_trainer_update(hbk_trainer *t, double lr, double *grad_norm, hbk_error *err)
+{
+    double norm = hbk_norm(t->grads, t->n);
+    if (!isfinite(norm))
+        return hbk_fail(err, HBK_ERROR_NUMERIC,
+                        "step %lld: the gradient is not finite; the weights are those of the step before. Lower "
+                        "the learning rate, or look for a broken example",
+                        (long long)t->step + 1);
+    double scale = t->o.clip > 0 && norm > t->o.clip ? t->o.clip / norm : 1;
+    hbk_adamw o = {lr, t->o.beta1, t->o.beta2, t->o.eps, t->o.weight_decay};
+    t->step++;
+    t->passes = 0;
+    hbk__trainer_adamw(t, scale, o);
+    memset(t->grads, 0, (size_t)t->n * sizeof *t->grads);
+    if (grad_norm) *grad_norm = norm;
+    return true;
+}
+
+static hbk_tensor hbk__state_tensor(const char *name, const char *dtype, hbk_int n, const void *data,
+                                    size_t size)
+{
+    hbk_tensor t;
+    memset(&t, 0, sizeof t);
+    t.name = name;
+    snprintf(t.dtype, sizeof t.dtype, "%s", dtype);
+    t.n_dims = 1;
+    t.shape[0] = t.n_elements = n;
+    t.data = data;
+    t.bytes = (size_t)n * size;
+    return t;
+}
+
+HBK_DEF bool hbk_trainer_save(const hbk_trainer *t, const char *path, hbk_error *err)
+{
+    const char *real = sizeof(hbk_real) == 8 ? "F64" : "F32";
+    int64_t step = t->step;
+    hbk_tensor tensors[4];
+    tensors[0] = hbk__state_tensor("values", real, t->n, t->values, sizeof(hbk_real));
+    tensors[1] = hbk__state_tensor("m", real, t->n, t->m, sizeof(hbk_real));
+    tensors[2] = hbk__state_tensor("v", real, t->n, t->v, sizeof(hbk_real));
+    tensors[3] = hbk__state_tensor("step", "I64", 1, &step, sizeof step);
+    return hbk_safetensors_write(path, tensors, 4, err);
+}
+
+HBK_DEF bool hbk_trainer_resume(hbk_trainer *t, const char *path, hbk_error *err)
+{
+    hbk_safetensors *s = hbk_safetensors_open(path, t->alloc, err);
+    if (!s) return false;
+    const char *names[4] = {"values", "m", "v", "step"};
+    const hbk_tensor *in[4];
+    bool ok = true;
+    for (int i = 0; i < 4; i++) {
+        in[i] = hbk_safetensors_find(s, names[i]);
+        if (!in[i] || in[i]->bytes != (i < 3 ? (size_t)t->n * sizeof(hbk_real) : sizeof(int64_t))) ok = false;
+    }
+    if (ok) {
+        int64_t step;
+        memcpy(t->values, in[0]->data, in[0]->bytes);
+        memcpy(t->m, in[1]->data, in[1]->bytes);
+        memcpy(t->v, in[2]->data, in[2]->bytes);
+        memcpy(&step, in[3]->data, sizeof step);
+        t->step = step;
+        memset(t->grads, 0, (size_t)t->n * sizeof *t->grads);
+    } else {
+        hbk_fail_at(err, HBK_ERROR_SHAPE, path, 0,
+                    "the checkpoint does not hold %lld values, moments and a step: it is of another run; remove it "
+                    "to start anew",
+                    (long long)t->n);
+    }
+    hbk_safetensors_close(s);
+    return ok;
+}
+
+/* ---- the loop over steps ----------------------------------------------------------- */
+
+/* Everything about a finetuning that is settled before its first step. */
+typedef struct hbk__plan {
+    const hbk_dataset *data, *replay;
+    hbk_train_options o;   /* batch and steps resolved */
+    hbk_int *order;        /* (data->n) the epoch's permutation */
+    hbk_int *replay_order; /* (replay->n) */
+    hbk_int epoch, replay_epoch; /* which those are of; -1: none yet */
+    hbk_packer packer;
+    hbk_allocator *alloc;
+} hbk__plan;
+
+/* Example number `at` of an endless reading of n examples, each epoch in an order of its own. */
+static hbk_int hbk__example_at(const hbk__plan *p, const char *stage, hbk_int *order, hbk_int *epoch, hbk_int n,
+                               hbk_int at)
+{
+    if (at / n != *epoch) {
+        *epoch = at / n;
+        for (hbk_int i = 0; i < n; i++) order[i] = i;
+        hbk_rng r = hbk_rng_at(p->o.seed, stage, (uint64_t)*epoch);
+        if (p->o.shuffle) hbk_rng_shuffle(&r, order, n);
+    }
+    return order[at % n];
+}
+
+/* Example i (of 0 .. per_step-1) of a step: pairs first, replayed documents after each batch of pairs. */
+static hbk_int hbk__step_example(hbk__plan *p, hbk_int step, hbk_int i, const hbk_dataset **from)
+{
+    hbk_int per_batch = p->o.batch + p->o.replay, batch = (step - 1) * p->o.accumulate + i / per_batch;
+    hbk_int k = i % per_batch;
+    *from = k < p->o.batch ? p->data : p->replay;
+    if (k < p->o.batch)
+        return hbk__example_at(p, "order", p->order, &p->epoch, p->data->n, batch * p->o.batch + k);
+    return hbk__example_at(p, "replay", p->replay_order, &p->replay_epoch, p->replay->n,
+                           batch * p->o.replay + k - p->o.batch);
+}
+
+/* One step: its examples packed into as few passes as fit, then the update. */
+static bool hbk__train_step(hbk_trainer *t, hbk__plan *p, hbk_int step, double *loss, double *norm, double *lr,
+                            hbk_int *tokens, hbk_error *err)
+{
+    hbk_int per_step = p->o.accumulate * (p->o.batch + p->o.replay), targets = 0;
+    const hbk_dataset *d;
+    *tokens = 0;
+    for (hbk_int i = 0; i < per_step; i++) {
+        hbk_int x = hbk__step_example(p, step, i, &d);
+        targets += d->start[x + 1] - d->start[x] - d->n_prompt[x];
+        *tokens += d->start[x + 1] - d->start[x] - 1;
+    }
+    double sum = 0, part;
+    hbk_packer_clear(&p->packer);
+    for (hbk_int i = 0; i <= per_step; i++) {
+        hbk_int x = i < per_step ? hbk__step_example(p, step, i, &d) : -1;
+        if (x >= 0 && hbk_packer_add(&p->packer, d, x)) continue;
+        hbk_batch b = hbk_packer_batch(&p->packer);
+        if (!hbk_trainer_accumulate(t, &b, 1 / (double)targets, &part, err)) return false;
+        sum += part;
+        hbk_packer_clear(&p->packer);
+        if (x >= 0) hbk_packer_add(&p->packer, d, x);
+    }
+    *loss = sum / (double)targets;
+    if (!isfinite(*loss))
+        return hbk_fail(err, HBK_ERROR_NUMERIC, "step %lld: the loss is not finite; lower the learning rate",
+                        (long long)step);
+    *lr = hbk_learning_rate(p->o.schedule, step, p->o.steps, p->o.warmup, p->o.lr, p->o.lr_end);
+    return hbk_trainer_update(t, *lr, norm, err);
+}
+
+/* Adds every option to `into`, keys led by `prefix`: flat, so that a difference can be named. */
+static bool hbk__options_json(json_t *into, const char *prefix, const hbk_train_options *o)
+{
+    json_t *j = json_pack("{s:b s:I s:f s:i s:f s:f s:f s:i s:I s:f s:f s:f s:f s:f s:I s:I s:I s:f s:I s:I s:I s:I s:b}",
+                          "full", o->full, "rank", (json_int_t)o->rank, "alpha", o->alpha, "targets",
+                          (int)o->targets, "dropout", o->dropout, "lr", o->lr, "lr_end", o->lr_end, "schedule",
+                          (int)o->schedule, "warmup", (json_int_t)o->warmup, "beta1", o->beta1, "beta2", o->beta2,
+                          "eps", o->eps, "weight_decay", o->weight_decay, "clip", o->clip, "batch",
+                          (json_int_t)o->batch, "accumulate", (json_int_t)o->accumulate, "steps",
+                          (json_int_t)o->steps, "epochs", o->epochs, "max_tokens", (json_int_t)o->max_tokens,
+                          "max_length", (json_int_t)o->max_length, "replay", (json_int_t)o->replay, "seed",
+                          (json_int_t)o->seed, "shuffle", o->shuffle);
+    const char *key;
+    json_t *value;
+    bool ok = into && j;
+    json_object_foreach(j, key, value) {
+        char name[64];
+        snprintf(name, sizeof name, "%s%s", prefix, key);
+        if (ok && json_object_set(into, name, value)) ok = false;
+    }
+    json_decref(j);
+    return ok;
+}
+
+static json_t *hbk__hex(uint64_t h)
+{
+    char text[24];
+    snprintf(text, sizeof text, "%016llx", (unsigned long long)h);
+    return json_string(text);
+}
+
+/* What tells two base models apart without reading all of their weights: shape, final norm, first rows. */
+static uint64_t hbk__model_hash(const hbk_model *m)
+{
+    const hbk_config *c = &m->config;
+    hbk_int sizes[] = {c->n_layers, c->n_heads, c->n_kv_heads, c->head_dim, c->dim, c->ffn_dim, c->vocab_size};
+    uint64_t h = hbk_hash(0, sizes, sizeof sizes);
+    h = hbk_hash(h, m->final_norm, (size_t)c->dim * sizeof(hbk_real));
+    for (hbk_int l = 0; l < c->n_layers; l++) {
+        const hbk_matrix *w = &m->layers[l].w[HBK_Q];
+        h = hbk_hash(h, w->data, (size_t)w->cols * hbk_dtype_bytes(w->dtype));
+    }
+    return h;
+}
+
+/* Options, base and data as one JSON object: what a checkpoint must have been made with to be continued. */
+static json_t *hbk__train_json(const hbk__plan *p, const hbk_model *m, const hbk_adapter *init)
+{
+    uint64_t data = hbk_hash(0, p->data->tokens.data, (size_t)p->data->tokens.n * sizeof(int32_t));
+    data = hbk_hash(data, p->data->n_prompt, (size_t)p->data->n * sizeof(hbk_int));
+    if (p->replay) data = hbk_hash(data, p->replay->tokens.data, (size_t)p->replay->tokens.n * sizeof(int32_t));
+    if (init) data = hbk_hash(data, init->values, (size_t)init->n_values * sizeof(hbk_real));
+    json_t *j = json_object();
+    if (hbk__options_json(j, "", &p->o) && !json_object_set_new(j, "examples", json_integer(p->data->n)) &&
+        !json_object_set_new(j, "data", hbk__hex(data)) &&
+        !json_object_set_new(j, "model", hbk__hex(hbk__model_hash(m))))
+        return j;
+    json_decref(j);
+    return NULL;
+}
+
+/* Compares `now` with what DIR/train.json says, or writes that file; a difference is named. */
+static bool hbk__same_options(const char *path, json_t *now, hbk_error *err)
+{
+    if (!hbk_file_exists(path)) return hbk_json_write(path, now, err);
+    json_t *then = hbk_json_read(path, err);
+    if (!then) return false;
+    const char *key;
+    json_t *value;
+    bool ok = true;
+    json_object_foreach(now, key, value) {
+        json_t *old = json_object_get(then, key);
+        if (ok && (!old || !json_equal(old, value))) {
+            char *a = old ? json_dumps(old, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
+            char *b = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
+            ok = hbk_fail_at(err, HBK_ERROR_OPTION, path, 0,
+                             "this folder was begun with %s %s, not %s: use its options, or another folder", key,
+                             a ? a : "unset", b ? b : "?");
+            free(a);
+            free(b);
+        }
+    }
+    json_decref(then);
+    return ok;
+}
+
+static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_dataset *data, const hbk_dataset *replay,
+                           const hbk_train_options *o, hbk_allocator *alloc, hbk_error *err)
+{
+    memset(p, 0, sizeof *p);
+    p->data = data;
+    p->replay = o->replay > 0 ? replay : NULL;
+    p->o = *o;
+    p->alloc = alloc;
+    p->epoch = p->replay_epoch = -1;
+    if (data->n < 1)
+        return hbk_fail(err, HBK_ERROR_DATA, "there is no example to train on (%lld were too long)",
+                        (long long)data->n_too_long);
+    if (o->replay > 0 && (!replay || replay->n < 1))
+        return hbk_fail(err, HBK_ERROR_DATA, "%lld replayed documents per batch were asked for, but none are given",
+                        (long long)o->replay);
+    if (o->batch < 0) p->o.batch = data->n < 3000 ? 8 : 32;
+    if (p->o.batch < 1 || o->accumulate < 1 || o->steps == 0 || o->replay < 0 || !(o->lr > 0))
+        return hbk_fail(err, HBK_ERROR_OPTION,
+                        "batch %lld, accumulate %lld and steps %lld must be at least 1, lr %g above 0",
+                        (long long)p->o.batch, (long long)o->accumulate, (long long)o->steps, o->lr);
+    double per_step = (double)(p->o.batch * o->accumulate);
+    if (o->steps < 0)
+        p->o.steps = o->epochs > 0 ? (hbk_int)ceil(o->epochs * (double)data->n / per_step) : hbk_train_steps(data->n);
+    p->o.steps = HBK__MAX(p->o.steps, 1);
+    hbk_int longest = HBK__MAX(data->max_length, p->replay ? replay->max_length : 0);
+    hbk_int all = p->o.accumulate * (p->o.batch + p->o.replay); /* a step never needs more than this */
+    hbk_int room = HBK__MIN(HBK__MAX(o->max_tokens, longest), all * longest);
+    if (longest - 1 > m->config.context_length) /* the last token is never fed */
+        return hbk_fail(err, HBK_ERROR_RANGE, "an example of %lld tokens exceeds the model's context of %lld",
+                        (long long)longest, (long long)m->config.context_length);
+    if (!hbk_packer_init(&p->packer, room, all, alloc, err)) return false;
+    p->order = HBK__NEW(alloc, hbk_int, data->n, err);
+    if (p->order) p->replay_order = HBK__NEW(alloc, hbk_int, p->replay ? replay->n : 1, err);
+    return p->replay_order != NULL;
+}
+
+static void hbk__plan_free(hbk__plan *p)
+{
+    hbk_packer_free(&p->packer);
+    hbk_free(p->alloc, p->order);
+    hbk_free(p->alloc, p->replay_order);
+}
+
+/* The files of a folder in training. */
+typedef struct hbk__train_files {
+    char train[512], done[512], metrics[512], timings[512], checkpoint_dir[512], checkpoint[512];
+} hbk__train_files;
+
+static bool hbk__train_paths(hbk__train_files *f, const char *dir, hbk_error *err)
+{
+    return hbk_path(f->train, dir, "train.json", err) && hbk_path(f->done, dir, "humpback.json", err) &&
+           hbk_path(f->metrics, dir, "metrics.jsonl", err) && hbk_path(f->timings, dir, "timings.jsonl", err) &&
+           hbk_path(f->checkpoint_dir, dir, "checkpoint", err) &&
+           hbk_path(f->checkpoint, f->checkpoint_dir, "state.safetensors", err);
+}
+
+static bool hbk__write_row(hbk_jsonl_writer *w, json_t *row, hbk_error *err)
+{
+    bool ok = row ? hbk_jsonl_write(w, row, err) : hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for a row");
+    json_decref(row);
+    return ok;
+}
+
+/* Steps from the trainer's own to the last, with metrics, timings and checkpoints. */
+static bool hbk__train_run(hbk_trainer *t, hbk__plan *p, const hbk__train_files *f, const char *stage,
+                           const hbk_progress *progress, hbk_error *err)
+{
+    double (*now)(void *) = progress ? progress->now : NULL;
+    hbk_jsonl_writer *metrics = hbk_jsonl_create(f->metrics, t->step, t->alloc, err), *timings = NULL;
+    bool ok = metrics != NULL;
+    if (ok && now) ok = (timings = hbk_jsonl_create(f->timings, 0, t->alloc, err)) != NULL;
+    while (ok && t->step < p->o.steps) {
+        hbk_int step = t->step + 1, tokens = 0;
+        double loss = 0, norm = 0, lr = 0, start = now ? now(progress->ctx) : 0;
+        ok = hbk__train_step(t, p, step, &loss, &norm, &lr, &tokens, err) &&
+             hbk__write_row(metrics,
+                            json_pack("{s:I s:f s:f s:f s:I}", "step", (json_int_t)step, "loss", loss, "lr", lr,
+                                      "grad_norm", norm, "tokens", (json_int_t)tokens),
+                            err);
+        if (ok && now) {
+            double seconds = now(progress->ctx) - start;
+            ok = hbk__write_row(timings,
+                                json_pack("{s:I s:f s:f}", "step", (json_int_t)step, "seconds", seconds,
+                                          "tokens_per_s", seconds > 0 ? (double)tokens / seconds : 0.0),
+                                err);
+        }
+        bool go_on = ok && hbk_report(progress, stage, step, p->o.steps, "steps", err, "loss %.3f  lr %.2g", loss, lr);
+        bool due = p->o.save_every > 0 && step % p->o.save_every == 0 && step < p->o.steps;
+        if (ok && (due || !go_on)) /* rows first: a checkpoint promises the rows before it */
+            ok = hbk_jsonl_sync(metrics, err) && hbk_dir_make(f->checkpoint_dir, err) &&
+                 hbk_trainer_save(t, f->checkpoint, err);
+        if (ok && !go_on) ok = hbk_report(progress, stage, step, p->o.steps, "steps", err, "checkpoint saved");
+        ok = ok && go_on;
+    }
+    if (metrics && !hbk_jsonl_finish(metrics, ok ? err : NULL)) ok = false;
+    if (timings && !hbk_jsonl_finish(timings, ok ? err : NULL)) ok = false;
+    return ok;
+}
+
+/* The result, and last humpback.json, whose presence says that the folder is whole. */
+static bool hbk__train_finish(const hbk_trainer *t, const hbk_recipe *r, const char *dir,
+                              const hbk__train_files *f, hbk_error *err)
+{
+    if (t->o.full) {
+        if (!hbk_model_save(t->model, dir, HBK_F32, err)) return false;
+        if (r->tok && !hbk_tokenizer_save(r->tok, dir, err)) return false;
+    } else if (!hbk_adapter_save(t->adapter, dir, r->base_name, t->o.dropout, err)) {
+        return false;
+    }
+    const char *use = r->use == HBK_BACKWARD ? "backward" : "forward";
+    json_t *j = json_pack("{s:s s:s s:s s:s? s:s? s:s? s:o}", "humpback", HBK_VERSION, "mode",
+                          t->o.full ? "full" : "lora", "use", use, "tag_seed", r->tag_seed, "tag_web", r->tag_web,
+                          "inference_tag", r->inference_tag, "template",
+                          r->tmpl ? hbk__template_json(r->tmpl) : json_null());
+    if (!j) return hbk_fail(err, HBK_ERROR_MEMORY, "out of memory while writing %s", f->done);
+    bool ok = hbk_json_write(f->done, j, err);
+    json_decref(j);
+    if (ok) {
+        unlink(f->checkpoint);
+        rmdir(f->checkpoint_dir);
+    }
+    return ok;
+}
+
+HBK_DEF bool hbk_finetune(const hbk_model *m, const hbk_dataset *data, const hbk_dataset *replay,
+                          const hbk_train_options *o, const hbk_adapter *init, const hbk_recipe *recipe,
+                          const char *dir, const hbk_progress *progress, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk__plan plan;
+    hbk__train_files f;
+    hbk_trainer *t = NULL;
+    bool ok = hbk__plan_init(&plan, m, data, replay, o, alloc, err) && hbk__train_paths(&f, dir, err) &&
+              hbk_dir_make(dir, err);
+    json_t *options = ok ? hbk__train_json(&plan, m, init) : NULL;
+    if (ok && !options) ok = hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for the options of %s", dir);
+    ok = ok && hbk__same_options(f.train, options, err);
+    if (ok && !hbk_file_exists(f.done)) {
+        const char *stage = strrchr(dir, '/') ? strrchr(dir, '/') + 1 : dir;
+        hbk_int longest = HBK__MAX(data->max_length, plan.replay ? replay->max_length : 0);
+        t = hbk_trainer_new(m, &plan.o, init, plan.packer.max_tokens, longest, alloc, err);
+        ok = t && (!hbk_file_exists(f.checkpoint) || hbk_trainer_resume(t, f.checkpoint, err)) &&
+             hbk__train_run(t, &plan, &f, stage, progress, err) && hbk__train_finish(t, recipe, dir, &f, err);
+    }
+    json_decref(options);
+    hbk_trainer_free(t);
+    hbk__plan_free(&plan);
+    return ok;
+}
+
+HBK_DEF bool hbk_tuned_load(hbk_tuned *t, const hbk_model *base, const char *dir, hbk_allocator *alloc,
+                            hbk_error *err)
+{
+    char path[512];
+    hbk_tuned r;
+    memset(&r, 0, sizeof r);
+    r.model = base;
+    if (!hbk_path(path, dir, "adapter_config.json", err)) return false;
+    if (hbk_file_exists(path)) {
+        r.adapter = hbk_adapter_load(dir, &base->config, alloc, err);
+        if (!r.adapter) return false;
+    } else {
+        r.model = r.own_model = hbk_model_load(dir, alloc, err);
+        if (!r.model) return false;
+    }
+    *t = r;
+    return true;
+}
+
+HBK_DEF void hbk_tuned_free(hbk_tuned *t)
+{
+    hbk_adapter_free(t->adapter);
+    hbk_model_free(t->own_model);
+    memset(t, 0, sizeof *t);
+}
+
+/* ==== 18  CORPUS =============================================================
+
+   Unlabelled text is worth labelling where it reads like somebody's answer. A document is cut into segments
+   and most of them are dropped, each for a reason that is counted:
+
+       document -> segments -> empty? short? long? header? navigation? repetition? duplicate? -> kept
+
+   A segment of a Markdown document is a heading's text with all its sub-sections. One that is too long
+   becomes its opening text and its sub-headings, each tried in the same way. Text without headings is one
+   segment, or, where it is too long, as many paragraphs at a time as fit.
+
+   Repetition is the largest similarity of two sentences a, b with word 3-grams A, B:
+
+       J(a, b) = |A and B| / |A or B|          (Jaccard)
+
+   Source: Li et al. 2023, section 2.1 and appendix E (600 to 3,000 characters, headers, Jaccard). The paper
+   gives neither n nor the threshold: 3 words and 0.6 are ours, and so is the list of navigation words beyond
+   its four examples. Lengths are in code points. Nothing is normalised: a kept text is a piece of the
+   document, byte for byte, without the white space at its ends. */
+
+HBK_DEF hbk_corpus_options hbk_corpus_defaults(void)
+{
+    hbk_corpus_options o;
+    o.min_chars = 600;
+    o.max_chars = 3000;
+    o.max_repeat = 0.6;
+    o.max_upper = 0.6;
+    o.keep_all = false;
+    return o;
+}
+
+HBK_DEF const char *hbk_drop_name(hbk_drop d)
+{
+    switch (d) {
+#define HBK_X(name, text)                                                                                  \
+    case HBK_DROP_##name: return text;
+        HBK_DROPS(HBK_X)
+#undef HBK_X
+    case HBK_DROP_COUNT: break;
+    }
+    return "unknown reason";
+}
+
+/* 18.1  A set of 64-bit hashes: open addressing, 0 marks a free place */
+
+typedef struct hbk__hash_set {
+    hbk_allocator *alloc;
+    uint64_t *slots;
+    hbk_int n, cap; /* cap is a power of two */
+} hbk__hash_set;
+
+static uint64_t *hbk__hash_place(uint64_t *slots, hbk_int cap, uint64_t h)
+{
+    uint64_t mask = (uint64_t)cap - 1, i = (h ^ (h >> 32)) & mask;
+    while (slots[i] && slots[i] != h) i = (i + 1) & mask;
+    return &slots[i];
+}
+
+/* Adds h; *had says whether it was there already. */
+static bool hbk__hash_add(hbk__hash_set *s, uint64_t h, bool *had, hbk_error *err)
+{
+    if (h == 0) h = 1;
+    if (2 * (s->n + 1) > s->cap) { /* at most half full: few collisions */
+        hbk_int cap = s->cap ? 2 * s->cap : 64;
+        uint64_t *slots = HBK__NEW(s->alloc, uint64_t, cap, err);
+        if (!slots) return false;
+        for (hbk_int i = 0; i < s->cap; i++)
+            if (s->slots[i]) *hbk__hash_place(slots, cap, s->slots[i]) = s->slots[i];
+        hbk_free(s->alloc, s->slots);
+        s->slots = slots;
+        s->cap = cap;
+    }
+    uint64_t *place = hbk__hash_place(s->slots, s->cap, h);
+    *had = *place == h;
+    s->n += !*had;
+    *place = h;
+    return true;
+}
+
+/* 18.2  Repetition */
+
+static bool hbk__is_word_byte(char c)
+{
+    unsigned char u = (unsigned char)c;
+    return u >= 0x80 || (u >= '0' && u <= '9') || (u >= 'A' && u <= 'Z') || (u >= 'a' && u <= 'z');
+}
+
+static char hbk__lower(char c)
+{
+    return c >= 'A' && c <= 'Z' ? (char)(c + 32) : c;
+}
+
+static int hbk__by_hash(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* |A and B| / |A or B| of two sorted sets without doubles. */
+static double hbk__jaccard(const uint64_t *a, hbk_int n_a, const uint64_t *b, hbk_int n_b)
+{
+    hbk_int i = 0, j = 0, both = 0;
+    while (i < n_a && j < n_b) {
+        if (a[i] == b[j]) {
+            both++;
+            i++;
+            j++;
+        } else if (a[i] < b[j]) i++;
+        else j++;
+    }
+    hbk_int any = n_a + n_b - both;
+    return any ? (double)both / (double)any : 0;
+}
+
+/* The sentences of a text as sets of 3-grams. */
+typedef struct hbk__grams {
+    uint64_t *data;
+    hbk_int n, cap;
+    hbk_int *start; /* (n_sets + 1) */
+    hbk_int n_sets, cap_sets;
+} hbk__grams;
+
+enum { HBK__GRAM = 3, HBK__MIN_WORDS = 5 }; /* shorter sentences come back in any good prose: "Yes, it is." */
+
+/* Adds sentence s[0..n-1] as the next set, if it has words enough. */
+static bool hbk__grams_add(hbk__grams *g, const char *s, size_t n, hbk_allocator *alloc, hbk_error *err)
+{
+    uint64_t words[HBK__GRAM] = {0};
+    hbk_int n_words = 0, from = g->n;
+    for (size_t i = 0; i < n;) {
+        if (!hbk__is_word_byte(s[i])) {
+            i++;
+            continue;
+        }
+        uint64_t h = 0;
+        for (; i < n && hbk__is_word_byte(s[i]); i++) {
+            char c = hbk__lower(s[i]);
+            h = hbk_hash(h, &c, 1);
+        }
+        for (int k = 1; k < HBK__GRAM; k++) words[k - 1] = words[k];
+        words[HBK__GRAM - 1] = h;
+        if (++n_words < HBK__GRAM) continue;
+        void *data = g->data;
+        if (!hbk__reserve(alloc, &data, &g->cap, g->n + 1, sizeof *g->data, err)) return false;
+        g->data = (uint64_t *)data;
+        g->data[g->n++] = hbk_hash(0, words, sizeof words);
+    }
+    if (n_words < HBK__MIN_WORDS) {
+        g->n = from;
+        return true;
+    }
+    qsort(g->data + from, (size_t)(g->n - from), sizeof *g->data, hbk__by_hash);
+    hbk_int to = from;
+    for (hbk_int i = from; i < g->n; i++)
+        if (to == from || g->data[to - 1] != g->data[i]) g->data[to++] = g->data[i];
+    g->n = to;
+    void *start = g->start;
+    if (!hbk__reserve(alloc, &start, &g->cap_sets, g->n_sets + 2, sizeof *g->start, err)) return false;
+    g->start = (hbk_int *)start;
+    g->start[g->n_sets++] = from;
+    g->start[g->n_sets] = to;
+    return true;
+}
+
+/* *worst: the largest similarity of two sentences of the text. A sentence ends at a line break, or at a full
+   stop, question or exclamation mark before white space. */
+static bool hbk__repetition(const char *s, size_t n, double *worst, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk__grams g;
+    memset(&g, 0, sizeof g);
+    bool ok = true;
+    size_t begin = 0;
+    for (size_t i = 0; i < n && ok; i++) {
+        bool last = i + 1 == n, space = last || s[i + 1] == ' ' || s[i + 1] == '\n' || s[i + 1] == '\r';
+        if (!last && s[i] != '\n' && !(space && (s[i] == '.' || s[i] == '?' || s[i] == '!'))) continue;
+        ok = hbk__grams_add(&g, s + begin, i + 1 - begin, alloc, err);
+        begin = i + 1;
+    }
+    double most = 0;
+    for (hbk_int a = 0; a < g.n_sets && ok; a++)
+        for (hbk_int b = 0; b < a; b++) {
+            double j = hbk__jaccard(g.data + g.start[a], g.start[a + 1] - g.start[a], g.data + g.start[b],
+                                    g.start[b + 1] - g.start[b]);
+            most = HBK__MAX(most, j);
+        }
+    hbk_free(alloc, g.data);
+    hbk_free(alloc, g.start);
+    if (ok) *worst = most;
+    return ok;
+}
+
+/* 18.3  Headers */
+
+/* The share of capitals among the letters of a header; -1 if it has no letters. */
+static double hbk__upper_share(const char *s, size_t n)
+{
+    hbk_int letters = 0, capitals = 0;
+    for (size_t i = 0; i < n;) {
+        int32_t cp;
+        i += hbk_utf8_decode(s + i, n - i, &cp);
+        utf8proc_category_t c = cp < 0 ? UTF8PROC_CATEGORY_CN : utf8proc_category(cp);
+        letters += c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_LO;
+        capitals += c == UTF8PROC_CATEGORY_LU || c == UTF8PROC_CATEGORY_LT;
+    }
+    return letters ? (double)capitals / (double)letters : -1;
+}
+
+/* True if a word of the header begins one of the phrases by which sites lead around in themselves. */
+static bool hbk__is_navigation(const char *s, size_t n)
+{
+    static const char *const phrases[] = {
+        "advertis",       "forum",           "quick link",       "newsletter",     "navigation",
+        "site map",       "sitemap",         "sign up",          "sign in",        "subscribe",
+        "log in",         "login",           "privacy policy",   "cookie policy",  "terms of",
+        "contact us",     "about us",        "follow us",        "share this",     "leave a reply",
+        "leave a comment", "related posts",  "related articles", "recent posts",   "recent comments",
+        "latest news",    "popular posts",   "table of contents", "main menu",     "archives"};
+    for (size_t i = 0; i < n; i++) {
+        if (i > 0 && hbk__is_word_byte(s[i - 1])) continue;
+        for (size_t p = 0; p < sizeof phrases / sizeof phrases[0]; p++) {
+            size_t k = 0;
+            while (i + k < n && phrases[p][k] && hbk__lower(s[i + k]) == phrases[p][k]) k++;
+            if (!phrases[p][k]) return true;
+        }
+    }
+    return false;
+}
+
+/* 18.4  A segment's way through the filters */
+
+typedef struct hbk__stem {
+    char *key;
+    hbk_int value;
+} hbk__stem;
+
+struct hbk_corpus {
+    hbk_allocator *alloc;
+    hbk_corpus_options o;
+    hbk_jsonl_writer *out, *rejects;
+    hbk_int counts[HBK_DROP_COUNT];
+    hbk__hash_set seen;
+    hbk__stem *stems; /* stb_ds map: source stem -> segments so far */
+};
+
+/* The document at hand, as its segments need it. */
+typedef struct hbk__document {
+    const char *text;
+    size_t n;
+    const char *source, *url; /* url: or NULL */
+    const char *header;       /* of a document without headings, or NULL */
+    const char *id;           /* what ids begin with: STEM-1, STEM-2 ... */
+    hbk_int n_segments;       /* the number of the last one */
+    bool whole;               /* the first segment has the id itself: a row that brought its own */
+} hbk__document;
+
+typedef struct hbk__segment {
+    const char *text, *header; /* header NULL: there is none to judge */
+    size_t n, n_header;
+} hbk__segment;
+
+static bool hbk__judge(hbk_corpus *c, const hbk__segment *s, hbk_drop *drop, hbk_error *err)
+{
+    const hbk_corpus_options *o = &c->o;
+    hbk_int length = hbk_utf8_length(s->text, s->n);
+    *drop = HBK_DROP_KEPT;
+    if (length == 0) *drop = HBK_DROP_EMPTY;
+    if (*drop != HBK_DROP_KEPT || o->keep_all) return true;
+    double upper = s->header ? hbk__upper_share(s->header, s->n_header) : 0;
+    if (length < o->min_chars) *drop = HBK_DROP_SHORT;
+    else if (length > o->max_chars) *drop = HBK_DROP_LONG;
+    else if (upper < 0 || upper > o->max_upper) *drop = HBK_DROP_HEADER;
+    else if (s->header && hbk__is_navigation(s->header, s->n_header)) *drop = HBK_DROP_NAVIGATION;
+    if (*drop != HBK_DROP_KEPT) return true;
+    double worst = 0;
+    if (!hbk__repetition(s->text, s->n, &worst, c->alloc, err)) return false;
+    if (worst > o->max_repeat) {
+        *drop = HBK_DROP_REPETITION;
+        return true;
+    }
+    bool had = false; /* by hash: among a million texts a wrong match has a chance of 1 in 10^7 */
+    if (!hbk__hash_add(&c->seen, hbk_hash(0, s->text, s->n), &had, err)) return false;
+    if (had) *drop = HBK_DROP_DUPLICATE;
+    return true;
+}
+
+/* Writes a segment's row to the file of its fate. */
+static bool hbk__segment_write(hbk_corpus *c, const hbk__document *d, const hbk__segment *s, hbk_drop drop,
+                               hbk_error *err)
+{
+    hbk_jsonl_writer *w = drop == HBK_DROP_KEPT ? c->out : c->rejects;
+    if (!w) return true;
+    char id[320];
+    if (d->whole) snprintf(id, sizeof id, "%s", d->id);
+    else snprintf(id, sizeof id, "%s-%lld", d->id, (long long)d->n_segments);
+    const char *header = s->header ? s->header : "";
+    json_t *row = json_object();
+    bool ok = row && json_object_set_new(row, "id", json_string(id)) == 0 &&
+              json_object_set_new(row, "text", json_stringn(s->text, s->n)) == 0 &&
+              json_object_set_new(row, "header", json_stringn(header, s->n_header)) == 0 &&
+              json_object_set_new(row, "source", json_string(d->source)) == 0;
+    if (ok && d->url) ok = json_object_set_new(row, "url", json_string(d->url)) == 0;
+    if (ok && drop != HBK_DROP_KEPT)
+        ok = json_object_set_new(row, "reason", json_string(hbk_drop_name(drop))) == 0;
+    if (ok) ok = hbk_jsonl_write(w, row, err);
+    else hbk_fail(err, HBK_ERROR_MEMORY, "segment %s: its row cannot be built: memory is out", id);
+    json_decref(row);
+    return ok;
+}
+
+static bool hbk__blank(char ch)
+{
+    return ch == ' ' || (ch >= '\t' && ch <= '\r');
+}
+
+/* Judges, counts and writes text[from..to-1] as the document's next segment. */
+static bool hbk__segment_add(hbk_corpus *c, hbk__document *d, size_t from, size_t to, const char *header,
+                         size_t n_header, hbk_error *err)
+{
+    while (from < to && hbk__blank(d->text[from])) from++;
+    while (to > from && hbk__blank(d->text[to - 1])) to--;
+    hbk__segment s = {d->text + from, header, to - from, n_header};
+    hbk_drop drop;
+    d->n_segments++; /* dropped ones too: other filters leave the ids of the others as they are */
+    if (!hbk__judge(c, &s, &drop, err) || !hbk__segment_write(c, d, &s, drop, err)) return false;
+    c->counts[drop]++;
+    return true;
+}
+
+/* 18.5  Cutting */
+
+/* The end of the paragraph that begins at `from`, behind its blank lines; with `lines` every line is one. */
+static size_t hbk__paragraph_end(const hbk__document *d, size_t from, size_t to, bool lines)
+{
+    for (size_t i = from; i < to; i++) {
+        if (d->text[i] != '\n') continue;
+        size_t k = i + 1, behind = k;
+        while (k < to && hbk__blank(d->text[k]))
+            if (d->text[k++] == '\n') behind = k;
+        if (lines || behind > i + 1) return behind;
+    }
+    return to;
+}
+
+/* text[from..to-1] without headings: whole if it fits, else as many paragraphs at a time as fit. Where no
+   blank line parts it, its lines are its paragraphs. */
+static bool hbk__cut_plain(hbk_corpus *c, hbk__document *d, size_t from, size_t to, const char *header,
+                           size_t n_header, hbk_error *err)
+{
+    while (from < to && hbk__blank(d->text[from])) from++;
+    while (to > from && hbk__blank(d->text[to - 1])) to--;
+    hbk_int chars = hbk_utf8_length(d->text + from, to - from);
+    if (chars <= c->o.max_chars) return hbk__segment_add(c, d, from, to, header, n_header, err);
+    d->whole = false;
+    bool lines = hbk__paragraph_end(d, from, to, false) == to;
+    size_t begin = from, at = from;
+    chars = 0;
+    while (at < to) {
+        size_t end = hbk__paragraph_end(d, at, to, lines), tail = end;
+        while (tail > at && hbk__blank(d->text[tail - 1])) tail--; /* segments are measured trimmed */
+        hbk_int more = hbk_utf8_length(d->text + at, tail - at);
+        if (at > begin && chars + more > c->o.max_chars) {
+            if (!hbk__segment_add(c, d, begin, at, header, n_header, err)) return false;
+            begin = at;
+            chars = 0;
+        }
+        chars += more + hbk_utf8_length(d->text + tail, end - tail);
+        at = end;
+    }
+    return begin == to || hbk__segment_add(c, d, begin, to, header, n_header, err);
+}
+
+typedef struct hbk__heading {
+    size_t at, body; /* where its line and where its text begin */
+    size_t header, n_header;
+    int level; /* 1 .. 6; 0: none */
+} hbk__heading;
+
+/* The heading whose line is text[at..end-1]: "## Title", or a title underlined by the next line. */
+static hbk__heading hbk__heading_at(const hbk__document *d, size_t at, size_t end)
+{
+    hbk__heading h = {at, end, 0, 0, 0};
+    size_t i = at, stop = end;
+    while (i < end && i < at + 3 && d->text[i] == ' ') i++;
+    while (stop > i && hbk__blank(d->text[stop - 1])) stop--;
+    int marks = 0;
+    while (i + (size_t)marks < stop && d->text[i + (size_t)marks] == '#') marks++;
+    size_t after = i + (size_t)marks;
+    if (marks >= 1 && marks <= 6 && (after == stop || hbk__blank(d->text[after]))) {
+        h.level = marks;
+        while (stop > after && d->text[stop - 1] == '#') stop--; /* "## Title ##" */
+        while (stop > after && hbk__blank(d->text[stop - 1])) stop--;
+        while (after < stop && hbk__blank(d->text[after])) after++;
+        h.header = after;
+        h.n_header = stop - after;
+        return h;
+    }
+    size_t k = end, n = 0;
+    while (k + n < d->n && n < 80 && d->text[k + n] == (d->text[k] == '=' ? '=' : '-')) n++;
+    size_t rest = k + n;
+    while (rest < d->n && (d->text[rest] == ' ' || d->text[rest] == '\r')) rest++;
+    bool prose = stop > i && !strchr("#>|-*+=", d->text[i]); /* no list, quote or table */
+    if (prose && n >= 3 && (rest == d->n || d->text[rest] == '\n')) {
+        h.level = d->text[k] == '=' ? 1 : 2;
+        h.header = i;
+        h.n_header = stop - i;
+        h.body = HBK__MIN(rest + 1, d->n);
+    }
+    return h;
+}
+
+/* The headings of a Markdown document, those of fenced code left out. *list is the caller's to free. */
+static bool hbk__find_headings(const hbk__document *d, hbk__heading **list, hbk_int *n, hbk_allocator *alloc,
+                               hbk_error *err)
+{
+    void *data = NULL;
+    hbk_int count = 0, cap = 0;
+    char fence = 0;
+    for (size_t at = 0, end; at < d->n; at = end) {
+        const char *newline = (const char *)memchr(d->text + at, '\n', d->n - at);
+        end = newline ? (size_t)(newline - d->text) + 1 : d->n;
+        size_t i = at;
+        while (i < end && d->text[i] == ' ') i++;
+        if (end - i >= 3 && (d->text[i] == '`' || d->text[i] == '~') && d->text[i + 1] == d->text[i] &&
+            d->text[i + 2] == d->text[i] && (!fence || fence == d->text[i])) {
+            fence = fence ? (char)0 : d->text[i];
+            continue;
+        }
+        hbk__heading h = hbk__heading_at(d, at, end);
+        if (fence || !h.level) continue;
+        end = h.body;
+        if (!hbk__reserve(alloc, &data, &cap, count + 1, sizeof h, err)) {
+            hbk_free(alloc, data);
+            return false;
+        }
+        ((hbk__heading *)data)[count++] = h;
+    }
+    *list = (hbk__heading *)data;
+    *n = count;
+    return true;
+}
+
+/* Each heading with its sub-tree, where that fits; else its own text, and the headings below it in turn. */
+static bool hbk__cut_markdown(hbk_corpus *c, hbk__document *d, hbk_error *err)
+{
+    hbk__heading *list;
+    hbk_int n;
+    if (!hbk__find_headings(d, &list, &n, c->alloc, err)) return false;
+    size_t first = n ? list[0].at : d->n, lead = 0;
+    while (lead < first && hbk__blank(d->text[lead])) lead++;
+    bool ok = true;
+    if (lead < first || n == 0) ok = hbk__cut_plain(c, d, 0, first, NULL, 0, err);
+    for (hbk_int i = 0; i < n && ok;) {
+        const hbk__heading *h = &list[i];
+        hbk_int next = i + 1;
+        while (next < n && list[next].level > h->level) next++;
+        size_t end = next < n ? list[next].at : d->n;
+        if (next > i + 1 && hbk_utf8_length(d->text + h->body, end - h->body) > c->o.max_chars) {
+            next = i + 1;
+            end = list[next].at;
+            size_t k = h->body;
+            while (k < end && hbk__blank(d->text[k])) k++;
+            if (k == end) { /* a title over its chapters: nothing of its own to count */
+                i = next;
+                continue;
+            }
+        }
+        ok = hbk__segment_add(c, d, h->body, end, d->text + h->header, h->n_header, err);
+        i = next;
+    }
+    hbk_free(c->alloc, list);
+    return ok;
+}
+
+/* Bytes of the settings ("---" lines around "key: value") that many Markdown files begin with; 0 if none. */
+static size_t hbk__front_matter(const hbk__document *d)
+{
+    static const char line[] = "---\n";
+    if (d->n < 4 || memcmp(d->text, line, 4) != 0) return 0;
+    for (size_t i = 4; i + 4 <= d->n; i++)
+        if (d->text[i - 1] == '\n' && memcmp(d->text + i, line, 4) == 0) return i + 4;
+    return 0;
+}
+
+/* One document, its bytes checked; `markdown` decides how it is cut. */
+static bool hbk__document_add(hbk_corpus *c, hbk__document *d, bool markdown, hbk_error *err)
+{
+    if (d->n >= 3 && memcmp(d->text, "\xef\xbb\xbf", 3) == 0) {
+        d->text += 3;
+        d->n -= 3;
+    }
+    if (!hbk_utf8_valid(d->text, d->n, NULL) || (d->n && memchr(d->text, 0, d->n))) {
+        c->counts[HBK_DROP_ENCODING]++; /* no JSON row can hold its text, the rejects' neither */
+        d->n_segments++;
+        return true;
+    }
+    if (markdown) {
+        size_t skip = hbk__front_matter(d);
+        d->text += skip;
+        d->n -= skip;
+        return hbk__cut_markdown(c, d, err);
+    }
+    return hbk__cut_plain(c, d, 0, d->n, d->header, d->header ? strlen(d->header) : 0, err);
+}
+
+/* 18.6  Documents from outside */
+
+HBK_DEF hbk_corpus *hbk_corpus_new(const hbk_corpus_options *o, const char *out_path,
+                                   const char *rejects_path, hbk_allocator *alloc, hbk_error *err)
+{
+    if (o->min_chars < 0 || o->max_chars < 1 || o->min_chars > o->max_chars) {
+        hbk_fail(err, HBK_ERROR_OPTION, "segments of %lld to %lld characters: expected 0 <= least <= most",
+                 (long long)o->min_chars, (long long)o->max_chars);
+        return NULL;
+    }
+    hbk_corpus *c = HBK__NEW(alloc, hbk_corpus, 1, err);
+    if (!c) return NULL;
+    c->alloc = c->seen.alloc = alloc;
+    c->o = *o;
+    c->out = hbk_jsonl_create(out_path, 0, alloc, err);
+    if (c->out && rejects_path) c->rejects = hbk_jsonl_create(rejects_path, 0, alloc, err);
+    if (c->out && (c->rejects || !rejects_path)) return c;
+    hbk_jsonl_finish(c->out, NULL);
+    hbk_free(alloc, c);
+    return NULL;
+}
+
+/* The counter of the segments of sources with this stem: two files NOTES.md share one, so ids are unique. */
+static hbk_int *hbk__stem_counter(hbk_corpus *c, const char *stem)
+{
+    if (!c->stems) stbds_sh_new_strdup(c->stems);
+    ptrdiff_t i = stbds_shgeti(c->stems, stem);
+    if (i < 0) {
+        stbds_shput(c->stems, stem, 0);
+        i = stbds_shgeti(c->stems, stem);
+    }
+    return &c->stems[i].value;
+}
+
+/* "notes" of "texts/notes.md"; "text" where nothing is left. */
+static void hbk__stem_of(char stem[256], const char *source)
+{
+    size_t n = strlen(source);
+    while (n > 0 && source[n - 1] == '/') n--; /* addresses may end with one */
+    size_t from = n;
+    while (from > 0 && source[from - 1] != '/') from--;
+    size_t end = n;
+    while (end > from && source[end - 1] != '.') end--;
+    end = end > from + 1 ? end - 1 : n;
+    if (end - from > 255) end = from + 255;
+    while (end > from && !hbk_utf8_valid(source + from, end - from, NULL)) end--;
+    snprintf(stem, 256, "%.*s", (int)(end - from), source + from);
+    if (!*stem) snprintf(stem, 256, "text");
+}
+
+HBK_DEF bool hbk_corpus_add_text(hbk_corpus *c, const char *text, size_t n, bool markdown, const char *source,
+                                 hbk_error *err)
+{
+    char stem[256];
+    hbk__stem_of(stem, source);
+    hbk_int *counter = hbk__stem_counter(c, stem);
+    hbk__document d;
+    memset(&d, 0, sizeof d);
+    d.text = text;
+    d.n = n;
+    d.source = source;
+    d.id = stem;
+    d.n_segments = *counter;
+    bool ok = hbk__document_add(c, &d, markdown, err);
+    *counter = d.n_segments;
+    return ok;
+}
+
+/* The string of an optional key: NULL if it is absent, null or empty. */
+static bool hbk__optional(const json_t *row, const char *key, const char **out, const char *path,
+                          hbk_int line, hbk_error *err)
+{
+    const json_t *value = json_object_get(row, key);
+    *out = json_string_value(value);
+    if (*out && !**out) *out = NULL;
+    if (!value || json_is_string(value) || json_is_null(value)) return true;
+    return hbk_fail_at(err, HBK_ERROR_FORMAT, path, line, "the value of \"%s\" is no string", key);
+}
+
+/* A row with an id keeps it where its document is one segment; cut, it gives ID-1, ID-2 ... */
+static bool hbk__corpus_row(hbk_corpus *c, const json_t *row, const char *source, const char *path,
+                            hbk_int line, hbk_error *err)
+{
+    char stem[256];
+    hbk__stem_of(stem, source);
+    hbk__document d;
+    memset(&d, 0, sizeof d);
+    d.source = source;
+    if (!hbk_json_string(row, "text", &d.text, path, line, err) ||
+        !hbk__optional(row, "url", &d.url, path, line, err) ||
+        !hbk__optional(row, "title", &d.header, path, line, err))
+        return false;
+    if (!d.header && !hbk__optional(row, "header", &d.header, path, line, err)) return false;
+    d.n = json_string_length(json_object_get(row, "text"));
+    const json_t *id = json_object_get(row, "id");
+    if (id && !json_is_null(id)) {
+        if (!hbk__row_id(row, "", stem, path, line, err)) return false;
+        d.id = stem;
+        d.whole = true;
+        return hbk__document_add(c, &d, false, err);
+    }
+    hbk_int *counter = hbk__stem_counter(c, stem);
+    d.id = stem;
+    d.n_segments = *counter;
+    bool ok = hbk__document_add(c, &d, false, err);
+    *counter = d.n_segments;
+    return ok;
+}
+
+static bool hbk__has_ending(const char *path, const char *ending)
+{
+    size_t n = strlen(path), k = strlen(ending);
+    if (n < k) return false;
+    for (size_t i = 0; i < k; i++)
+        if (hbk__lower(path[n - k + i]) != ending[i]) return false;
+    return true;
+}
+
+HBK_DEF bool hbk_corpus_add_file(hbk_corpus *c, const char *path, hbk_error *err)
+{
+    const char *slash = strrchr(path, '/'), *source = slash ? slash + 1 : path;
+    if (hbk__has_ending(path, ".jsonl") || hbk__has_ending(path, ".json")) {
+        hbk_jsonl_reader *r = hbk_jsonl_open(path, c->alloc, err);
+        if (!r) return false;
+        json_t *row;
+        int got;
+        while ((got = hbk_jsonl_next(r, &row, err)) > 0)
+            if (!hbk__corpus_row(c, row, source, path, hbk_jsonl_line(r), err)) {
+                got = -1;
+                break;
+            }
+        hbk_jsonl_close(r);
+        return got == 0;
+    }
+    hbk_text text;
+    memset(&text, 0, sizeof text);
+    text.alloc = c->alloc;
+    bool markdown = hbk__has_ending(path, ".md") || hbk__has_ending(path, ".markdown");
+    bool ok = hbk_file_read(path, (size_t)1 << 30, &text, err) &&
+              hbk_corpus_add_text(c, hbk_text_string(&text), text.len, markdown, source, err);
+    hbk_text_free(&text);
+    return ok;
+}
+
+HBK_DEF bool hbk_corpus_finish(hbk_corpus *c, hbk_int *counts, hbk_error *err)
+{
+    bool ok = hbk_jsonl_finish(c->out, err);
+    ok = hbk_jsonl_finish(c->rejects, ok ? err : NULL) && ok;
+    if (ok && counts) memcpy(counts, c->counts, sizeof c->counts);
+    if (ok && c->counts[HBK_DROP_KEPT] == 0) {
+        char reasons[256] = "there were none";
+        size_t at = 0;
+        for (int i = HBK_DROP_KEPT + 1; i < HBK_DROP_COUNT && at < sizeof reasons; i++)
+            if (c->counts[i])
+                at += (size_t)snprintf(reasons + at, sizeof reasons - at, "%s%lld %s", at ? ", " : "",
+                                       (long long)c->counts[i], hbk_drop_name((hbk_drop)i));
+        ok = hbk_fail(err, HBK_ERROR_DATA,
+                      "no segment was kept (%s): give other texts, or widen the limits (%lld to %lld "
+                      "characters)",
+                      reasons, (long long)c->o.min_chars, (long long)c->o.max_chars);
+    }
+    stbds_shfree(c->stems);
+    hbk_free(c->alloc, c->seen.slots);
+    hbk_free(c->alloc, c);
+    return ok;
+}
+
+/* ==== 19  SELF-AUGMENTATION ==================================================
+
+   For each text y of the corpus the backward model M_yx, p(instruction | text), writes one instruction x:
+   the pair (x, y) is a candidate. The text stays as people wrote it; only its question is made up.
+   Source: the paper, section 2.2.
+
+   The wave is the unit of work, here and in chapter 20: so many records are read in file order, decoded side
+   by side, and written and fsynced together. Nothing outside a wave has a say in its rows, so a file that was
+   cut off anywhere is cut back to whole waves and continued, and ends with the same bytes. */
+
+/* ---- waves, for both stages ------------------------------------------------------- */
+
+/* One record of a wave; strings belong to `row`. */
+typedef struct hbk__item {
+    json_t *row;
+    char id[256];
+    const char *instruction, *output;
+    hbk_tokens prompt;
+} hbk__item;
+
+/* Who decodes, and a stage's way with a row and with a wave. */
+typedef struct hbk__stage {
+    const char *name;           /* of progress and of random streams */
+    const hbk_model *m;
+    const hbk_adapter *adapter;
+    const hbk_tokenizer *tok;
+    const hbk_template *t;
+    const hbk_decode_options *o;
+    const char *prov_adapter;
+    hbk_allocator *alloc;
+    const void *options;        /* the stage's own */
+    /* 1: the row becomes an item, 0: it is passed over, -1: an error */
+    int (*take)(const struct hbk__stage *s, hbk__item *item, const char *path, hbk_int line, hbk_error *err);
+    bool (*wave)(const struct hbk__stage *s, hbk__item *items, hbk_int n, hbk_jsonl_writer *out, hbk_error *err);
+} hbk__stage;
+
+static json_t *hbk__prov(const hbk__stage *s)
+{
+    char hash[24];
+    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)hbk_template_hash(s->t));
+    return json_pack("{s:s s:s s:s s:I}", "adapter", s->prov_adapter ? s->prov_adapter : "", "template",
+                     hbk_template_name(s->t), "template_hash", hash, "seed", (json_int_t)s->o->seed);
+}
+
+static void hbk__items_clear(hbk__item *items, hbk_int n)
+{
+    for (hbk_int i = 0; i < n; i++) {
+        json_decref(items[i].row);
+        items[i].row = NULL;
+        hbk_tokens_free(&items[i].prompt);
+    }
+}
+
+/* Fills `items` with the next records, up to a wave; returns their number, or -1. */
+static hbk_int hbk__read_wave(const hbk__stage *s, hbk_jsonl_reader *in, const char *path, hbk__item *items,
+                              hbk_error *err)
+{
+    hbk_int n = 0;
+    while (n < s->o->wave) {
+        json_t *row;
+        int got = hbk_jsonl_next(in, &row, err);
+        if (got == 0) break;
+        if (got > 0) {
+            items[n].row = json_incref(row);
+            got = s->take(s, &items[n], path, hbk_jsonl_line(in), err);
+            n++;
+        }
+        if (got > 0) continue;
+        if (got == 0) { /* passed over */
+            json_decref(items[--n].row);
+            items[n].row = NULL;
+            continue;
+        }
+        hbk__items_clear(items, n);
+        return -1;
+    }
+    return n;
+}
+
+/* Reads, decodes and writes wave after wave, after the whole waves that `out` already holds. */
+static bool hbk__run_waves(const hbk__stage *s, const char *path, const char *out_path,
+                           const hbk_progress *progress, hbk_error *err)
+{
+    hbk_int total, done, n = 0, seen = 0;
+    if (s->o->wave < 1 || s->o->slots < 1)
+        return hbk_fail(err, HBK_ERROR_OPTION, "%s: wave %lld and slots %lld must be at least 1", s->name,
+                        (long long)s->o->wave, (long long)s->o->slots);
+    if (!hbk_jsonl_count(path, &total, err) || !hbk_jsonl_count(out_path, &done, err)) return false;
+    done -= done % s->o->wave; /* the last wave, when it is a short one, is simply made again */
+    hbk__item *items = HBK__NEW(s->alloc, hbk__item, s->o->wave, err);
+    hbk_jsonl_reader *in = items ? hbk_jsonl_open(path, s->alloc, err) : NULL;
+    hbk_jsonl_writer *out = in ? hbk_jsonl_create(out_path, done, s->alloc, err) : NULL;
+    bool ok = out != NULL;
+    while (ok && (n = hbk__read_wave(s, in, path, items, err)) > 0) {
+        seen += n;
+        if (seen > done) {
+            ok = s->wave(s, items, n, out, err) && hbk_jsonl_sync(out, err);
+            if (ok)
+                ok = hbk_report(progress, s->name, hbk_jsonl_line(in), HBK__MAX(total, hbk_jsonl_line(in)),
+                                "rows", err, "%s", "");
+        }
+        hbk__items_clear(items, n);
+    }
+    ok = ok && n == 0;
+    if (ok && seen == 0)
+        ok = hbk_fail_at(err, HBK_ERROR_DATA, path, 0, "holds no row that %s could use", s->name);
+    if (out && !hbk_jsonl_finish(out, ok ? err : NULL)) ok = false;
+    hbk_jsonl_close(in);
+    hbk_free(s->alloc, items);
+    return ok;
+}
+
+/* ---- decoding a wave ---------------------------------------------------------------- */
+
+/* The longest sequence a stage may build. */
+static hbk_int hbk__length_limit(const hbk__stage *s)
+{
+    hbk_int context = s->m->config.context_length;
+    return s->o->max_length > 0 ? HBK__MIN(s->o->max_length, context) : context;
+}
+
+/* A session just large enough for these prompts and `extra` more tokens each, within `limit`. */
+static hbk_session *hbk__wave_session(const hbk__stage *s, const hbk__item *items, hbk_int n, hbk_int slots,
+                                      hbk_int extra, hbk_int limit, hbk_error *err)
+{
+    hbk_int longest = 1;
+    for (hbk_int i = 0; i < n; i++)
+        if (items[i].prompt.n < limit) longest = HBK__MAX(longest, items[i].prompt.n);
+    return hbk_session_new(s->m, s->adapter, HBK__MIN(slots, s->o->slots), HBK__MIN(limit, longest + extra),
+                           s->alloc, err);
+}
+
+static void hbk__requests_free(const hbk__stage *s, hbk_request *r, hbk_int n)
+{
+    for (hbk_int i = 0; r && i < n; i++) hbk_tokens_free(&r[i].output);
+    hbk_free(s->alloc, r);
+}
+
+/* Continues every item's prompt `votes` times, each with a stream of its own. The caller frees the n * votes
+   requests, item by item, with hbk__requests_free. */
+static hbk_request *hbk__decode(const hbk__stage *s, const hbk__item *items, hbk_int n, hbk_int votes,
+                                hbk_int limit, hbk_error *err)
+{
+    hbk_request *r = HBK__NEW(s->alloc, hbk_request, n * votes, err);
+    if (!r) return NULL;
+    for (hbk_int i = 0; i < n * votes; i++) {
+        const hbk__item *item = &items[i / votes];
+        uint64_t id = hbk_hash(0, item->id, strlen(item->id));
+        r[i].prompt = item->prompt.data;
+        r[i].n_prompt = item->prompt.n;
+        r[i].rng = hbk_rng_at(s->o->seed, s->name, id + (uint64_t)(i % votes));
+        r[i].output.alloc = s->alloc;
+    }
+    hbk_sampling sampling = s->o->sampling;
+    if (sampling.stop < 0) sampling.stop = hbk_template_stop(s->t, s->tok);
+    hbk_session *session = hbk__wave_session(s, items, n, n * votes, sampling.max_new, limit, err);
+    bool ok = session && hbk_generate(session, r, n * votes, &sampling, NULL, err);
+    hbk_session_free(session);
+    if (ok) return r;
+    hbk__requests_free(s, r, n * votes);
+    return NULL;
+}
+
+/* The text of a reply without the white space around it. */
+static bool hbk__reply_text(const hbk__stage *s, const hbk_request *r, hbk_text *out, hbk_error *err)
+{
+    memset(out, 0, sizeof *out);
+    out->alloc = s->alloc;
+    if (!hbk_tokenizer_decode(s->tok, r->output.data, r->output.n, 0, out, err)) {
+        hbk_text_free(out);
+        return false;
+    }
+    const char *space = " \t\r\n";
+    while (out->len && strchr(space, out->data[out->len - 1])) out->data[--out->len] = 0;
+    size_t lead = out->len ? strspn(out->data, space) : 0;
+    if (lead) memmove(out->data, out->data + lead, out->len - lead + 1);
+    out->len -= lead;
+    return true;
+}
+
+static const char *hbk__finish_name(hbk_finish f)
+{
+    switch (f) {
+    case HBK_FINISH_EOS: return "eos";
+    case HBK_FINISH_LENGTH: return "length";
+    case HBK_FINISH_TOO_LONG: return "too_long";
+    }
+    return "?";
+}
+
+/* ---- augmentation --------------------------------------------------------------------- */
+
+HBK_DEF hbk_decode_options hbk_augment_defaults(void)
+{
+    hbk_decode_options o;
+    o.sampling = hbk_sampling_defaults();
+    o.sampling.max_new = 256;
+    o.seed = 1;
+    o.wave = 256;
+    o.slots = 32;
+    o.max_length = -1;
+    return o;
+}
+
+/* The next word of *s: its start and length; 0 at the end. */
+static size_t hbk__word(const char **s, const char **word)
+{
+    *s += strspn(*s, " \t\r\n");
+    *word = *s;
+    size_t n = strcspn(*s, " \t\r\n");
+    *s += n;
+    return n;
+}
+
+/* Does the instruction mostly repeat the text? True if more than half of its runs of ECHO_RUN words stand in
+   `text` (words compared with single blanks between, as they stand in both). */
+static bool hbk__is_echo(const char *instruction, const char *text)
+{
+    enum { ECHO_RUN = 6 };
+    const char *starts[ECHO_RUN], *s = instruction, *word;
+    hbk_int n = 0, found = 0, runs = 0;
+    for (size_t len; (len = hbk__word(&s, &word)) > 0; n++) {
+        starts[n % ECHO_RUN] = word;
+        if (n + 1 < ECHO_RUN) continue;
+        const char *begin = starts[(n + 1) % ECHO_RUN]; /* ECHO_RUN words back, this one included */
+        size_t size = (size_t)(word + len - begin);
+        runs++;
+        for (const char *p = text; (p = strchr(p, *begin)) != NULL; p++)
+            if (strncmp(p, begin, size) == 0) {
+                found++;
+                break;
+            }
+    }
+    return runs > 0 && 2 * found > runs;
+}
+
+/* Does the instruction hold a marker of the template, which only the loop may write? */
+static bool hbk__is_leak(const char *instruction, const hbk_template *t, const hbk_tokenizer *tok)
+{
+    enum { LEAST = 4 }; /* shorter literals are ordinary text */
+    hbk_span_text spans[HBK_MAX_SPANS];
+    hbk_render r;
+    memset(&r, 0, sizeof r);
+    r.instruction = r.reply = "."; /* they only keep the literals apart */
+    hbk_int n = hbk_template_spans(t, tok, &r, spans);
+    for (hbk_int i = 0; i < n; i++) {
+        if (!spans[i].text || !spans[i].trusted) continue;
+        const char *s = spans[i].text;
+        hbk_int len = spans[i].len;
+        for (; len > 0 && strchr(" \n", s[len - 1]); len--) {
+        }
+        for (; len > 0 && strchr(" \n", *s); len--) s++;
+        for (const char *p = instruction; len >= LEAST && (p = strchr(p, *s)) != NULL; p++)
+            if (strncmp(p, s, (size_t)len) == 0) return true;
+    }
+    return false;
+}
+
+HBK_DEF const char *hbk_augment_status(const char *instruction, const char *output, hbk_finish finish,
+                                       const hbk_template *t, const hbk_tokenizer *tok)
+{
+    enum { LEAST_CHARS = 3, MOST_CHARS = 2000 };
+    hbk_int chars = hbk_utf8_length(instruction, strlen(instruction));
+    if (finish == HBK_FINISH_TOO_LONG) return "too_long";
+    if (instruction[strspn(instruction, " \t\r\n")] == 0) return "empty";
+    if (finish == HBK_FINISH_LENGTH) return "truncated";
+    if (chars < LEAST_CHARS) return "short";
+    if (chars > MOST_CHARS) return "long";
+    if (hbk__is_leak(instruction, t, tok)) return "leak";
+    if (hbk__is_echo(instruction, output)) return "echo";
+    return "ok";
+}
+
+static int hbk__take_segment(const hbk__stage *s, hbk__item *item, const char *path, hbk_int line,
+                             hbk_error *err)
+{
+    hbk_render r;
+    memset(&r, 0, sizeof r);
+    r.use = HBK_BACKWARD;
+    if (!hbk__row_text(item->row, "text", &item->output, path, line, err) ||
+        !hbk__row_id(item->row, "row", item->id, path, line, err))
+        return -1;
+    r.output = item->output;
+    item->prompt.alloc = s->alloc;
+    return hbk_template_tokens(s->t, s->tok, &r, &item->prompt, NULL, err) ? 1 : -1;
+}
+
+static bool hbk__augment_wave(const hbk__stage *s, hbk__item *items, hbk_int n, hbk_jsonl_writer *out,
+                              hbk_error *err)
+{
+    hbk_request *r = hbk__decode(s, items, n, 1, hbk__length_limit(s), err);
+    bool ok = r != NULL;
+    for (hbk_int i = 0; ok && i < n; i++) {
+        hbk_text text;
+        if (!hbk__reply_text(s, &r[i], &text, err)) {
+            ok = false;
+            break;
+        }
+        const char *x = hbk_text_string(&text);
+        const char *status = hbk_augment_status(x, items[i].output, r[i].finish, s->t, s->tok);
+        ok = hbk__write_row(out,
+                            json_pack("{s:s s:s s:s s:s s:s s:o}", "id", items[i].id, "instruction", x, "output",
+                                      items[i].output, "status", status, "finish",
+                                      hbk__finish_name(r[i].finish), "prov", hbk__prov(s)),
+                            err);
+        hbk_text_free(&text);
+    }
+    hbk__requests_free(s, r, n);
+    return ok;
+}
+
+HBK_DEF bool hbk_augment(const hbk_model *m, const hbk_adapter *adapter, const hbk_tokenizer *tok,
+                         const hbk_template *t, const hbk_decode_options *o, const char *prov_adapter,
+                         const char *segments, const char *out, const hbk_progress *progress,
+                         hbk_allocator *alloc, hbk_error *err)
+{
+    hbk__stage s = {"augment", m,    adapter, tok, t, o, prov_adapter, alloc, NULL, hbk__take_segment,
+                    hbk__augment_wave};
+    return hbk_template_check(t, tok, err) && hbk__run_waves(&s, segments, out, progress, err);
+}
+
+/* ==== 20  SELF-CURATION ======================================================
+
+   A model rates each candidate from 1 to 5 for how good an answer the text is to its instruction, by a
+   rubric that asks for a short reasoning first and "Score: <rating>" on the last line; the best are kept.
+   Source: the paper, section 2.3 and its Table 1.
+
+   Two read-outs. `text`: the last score that the reply spells, or nothing: an unparsable reply is counted and
+   dropped, never given a default. `expected`: the same reasoning, then the reply is led to "Score:" and the
+   rating is the mean of 1..5 under the probabilities of the five whole continuations " 1" .. " 5",
+
+       E = sum_k k p_k / sum_k p_k          p_k = product of the probabilities of its tokens
+
+   which is always defined, and can tell 4.6 from 4.4. Whole continuations, because in some vocabularies all
+   five begin with the same token. */
+
+HBK_DEF hbk_curate_options hbk_curate_defaults(void)
+{
+    hbk_curate_options o;
+    memset(&o, 0, sizeof o);
+    o.decode = hbk_augment_defaults();
+    o.decode.sampling.temperature = 0;
+    o.decode.sampling.max_new = 512;
+    o.readout = HBK_READOUT_TEXT;
+    o.votes = 1;
+    o.keep = 4.5;
+    return o;
+}
+
+/* ---- reading a rating ------------------------------------------------------------------ */
+
+static bool hbk__mark(char c) /* what may stand around a score without meaning anything */
+{
+    return c == ' ' || c == '\t' || c == '*' || c == '_' || c == '`' || c == '<' || c == '[' || c == '(' ||
+           c == '"' || c == '#';
+}
+
+/* If `s` continues "score" with a colon and a rating, its value, and its end in *end; else NAN. */
+static double hbk__score_after(const char *s, const char **end)
+{
+    while (hbk__mark(*s)) s++;
+    if (*s == ':' || *s == '=') s++;
+    else return (double)NAN;
+    while (hbk__mark(*s)) s++;
+    if (*s < '0' || *s > '9') return (double)NAN;
+    double value = 0, unit = 1;
+    for (; *s >= '0' && *s <= '9'; s++) value = value * 10 + (*s - '0');
+    if (*s == '.' && s[1] >= '0' && s[1] <= '9')
+        for (s++; *s >= '0' && *s <= '9'; s++) value += (*s - '0') * (unit /= 10);
+    *end = s;
+    while (hbk__mark(*s)) s++;
+    if (*s == '/') { /* "4/5" is a 4; a score out of anything else is not on our scale */
+        s++;
+        while (hbk__mark(*s)) s++;
+        if (*s != '5' || (s[1] >= '0' && s[1] <= '9')) return (double)NAN;
+        *end = s + 1;
+    } else if (*s == '-' && s[1] >= '0' && s[1] <= '9') {
+        return (double)NAN; /* "1-5": a range, not a rating */
+    } else if ((*s >= 'a' && *s <= 'z') || (*s >= 'A' && *s <= 'Z') || *s == '%') {
+        return (double)NAN; /* "4th", "4 out of", "80%" */
+    }
+    return value >= 1 && value <= 5 ? value : (double)NAN;
+}
+
+/* The last "score" of the reply, any case, and what follows it; *end is past the rating. */
+static double hbk__rating_find(const char *reply, const char **label, const char **end)
+{
+    double rating = (double)NAN;
+    *label = *end = NULL;
+    for (const char *s = reply; *s; s++) {
+        static const char word[] = "score";
+        int i = 0;
+        while (i < 5 && (s[i] | 32) == word[i]) i++;
+        if (i < 5) continue;
+        const char *stop = NULL, *after = s + 5;
+        double value = hbk__score_after(after, &stop);
+        while (hbk__mark(*after)) after++;
+        if (*after != ':' && *after != '=') continue; /* the word, not the label */
+        *label = after + 1;
+        *end = stop;
+        rating = value; /* the last label counts, even if nothing usable follows it */
+    }
+    return rating;
+}
+
+HBK_DEF double hbk_rating_parse(const char *reply)
+{
+    const char *label, *end;
+    return hbk__rating_find(reply, &label, &end);
+}
+
+/* ---- rating a wave ---------------------------------------------------------------------- */
+
+enum { HBK__GRADES = 5 };
+
+static int hbk__take_candidate(const hbk__stage *s, hbk__item *item, const char *path, hbk_int line,
+                               hbk_error *err)
+{
+    const char *status = "ok";
+    if (json_object_get(item->row, "status") &&
+        !hbk_json_string(item->row, "status", &status, path, line, err))
+        return -1;
+    if (strcmp(status, "ok")) return 0;
+    hbk_render r;
+    memset(&r, 0, sizeof r);
+    r.use = HBK_RATING;
+    if (!hbk__row_text(item->row, "instruction", &item->instruction, path, line, err) ||
+        !hbk__row_text(item->row, "output", &item->output, path, line, err) ||
+        !hbk__row_id(item->row, "row", item->id, path, line, err))
+        return -1;
+    r.instruction = item->instruction;
+    r.output = item->output;
+    item->prompt.alloc = s->alloc;
+    return hbk_template_tokens(s->t, s->tok, &r, &item->prompt, NULL, err) ? 1 : -1;
+}
+
+/* The digits as continuations, and how many tokens the lead and a digit can take at most. */
+typedef struct hbk__digits {
+    hbk_tokens ids[HBK__GRADES];
+    hbk_int reserve;
+} hbk__digits;
+
+static bool hbk__digits_encode(const hbk__stage *s, hbk__digits *d, hbk_error *err)
+{
+    hbk_tokens lead;
+    memset(&lead, 0, sizeof lead);
+    memset(d, 0, sizeof *d);
+    lead.alloc = s->alloc;
+    const char *score = hbk_template_score(s->t);
+    bool ok = hbk_tokenizer_encode(s->tok, score, strlen(score), HBK_ENCODE_CONTINUE, &lead, err);
+    for (int k = 0; ok && k < HBK__GRADES; k++) {
+        char text[3] = {' ', (char)('1' + k), 0};
+        d->ids[k].alloc = s->alloc;
+        ok = hbk_tokenizer_encode(s->tok, text, 2, HBK_ENCODE_CONTINUE, &d->ids[k], err);
+        for (hbk_int i = 0; ok && i < d->ids[k].n; i++)
+            if (d->ids[k].data[i] == hbk_tokenizer_unk(s->tok))
+                ok = hbk_fail(err, HBK_ERROR_UNSUPPORTED,
+                              "the vocabulary cannot spell the digit %d, which the expected read-out needs; use "
+                              "--readout text",
+                              k + 1);
+        d->reserve = HBK__MAX(d->reserve, lead.n + 2 + d->ids[k].n);
+    }
+    hbk_tokens_free(&lead);
+    return ok;
+}
+
+static void hbk__digits_free(hbk__digits *d)
+{
+    for (int k = 0; k < HBK__GRADES; k++) hbk_tokens_free(&d->ids[k]);
+}
+
+/* Blanks between a rating prompt and its reply. */
+static hbk_int hbk__reply_blanks(const hbk__stage *s)
+{
+    hbk_span_text spans[HBK_MAX_SPANS];
+    hbk_render r;
+    memset(&r, 0, sizeof r);
+    r.use = HBK_RATING;
+    r.instruction = r.output = r.reply = ".";
+    hbk_int n = hbk_template_spans(s->t, s->tok, &r, spans);
+    for (hbk_int i = 0; i < n; i++)
+        if (spans[i].target && spans[i].text) return spans[i].blanks;
+    return 0;
+}
+
+/* Appends to `prompt` the reasoning, up to its last score label, or led to one. */
+static bool hbk__lead_to_score(const hbk__stage *s, const char *reasoning, hbk_tokens *prompt, hbk_error *err)
+{
+    const char *score = hbk_template_score(s->t), *label, *end;
+    hbk__rating_find(reasoning, &label, &end);
+    hbk_text text;
+    memset(&text, 0, sizeof text);
+    text.alloc = s->alloc;
+    if (label || *reasoning || !strchr(" \n", *score))
+        for (hbk_int i = hbk__reply_blanks(s); i > 0; i--) hbk_text_append(&text, " ", 1);
+    if (label) {
+        hbk_text_append(&text, reasoning, (size_t)(label - reasoning));
+    } else {
+        hbk_text_add(&text, reasoning);
+        if (*reasoning && !strchr(" \n", *score)) hbk_text_add(&text, "\n"); /* a line of its own */
+        hbk_text_add(&text, score);
+    }
+    bool ok = hbk_text_ok(&text, err) && hbk_tokenizer_encode(s->tok, hbk_text_string(&text), text.len,
+                                                              HBK_ENCODE_CONTINUE, prompt, err);
+    hbk_text_free(&text);
+    return ok;
+}
+
+static double hbk__expected_of(const hbk_scoring *p)
+{
+    double max = -INFINITY, sum = 0, mean = 0;
+    for (int k = 0; k < HBK__GRADES; k++) {
+        if (isnan(p[k].log_likelihood)) return (double)NAN;
+        max = fmax(max, p[k].log_likelihood);
+    }
+    for (int k = 0; k < HBK__GRADES; k++) {
+        double q = exp(p[k].log_likelihood - max);
+        sum += q;
+        mean += q * (k + 1);
+    }
+    return mean / sum;
+}
+
+/* score[i] of every vote: its prompt and reasoning are led to the label, and the five digits scored. */
+static bool hbk__expected(const hbk__stage *s, const hbk__item *items, hbk_int n, hbk_int votes,
+                          hbk_text *texts, const hbk__digits *d, double *score, hbk_error *err)
+{
+    hbk_int total = n * votes, longest = 1;
+    hbk_tokens *prompts = HBK__NEW(s->alloc, hbk_tokens, total, err);
+    hbk_scoring *p = prompts ? HBK__NEW(s->alloc, hbk_scoring, total * HBK__GRADES, err) : NULL;
+    bool ok = p != NULL;
+    for (hbk_int i = 0; ok && i < total; i++) {
+        prompts[i].alloc = s->alloc;
+        hbk_tokens_append(&prompts[i], items[i / votes].prompt.data, items[i / votes].prompt.n);
+        ok = hbk__lead_to_score(s, hbk_text_string(&texts[i]), &prompts[i], err) &&
+             hbk_tokens_ok(&prompts[i], err);
+        if (prompts[i].n + d->reserve <= hbk__length_limit(s)) longest = HBK__MAX(longest, prompts[i].n);
+        for (int k = 0; k < HBK__GRADES; k++) {
+            hbk_scoring *q = &p[i * HBK__GRADES + k];
+            q->prompt = prompts[i].data;
+            q->n_prompt = prompts[i].n;
+            q->continuation = d->ids[k].data;
+            q->n_continuation = d->ids[k].n;
+        }
+    }
+    hbk_session *session =
+        ok ? hbk_session_new(s->m, s->adapter, 1, longest + d->reserve, s->alloc, err) : NULL;
+    ok = session && hbk_score(session, p, total * HBK__GRADES, err);
+    for (hbk_int i = 0; ok && i < total; i++) score[i] = hbk__expected_of(p + i * HBK__GRADES);
+    hbk_session_free(session);
+    for (hbk_int i = 0; prompts && i < total; i++) hbk_tokens_free(&prompts[i]);
+    hbk_free(s->alloc, prompts);
+    hbk_free(s->alloc, p);
+    return ok;
+}
+
+/* One row from an item's votes: the mean of those that can be read, or none and why. */
+static bool hbk__rating_row(const hbk__stage *s, const hbk__item *item, const hbk_request *r,
+                            const hbk_text *texts, const double *score, hbk_int votes, hbk_jsonl_writer *out,
+                            hbk_error *err)
+{
+    const hbk_curate_options *o = (const hbk_curate_options *)s->options;
+    bool too_long = r[0].finish == HBK_FINISH_TOO_LONG, truncated = false;
+    double sum = 0;
+    hbk_int read = 0;
+    json_t *each = json_array();
+    for (hbk_int v = 0; v < votes; v++) {
+        truncated = truncated || r[v].finish == HBK_FINISH_LENGTH;
+        json_array_append_new(each, isnan(score[v]) ? json_null() : json_real(score[v]));
+        if (isnan(score[v])) continue;
+        sum += score[v];
+        read++;
+    }
+    const char *status = read ? "ok" : too_long ? "too_long" : truncated ? "truncated" : "unparsable";
+    return hbk__write_row(out,
+                          json_pack("{s:s s:o s:s s:s s:o s:s s:o}", "id", item->id, "score",
+                                    read ? json_real(sum / (double)read) : json_null(), "status", status,
+                                    "readout", o->readout == HBK_READOUT_TEXT ? "text" : "expected", "votes",
+                                    each, "text", hbk_text_string(&texts[0]), "prov", hbk__prov(s)),
+                          err);
+}
+
+/* A spelled rating; one at the very end of a reply that was cut off may have lost digits, and is none. */
+static double hbk__text_rating(const char *text, hbk_finish finish)
+{
+    const char *label, *end;
+    double rating = hbk__rating_find(text, &label, &end);
+    return finish == HBK_FINISH_LENGTH && end && !*end ? (double)NAN : rating;
+}
+
+static bool hbk__rate_wave(const hbk__stage *s, hbk__item *items, hbk_int n, hbk_jsonl_writer *out,
+                           hbk_error *err)
+{
+    const hbk_curate_options *o = (const hbk_curate_options *)s->options;
+    hbk_int total = n * o->votes, limit = hbk__length_limit(s);
+    hbk__digits d;
+    memset(&d, 0, sizeof d);
+    bool expected = o->readout == HBK_READOUT_EXPECTED;
+    if (expected && !hbk__digits_encode(s, &d, err)) {
+        hbk__digits_free(&d);
+        return false;
+    }
+    hbk_request *r = hbk__decode(s, items, n, o->votes, limit - d.reserve, err);
+    hbk_text *texts = r ? HBK__NEW(s->alloc, hbk_text, total, err) : NULL;
+    double *score = texts ? HBK__NEW(s->alloc, double, total, err) : NULL;
+    bool ok = score != NULL;
+    for (hbk_int i = 0; ok && i < total; i++) ok = hbk__reply_text(s, &r[i], &texts[i], err);
+    if (ok && expected) ok = hbk__expected(s, items, n, o->votes, texts, &d, score, err);
+    for (hbk_int i = 0; ok && !expected && i < total; i++)
+        score[i] = hbk__text_rating(hbk_text_string(&texts[i]), r[i].finish);
+    for (hbk_int i = 0; ok && i < n; i++)
+        ok = hbk__rating_row(s, &items[i], r + i * o->votes, texts + i * o->votes, score + i * o->votes, o->votes,
+                             out, err);
+    for (hbk_int i = 0; texts && i < total; i++) hbk_text_free(&texts[i]);
+    hbk_free(s->alloc, texts);
+    hbk_free(s->alloc, score);
+    hbk__requests_free(s, r, total);
+    hbk__digits_free(&d);
+    return ok;
+}
+
+HBK_DEF bool hbk_rate(const hbk_model *m, const hbk_adapter *adapter, const hbk_tokenizer *tok,
+                      const hbk_template *t, const hbk_curate_options *o, const char *prov_adapter,
+                      const char *candidates, const char *ratings, const hbk_progress *progress,
+                      hbk_allocator *alloc, hbk_error *err)
+{
+    hbk__stage s = {"rate", m, adapter, tok, t, &o->decode, prov_adapter, alloc, o, hbk__take_candidate,
+                    hbk__rate_wave};
+    if (o->votes < 1 || (o->votes > 1 && o->decode.sampling.temperature <= 0))
+        return hbk_fail(err, HBK_ERROR_OPTION,
+                        "%lld votes: at least 1 is needed, and more than 1 need a temperature above 0, or all "
+                        "would be the same",
+                        (long long)o->votes);
+    return hbk_template_check(t, tok, err) && hbk__run_waves(&s, candidates, ratings, progress, err);
+}
+
+/* ---- selection ------------------------------------------------------------------------------ */
+
+/* A rating as read back: its place in the file, and its score or NAN. */
+typedef struct hbk__rated {
+    double score;
+    hbk_int at;
+} hbk__rated;
+
+static int hbk__by_score(const void *x, const void *y)
+{
+    const hbk__rated *a = (const hbk__rated *)x, *b = (const hbk__rated *)y;
+    if (a->score != b->score) return a->score > b->score ? -1 : 1;
+    return a->at < b->at ? -1 : 1; /* ties: the earlier record */
+}
+
+/* Counts one rating row; its score is NAN if it has none. */
+static bool hbk__count_rating(const json_t *row, hbk_curate_counts *c, double *score, const char *path,
+                              hbk_int line, hbk_error *err)
+{
+    const char *status;
+    const json_t *value = json_object_get(row, "score");
+    if (!hbk_json_string(row, "status", &status, path, line, err)) return false;
+    *score = json_is_number(value) ? json_number_value(value) : (double)NAN;
+    c->n++;
+    if (!strcmp(status, "unparsable")) c->unparsable++;
+    if (!strcmp(status, "truncated")) c->truncated++;
+    if (!strcmp(status, "too_long")) c->too_long++;
+    if (isnan(*score)) return true;
+    if (*score < 1 || *score > 5)
+        return hbk_fail_at(err, HBK_ERROR_RANGE, path, line, "\"score\" is %g, expected 1 to 5", *score);
+    c->rated++;
+    c->histogram[(int)floor(*score + 0.5) - 1]++;
+    return true;
+}
+
+/* Reads all ratings; *rated (n) in file order is the caller's to free. */
+static bool hbk__read_ratings(const char *path, hbk_curate_counts *c, hbk__rated **rated, hbk_int *n,
+                              hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_jsonl_reader *in = hbk_jsonl_open(path, alloc, err);
+    hbk_int cap = 0;
+    json_t *row;
+    int got = in ? 0 : -1;
+    *rated = NULL;
+    *n = 0;
+    while (in && (got = hbk_jsonl_next(in, &row, err)) > 0) {
+        void *grown = *rated;
+        if (!hbk__reserve(alloc, &grown, &cap, *n + 1, sizeof **rated, err)) {
+            got = -1;
+            break;
+        }
+        *rated = (hbk__rated *)grown;
+        (*rated)[*n].at = *n;
+        if (!hbk__count_rating(row, c, &(*rated)[(*n)++].score, path, hbk_jsonl_line(in), err)) {
+            got = -1;
+            break;
+        }
+    }
+    hbk_jsonl_close(in);
+    return got == 0;
+}
+
+/* Marks what is kept: scores of at least o->keep, or the best o->keep_share of those rated. */
+static bool hbk__mark_kept(const hbk_curate_options *o, hbk__rated *rated, hbk_int n, bool *kept,
+                           hbk_curate_counts *c, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk__rated *sorted = HBK__NEW(alloc, hbk__rated, n, err);
+    if (!sorted) return false;
+    hbk_int m = 0, most;
+    for (hbk_int i = 0; i < n; i++)
+        if (!isnan(rated[i].score)) sorted[m++] = rated[i];
+    qsort(sorted, (size_t)m, sizeof *sorted, hbk__by_score);
+    most = o->keep_share > 0 ? (hbk_int)ceil(o->keep_share * (double)m - 1e-9) : m;
+    c->threshold = o->keep_share > 0 ? (double)NAN : o->keep;
+    for (hbk_int i = 0; i < HBK__MIN(m, most); i++) {
+        if (o->keep_share <= 0 && sorted[i].score < o->keep) break;
+        kept[sorted[i].at] = true;
+        c->kept++;
+        if (o->keep_share > 0) c->threshold = sorted[i].score;
+    }
+    c->collapsed = (double)c->kept < 0.02 * (double)c->n || (double)c->kept > 0.9 * (double)c->n;
+    hbk_free(alloc, sorted);
+    return true;
+}
+
+static bool hbk__write_curated(const json_t *row, double score, const char *path, hbk_int line,
+                               hbk_jsonl_writer *out, hbk_error *err)
+{
+    char id[256];
+    const char *x, *y;
+    return hbk__row_id(row, "row", id, path, line, err) && hbk__row_text(row, "instruction", &x, path, line, err) &&
+           hbk__row_text(row, "output", &y, path, line, err) &&
+           hbk__write_row(out,
+                          json_pack("{s:s s:s s:s s:f s:s}", "id", id, "instruction", x, "output", y, "score",
+                                    score, "source", "aug"),
+                          err);
+}
+
+/* Walks candidates and ratings side by side: rating k belongs to the k-th candidate that is "ok". */
+static bool hbk__merge_kept(const char *candidates, const char *ratings, const hbk__rated *rated,
+                            const bool *kept, hbk_int n, hbk_jsonl_writer *out, hbk_allocator *alloc,
+                            hbk_error *err)
+{
+    hbk_jsonl_reader *c = hbk_jsonl_open(candidates, alloc, err);
+    hbk_jsonl_reader *r = c ? hbk_jsonl_open(ratings, alloc, err) : NULL;
+    json_t *row, *rating;
+    hbk_int k = 0;
+    int got = r ? 0 : -1;
+    while (r && (got = hbk_jsonl_next(c, &row, err)) > 0) {
+        const char *status = json_string_value(json_object_get(row, "status"));
+        if (status && strcmp(status, "ok")) continue;
+        char id[256], rated_id[256];
+        bool ok = hbk__row_id(row, "row", id, candidates, hbk_jsonl_line(c), err);
+        if (ok && (k >= n || hbk_jsonl_next(r, &rating, err) <= 0 ||
+                   !hbk__row_id(rating, "row", rated_id, ratings, hbk_jsonl_line(r), err) || strcmp(id, rated_id)))
+            ok = hbk_fail_at(err, HBK_ERROR_DATA, ratings, k + 1,
+                             "expected the rating of candidate \"%s\" here: these ratings are of other candidates",
+                             id);
+        if (ok && kept[k]) ok = hbk__write_curated(row, rated[k].score, candidates, hbk_jsonl_line(c), out, err);
+        k++;
+        if (ok) continue;
+        got = -1;
+        break;
+    }
+    if (got == 0 && k < n) {
+        hbk_fail_at(err, HBK_ERROR_DATA, ratings, k + 1, "there is no candidate for this rating");
+        got = -1;
+    }
+    hbk_jsonl_close(c);
+    hbk_jsonl_close(r);
+    return got == 0;
+}
+
+HBK_DEF bool hbk_select(const hbk_curate_options *o, const char *candidates, const char *ratings,
+                        const char *curated, hbk_curate_counts *counts, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_curate_counts c;
+    hbk__rated *rated = NULL;
+    hbk_int n;
+    memset(&c, 0, sizeof c);
+    bool ok = hbk__read_ratings(ratings, &c, &rated, &n, alloc, err);
+    bool *kept = ok ? HBK__NEW(alloc, bool, n, err) : NULL;
+    hbk_jsonl_writer *out = NULL;
+    ok = kept && hbk__mark_kept(o, rated, n, kept, &c, alloc, err);
+    if (ok) ok = (out = hbk_jsonl_create(curated, 0, alloc, err)) != NULL;
+    ok = ok && hbk__merge_kept(candidates, ratings, rated, kept, n, out, alloc, err);
+    if (out && !hbk_jsonl_finish(out, ok ? err : NULL)) ok = false;
+    hbk_free(alloc, kept);
+    hbk_free(alloc, rated);
+    if (ok && counts) *counts = c;
+    return ok;
+}
+
+/* ==== 21  THE LOOP ===========================================================
+
+       seed, reversed      --> M_yx --> candidates
+       seed                --> M0   --> ratings-1 of all candidates --> curated-1
+       seed + curated-1    --> M1   --> ratings-2 of all candidates --> curated-2
+       seed + curated-2    --> M2
+
+   Every model is finetuned from the base, never from the model before it. Seed and curated examples are told
+   apart by a tag after the instruction; M0 is trained with the seed's. Neither the backward nor the rating
+   prompt carries one. Source: the paper, sections 2.2 and 2.3.
+
+   Each stage leaves its files, and run.json says which are whole; a call on the same folder skips those and
+   goes on, a call with other options is refused. */
+
+HBK_DEF hbk_loop_options hbk_loop_defaults(void)
+{
+    hbk_loop_options o;
+    memset(&o, 0, sizeof o);
+    o.model_name = "base";
+    o.tag_seed = HBK_TAG_SEED;
+    o.tag_web = HBK_TAG_WEB;
+    o.inference_tags = "seed,web";
+    o.iterations = 2;
+    o.seed_repeat = 1;
+    o.max_length = -1;
+    o.myx = o.m0 = o.mt = hbk_train_defaults(false);
+    o.augment = hbk_augment_defaults();
+    o.curate = hbk_curate_defaults();
+    o.seed = 1;
+    return o;
+}
+
+HBK_DEF bool hbk_inference_tag(char out[512], const char *list, const char *tag_seed, const char *tag_web,
+                               hbk_error *err)
+{
+    static const char *const names[] = {"none", "seed", "web", "seed,web", "web,seed"};
+    const char *first = NULL, *second = NULL;
+    int k = 0;
+    while (k < 5 && strcmp(list, names[k])) k++;
+    if (k == 5)
+        return hbk_fail(err, HBK_ERROR_OPTION,
+                        "inference tags '%s': expected seed,web  web,seed  seed  web  or none", list);
+    if (k == 1 || k == 3) first = tag_seed;
+    if (k == 2 || k == 4) first = tag_web;
+    if (k == 3) second = tag_web;
+    if (k == 4) second = tag_seed;
+    if (!first) {
+        first = second;
+        second = NULL;
+    }
+    int n = snprintf(out, 512, "%s%s%s", first ? first : "", second ? " " : "", second ? second : "");
+    if (n >= 512) return hbk_fail(err, HBK_ERROR_RANGE, "the inference tags are longer than 511 bytes");
+    return true;
+}
+
+HBK_DEF bool hbk_recipe_tag(char out[512], const char *dir, hbk_error *err)
+{
+    char path[512];
+    out[0] = 0;
+    if (!hbk_path(path, dir, "humpback.json", err)) return false;
+    if (!hbk_file_exists(path)) return true; /* an adapter from elsewhere has no tags */
+    json_t *j = hbk_json_read(path, err);
+    if (!j) return false;
+    const char *tag = json_string_value(json_object_get(j, "inference_tag"));
+    if (tag) snprintf(out, 512, "%s", tag);
+    json_decref(j);
+    return true;
+}
+
+/* ---- the state of a run ---------------------------------------------------------------- */
+
+typedef struct hbk__loop {
+    const hbk_model *m;
+    const hbk_tokenizer *tok;
+    const hbk_loop_options *o;
+    const hbk_template *t;
+    hbk_template *own_template;
+    const hbk_progress *progress;
+    hbk_allocator *alloc;
+    char dir[512], run[512], segments[512], seed[512], candidates[512], inference_tag[512];
+    json_t *state;        /* run.json */
+    hbk_pairs pairs;      /* the seed */
+    hbk_dataset replay;
+    hbk_loop_result r;
+} hbk__loop;
+
+static bool hbk__loop_path(const hbk__loop *l, char out[512], const char *format, int k, hbk_error *err)
+{
+    char name[64];
+    if (k < 0) snprintf(name, sizeof name, "%s", format);
+    else snprintf(name, sizeof name, "%s%d%s", format, k, strchr(format, '-') ? ".jsonl" : "");
+    return hbk_path(out, l->dir, name, err);
+}
+
+static bool hbk__add(json_t *into, const char *key, json_t *value)
+{
+    return json_object_set_new(into, key, value ? value : json_null()) == 0;
+}
+
+static bool hbk__decode_json(json_t *j, const char *prefix, const hbk_decode_options *o)
+{
+    const char *names[] = {"temperature", "top_p", "top_k", "max_new", "seed", "wave", "slots", "max_length"};
+    json_t *values[] = {json_real(o->sampling.temperature), json_real(o->sampling.top_p),
+                        json_integer(o->sampling.top_k),    json_integer(o->sampling.max_new),
+                        json_integer((json_int_t)o->seed),  json_integer(o->wave),
+                        json_integer(o->slots),             json_integer(o->max_length)};
+    bool ok = true;
+    for (int i = 0; i < 8; i++) {
+        char key[64];
+        snprintf(key, sizeof key, "%s%s", prefix, names[i]);
+        ok = hbk__add(j, key, values[i]) && ok;
+    }
+    return ok;
+}
+
+static json_t *hbk__or_null(const char *s)
+{
+    return s ? json_string(s) : json_null();
+}
+
+/* Every option that has a say in the result, flat; the number of threads too, since sums differ by it. */
+static json_t *hbk__loop_json(const hbk__loop *l)
+{
+    const hbk_loop_options *o = l->o;
+    json_t *j = json_object();
+    bool ok = j && hbk__add(j, "model", json_string(o->model_name)) &&
+              hbk__add(j, "model_hash", hbk__hex(hbk__model_hash(l->m))) &&
+              hbk__add(j, "template", json_string(hbk_template_name(l->t))) &&
+              hbk__add(j, "template_hash", hbk__hex(hbk_template_hash(l->t))) &&
+              hbk__add(j, "tag_seed", hbk__or_null(o->tag_seed)) &&
+              hbk__add(j, "tag_web", hbk__or_null(o->tag_web)) &&
+              hbk__add(j, "inference_tags", json_string(o->inference_tags)) &&
+              hbk__add(j, "iterations", json_integer(o->iterations)) &&
+              hbk__add(j, "seed_repeat", json_integer(o->seed_repeat)) &&
+              hbk__add(j, "max_length", json_integer(o->max_length)) &&
+              hbk__add(j, "readout", json_string(o->curate.readout == HBK_READOUT_TEXT ? "text" : "expected")) &&
+              hbk__add(j, "votes", json_integer(o->curate.votes)) && hbk__add(j, "keep", json_real(o->curate.keep)) &&
+              hbk__add(j, "keep_share", json_real(o->curate.keep_share)) &&
+              hbk__add(j, "seed", json_integer((json_int_t)o->seed)) &&
+              hbk__add(j, "threads", json_integer(hbk__n_threads())) && hbk__decode_json(j, "augment.", &o->augment) &&
+              hbk__decode_json(j, "rate.", &o->curate.decode) && hbk__options_json(j, "myx.", &o->myx) &&
+              hbk__options_json(j, "m0.", &o->m0) && hbk__options_json(j, "mt.", &o->mt);
+    if (ok) return j;
+    json_decref(j);
+    return NULL;
+}
+
+static json_t *hbk__input_json(const char *path, hbk_error *err)
+{
+    uint64_t hash;
+    if (!path) return json_null();
+    if (!hbk_file_hash(path, &hash, err)) return NULL;
+    return json_pack("{s:s s:o}", "path", path, "hash", hbk__hex(hash));
+}
+
+/* The first key of two flat objects whose values differ, or NULL. */
+static const char *hbk__first_difference(json_t *a, json_t *b)
+{
+    const char *key;
+    json_t *value;
+    json_object_foreach(a, key, value) {
+        json_t *other = json_object_get(b, key);
+        if (!other || !json_equal(value, other)) return key;
+    }
+    return NULL;
+}
+
+/* Moves a folder aside to DIR.1, DIR.2 ...: what --force replaces is kept. */
+static bool hbk__set_aside(const char *dir, hbk_error *err)
+{
+    char to[640];
+    for (int k = 1; k < 10000; k++) {
+        snprintf(to, sizeof to, "%s.%d", dir, k);
+        if (hbk_file_exists(to)) continue;
+        if (rename(dir, to) == 0) return true;
+        return hbk_fail_at(err, HBK_ERROR_FILE, dir, 0, "cannot be renamed to %s: %s", to, strerror(errno));
+    }
+    return hbk_fail_at(err, HBK_ERROR_FILE, dir, 0, "9999 earlier folders stand beside it; remove some");
+}
+
+static bool hbk__save_state(hbk__loop *l, hbk_error *err)
+{
+    return hbk_json_write(l->run, l->state, err);
+}
+
+/* Opens or begins the folder: l->state is run.json with these options, or the difference is named. */
+static bool hbk__loop_open(hbk__loop *l, hbk_error *err)
+{
+    json_t *seed = hbk__input_json(l->o->seed_path, err), *segments = hbk__input_json(l->o->corpus_path, err);
+    json_t *replay = hbk__input_json(l->o->replay_path, err), *options = hbk__loop_json(l);
+    bool inputs = seed && segments && replay;
+    json_t *now = json_pack("{s:s s:o s:{s:o s:o s:o} s:{} s:s}", "humpback", HBK_VERSION, "options", options,
+                            "inputs", "seed", seed, "segments", segments, "replay", replay, "stages", "stopped", "");
+    if (!inputs || !now) {
+        json_decref(now);
+        return inputs ? hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for run.json") : false;
+    }
+    if (hbk_file_exists(l->run)) {
+        json_t *then = hbk_json_read(l->run, err);
+        if (!then) {
+            json_decref(now);
+            return false;
+        }
+        const char *key = hbk__first_difference(json_object_get(now, "options"), json_object_get(then, "options"));
+        json_t *a = json_object_get(then, key ? "options" : "inputs"), *b = json_object_get(now, key ? "options" : "inputs");
+        const char *names[] = {"seed", "segments", "replay"};
+        for (int i = 0; i < 3 && !key; i++) { /* a file may move, but not change */
+            json_t *x = json_object_get(json_object_get(a, names[i]), "hash");
+            json_t *y = json_object_get(json_object_get(b, names[i]), "hash");
+            if ((x || y) && !(x && y && json_equal(x, y))) key = names[i];
+        }
+        if (!key || !l->o->force) {
+            bool ok = true;
+            if (key) {
+                char *was = json_dumps(json_object_get(a, key), JSON_ENCODE_ANY | JSON_COMPACT);
+                char *is = json_dumps(json_object_get(b, key), JSON_ENCODE_ANY | JSON_COMPACT);
+                ok = hbk_fail_at(err, HBK_ERROR_OPTION, l->dir, 0,
+                                 "this run was begun with %s = %s, not %s: use the same, another folder, or --force, "
+                                 "which sets the old one aside",
+                                 key, was ? was : "?", is ? is : "?");
+                free(was);
+                free(is);
+            }
+            json_decref(now);
+            l->state = then;
+            return ok;
+        }
+        json_decref(then);
+        if (!hbk__set_aside(l->dir, err)) {
+            json_decref(now);
+            return false;
+        }
+    }
+    l->state = now;
+    return hbk_dir_make(l->dir, err) && hbk__save_state(l, err);
+}
+
+/* A stage's entry in run.json, or NULL while it is not done. */
+static json_t *hbk__stage_done(const hbk__loop *l, const char *name)
+{
+    return json_object_get(json_object_get(l->state, "stages"), name);
+}
+
+static bool hbk__stage_finish(hbk__loop *l, const char *name, json_t *entry, hbk_error *err)
+{
+    if (!entry || json_object_set_new(json_object_get(l->state, "stages"), name, entry))
+        return hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for run.json");
+    return hbk__save_state(l, err);
+}
+
+/* ---- stages --------------------------------------------------------------------------------- */
+
+/* seed.jsonl and segments.jsonl: the inputs in the run's own form. */
+static bool hbk__loop_inputs(hbk__loop *l, hbk_error *err)
+{
+    l->pairs.alloc = l->alloc;
+    if (!hbk_pairs_load(&l->pairs, l->o->seed_path, "seed", err)) return false;
+    l->r.n_seed = l->pairs.n;
+    if (l->pairs.n < 2)
+        return hbk_fail_at(err, HBK_ERROR_DATA, l->o->seed_path, 0,
+                           "holds %lld pairs; at least 2 are needed to finetune on, and a hundred to learn from",
+                           (long long)l->pairs.n);
+    json_t *done = hbk__stage_done(l, "segments");
+    if (done) {
+        l->r.n_segments = (hbk_int)json_integer_value(json_object_get(done, "rows"));
+        return true;
+    }
+    hbk_jsonl_writer *out = hbk_jsonl_create(l->seed, 0, l->alloc, err);
+    bool ok = out != NULL;
+    for (hbk_int i = 0; ok && i < l->pairs.n; i++) {
+        const hbk_pair *p = &l->pairs.data[i];
+        ok = hbk__write_row(out,
+                            json_pack("{s:s s:s s:s s:s}", "id", p->id, "instruction", p->instruction, "output",
+                                      p->output, "source", "seed"),
+                            err);
+    }
+    if (out && !hbk_jsonl_finish(out, ok ? err : NULL)) ok = false;
+    hbk_jsonl_reader *in = ok ? hbk_jsonl_open(l->o->corpus_path, l->alloc, err) : NULL;
+    out = in ? hbk_jsonl_create(l->segments, 0, l->alloc, err) : NULL;
+    ok = out != NULL;
+    json_t *row;
+    hbk_int n = 0;
+    for (int got; ok && (got = hbk_jsonl_next(in, &row, err)) != 0; n++) {
+        char id[256];
+        const char *text;
+        ok = got > 0 && hbk__row_text(row, "text", &text, l->o->corpus_path, hbk_jsonl_line(in), err) &&
+             hbk__row_id(row, "row", id, l->o->corpus_path, hbk_jsonl_line(in), err) &&
+             json_object_set_new(row, "id", json_string(id)) == 0 && hbk_jsonl_write(out, row, err);
+    }
+    if (ok && n == 0)
+        ok = hbk_fail_at(err, HBK_ERROR_DATA, l->o->corpus_path, 0, "the corpus is empty: it needs rows {\"text\": ...}");
+    if (out && !hbk_jsonl_finish(out, ok ? err : NULL)) ok = false;
+    hbk_jsonl_close(in);
+    l->r.n_segments = n;
+    return ok && hbk__stage_finish(l, "segments", json_pack("{s:I}", "rows", (json_int_t)n), err);
+}
+
+/* template.json, and rubric.txt with the wording that rates. */
+static bool hbk__loop_template(hbk__loop *l, hbk_error *err)
+{
+    char path[512];
+    if (!hbk_template_check(l->t, l->tok, err) || !hbk__loop_path(l, path, "template.json", -1, err) ||
+        !hbk_template_save(l->t, path, err) || !hbk__loop_path(l, path, "rubric.txt", -1, err))
+        return false;
+    const char *rating = hbk__template_text(l->t, HBK_RATING);
+    return hbk_file_write(path, rating, strlen(rating), err);
+}
+
+/* Finetunes the base on `d` into the folder `name`. */
+static bool hbk__loop_finetune(hbk__loop *l, const char *name, const hbk_dataset *d, const hbk_train_options *o,
+                               hbk_use use, hbk_error *err)
+{
+    char dir[512];
+    if (!hbk_path(dir, l->dir, name, err)) return false;
+    hbk_recipe r;
+    memset(&r, 0, sizeof r);
+    r.tmpl = l->t;
+    r.tok = l->tok;
+    r.base_name = l->o->model_name;
+    r.use = use;
+    if (use == HBK_FORWARD) {
+        r.tag_seed = l->o->tag_seed;
+        r.tag_web = l->o->tag_web;
+        r.inference_tag = l->inference_tag;
+    }
+    if (!hbk_finetune(l->m, d, l->replay.n ? &l->replay : NULL, o, NULL, &r, dir, l->progress, l->alloc, err))
+        return false;
+    snprintf(l->r.final_dir, sizeof l->r.final_dir, "%s", dir);
+    return hbk__stage_done(l, name) ||
+           hbk__stage_finish(l, name,
+                             json_pack("{s:b s:I s:I}", "done", 1, "examples", (json_int_t)d->n, "too_long",
+                                       (json_int_t)d->n_too_long),
+                             err);
+}
+
+/* A dataset of the seed, `repeat` times, and of a curated file (NULL: none), tagged by where they come from. */
+static bool hbk__loop_train(hbk__loop *l, const char *name, const char *curated, hbk_int repeat,
+                            const hbk_train_options *o, hbk_use use, hbk_error *err)
+{
+    hbk_dataset d;
+    hbk_pairs web;
+    memset(&d, 0, sizeof d);
+    memset(&web, 0, sizeof web);
+    d.alloc = web.alloc = l->alloc;
+    hbk_int limit = l->o->max_length > 0 ? l->o->max_length : l->m->config.context_length;
+    const char *tag_seed = use == HBK_FORWARD ? l->o->tag_seed : NULL, *tag_web = l->o->tag_web;
+    bool ok = !curated || hbk_pairs_load(&web, curated, "aug", err);
+    for (hbk_int i = 0; ok && i < repeat; i++)
+        ok = hbk_dataset_add_pairs(&d, &l->pairs, l->t, l->tok, use, tag_seed, tag_web, limit, err);
+    if (ok && curated) ok = hbk_dataset_add_pairs(&d, &web, l->t, l->tok, use, tag_seed, tag_web, limit, err);
+    ok = ok && hbk__loop_finetune(l, name, &d, o, use, err);
+    hbk_dataset_free(&d);
+    hbk_pairs_free(&web);
+    return ok;
+}
+
+/* Opens the finetuned folder `name` for decoding. */
+static bool hbk__loop_tuned(hbk__loop *l, hbk_tuned *t, const char *name, hbk_error *err)
+{
+    char dir[512];
+    return hbk_path(dir, l->dir, name, err) && hbk_tuned_load(t, l->m, dir, l->alloc, err);
+}
+
+static bool hbk__loop_augment(hbk__loop *l, hbk_error *err)
+{
+    hbk_decode_options o = l->o->augment;
+    hbk_tuned t;
+    if (o.max_length < 0) o.max_length = l->o->max_length;
+    if (!hbk__stage_done(l, "candidates")) {
+        if (!hbk__loop_tuned(l, &t, "myx", err)) return false;
+        bool ok = hbk_augment(t.model, t.adapter, l->tok, l->t, &o, "myx", l->segments, l->candidates, l->progress,
+                              l->alloc, err);
+        hbk_tuned_free(&t);
+        if (!ok) return false;
+    }
+    hbk_jsonl_reader *in = hbk_jsonl_open(l->candidates, l->alloc, err);
+    json_t *row, *statuses = json_object();
+    int got = in ? 0 : -1;
+    while (in && (got = hbk_jsonl_next(in, &row, err)) > 0) {
+        const char *status = json_string_value(json_object_get(row, "status"));
+        if (!status) status = "ok";
+        json_int_t count = json_integer_value(json_object_get(statuses, status));
+        json_object_set_new(statuses, status, json_integer(count + 1));
+        l->r.n_candidates++;
+        l->r.n_ok += !strcmp(status, "ok");
+    }
+    hbk_jsonl_close(in);
+    bool ok = got == 0;
+    if (!ok || hbk__stage_done(l, "candidates")) {
+        json_decref(statuses);
+        return ok;
+    }
+    return hbk__stage_finish(
+        l, "candidates", json_pack("{s:I s:o}", "rows", (json_int_t)l->r.n_candidates, "status", statuses), err);
+}
+
+static json_t *hbk__counts_json(const hbk_curate_counts *c)
+{
+    const hbk_int *h = c->histogram;
+    return json_pack("{s:I s:I s:I s:I s:I s:I s:o s:b s:[I,I,I,I,I]}", "n", (json_int_t)c->n, "rated",
+                     (json_int_t)c->rated, "unparsable", (json_int_t)c->unparsable, "truncated",
+                     (json_int_t)c->truncated, "too_long", (json_int_t)c->too_long, "kept", (json_int_t)c->kept,
+                     "threshold", isnan(c->threshold) ? json_null() : json_real(c->threshold), "collapsed",
+                     c->collapsed, "histogram", (json_int_t)h[0], (json_int_t)h[1], (json_int_t)h[2],
+                     (json_int_t)h[3], (json_int_t)h[4]);
+}
+
+/* Curation number k, 1 ..., by the model before it; *kept pairs go to curated-k.jsonl. */
+static bool hbk__loop_curate(hbk__loop *l, int k, hbk_error *err)
+{
+    char ratings[512], curated[512], rater[16], stage[32], selected[32];
+    hbk_curate_options o = l->o->curate;
+    hbk_curate_counts *c = &l->r.curated[HBK__MIN(k, 8) - 1];
+    snprintf(rater, sizeof rater, "m%d", k - 1);
+    snprintf(stage, sizeof stage, "ratings-%d", k);
+    snprintf(selected, sizeof selected, "curated-%d", k);
+    if (o.decode.max_length < 0) o.decode.max_length = l->o->max_length;
+    if (!hbk__loop_path(l, ratings, "ratings-", k, err) || !hbk__loop_path(l, curated, "curated-", k, err))
+        return false;
+    if (!hbk__stage_done(l, stage)) {
+        hbk_tuned t;
+        if (!hbk__loop_tuned(l, &t, rater, err)) return false;
+        bool ok = hbk_rate(t.model, t.adapter, l->tok, l->t, &o, rater, l->candidates, ratings, l->progress,
+                           l->alloc, err);
+        hbk_tuned_free(&t);
+        if (!ok || !hbk__stage_finish(l, stage, json_pack("{s:b}", "done", 1), err)) return false;
+    }
+    if (!hbk_select(&o, l->candidates, ratings, curated, c, l->alloc, err)) return false;
+    return hbk__stage_finish(l, selected, hbk__counts_json(c), err);
+}
+
+/* Says in result and run.json why the loop ends before its last iteration. */
+static bool hbk__loop_stop(hbk__loop *l, const char *why, hbk_error *err)
+{
+    snprintf(l->r.stopped, sizeof l->r.stopped, "%s", why);
+    return json_object_set_new(l->state, "stopped", json_string(why)) == 0 ? hbk__save_state(l, err)
+                                                                           : hbk_fail(err, HBK_ERROR_MEMORY,
+                                                                                      "out of memory for run.json");
+}
+
+static bool hbk__loop_iterations(hbk__loop *l, hbk_error *err)
+{
+    char why[256], name[16], curated[512];
+    if (l->r.n_ok == 0) {
+        snprintf(why, sizeof why, "none of %lld candidates has a usable instruction; M0 is the result",
+                 (long long)l->r.n_candidates);
+        return hbk__loop_stop(l, why, err);
+    }
+    for (int k = 1; k <= l->o->iterations; k++) {
+        if (!hbk__loop_curate(l, k, err)) return false;
+        const hbk_curate_counts *c = &l->r.curated[HBK__MIN(k, 8) - 1];
+        if (c->kept == 0) {
+            snprintf(why, sizeof why,
+                     "curation %d kept none of %lld candidates (%lld ratings could be read, %lld not, %lld cut off, "
+                     "%lld too long); M%d is the result",
+                     k, (long long)c->n, (long long)c->rated, (long long)c->unparsable, (long long)c->truncated,
+                     (long long)c->too_long, k - 1);
+            return hbk__loop_stop(l, why, err);
+        }
+        snprintf(name, sizeof name, "m%d", k);
+        if (!hbk__loop_path(l, curated, "curated-", k, err) ||
+            !hbk__loop_train(l, name, curated, l->o->seed_repeat, &l->o->mt, HBK_FORWARD, err))
+            return false;
+        l->r.iterations = k;
+    }
+    return true;
+}
+
+static bool hbk__loop_stages(hbk__loop *l, hbk_error *err)
+{
+    if (l->o->replay_path) {
+        l->replay.alloc = l->alloc;
+        hbk_int limit = l->o->max_length > 0 ? l->o->max_length : l->m->config.context_length;
+        if (!hbk_dataset_add_texts(&l->replay, l->o->replay_path, l->tok, limit, err)) return false;
+    }
+    return hbk__loop_inputs(l, err) && hbk__loop_template(l, err) &&
+           hbk__loop_train(l, "myx", NULL, 1, &l->o->myx, HBK_BACKWARD, err) && hbk__loop_augment(l, err) &&
+           hbk__loop_train(l, "m0", NULL, 1, &l->o->m0, HBK_FORWARD, err) && hbk__loop_iterations(l, err);
+}
+
+HBK_DEF bool hbk_loop_run(const hbk_model *m, const hbk_tokenizer *tok, const hbk_loop_options *o,
+                          const char *dir, const hbk_progress *progress, hbk_loop_result *result,
+                          hbk_allocator *alloc, hbk_error *err)
+{
+    hbk__loop *l = HBK__NEW(alloc, hbk__loop, 1, err);
+    if (!l) return false;
+    l->m = m;
+    l->tok = tok;
+    l->o = o;
+    l->progress = progress;
+    l->alloc = alloc;
+    snprintf(l->dir, sizeof l->dir, "%s", dir);
+    if (!o->tmpl) l->own_template = hbk_template_load("llama2", alloc, err);
+    l->t = o->tmpl ? o->tmpl : l->own_template;
+    bool ok = l->t != NULL;
+    if (ok && (!o->seed_path || !o->corpus_path || o->iterations < 1 || o->seed_repeat < 1))
+        ok = hbk_fail(err, HBK_ERROR_OPTION, "the loop needs seed pairs, a corpus and at least one iteration");
+    ok = ok && hbk_inference_tag(l->inference_tag, o->inference_tags, o->tag_seed, o->tag_web, err) &&
+         hbk__loop_path(l, l->run, "run.json", -1, err) && hbk__loop_path(l, l->seed, "seed.jsonl", -1, err) &&
+         hbk__loop_path(l, l->segments, "segments.jsonl", -1, err) &&
+         hbk__loop_path(l, l->candidates, "candidates.jsonl", -1, err) && hbk__loop_open(l, err) &&
+         hbk__loop_stages(l, err);
+    if (ok && result) *result = l->r;
+    json_decref(l->state);
+    hbk_pairs_free(&l->pairs);
+    hbk_dataset_free(&l->replay);
+    hbk_template_free(l->own_template);
+    hbk_free(alloc, l);
+    return ok;
+}
+
+/* ==== 22  MEASURING ==========================================================
+
+   A difference between two models means nothing without the spread of such differences: over seeds the
+   mean comes with a 95 % interval, mean +- t(n-1) s / sqrt(n), s the sample deviation, t Student's. */
+
+HBK_DEF hbk_summary hbk_summarize(const double *x, hbk_int n)
+{
+    /* Student's t, two-sided 95 %, for 1 .. 30 degrees of freedom; beyond, the normal with a correction. */
+    static const double t[] = {12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
+                               2.201,  2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
+                               2.080,  2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042};
+    hbk_summary s = {n, (double)NAN, (double)NAN, (double)NAN};
+    double sum = 0, squares = 0;
+    if (n < 1) return s;
+    for (hbk_int i = 0; i < n; i++) sum += x[i];
+    s.mean = sum / (double)n;
+    if (n < 2) return s;
+    for (hbk_int i = 0; i < n; i++) squares += (x[i] - s.mean) * (x[i] - s.mean);
+    s.deviation = sqrt(squares / (double)(n - 1));
+    double quantile = n - 1 <= 30 ? t[n - 2] : 1.96 + 2.4 / (double)(n - 1);
+    s.half_width = quantile * s.deviation / sqrt((double)n);
+    return s;
+}
+
+HBK_DEF void hbk_precision_recall(const bool *selected, const bool *positive, hbk_int n, double *precision,
+                                  double *recall)
+{
+    hbk_int both = 0, chosen = 0, wanted = 0;
+    for (hbk_int i = 0; i < n; i++) {
+        both += selected[i] && positive[i];
+        chosen += selected[i];
+        wanted += positive[i];
+    }
+    if (precision) *precision = chosen ? (double)both / (double)chosen : (double)NAN;
+    if (recall) *recall = wanted ? (double)both / (double)wanted : (double)NAN;
+}
+
+HBK_DEF bool hbk_evaluate_loss(const hbk_model *m, const hbk_adapter *adapter, const hbk_dataset *d,
+                               hbk_int max_tokens, double *loss, hbk_allocator *alloc, hbk_error *err)
+{
+    if (d->n < 1) return hbk_fail(err, HBK_ERROR_DATA, "there is no example to evaluate");
+    hbk_packer p;
+    hbk_int room = HBK__MAX(max_tokens, d->max_length), targets = 0;
+    if (!hbk_packer_init(&p, room, d->n, alloc, err)) return false;
+    hbk_acts *a = hbk_acts_new(m, adapter, room, d->max_length, false, alloc, err);
+    hbk_pass pass;
+    memset(&pass, 0, sizeof pass);
+    pass.adapter = adapter;
+    double sum = 0, part;
+    bool ok = a != NULL;
+    for (hbk_int i = 0; ok && i <= d->n; i++) {
+        if (i < d->n && hbk_packer_add(&p, d, i)) continue;
+        hbk_batch b = hbk_packer_batch(&p);
+        ok = hbk_model_pass(a, m, &b, &pass, &part, NULL, err);
+        sum += part;
+        targets += p.n_targets;
+        hbk_packer_clear(&p);
+        if (i < d->n) hbk_packer_add(&p, d, i);
+    }
+    if (ok) *loss = sum / (double)targets;
+    hbk_acts_free(a);
+    hbk_packer_free(&p);
+    return ok;
+}
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* HUMPBACK_IMPLEMENTATION */
+
+/* Licence: take whichever you prefer.
+   ------------------------------------------------------------------------------
+   A - Public domain (www.unlicense.org)
+   This is free and unencumbered software released into the public domain. Anyone is free to copy, modify,
+   publish, use, compile, sell, or distribute this software, either in source code form or as a compiled
+   binary, for any purpose, commercial or non-commercial, and by any means. In jurisdictions that recognize
+   copyright laws, the author or authors of this software dedicate any and all copyright interest in the
+   software to the public domain. We make this dedication for the benefit of the public at large and to the
+   detriment of our heirs and successors. We intend this dedication to be an overt act of relinquishment in
+   perpetuity of all present and future rights to this software under copyright law.
+   THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT
+   LIMITED TO THE WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO
+   EVENT SHALL THE AUTHORS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF
+   CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER
+   DEALINGS IN THE SOFTWARE.
+   ------------------------------------------------------------------------------
+   B - MIT License. Copyright (c) 2026 the humpback.h authors
+   Permission is hereby granted, free of charge, to any person obtaining a copy of this software and
+   associated documentation files (the "Software"), to deal in the Software without restriction, including
+   without limitation the rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
+   copies of the Software, and to permit persons to whom the Software is furnished to do so, subject to the
+   following conditions: The above copyright notice and this permission notice shall be included in all
+   copies or substantial portions of the Software.
+   THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT
+   LIMITED TO THE WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO
+   EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER
+   IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR
+   THE USE OR OTHER DEALINGS IN THE SOFTWARE. */

@@ -1,0 +1,740 @@
+/* Chapter 7: tokenizers. */
+
+/* ---- helpers */
+
+static void t07_write(char path[512], const char *name, const void *data, size_t n)
+{
+    test_tmp(path, name);
+    assert_true(hbk_file_write(path, data, n, NULL));
+}
+
+static hbk_tokenizer *t07_json(const char *text)
+{
+    char path[512];
+    hbk_error err = {HBK_ERROR_NONE, "", "", 0};
+    t07_write(path, "t07.json", text, strlen(text));
+    hbk_tokenizer *t = hbk_tokenizer_load(path, NULL, &err);
+    if (!t) fail_msg("%s", err.message);
+    return t;
+}
+
+/* Fails unless `text` becomes exactly the n ids. */
+static void t07_expect(const hbk_tokenizer *t, const char *text, size_t len, unsigned flags, const int32_t *ids,
+                       hbk_int n)
+{
+    hbk_tokens got = {NULL, NULL, 0, 0, false};
+    hbk_error err = {HBK_ERROR_NONE, "", "", 0};
+    check_ok(hbk_tokenizer_encode(t, text, len, flags, &got, &err));
+    bool same = got.n == n && (n == 0 || memcmp(got.data, ids, (size_t)n * sizeof *ids) == 0);
+    if (!same) {
+        hbk_text line = {NULL, NULL, 0, 0, false};
+        for (hbk_int i = 0; i < got.n; i++) hbk_text_printf(&line, " %d", (int)got.data[i]);
+        hbk_text_add(&line, ", expected");
+        for (hbk_int i = 0; i < n; i++) hbk_text_printf(&line, " %d", (int)ids[i]);
+        print_message("'%.*s' became%s\n", (int)len, text, hbk_text_string(&line));
+        hbk_text_free(&line);
+        fail();
+    }
+    hbk_tokens_free(&got);
+}
+
+/* The same with the pieces spelled, one space between two. */
+static void t07_pieces(const hbk_tokenizer *t, const char *text, unsigned flags, const char *pieces)
+{
+    hbk_tokens got = {NULL, NULL, 0, 0, false};
+    hbk_text line = {NULL, NULL, 0, 0, false};
+    assert_true(hbk_tokenizer_encode(t, text, strlen(text), flags, &got, NULL));
+    for (hbk_int i = 0; i < got.n; i++) {
+        hbk_text_add(&line, i ? " " : "");
+        hbk_text_add(&line, hbk_tokenizer_piece(t, got.data[i]));
+    }
+    assert_string_equal(hbk_text_string(&line), pieces);
+    hbk_text_free(&line);
+    hbk_tokens_free(&got);
+}
+
+static void t07_decodes(const hbk_tokenizer *t, const int32_t *ids, hbk_int n, unsigned flags,
+                        const char *text, size_t len)
+{
+    hbk_text got = {NULL, NULL, 0, 0, false};
+    assert_true(hbk_tokenizer_decode(t, ids, n, flags, &got, NULL));
+    if (got.len != len || memcmp(hbk_text_string(&got), text, len) != 0)
+        fail_msg("decoded to '%s', expected '%s'", hbk_text_string(&got), text);
+    hbk_text_free(&got);
+}
+
+/* Every row of a vectors file: ids, and the text again wherever no control token stands in it. */
+static void t07_vectors(const hbk_tokenizer *t, const char *name, unsigned flags)
+{
+    char path[512];
+    assert_true(test_data(path, name));
+    hbk_jsonl_reader *r = hbk_jsonl_open(path, NULL, NULL);
+    assert_non_null(r);
+    json_t *row;
+    int rows = 0;
+    while (hbk_jsonl_next(r, &row, NULL) == 1) {
+        const json_t *text = json_object_get(row, "text"), *list = json_object_get(row, "ids");
+        const json_t *back = json_object_get(row, "decoded");
+        int32_t ids[1024];
+        hbk_int n = (hbk_int)json_array_size(list);
+        bool control = false;
+        assert_true(n <= 1024);
+        for (hbk_int i = 0; i < n; i++) {
+            ids[i] = (int32_t)json_integer_value(json_array_get(list, (size_t)i));
+            control = control || ids[i] == hbk_tokenizer_bos(t) || ids[i] == hbk_tokenizer_eos(t);
+        }
+        t07_expect(t, json_string_value(text), json_string_length(text), flags, ids, n);
+        if (back && !control)
+            t07_decodes(t, ids, n, 0, json_string_value(back), json_string_length(back));
+        rows++;
+    }
+    hbk_jsonl_close(r);
+    assert_true(rows > 20);
+}
+
+static hbk_tokenizer *t07_reference(const char *name)
+{
+    char path[512];
+    hbk_error err = {HBK_ERROR_NONE, "", "", 0};
+    if (!test_data(path, name)) skip();
+    hbk_tokenizer *t = hbk_tokenizer_load(path, NULL, &err);
+    if (!t) fail_msg("%s", err.message);
+    return t;
+}
+
+/* ---- a small tokenizer.json of each kind; U+2581 is written as \xe2\x96\x81 */
+
+#define T07_ADDED(normalized)                                                                              \
+    "\"added_tokens\":[{\"id\":0,\"content\":\"<unk>\",\"special\":true,\"normalized\":" normalized "},"   \
+    "{\"id\":1,\"content\":\"<s>\",\"special\":true,\"normalized\":" normalized "},"                       \
+    "{\"id\":2,\"content\":\"</s>\",\"special\":true,\"normalized\":" normalized "}],"
+#define T07_MODEL                                                                                          \
+    "\"model\":{\"type\":\"BPE\",\"unk_token\":\"<unk>\",\"fuse_unk\":true,\"byte_fallback\":true,"         \
+    "\"vocab\":{\"<unk>\":0,\"<s>\":1,\"</s>\":2,\"\xe2\x96\x81\":3,\"a\":4,\"b\":5,\"c\":6,"               \
+    "\"ab\":7,\"\xe2\x96\x81\x61\":8,\"\xe2\x96\x81\x61\x62\":9,\"<0xC3>\":10,\"<0xA9>\":11,"               \
+    "\"s\":12,\"<\":13,\">\":14,\"<s\":15,\"\xe2\x96\x81\x62\":16},"                                        \
+    "\"merges\":[\"a b\",[\"\xe2\x96\x81\",\"a\"],\"\xe2\x96\x81 ab\",\"\xe2\x96\x81 b\",\"< s\","          \
+    "\"<s >\"]}}"
+#define T07_PREPEND                                                                                        \
+    "{\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Prepend\","                         \
+    "\"prepend\":\"\xe2\x96\x81\"},{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},"                   \
+    "\"content\":\"\xe2\x96\x81\"}]},\"pre_tokenizer\":null,"
+#define T07_META(scheme)                                                                                   \
+    "{\"normalizer\":null,\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"\xe2\x96\x81\","       \
+    "\"prepend_scheme\":\"" scheme "\",\"split\":true},"
+
+/* Promise: merges go by rank, bytes and unk stand in for what has no piece, lists may be strings or pairs. */
+static void t07_ranks(void **state)
+{
+    (void)state;
+    hbk_tokenizer *t = t07_json(T07_PREPEND T07_ADDED("false") T07_MODEL);
+    t07_pieces(t, "ab", 0, "\xe2\x96\x81\x61\x62");
+    t07_pieces(t, "a b", 0, "\xe2\x96\x81\x61 \xe2\x96\x81\x62");
+    t07_pieces(t, "abc", HBK_ENCODE_CONTINUE, "ab c");
+    t07_pieces(t, " a", HBK_ENCODE_CONTINUE, "\xe2\x96\x81\x61");
+    t07_pieces(t, "", 0, "");
+    t07_pieces(t, "c\xc3\xa9", HBK_ENCODE_CONTINUE, "c <0xC3> <0xA9>");
+    t07_pieces(t, "cxyc", HBK_ENCODE_CONTINUE, "c <unk> c");
+    assert_int_equal(hbk_tokenizer_size(t), 17);
+    assert_int_equal(hbk_tokenizer_find(t, "ab"), 7);
+    assert_int_equal(hbk_tokenizer_find(t, "none"), -1);
+    assert_null(hbk_tokenizer_piece(t, 17));
+    assert_null(hbk_tokenizer_piece(t, -1));
+    hbk_tokenizer_free(t);
+}
+
+/* Promise: a special token in a text is an id only by HBK_ENCODE_SPECIAL, whatever the merges would make. */
+static void t07_no_injection(void **state)
+{
+    (void)state;
+    hbk_tokenizer *t = t07_json(T07_PREPEND T07_ADDED("false") T07_MODEL);
+    t07_pieces(t, "<s>", HBK_ENCODE_CONTINUE, "<s >");
+    t07_pieces(t, "<s>a</s>", HBK_ENCODE_SPECIAL, "<s> \xe2\x96\x81\x61 </s>");
+    hbk_tokenizer_free(t);
+    /* normalized: true is looked for as U+2581<s>, which only a text's beginning or a space gives */
+    t = t07_json(T07_PREPEND T07_ADDED("true") T07_MODEL);
+    t07_pieces(t, "<s>a<s>", HBK_ENCODE_SPECIAL, "<s> a <s >");
+    t07_pieces(t, "a <s>a", HBK_ENCODE_SPECIAL, "\xe2\x96\x81\x61 <s> a");
+    hbk_tokenizer_free(t);
+}
+
+/* Promise: Metaspace cuts words before U+2581 and follows its prepend_scheme. */
+static void t07_metaspace(void **state)
+{
+    (void)state;
+    hbk_tokenizer *t = t07_json(T07_META("first") T07_ADDED("false") T07_MODEL);
+    t07_pieces(t, "ab ab", 0, "\xe2\x96\x81\x61\x62 \xe2\x96\x81\x61\x62");
+    t07_pieces(t, " ab", 0, "\xe2\x96\x81\x61\x62");
+    t07_pieces(t, "  ab", 0, "\xe2\x96\x81 \xe2\x96\x81\x61\x62");
+    t07_pieces(t, " ab", HBK_ENCODE_CONTINUE, "\xe2\x96\x81\x61\x62");
+    t07_pieces(t, "ab", HBK_ENCODE_CONTINUE, "ab");
+    t07_pieces(t, "<s>ab", HBK_ENCODE_SPECIAL, "<s> ab");
+    hbk_tokenizer_free(t);
+    t = t07_json(T07_META("always") T07_ADDED("false") T07_MODEL);
+    t07_pieces(t, "<s>ab", HBK_ENCODE_SPECIAL, "<s> \xe2\x96\x81\x61\x62");
+    hbk_tokenizer_free(t);
+    t = t07_json(T07_META("never") T07_ADDED("false") T07_MODEL);
+    t07_pieces(t, "ab ab", 0, "ab \xe2\x96\x81\x61\x62");
+    hbk_tokenizer_free(t);
+}
+
+/* Promise: decoding drops control tokens and one leading space, joins bytes, repairs broken ones. */
+static void t07_decode(void **state)
+{
+    (void)state;
+    hbk_tokenizer *t = t07_json(T07_PREPEND T07_ADDED("false") T07_MODEL);
+    const int32_t ids[] = {1, 9, 3, 8, 10, 11, 2};
+    t07_decodes(t, ids, 7, 0, "ab  a\xc3\xa9", 7);
+    t07_decodes(t, ids, 7, HBK_ENCODE_CONTINUE, " ab  a\xc3\xa9", 8);
+    t07_decodes(t, ids + 4, 1, 0, "\xef\xbf\xbd", 3);
+    t07_decodes(t, ids, 0, 0, "", 0);
+    hbk_text out = {NULL, NULL, 0, 0, false};
+    hbk_error err;
+    const int32_t bad[2][2] = {{4, 17}, {4, -1}};
+    hbk_text_add(&out, "kept");
+    for (int i = 0; i < 2; i++)
+        check_error(hbk_tokenizer_decode(t, bad[i], 2, 0, &out, &err), HBK_ERROR_RANGE, "expected 0 to 16");
+    assert_string_equal(out.data, "kept");
+    hbk_text_free(&out);
+    hbk_tokenizer_free(t);
+}
+
+/* All 256 bytes as a vocabulary, and three merges; `pre` is the pre_tokenizer. */
+static hbk_tokenizer *t07_byte_level(const char *pre)
+{
+    hbk_text json = {NULL, NULL, 0, 0, false};
+    hbk_text_printf(&json, "{\"pre_tokenizer\":%s,\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{\"vocab\":{",
+                    pre);
+    for (int b = 0, next = 256; b < 256; b++) {
+        char c[5] = "";
+        bool same = (b > 32 && b < 127) || (b > 160 && b < 173) || b > 173;
+        c[hbk_utf8_encode(c, same ? b : next++)] = 0;
+        hbk_text_printf(&json, "\"%s%s\":%d,", b == '"' || b == '\\' ? "\\" : "", c, b);
+    }
+    hbk_text_add(&json, "\"\xc4\xa0\x61\":256,\"\xc4\xa0\x61\x62\":257,\"11\":258},"
+                        "\"merges\":[\"\xc4\xa0 a\",\"\xc4\xa0\x61 b\",\"1 1\"]}}");
+    hbk_tokenizer *t = t07_json(hbk_text_string(&json));
+    hbk_text_free(&json);
+    return t;
+}
+
+#define T07_LEVEL(regex) "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":" regex "}"
+
+/* Promise: byte-level vocabularies spell any bytes; SmolLM's digits stand alone; words keep their space. */
+static void t07_bytes(void **state)
+{
+    (void)state;
+    static const char *const text = "x  ab ab's 11\n\xed\x95\x9c\xf0\x9f\x90\x8b e\xcc\x81 \t";
+    hbk_tokenizer *t = t07_byte_level(T07_LEVEL("true"));
+    t07_pieces(t, "c  ab 11", 0, "c \xc4\xa0 \xc4\xa0\x61\x62 \xc4\xa0 11");
+    hbk_tokens ids = {NULL, NULL, 0, 0, false};
+    assert_true(hbk_tokenizer_encode(t, text, strlen(text), 0, &ids, NULL));
+    t07_decodes(t, ids.data, ids.n, 0, text, strlen(text));
+    const int32_t broken[3] = {0xE2, 0x96, 'a'}; /* one U+FFFD for a character cut short */
+    t07_decodes(t, broken, 3, 0, "\xef\xbf\xbd\x61", 4);
+    hbk_tokens_free(&ids);
+    hbk_tokenizer_free(t);
+    t = t07_byte_level("{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Digits\","
+                       "\"individual_digits\":true}," T07_LEVEL("true") "]}");
+    t07_pieces(t, "ab 11", 0, "a b \xc4\xa0 1 1");
+    hbk_tokenizer_free(t);
+}
+
+/* The words of a text, with '|' between them. */
+static void t07_words(int kind, const char *text, const char *wanted)
+{
+    hbk_tokenizer t;
+    memset(&t, 0, sizeof t);
+    t.words = kind;
+    hbk_text got = {NULL, NULL, 0, 0, false};
+    hbk_int n = (hbk_int)strlen(text);
+    for (hbk_int i = 0, end; i < n; i = end) {
+        end = hbk__word_end(&t, text, n, i);
+        hbk_text_add(&got, i ? "|" : "");
+        hbk_text_append(&got, text + i, (size_t)(end - i));
+    }
+    assert_string_equal(hbk_text_string(&got), wanted);
+    hbk_text_free(&got);
+}
+
+/* Promise: words are cut as the regular expressions cut them. */
+static void t07_regexes(void **state)
+{
+    (void)state;
+    t07_words(HBK__WORDS_GPT2, "I've  seen 12345 cats!?\n\n ok  ", "I|'ve| | seen| 12345| cats|!?|\n\n| ok|  ");
+    t07_words(HBK__WORDS_GPT2, "'S 's\t\tx", "'|S| '|s|\t|\t|x");
+    t07_words(HBK__WORDS_LLAMA3, "I'VE 12345\tx!\n\n  y  ", "I|'VE| |123|45|\tx|!\n\n| | y|  ");
+    t07_words(HBK__WORDS_LLAMA3, "a \n \n b#c '\xc5\xbf", "a| \n \n| b|#c| '|\xc5\xbf");
+    t07_words(HBK__WORDS_LLAMA3, "'\xc5\xbf", "'\xc5\xbf");
+}
+
+/* Promise: what is not of LLaMA's family is refused by name; broken files are refused, not read. */
+static void t07_refusals(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *json;
+        hbk_code code;
+        const char *part;
+    } bad[] = {
+        {"{", HBK_ERROR_FORMAT, "is no JSON"},
+        {"{}", HBK_ERROR_UNSUPPORTED, "model"},
+        {"{\"model\":{\"type\":\"Unigram\",\"vocab\":{},\"merges\":[]}}", HBK_ERROR_UNSUPPORTED, "Unigram"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{},\"merges\":[]}}", HBK_ERROR_FORMAT, "empty"},
+        {"{\"normalizer\":{\"type\":\"NFKC\"},\"model\":{\"vocab\":{\"a\":0},\"merges\":[]}}",
+         HBK_ERROR_UNSUPPORTED, "normalizer NFKC"},
+        {"{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"x+y\"},\"behavior\":\"Isolated\"},"
+         "\"model\":{\"vocab\":{\"a\":0},\"merges\":[]}}", HBK_ERROR_UNSUPPORTED, "x+y"},
+        {"{\"decoder\":{\"type\":\"CTC\"},\"model\":{\"vocab\":{\"a\":0},\"merges\":[]}}",
+         HBK_ERROR_UNSUPPORTED, "decoder CTC"},
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[\"a z\"]}}", HBK_ERROR_FORMAT, "merge 0"},
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[7]}}", HBK_ERROR_FORMAT, "merge 0"},
+        {"{\"model\":{\"vocab\":{\"a\":0,\"b\":1},\"merges\":[\"a b\"]}}", HBK_ERROR_FORMAT, "\"ab\""},
+        {"{\"model\":{\"vocab\":{\"a\":2000000000},\"merges\":[]}}", HBK_ERROR_RANGE, "out of range"},
+        {"{\"model\":{\"vocab\":{\"a\":-1},\"merges\":[]}}", HBK_ERROR_RANGE, "out of range"},
+        {"{\"model\":{\"vocab\":{\"a\":1.5},\"merges\":[]}}", HBK_ERROR_RANGE, "out of range"},
+        {"{\"model\":{\"vocab\":{\"a\":0,\"b\":0},\"merges\":[]}}", HBK_ERROR_FORMAT, "used twice"},
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[],\"unk_token\":\"?\"}}", HBK_ERROR_FORMAT, "unk_token"},
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[],\"end_of_word_suffix\":\"</w>\"}}",
+         HBK_ERROR_UNSUPPORTED, "end_of_word_suffix"},
+        {"{\"added_tokens\":[{\"id\":99999999,\"content\":\"x\"}],\"model\":{\"vocab\":{\"a\":0},"
+         "\"merges\":[]}}", HBK_ERROR_FORMAT, "far outside"},
+    };
+    hbk_error err;
+    char path[512];
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        t07_write(path, "t07_bad.json", bad[i].json, strlen(bad[i].json));
+        check_error(hbk_tokenizer_load(path, NULL, &err), bad[i].code, bad[i].part);
+    }
+    test_tmp(path, "no such tokenizer.json");
+    check_error(hbk_tokenizer_load(path, NULL, &err), HBK_ERROR_FILE, "cannot be opened");
+    test_tmp(path, "t07_empty");
+    assert_true(hbk_dir_make(path, NULL));
+    check_error(hbk_tokenizer_load(path, NULL, &err), HBK_ERROR_FILE, "holds no tokenizer.json");
+}
+
+/* ---- a hand-made tokenizer.model */
+
+static void t07_varint(hbk_text *t, uint64_t v)
+{
+    do {
+        char c = (char)((v & 0x7F) | (v > 0x7F ? 0x80 : 0));
+        hbk_text_append(t, &c, 1);
+    } while (v >>= 7);
+}
+
+static void t07_message(hbk_text *t, int field, const hbk_text *body)
+{
+    t07_varint(t, (uint64_t)field << 3 | 2);
+    t07_varint(t, body->len);
+    hbk_text_append(t, hbk_text_string(body), body->len);
+}
+
+static void t07_piece(hbk_text *model, const char *s, float score, int kind)
+{
+    hbk_text piece = {NULL, NULL, 0, 0, false}, text = piece;
+    hbk_text_add(&text, s);
+    t07_message(&piece, 1, &text);
+    hbk_text_append(&piece, "\x15", 1);
+    hbk_text_append(&piece, (const char *)&score, 4);
+    if (kind != 1) {
+        t07_varint(&piece, 3 << 3);
+        t07_varint(&piece, (uint64_t)kind);
+    }
+    t07_message(model, 1, &piece);
+    hbk_text_free(&piece);
+    hbk_text_free(&text);
+}
+
+/* `kind` is the model type; extra spaces stay; bos is id 1, eos -1. */
+static void t07_model(hbk_text *model, int kind)
+{
+    hbk_text spec = {NULL, NULL, 0, 0, false};
+    t07_piece(model, "<unk>", 0, 2);
+    t07_piece(model, "<s>", 0, 3);
+    static const char *const pieces[] = {"\xe2\x96\x81", "a", "b", "ab", "aa", "\xe2\x96\x81\x61", "s", "<", ">"};
+    for (int i = 0; i < 9; i++) t07_piece(model, pieces[i], i == 3 ? -1.0f : i == 4 ? -2.0f : -9.0f, 1);
+    t07_piece(model, "[x]", 0, 4);
+    t07_varint(&spec, 3 << 3);
+    t07_varint(&spec, (uint64_t)kind);
+    t07_varint(&spec, 42 << 3);
+    t07_varint(&spec, UINT64_MAX);
+    t07_message(model, 2, &spec);
+    hbk_text_clear(&spec);
+    t07_varint(&spec, 4 << 3);
+    t07_varint(&spec, 0);
+    t07_message(model, 3, &spec);
+    hbk_text_free(&spec);
+}
+
+/* Promise: SentencePiece's merges go by score, leftmost first; its file may be cut anywhere without harm. */
+static void t07_sentencepiece(void **state)
+{
+    (void)state;
+    hbk_text model = {NULL, NULL, 0, 0, false};
+    hbk_error err;
+    char path[512];
+    t07_model(&model, 2);
+    t07_write(path, "t07.model", model.data, model.len);
+    hbk_tokenizer *t = hbk_tokenizer_load(path, NULL, &err);
+    if (!t) fail_msg("%s", err.message);
+    t07_pieces(t, "aaab", HBK_ENCODE_CONTINUE, "aa ab");
+    t07_pieces(t, "aaa", HBK_ENCODE_CONTINUE, "aa a");
+    t07_pieces(t, "a  b", 0, "\xe2\x96\x81\x61 \xe2\x96\x81 \xe2\x96\x81 b");
+    t07_pieces(t, "<s>", 0, "\xe2\x96\x81 < s >");
+    t07_pieces(t, "<s>b", HBK_ENCODE_SPECIAL, "<s> b");
+    t07_pieces(t, "a[x]a", 0, "\xe2\x96\x81\x61 [x] a");
+    t07_pieces(t, "azz\xff" "a", HBK_ENCODE_CONTINUE, "a <unk> a");
+    assert_int_equal(hbk_tokenizer_bos(t), 1);
+    assert_int_equal(hbk_tokenizer_eos(t), -1);
+    assert_true(hbk_tokenizer_adds_bos(t));
+    const int32_t ids[] = {1, 7, 2, 0};
+    t07_decodes(t, ids, 4, 0, "a  \xe2\x81\x87 ", 7);
+    hbk_tokenizer_free(t);
+    for (size_t n = 0; n < model.len; n++) { /* a cut loses the trainer_spec, which comes last but one */
+        t07_write(path, "t07_cut.model", model.data, n);
+        t = hbk_tokenizer_load(path, NULL, &err);
+        if (t && n < model.len - 5) fail_msg("a model cut to %zu bytes was read", n);
+        hbk_tokenizer_free(t);
+    }
+    hbk_text_clear(&model);
+    t07_model(&model, 1);
+    t07_write(path, "t07_cut.model", model.data, model.len);
+    check_error(hbk_tokenizer_load(path, NULL, &err), HBK_ERROR_UNSUPPORTED, "unigram");
+    hbk_text_clear(&model);
+    t07_piece(&model, "a", NAN, 1);
+    t07_write(path, "t07_cut.model", model.data, model.len);
+    check_error(hbk_tokenizer_load(path, NULL, &err), HBK_ERROR_FORMAT, "finite score");
+    hbk_text_free(&model);
+}
+
+/* ---- training */
+
+static const char *const t07_story =
+    "The cat sat on the mat. The cat ate the rat.\nA rat, a cat and a mat! <s> caf\xc3\xa9\n"
+    "the the the cat cat cat  sat sat";
+
+/* Promise: training spells every text it saw, crosses no word, keeps 0 1 2 special, repeats itself exactly. */
+static void t07_train(void **state)
+{
+    (void)state;
+    hbk_error err;
+    hbk_tokenizer *t = hbk_tokenizer_train(t07_story, strlen(t07_story), 50, false, NULL, &err);
+    if (!t) fail_msg("%s", err.message);
+    assert_int_equal(hbk_tokenizer_size(t), 50);
+    assert_int_equal(hbk_tokenizer_unk(t), 0);
+    assert_int_equal(hbk_tokenizer_bos(t), 1);
+    assert_int_equal(hbk_tokenizer_eos(t), 2);
+    assert_true(hbk_tokenizer_adds_bos(t));
+    t07_pieces(t, "cat the", 0, "\xe2\x96\x81\x63\x61\x74 \xe2\x96\x81the");
+    t07_pieces(t, " the", HBK_ENCODE_CONTINUE, "\xe2\x96\x81the");
+    hbk_tokens ids = {NULL, NULL, 0, 0, false};
+    assert_true(hbk_tokenizer_encode(t, t07_story, strlen(t07_story), 0, &ids, NULL));
+    for (hbk_int i = 0; i < ids.n; i++) assert_true(ids.data[i] > 2);
+    t07_decodes(t, ids.data, ids.n, 0, t07_story, strlen(t07_story));
+    for (int32_t id = 3; id < 50; id++) {
+        const char *piece = hbk_tokenizer_piece(t, id);
+        assert_null(strstr(piece + 1, "\xe2\x96\x81"));
+        if (strlen(piece) > 1) assert_null(strchr(piece, '\n'));
+    }
+    hbk_tokens_free(&ids);
+    hbk_tokenizer *again = hbk_tokenizer_train(t07_story, strlen(t07_story), 50, false, NULL, &err);
+    assert_string_equal(t->document.data, again->document.data);
+    hbk_tokenizer_free(again);
+    hbk_tokenizer_free(t);
+}
+
+/* Promise: with all bytes any text comes back; vocab_size ends early when words run out, and fails when it
+   is too small. */
+static void t07_train_bytes(void **state)
+{
+    (void)state;
+    hbk_error err;
+    static const char *const odd = "\xf0\x9f\x90\x8b\t<unk> \xe4\xb8\xad cat <0x41>";
+    hbk_tokenizer *t = hbk_tokenizer_train(t07_story, strlen(t07_story), 5000, true, NULL, &err);
+    if (!t) fail_msg("%s", err.message);
+    assert_true(hbk_tokenizer_size(t) < 400);
+    hbk_tokens ids = {NULL, NULL, 0, 0, false};
+    assert_true(hbk_tokenizer_encode(t, odd, strlen(odd), 0, &ids, NULL));
+    for (hbk_int i = 0; i < ids.n; i++) assert_true(ids.data[i] > 2);
+    t07_decodes(t, ids.data, ids.n, 0, odd, strlen(odd));
+    hbk_tokens_free(&ids);
+    hbk_tokenizer_free(t);
+    t = hbk_tokenizer_train(t07_story, strlen(t07_story), 264, true, NULL, &err); /* rare letters as bytes */
+    assert_int_equal(hbk_tokenizer_size(t), 264);
+    hbk_tokenizer_free(t);
+    check_error(hbk_tokenizer_train(t07_story, strlen(t07_story), 20, false, NULL, &err), HBK_ERROR_OPTION,
+                "room for 17 characters");
+    check_error(hbk_tokenizer_train(t07_story, strlen(t07_story), 259, true, NULL, &err), HBK_ERROR_OPTION,
+                "room for 0");
+    t = hbk_tokenizer_train("", 0, 300, true, NULL, &err);
+    assert_int_equal(hbk_tokenizer_size(t), 260);
+    hbk_tokenizer_free(t);
+}
+
+/* Promise: saved and loaded it is the same tokenizer, and saving a loaded one copies its bytes. */
+static void t07_save(void **state)
+{
+    (void)state;
+    hbk_error err = {HBK_ERROR_NONE, "", "", 0};
+    char a[512], b[512], file[512];
+    test_tmp(a, "t07_a");
+    test_tmp(b, "t07_b");
+    hbk_tokenizer *t = hbk_tokenizer_train(t07_story, strlen(t07_story), 300, true, NULL, &err);
+    check_ok(hbk_tokenizer_save(t, a, &err));
+    hbk_tokenizer *u = hbk_tokenizer_load(a, NULL, &err);
+    if (!u) fail_msg("%s", err.message);
+    check_ok(hbk_tokenizer_save(u, b, &err));
+    static const char *const names[2] = {"tokenizer.json", "tokenizer_config.json"};
+    for (int i = 0; i < 2; i++) {
+        uint64_t x, y;
+        assert_true(hbk_path(file, a, names[i], NULL) && hbk_file_hash(file, &x, NULL));
+        assert_true(hbk_path(file, b, names[i], NULL) && hbk_file_hash(file, &y, NULL));
+        assert_true(x == y);
+    }
+    assert_int_equal(hbk_tokenizer_bos(u), 1);
+    assert_int_equal(hbk_tokenizer_eos(u), 2);
+    assert_true(hbk_tokenizer_adds_bos(u));
+    hbk_tokens ids = {NULL, NULL, 0, 0, false};
+    assert_true(hbk_tokenizer_encode(t, t07_story, strlen(t07_story), 0, &ids, NULL));
+    t07_expect(u, t07_story, strlen(t07_story), 0, ids.data, ids.n);
+    hbk_tokens_free(&ids);
+    hbk_tokenizer_free(t);
+    hbk_tokenizer_free(u);
+}
+
+/* Promise: companions decide bos and eos, config.json's list and 25-digit numbers included. */
+static void t07_companions(void **state)
+{
+    (void)state;
+    char dir[512], path[512];
+    hbk_error err = {HBK_ERROR_NONE, "", "", 0};
+    static const char *const json = T07_PREPEND T07_ADDED("false") T07_MODEL;
+    static const char *const config = "{\"add_bos_token\":true,\"bos_token\":{\"content\":\"ab\"},"
+                                      "\"model_max_length\":1000000000000000019884624838656}";
+    static const char *const model = "{\"bos_token_id\":3,\"eos_token_id\":[4,5]}";
+    test_tmp(dir, "t07_folder");
+    assert_true(hbk_dir_make(dir, NULL));
+    assert_true(hbk_path(path, dir, "tokenizer.json", NULL) && hbk_file_write(path, json, strlen(json), NULL));
+    assert_true(hbk_path(path, dir, "config.json", NULL) && hbk_file_write(path, model, strlen(model), NULL));
+    assert_true(hbk_path(path, dir, "tokenizer_config.json", NULL) &&
+                hbk_file_write(path, config, strlen(config), NULL));
+    hbk_tokenizer *t = hbk_tokenizer_load(dir, NULL, &err);
+    if (!t) fail_msg("%s", err.message);
+    assert_int_equal(hbk_tokenizer_bos(t), 7);
+    assert_int_equal(hbk_tokenizer_eos(t), 4);
+    assert_true(hbk_tokenizer_adds_bos(t));
+    hbk_tokenizer_free(t);
+    assert_true(hbk_path(path, dir, "config.json", NULL) &&
+                hbk_file_write(path, "{\"eos_token_id\":99}", 19, NULL));
+    check_error(hbk_tokenizer_load(dir, NULL, &err), HBK_ERROR_RANGE, "eos_token_id is 99");
+}
+
+/* An allocator whose k-th allocation fails. */
+typedef struct t07_faults {
+    int left;
+    int alive;
+} t07_faults;
+
+static void *t07_faulty(void *ctx, void *p, size_t old_size, size_t size)
+{
+    t07_faults *f = (t07_faults *)ctx;
+    (void)old_size;
+    if (size == 0) {
+        f->alive -= p != NULL;
+        free(p);
+        return NULL;
+    }
+    if (f->left-- <= 0) return NULL;
+    f->alive += p == NULL;
+    return realloc(p, size);
+}
+
+static bool t07_everything(hbk_allocator *alloc, const char *model, hbk_error *err)
+{
+    hbk_tokens ids = {alloc, NULL, 0, 0, false};
+    hbk_text text = {alloc, NULL, 0, 0, false};
+    hbk_tokenizer *t = hbk_tokenizer_train("a cat a mat \xff", 13, 280, true, alloc, err);
+    hbk_tokenizer *u = t ? hbk_tokenizer_load(model, alloc, err) : NULL;
+    bool ok = u && hbk_tokenizer_encode(t, "a cat sat\xf0\x9f", 11, 0, &ids, err);
+    if (!ok) assert_int_equal(ids.n, 0);
+    ok = ok && hbk_tokenizer_decode(t, ids.data, ids.n, 0, &text, err);
+    if (!ok) assert_int_equal(text.len, 0);
+    hbk_tokens_free(&ids);
+    hbk_text_free(&text);
+    hbk_tokenizer_free(t);
+    hbk_tokenizer_free(u);
+    return ok;
+}
+
+/* Promise: any allocation may fail: an error, nothing leaked, no output touched. */
+static void t07_faults_everywhere(void **state)
+{
+    (void)state;
+    hbk_text model = {NULL, NULL, 0, 0, false};
+    char path[512];
+    t07_model(&model, 2);
+    t07_write(path, "t07.model", model.data, model.len);
+    hbk_text_free(&model);
+    for (int k = 0;; k++) {
+        t07_faults faults = {k, 0};
+        hbk_allocator alloc;
+        memset(&alloc, 0, sizeof alloc);
+        alloc.realloc = t07_faulty;
+        alloc.ctx = &faults;
+        hbk_error err = {HBK_ERROR_NONE, "", "", 0};
+        bool ok = t07_everything(&alloc, path, &err);
+        assert_int_equal(faults.alive, 0);
+        if (ok) break;
+        if (err.code != HBK_ERROR_MEMORY) fail_msg("allocation %d: %s", k, err.message);
+        assert_true(k < 2000);
+    }
+}
+
+/* ---- reference files */
+
+/* Promise: the ids of sentencepiece itself, with its model file and with llama2.c's. */
+static void t07_reference_sentencepiece(void **state)
+{
+    (void)state;
+    hbk_tokenizer *t = t07_reference("tokenizers/llama2.tokenizer.model");
+    t07_vectors(t, "tokenizers/vectors/spm_llama2.json", 0);
+    const int32_t ids[] = {263, 26308, 29890};
+    t07_expect(t, "a\xff\xfe" "b", 4, 0, ids, 3);
+    const int32_t spaces[] = {259, 15043}, line[] = {1, 13, 15043};
+    t07_decodes(t, spaces, 2, 0, "  Hello", 7);
+    t07_decodes(t, line, 3, 0, "\n Hello", 7);
+    hbk_tokenizer_free(t);
+    t = t07_reference("tokenizers/llama2c.tokenizer.bin");
+    assert_int_equal(hbk_tokenizer_size(t), 32000);
+    t07_vectors(t, "tokenizers/vectors/spm_llama2.json", 0);
+    hbk_tokenizer_free(t);
+    t = t07_reference("golden/spm/botchan_llamalike.model");
+    t07_vectors(t, "golden/spm/botchan_llamalike.vectors.json", 0);
+    hbk_tokenizer_free(t);
+}
+
+/* Promise: the ids of Hugging Face's tokenizer.json files, special tokens and their quirks included. */
+static void t07_reference_json(void **state)
+{
+    (void)state;
+    hbk_tokenizer *t = t07_reference("tokenizers/llama2.tokenizer.json");
+    t07_vectors(t, "tokenizers/vectors/hfjs_llama2.json", HBK_ENCODE_SPECIAL);
+    assert_int_equal(hbk_tokenizer_bos(t), 1);
+    assert_int_equal(hbk_tokenizer_eos(t), 2);
+    hbk_tokenizer_free(t);
+    t = t07_reference("tokenizers/tinyllama.tokenizer.json");
+    t07_vectors(t, "tokenizers/vectors/hfjs_tinyllama.json", HBK_ENCODE_SPECIAL);
+    hbk_tokenizer_free(t);
+    t = t07_reference("checkpoints/story_hf");
+    t07_vectors(t, "tokenizers/vectors/hfjs_story_hf.json", HBK_ENCODE_SPECIAL);
+    assert_int_equal(hbk_tokenizer_eos(t), 2);
+    hbk_tokenizer_free(t);
+}
+
+/* A tokenizer.json from Llama-3's vocabulary and merges, which come as two files. */
+static void t07_make_llama3(char path[512])
+{
+    char vocab_path[512], merges_path[512];
+    if (!test_data(vocab_path, "tokenizers/llama3.2.encoder.json")) skip();
+    assert_true(test_data(merges_path, "tokenizers/llama3.2.vocab.bpe"));
+    hbk_text lines = {NULL, NULL, 0, 0, false};
+    assert_true(hbk_file_read(merges_path, 1 << 24, &lines, NULL));
+    json_t *root = json_loads("{\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\","
+        "\"pattern\":{\"Regex\":\"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+"
+        "|\\\\p{N}{1,3}| ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+\"},"
+        "\"behavior\":\"Isolated\",\"invert\":false}," T07_LEVEL("false") "]},"
+        "\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\",\"ignore_merges\":true}}", 0, NULL);
+    json_t *model = json_object_get(root, "model"), *merges = json_array();
+    json_object_set_new(model, "vocab", hbk_json_read(vocab_path, NULL));
+    for (char *p = lines.data, *end; (end = strchr(p, '\n')) != NULL; p = end + 1)
+        if (*p != '#') json_array_append_new(merges, json_stringn(p, (size_t)(end - p)));
+    json_object_set_new(model, "merges", merges);
+    test_tmp(path, "t07_llama3.json");
+    assert_true(hbk_json_write(path, root, NULL));
+    json_decref(root);
+    hbk_text_free(&lines);
+}
+
+/* llama.cpp's own test texts, and their ids line by line. */
+static void t07_ggml_vectors(const hbk_tokenizer *t, const char *in_name, const char *out_name)
+{
+    static const char *const border = "\n__ggml_vocab_test__\n";
+    char path[512];
+    hbk_text in = {NULL, NULL, 0, 0, false}, out = in;
+    assert_true(test_data(path, in_name) && hbk_file_read(path, 1 << 20, &in, NULL));
+    assert_true(test_data(path, out_name) && hbk_file_read(path, 1 << 20, &out, NULL));
+    char *p = in.data, *q = out.data, *end;
+    int rows = 0;
+    for (; (end = strstr(p, border)) != NULL; p = end + strlen(border), rows++) {
+        int32_t ids[1024];
+        hbk_int n = 0;
+        char *line_end = strchr(q, '\n');
+        assert_non_null(line_end);
+        *line_end = 0;
+        for (char *next; n < 1024; q = next) {
+            ids[n] = (int32_t)strtol(q, &next, 10);
+            if (next == q) break;
+            n++;
+        }
+        q = line_end + 1;
+        t07_expect(t, p, (size_t)(end - p), 0, ids, n);
+    }
+    assert_true(rows > 40);
+    hbk_text_free(&in);
+    hbk_text_free(&out);
+}
+
+/* Promise: llama.cpp's ids, for both families. */
+static void t07_reference_ggml(void **state)
+{
+    (void)state;
+    char path[512];
+    hbk_tokenizer *t = t07_reference("tokenizers/llama2.tokenizer.model");
+    t07_ggml_vectors(t, "tokenizers/vectors/ggml-vocab-llama-spm.gguf.inp",
+                     "tokenizers/vectors/ggml-vocab-llama-spm.gguf.out");
+    hbk_tokenizer_free(t);
+    t07_make_llama3(path);
+    t = hbk_tokenizer_load(path, NULL, NULL);
+    assert_non_null(t);
+    t07_vectors(t, "tokenizers/vectors/tiktoken_llama3.json", 0);
+    t07_ggml_vectors(t, "tokenizers/vectors/ggml-vocab-llama-bpe.gguf.inp",
+                     "tokenizers/vectors/ggml-vocab-llama-bpe.gguf.out");
+    hbk_tokenizer_free(t);
+}
+
+/* Promise: llama2.c's small vocabulary loads, and any text comes back from it. */
+static void t07_reference_tok512(void **state)
+{
+    (void)state;
+    static const char *const text = "Once upon a time,  there was\n a \xf0\x9f\x90\x8b.";
+    hbk_tokenizer *t = t07_reference("checkpoints/stories260K/tok512.bin");
+    assert_int_equal(hbk_tokenizer_size(t), 512);
+    assert_int_equal(hbk_tokenizer_find(t, "<s>"), 1);
+    hbk_tokens ids = {NULL, NULL, 0, 0, false};
+    assert_true(hbk_tokenizer_encode(t, text, strlen(text), 0, &ids, NULL));
+    assert_true(ids.n < 40);
+    t07_decodes(t, ids.data, ids.n, 0, text, strlen(text));
+    hbk_tokens_free(&ids);
+    hbk_tokenizer_free(t);
+}
+
+static const struct CMUnitTest tests_07[] = {
+    cmocka_unit_test(t07_ranks),
+    cmocka_unit_test(t07_no_injection),
+    cmocka_unit_test(t07_metaspace),
+    cmocka_unit_test(t07_decode),
+    cmocka_unit_test(t07_bytes),
+    cmocka_unit_test(t07_regexes),
+    cmocka_unit_test(t07_refusals),
+    cmocka_unit_test(t07_sentencepiece),
+    cmocka_unit_test(t07_train),
+    cmocka_unit_test(t07_train_bytes),
+    cmocka_unit_test(t07_save),
+    cmocka_unit_test(t07_companions),
+    cmocka_unit_test(t07_faults_everywhere),
+    cmocka_unit_test(t07_reference_sentencepiece),
+    cmocka_unit_test(t07_reference_json),
+    cmocka_unit_test(t07_reference_ggml),
+    cmocka_unit_test(t07_reference_tok512),
+};

@@ -1,0 +1,326 @@
+/* Chapter 9: every backward is the derivative of its forward, and adds.
+
+   The loss is sum(out * R) with a fixed random R: with sum(out) alone the derivative through a softmax or a
+   norm would vanish, and a wrong backward would pass. In float this is a smoke test; built with
+   HBK_REAL_DOUBLE the bar is 1e-6. */
+#include "test.h"
+
+#define T09_STEP (sizeof(hbk_real) == 8 ? 1e-5 : 1e-2)
+#define T09_BAR (sizeof(hbk_real) == 8 ? 1e-6 : 2e-2)
+
+enum { T09_MOST = 4096 };
+
+/* A layer under test: `forward` fills out (n_out) from the inputs; `backward` adds to their gradients. */
+typedef struct t09_case {
+    const char *name;
+    int n_inputs;
+    hbk_int n_in[4], n_out;
+    void (*forward)(hbk_real *out, hbk_real **in);
+    void (*backward)(hbk_real **din, const hbk_real *dout, hbk_real **in);
+} t09_case;
+
+static void t09_random(hbk_real *x, hbk_int n, uint64_t seed)
+{
+    hbk_rng r = hbk_rng_at(seed, "layers", 0);
+    for (hbk_int i = 0; i < n; i++) x[i] = (hbk_real)hbk_rng_normal(&r);
+}
+
+static double t09_loss(const t09_case *c, hbk_real **in, const hbk_real *R)
+{
+    hbk_real out[T09_MOST];
+    c->forward(out, in);
+    double sum = 0;
+    for (hbk_int i = 0; i < c->n_out; i++) sum += (double)out[i] * (double)R[i];
+    return sum;
+}
+
+static void t09_check(const t09_case *c)
+{
+    static hbk_real in_[4][T09_MOST], d_[4][T09_MOST], R[T09_MOST];
+    hbk_real *in[4] = {in_[0], in_[1], in_[2], in_[3]}, *d[4] = {d_[0], d_[1], d_[2], d_[3]};
+    memset(d_, 0, sizeof d_);
+    for (int k = 0; k < c->n_inputs; k++) t09_random(in[k], c->n_in[k], 10 + (uint64_t)k);
+    t09_random(R, c->n_out, 99);
+    c->backward(d, R, in);
+    double worst = 0;
+    for (int k = 0; k < c->n_inputs; k++) {
+        double largest = 0;
+        for (hbk_int i = 0; i < c->n_in[k]; i++) largest = fmax(largest, fabs((double)d[k][i]));
+        assert_true(largest > 0); /* a gradient that is zero everywhere proves nothing */
+        for (hbk_int i = 0; i < c->n_in[k]; i++) {
+            hbk_real x = in[k][i];
+            double h = T09_STEP;
+            in[k][i] = (hbk_real)((double)x + h);
+            double up = t09_loss(c, in, R);
+            in[k][i] = (hbk_real)((double)x - h);
+            double down = t09_loss(c, in, R);
+            in[k][i] = x;
+            double numeric = (up - down) / (2 * h), error = fabs(numeric - (double)d[k][i]) / fmax(largest, 1);
+            worst = fmax(worst, error);
+            if (error > T09_BAR)
+                fail_msg("%s: input %d element %lld: gradient %g, by differences %g", c->name, k, (long long)i,
+                         (double)d[k][i], numeric);
+        }
+    }
+    hbk_real before[4][T09_MOST];
+    memcpy(before, d_, sizeof before);
+    c->backward(d, R, in); /* twice doubles: backward functions add */
+    for (int k = 0; k < c->n_inputs; k++)
+        for (hbk_int i = 0; i < c->n_in[k]; i++) check_near(d[k][i], 2 * before[k][i], 1e-5);
+    print_message("    %-12s worst relative error %.1e\n", c->name, worst);
+}
+
+/* sizes all differ, none a multiple of 8; dropped again at the end of this file */
+#define N 11
+#define C 7
+#define V 13
+#define H 6
+#define K 2
+#define D 4
+
+static void t09_rms_f(hbk_real *out, hbk_real **in) { hbk_rms_norm_forward(out, in[0], in[1], N, C, 1e-5); }
+static void t09_rms_b(hbk_real **d, const hbk_real *dout, hbk_real **in)
+{
+    hbk_rms_norm_backward(d[0], d[1], dout, in[0], in[1], N, C, 1e-5);
+}
+
+static const int32_t t09_tokens[N] = {3, 0, 12, 3, 7, 7, 1, 2, 3, 11, 5}; /* some more than once */
+static void t09_embed_f(hbk_real *out, hbk_real **in)
+{
+    hbk_matrix m = {HBK_REAL, V, C, in[0]};
+    hbk_embed_forward(out, &m, t09_tokens, N);
+}
+static void t09_embed_b(hbk_real **d, const hbk_real *dout, hbk_real **in)
+{
+    hbk_matrix m = {HBK_REAL, V, C, d[0]};
+    (void)in;
+    hbk_embed_backward(&m, dout, t09_tokens, N);
+}
+
+static void t09_rope_table(hbk_real *table)
+{
+    static const double inv_freq[D / 2] = {1, 0.1};
+    static const int32_t pos[N] = {0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5};
+    hbk_rope_table(table, pos, inv_freq, N, D);
+}
+static void t09_rope_f(hbk_real *out, hbk_real **in)
+{
+    hbk_real table[N * D];
+    t09_rope_table(table);
+    memcpy(out, in[0], sizeof(hbk_real) * N * H * D);
+    hbk_rope(out, table, N, H, D, false);
+}
+static void t09_rope_b(hbk_real **d, const hbk_real *dout, hbk_real **in)
+{
+    hbk_real table[N * D], turned[N * H * D];
+    (void)in;
+    t09_rope_table(table);
+    memcpy(turned, dout, sizeof turned);
+    hbk_rope(turned, table, N, H, D, true);
+    for (int i = 0; i < N * H * D; i++) d[0][i] += turned[i];
+}
+
+/* Two packed sequences, of 5 and 6 tokens. */
+static void t09_spans(hbk_span spans[2], const hbk_real *k, const hbk_real *v)
+{
+    memset(spans, 0, 2 * sizeof *spans);
+    spans[0].T = 5;
+    spans[1].q_start = 5;
+    spans[1].T = 6;
+    for (int s = 0; s < 2; s++) {
+        spans[s].k = k + spans[s].q_start * K * D;
+        spans[s].v = v + spans[s].q_start * K * D;
+    }
+}
+static hbk_real t09_work[64 * 2 * 64 * 16];
+static int t09_threads(void) { return hbk__n_threads() > 64 ? 64 : hbk__n_threads(); }
+static void t09_att_f(hbk_real *out, hbk_real **in)
+{
+    hbk_span spans[2];
+    t09_spans(spans, in[1], in[2]);
+    hbk_attention_forward(out, NULL, in[0], spans, 2, H, K, D, t09_work, t09_threads());
+}
+static void t09_att_b(hbk_real **d, const hbk_real *dout, hbk_real **in)
+{
+    hbk_span spans[2];
+    hbk_real out[N * H * D], lse[N * H];
+    t09_spans(spans, in[1], in[2]);
+    hbk_attention_forward(out, lse, in[0], spans, 2, H, K, D, t09_work, t09_threads());
+    hbk_attention_backward(d[0], d[1], d[2], dout, out, lse, in[0], spans, 2, H, K, D, t09_work, t09_threads());
+}
+
+static void t09_swiglu_f(hbk_real *out, hbk_real **in) { hbk_swiglu_forward(out, in[0], in[1], N * C); }
+static void t09_swiglu_b(hbk_real **d, const hbk_real *dout, hbk_real **in)
+{
+    hbk_swiglu_backward(d[0], d[1], dout, in[0], in[1], N * C);
+}
+
+static const int32_t t09_targets[N] = {0, 12, 4, 4, 7, 1, 2, 9, 10, 3, 6};
+/* one output per row: its negative log-likelihood */
+static void t09_ce_f(hbk_real *out, hbk_real **in)
+{
+    double nll[N];
+    hbk_cross_entropy(NULL, nll, in[0], t09_targets, N, V, 1);
+    for (int i = 0; i < N; i++) out[i] = (hbk_real)nll[i];
+}
+static void t09_ce_b(hbk_real **d, const hbk_real *dout, hbk_real **in)
+{
+    hbk_real dz[V];
+    for (int i = 0; i < N; i++) {
+        hbk_cross_entropy(dz, NULL, in[0] + i * V, t09_targets + i, 1, V, (double)dout[i]);
+        for (int j = 0; j < V; j++) d[0][i * V + j] += dz[j];
+    }
+}
+
+static void t09_drop_f(hbk_real *out, hbk_real **in) { hbk_dropout(out, in[0], N * C, 0.3, 77); }
+static void t09_drop_b(hbk_real **d, const hbk_real *dout, hbk_real **in)
+{
+    hbk_real back[N * C];
+    (void)in;
+    hbk_dropout(back, dout, N * C, 0.3, 77);
+    for (int i = 0; i < N * C; i++) d[0][i] += back[i];
+}
+
+static hbk_lora t09_lora(hbk_real **p)
+{
+    hbk_lora l;
+    l.in = C;
+    l.out = 5;
+    l.rank = 3;
+    l.scale = (hbk_real)1.5;
+    l.a = p[1];
+    l.b = p[2];
+    return l;
+}
+static void t09_lora_f(hbk_real *out, hbk_real **in)
+{
+    hbk_lora l = t09_lora(in);
+    hbk_real xa[N * 3];
+    memset(out, 0, sizeof(hbk_real) * N * 5);
+    hbk_lora_forward(out, xa, in[0], &l, N);
+}
+static void t09_lora_b(hbk_real **d, const hbk_real *dout, hbk_real **in)
+{
+    hbk_lora l = t09_lora(in), dl = t09_lora(d);
+    hbk_real xa[N * 3], dxa[N * 3], y[N * 5];
+    memset(y, 0, sizeof y);
+    hbk_lora_forward(y, xa, in[0], &l, N);
+    hbk_lora_backward(d[0], &dl, dxa, dout, in[0], xa, &l, N);
+}
+
+/* Promise: each backward pass is the derivative of its forward pass, and accumulates. */
+static void t09_gradients(void **state)
+{
+    (void)state;
+    static const t09_case cases[] = {
+        {"embedding", 1, {V * C, 0, 0, 0}, N * C, t09_embed_f, t09_embed_b},
+        {"rms norm", 2, {N * C, C, 0, 0}, N * C, t09_rms_f, t09_rms_b},
+        {"rope", 1, {N * H * D, 0, 0, 0}, N * H * D, t09_rope_f, t09_rope_b},
+        {"attention", 3, {N * H * D, N * K * D, N * K * D, 0}, N * H * D, t09_att_f, t09_att_b},
+        {"swiglu", 2, {N * C, N * C, 0, 0}, N * C, t09_swiglu_f, t09_swiglu_b},
+        {"cross-entropy", 1, {N * V, 0, 0, 0}, N, t09_ce_f, t09_ce_b},
+        {"dropout", 1, {N * C, 0, 0, 0}, N * C, t09_drop_f, t09_drop_b},
+        {"lora", 3, {N * C, 3 * C, 5 * 3, 0}, N * 5, t09_lora_f, t09_lora_b},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) t09_check(&cases[i]);
+}
+
+/* Promise: a sequence longer than a query block, and queries that follow cached keys, give what a plain
+   loop over all scores gives. */
+static void t09_attention_blocks(void **state)
+{
+    (void)state;
+    enum { T = 150, PAST = 21 };
+    hbk_int keys = T + PAST;
+    hbk_real *q = HBK__NEW(NULL, hbk_real, T * H * D, NULL), *k = HBK__NEW(NULL, hbk_real, keys * K * D, NULL);
+    hbk_real *v = HBK__NEW(NULL, hbk_real, keys * K * D, NULL), *out = HBK__NEW(NULL, hbk_real, T * H * D, NULL);
+    hbk_real *work = HBK__NEW(NULL, hbk_real, hbk_attention_work(keys, t09_threads()), NULL);
+    t09_random(q, T * H * D, 1);
+    t09_random(k, keys * K * D, 2);
+    t09_random(v, keys * K * D, 3);
+    for (hbk_int n = 1; n <= T; n = n < 4 ? n + 1 : n * 3) { /* 1, 2, 3 queries take another road */
+        hbk_span s = {0, n, PAST, k, v};
+        hbk_attention_forward(out, NULL, q, &s, 1, H, K, D, work, t09_threads());
+        for (hbk_int i = 0; i < n; i++)
+            for (hbk_int h = 0; h < H; h++) {
+                double want[D] = {0}, total = 0;
+                for (hbk_int j = 0; j <= PAST + i; j++) {
+                    double score = 0;
+                    for (hbk_int d = 0; d < D; d++)
+                        score += (double)q[(i * H + h) * D + d] * (double)k[(j * K + h / (H / K)) * D + d];
+                    double p = exp(score / 2); /* sqrt(D) = 2 */
+                    total += p;
+                    for (hbk_int d = 0; d < D; d++) want[d] += p * (double)v[(j * K + h / (H / K)) * D + d];
+                }
+                for (hbk_int d = 0; d < D; d++) check_near(out[(i * H + h) * D + d], want[d] / total, 1e-5);
+            }
+    }
+    void *all[] = {q, k, v, out, work};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) hbk_free(NULL, all[i]);
+}
+
+/* Promise: rotation keeps lengths, and scores depend on the distance of positions alone. */
+static void t09_rope_distance(void **state)
+{
+    (void)state;
+    static const double inv_freq[2] = {1, 0.01};
+    hbk_real q[4], k[4], first = 0;
+    for (int shift = 0; shift < 50; shift += 7) {
+        int32_t pos[2] = {(int32_t)(9 + shift), (int32_t)(4 + shift)};
+        hbk_real table[8], dot = 0, length = 0;
+        t09_random(q, 4, 1);
+        t09_random(k, 4, 2);
+        for (int i = 0; i < 4; i++) length += q[i] * q[i];
+        hbk_rope_table(table, pos, inv_freq, 2, 4);
+        hbk_rope(q, table, 1, 1, 4, false);
+        hbk_rope(k, table + 4, 1, 1, 4, false);
+        for (int i = 0; i < 4; i++) dot += q[i] * k[i], length -= q[i] * q[i];
+        if (shift == 0) first = dot;
+        check_near(dot, first, 1e-5);
+        check_near(length, 0, 1e-5);
+    }
+}
+
+/* Promise: exp is within 2e-7 relative over the range that a softmax uses, and 0 far below. */
+static void t09_exp(void **state)
+{
+    (void)state;
+    for (double x = -86; x < 88; x += 0.0137) {
+        double got = (double)hbk__exp((hbk_real)(float)x), want = exp((double)(float)x);
+        assert_true(fabs(got - want) <= 2e-7 * want);
+    }
+    assert_true(hbk__exp(-1000) == 0);
+}
+
+/* Promise: dropout keeps 1 - p of the elements, scaled so that the mean stays; another seed, another mask. */
+static void t09_dropout(void **state)
+{
+    (void)state;
+    enum { M = 100000 };
+    hbk_real *x = HBK__NEW(NULL, hbk_real, M, NULL), *y = HBK__NEW(NULL, hbk_real, M, NULL);
+    hbk_real *z = HBK__NEW(NULL, hbk_real, M, NULL);
+    for (int i = 0; i < M; i++) x[i] = 1;
+    hbk_dropout(y, x, M, 0.1, 5);
+    hbk_dropout(z, x, M, 0.1, 6);
+    double mean = 0;
+    int zeros = 0, differ = 0;
+    for (int i = 0; i < M; i++) mean += (double)y[i] / M, zeros += y[i] == 0, differ += y[i] != z[i];
+    check_near(mean, 1, 0.005);
+    assert_in_range(zeros, M / 10 - 500, M / 10 + 500);
+    assert_in_range(differ, M * 17 / 100, M * 19 / 100); /* 2 p (1 - p) */
+    hbk_free(NULL, x);
+    hbk_free(NULL, y);
+    hbk_free(NULL, z);
+}
+
+static const struct CMUnitTest tests_09[] = {
+    cmocka_unit_test(t09_gradients), cmocka_unit_test(t09_attention_blocks), cmocka_unit_test(t09_rope_distance),
+    cmocka_unit_test(t09_exp),       cmocka_unit_test(t09_dropout),
+};
+
+#undef N
+#undef C
+#undef V
+#undef H
+#undef K
+#undef D

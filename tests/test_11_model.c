@@ -1,0 +1,372 @@
+/* Chapters 10 and 11: the whole model, its gradients, adapters, and the reference outputs of PyTorch. */
+#include "test.h"
+
+/* Every size differs; grouped heads; a head that is not the embedding unless `tied`. */
+static hbk_config t11_config(bool tied)
+{
+    hbk_config c;
+    memset(&c, 0, sizeof c);
+    c.n_layers = 2;
+    c.n_heads = 6;
+    c.n_kv_heads = 2;
+    c.head_dim = 4;
+    c.dim = 20;
+    c.ffn_dim = 28;
+    c.vocab_size = 37;
+    c.context_length = 64;
+    c.rms_norm_eps = 1e-5;
+    c.rope_theta = 10000;
+    c.tied = tied;
+    c.n_eos = 1;
+    return c;
+}
+
+/* Three sequences packed; some positions have no target. */
+static const int32_t t11_tokens[] = {5, 9, 2, 2, 30, 1, 7, 36, 0, 12, 4, 18, 18, 3, 25};
+static const int32_t t11_targets[] = {9, 2, -1, 30, -1, 7, 36, 0, -1, -1, 18, 18, 3, 25, 6};
+static const hbk_int t11_start[] = {0, 5, 9, 15};
+static hbk_batch t11_batch(void)
+{
+    hbk_batch b = {15, 3, t11_tokens, t11_targets, t11_start};
+    return b;
+}
+
+static double t11_loss(hbk_acts *a, const hbk_model *m, const hbk_pass *p)
+{
+    hbk_error err;
+    hbk_batch b = t11_batch();
+    double loss = 0;
+    check_ok(hbk_model_pass(a, m, &b, p, &loss, NULL, &err));
+    return loss;
+}
+
+/* Compares `grads` (n) with central differences of the loss over `values`, all of them or every `skip`-th. */
+static void t11_check(const char *name, hbk_acts *a, const hbk_model *m, const hbk_pass *p, hbk_real *values,
+                      const hbk_real *grads, hbk_int n, hbk_int skip)
+{
+    double h = sizeof(hbk_real) == 8 ? 1e-5 : 2e-2, bar = sizeof(hbk_real) == 8 ? 1e-6 : 5e-2, worst = 0;
+    double largest = 0;
+    for (hbk_int i = 0; i < n; i++) largest = fmax(largest, fabs((double)grads[i]));
+    assert_true(largest > 0);
+    hbk_acts *b = a;
+    hbk_int some = 0;
+    for (hbk_int i = 0; i < n; i += skip) {
+        hbk_real x = values[i];
+        values[i] = (hbk_real)((double)x + h);
+        double up = t11_loss(b, m, p);
+        values[i] = (hbk_real)((double)x - h);
+        double down = t11_loss(b, m, p);
+        values[i] = x;
+        double numeric = (up - down) / (2 * h) * p->scale;
+        double error = fabs(numeric - (double)grads[i]) / fmax(1, largest);
+        some += grads[i] != 0;
+        worst = fmax(worst, error);
+        if (error > bar)
+            fail_msg("%s: value %lld of %lld: gradient %g, by differences %g", name, (long long)i, (long long)n,
+                     (double)grads[i], numeric);
+    }
+    assert_true(some > n / skip / 2);
+    print_message("    %-22s worst relative error %.1e\n", name, worst);
+}
+
+/* Promise: in full training the gradient of every weight is the derivative of the loss, and dropout's
+   fixed mask is part of it. */
+static void t11_full_gradient(void **state)
+{
+    (void)state;
+    for (int variant = 0; variant < 3; variant++) { /* untied, tied, with dropout */
+        hbk_error err;
+        hbk_config c = t11_config(variant == 1);
+        hbk_model *m = hbk_model_random(&c, 3, NULL, &err);
+        hbk_real *grads = HBK__NEW(NULL, hbk_real, hbk_model_count(&c), &err);
+        hbk_model *d = hbk_model_view(&c, grads, NULL, &err);
+        hbk_acts *a = hbk_acts_new(m, NULL, 15, 6, true, NULL, &err);
+        hbk_pass p = {NULL, d, NULL, 0.25, variant == 2 ? 0.2 : 0, 11};
+        t11_loss(a, m, &p);
+        hbk_real *keep = HBK__NEW(NULL, hbk_real, hbk_model_count(&c), &err);
+        memcpy(keep, grads, sizeof *grads * (size_t)hbk_model_count(&c));
+        t11_check(variant == 1 ? "full, tied" : variant ? "full, dropout" : "full", a, m, &p, m->values, keep,
+                  hbk_model_count(&c), sizeof(hbk_real) == 8 ? 1 : 7);
+        hbk_acts_free(a);
+        hbk_model_free(d);
+        hbk_model_free(m);
+        hbk_free(NULL, grads);
+        hbk_free(NULL, keep);
+    }
+}
+
+/* Promise: in LoRA training the gradient of A and B is the derivative of the loss for any set of targets,
+   the lowest layer and dropout included. */
+static void t11_lora_gradient(void **state)
+{
+    (void)state;
+    static const unsigned targets[] = {HBK_ALL_SLOTS, 1u << HBK_Q | 1u << HBK_V, 1u << HBK_DOWN, HBK_ALL_SLOTS};
+    for (int variant = 0; variant < 4; variant++) {
+        hbk_error err;
+        hbk_config c = t11_config(false);
+        hbk_model *m = hbk_model_random(&c, 3, NULL, &err);
+        hbk_adapter *w = hbk_adapter_new(&c, 3, 5, targets[variant], 1, NULL, &err);
+        hbk_adapter *d = hbk_adapter_new(&c, 3, 5, targets[variant], 2, NULL, &err);
+        hbk_rng r = hbk_rng_at(4, "b", 0);
+        for (hbk_int i = 0; i < w->n_values; i++) w->values[i] = (hbk_real)(0.3 * hbk_rng_normal(&r));
+        memset(d->values, 0, sizeof *d->values * (size_t)d->n_values);
+        hbk_acts *a = hbk_acts_new(m, w, 15, 6, true, NULL, &err);
+        hbk_pass p = {w, NULL, d, 0.25, variant == 3 ? 0.3 : 0, 12};
+        t11_loss(a, m, &p);
+        hbk_real *keep = HBK__NEW(NULL, hbk_real, d->n_values, &err);
+        memcpy(keep, d->values, sizeof *keep * (size_t)d->n_values);
+        t11_check(variant == 3 ? "lora, dropout" : "lora", a, m, &p, w->values, keep, w->n_values,
+                  sizeof(hbk_real) == 8 ? 1 : 5);
+        hbk_acts_free(a);
+        hbk_adapter_free(w);
+        hbk_adapter_free(d);
+        hbk_model_free(m);
+        hbk_free(NULL, keep);
+    }
+}
+
+/* Promise: a packed batch has the losses of its sequences taken alone; a later token changes no earlier
+   logit; an adapter with B = 0 changes no bit. */
+static void t11_packing(void **state)
+{
+    (void)state;
+    hbk_error err;
+    hbk_config c = t11_config(false);
+    hbk_model *m = hbk_model_random(&c, 3, NULL, &err);
+    hbk_adapter *zero = hbk_adapter_new(&c, 3, 5, HBK_ALL_SLOTS, 1, NULL, &err);
+    hbk_acts *a = hbk_acts_new(m, zero, 15, 6, false, NULL, &err);
+    hbk_pass p = {NULL, NULL, NULL, 1, 0, 0};
+    double nll[15], alone[15], loss, part, sum = 0;
+    hbk_batch b = t11_batch();
+    check_ok(hbk_model_pass(a, m, &b, &p, &loss, nll, &err));
+    for (int s = 0; s < 3; s++) {
+        hbk_int n = t11_start[s + 1] - t11_start[s], start[2] = {0, n};
+        hbk_batch one = {n, 1, t11_tokens + t11_start[s], t11_targets + t11_start[s], start};
+        check_ok(hbk_model_pass(a, m, &one, &p, &part, alone, &err));
+        sum += part;
+        for (hbk_int i = 0; i < n; i++) check_near(nll[t11_start[s] + i], alone[i], 1e-5);
+    }
+    check_near(loss, sum, 1e-6);
+    hbk_real x[15 * 37], y[15 * 37];
+    check_ok(hbk_model_logits(a, m, &b, NULL, x, &err));
+    check_ok(hbk_model_logits(a, m, &b, zero, y, &err));
+    assert_memory_equal(x, y, sizeof x);
+    int32_t changed[15];
+    memcpy(changed, t11_tokens, sizeof changed);
+    changed[3] = 1; /* of the first sequence, whose earlier positions are 0, 1, 2 */
+    b.tokens = changed;
+    check_ok(hbk_model_logits(a, m, &b, NULL, y, &err));
+    assert_memory_equal(x, y, 3 * 37 * sizeof *x);
+    assert_memory_not_equal(x + 3 * 37, y + 3 * 37, 37 * sizeof *x);
+    check_near(x[5 * 37], y[5 * 37], 1e-6);
+    hbk_acts_free(a);
+    hbk_adapter_free(zero);
+    hbk_model_free(m);
+}
+
+/* Promise: ids beyond the vocabulary and batches beyond the room are errors, as are impossible shapes. */
+static void t11_refusals(void **state)
+{
+    (void)state;
+    hbk_error err;
+    hbk_config c = t11_config(false);
+    hbk_model *m = hbk_model_random(&c, 3, NULL, &err);
+    hbk_acts *a = hbk_acts_new(m, NULL, 4, 4, false, NULL, &err);
+    hbk_pass p = {NULL, NULL, NULL, 1, 0, 0};
+    int32_t tokens[5] = {1, 37, 2, 3, 4}, targets[5] = {1, 2, -2, 3, 4};
+    hbk_int start[2] = {0, 2};
+    hbk_batch b = {2, 1, tokens, targets, start};
+    double loss = 42;
+    check_error(hbk_model_pass(a, m, &b, &p, &loss, NULL, &err), HBK_ERROR_RANGE, "id 37");
+    tokens[1] = 0, b.n_tokens = start[1] = 3;
+    check_error(hbk_model_pass(a, m, &b, &p, &loss, NULL, &err), HBK_ERROR_RANGE, "target -2");
+    targets[2] = -1, b.n_tokens = start[1] = 5;
+    check_error(hbk_model_pass(a, m, &b, &p, &loss, NULL, &err), HBK_ERROR_RANGE, "room for 4");
+    assert_true(loss == 42);
+    hbk_acts_free(a);
+    hbk_model_free(m);
+    c.n_kv_heads = 4;
+    check_error(hbk_model_random(&c, 1, NULL, &err), HBK_ERROR_RANGE, "num_attention_heads 6");
+    c = t11_config(false);
+    c.dim = 0;
+    check_error(hbk_config_check(&c, &err), HBK_ERROR_RANGE, "hidden_size is 0");
+    c = t11_config(false);
+    check_error(hbk_adapter_new(&c, 9, 1, HBK_ALL_SLOTS, 1, NULL, &err), HBK_ERROR_RANGE, "1 to 8");
+}
+
+/* ---- reference outputs --------------------------------------------------------- */
+
+static const hbk_tensor *t11_tensor(const hbk_safetensors *s, const char *name)
+{
+    const hbk_tensor *t = hbk_safetensors_find(s, name);
+    if (!t) fail_msg("the reference file lacks %s", name);
+    return t;
+}
+
+static double t11_number(const hbk_tensor *t, hbk_int i)
+{
+    float f;
+    double d;
+    memcpy(&f, (const char *)t->data + 4 * i, 4);
+    if (t->dtype[1] == '6') memcpy(&d, (const char *)t->data + 8 * i, 8);
+    else d = (double)f;
+    return d;
+}
+
+static int32_t *t11_ids(const hbk_tensor *t)
+{
+    int32_t *ids = HBK__NEW(NULL, int32_t, t->n_elements, NULL);
+    memcpy(ids, t->data, t->bytes);
+    return ids;
+}
+
+/* Largest |x - reference| over n numbers, and in *scale the largest |reference|. */
+static double t11_difference(const hbk_real *x, const hbk_tensor *t, double *scale)
+{
+    double worst = 0;
+    *scale = 0;
+    for (hbk_int i = 0; i < t->n_elements; i++) {
+        worst = fmax(worst, fabs((double)x[i] - t11_number(t, i)));
+        *scale = fmax(*scale, fabs(t11_number(t, i)));
+    }
+    return worst;
+}
+
+/* Logits of one sequence from a reference file, with or without an adapter. */
+static double t11_logits_difference(const char *model, const char *adapter_dir, const char *file,
+                                    const char *tensor)
+{
+    hbk_error err;
+    hbk_model *m = hbk_model_load(model, NULL, &err);
+    check_ok(m);
+    hbk_adapter *w = adapter_dir ? hbk_adapter_load(adapter_dir, &m->config, NULL, &err) : NULL;
+    if (adapter_dir) check_ok(w);
+    hbk_safetensors *s = hbk_safetensors_open(file, NULL, &err);
+    check_ok(s);
+    const hbk_tensor *in = t11_tensor(s, "input_ids"), *want = t11_tensor(s, tensor);
+    int32_t *ids = t11_ids(in);
+    hbk_int start[2] = {0, in->n_elements};
+    hbk_batch b = {in->n_elements, 1, ids, NULL, start};
+    hbk_acts *a = hbk_acts_new(m, w, b.n_tokens, b.n_tokens, false, NULL, &err);
+    hbk_real *logits = HBK__NEW(NULL, hbk_real, want->n_elements, &err);
+    check_ok(hbk_model_logits(a, m, &b, w, logits, &err));
+    double scale, worst = t11_difference(logits, want, &scale);
+    hbk_free(NULL, logits);
+    hbk_free(NULL, ids);
+    hbk_acts_free(a);
+    hbk_safetensors_close(s);
+    hbk_adapter_free(w);
+    hbk_model_free(m);
+    return worst;
+}
+
+/* Promise: logits of a real checkpoint, and with a PEFT adapter on it, agree with PyTorch to 1e-4. */
+static void t11_golden_logits(void **state)
+{
+    (void)state;
+    char model[512], file[512], dir[512];
+    if (!test_data(model, "checkpoints/story_hf")) skip();
+    test_data(file, "golden/story_hf/logits_f64.safetensors");
+    double plain = t11_logits_difference(model, NULL, file, "logits");
+    test_data(file, "golden/lora/logits_with_lora.safetensors");
+    test_data(dir, "golden/lora/peft_adapter");
+    double lora = t11_logits_difference(model, dir, file, "logits_f64");
+    print_message("    largest difference: %.1e, with an adapter %.1e\n", plain, lora);
+    assert_true(plain < 1e-4 && lora < 1e-4);
+}
+
+/* "layers.0.attention.wq.weight", as llama2.c's exporter names it, for our Hugging Face name. */
+static void t11_llama2c_name(char out[128], const char *name)
+{
+    static const char *const pairs[][2] = {
+        {"input_layernorm", "attention_norm"}, {"post_attention_layernorm", "ffn_norm"},
+        {"self_attn.q_proj", "attention.wq"},  {"self_attn.k_proj", "attention.wk"},
+        {"self_attn.v_proj", "attention.wv"},  {"self_attn.o_proj", "attention.wo"},
+        {"mlp.gate_proj", "feed_forward.w1"},  {"mlp.down_proj", "feed_forward.w2"},
+        {"mlp.up_proj", "feed_forward.w3"},
+    };
+    snprintf(out, 128, "grad.%s", strstr(name, "embed") ? "tok_embeddings.weight" : "norm.weight");
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
+        if (strstr(name, pairs[i][0]))
+            snprintf(out, 128, "grad.layers.%d.%s.weight", atoi(name + strlen("model.layers.")), pairs[i][1]);
+}
+
+/* The gradient of q or k, whose rows our loader moved from interleaved to half-split order, moved back. */
+static void t11_interleave(hbk_real *x, hbk_int rows, hbk_int cols, hbk_int D)
+{
+    hbk_real *y = HBK__NEW(NULL, hbk_real, rows * cols, NULL);
+    for (hbk_int r = 0; r < rows; r++) {
+        hbk_int h = r / D, i = r % D, to = h * D + (i < D / 2 ? 2 * i : 2 * (i - D / 2) + 1);
+        memcpy(y + to * cols, x + r * cols, sizeof *x * (size_t)cols);
+    }
+    memcpy(x, y, sizeof *x * (size_t)(rows * cols));
+    hbk_free(NULL, y);
+}
+
+/* Loss and every gradient tensor of a checkpoint against a reference file; relative to the tensor's largest. */
+static void t11_golden_case(const char *model, const char *file, bool llama2c)
+{
+    hbk_error err;
+    hbk_model *m = hbk_model_load(model, NULL, &err);
+    check_ok(m);
+    hbk_safetensors *s = hbk_safetensors_open(file, NULL, &err);
+    check_ok(s);
+    const hbk_tensor *in = t11_tensor(s, "input_ids");
+    int32_t *ids = t11_ids(in), *targets = t11_ids(t11_tensor(s, "targets"));
+    hbk_int start[2] = {0, in->n_elements}, n_targets = 0;
+    hbk_batch b = {in->n_elements, 1, ids, targets, start};
+    for (hbk_int i = 0; i < b.n_tokens; i++) {
+        if (targets[i] < 0) targets[i] = -1;
+        n_targets += targets[i] >= 0;
+    }
+    hbk_real *grads = HBK__NEW(NULL, hbk_real, hbk_model_count(&m->config), &err);
+    hbk_model *d = hbk_model_view(&m->config, grads, NULL, &err);
+    hbk_acts *a = hbk_acts_new(m, NULL, b.n_tokens, b.n_tokens, true, NULL, &err);
+    hbk_pass p = {NULL, d, NULL, 1 / (double)n_targets, 0, 0};
+    double loss, scale, worst = 0;
+    check_ok(hbk_model_pass(a, m, &b, &p, &loss, NULL, &err));
+    check_near(loss / (double)n_targets, t11_number(t11_tensor(s, "loss"), 0), 1e-5);
+    char name[96], key[128];
+    hbk_matrix t;
+    hbk_int n = 0;
+    for (hbk_int i = 0; hbk_tensor_at(d, i, name, &t); i++) {
+        if (llama2c) t11_llama2c_name(key, name);
+        else snprintf(key, sizeof key, "grad.%s", strstr(name, "embed") ? "lm_head.weight" : name);
+        hbk_real *g = (hbk_real *)t.data;
+        if (llama2c && (strstr(name, "q_proj") || strstr(name, "k_proj")))
+            t11_interleave(g, t.rows, t.cols, m->config.head_dim);
+        const hbk_tensor *want = t11_tensor(s, key);
+        assert_int_equal(want->n_elements, t.rows * t.cols);
+        double difference = t11_difference(g, want, &scale) / scale;
+        if (difference > 1e-4) fail_msg("%s differs by %g relative", key, difference);
+        worst = fmax(worst, difference);
+        n++;
+    }
+    print_message("    loss %.6f, %d gradients, largest relative difference %.1e\n", loss / (double)n_targets, (int)n,
+                  worst);
+    hbk_free(NULL, grads);
+    hbk_free(NULL, ids);
+    hbk_free(NULL, targets);
+    hbk_acts_free(a);
+    hbk_model_free(d);
+    hbk_safetensors_close(s);
+    hbk_model_free(m);
+}
+
+/* Promise: loss and every gradient of two real checkpoints agree with PyTorch's to 1e-4. */
+static void t11_golden_gradients(void **state)
+{
+    (void)state;
+    char model[512], file[512];
+    if (!test_data(model, "checkpoints/stories260K/stories260K.bin")) skip();
+    test_data(file, "golden/stories260K/fwd_bwd.safetensors");
+    t11_golden_case(model, file, true);
+    test_data(model, "checkpoints/story_hf");
+    test_data(file, "golden/story_hf/fwd_bwd.safetensors");
+    t11_golden_case(model, file, false);
+}
+
+static const struct CMUnitTest tests_11[] = {
+    cmocka_unit_test(t11_full_gradient), cmocka_unit_test(t11_lora_gradient), cmocka_unit_test(t11_packing),
+    cmocka_unit_test(t11_refusals),      cmocka_unit_test(t11_golden_logits), cmocka_unit_test(t11_golden_gradients),
+};

@@ -1,0 +1,285 @@
+/* Chapter 15: pairs from files, examples as tokens, packing. */
+
+static void t15_file(char path[512], const char *name, const char *content)
+{
+    hbk_error err;
+    test_tmp(path, name);
+    check_ok(hbk_file_write(path, content, strlen(content), &err));
+}
+
+/* Promise: rows become pairs with their id, source and score, defaults where they have none. */
+static void t15_pairs_load(void **state)
+{
+    (void)state;
+    hbk_error err;
+    char path[512];
+    t15_file(path, "t15_pairs.jsonl",
+             "{\"id\": \"x\", \"instruction\": \"a\", \"output\": \"b\", \"source\": \"aug\","
+             " \"score\": 4.5}\n"
+             "\n"
+             "{\"instruction\": \"c\", \"output\": \"d \\u00e9\\n\", \"input\": \"\", \"score\": null}\r\n"
+             "{\"id\": 12, \"instruction\": \"e\", \"output\": \"f\", \"source\": \"somewhere\"}\n");
+    hbk_pairs p;
+    memset(&p, 0, sizeof p);
+    check_ok(hbk_pairs_add(&p, "0", "q", "r", "seed", (double)NAN, &err));
+    check_ok(hbk_pairs_load(&p, path, "seed", &err));
+    assert_int_equal(p.n, 4);
+    assert_string_equal(p.data[1].id, "x");
+    assert_string_equal(p.data[1].source, "aug");
+    assert_true(p.data[1].score == 4.5);
+    assert_string_equal(p.data[2].id, "row-3");
+    assert_string_equal(p.data[2].source, "seed");
+    assert_string_equal(p.data[2].output, "d \xc3\xa9\n");
+    assert_true(isnan(p.data[2].score));
+    assert_string_equal(p.data[3].id, "12");
+    assert_string_equal(p.data[3].source, "seed");
+    hbk_pairs_free(&p);
+    assert_int_equal(p.n, 0);
+}
+
+/* Promise: a bad row is named by file, line and field, and the pairs stay as they were. */
+static void t15_pairs_errors(void **state)
+{
+    (void)state;
+    static const char *const cases[][2] = {
+        {"{\"output\": \"b\"}", ":2: has no key \"instruction\""},
+        {"{\"instruction\": \"a\"}", ":2: has no key \"output\""},
+        {"{\"instruction\": \"a\", \"output\": 3}", ":2: the value of \"output\" is no string"},
+        {"{\"instruction\": \"a\", \"output\": \" \\n\"}", ":2: \"output\" is empty"},
+        {"{\"instruction\": \"\", \"output\": \"b\"}", ":2: \"instruction\" is empty"},
+        {"{\"instruction\": \"a\", \"output\": \"b\\u0000c\"}", ":2: \"output\" holds a NUL"},
+        {"{\"instruction\": \"a\", \"output\": \"b\", \"input\": \"c\"}", ":2: \"input\""},
+        {"{\"instruction\": \"a\", \"output\": \"b\", \"score\": \"5\"}", ":2: \"score\" is no number"},
+        {"{\"instruction\": \"a\", \"output\": \"b\", \"id\": \"\"}", ":2: \"id\" has 0 bytes"},
+        {"{\"instruction\": \"a\", \"output\": \"b\", \"id\": []}", ":2: \"id\" is neither"},
+        {"{\"instruction\": \"a\", \"output\": ", ":2: "},
+    };
+    hbk_pairs p;
+    memset(&p, 0, sizeof p);
+    hbk_error err;
+    check_ok(hbk_pairs_add(&p, "0", "q", "r", "seed", 5, &err));
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char path[512], content[256];
+        snprintf(content, sizeof content, "{\"instruction\": \"a\", \"output\": \"b\"}\n%s\n", cases[i][0]);
+        t15_file(path, "t15_bad.jsonl", content);
+        memset(&err, 0, sizeof err);
+        assert_false(hbk_pairs_load(&p, path, "seed", &err));
+        if (!strstr(err.message, "t15_bad.jsonl") || !strstr(err.message, cases[i][1]) || err.line != 2)
+            fail_msg("case %d: line %d, %s", (int)i, (int)err.line, err.message);
+        assert_int_equal(p.n, 1);
+    }
+    assert_string_equal(p.data[0].output, "r");
+    hbk_pairs_free(&p);
+}
+
+/* The example's prompt as text. */
+static void t15_prompt(hbk_text *out, const hbk_dataset *d, const hbk_tokenizer *tok, hbk_int i, bool target)
+{
+    hbk_error err;
+    const int32_t *ids = d->tokens.data + d->start[i];
+    hbk_int n = d->start[i + 1] - d->start[i], p = d->n_prompt[i];
+    hbk_text_clear(out);
+    check_ok(hbk_tokenizer_decode(tok, target ? ids + p : ids, target ? n - p : p, 0, out, &err));
+}
+
+/* Promise: seed pairs carry the seed tag and augmented ones the web tag, never swapped, in the prompt and not
+   in the target; backward examples carry none and have prompt and target exchanged. */
+static void t15_tags_by_source(void **state)
+{
+    (void)state;
+    hbk_error err;
+    hbk_pairs p;
+    memset(&p, 0, sizeof p);
+    check_ok(hbk_pairs_add(&p, "1", "first ask", "first body", "seed", 5, &err));
+    check_ok(hbk_pairs_add(&p, "2", "second ask", "second body", "aug", 5, &err));
+    check_ok(hbk_pairs_add(&p, "3", "third ask", "third body", "other", 5, &err));
+    hbk_tokenizer *tok = t14_bytes();
+    hbk_template *t = hbk_template_load("llama2", NULL, &err);
+    hbk_dataset d;
+    memset(&d, 0, sizeof d);
+    check_ok(hbk_dataset_add_pairs(&d, &p, t, tok, HBK_FORWARD, HBK_TAG_SEED, HBK_TAG_WEB, 0, &err));
+    check_ok(hbk_dataset_add_pairs(&d, &p, t, tok, HBK_BACKWARD, HBK_TAG_SEED, HBK_TAG_WEB, 0, &err));
+    assert_int_equal(d.n, 6);
+    static const char *const prompts[3] = {
+        "[INST] first ask Answer in the style of an AI Assistant. [/INST]",
+        "[INST] second ask Answer with knowledge from web search. [/INST]", "[INST] third ask [/INST]"};
+    static const char *const bodies[3] = {"first body", "second body", "third body"};
+    static const char *const asks[3] = {"first ask", "second ask", "third ask"};
+    hbk_text text;
+    memset(&text, 0, sizeof text);
+    for (int i = 0; i < 3; i++) {
+        t15_prompt(&text, &d, tok, i, false);
+        assert_string_equal(hbk_text_string(&text), prompts[i]);
+        t15_prompt(&text, &d, tok, i, true);
+        assert_non_null(strstr(hbk_text_string(&text), bodies[i]));
+        assert_null(strstr(hbk_text_string(&text), "Answer"));
+        t15_prompt(&text, &d, tok, 3 + i, false);
+        assert_non_null(strstr(hbk_text_string(&text), bodies[i]));
+        assert_null(strstr(hbk_text_string(&text), asks[i]));
+        assert_null(strstr(hbk_text_string(&text), "AI Assistant"));
+        t15_prompt(&text, &d, tok, 3 + i, true);
+        assert_non_null(strstr(hbk_text_string(&text), asks[i]));
+    }
+    hbk_text_free(&text);
+    hbk_dataset_free(&d);
+    hbk_template_free(t);
+    hbk_tokenizer_free(tok);
+    hbk_pairs_free(&p);
+}
+
+/* Promise: token j predicts token j+1 from the first token of the target on; the last one is not fed; a batch
+   that is full stays as it is. */
+static void t15_packing(void **state)
+{
+    (void)state;
+    hbk_error err;
+    hbk_dataset d;
+    memset(&d, 0, sizeof d);
+    static const int32_t a[] = {1, 11, 12, 21, 22, 2}, b[] = {1, 31, 2}, c[] = {41, 42};
+    check_ok(hbk_dataset_add(&d, a, 6, 3, &err));
+    check_ok(hbk_dataset_add(&d, b, 3, 1, &err));
+    check_ok(hbk_dataset_add(&d, c, 2, 0, &err));
+    assert_int_equal(d.max_length, 6);
+    check_error(hbk_dataset_add(&d, a, 6, 6, &err), HBK_ERROR_RANGE, "no token to learn");
+    check_error(hbk_dataset_add(&d, a, 1, 0, &err), HBK_ERROR_RANGE, "no token to learn");
+    assert_int_equal(d.n, 3);
+
+    hbk_packer p;
+    check_ok(hbk_packer_init(&p, 8, 3, NULL, &err));
+    for (int round = 0; round < 2; round++) {
+        hbk_packer_clear(&p);
+        for (int i = 0; i < 3; i++) assert_true(hbk_packer_add(&p, &d, i));
+        assert_false(hbk_packer_add(&p, &d, 2)); /* three sequences are enough */
+        hbk_batch batch = hbk_packer_batch(&p);
+        static const int32_t tokens[] = {1, 11, 12, 21, 22, 1, 31, 41};
+        static const int32_t targets[] = {-1, -1, 21, 22, 2, 31, 2, 42};
+        static const hbk_int starts[] = {0, 5, 7, 8};
+        assert_int_equal(batch.n_tokens, 8);
+        assert_int_equal(batch.n_seqs, 3);
+        assert_memory_equal(batch.tokens, tokens, sizeof tokens);
+        assert_memory_equal(batch.targets, targets, sizeof targets);
+        assert_memory_equal(batch.seq_start, starts, sizeof starts);
+        assert_int_equal(p.n_targets, 6);
+    }
+    hbk_packer_free(&p);
+    check_ok(hbk_packer_init(&p, 6, 9, NULL, &err));
+    assert_true(hbk_packer_add(&p, &d, 0));
+    assert_false(hbk_packer_add(&p, &d, 1)); /* two tokens, one place */
+    assert_int_equal(p.n_tokens, 5);
+    assert_int_equal(p.n_targets, 3);
+    assert_true(hbk_packer_add(&p, &d, 2));
+    hbk_packer_free(&p);
+    check_error(hbk_packer_init(&p, 0, 1, NULL, &err), HBK_ERROR_RANGE, "cannot hold");
+    hbk_dataset_free(&d);
+}
+
+/* Promise: what is longer than the limit is left out whole and counted. */
+static void t15_too_long(void **state)
+{
+    (void)state;
+    hbk_error err;
+    hbk_pairs p;
+    memset(&p, 0, sizeof p);
+    check_ok(hbk_pairs_add(&p, "1", "ask", "b", "seed", 5, &err));
+    check_ok(hbk_pairs_add(&p, "2", "ask", "b b", "seed", 5, &err));
+    hbk_tokenizer *tok = t14_bytes();
+    hbk_template *t = hbk_template_load("plain", NULL, &err);
+    hbk_dataset d;
+    memset(&d, 0, sizeof d);
+    check_ok(hbk_dataset_add_pairs(&d, &p, t, tok, HBK_FORWARD, NULL, NULL, 0, &err));
+    hbk_int shorter = d.start[1], longer = d.max_length;
+    assert_true(shorter < longer);
+    hbk_dataset_free(&d);
+    for (hbk_int most = shorter - 1; most <= longer; most++) {
+        check_ok(hbk_dataset_add_pairs(&d, &p, t, tok, HBK_FORWARD, NULL, NULL, most, &err));
+        assert_int_equal(d.n, (most >= shorter) + (most >= longer));
+        assert_int_equal(d.n_too_long, 2 - d.n);
+        hbk_dataset_free(&d);
+    }
+    hbk_template_free(t);
+    hbk_tokenizer_free(tok);
+    hbk_pairs_free(&p);
+}
+
+/* Promise: a raw document is bos, its text, eos, with loss on all but bos; special tokens in it stay text. */
+static void t15_texts(void **state)
+{
+    (void)state;
+    hbk_error err;
+    char path[512];
+    t15_file(path, "t15_texts.jsonl", "{\"text\": \"the cat\"}\n{\"id\": 2, \"text\": \"a</s>b\"}\n");
+    hbk_tokenizer *tok = t14_bytes();
+    hbk_dataset d;
+    memset(&d, 0, sizeof d);
+    check_ok(hbk_dataset_add_texts(&d, path, tok, 0, &err));
+    assert_int_equal(d.n, 2);
+    hbk_tokens ids;
+    memset(&ids, 0, sizeof ids);
+    check_ok(hbk_tokenizer_encode(tok, "the cat", 7, 0, &ids, &err));
+    assert_int_equal(d.start[1], ids.n + 2);
+    assert_int_equal(d.tokens.data[0], hbk_tokenizer_bos(tok));
+    assert_memory_equal(d.tokens.data + 1, ids.data, sizeof(int32_t) * (size_t)ids.n);
+    assert_int_equal(d.tokens.data[d.start[1] - 1], hbk_tokenizer_eos(tok));
+    assert_int_equal(d.n_prompt[0], 1);
+    assert_int_equal(t14_count(&d.tokens, hbk_tokenizer_eos(tok)), 2);
+    hbk_tokens_free(&ids);
+
+    t15_file(path, "t15_texts.jsonl", "{\"text\": \"the cat\"}\n{\"txt\": \"a\"}\n");
+    check_error(hbk_dataset_add_texts(&d, path, tok, 0, &err), HBK_ERROR_FORMAT, ":2: has no key \"text\"");
+    assert_int_equal(d.n, 2); /* as before: the first row of the bad file is gone again */
+    assert_int_equal(d.start[2], d.tokens.n);
+    hbk_dataset_free(&d);
+    hbk_tokenizer_free(tok);
+}
+
+typedef struct t15_inputs {
+    char path[512];
+    hbk_tokenizer *tok;
+    hbk_template *t;
+} t15_inputs;
+
+static bool t15_use_pairs(void *ctx, hbk_allocator *a, hbk_error *err)
+{
+    const t15_inputs *in = (const t15_inputs *)ctx;
+    hbk_pairs p;
+    hbk_dataset d;
+    hbk_packer k;
+    memset(&p, 0, sizeof p);
+    memset(&d, 0, sizeof d);
+    memset(&k, 0, sizeof k);
+    p.alloc = d.alloc = a;
+    bool loaded = hbk_pairs_load(&p, in->path, "seed", err);
+    assert_int_equal(p.n, loaded ? 2 : 0);
+    bool added = loaded && hbk_dataset_add_pairs(&d, &p, in->t, in->tok, HBK_FORWARD, NULL, NULL, 0, err);
+    assert_int_equal(d.n, added ? 2 : 0);
+    assert_int_equal(d.tokens.n, added ? d.start[2] : 0);
+    bool more = added && hbk_dataset_add_texts(&d, in->path, in->tok, 0, err);
+    assert_int_equal(d.n, more ? 4 : added ? 2 : 0);
+    bool ok = more && hbk_packer_init(&k, 64, 2, a, err);
+    hbk_packer_free(&k);
+    hbk_dataset_free(&d);
+    hbk_pairs_free(&p);
+    return ok;
+}
+
+/* Promise: whichever allocation fails, the error is memory, nothing leaks and what was there before stays. */
+static void t15_memory_runs_out(void **state)
+{
+    (void)state;
+    t15_inputs in;
+    t15_file(in.path, "t15_memory.jsonl",
+             "{\"instruction\": \"a\", \"output\": \"b\", \"text\": \"e\"}\n"
+             "{\"instruction\": \"c\", \"output\": \"d\", \"text\": \"f\"}\n");
+    in.tok = t14_bytes();
+    in.t = hbk_template_load("plain", NULL, NULL);
+    assert_true(fault_sweep(t15_use_pairs, &in) > 8);
+    hbk_template_free(in.t);
+    hbk_tokenizer_free(in.tok);
+}
+
+static const struct CMUnitTest tests_15[] = {
+    cmocka_unit_test(t15_pairs_load),  cmocka_unit_test(t15_pairs_errors),
+    cmocka_unit_test(t15_tags_by_source), cmocka_unit_test(t15_packing),
+    cmocka_unit_test(t15_too_long),    cmocka_unit_test(t15_texts),
+    cmocka_unit_test(t15_memory_runs_out),
+};

@@ -1,0 +1,490 @@
+/* Chapter 18: cutting, filters and their counts; and the seed conversion of tools/seeds.h. */
+
+#include "../tools/seeds.h"
+
+/* A corpus with its two output files, limits small enough to write tests by hand. */
+typedef struct t18_run {
+    hbk_corpus *c;
+    char out[512], rejects[512];
+    json_t *kept, *dropped; /* after t18_end */
+    hbk_int counts[HBK_DROP_COUNT];
+} t18_run;
+
+static t18_run t18_begin(hbk_int min_chars, hbk_int max_chars, bool keep_all)
+{
+    t18_run r;
+    memset(&r, 0, sizeof r);
+    hbk_corpus_options o = hbk_corpus_defaults();
+    o.min_chars = min_chars;
+    o.max_chars = max_chars;
+    o.keep_all = keep_all;
+    test_tmp(r.out, "t18_out.jsonl");
+    test_tmp(r.rejects, "t18_rejects.jsonl");
+    hbk_error err;
+    r.c = hbk_corpus_new(&o, r.out, r.rejects, NULL, &err);
+    if (!r.c) fail_msg("%s", err.message);
+    return r;
+}
+
+static json_t *t18_rows(const char *path)
+{
+    hbk_error err;
+    json_t *rows = json_array(), *row;
+    hbk_jsonl_reader *reader = hbk_jsonl_open(path, NULL, &err);
+    assert_non_null(reader);
+    while (hbk_jsonl_next(reader, &row, &err) > 0) json_array_append(rows, row);
+    hbk_jsonl_close(reader);
+    return rows;
+}
+
+static void t18_end(t18_run *r)
+{
+    hbk_error err;
+    if (!hbk_corpus_finish(r->c, r->counts, &err)) assert_int_equal(err.code, HBK_ERROR_DATA);
+    r->kept = t18_rows(r->out);
+    r->dropped = t18_rows(r->rejects);
+    assert_int_equal(json_array_size(r->kept), r->counts[HBK_DROP_KEPT]);
+}
+
+static void t18_free(t18_run *r)
+{
+    json_decref(r->kept);
+    json_decref(r->dropped);
+}
+
+static const char *t18_get(const json_t *rows, size_t i, const char *key)
+{
+    const char *s = json_string_value(json_object_get(json_array_get(rows, i), key));
+    return s ? s : "(none)";
+}
+
+static void t18_add(t18_run *r, const char *text, bool markdown, const char *source)
+{
+    hbk_error err;
+    check_ok(hbk_corpus_add_text(r->c, text, strlen(text), markdown, source, &err));
+}
+
+#define T18_ACCENTS \
+    "\xc3\xa9\xc3\xa8\xc3\xa9\xc3\xa8\xc3\xa9\xc3\xa8\xc3\xa9\xc3\xa8\xc3\xa9\xc3\xa8\xc3\xa9\xc3\xa8"
+
+/* Promise: every filter drops its own case, under its own name, and no other; what passes is kept. */
+static void t18_every_drop(void **state)
+{
+    (void)state;
+    static const struct {
+        hbk_drop drop;
+        const char *text;
+    } cases[] = {
+        {HBK_DROP_KEPT, "# A good header\nThis is a text of some length.\n"},
+        {HBK_DROP_EMPTY, "# Another header\n \n\n"},
+        {HBK_DROP_SHORT, "# Another header\nThis is a short one"},
+        {HBK_DROP_LONG, "# Another header\nThis text is much longer than any segment of this test may be, "
+                        "and it has no parts."},
+        {HBK_DROP_HEADER, "# \nThis is a text without a title."},
+        {HBK_DROP_HEADER, "# 2023 !\nThis is a text without letters above."},
+        {HBK_DROP_HEADER, "# BREAKING NEWS\nThis is a text under a shout."},
+        {HBK_DROP_NAVIGATION, "# Our Forums\nThis is a text among others."},
+        {HBK_DROP_NAVIGATION, "# Free newsletter\nThis is a text among others."},
+        {HBK_DROP_REPETITION, "# Another header\nwe like cats a lot . We like cats a lot!"},
+        {HBK_DROP_DUPLICATE, "# A third header\nThis is a text of some length.\n"},
+        {HBK_DROP_SHORT, "# Another header\n" T18_ACCENTS}, /* 12 characters, 24 bytes */
+        {HBK_DROP_KEPT, "# Another header\n" T18_ACCENTS T18_ACCENTS T18_ACCENTS T18_ACCENTS},
+        {HBK_DROP_ENCODING, "# A header\nThis is a text with a byte \xff that is none."},
+    };
+    t18_run r = t18_begin(20, 70, false);
+    hbk_int wanted[HBK_DROP_COUNT] = {0};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        t18_add(&r, cases[i].text, true, "pages/site.md");
+        wanted[cases[i].drop]++;
+    }
+    t18_end(&r);
+    for (int i = 0; i < HBK_DROP_COUNT; i++)
+        if (r.counts[i] != wanted[i])
+            fail_msg("%s: %d, expected %d", hbk_drop_name((hbk_drop)i), (int)r.counts[i], (int)wanted[i]);
+    assert_string_equal(t18_get(r.kept, 0, "id"), "site-1");
+    assert_string_equal(t18_get(r.kept, 0, "text"), "This is a text of some length.");
+    assert_string_equal(t18_get(r.kept, 0, "header"), "A good header");
+    assert_string_equal(t18_get(r.kept, 0, "source"), "pages/site.md");
+    size_t dropped = 0; /* in order; a text of invalid bytes cannot stand in a row */
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        if (cases[i].drop != HBK_DROP_KEPT && cases[i].drop != HBK_DROP_ENCODING)
+            assert_string_equal(t18_get(r.dropped, dropped++, "reason"), hbk_drop_name(cases[i].drop));
+    assert_int_equal(json_array_size(r.dropped), dropped);
+    assert_string_equal(t18_get(r.dropped, 0, "id"), "site-2");
+    t18_free(&r);
+}
+
+/* Promise: the same documents before any filter: all but what has no text or no valid bytes. */
+static void t18_keep_all(void **state)
+{
+    (void)state;
+    t18_run r = t18_begin(20, 70, true);
+    t18_add(&r, "# LOGIN\nx", true, "a.md");
+    t18_add(&r, "# LOGIN\nx", true, "a.md");
+    t18_add(&r, "# Empty\n", true, "a.md");
+    t18_add(&r, "# Bad\n\xc3", true, "a.md");
+    t18_end(&r);
+    assert_int_equal(r.counts[HBK_DROP_KEPT], 2);
+    assert_int_equal(r.counts[HBK_DROP_EMPTY], 1);
+    assert_int_equal(r.counts[HBK_DROP_ENCODING], 1);
+    t18_free(&r);
+}
+
+/* Promise: a heading's segment holds its sub-sections; where that is too long, its opening text and its
+   sub-headings are segments of their own; fenced code has no headings. */
+static void t18_markdown_trees(void **state)
+{
+    (void)state;
+    static const char text[] = "---\ntitle: settings\n---\n"
+                               "Before any heading.\n"
+                               "# Big\n"
+                               "Opening.\n"
+                               "## One ##\n"
+                               "Text one.\n"
+                               "### Deep\n"
+                               "Text deep.\n"
+                               "## Two\n"
+                               "```\n# no heading\n```\n"
+                               "Under\n-----\nText under.\n"
+                               "#hashtag and\n"
+                               "# Last\n\nEnd.\n";
+    for (int wide = 0; wide < 2; wide++) {
+        static const char *const headers[2][6] = {{"", "Big", "One", "Two", "Under", "Last"},
+                                                  {"", "Big", "Last"}};
+        static const char *const texts[6] = {"Before any heading.", "Opening.",
+                                             "Text one.\n### Deep\nText deep.", "```\n# no heading\n```",
+                                             "Text under.\n#hashtag and", "End."};
+        t18_run r = t18_begin(1, wide ? 1000 : 40, true);
+        t18_add(&r, text, true, "tree.md");
+        t18_end(&r);
+        assert_int_equal(json_array_size(r.kept), wide ? 3 : 6);
+        for (size_t i = 0; i < json_array_size(r.kept); i++) {
+            assert_string_equal(t18_get(r.kept, i, "header"), headers[wide][i]);
+            if (!wide) assert_string_equal(t18_get(r.kept, i, "text"), texts[i]);
+        }
+        if (wide) assert_memory_equal(t18_get(r.kept, 1, "text"), "Opening.\n## One ##\nText one.", 28);
+        t18_free(&r);
+    }
+}
+
+/* Promise: plain text is one segment if it fits, else as many paragraphs at a time as fit; every segment is
+   a piece of the document; lengths are code points, not bytes. */
+static void t18_plain_cuts(void **state)
+{
+    (void)state;
+    t18_run r = t18_begin(1, 12, true);
+    t18_add(&r, "\n twelve chars\n", false, "x/fit.txt");
+    t18_add(&r, "one\n\ntwo\nt\n\n \nthree\n\na very long paragraph\n\nend", false, "x/cut.txt");
+    t18_add(&r, "line one\nline two\nand", false, "lines.txt"); /* no blank line: lines are paragraphs */
+    t18_add(&r, T18_ACCENTS "\n\nabc", false, "e.txt");
+    t18_end(&r);
+    static const char *const wanted[][2] = {
+        {"fit-1", "twelve chars"}, {"cut-1", "one\n\ntwo\nt"}, {"cut-2", "three"},
+        {"cut-3", "a very long paragraph"}, {"cut-4", "end"}, {"lines-1", "line one"},
+        {"lines-2", "line two\nand"}, {"e-1", T18_ACCENTS},
+        {"e-2", "abc"}};
+    for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++) {
+        assert_string_equal(t18_get(r.kept, i, "id"), wanted[i][0]);
+        assert_string_equal(t18_get(r.kept, i, "text"), wanted[i][1]);
+    }
+    assert_int_equal(json_array_size(r.kept), 9);
+    t18_free(&r);
+}
+
+/* Promise: rows of JSONL are documents; their ids and addresses are kept; files are told apart by their
+   endings; ids of two files of one name do not collide. */
+static void t18_files(void **state)
+{
+    (void)state;
+    hbk_error err;
+    char jsonl[512], md[512], txt[512], bad[512];
+    test_tmp(jsonl, "t18_rows.jsonl");
+    test_tmp(md, "t18_page.MD");
+    test_tmp(txt, "t18_page.txt");
+    test_tmp(bad, "t18_bad.jsonl");
+    static const char rows[] =
+        "{\"id\": \"own\", \"text\": \"A text with an id.\", \"url\": \"http://a.b/c\", "
+        "\"title\": \"Head\"}\n"
+        "{\"id\": 7, \"text\": \"A part of it.\\n\\nAnother part of it.\"}\n"
+        "{\"text\": \"A text by itself.\", \"header\": \"\", \"title\": null}\n"
+        "{\"text\": \"One with a \\u0000.\"}\n";
+    check_ok(hbk_file_write(jsonl, rows, sizeof rows - 1, &err));
+    check_ok(hbk_file_write(md, "\xef\xbb\xbf# Head\nUnder it.\n", 20, &err));
+    check_ok(hbk_file_write(txt, "# Head\nNot under it.\n", 21, &err));
+    check_ok(hbk_file_write(bad, "{\"text\": \"a\"}\n{\"text\": 3}\n", 26, &err));
+    t18_run r = t18_begin(1, 22, false);
+    check_ok(hbk_corpus_add_file(r.c, jsonl, &err));
+    check_ok(hbk_corpus_add_file(r.c, md, &err));
+    check_ok(hbk_corpus_add_file(r.c, txt, &err));
+    check_error(hbk_corpus_add_file(r.c, bad, &err), HBK_ERROR_FORMAT,
+                ":2: the value of \"text\" is no string");
+    check_error(hbk_corpus_add_file(r.c, "no/such.txt", &err), HBK_ERROR_FILE, "no/such.txt");
+    t18_end(&r);
+    static const char *const ids[] = {"own",        "7-1",        "7-2",      "t18_rows-1",
+                                      "t18_page-1", "t18_page-2", "t18_bad-1"};
+    assert_int_equal(json_array_size(r.kept), 7);
+    for (size_t i = 0; i < 7; i++) assert_string_equal(t18_get(r.kept, i, "id"), ids[i]);
+    assert_string_equal(t18_get(r.kept, 0, "url"), "http://a.b/c");
+    assert_string_equal(t18_get(r.kept, 0, "header"), "Head");
+    assert_string_equal(t18_get(r.kept, 1, "url"), "(none)");
+    assert_string_equal(t18_get(r.kept, 4, "text"), "Under it.");
+    assert_string_equal(t18_get(r.kept, 5, "text"), "# Head\nNot under it.");
+    assert_string_equal(t18_get(r.kept, 5, "source"), "t18_page.txt");
+    assert_int_equal(r.counts[HBK_DROP_ENCODING], 1);
+    t18_free(&r);
+}
+
+/* Promise: no segment kept is an error that says why, and the counts are there all the same. */
+static void t18_nothing_kept(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t18_run r = t18_begin(600, 3000, false);
+    t18_add(&r, "Too short.", false, "a.txt");
+    t18_add(&r, "Too short as well.", false, "a.txt");
+    check_error(hbk_corpus_finish(r.c, r.counts, &err), HBK_ERROR_DATA, "(2 short)");
+    assert_int_equal(r.counts[HBK_DROP_SHORT], 2);
+    hbk_corpus_options o = hbk_corpus_defaults();
+    o.min_chars = o.max_chars + 1;
+    check_error(hbk_corpus_new(&o, r.out, NULL, NULL, &err), HBK_ERROR_OPTION, "segments of 3001 to 3000");
+}
+
+/* Promise: similarity is shared 3-grams over all 3-grams, whatever case and punctuation, of sentences with
+   five words and more. */
+static void t18_jaccard(void **state)
+{
+    (void)state;
+    static const uint64_t a[] = {1, 2, 3, 5}, b[] = {2, 3, 4};
+    check_near(hbk__jaccard(a, 4, b, 3), 2.0 / 5, 1e-15);
+    check_near(hbk__jaccard(a, 4, a, 4), 1, 1e-15);
+    check_near(hbk__jaccard(a, 0, b, 0), 0, 1e-15);
+    static const struct {
+        const char *text;
+        double worst;
+    } cases[] = {
+        {"", 0},
+        {"the cat sat on the mat", 0},
+        {"The cat sat on it. the CAT, sat on it!", 1},
+        /* the-cat-sat cat-sat-on sat-on-the on-the-mat | .. on-the-rug: 3 of 5 */
+        {"The cat sat on the mat. The cat sat on the rug.", 3.0 / 5},
+        {"The cat sat on the mat\nThe cat sat on the rug", 3.0 / 5},
+        {"Yes it is so. Yes it is so. Yes it is so.", 0},       /* four words */
+        {"a b c a b c a b. a b c a b c", 1},                    /* sets: abc bca cab */
+        {"In v1.2 of it we see. one two three four five", 0},   /* no end inside 1.2 */
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        double worst = -1;
+        assert_true(hbk__repetition(cases[i].text, strlen(cases[i].text), &worst, NULL, NULL));
+        check_near(worst, cases[i].worst, 1e-12);
+    }
+}
+
+/* Promise: the set of hashes knows what it was given, through growth, zero included. */
+static void t18_hash_set(void **state)
+{
+    (void)state;
+    hbk__hash_set s;
+    memset(&s, 0, sizeof s);
+    for (int round = 0; round < 2; round++)
+        for (uint64_t i = 0; i < 1000; i++) {
+            bool had = !round;
+            /* equal low bits, so that they collide */
+            assert_true(hbk__hash_add(&s, i == 0 ? 0 : i * 4096 + 3, &had, NULL));
+            assert_int_equal(had, round);
+        }
+    assert_int_equal(s.n, 1000);
+    hbk_free(NULL, s.slots);
+}
+
+/* Promise: header rules count letters of any script, and navigation words begin at a word. */
+static void t18_headers(void **state)
+{
+    (void)state;
+    check_near(hbk__upper_share("NASA x", 6), 0.8, 1e-12);
+    check_near(hbk__upper_share("\xc3\x89t\xc3\xa9", 5), 1.0 / 3, 1e-12); /* E, t and e, two with accents */
+    check_near(hbk__upper_share("12 - !", 6), -1, 1e-12);
+    check_near(hbk__upper_share("\xe6\x97\xa5\xe6\x9c\xac", 6), 0, 1e-12); /* no capitals there */
+    assert_true(hbk__is_navigation("Quick Links", 11));
+    assert_true(hbk__is_navigation("All ADVERTISEMENTS", 18));
+    assert_false(hbk__is_navigation("How we ported it", 16));
+    assert_false(hbk__is_navigation("Blogin", 6));
+}
+
+static bool t18_use_corpus(void *ctx, hbk_allocator *a, hbk_error *err)
+{
+    static const char text[] = "# One of them\nThe cat sat on the mat. Then it went to sleep at once.\n"
+                               "# Another\nThis is the second text, and it has a few words too.\n";
+    hbk_corpus_options o = hbk_corpus_defaults();
+    o.min_chars = 10;
+    hbk_corpus *c = hbk_corpus_new(&o, (const char *)ctx, NULL, a, err);
+    bool ok = c && hbk_corpus_add_text(c, text, sizeof text - 1, true, "a.md", err);
+    if (c) ok = hbk_corpus_finish(c, NULL, ok ? err : NULL) && ok;
+    return ok;
+}
+
+/* Promise: whichever allocation fails, the error is memory and nothing leaks. */
+static void t18_memory_runs_out(void **state)
+{
+    (void)state;
+    char out[512];
+    test_tmp(out, "t18_memory.jsonl");
+    assert_true(fault_sweep(t18_use_corpus, out) > 4);
+}
+
+/* Promise: of 300 web texts the filters keep a plausible share, and every kept text is a piece of its
+   document, byte for byte. */
+static void t18_c4(void **state)
+{
+    (void)state;
+    char path[512];
+    if (!test_data(path, "instructions/lf_c4_demo.jsonl")) skip();
+    hbk_error err;
+    t18_run r = t18_begin(200, 700, false);
+    check_ok(hbk_corpus_add_file(r.c, path, &err));
+    t18_end(&r);
+    hbk_int total = 0;
+    for (int i = 0; i < HBK_DROP_COUNT; i++) {
+        print_message("    %s %d", hbk_drop_name((hbk_drop)i), (int)r.counts[i]);
+        total += r.counts[i];
+    }
+    print_message(" of %d segments\n", (int)total);
+    assert_true(total >= 300 && r.counts[HBK_DROP_KEPT] > total / 2);
+    json_t *rows = t18_rows(path);
+    size_t row = 0;
+    for (size_t i = 0; i < json_array_size(r.kept); i++) {
+        const char *text = t18_get(r.kept, i, "text");
+        hbk_int length = hbk_utf8_length(text, strlen(text));
+        assert_true(length >= 200 && length <= 700);
+        while (row < json_array_size(rows) && !strstr(t18_get(rows, row, "text"), text)) row++;
+    }
+    assert_true(row < json_array_size(rows)); /* all were found, in the file's order */
+    json_decref(rows);
+    t18_free(&r);
+}
+
+/* Promise: each format gives its first turn, and each row left out is counted under its reason. */
+static void t18_seed_formats(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *format, *rows, *instruction, *output, *id;
+        int fates[TOOL_SEED_FATE_COUNT];
+    } cases[] = {
+        {"alpaca",
+         "[{\"instruction\": \"Add.\", \"input\": \"1 2\", \"output\": \"3\"},"
+         "{\"instruction\": \"Say it.\", \"input\": \"\", \"output\": \" \"}, {\"instruction\": \"Say.\"}]",
+         "Add.\n\n1 2", "3", "seed-1", {1, 0, 0, 0, 0, 1, 1}},
+        {"seed_tasks",
+         "{\"id\": \"t0\", \"instruction\": \"Go.\", \"instances\": "
+         "[{\"input\": \"\", \"output\": \"Gone.\"}]}\n"
+         "{\"id\": \"t1\", \"instruction\": \"Go.\", \"instances\": []}",
+         "Go.", "Gone.", "t0", {1, 0, 0, 0, 0, 0, 1}},
+        {"messages",
+         "{\"messages\": [{\"role\": \"system\", \"content\": \"S\"}, "
+         "{\"role\": \"user\", \"content\": \"U\"},"
+         "{\"role\": \"assistant\", \"content\": \"A\"}, {\"role\": \"user\", \"content\": \"V\"}]}\n"
+         "{\"messages\": [{\"role\": \"assistant\", \"content\": \"A\"}]}\n"
+         "{\"messages\": [{\"role\": \"user\", \"content\": \"A\"}]}",
+         "U", "A", "seed-1", {1, 0, 0, 0, 2, 0, 0}},
+        {"sharegpt",
+         "{\"id\": \"c\", \"conversations\": [{\"from\": \"human\", \"value\": \"U\"},"
+         "{\"from\": \"gpt\", \"value\": \"A\"}]}",
+         "U", "A", "c", {1, 0, 0, 0, 0, 0, 0}},
+        {"sharegpt", "{\"conversations\": [\"U\", \"A\"]}", "U", "A", "seed-1", {1, 0, 0, 0, 0, 0, 0}},
+        {"guanaco",
+         "{\"text\": \"### Human: U ### Assistant: A\\n### Human: V### Assistant: B\"}\n"
+         "{\"text\": \"### Human: U\"}",
+         "U", "A", "seed-1", {1, 0, 0, 0, 1, 0, 0}},
+        {"oasst",
+         "{\"message_tree_id\": \"m\", \"prompt\": {\"text\": \"U\", \"lang\": \"en\", \"replies\": ["
+         "{\"text\": \"B\", \"lang\": \"en\", \"role\": \"assistant\", \"rank\": 1},"
+         "{\"text\": \"A\", \"lang\": \"en\", \"role\": \"assistant\", \"rank\": 0}]}}\n"
+         "{\"prompt\": {\"text\": \"U\", \"lang\": \"de\", \"replies\": ["
+         "{\"text\": \"A\", \"lang\": \"en\", \"role\": \"assistant\", \"rank\": 0}]}}\n"
+         "{\"prompt\": {\"text\": \"U\", \"lang\": \"en\", \"replies\": ["
+         "{\"text\": \"A\", \"lang\": \"fr\", \"role\": \"assistant\", \"rank\": 0}]}}\n"
+         "{\"prompt\": {\"text\": \"U\", \"lang\": \"en\", \"deleted\": true, \"replies\": ["
+         "{\"text\": \"A\", \"lang\": \"en\", \"role\": \"assistant\", \"rank\": 0}]}}\n"
+         "{\"prompt\": {\"text\": \"U\", \"lang\": \"en\", \"replies\": ["
+         "{\"text\": \"A\", \"lang\": \"en\", \"role\": \"assistant\", \"rank\": null}]}}\n"
+         "{\"prompt\": {\"text\": \"U\", \"lang\": \"en\"}}",
+         "U", "A", "m", {1, 2, 1, 2, 0, 0, 0}},
+    };
+    char in[512], out[512];
+    test_tmp(in, "t18_seeds_in.jsonl");
+    test_tmp(out, "t18_seeds_out.jsonl");
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        hbk_error err;
+        tool_seed_counts counts;
+        check_ok(hbk_file_write(in, cases[i].rows, strlen(cases[i].rows), &err));
+        check_ok(tool_seeds(in, out, 0, &counts, &err));
+        assert_string_equal(counts.format, cases[i].format);
+        hbk_int sum = 0;
+        for (int k = 0; k < TOOL_SEED_FATE_COUNT; k++) {
+            if (counts.fates[k] != cases[i].fates[k])
+                fail_msg("%s: %d %s", counts.format, (int)counts.fates[k],
+                         tool_seed_fate_name((tool_seed_fate)k));
+            sum += counts.fates[k];
+        }
+        assert_int_equal(sum, counts.rows);
+        json_t *rows = t18_rows(out);
+        assert_int_equal(json_array_size(rows), 1);
+        assert_string_equal(t18_get(rows, 0, "id"), cases[i].id);
+        assert_string_equal(t18_get(rows, 0, "instruction"), cases[i].instruction);
+        assert_string_equal(t18_get(rows, 0, "output"), cases[i].output);
+        assert_string_equal(t18_get(rows, 0, "source"), "seed");
+        json_decref(rows);
+    }
+    hbk_error err;
+    tool_seed_counts counts;
+    check_ok(hbk_file_write(in, "{\"a\": 1}\n", 9, &err));
+    check_error(tool_seeds(in, out, 0, &counts, &err), HBK_ERROR_UNSUPPORTED, ":1: no format that is known");
+    check_ok(hbk_file_write(in, "{\"conversations\": []}\n", 22, &err));
+    check_error(tool_seeds(in, out, 0, &counts, &err), HBK_ERROR_DATA, "no pair in 1 rows");
+}
+
+/* Promise: of 100 Open Assistant trees, all English, the 99 with a ranked first reply become pairs, which
+   chapter 15 reads back; the public files of other formats convert too. */
+static void t18_seed_files(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name, *format;
+        int rows, written;
+    } cases[] = {{"instructions/oasst_en_100_tree.jsonl", "oasst", 100, 99},
+                 {"instructions/seed_tasks.jsonl", "seed_tasks", 175, -1},
+                 {"instructions/lf_alpaca_en_demo.json", "alpaca", 999, -1},
+                 {"instructions/fastchat_dummy_conversation.json", "sharegpt", -1, -1}};
+    char path[512], out[512];
+    if (!test_data(path, cases[0].name)) skip();
+    test_tmp(out, "t18_seeds_out.jsonl");
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        hbk_error err;
+        tool_seed_counts counts;
+        assert_true(test_data(path, cases[i].name));
+        check_ok(tool_seeds(path, out, 0, &counts, &err));
+        print_message("    %s: %d of %d\n", counts.format, (int)counts.fates[0], (int)counts.rows);
+        assert_string_equal(counts.format, cases[i].format);
+        if (cases[i].rows >= 0) assert_int_equal(counts.rows, cases[i].rows);
+        if (cases[i].written >= 0) assert_int_equal(counts.fates[TOOL_SEED_WRITTEN], cases[i].written);
+        hbk_pairs p;
+        memset(&p, 0, sizeof p);
+        check_ok(hbk_pairs_load(&p, out, "seed", &err));
+        assert_int_equal(p.n, counts.fates[TOOL_SEED_WRITTEN]);
+        if (i == 0)
+            assert_string_equal(p.data[0].instruction, "How can I find the best 401k plan for my needs?");
+        hbk_pairs_free(&p);
+        check_ok(tool_seeds(path, out, 5, &counts, &err));
+        assert_int_equal(counts.fates[TOOL_SEED_WRITTEN], 5);
+    }
+}
+
+static const struct CMUnitTest tests_18[] = {
+    cmocka_unit_test(t18_every_drop),   cmocka_unit_test(t18_keep_all),
+    cmocka_unit_test(t18_markdown_trees), cmocka_unit_test(t18_plain_cuts),
+    cmocka_unit_test(t18_files),        cmocka_unit_test(t18_nothing_kept),
+    cmocka_unit_test(t18_jaccard),      cmocka_unit_test(t18_hash_set),
+    cmocka_unit_test(t18_headers),      cmocka_unit_test(t18_memory_runs_out),
+    cmocka_unit_test(t18_c4),           cmocka_unit_test(t18_seed_formats),
+    cmocka_unit_test(t18_seed_files),
+};
