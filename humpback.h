@@ -602,7 +602,8 @@ HBK_DEF bool hbk_model_logits(hbk_acts *a, const hbk_model *m, const hbk_batch *
 
 /* ==== 12  WEIGHT FILES ======================================================= [hbk_safetensors_*] */
 
-/* A safetensors file, mapped and checked whole when opened. */
+/* A safetensors file, mapped and checked whole when opened. It owns its tensors, and their data, until it is
+   closed. Thread safety: read-only once open. */
 typedef struct hbk_safetensors hbk_safetensors;
 typedef struct hbk_tensor {
     const char *name;
@@ -893,8 +894,8 @@ HBK_DEF void hbk_trainer_free(hbk_trainer *t);
 /* Adds the gradient of one batch; scale as in hbk_pass. */
 HBK_DEF bool hbk_trainer_accumulate(hbk_trainer *t, const hbk_batch *b, double scale, double *loss,
                                     hbk_error *err);
-/* Clips, steps with learning rate lr, clears the gradients. A gradient that is not finite is an error, and
-   the weights stay. *grad_norm (may be NULL): before clipping. */
+/* Clips, steps with learning rate lr, clears the gradients. A gradient that is not finite is an error: it is
+   cleared, and the weights stay. *grad_norm (may be NULL): before clipping. */
 HBK_DEF bool hbk_trainer_update(hbk_trainer *t, double lr, double *grad_norm, hbk_error *err);
 HBK_DEF const hbk_model *hbk_trainer_model(const hbk_trainer *t);     /* the weights in training (or base) */
 HBK_DEF const hbk_adapter *hbk_trainer_adapter(const hbk_trainer *t); /* NULL in full training */
@@ -1008,9 +1009,9 @@ typedef struct hbk_curate_options {
 } hbk_curate_options;
 HBK_DEF hbk_curate_options hbk_curate_defaults(void);
 
-/* The rating in a model's reply: the last "Score:" (any case, a blank before the colon and bold marks
-   allowed) followed by a number from 1 to 5, "4/5" and "4.5" included. NAN if there is none: never a
-   default. */
+/* The rating in a model's reply: the last "Score:" (any case, a word of its own, a blank before the colon and
+   bold marks allowed) followed by a number from 1 to 5, "4/5" and "4.5" included. A range, another scale, or
+   a last label without a number give NAN, like a reply without any label: never a default. */
 HBK_DEF double hbk_rating_parse(const char *reply);
 
 /* Counts of one curation; kept / n is what decision makers look at. */
@@ -1049,7 +1050,7 @@ typedef struct hbk_loop_options {
     hbk_train_options myx, m0, mt; /* backward model, M0, M1 and later */
     hbk_decode_options augment;
     hbk_curate_options curate;
-    uint64_t seed;            /* of everything that is sampled */
+    uint64_t seed;            /* of everything that is sampled, in place of augment's and curate's own */
     bool force;               /* other options than the folder's: move its files aside and start anew */
 } hbk_loop_options;
 HBK_DEF hbk_loop_options hbk_loop_defaults(void);
@@ -1155,6 +1156,12 @@ typedef struct hbk_comm {
 
 #ifdef __cplusplus
 extern "C" {
+#endif
+
+/* clang warns where it finds no use in vectorising a loop that asks for it; that is fine with us */
+#ifdef __clang__
+#pragma clang diagnostic push
+#pragma clang diagnostic ignored "-Wpass-failed"
 #endif
 
 #ifndef HBK_ASSERT
@@ -4327,10 +4334,11 @@ static void hbk__gemm(bool ta, bool tb, hbk_int M, hbk_int N, hbk_int K, hbk_rea
 #endif
     for (hbk_int i = 0; i < M; i++)
         for (hbk_int j = 0; j < N; j++) {
-            hbk_real sum = 0;
+            double sum = 0;
             for (hbk_int k = 0; k < K; k++)
-                sum += (ta ? a[k * lda + i] : a[i * lda + k]) * (tb ? b[j * ldb + k] : b[k * ldb + j]);
-            c[i * ldc + j] = alpha * sum + (beta != 0 ? beta * c[i * ldc + j] : 0);
+                sum += (double)(ta ? a[k * lda + i] : a[i * lda + k]) *
+                       (double)(tb ? b[j * ldb + k] : b[k * ldb + j]);
+            c[i * ldc + j] = alpha * (hbk_real)sum + (beta != 0 ? beta * c[i * ldc + j] : 0);
         }
 }
 #else
@@ -5789,10 +5797,10 @@ typedef struct hbk__st_type {
 
 /* In the reference's order, whose writer puts the last type first. */
 static const hbk__st_type hbk__st_types[] = {
-    {"BOOL", 8},    {"F4", 4},      {"F6_E2M3", 6},     {"F6_E3M2", 6},     {"U8", 8},      {"I8", 8},
-    {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8},     {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8},
-    {"I16", 16},    {"U16", 16},    {"F16", 16},        {"BF16", 16},       {"I32", 32}, {"U32", 32},
-    {"F32", 32},    {"C64", 64},    {"F64", 64},        {"I64", 64},        {"U64", 64}};
+    {"BOOL", 8}, {"F4", 4},   {"F6_E2M3", 6}, {"F6_E3M2", 6},     {"U8", 8},          {"I8", 8},
+    {"F8_E5M2", 8},           {"F8_E4M3", 8}, {"F8_E8M0", 8},     {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8},
+    {"I16", 16}, {"U16", 16}, {"F16", 16},    {"BF16", 16},       {"I32", 32},        {"U32", 32},
+    {"F32", 32}, {"C64", 64}, {"F64", 64},    {"I64", 64},        {"U64", 64}};
 
 static int hbk__st_type_of(const char *name)
 {
@@ -5801,7 +5809,8 @@ static int hbk__st_type_of(const char *name)
     return -1;
 }
 
-/* Fills n_elements and bytes from dtype and shape; false if there is no such size. */
+/* Fills n_elements and bytes from dtype and shape; false if there is no such size: an unknown type, an
+   overflow, or a last byte that elements of less than a byte fill only in part. */
 static bool hbk__tensor_size(hbk_tensor *t)
 {
     int type = hbk__st_type_of(t->dtype);
@@ -5830,7 +5839,7 @@ static bool hbk__check_pointer(const hbk_mapping *map, const char *path, hbk_err
                        "is a git-lfs pointer, not the file itself: fetch it with `git lfs pull`");
 }
 
-/* An empty table over the mapped file. */
+/* An empty table over the mapped file; safetensors fill it from their header, llama2.c from its order. */
 static hbk_safetensors *hbk__st_map(const char *path, hbk_allocator *alloc, hbk_error *err)
 {
     hbk_safetensors *s = HBK__NEW(alloc, hbk_safetensors, 1, err);
@@ -5865,6 +5874,7 @@ static bool hbk__st_reserve(hbk_safetensors *s, hbk_int n, hbk_int name_bytes, h
     return s->names != NULL;
 }
 
+/* Appends an entry; the name is copied, because the JSON that holds it is gone after opening. */
 static hbk_tensor *hbk__st_add(hbk_safetensors *s, const char *name)
 {
     size_t n = strlen(name) + 1;
@@ -5895,7 +5905,8 @@ static void hbk__st_sort(hbk_safetensors *s)
     qsort(s->by_name, (size_t)s->n, sizeof *s->by_name, hbk__by_name);
 }
 
-/* One entry of the header, into t. */
+/* One entry of the header, into t. Nothing in it is believed: a pointer is formed only once the offsets are
+   inside the file and agree with type and shape. */
 static bool hbk__st_entry(const hbk_safetensors *s, hbk_tensor *t, const json_t *entry, hbk_int header,
                           hbk_error *err)
 {
@@ -5940,6 +5951,7 @@ static bool hbk__st_entry(const hbk_safetensors *s, hbk_tensor *t, const json_t 
     return true;
 }
 
+/* Metadata are kept for the aliases that they hold. `meta` is NULL where the header has none. */
 static bool hbk__st_metadata(hbk_safetensors *s, json_t *meta, hbk_error *err)
 {
     const char *key;
@@ -5975,10 +5987,10 @@ static bool hbk__st_table(hbk_safetensors *s, json_t *header, hbk_int start, hbk
         const unsigned char *data = (const unsigned char *)t->data;
         if (data != at)
             return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0,
-                               "tensor %s: begins at byte %lld of the data, %s %lld, the end of the others",
+                               "tensor %s: begins at byte %lld of the data, but those before it end at %lld: "
+                               "%s",
                                t->name, (long long)(data - s->map.data - start),
-                               data < at ? "overlapping" : "a gap after",
-                               (long long)(at - s->map.data - start));
+                               (long long)(at - s->map.data - start), data < at ? "an overlap" : "a gap");
         at += t->bytes;
     }
     return at == last ||
@@ -6032,6 +6044,8 @@ HBK_DEF const char *hbk_safetensors_meta(const hbk_safetensors *s, const char *k
     return json_string_value(json_object_get(s->meta, key));
 }
 
+/* By its very name. A search in an own sorted table, since lookups in stb_ds's maps write to them, and an
+   open file may be shared. */
 static const hbk_tensor *hbk__st_find(const hbk_safetensors *s, const char *name)
 {
     hbk_int low = 0, high = s->n;
@@ -6137,6 +6151,8 @@ static double hbk__dtype_limit(hbk_dtype t)
     return ldexp(2 - ldexp(1, t == HBK_BF16 ? -8 : -24), 127);
 }
 
+/* The numbers of one tensor. A trainer that diverged must not replace a good file by one full of NaN, nor a
+   narrow type turn large weights into infinities: both end the writing. */
 static bool hbk__st_put(int fd, const char *path, const hbk__st_item *item, hbk_allocator *alloc,
                         hbk_error *err)
 {
@@ -6311,6 +6327,7 @@ static void hbk__read_eos(hbk__fields *f, hbk_config *c)
     }
 }
 
+/* `original` is the context length that some files give beside the scaling instead of inside it. */
 static void hbk__read_llama3(hbk__fields *f, hbk_config *c, hbk_int original)
 {
     c->rope_low_freq_factor = hbk__field_real(f, "low_freq_factor", 0);
@@ -6360,6 +6377,8 @@ static void hbk__read_rope(hbk__fields *f, hbk_config *c)
     f->o = whole;
 }
 
+/* Qwen, Mistral and the like differ from LLaMA in biases, windows or norms while their tensors have the same
+   names: the configuration is the only place to tell them apart. */
 static bool hbk__read_config(hbk__fields *f, hbk_config *c)
 {
     const char *model = json_string_value(hbk__json_field(f, "model_type"));
@@ -6488,6 +6507,7 @@ static const hbk_tensor *hbk__source_find(const hbk__source *s, const char *name
     return NULL;
 }
 
+/* Fails with the name of a tensor that was not found, and of the shard that should hold it. */
 static bool hbk__missing(const hbk__source *s, const char *name, hbk_error *err)
 {
     const char *shard = json_string_value(json_object_get(s->shard_of, name));
@@ -6535,6 +6555,7 @@ typedef struct hbk__place {
     hbk_slot slot; /* of a projection; else HBK_N_SLOTS */
 } hbk__place;
 
+/* The inverse of hbk_tensor_at: a name's place, or false for a name that no tensor of m has. */
 static bool hbk__place_of(hbk_model *m, const char *name, hbk__place *p)
 {
     hbk_int layer = 0;
@@ -6676,6 +6697,8 @@ static bool hbk__bind(hbk_model *m, hbk__source *src, hbk_error *err)
 
 /* ---- 12.5 folders ----------------------------------------------------------- */
 
+/* Opens every file that the index names. A name with a folder in it could read any file of the machine;
+   total_size, often wrong after an edit, is not looked at. */
 static bool hbk__open_shards(hbk__source *s, const char *index_path, hbk_error *err)
 {
     const char *name;
@@ -6763,7 +6786,8 @@ static const char *const hbk__llama2c_order[2][13] = {
      ".self_attn.k_proj", ".self_attn.v_proj", ".self_attn.o_proj", ".mlp.gate_proj", ".mlp.down_proj",
      ".mlp.up_proj", HBK__HEAD, NULL}};
 
-/* The sizes in the header, and where the floats begin. */
+/* The sizes in the header, and where the floats begin. Without a magic number, sizes that make sense are what
+   tells version 0 from a file that is none. */
 static bool hbk__llama2c_header(const hbk_safetensors *s, hbk_config *c, int *version, hbk_int *start,
                                 hbk_error *err)
 {
@@ -6799,6 +6823,7 @@ static bool hbk__llama2c_header(const hbk_safetensors *s, hbk_config *c, int *ve
                        "is no model: expected a llama2.c .bin, or a folder with config.json and safetensors");
 }
 
+/* The second test of version 0, and the bounds check of both: after it, no tensor can leave the file. */
 static bool hbk__llama2c_length(const hbk_safetensors *s, const hbk_config *c, int version, hbk_int start,
                                 hbk_error *err)
 {
@@ -7056,6 +7081,7 @@ static bool hbk__adapter_collect(const hbk_safetensors *s, const hbk_config *c, 
                        "holds no tensor: nothing was trained, or nothing saved");
 }
 
+/* Whether each adapted projection has A and B in every layer, and what the configuration lists is there. */
 static bool hbk__adapter_complete(const hbk_safetensors *s, const hbk_config *c, const hbk_tensor **found,
                                   unsigned targets, unsigned listed, hbk_error *err)
 {
@@ -7204,6 +7230,7 @@ HBK_DEF bool hbk_adapter_save(const hbk_adapter *a, const char *dir, const char 
     hbk_free(a->alloc, tensors);
     return ok && hbk__adapter_config_save(a, dir, base_name, dropout, err);
 }
+
 /* ==== 13  GENERATION =========================================================
 
    Keys and values of past tokens are kept, so that a new token costs one pass over the weights. Reading
@@ -7380,6 +7407,16 @@ static void hbk__session_pass(hbk_session *s, hbk_int N, hbk_int n_spans, hbk_in
     }
 }
 
+static bool hbk__ids_known(const hbk_session *s, const int32_t *ids, hbk_int n, hbk_error *err)
+{
+    for (hbk_int i = 0; i < n; i++)
+        if (ids[i] < 0 || ids[i] >= s->m->config.vocab_size)
+            return hbk_fail(err, HBK_ERROR_RANGE,
+                            "token %lld is id %d, expected 0 to %lld; is this the model's own tokenizer?",
+                            (long long)i, (int)ids[i], (long long)s->m->config.vocab_size - 1);
+    return true;
+}
+
 HBK_DEF bool hbk_session_feed(hbk_session *s, const hbk_feed *feeds, hbk_int n_feeds, bool all,
                               hbk_real *logits, hbk_error *err)
 {
@@ -7389,10 +7426,7 @@ HBK_DEF bool hbk_session_feed(hbk_session *s, const hbk_feed *feeds, hbk_int n_f
         if (s->length[p->slot] + p->n > s->max_length)
             return hbk_fail(err, HBK_ERROR_RANGE, "%lld tokens after %lld exceed the session's %lld per sequence",
                             (long long)p->n, (long long)s->length[p->slot], (long long)s->max_length);
-        for (hbk_int i = 0; i < p->n; i++)
-            if (p->tokens[i] < 0 || p->tokens[i] >= s->m->config.vocab_size)
-                return hbk_fail(err, HBK_ERROR_RANGE, "token %lld is id %d, expected 0 to %lld", (long long)i,
-                                (int)p->tokens[i], (long long)s->m->config.vocab_size - 1);
+        if (!hbk__ids_known(s, p->tokens, p->n, err)) return false;
     }
     hbk_int N = 0, n_spans = 0, n_rows = 0, fed = 0;
     for (hbk_int f = 0; f < n_feeds; f++)
@@ -7633,8 +7667,10 @@ HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error 
     s->length[0] = 0;
     for (hbk_int i = 0; ok && i < n; i++) {
         hbk_scoring *p = &items[i];
-        p->log_likelihood = NAN;
+        p->log_likelihood = (double)NAN;
         if (p->n_prompt < 1 || p->n_continuation < 1 || p->n_prompt + p->n_continuation > s->max_length) continue;
+        ok = hbk__ids_known(s, p->continuation, p->n_continuation, err); /* its last id is never fed */
+        if (!ok) break;
         hbk_int same = 0; /* what of the last prompt can stay: all of it, or a shared beginning */
         if (held)
             while (same < held->n_prompt && same < p->n_prompt && held->prompt[same] == p->prompt[same]) same++;
@@ -8405,7 +8441,7 @@ HBK_DEF bool hbk_dataset_add_texts(hbk_dataset *d, const char *path, const hbk_t
     json_t *row;
     int got;
     while ((got = hbk_jsonl_next(reader, &row, err)) > 0) {
-        const char *text;
+        const char *text = "";
         ids.n = 0;
         if (bos >= 0) hbk_tokens_push(&ids, bos);
         bool ok = hbk__row_text(row, "text", &text, path, hbk_jsonl_line(reader), err) &&
@@ -8508,15 +8544,17 @@ HBK_DEF hbk_batch hbk_packer_batch(const hbk_packer *p)
    The schedule's floor is an absolute learning rate: the paper ends at 9e-6, and a public replication that
    took this number for a multiplier trained its last steps with next to nothing. */
 
+/* c1 = 1 - b1 and c2 = 1 - b2 come in, subtracted in double: 1 - 0.999f is off by 5e-5 of itself, which the
+   bias correction would not know. */
 HBK__CLONES
 static void hbk__adamw_chunk(hbk_real *w, hbk_real *m, hbk_real *v, const hbk_real *g, hbk_int n, hbk_real scale,
-                             hbk_real b1, hbk_real b2, hbk_real rate, hbk_real root, hbk_real eps,
+                             hbk_real c1, hbk_real c2, hbk_real rate, hbk_real root, hbk_real eps,
                              hbk_real decay)
 {
     for (hbk_int i = 0; i < n; i++) {
         hbk_real gi = g[i] * scale;
-        m[i] = b1 * m[i] + (1 - b1) * gi;
-        v[i] = b2 * v[i] + (1 - b2) * gi * gi;
+        m[i] += c1 * (gi - m[i]);
+        v[i] += c2 * (gi * gi - v[i]);
 #ifdef HBK_REAL_DOUBLE
         hbk_real s = sqrt(v[i]);
 #else
@@ -8539,7 +8577,7 @@ HBK_DEF void hbk_adamw_step(hbk_real *values, hbk_real *m, hbk_real *v, const hb
 #endif
     for (hbk_int i = 0; i < n; i += HBK__CHUNK)
         hbk__adamw_chunk(values + i, m + i, v + i, grads + i, HBK__MIN(HBK__CHUNK, n - i), (hbk_real)scale,
-                         (hbk_real)o->beta1, (hbk_real)o->beta2, rate, root, (hbk_real)o->eps, decay);
+                         (hbk_real)(1 - o->beta1), (hbk_real)(1 - o->beta2), rate, root, (hbk_real)o->eps, decay);
 }
 
 HBK_DEF double hbk_norm(const hbk_real *g, hbk_int n)
@@ -8567,7 +8605,7 @@ HBK_DEF double hbk_learning_rate(hbk_schedule s, hbk_int step, hbk_int steps, hb
     /* 0 at the first step after the warm-up, 1 at the last */
     double t = (double)(step - warmup - 1) / (double)(steps - warmup - 1);
     if (s == HBK_COSINE) t = 0.5 - 0.5 * cos(3.141592653589793 * t);
-    return lr + (lr_end - lr) * t;
+    return lr * (1 - t) + lr_end * t; /* exactly lr_end at t = 1 */
 }
 
 /* ==== 17  FINETUNING =========================================================
@@ -8748,15 +8786,17 @@ static void hbk__trainer_adamw(hbk_trainer *t, double scale, hbk_adamw o)
 HBK_DEF bool hbk_trainer_update(hbk_trainer *t, double lr, double *grad_norm, hbk_error *err)
 {
     double norm = hbk_norm(t->grads, t->n);
-    if (!isfinite(norm))
+    t->passes = 0;
+    if (!isfinite(norm)) {
+        memset(t->grads, 0, (size_t)t->n * sizeof *t->grads); /* or no later step could ever succeed */
         return hbk_fail(err, HBK_ERROR_NUMERIC,
                         "step %lld: the gradient is not finite; the weights are those of the step before. Lower "
                         "the learning rate, or look for a broken example",
                         (long long)t->step + 1);
+    }
     double scale = t->o.clip > 0 && norm > t->o.clip ? t->o.clip / norm : 1;
     hbk_adamw o = {lr, t->o.beta1, t->o.beta2, t->o.eps, t->o.weight_decay};
     t->step++;
-    t->passes = 0;
     hbk__trainer_adamw(t, scale, o);
     memset(t->grads, 0, (size_t)t->n * sizeof *t->grads);
     if (grad_norm) *grad_norm = norm;
@@ -8807,6 +8847,7 @@ HBK_DEF bool hbk_trainer_resume(hbk_trainer *t, const char *path, hbk_error *err
         memcpy(t->v, in[2]->data, in[2]->bytes);
         memcpy(&step, in[3]->data, sizeof step);
         t->step = step;
+        t->passes = 0;
         memset(t->grads, 0, (size_t)t->n * sizeof *t->grads);
     } else {
         hbk_fail_at(err, HBK_ERROR_SHAPE, path, 0,
@@ -8936,6 +8977,7 @@ static uint64_t hbk__model_hash(const hbk_model *m)
 static json_t *hbk__train_json(const hbk__plan *p, const hbk_model *m, const hbk_adapter *init)
 {
     uint64_t data = hbk_hash(0, p->data->tokens.data, (size_t)p->data->tokens.n * sizeof(int32_t));
+    data = hbk_hash(data, p->data->start, (size_t)p->data->n * sizeof(hbk_int));
     data = hbk_hash(data, p->data->n_prompt, (size_t)p->data->n * sizeof(hbk_int));
     if (p->replay) data = hbk_hash(data, p->replay->tokens.data, (size_t)p->replay->tokens.n * sizeof(int32_t));
     if (init) data = hbk_hash(data, init->values, (size_t)init->n_values * sizeof(hbk_real));
@@ -8948,10 +8990,9 @@ static json_t *hbk__train_json(const hbk__plan *p, const hbk_model *m, const hbk
     return NULL;
 }
 
-/* Compares `now` with what DIR/train.json says, or writes that file; a difference is named. */
+/* Compares `now` with what DIR/train.json says; a difference is named. */
 static bool hbk__same_options(const char *path, json_t *now, hbk_error *err)
 {
-    if (!hbk_file_exists(path)) return hbk_json_write(path, now, err);
     json_t *then = hbk_json_read(path, err);
     if (!then) return false;
     const char *key;
@@ -9108,7 +9149,9 @@ HBK_DEF bool hbk_finetune(const hbk_model *m, const hbk_dataset *data, const hbk
               hbk_dir_make(dir, err);
     json_t *options = ok ? hbk__train_json(&plan, m, init) : NULL;
     if (ok && !options) ok = hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for the options of %s", dir);
-    ok = ok && hbk__same_options(f.train, options, err);
+    /* A folder without a checkpoint holds nothing to continue: it may begin anew with other options. */
+    bool begun = ok && hbk_file_exists(f.train) && (hbk_file_exists(f.done) || hbk_file_exists(f.checkpoint));
+    ok = ok && (begun ? hbk__same_options(f.train, options, err) : hbk_json_write(f.train, options, err));
     if (ok && !hbk_file_exists(f.done)) {
         const char *stage = strrchr(dir, '/') ? strrchr(dir, '/') + 1 : dir;
         hbk_int longest = HBK__MAX(data->max_length, plan.replay ? replay->max_length : 0);
@@ -9675,7 +9718,7 @@ HBK_DEF hbk_corpus *hbk_corpus_new(const hbk_corpus_options *o, const char *out_
 }
 
 /* The counter of the segments of sources with this stem: two files NOTES.md share one, so ids are unique. */
-static hbk_int *hbk__stem_counter(hbk_corpus *c, const char *stem)
+static hbk_int *hbk__stem_counter(hbk_corpus *c, char *stem)
 {
     if (!c->stems) stbds_sh_new_strdup(c->stems);
     ptrdiff_t i = stbds_shgeti(c->stems, stem);
@@ -9857,10 +9900,9 @@ typedef struct hbk__stage {
 
 static json_t *hbk__prov(const hbk__stage *s)
 {
-    char hash[24];
-    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)hbk_template_hash(s->t));
-    return json_pack("{s:s s:s s:s s:I}", "adapter", s->prov_adapter ? s->prov_adapter : "", "template",
-                     hbk_template_name(s->t), "template_hash", hash, "seed", (json_int_t)s->o->seed);
+    return json_pack("{s:o s:s s:s s:o s:I}", "model", hbk__hex(hbk__model_hash(s->m)), "adapter",
+                     s->prov_adapter ? s->prov_adapter : "", "template", hbk_template_name(s->t),
+                     "template_hash", hbk__hex(hbk_template_hash(s->t)), "seed", (json_int_t)s->o->seed);
 }
 
 static void hbk__items_clear(hbk__item *items, hbk_int n)
@@ -9925,6 +9967,10 @@ static bool hbk__run_waves(const hbk__stage *s, const char *path, const char *ou
     ok = ok && n == 0;
     if (ok && seen == 0)
         ok = hbk_fail_at(err, HBK_ERROR_DATA, path, 0, "holds no row that %s could use", s->name);
+    if (ok && seen < done)
+        ok = hbk_fail_at(err, HBK_ERROR_DATA, out_path, 0,
+                         "holds %lld rows, more rows than %s has records (%lld): it is not of this input; remove it",
+                         (long long)done, path, (long long)seen);
     if (out && !hbk_jsonl_finish(out, ok ? err : NULL)) ok = false;
     hbk_jsonl_close(in);
     hbk_free(s->alloc, items);
@@ -10033,8 +10079,8 @@ static size_t hbk__word(const char **s, const char **word)
     return n;
 }
 
-/* Does the instruction mostly repeat the text? True if more than half of its runs of ECHO_RUN words stand in
-   `text` (words compared with single blanks between, as they stand in both). */
+/* Does the instruction mostly repeat the text? True if it is the text, or more than half of its runs of
+   ECHO_RUN words stand in `text` (words compared with single blanks between, as they stand in both). */
 static bool hbk__is_echo(const char *instruction, const char *text)
 {
     enum { ECHO_RUN = 6 };
@@ -10052,7 +10098,7 @@ static bool hbk__is_echo(const char *instruction, const char *text)
                 break;
             }
     }
-    return runs > 0 && 2 * found > runs;
+    return strcmp(instruction, text) == 0 || 2 * found > runs;
 }
 
 /* Does the instruction hold a marker of the template, which only the loop may write? */
@@ -10170,58 +10216,71 @@ HBK_DEF hbk_curate_options hbk_curate_defaults(void)
 
 /* ---- reading a rating ------------------------------------------------------------------ */
 
-static bool hbk__mark(char c) /* what may stand around a score without meaning anything */
+static bool hbk__digit(char c)
 {
-    return c == ' ' || c == '\t' || c == '*' || c == '_' || c == '`' || c == '<' || c == '[' || c == '(' ||
-           c == '"' || c == '#';
+    return c >= '0' && c <= '9';
 }
 
-/* If `s` continues "score" with a colon and a rating, its value, and its end in *end; else NAN. */
-static double hbk__score_after(const char *s, const char **end)
+static bool hbk__letter(char c)
 {
-    while (hbk__mark(*s)) s++;
-    if (*s == ':' || *s == '=') s++;
-    else return (double)NAN;
-    while (hbk__mark(*s)) s++;
-    if (*s < '0' || *s > '9') return (double)NAN;
-    double value = 0, unit = 1;
-    for (; *s >= '0' && *s <= '9'; s++) value = value * 10 + (*s - '0');
-    if (*s == '.' && s[1] >= '0' && s[1] <= '9')
-        for (s++; *s >= '0' && *s <= '9'; s++) value += (*s - '0') * (unit /= 10);
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+}
+
+/* Past what may stand around a score without meaning anything. */
+static const char *hbk__skip_marks(const char *s)
+{
+    return s + strspn(s, " \t*_`'\"<[(#");
+}
+
+/* What follows the number at its end `s`: true if it is still a rating, and *end is then past "/5". "4-5" and
+   "4 to 5" are ranges, "4/10" and "4 of 10" on another scale, "4th", "4,5" and "80%" something else. */
+static bool hbk__rating_ends(const char *s, const char **end)
+{
+    static const char *const joins[] = {"/", "out of", "of", "-", "\xe2\x80\x93", "to", "or"};
+    enum { N_SCALES = 3, N_JOINS = 7 };
     *end = s;
-    while (hbk__mark(*s)) s++;
-    if (*s == '/') { /* "4/5" is a 4; a score out of anything else is not on our scale */
-        s++;
-        while (hbk__mark(*s)) s++;
-        if (*s != '5' || (s[1] >= '0' && s[1] <= '9')) return (double)NAN;
-        *end = s + 1;
-    } else if (*s == '-' && s[1] >= '0' && s[1] <= '9') {
-        return (double)NAN; /* "1-5": a range, not a rating */
-    } else if ((*s >= 'a' && *s <= 'z') || (*s >= 'A' && *s <= 'Z') || *s == '%') {
-        return (double)NAN; /* "4th", "4 out of", "80%" */
+    if (hbk__letter(*s) || (*s == ',' && hbk__digit(s[1]))) return false;
+    s = hbk__skip_marks(s);
+    if (*s == '%') return false;
+    for (int i = 0; i < N_JOINS; i++) {
+        size_t n = strlen(joins[i]);
+        const char *second = strncmp(s, joins[i], n) == 0 ? hbk__skip_marks(s + n) : "";
+        if (!hbk__digit(*second)) continue;
+        *end = second + 1;
+        return i < N_SCALES && *second == '5' && !hbk__digit(second[1]) &&
+               !(second[1] == '.' && hbk__digit(second[2]));
     }
-    return value >= 1 && value <= 5 ? value : (double)NAN;
+    return true;
 }
 
-/* The last "score" of the reply, any case, and what follows it; *end is past the rating. */
+/* The rating that begins at `s`, behind a label, and its end in *end; or NAN. */
+static double hbk__rating_at(const char *s, const char **end)
+{
+    double value = 0, unit = 1;
+    s = hbk__skip_marks(s);
+    if (!hbk__digit(*s)) return (double)NAN;
+    for (; hbk__digit(*s); s++) value = value * 10 + (*s - '0');
+    if (*s == '.' && hbk__digit(s[1]))
+        for (s++; hbk__digit(*s); s++) value += (*s - '0') * (unit /= 10);
+    return hbk__rating_ends(s, end) && value >= 1 && value <= 5 ? value : (double)NAN;
+}
+
+/* The reply's last label, the word "score" in any case with a colon, and what it says; *label is past the
+   colon, *end past the rating. The last label counts, even if nothing usable follows it. */
 static double hbk__rating_find(const char *reply, const char **label, const char **end)
 {
-    double rating = (double)NAN;
     *label = *end = NULL;
     for (const char *s = reply; *s; s++) {
         static const char word[] = "score";
         int i = 0;
         while (i < 5 && (s[i] | 32) == word[i]) i++;
         if (i < 5) continue;
-        const char *stop = NULL, *after = s + 5;
-        double value = hbk__score_after(after, &stop);
-        while (hbk__mark(*after)) after++;
-        if (*after != ':' && *after != '=') continue; /* the word, not the label */
-        *label = after + 1;
-        *end = stop;
-        rating = value; /* the last label counts, even if nothing usable follows it */
+        const char *before = s, *after = hbk__skip_marks(s + 5);
+        while (before > reply && before[-1] == '_') before--; /* "__Score__" is bold, "my_score" is not */
+        if (before > reply && (hbk__letter(before[-1]) || hbk__digit(before[-1]))) continue;
+        if (*after == ':' || *after == '=') *label = after + 1; /* else the word, not the label */
     }
-    return rating;
+    return *label ? hbk__rating_at(*label, end) : (double)NAN;
 }
 
 HBK_DEF double hbk_rating_parse(const char *reply)
@@ -10255,10 +10314,10 @@ static int hbk__take_candidate(const hbk__stage *s, hbk__item *item, const char 
     return hbk_template_tokens(s->t, s->tok, &r, &item->prompt, NULL, err) ? 1 : -1;
 }
 
-/* The digits as continuations, and how many tokens the lead and a digit can take at most. */
+/* The digits as continuations, how many tokens one takes at most, and how many with the lead to it. */
 typedef struct hbk__digits {
     hbk_tokens ids[HBK__GRADES];
-    hbk_int reserve;
+    hbk_int longest, reserve;
 } hbk__digits;
 
 static bool hbk__digits_encode(const hbk__stage *s, hbk__digits *d, hbk_error *err)
@@ -10279,8 +10338,9 @@ static bool hbk__digits_encode(const hbk__stage *s, hbk__digits *d, hbk_error *e
                               "the vocabulary cannot spell the digit %d, which the expected read-out needs; use "
                               "--readout text",
                               k + 1);
-        d->reserve = HBK__MAX(d->reserve, lead.n + 2 + d->ids[k].n);
+        d->longest = HBK__MAX(d->longest, d->ids[k].n);
     }
+    d->reserve = lead.n + 2 + d->longest;
     hbk_tokens_free(&lead);
     return ok;
 }
@@ -10329,7 +10389,7 @@ static bool hbk__lead_to_score(const hbk__stage *s, const char *reasoning, hbk_t
 
 static double hbk__expected_of(const hbk_scoring *p)
 {
-    double max = -INFINITY, sum = 0, mean = 0;
+    double max = (double)-INFINITY, sum = 0, mean = 0;
     for (int k = 0; k < HBK__GRADES; k++) {
         if (isnan(p[k].log_likelihood)) return (double)NAN;
         max = fmax(max, p[k].log_likelihood);
@@ -10342,30 +10402,43 @@ static double hbk__expected_of(const hbk_scoring *p)
     return mean / sum;
 }
 
-/* score[i] of every vote: its prompt and reasoning are led to the label, and the five digits scored. */
+/* A rating prompt with its reasoning, led to the label. Reasoning that grows beyond the limit where its text
+   is encoded anew is left out: the room for the label and a digit is always there. */
+static bool hbk__score_prompt(const hbk__stage *s, const hbk_tokens *prompt, const char *reasoning,
+                              const hbk__digits *d, hbk_tokens *out, hbk_error *err)
+{
+    hbk_tokens_append(out, prompt->data, prompt->n);
+    if (!hbk__lead_to_score(s, reasoning, out, err)) return false;
+    if (out->n + d->longest <= hbk__length_limit(s)) return true;
+    out->n = prompt->n;
+    return hbk__lead_to_score(s, "", out, err);
+}
+
+/* score[i] of every vote r[i]: its prompt and reasoning are led to the label, and the five digits scored. */
 static bool hbk__expected(const hbk__stage *s, const hbk__item *items, hbk_int n, hbk_int votes,
-                          hbk_text *texts, const hbk__digits *d, double *score, hbk_error *err)
+                          const hbk_request *r, const hbk_text *texts, const hbk__digits *d, double *score,
+                          hbk_error *err)
 {
     hbk_int total = n * votes, longest = 1;
     hbk_tokens *prompts = HBK__NEW(s->alloc, hbk_tokens, total, err);
     hbk_scoring *p = prompts ? HBK__NEW(s->alloc, hbk_scoring, total * HBK__GRADES, err) : NULL;
     bool ok = p != NULL;
     for (hbk_int i = 0; ok && i < total; i++) {
+        bool too_long = r[i].finish == HBK_FINISH_TOO_LONG; /* not rated, whatever else the wave holds */
         prompts[i].alloc = s->alloc;
-        hbk_tokens_append(&prompts[i], items[i / votes].prompt.data, items[i / votes].prompt.n);
-        ok = hbk__lead_to_score(s, hbk_text_string(&texts[i]), &prompts[i], err) &&
-             hbk_tokens_ok(&prompts[i], err);
-        if (prompts[i].n + d->reserve <= hbk__length_limit(s)) longest = HBK__MAX(longest, prompts[i].n);
+        ok = too_long || hbk__score_prompt(s, &items[i / votes].prompt, hbk_text_string(&texts[i]), d,
+                                           &prompts[i], err);
+        longest = HBK__MAX(longest, prompts[i].n);
         for (int k = 0; k < HBK__GRADES; k++) {
             hbk_scoring *q = &p[i * HBK__GRADES + k];
             q->prompt = prompts[i].data;
-            q->n_prompt = prompts[i].n;
+            q->n_prompt = prompts[i].n; /* 0 gives NAN */
             q->continuation = d->ids[k].data;
             q->n_continuation = d->ids[k].n;
         }
     }
     hbk_session *session =
-        ok ? hbk_session_new(s->m, s->adapter, 1, longest + d->reserve, s->alloc, err) : NULL;
+        ok ? hbk_session_new(s->m, s->adapter, 1, longest + d->longest, s->alloc, err) : NULL;
     ok = session && hbk_score(session, p, total * HBK__GRADES, err);
     for (hbk_int i = 0; ok && i < total; i++) score[i] = hbk__expected_of(p + i * HBK__GRADES);
     hbk_session_free(session);
@@ -10401,12 +10474,13 @@ static bool hbk__rating_row(const hbk__stage *s, const hbk__item *item, const hb
                           err);
 }
 
-/* A spelled rating; one at the very end of a reply that was cut off may have lost digits, and is none. */
+/* A spelled rating; of a reply that was cut off the last line may have lost its end, "4" of "4.5" or "4/10",
+   and holds none. */
 static double hbk__text_rating(const char *text, hbk_finish finish)
 {
     const char *label, *end;
     double rating = hbk__rating_find(text, &label, &end);
-    return finish == HBK_FINISH_LENGTH && end && !*end ? (double)NAN : rating;
+    return finish == HBK_FINISH_LENGTH && !(end && strchr(end, '\n')) ? (double)NAN : rating;
 }
 
 static bool hbk__rate_wave(const hbk__stage *s, hbk__item *items, hbk_int n, hbk_jsonl_writer *out,
@@ -10421,12 +10495,12 @@ static bool hbk__rate_wave(const hbk__stage *s, hbk__item *items, hbk_int n, hbk
         hbk__digits_free(&d);
         return false;
     }
-    hbk_request *r = hbk__decode(s, items, n, o->votes, limit - d.reserve, err);
+    hbk_request *r = hbk__decode(s, items, n, o->votes, HBK__MAX(limit - d.reserve, 1), err);
     hbk_text *texts = r ? HBK__NEW(s->alloc, hbk_text, total, err) : NULL;
     double *score = texts ? HBK__NEW(s->alloc, double, total, err) : NULL;
     bool ok = score != NULL;
     for (hbk_int i = 0; ok && i < total; i++) ok = hbk__reply_text(s, &r[i], &texts[i], err);
-    if (ok && expected) ok = hbk__expected(s, items, n, o->votes, texts, &d, score, err);
+    if (ok && expected) ok = hbk__expected(s, items, n, o->votes, r, texts, &d, score, err);
     for (hbk_int i = 0; ok && !expected && i < total; i++)
         score[i] = hbk__text_rating(hbk_text_string(&texts[i]), r[i].finish);
     for (hbk_int i = 0; ok && i < n; i++)
@@ -10474,7 +10548,7 @@ static int hbk__by_score(const void *x, const void *y)
 static bool hbk__count_rating(const json_t *row, hbk_curate_counts *c, double *score, const char *path,
                               hbk_int line, hbk_error *err)
 {
-    const char *status;
+    const char *status = "";
     const json_t *value = json_object_get(row, "score");
     if (!hbk_json_string(row, "status", &status, path, line, err)) return false;
     *score = json_is_number(value) ? json_number_value(value) : (double)NAN;
@@ -10709,10 +10783,10 @@ static bool hbk__add(json_t *into, const char *key, json_t *value)
 
 static bool hbk__decode_json(json_t *j, const char *prefix, const hbk_decode_options *o)
 {
-    const char *names[] = {"temperature", "top_p", "top_k", "max_new", "seed", "wave", "slots", "max_length"};
+    const char *names[] = {"temperature", "top_p", "top_k", "max_new", "stop", "wave", "slots", "max_length"};
     json_t *values[] = {json_real(o->sampling.temperature), json_real(o->sampling.top_p),
                         json_integer(o->sampling.top_k),    json_integer(o->sampling.max_new),
-                        json_integer((json_int_t)o->seed),  json_integer(o->wave),
+                        json_integer(o->sampling.stop),     json_integer(o->wave),
                         json_integer(o->slots),             json_integer(o->max_length)};
     bool ok = true;
     for (int i = 0; i < 8; i++) {
@@ -10975,6 +11049,7 @@ static bool hbk__loop_augment(hbk__loop *l, hbk_error *err)
 {
     hbk_decode_options o = l->o->augment;
     hbk_tuned t;
+    o.seed = l->o->seed;
     if (o.max_length < 0) o.max_length = l->o->max_length;
     if (!hbk__stage_done(l, "candidates")) {
         if (!hbk__loop_tuned(l, &t, "myx", err)) return false;
@@ -11024,6 +11099,7 @@ static bool hbk__loop_curate(hbk__loop *l, int k, hbk_error *err)
     snprintf(rater, sizeof rater, "m%d", k - 1);
     snprintf(stage, sizeof stage, "ratings-%d", k);
     snprintf(selected, sizeof selected, "curated-%d", k);
+    o.decode.seed = l->o->seed;
     if (o.decode.max_length < 0) o.decode.max_length = l->o->max_length;
     if (!hbk__loop_path(l, ratings, "ratings-", k, err) || !hbk__loop_path(l, curated, "curated-", k, err))
         return false;
@@ -11184,6 +11260,9 @@ HBK_DEF bool hbk_evaluate_loss(const hbk_model *m, const hbk_adapter *adapter, c
     return ok;
 }
 
+#ifdef __clang__
+#pragma clang diagnostic pop
+#endif
 #ifdef __cplusplus
 }
 #endif

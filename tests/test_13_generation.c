@@ -1,0 +1,762 @@
+/* Chapter 13: cached steps against the whole model, requests served together against requests alone, sampling
+   against its probabilities, scores against log-softmax sums. */
+#include "test.h"
+#include "fault.h"
+
+/* hidden and feed-forward sizes that differ, grouped heads, an untied head; id 2 ends a text */
+enum { T13_V = 50, T13_LONG = 700, T13_ROOM = 720 };
+#define T13_BAR (sizeof(hbk_real) == 8 ? 1e-12 : 1e-5)
+
+static hbk_config t13_config(void)
+{
+    hbk_config c;
+    memset(&c, 0, sizeof c);
+    c.n_layers = 2;
+    c.n_heads = 4;
+    c.n_kv_heads = 2;
+    c.head_dim = 6;
+    c.dim = 20;
+    c.ffn_dim = 28;
+    c.vocab_size = T13_V;
+    c.context_length = 1024;
+    c.rms_norm_eps = 1e-5;
+    c.rope_theta = 10000;
+    c.eos[0] = 2;
+    c.n_eos = 1;
+    return c;
+}
+
+/* Random weights, made larger: attention that looks at single tokens and logits that differ, so that a wrong
+   position or a wrong cache row is seen. */
+static hbk_model *t13_model(void)
+{
+    hbk_error err;
+    hbk_config c = t13_config();
+    hbk_model *m = hbk_model_random(&c, 5, NULL, &err);
+    check_ok(m);
+    char name[96];
+    hbk_matrix t;
+    for (hbk_int i = 0; hbk_tensor_at(m, i, name, &t); i++) {
+        hbk_real factor = strstr(name, "lm_head") ? 30 : i == 0 || t.rows == 1 ? 1 : 2;
+        for (hbk_int j = 0; j < t.rows * t.cols; j++) ((hbk_real *)t.data)[j] *= factor;
+    }
+    return m;
+}
+
+static hbk_adapter *t13_adapter(const hbk_model *m)
+{
+    hbk_error err;
+    hbk_adapter *w = hbk_adapter_new(&m->config, 3, 6, HBK_ALL_SLOTS, 1, NULL, &err);
+    check_ok(w);
+    hbk_rng r = hbk_rng_at(4, "b", 0);
+    for (hbk_int i = 0; i < w->n_values; i++) w->values[i] = (hbk_real)(0.2 * hbk_rng_normal(&r));
+    return w;
+}
+
+static void t13_ids(int32_t *ids, hbk_int n, uint64_t seed)
+{
+    hbk_rng r = hbk_rng_at(seed, "ids", 0);
+    for (hbk_int i = 0; i < n; i++) ids[i] = 3 + (int32_t)hbk_rng_below(&r, T13_V - 3);
+}
+
+static hbk_session *t13_session(const hbk_model *m, const hbk_adapter *w, hbk_int n_slots)
+{
+    hbk_error err;
+    hbk_session *s = hbk_session_new(m, w, n_slots, T13_ROOM, NULL, &err);
+    check_ok(s);
+    return s;
+}
+
+/* Logits (n, V) of every position from one forward pass, the yardstick; to be freed. */
+static hbk_real *t13_full(const hbk_model *m, const hbk_adapter *w, const int32_t *ids, hbk_int n)
+{
+    hbk_error err;
+    hbk_int start[2] = {0, n};
+    hbk_batch b = {n, 1, ids, NULL, start};
+    hbk_acts *a = hbk_acts_new(m, w, n, n, false, NULL, &err);
+    hbk_real *logits = HBK__NEW(NULL, hbk_real, n * T13_V, &err);
+    check_ok(hbk_model_logits(a, m, &b, w, logits, &err));
+    hbk_acts_free(a);
+    return logits;
+}
+
+/* Fails unless rows of logits agree, relative to the largest; returns the difference. */
+static double t13_compare(const char *what, const hbk_real *x, const hbk_real *want, hbk_int rows)
+{
+    double worst = 0, scale = 1;
+    for (hbk_int i = 0; i < rows * T13_V; i++) scale = fmax(scale, fabs((double)want[i]));
+    for (hbk_int i = 0; i < rows * T13_V; i++) {
+        double difference = fabs((double)x[i] - (double)want[i]) / scale;
+        if (!(difference <= T13_BAR))
+            fail_msg("%s: logit %d of row %d is %.9g, expected %.9g", what, (int)(i % T13_V), (int)(i / T13_V),
+                     (double)x[i], (double)want[i]);
+        worst = fmax(worst, difference);
+    }
+    return worst;
+}
+
+/* Appends n ids to one slot; returns the logits after the last. */
+static void t13_feed(hbk_session *s, hbk_int slot, const int32_t *ids, hbk_int n, hbk_real *logits)
+{
+    hbk_error err;
+    hbk_feed f = {slot, ids, n};
+    check_ok(hbk_session_feed(s, &f, 1, false, logits, &err));
+}
+
+/* ---- feeding ----------------------------------------------------------------------- */
+
+/* Promise: a text fed at once, longer than one pass, or as a prompt and then token by token, has the logits
+   of one forward pass over all of it, with an adapter and without; all = true gives every row. */
+static void t13_steps(void **state)
+{
+    (void)state;
+    static hbk_real rows[T13_LONG * T13_V];
+    hbk_error err;
+    int32_t ids[T13_LONG];
+    hbk_real one[T13_V];
+    t13_ids(ids, T13_LONG, 1);
+    hbk_model *m = t13_model();
+    hbk_adapter *w = t13_adapter(m);
+    assert_true(T13_LONG > HBK__FEED_TOKENS);
+    for (int variant = 0; variant < 2; variant++) {
+        hbk_real *want = t13_full(m, variant ? w : NULL, ids, T13_LONG);
+        hbk_session *s = t13_session(m, variant ? w : NULL, 2);
+        hbk_feed f = {0, ids, T13_LONG};
+        check_ok(hbk_session_feed(s, &f, 1, true, rows, &err));
+        double worst = t13_compare("at once", rows, want, T13_LONG);
+        t13_feed(s, 1, ids, 7, one);
+        worst = fmax(worst, t13_compare("prompt", one, want + 6 * T13_V, 1));
+        for (hbk_int i = 7; i < 100; i++) {
+            t13_feed(s, 1, ids + i, 1, one);
+            worst = fmax(worst, t13_compare("a step", one, want + i * T13_V, 1));
+        }
+        t13_feed(s, 1, ids + 100, T13_LONG - 100, one);
+        worst = fmax(worst, t13_compare("a long piece", one, want + (T13_LONG - 1) * T13_V, 1));
+        assert_int_equal(hbk_session_length(s, 0), T13_LONG);
+        assert_int_equal(hbk_session_length(s, 1), T13_LONG);
+        print_message("    %-12s largest difference %.1e\n", variant ? "adapter" : "base", worst);
+        hbk_session_free(s);
+        hbk_free(NULL, want);
+    }
+    hbk_adapter_free(w);
+    hbk_model_free(m);
+}
+
+/* Promise: sequences of different length and past, fed in one call that takes several passes and in another
+   order than their slots, have the logits that each has alone. */
+static void t13_ragged(void **state)
+{
+    (void)state;
+    enum { N = 4 };
+    static hbk_real rows[N * 300 * T13_V];
+    static const hbk_int first[N] = {1, 20, 3, 290}, second[N] = {250, 1, 280, 9}, slot[N] = {2, 0, 3, 1};
+    hbk_error err;
+    hbk_model *m = t13_model();
+    hbk_session *s = t13_session(m, NULL, N);
+    int32_t ids[N][300];
+    hbk_real *want[N], last[N * T13_V];
+    hbk_feed feeds[N];
+    for (int i = 0; i < N; i++) {
+        t13_ids(ids[i], 300, 10 + (uint64_t)i);
+        want[i] = t13_full(m, NULL, ids[i], 300);
+        feeds[i].slot = slot[i];
+        feeds[i].tokens = ids[i];
+        feeds[i].n = first[i];
+    }
+    check_ok(hbk_session_feed(s, feeds, N, false, last, &err));
+    for (int i = 0; i < N; i++) {
+        t13_compare("last row", last + i * T13_V, want[i] + (first[i] - 1) * T13_V, 1);
+        feeds[i].tokens = ids[i] + first[i];
+        feeds[i].n = second[i];
+    }
+    check_ok(hbk_session_feed(s, feeds, N, true, rows, &err));
+    hbk_int at = 0;
+    for (int i = 0; i < N; i++) {
+        t13_compare("every row", rows + at * T13_V, want[i] + first[i] * T13_V, second[i]);
+        at += second[i];
+        assert_int_equal(hbk_session_length(s, slot[i]), first[i] + second[i]);
+        feeds[i].tokens += second[i];
+        feeds[i].n = 1;
+    }
+    check_ok(hbk_session_feed(s, feeds, N, false, last, &err));
+    for (int i = 0; i < N; i++) {
+        t13_compare("a step together", last + i * T13_V, want[i] + (first[i] + second[i]) * T13_V, 1);
+        hbk_free(NULL, want[i]);
+    }
+    hbk_session_free(s);
+    hbk_model_free(m);
+}
+
+/* Promise: a forked or rewound sequence goes on like one that was fed afresh, and its origin is not touched. */
+static void t13_fork_rewind(void **state)
+{
+    (void)state;
+    hbk_model *m = t13_model();
+    hbk_session *s = t13_session(m, NULL, 3);
+    int32_t a[40], b[40];
+    hbk_real one[T13_V];
+    t13_ids(a, 40, 21);
+    t13_ids(b, 40, 22);
+    memcpy(b, a, 15 * sizeof *b); /* b leaves a after 15 ids */
+    assert_int_not_equal(a[15], b[15]);
+    hbk_real *want_a = t13_full(m, NULL, a, 40), *want_b = t13_full(m, NULL, b, 40);
+    t13_feed(s, 0, a, 30, one);
+    t13_feed(s, 2, b + 20, 20, one); /* what the fork overwrites */
+    hbk_session_fork(s, 2, 0, 15);
+    assert_int_equal(hbk_session_length(s, 2), 15);
+    assert_int_equal(hbk_session_length(s, 0), 30);
+    t13_feed(s, 2, b + 15, 25, one);
+    t13_compare("the fork", one, want_b + 39 * T13_V, 1);
+    t13_feed(s, 0, a + 30, 10, one);
+    t13_compare("its origin", one, want_a + 39 * T13_V, 1);
+    hbk_session_rewind(s, 0, 15);
+    assert_int_equal(hbk_session_length(s, 0), 15);
+    for (hbk_int i = 15; i < 40; i++) t13_feed(s, 0, b + i, 1, one);
+    t13_compare("after a rewind", one, want_b + 39 * T13_V, 1);
+    hbk_session_rewind(s, 0, 0);
+    t13_feed(s, 0, a, 40, one);
+    t13_compare("from the start", one, want_a + 39 * T13_V, 1);
+    hbk_free(NULL, want_a);
+    hbk_free(NULL, want_b);
+    hbk_session_free(s);
+    hbk_model_free(m);
+}
+
+/* Promise: an id beyond the vocabulary or a text beyond the room is an error, even in the last of several
+   feeds, and then nothing was appended anywhere. */
+static void t13_refusals(void **state)
+{
+    (void)state;
+    hbk_error err;
+    hbk_model *m = t13_model();
+    hbk_session *s = t13_session(m, NULL, 2);
+    static int32_t ids[T13_ROOM + 1];
+    hbk_real out[2 * T13_V], want[T13_V];
+    t13_ids(ids, T13_ROOM + 1, 31);
+    t13_feed(s, 0, ids, 10, out);
+    hbk_feed feeds[2] = {{0, ids + 10, 5}, {1, ids, 5}};
+    int32_t bad[5] = {3, 4, 5, T13_V, 6};
+    feeds[1].tokens = bad;
+    check_error(hbk_session_feed(s, feeds, 2, false, out, &err), HBK_ERROR_RANGE, "token 3 is id 50");
+    bad[3] = -1;
+    check_error(hbk_session_feed(s, feeds, 2, false, out, &err), HBK_ERROR_RANGE, "id -1, expected 0 to 49");
+    feeds[1].tokens = ids;
+    feeds[1].n = T13_ROOM + 1;
+    check_error(hbk_session_feed(s, feeds, 2, false, out, &err), HBK_ERROR_RANGE, "721 tokens after 0 exceed");
+    hbk_feed over = {0, ids, T13_ROOM - 9};
+    check_error(hbk_session_feed(s, &over, 1, false, out, &err), HBK_ERROR_RANGE, "711 tokens after 10 exceed");
+    assert_int_equal(hbk_session_length(s, 0), 10);
+    assert_int_equal(hbk_session_length(s, 1), 0);
+    t13_feed(s, 0, ids + 10, 5, out);
+    t13_feed(s, 1, ids, 15, want);
+    t13_compare("after the errors", out, want, 1);
+    check_error(hbk_session_new(m, NULL, 0, 10, NULL, &err), HBK_ERROR_RANGE, "0 sequences");
+    check_error(hbk_session_new(m, NULL, 1, 0, NULL, &err), HBK_ERROR_RANGE, "of 0 tokens");
+    check_error(hbk_session_new(m, NULL, INT64_MAX / 4, 100, NULL, &err), HBK_ERROR_RANGE, "not possible");
+    hbk_session_free(s);
+    hbk_model_free(m);
+}
+
+/* ---- requests ---------------------------------------------------------------------- */
+
+enum { T13_REQUESTS = 7, T13_PROMPT = 40 };
+
+typedef struct t13_texts {
+    int32_t prompt[T13_REQUESTS][T13_PROMPT];
+    hbk_request r[T13_REQUESTS];
+} t13_texts;
+
+/* Prompts of different lengths that have their first `shared` ids in common. */
+static void t13_requests(t13_texts *t, hbk_int shared)
+{
+    static const hbk_int length[T13_REQUESTS] = {13, 40, 14, 22, 13, 31, 17};
+    memset(t, 0, sizeof *t);
+    for (int i = 0; i < T13_REQUESTS; i++) {
+        t13_ids(t->prompt[i], T13_PROMPT, 40 + (uint64_t)i);
+        t13_ids(t->prompt[i], shared, 39);
+        t->prompt[i][shared] = 3 + i; /* and not one more */
+        t->r[i].prompt = t->prompt[i];
+        t->r[i].n_prompt = length[i];
+        t->r[i].rng = hbk_rng_at(9, "generate", (uint64_t)i);
+    }
+}
+
+static void t13_requests_free(t13_texts *t)
+{
+    for (int i = 0; i < T13_REQUESTS; i++) hbk_tokens_free(&t->r[i].output);
+}
+
+static void t13_same_text(const char *what, const hbk_request *a, const hbk_request *b)
+{
+    if (a->output.n != b->output.n || a->finish != b->finish)
+        fail_msg("%s: %d tokens, finish %d; alone %d tokens, finish %d", what, (int)a->output.n, (int)a->finish,
+                 (int)b->output.n, (int)b->finish);
+    for (hbk_int i = 0; i < a->output.n; i++)
+        if (a->output.data[i] != b->output.data[i])
+            fail_msg("%s: token %d is %d, alone %d", what, (int)i, (int)a->output.data[i],
+                     (int)b->output.data[i]);
+}
+
+/* Each request in a session of its own: what all others must equal. */
+static void t13_alone(const hbk_model *m, const hbk_adapter *w, t13_texts *t, hbk_int shared,
+                      const hbk_sampling *o)
+{
+    hbk_error err;
+    t13_requests(t, shared);
+    for (int i = 0; i < T13_REQUESTS; i++) {
+        hbk_session *s = t13_session(m, w, 1);
+        check_ok(hbk_generate(s, &t->r[i], 1, o, NULL, &err));
+        hbk_session_free(s);
+    }
+}
+
+/* Promise: greedy texts are the same alone, in a batch, through fewer slots than requests and with a shared
+   beginning, which is computed once when it is worth it. */
+static void t13_together(void **state)
+{
+    (void)state;
+    static const hbk_int shared[] = {0, 7, 8, 12}, used[] = {0, 0, 8, 12};
+    static t13_texts alone, batch;
+    hbk_error err;
+    hbk_model *m = t13_model();
+    hbk_adapter *w = t13_adapter(m);
+    hbk_sampling o = {0, 1, 0, 25, -1};
+    for (int k = 0; k < 4; k++) {
+        const hbk_adapter *adapter = k % 2 ? w : NULL;
+        t13_alone(m, adapter, &alone, shared[k], &o);
+        for (hbk_int slots = 1; slots <= T13_REQUESTS; slots += 3) {
+            hbk_session *s = t13_session(m, adapter, slots);
+            t13_requests(&batch, shared[k]);
+            check_ok(hbk_generate(s, batch.r, T13_REQUESTS, &o, NULL, &err));
+            for (int i = 0; i < T13_REQUESTS; i++) t13_same_text("greedy", &batch.r[i], &alone.r[i]);
+            assert_int_equal(hbk_session_length(s, slots), used[k]); /* the slot for the shared beginning */
+            t13_requests_free(&batch);
+            hbk_session_free(s);
+        }
+        t13_requests_free(&alone);
+    }
+    hbk_adapter_free(w);
+    hbk_model_free(m);
+}
+
+/* Promise: a sampled text depends on its prompt and its own stream, not on neighbours, order, slots or what
+   the session served before; another stream gives another text. */
+static void t13_neighbours(void **state)
+{
+    (void)state;
+    static t13_texts alone, batch;
+    hbk_error err;
+    hbk_model *m = t13_model();
+    hbk_sampling o = {0.9, 0.95, 0, 30, -1};
+    t13_alone(m, NULL, &alone, 0, &o);
+    hbk_session *s = t13_session(m, NULL, 3);
+    int n_eos = 0;
+    for (int round = 0; round < 3; round++) {
+        t13_requests(&batch, 0);
+        hbk_request mixed[T13_REQUESTS];
+        for (int i = 0; i < T13_REQUESTS; i++) mixed[i] = batch.r[round == 1 ? T13_REQUESTS - 1 - i : i];
+        if (round == 2) /* other neighbours */
+            for (int i = 1; i < T13_REQUESTS; i += 2) mixed[i].rng = hbk_rng_at(10, "generate", (uint64_t)i);
+        check_ok(hbk_generate(s, mixed, T13_REQUESTS, &o, NULL, &err));
+        int others = 0;
+        for (int i = 0; i < T13_REQUESTS; i++) {
+            const hbk_request *want = &alone.r[round == 1 ? T13_REQUESTS - 1 - i : i];
+            n_eos += want->finish == HBK_FINISH_EOS;
+            if (round < 2 || i % 2 == 0) t13_same_text("sampled", &mixed[i], want);
+            else
+                others += mixed[i].output.n != want->output.n ||
+                          memcmp(mixed[i].output.data, want->output.data, (size_t)want->output.n * 4) != 0;
+            hbk_tokens_free(&mixed[i].output);
+        }
+        assert_int_equal(others, round == 2 ? T13_REQUESTS / 2 : 0);
+    }
+    assert_true(n_eos > 0 && n_eos < 3 * T13_REQUESTS); /* texts of different length were among them */
+    t13_requests_free(&alone);
+    hbk_session_free(s);
+    hbk_model_free(m);
+}
+
+/* One greedy text of the first prompt. */
+static hbk_request t13_one(hbk_session *s, t13_texts *t, const hbk_sampling *o)
+{
+    hbk_error err;
+    t13_requests(t, 0);
+    check_ok(hbk_generate(s, t->r, 1, o, NULL, &err));
+    return t->r[0];
+}
+
+/* How many ids come before the first `id`. */
+static hbk_int t13_before(const hbk_tokens *t, int32_t id)
+{
+    hbk_int n = 0;
+    while (n < t->n && t->data[n] != id) n++;
+    return n;
+}
+
+/* Promise: a text ends before any eos of the model or the stop id, at max_new, or when the room is full, and
+   says why; a prompt that leaves no room is marked and the others are served. */
+static void t13_finish(void **state)
+{
+    (void)state;
+    static t13_texts t;
+    hbk_error err;
+    hbk_model *m = t13_model();
+    hbk_session *s = t13_session(m, NULL, 2);
+    hbk_sampling o = {0, 1, 0, 12, -1};
+    m->config.n_eos = 0;
+    hbk_request free_run = t13_one(s, &t, &o);
+    assert_int_equal(free_run.finish, HBK_FINISH_LENGTH);
+    assert_int_equal(free_run.output.n, 12);
+    int32_t id = free_run.output.data[3];
+    hbk_int n = t13_before(&free_run.output, id);
+    for (int way = 0; way < 3; way++) { /* the only eos, the second of two, the stop id */
+        m->config.n_eos = way == 2 ? 0 : way + 1;
+        m->config.eos[0] = way == 0 ? id : 0;
+        m->config.eos[1] = id;
+        o.stop = way == 2 ? id : -1;
+        hbk_request r = t13_one(s, &t, &o);
+        assert_int_equal(r.finish, HBK_FINISH_EOS);
+        assert_int_equal(r.output.n, n);
+        assert_memory_equal(r.output.data, free_run.output.data, (size_t)n * sizeof(int32_t));
+        hbk_tokens_free(&r.output);
+    }
+    m->config.n_eos = 0;
+    o.stop = -1;
+    hbk_session_free(s);
+
+    s = hbk_session_new(m, NULL, 2, 22, NULL, &err); /* prompts of 13, 40, 14 and 22 tokens */
+    check_ok(s);
+    t13_requests(&t, 0);
+    check_ok(hbk_generate(s, t.r, 4, &o, NULL, &err));
+    assert_int_equal(t.r[0].finish, HBK_FINISH_LENGTH);
+    assert_int_equal(t.r[0].output.n, 22 - 13 + 1); /* the last one is never fed */
+    assert_memory_equal(t.r[0].output.data, free_run.output.data, 10 * sizeof(int32_t));
+    assert_int_equal(t.r[2].output.n, 22 - 14 + 1);
+    for (int i = 1; i < 4; i += 2) {
+        assert_int_equal(t.r[i].finish, HBK_FINISH_TOO_LONG);
+        assert_int_equal(t.r[i].output.n, 0);
+    }
+    t13_requests_free(&t);
+    t13_requests(&t, 0);
+    t.prompt[1][5] = T13_V;
+    t.r[1].n_prompt = 13;
+    check_error(hbk_generate(s, t.r, 2, &o, NULL, &err), HBK_ERROR_RANGE, "id 50");
+    t13_requests_free(&t);
+    hbk_tokens_free(&free_run.output);
+    hbk_session_free(s);
+    hbk_model_free(m);
+}
+
+typedef struct t13_heard {
+    int32_t ids[T13_REQUESTS][30];
+    hbk_int n[T13_REQUESTS], stop_at; /* request 2 is ended at its stop_at-th token */
+} t13_heard;
+
+static bool t13_on_token(void *ctx, hbk_int request, int32_t id)
+{
+    t13_heard *h = (t13_heard *)ctx;
+    h->ids[request][h->n[request]++] = id;
+    return request != 2 || h->n[2] < h->stop_at;
+}
+
+/* Promise: the stream hears every token of every request as it comes, may end one, and the others go on. */
+static void t13_streaming(void **state)
+{
+    (void)state;
+    static t13_texts alone, t;
+    static t13_heard h;
+    hbk_error err;
+    hbk_model *m = t13_model();
+    hbk_sampling o = {0, 1, 0, 20, -1};
+    m->config.n_eos = 0;
+    t13_alone(m, NULL, &alone, 0, &o);
+    t13_requests(&t, 0);
+    memset(&h, 0, sizeof h);
+    h.stop_at = 4;
+    hbk_stream stream = {t13_on_token, &h};
+    hbk_session *s = t13_session(m, NULL, 3);
+    check_ok(hbk_generate(s, t.r, T13_REQUESTS, &o, &stream, &err));
+    for (int i = 0; i < T13_REQUESTS; i++) {
+        assert_int_equal(t.r[i].output.n, i == 2 ? 4 : 20);
+        assert_int_equal(h.n[i], t.r[i].output.n);
+        assert_memory_equal(h.ids[i], t.r[i].output.data, (size_t)h.n[i] * sizeof(int32_t));
+        assert_memory_equal(h.ids[i], alone.r[i].output.data, (size_t)h.n[i] * sizeof(int32_t));
+    }
+    assert_int_equal(t.r[2].finish, HBK_FINISH_EOS);
+    assert_int_equal(t.r[3].finish, HBK_FINISH_LENGTH);
+    t13_requests_free(&t);
+    t13_requests_free(&alone);
+    hbk_session_free(s);
+    hbk_model_free(m);
+}
+
+/* ---- sampling ------------------------------------------------------------------------ */
+
+/* Promise: temperature 0 takes the largest logit, of equals the one with the lower id, and needs no stream. */
+static void t13_greedy(void **state)
+{
+    (void)state;
+    hbk_real logits[6] = {-3, 2, 5, 5, -1, 5};
+    hbk_candidate scratch[6];
+    hbk_sampling o = {0, 0.5, 2, 1, -1};
+    assert_int_equal(hbk_sample(logits, 6, &o, NULL, scratch), 2);
+    logits[5] = 5.5f;
+    assert_int_equal(hbk_sample(logits, 6, &o, NULL, scratch), 5);
+    for (int i = 0; i < 6; i++) logits[i] = -7;
+    assert_int_equal(hbk_sample(logits, 6, &o, NULL, scratch), 0);
+}
+
+/* The probabilities that the options ask for, straight from their definition. */
+static void t13_probabilities(double *p, const hbk_real *logits, hbk_int V, const hbk_sampling *o)
+{
+    double sum = 0, mass = 0, kept[T13_V];
+    for (hbk_int i = 0; i < V; i++) sum += exp((double)logits[i] / o->temperature);
+    for (hbk_int i = 0; i < V; i++) {
+        kept[i] = exp((double)logits[i] / o->temperature) / sum;
+        p[i] = 0;
+    }
+    for (hbk_int n = 0; n < (o->top_k ? o->top_k : V) && mass < o->top_p; n++) {
+        hbk_int best = 0;
+        for (hbk_int i = 1; i < V; i++)
+            if (kept[i] > kept[best]) best = i;
+        p[best] = kept[best];
+        mass += kept[best];
+        kept[best] = -1;
+    }
+    for (hbk_int i = 0; i < V; i++) p[i] /= mass;
+}
+
+/* Promise: ids are drawn as often as temperature, top_p and top_k say, and those left out never. */
+static void t13_sampling(void **state)
+{
+    (void)state;
+    static const hbk_sampling cases[] = {
+        {1, 1, 0, 1, -1}, {0.5, 1, 0, 1, -1},  {1, 0.6, 0, 1, -1}, {1, 1, 3, 1, -1},
+        {2, 0.9, 9, 1, -1}, {0.7, 0.9, 2, 1, -1}, {1, 1e-9, 0, 1, -1}, {1, 0, 0, 1, -1},
+    };
+    enum { DRAWS = 20000 };
+    hbk_real logits[T13_V];
+    hbk_candidate scratch[T13_V];
+    double p[T13_V];
+    hbk_rng r = hbk_rng_at(3, "logits", 0);
+    for (int i = 0; i < T13_V; i++) logits[i] = (hbk_real)(2 * hbk_rng_normal(&r));
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        int count[T13_V] = {0}, allowed = 0;
+        if (cases[k].top_p > 0) {
+            t13_probabilities(p, logits, T13_V, &cases[k]);
+        } else { /* no probability at all still leaves the most likely id */
+            hbk_sampling one = {1, 1, 1, 1, -1};
+            t13_probabilities(p, logits, T13_V, &one);
+        }
+        for (int i = 0; i < DRAWS; i++) count[hbk_sample(logits, T13_V, &cases[k], &r, scratch)]++;
+        for (int i = 0; i < T13_V; i++) {
+            double share = (double)count[i] / DRAWS, deviation = sqrt(p[i] * (1 - p[i]) / DRAWS);
+            allowed += p[i] > 0;
+            if (p[i] <= 0 && count[i]) fail_msg("case %d: id %d was drawn", (int)k, i);
+            if (fabs(share - p[i]) > 4.5 * deviation + 1e-12)
+                fail_msg("case %d: id %d has share %.4f, expected %.4f", (int)k, i, share, p[i]);
+        }
+        if (k == 2) assert_true(allowed > 1 && allowed < T13_V / 2);
+        if (k == 3) assert_int_equal(allowed, 3);
+    }
+}
+
+/* ---- scores -------------------------------------------------------------------------- */
+
+/* Promise: a score is the sum of the continuation's log-softmax values in one forward pass, whatever prompts
+   the items share; an item that does not fit is NAN and the rest are scored; a foreign id is an error. */
+static void t13_score(void **state)
+{
+    (void)state;
+    enum { N = 9, ROOM = 40 };
+    static const struct {
+        hbk_int prompt, same, n; /* prompt length, ids in common with the first prompt, continuation */
+    } shape[N] = {{20, 20, 1}, {20, 20, 5}, {20, 20, 3}, {38, 20, 5}, {20, 20, 2}, {20, 9, 4}, {6, 6, 6},
+                  {30, 20, 10}, {1, 0, 1}};
+    hbk_error err;
+    int32_t ids[N][60];
+    hbk_scoring items[N];
+    hbk_model *m = t13_model();
+    hbk_adapter *w = t13_adapter(m);
+    hbk_session *s = hbk_session_new(m, w, 1, ROOM, NULL, &err);
+    check_ok(s);
+    for (int i = 0; i < N; i++) {
+        t13_ids(ids[i], 60, 60 + (uint64_t)i);
+        t13_ids(ids[i], shape[i].same, 50);
+        items[i].prompt = ids[i];
+        items[i].n_prompt = shape[i].prompt;
+        items[i].continuation = ids[i] + shape[i].prompt;
+        items[i].n_continuation = shape[i].n;
+        items[i].log_likelihood = 1;
+    }
+    check_ok(hbk_score(s, items, N, &err));
+    double worst = 0;
+    for (int i = 0; i < N; i++) {
+        hbk_int P = shape[i].prompt, n = shape[i].n;
+        if (P + n > ROOM) {
+            assert_true(isnan(items[i].log_likelihood));
+            continue;
+        }
+        hbk_real *logits = t13_full(m, w, ids[i], P + n);
+        double want = 0;
+        for (hbk_int k = P - 1; k < P + n - 1; k++) {
+            double sum = 0;
+            for (int j = 0; j < T13_V; j++) sum += exp((double)logits[k * T13_V + j]);
+            want += (double)logits[k * T13_V + ids[i][k + 1]] - log(sum);
+        }
+        check_near(items[i].log_likelihood, want, T13_BAR);
+        worst = fmax(worst, fabs(items[i].log_likelihood - want));
+        hbk_free(NULL, logits);
+    }
+    print_message("    largest difference %.1e\n", worst);
+    items[0].n_prompt = 0;
+    items[1].n_continuation = 0;
+    check_ok(hbk_score(s, items, 2, &err));
+    assert_true(isnan(items[0].log_likelihood) && isnan(items[1].log_likelihood));
+    for (int bad = 0; bad < 3; bad++) { /* in the prompt, and as first and last id of a continuation */
+        int32_t keep = ids[4][bad == 0 ? 3 : 19 + bad];
+        ids[4][bad == 0 ? 3 : 19 + bad] = bad == 1 ? -1 : T13_V;
+        check_error(hbk_score(s, items + 4, 1, &err), HBK_ERROR_RANGE, bad == 1 ? "id -1" : "id 50");
+        ids[4][bad == 0 ? 3 : 19 + bad] = keep;
+    }
+    hbk_session_free(s);
+    hbk_adapter_free(w);
+    hbk_model_free(m);
+}
+
+/* ---- stored types, threads, memory ----------------------------------------------------- */
+
+/* The same weights rounded to `t`, once stored so (*packed) and once as reals (returned). Both borrow norms,
+   and the packed data is in *block. */
+static hbk_model *t13_rounded(const hbk_model *m, hbk_dtype t, hbk_model **packed, char **block)
+{
+    hbk_error err;
+    const hbk_config *c = &m->config;
+    hbk_int n = hbk_model_count(c), at = 0;
+    hbk_model *plain = hbk_model_random(c, 1, NULL, &err);
+    *packed = hbk_model_view(c, m->values, NULL, &err);
+    *block = HBK__NEW(NULL, char, 2 * n, &err);
+    hbk_matrix *to[64], from;
+    int k = 0;
+    to[k++] = &(*packed)->embed;
+    for (hbk_int l = 0; l < c->n_layers; l++)
+        for (int s = 0; s < HBK_N_SLOTS; s++) to[k++] = &(*packed)->layers[l].w[s];
+    to[k] = &(*packed)->head;
+    char name[96];
+    k = 0;
+    for (hbk_int i = 0; hbk_tensor_at(m, i, name, &from); i++) {
+        hbk_int size = from.rows * from.cols;
+        if (from.rows == 1) {
+            memcpy(plain->values + at, from.data, (size_t)size * sizeof(hbk_real));
+        } else {
+            hbk_pack(*block + 2 * at, t, (const hbk_real *)from.data, size);
+            to[k]->dtype = t;
+            to[k]->data = *block + 2 * at;
+            hbk_matrix_unpack(plain->values + at, to[k++], 0, from.rows);
+        }
+        at += size;
+    }
+    return plain;
+}
+
+/* Promise: a model whose matrices are stored as bf16 or f16 gives, in prompts and in steps, alone and with an
+   adapter, the logits of the same rounded weights in reals, and not those of the weights before rounding. */
+static void t13_stored_types(void **state)
+{
+    (void)state;
+    static const hbk_dtype types[] = {HBK_BF16, HBK_F16};
+    int32_t ids[40];
+    hbk_real one[T13_V];
+    t13_ids(ids, 40, 70);
+    hbk_model *m = t13_model(), *packed;
+    hbk_adapter *w = t13_adapter(m);
+    for (int k = 0; k < 4; k++) {
+        char *block;
+        const hbk_adapter *adapter = k / 2 ? w : NULL;
+        hbk_model *plain = t13_rounded(m, types[k % 2], &packed, &block);
+        hbk_real *want = t13_full(plain, adapter, ids, 40), *other = t13_full(m, adapter, ids, 40);
+        hbk_session *s = t13_session(packed, adapter, 1);
+        t13_feed(s, 0, ids, 30, one);
+        double worst = t13_compare("prompt", one, want + 29 * T13_V, 1);
+        for (hbk_int i = 30; i < 40; i++) {
+            t13_feed(s, 0, ids + i, 1, one);
+            worst = fmax(worst, t13_compare("step", one, want + i * T13_V, 1));
+        }
+        double rounding = 0;
+        for (int j = 0; j < T13_V; j++)
+            rounding = fmax(rounding, fabs((double)(one[j] - other[39 * T13_V + j])));
+        print_message("    %-5s%-10s difference %.1e, of the rounding %.1e\n", hbk_dtype_name(types[k % 2]),
+                      adapter ? "adapter" : "", worst, rounding);
+        assert_true(rounding > 1e-4);
+        hbk_session_free(s);
+        hbk_free(NULL, want);
+        hbk_free(NULL, other);
+        hbk_free(NULL, block);
+        hbk_model_free(packed);
+        hbk_model_free(plain);
+    }
+    hbk_adapter_free(w);
+    hbk_model_free(m);
+}
+
+/* Promise: two threads with a session each share one model and adapter, and give what one thread gives. */
+static void t13_threads(void **state)
+{
+    (void)state;
+    static t13_texts alone, t[2];
+    hbk_error err[2];
+    bool ok[2] = {true, true};
+    hbk_model *m = t13_model();
+    hbk_adapter *w = t13_adapter(m);
+    hbk_sampling o = {0.8, 0.9, 0, 30, -1};
+    t13_alone(m, w, &alone, 10, &o);
+    for (int i = 0; i < 2; i++) t13_requests(&t[i], 10);
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(2) schedule(static, 1)
+#endif
+    for (int i = 0; i < 2; i++) {
+        hbk_session *s = hbk_session_new(m, w, 2 + i, T13_ROOM, NULL, &err[i]);
+        ok[i] = s && hbk_generate(s, t[i].r, T13_REQUESTS, &o, NULL, &err[i]);
+        hbk_session_free(s);
+    }
+    for (int i = 0; i < 2; i++) {
+        if (!ok[i]) fail_msg("%s", err[i].message);
+        for (int k = 0; k < T13_REQUESTS; k++) t13_same_text("thread", &t[i].r[k], &alone.r[k]);
+        t13_requests_free(&t[i]);
+    }
+    t13_requests_free(&alone);
+    hbk_adapter_free(w);
+    hbk_model_free(m);
+}
+
+/* Generates and scores with an allocator that may refuse. */
+static bool t13_serve(void *ctx, hbk_allocator *a, hbk_error *err)
+{
+    static t13_texts t;
+    hbk_sampling o = {0, 1, 0, 20, -1};
+    hbk_session *s = hbk_session_new((const hbk_model *)ctx, NULL, 2, 80, a, err);
+    t13_requests(&t, 9);
+    for (int i = 0; i < 3; i++) t.r[i].output.alloc = a;
+    hbk_scoring item = {t.prompt[0], t.prompt[1], 10, 5, 0};
+    bool ok = s && hbk_generate(s, t.r, 3, &o, NULL, err) && hbk_score(s, &item, 1, err);
+    t13_requests_free(&t);
+    hbk_session_free(s);
+    return ok;
+}
+
+/* Promise: whatever allocation fails, generating and scoring report it and leak nothing. */
+static void t13_no_memory(void **state)
+{
+    (void)state;
+    hbk_model *m = t13_model();
+    assert_true(fault_sweep(t13_serve, m) > 15);
+    hbk_model_free(m);
+}
+
+static const struct CMUnitTest tests_13[] = {
+    cmocka_unit_test(t13_steps),        cmocka_unit_test(t13_ragged),     cmocka_unit_test(t13_fork_rewind),
+    cmocka_unit_test(t13_refusals),     cmocka_unit_test(t13_together),   cmocka_unit_test(t13_neighbours),
+    cmocka_unit_test(t13_finish),       cmocka_unit_test(t13_streaming),  cmocka_unit_test(t13_greedy),
+    cmocka_unit_test(t13_sampling),     cmocka_unit_test(t13_score),      cmocka_unit_test(t13_stored_types),
+    cmocka_unit_test(t13_threads),      cmocka_unit_test(t13_no_memory),
+};

@@ -1,0 +1,581 @@
+/* Chapter 19: what a generated instruction is worth, the rows of candidates.jsonl, and waves: a file that was
+   cut off anywhere is continued to the same bytes.
+
+   The models are tiny and made here: random ones where any text will do, and where a model must say something
+   particular, one that learned a handful of examples by heart. Chapters 20 and 21 use these helpers too. */
+#include "test.h"
+#include "fault.h"
+
+/* Spells every text; words of the template and of the tests are few tokens each. With digits, " 1" to " 5" are
+   one token each; without, two. */
+static hbk_tokenizer *t19_tokenizer(bool digits)
+{
+    static const char text[] =
+        "Instruction:\nResponse:\n Instruction: Response: Score: Score: Score: What Who Where Why is the tea cat "
+        "dog moon hot wet far old ? . Rate: Ask: Rate Ask good bad fair because it is a good answer because it is "
+        "a bad answer.\n 1 2 3 4 5 1 2 3 4 5 1 2 3 4 5";
+    hbk_error err;
+    size_t n = sizeof text - 1;
+    hbk_tokenizer *tok = hbk_tokenizer_train(text, digits ? n : n - 30, 340, true, NULL, &err);
+    if (!tok) fail_msg("%s", err.message);
+    return tok;
+}
+
+/* "plain" with a backward and a rating wording of a few tokens. */
+static hbk_template *t19_template(void)
+{
+    hbk_error err;
+    hbk_template *t = hbk_template_load("plain", NULL, &err);
+    if (!t) fail_msg("%s", err.message);
+    check_ok(hbk_template_set(t, HBK_BACKWARD, "{output}\nAsk:", &err));
+    check_ok(hbk_template_set(t, HBK_RATING, "{instruction}\n{output}\nRate:", &err));
+    return t;
+}
+
+static hbk_model *t19_model(const hbk_tokenizer *tok, hbk_int dim, hbk_int context)
+{
+    hbk_config c;
+    memset(&c, 0, sizeof c);
+    c.n_layers = 2;
+    c.n_heads = 4;
+    c.n_kv_heads = 2;
+    c.head_dim = dim / 4;
+    c.dim = dim;
+    c.ffn_dim = 2 * dim;
+    c.vocab_size = hbk_tokenizer_size(tok);
+    c.context_length = context;
+    c.rms_norm_eps = 1e-5;
+    c.rope_theta = 10000;
+    c.bos = hbk_tokenizer_bos(tok);
+    c.eos[0] = hbk_tokenizer_eos(tok);
+    c.n_eos = 1;
+    hbk_error err;
+    hbk_model *m = hbk_model_random(&c, 5, NULL, &err);
+    if (!m) fail_msg("%s", err.message);
+    return m;
+}
+
+/* Gives a random model opinions: fresh heads are so small that all ids are about as likely. */
+static hbk_model *t19_loud(hbk_model *m)
+{
+    hbk_real *head = (hbk_real *)m->head.data;
+    for (hbk_int i = 0; i < m->head.rows * m->head.cols; i++) head[i] *= 30;
+    return m;
+}
+
+/* An example of `use` for t19_teach. */
+static void t19_lesson(hbk_dataset *d, const hbk_template *t, const hbk_tokenizer *tok, hbk_use use,
+                       const char *instruction, const char *output, const char *reply)
+{
+    hbk_error err;
+    hbk_tokens ids;
+    hbk_int n_prompt;
+    hbk_render r;
+    memset(&ids, 0, sizeof ids);
+    memset(&r, 0, sizeof r);
+    r.use = use;
+    r.instruction = instruction;
+    r.output = output;
+    r.reply = reply;
+    check_ok(hbk_template_tokens(t, tok, &r, &ids, &n_prompt, &err));
+    check_ok(hbk_dataset_add(d, ids.data, ids.n, n_prompt, &err));
+    hbk_tokens_free(&ids);
+}
+
+/* A trainer whose model knows the examples by heart: full training on all of them at once, until the loss per
+   token is below `enough`. It borrows *base; both are the caller's to free. */
+static hbk_trainer *t19_teach(hbk_model **base, const hbk_tokenizer *tok, const hbk_dataset *d, double enough)
+{
+    hbk_error err;
+    hbk_packer p;
+    hbk_train_options o = hbk_train_defaults(true);
+    o.dropout = o.weight_decay = 0;
+    *base = t19_model(tok, 32, 512);
+    check_ok(hbk_packer_init(&p, d->tokens.n, d->n, NULL, &err));
+    for (hbk_int i = 0; i < d->n; i++) assert_true(hbk_packer_add(&p, d, i));
+    hbk_batch b = hbk_packer_batch(&p);
+    hbk_trainer *t = hbk_trainer_new(*base, &o, NULL, p.max_tokens, d->max_length, NULL, &err);
+    if (!t) fail_msg("%s", err.message);
+    double loss = HUGE_VAL;
+    for (int step = 0; loss / (double)p.n_targets > enough; step++) {
+        if (step == 2000) fail_msg("loss %g after %d steps, expected %g", loss / (double)p.n_targets, step, enough);
+        check_ok(hbk_trainer_accumulate(t, &b, 1 / (double)p.n_targets, &loss, &err));
+        check_ok(hbk_trainer_update(t, 5e-3, NULL, &err));
+    }
+    hbk_packer_free(&p);
+    return t;
+}
+
+/* ---- files ------------------------------------------------------------------------- */
+
+static void t19_write(const char *path, const char *text)
+{
+    hbk_error err;
+    check_ok(hbk_file_write(path, text, strlen(text), &err));
+}
+
+static hbk_text t19_read(const char *path)
+{
+    hbk_text t;
+    hbk_error err;
+    memset(&t, 0, sizeof t);
+    check_ok(hbk_file_read(path, (size_t)1 << 24, &t, &err));
+    return t;
+}
+
+static void t19_check_same(const hbk_text *want, const char *path, const char *what)
+{
+    hbk_text got = t19_read(path);
+    if (got.len != want->len || memcmp(hbk_text_string(&got), hbk_text_string(want), got.len))
+        fail_msg("%s: %s differs:\n%s\nexpected:\n%s", what, path, hbk_text_string(&got), hbk_text_string(want));
+    hbk_text_free(&got);
+}
+
+/* All rows of a JSONL file as one array. */
+static json_t *t19_rows(const char *path)
+{
+    hbk_error err;
+    hbk_jsonl_reader *r = hbk_jsonl_open(path, NULL, &err);
+    if (!r) fail_msg("%s", err.message);
+    json_t *row, *all = json_array();
+    int got;
+    while ((got = hbk_jsonl_next(r, &row, &err)) > 0) json_array_append(all, row);
+    if (got < 0) fail_msg("%s", err.message);
+    hbk_jsonl_close(r);
+    return all;
+}
+
+static const char *t19_string(const json_t *rows, size_t i, const char *key)
+{
+    const char *s = json_string_value(json_object_get(json_array_get(rows, i), key));
+    if (!s) fail_msg("row %d has no string \"%s\"", (int)i, key);
+    return s;
+}
+
+/* Fails unless the row has exactly these keys, in this order: "id instruction output". */
+static void t19_check_keys(const json_t *row, const char *keys)
+{
+    char got[256] = "";
+    const char *key;
+    const json_t *value;
+    json_object_foreach((json_t *)(uintptr_t)row, key, value) {
+        strcat(got, *got ? " " : "");
+        strcat(got, key);
+    }
+    assert_string_equal(got, keys);
+}
+
+/* Counts the calls, and cancels at call number stop_at (from 1; 0: never). */
+typedef struct t19_watch {
+    int calls, stop_at;
+} t19_watch;
+
+static bool t19_on_progress(void *ctx, const char *stage, hbk_int done, hbk_int total, const char *unit,
+                            const char *note)
+{
+    t19_watch *w = (t19_watch *)ctx;
+    (void)unit, (void)note;
+    assert_true(*stage && done >= 0 && (total == 0 || done <= total));
+    return ++w->calls != w->stop_at;
+}
+
+static hbk_progress t19_progress(t19_watch *w, int stop_at)
+{
+    hbk_progress p = {t19_on_progress, NULL, w};
+    w->calls = 0;
+    w->stop_at = stop_at;
+    return p;
+}
+
+/* ---- augmentation ------------------------------------------------------------------- */
+
+/* Everything that a call of hbk_augment takes. */
+typedef struct t19_world {
+    hbk_tokenizer *tok;
+    hbk_template *t;
+    hbk_model *m;
+    hbk_decode_options o;
+    char segments[512], out[512];
+} t19_world;
+
+/* A random model that says anything; little of it, in waves of four, more records than slots. */
+static t19_world t19_new(const char *name)
+{
+    t19_world w;
+    char file[64];
+    w.tok = t19_tokenizer(true);
+    w.t = t19_template();
+    w.m = t19_loud(t19_model(w.tok, 16, 256));
+    w.o = hbk_augment_defaults();
+    w.o.sampling.top_k = 8;
+    w.o.sampling.temperature = 1;
+    w.o.sampling.max_new = 10;
+    w.o.wave = 4;
+    w.o.slots = 3;
+    snprintf(file, sizeof file, "t19_%s_segments.jsonl", name);
+    test_tmp(w.segments, file);
+    snprintf(file, sizeof file, "t19_%s.jsonl", name);
+    test_tmp(w.out, file);
+    return w;
+}
+
+static void t19_free(t19_world *w)
+{
+    hbk_tokenizer_free(w->tok);
+    hbk_template_free(w->t);
+    hbk_model_free(w->m);
+}
+
+static bool t19_augment(const t19_world *w, const hbk_progress *p, hbk_allocator *a, hbk_error *err)
+{
+    return hbk_augment(w->m, NULL, w->tok, w->t, &w->o, "myx", w->segments, w->out, p, a, err);
+}
+
+/* n segments of different lengths. */
+static void t19_write_segments(const t19_world *w, int n)
+{
+    static const char *const words[] = {"tea", "moon", "old cat", "far", "a wet dog"};
+    hbk_text t;
+    memset(&t, 0, sizeof t);
+    for (int i = 0; i < n; i++) {
+        hbk_text_printf(&t, "{\"id\": \"s%d\", \"text\": \"The", i);
+        for (int j = 0; j <= i % 4; j++) hbk_text_printf(&t, " %s", words[(i + j) % 5]);
+        hbk_text_add(&t, " is hot.\"}\n");
+    }
+    t19_write(w->segments, hbk_text_string(&t));
+    hbk_text_free(&t);
+}
+
+/* Promise: each way in which a generated instruction can be useless has its name, and a useful one is ok. */
+static void t19_statuses(void **state)
+{
+    (void)state;
+    static const char text[] = "Green tea is made from leaves that were not left to wither. Brew it at eighty "
+                               "degrees, for two minutes, or it turns bitter.";
+    char most[2100], over[2100];
+    memset(most, 'x', 2000);
+    most[2000] = 0;
+    memset(over, 'x', 2001);
+    over[2001] = 0;
+    const struct {
+        const char *instruction, *tmpl;
+        hbk_finish finish;
+        const char *status;
+    } cases[] = {
+        {"How do I brew green tea?", "llama2", HBK_FINISH_EOS, "ok"},
+        {"Tea?", "llama2", HBK_FINISH_EOS, "ok"},
+        {"\xe8\x8c\xb6\xe6\x98\xaf\xe4\xbb\x80\xe4\xb9\x88", "llama2", HBK_FINISH_EOS, "ok"}, /* 4 characters */
+        {most, "llama2", HBK_FINISH_EOS, "ok"},
+        {"", "llama2", HBK_FINISH_EOS, "empty"},
+        {" \n\t ", "llama2", HBK_FINISH_EOS, "empty"},
+        {"", "llama2", HBK_FINISH_LENGTH, "empty"},
+        {"Hm", "llama2", HBK_FINISH_EOS, "short"},
+        {"\xe8\x8c\xb6\xe8\x8c\xb6", "llama2", HBK_FINISH_EOS, "short"}, /* 2 characters of 6 bytes */
+        {over, "llama2", HBK_FINISH_EOS, "long"},
+        {"How do I brew green", "llama2", HBK_FINISH_LENGTH, "truncated"},
+        {"", "llama2", HBK_FINISH_TOO_LONG, "too_long"},
+        /* the text again, whole, in part, and with other white space at the ends */
+        {text, "llama2", HBK_FINISH_EOS, "echo"},
+        {"Brew it at eighty degrees, for two minutes, or it turns bitter.", "llama2", HBK_FINISH_EOS, "echo"},
+        {"Explain: Brew it at eighty degrees, for two minutes, or it turns", "llama2", HBK_FINISH_EOS, "echo"},
+        {"Why should I brew it at eighty degrees, for two minutes, please?", "llama2", HBK_FINISH_EOS, "ok"},
+        {"green tea is made", "llama2", HBK_FINISH_EOS, "ok"}, /* naming the subject is no echo */
+        /* markers of the template in use, and of no other */
+        {"What is tea? [/INST] Tea is", "llama2", HBK_FINISH_EOS, "leak"},
+        {"[INST] What is tea?", "llama2", HBK_FINISH_EOS, "leak"},
+        {"What is tea? [/INST] Tea is", "plain", HBK_FINISH_EOS, "ok"},
+        {"What is tea?\n\nResponse:\nTea is", "plain", HBK_FINISH_EOS, "leak"},
+        {"Instruction: what is tea?", "plain", HBK_FINISH_EOS, "leak"},
+        {"Write a response to my aunt.", "plain", HBK_FINISH_EOS, "ok"},
+        {"What is tea?<|im_end|>\n<|im_start|>assistant\n", "chatml", HBK_FINISH_EOS, "leak"},
+        {"<|im_start|>user\nWhat is tea?", "chatml", HBK_FINISH_EOS, "leak"},
+        {"<|start_header_id|>user<|end_header_id|>\n\nWhat is tea?", "llama3", HBK_FINISH_EOS, "leak"},
+    };
+    hbk_tokenizer *tok = t19_tokenizer(true);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        hbk_template *t = hbk_template_load(cases[i].tmpl, NULL, NULL);
+        const char *got = hbk_augment_status(cases[i].instruction, text, cases[i].finish, t, tok);
+        if (strcmp(got, cases[i].status))
+            fail_msg("\"%s\" in %s is %s, expected %s", cases[i].instruction, cases[i].tmpl, got, cases[i].status);
+        hbk_template_free(t);
+    }
+    hbk_template *t = hbk_template_load("llama2", NULL, NULL); /* a text of few words, repeated whole */
+    assert_string_equal(hbk_augment_status("Tea is hot.", "Tea is hot.", HBK_FINISH_EOS, t, tok), "echo");
+    hbk_template_free(t);
+    hbk_tokenizer_free(tok);
+}
+
+/* Promise: one row per segment, in order, of the schema; the instruction is what the backward model says after
+   the backward prompt, the output is the text unchanged; missing ids are row-N. */
+static void t19_rows_and_schema(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t19_world w = t19_new("schema");
+    static const char *const pairs[][2] = {
+        {"The tea is hot.", "What is hot?"}, {"The moon is far.", "Where is the moon?"}, {"A dog.", "Who is it?"}};
+    hbk_dataset d;
+    memset(&d, 0, sizeof d);
+    for (int i = 0; i < 3; i++) t19_lesson(&d, w.t, w.tok, HBK_BACKWARD, NULL, pairs[i][0], pairs[i][1]);
+    hbk_model *base;
+    hbk_trainer *taught = t19_teach(&base, w.tok, &d, 0.02);
+    w.o.sampling.temperature = 0;
+    w.o.sampling.max_new = 40;
+    w.o.seed = 7;
+    char file[1200] = "{\"text\": \"The tea is hot.\"}\n\n"
+                      "{\"id\": 42, \"header\": \"Moon\", \"text\": \"The moon is far.\", \"url\": \"x\"}\r\n"
+                      "{\"id\": null, \"text\": \"A dog.\"}\n{\"id\": \"long\", \"text\": \"";
+    for (int i = 0; i < 60; i++) strcat(file, "Zq xj vw gb "); /* two tokens a word and more: beyond 512 */
+    strcat(file, "\"}\n{\"id\": \"again\", \"text\": \"The tea is hot.\"}");
+    t19_write(w.segments, file);
+    check_ok(hbk_augment(hbk_trainer_model(taught), NULL, w.tok, w.t, &w.o, "runs/myx", w.segments, w.out, NULL,
+                         NULL, &err));
+    json_t *rows = t19_rows(w.out);
+    static const char *const ids[] = {"row-1", "42", "row-4", "long", "again"};
+    static const char *const statuses[] = {"ok", "ok", "ok", "too_long", "ok"};
+    static const int said[] = {0, 1, 2, -1, 0};
+    assert_int_equal(json_array_size(rows), 5);
+    for (size_t i = 0; i < 5; i++) {
+        const json_t *row = json_array_get(rows, i), *prov = json_object_get(row, "prov");
+        t19_check_keys(row, "id instruction output status finish prov");
+        assert_string_equal(t19_string(rows, i, "id"), ids[i]);
+        assert_string_equal(t19_string(rows, i, "status"), statuses[i]);
+        assert_string_equal(t19_string(rows, i, "finish"), i == 3 ? "too_long" : "eos");
+        assert_string_equal(t19_string(rows, i, "instruction"), said[i] < 0 ? "" : pairs[said[i]][1]);
+        if (said[i] >= 0) assert_string_equal(t19_string(rows, i, "output"), pairs[said[i]][0]);
+        t19_check_keys(prov, "model adapter template template_hash seed");
+        assert_string_equal(json_string_value(json_object_get(prov, "adapter")), "runs/myx");
+        assert_string_equal(json_string_value(json_object_get(prov, "template")), "plain");
+        assert_int_equal(json_integer_value(json_object_get(prov, "seed")), 7);
+    }
+    json_decref(rows);
+    hbk_trainer_free(taught);
+    hbk_model_free(base);
+    hbk_dataset_free(&d);
+    t19_free(&w);
+}
+
+/* Promise: a record's row is its own: other records beside it, before it or in its wave change nothing, and
+   neither does its place; another seed, or another id, does. */
+static void t19_records_are_independent(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t19_world w = t19_new("order");
+    t19_write_segments(&w, 10);
+    check_ok(t19_augment(&w, NULL, NULL, &err));
+    json_t *rows = t19_rows(w.out), *segments = t19_rows(w.segments);
+    for (int way = 0; way < 3; way++) { /* backwards; every third alone; the first five in another order */
+        hbk_text t;
+        memset(&t, 0, sizeof t);
+        for (size_t k = 0; k < 10; k++) {
+            size_t i = way == 0 ? 9 - k : way == 1 ? 3 * k : (k * 3 + 1) % 5;
+            if ((way == 1 && k > 3) || (way == 2 && k > 4)) break;
+            char *line = json_dumps(json_array_get(segments, i), JSON_COMPACT);
+            hbk_text_printf(&t, "%s\n", line);
+            free(line);
+        }
+        t19_write(w.segments, hbk_text_string(&t));
+        hbk_text_free(&t);
+        unlink(w.out);
+        check_ok(t19_augment(&w, NULL, NULL, &err));
+        json_t *now = t19_rows(w.out);
+        for (size_t k = 0; k < json_array_size(now); k++) {
+            size_t i = (size_t)atoi(t19_string(now, k, "id") + 1);
+            if (!json_equal(json_array_get(now, k), json_array_get(rows, i)))
+                fail_msg("way %d: row %s reads \"%s\", expected \"%s\"", way, t19_string(now, k, "id"),
+                         t19_string(now, k, "instruction"), t19_string(rows, i, "instruction"));
+        }
+        json_decref(now);
+    }
+    t19_write(w.segments, "{\"id\":\"a\",\"text\":\"The tea.\"}\n{\"id\":\"b\",\"text\":\"The tea.\"}\n");
+    unlink(w.out);
+    check_ok(t19_augment(&w, NULL, NULL, &err));
+    json_t *two = t19_rows(w.out);
+    assert_string_not_equal(t19_string(two, 0, "instruction"), t19_string(two, 1, "instruction"));
+    w.o.seed++;
+    unlink(w.out);
+    check_ok(t19_augment(&w, NULL, NULL, &err));
+    json_t *other = t19_rows(w.out);
+    assert_string_not_equal(t19_string(two, 0, "instruction"), t19_string(other, 0, "instruction"));
+    json_decref(two);
+    json_decref(other);
+    json_decref(rows);
+    json_decref(segments);
+    t19_free(&w);
+}
+
+/* Cuts the finished file `path`, whose bytes are `whole`, to its first `at` bytes, and says in *waves how many
+   of the waves of `wave` rows are then left to do. */
+static void t19_cut(const char *path, const hbk_text *whole, size_t at, hbk_int wave, int *waves)
+{
+    hbk_error err;
+    hbk_int rows = 0, all = 0;
+    for (size_t i = 0; i < whole->len; i++) {
+        if (whole->data[i] != '\n') continue;
+        all++;
+        if (i < at) rows++;
+    }
+    *waves = (int)((all + wave - 1) / wave - rows / wave);
+    check_ok(hbk_file_write(path, hbk_text_string(whole), at, &err));
+}
+
+/* Promise: cut off at any byte - inside a row, at its newline, at the border of a wave, after the last row -
+   the file is continued to the same bytes, and whole waves are not made again. */
+static void t19_cut_anywhere(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t19_world w = t19_new("cut");
+    t19_watch watch;
+    w.o.sampling.max_new = 4;
+    t19_write_segments(&w, 11);
+    check_ok(t19_augment(&w, NULL, NULL, &err));
+    hbk_text whole = t19_read(w.out);
+    int n = 0;
+    for (size_t at = 0; at <= whole.len; at++) {
+        bool border = at == 0 || at == whole.len || whole.data[at - 1] == '\n' || whole.data[at] == '\n';
+        if (!border && at % 211 != 1) continue;
+        int waves;
+        t19_cut(w.out, &whole, at, w.o.wave, &waves);
+        hbk_progress p = t19_progress(&watch, 0);
+        check_ok(t19_augment(&w, &p, NULL, &err));
+        t19_check_same(&whole, w.out, "cut");
+        assert_int_equal(watch.calls, waves);
+        n++;
+    }
+    assert_true(n > 30);
+    for (int stop = 1; stop <= 3; stop++) { /* cancelled after a wave */
+        unlink(w.out);
+        hbk_progress p = t19_progress(&watch, stop);
+        check_error(t19_augment(&w, &p, NULL, &err), HBK_ERROR_CANCELLED, "augment");
+        hbk_int rows;
+        check_ok(hbk_jsonl_count(w.out, &rows, &err));
+        assert_int_equal(rows, stop == 3 ? 11 : 4 * stop);
+        check_ok(t19_augment(&w, NULL, NULL, &err));
+        t19_check_same(&whole, w.out, "cancelled");
+    }
+    /* what follows a torn write may be anything */
+    hbk_text_append(&whole, "\0\0{\"id\"", 7);
+    int waves;
+    t19_cut(w.out, &whole, whole.len, w.o.wave, &waves);
+    check_ok(t19_augment(&w, NULL, NULL, &err));
+    whole.len -= 7;
+    t19_check_same(&whole, w.out, "torn");
+    hbk_text_free(&whole);
+    t19_free(&w);
+}
+
+/* Promise: a bad row is named by file and line, options by their names; the waves before it stay. */
+static void t19_errors(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *row, *message;
+        hbk_code code;
+    } cases[] = {
+        {"{\"id\": \"x\"}", "\"text\"", HBK_ERROR_FORMAT},
+        {"{\"text\": 5}", "no string", HBK_ERROR_FORMAT},
+        {"{\"text\": \" \\n\"}", "empty", HBK_ERROR_DATA},
+        {"{\"text\": \"a\\u0000b\"}", "NUL", HBK_ERROR_DATA},
+        {"{\"text\": \"a\", \"id\": [1]}", "\"id\"", HBK_ERROR_FORMAT},
+        {"{\"text\": \"a", "no JSON", HBK_ERROR_FORMAT},
+        {"\"a\"", "no JSON object", HBK_ERROR_FORMAT},
+    };
+    hbk_error err;
+    t19_world w = t19_new("errors");
+    w.o.wave = 2;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char file[512];
+        snprintf(file, sizeof file, "{\"text\": \"a\"}\n\n{\"text\": \"b\"}\n%s\n{\"text\": \"c\"}\n", cases[i].row);
+        t19_write(w.segments, file);
+        unlink(w.out);
+        check_error(t19_augment(&w, NULL, NULL, &err), cases[i].code, cases[i].message);
+        assert_string_equal(err.file, w.segments);
+        assert_int_equal(err.line, 4);
+        hbk_int rows;
+        check_ok(hbk_jsonl_count(w.out, &rows, &err));
+        assert_int_equal(rows, 2);
+    }
+    t19_write(w.segments, "\n");
+    check_error(t19_augment(&w, NULL, NULL, &err), HBK_ERROR_DATA, "holds no row");
+    assert_string_equal(err.file, w.segments);
+    t19_write_segments(&w, 3);
+    w.o.wave = 0;
+    check_error(t19_augment(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "wave 0");
+    w.o.wave = 2;
+    w.o.slots = 0;
+    check_error(t19_augment(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "slots 0");
+    w.o.slots = 2;
+    unlink(w.out);
+    t19_write_segments(&w, 9);
+    check_ok(t19_augment(&w, NULL, NULL, &err));
+    t19_write_segments(&w, 3); /* the rows of a larger file are not those of this one */
+    check_error(t19_augment(&w, NULL, NULL, &err), HBK_ERROR_DATA, "more rows");
+    unlink(w.segments);
+    check_error(t19_augment(&w, NULL, NULL, &err), HBK_ERROR_FILE, "opened");
+    t19_free(&w);
+}
+
+/* Promise: with no token left for a reply, or none asked for, rows say so and nothing fails. */
+static void t19_limits(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t19_world w = t19_new("limits");
+    t19_write_segments(&w, 5);
+    hbk_dataset d;
+    memset(&d, 0, sizeof d);
+    t19_lesson(&d, w.t, w.tok, HBK_BACKWARD, NULL, "The tea is hot.", "?"); /* the first, and the shortest */
+    hbk_int room = d.n_prompt[0] + 1;
+    hbk_dataset_free(&d);
+    for (int way = 0; way < 3; way++) {
+        w.o.max_length = way == 0 ? 1 : way == 1 ? room : -1; /* nothing fits; some do; all do */
+        w.o.sampling.max_new = way == 2 ? 1 : 10;
+        unlink(w.out);
+        check_ok(t19_augment(&w, NULL, NULL, &err));
+        json_t *rows = t19_rows(w.out);
+        int too_long = 0;
+        assert_int_equal(json_array_size(rows), 5);
+        for (size_t i = 0; i < 5; i++) {
+            bool none = !strcmp(t19_string(rows, i, "status"), "too_long");
+            too_long += none;
+            assert_int_equal(none, !strcmp(t19_string(rows, i, "finish"), "too_long"));
+            if (none) assert_string_equal(t19_string(rows, i, "instruction"), "");
+        }
+        if (way == 0) assert_int_equal(too_long, 5);
+        if (way == 1) assert_in_range(too_long, 1, 4);
+        if (way == 2) assert_int_equal(too_long, 0);
+        json_decref(rows);
+    }
+    t19_free(&w);
+}
+
+static bool t19_augment_once(void *ctx, hbk_allocator *a, hbk_error *err)
+{
+    const t19_world *w = (const t19_world *)ctx;
+    unlink(w->out);
+    return t19_augment(w, NULL, a, err);
+}
+
+/* Promise: whichever allocation fails, the error is memory and nothing leaks. */
+static void t19_memory_runs_out(void **state)
+{
+    (void)state;
+    t19_world w = t19_new("memory");
+    t19_write_segments(&w, 3);
+    w.o.wave = 2;
+    w.o.sampling.max_new = 3;
+    assert_true(fault_sweep(t19_augment_once, &w) > 30);
+    t19_free(&w);
+}
+
+static const struct CMUnitTest tests_19[] = {
+    cmocka_unit_test(t19_statuses),
+    cmocka_unit_test(t19_rows_and_schema),
+    cmocka_unit_test(t19_records_are_independent),
+    cmocka_unit_test(t19_cut_anywhere),
+    cmocka_unit_test(t19_errors),
+    cmocka_unit_test(t19_limits),
+    cmocka_unit_test(t19_memory_runs_out),
+};

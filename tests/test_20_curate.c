@@ -1,0 +1,901 @@
+/* Chapter 20: what counts as a rating, the two read-outs, and what is kept. What peers got wrong is in the
+   tables: the first score instead of the last, "10" read as 1, "4." and "4/5" missed, a default for no score,
+   a threshold that is stored and never applied. */
+#include "test.h"
+#include "fault.h"
+
+/* ---- reading a rating ----------------------------------------------------------------- */
+
+typedef struct t20_reply {
+    const char *text;
+    double score; /* 0: none */
+} t20_reply;
+
+static const t20_reply t20_replies[] = {
+    /* the form that the rubric asks for, and how models decorate it */
+    {"The answer is complete.\nScore: 4", 4},
+    {"Score: 1", 1},
+    {"Score: 5", 5},
+    {"Score: 4.", 4},
+    {"Score:4.", 4},
+    {"Score:4", 4},
+    {"score : 5", 5},
+    {"SCORE: 3", 3},
+    {"ScOrE: 3", 3},
+    {"Score:\t2", 2},
+    {"**Score:** 4", 4},
+    {"**Score**: 4", 4},
+    {"**Score: 4**", 4},
+    {"Score: **4**", 4},
+    {"__Score__: 4", 4},
+    {"_Score: 4_", 4},
+    {"### Score: 4", 4},
+    {"`Score: 4`", 4},
+    {"Score: [4]", 4},
+    {"Score: <4>", 4},
+    {"Score: (4)", 4},
+    {"Score: \"4\"", 4},
+    {"Score: '4'", 4},
+    {"{\"score\": 4}", 4},
+    {"{\"score\": \"4\"}", 4},
+    {"score=4", 4},
+    {"Final score: 4", 4},
+    {"Good. (Score: 4)", 4},
+    {"\xe2\x80\x94Score: 4", 4}, /* a dash before it */
+    {"Score: 4\n\n", 4},
+    {"Score: 4\r\n", 4},
+    /* numbers of the scale */
+    {"Score: 4/5", 4},
+    {"Score: 4 / 5", 4},
+    {"Score: **4**/5.", 4},
+    {"Score: 4 out of 5", 4},
+    {"Score: 4.5", 4.5},
+    {"Score: 4.5/5", 4.5},
+    {"Score: 5.0", 5},
+    {"Score: 1.00", 1},
+    {"Score: 04", 4},
+    {"Score: 4 because it is focused", 4},
+    {"Score: 4 (5 would be perfect)", 4},
+    {"Score: 4, not more", 4},
+    {"Score: 4 - good", 4},
+    {"Score: 4 of course", 4},
+    {"Score: 4+", 4},
+    /* the last label counts */
+    {"A Score: 5 needs an expert. Score: 3", 3},
+    {"Score: 2\nScore: 4", 4},
+    {"Score: 4 is too much, so Score: 2. Done.", 2},
+    {"The score: hard to say.\nScore: 3", 3},
+    {"Score: 10\nScore: 3", 3},
+    {"Score: 4\nI score things. Scores vary; the scoreboard is full.", 4}, /* words, no labels */
+    {"Score: 4\nScore:", 0},
+    {"Score: 4\nScore: unknown", 0},
+    {"Score: 4\nScore: 10", 0},
+    /* not on the scale */
+    {"Score: 0", 0},
+    {"Score: 6", 0},
+    {"Score: 10", 0},
+    {"Score: 10502", 0},
+    {"Score: 0.5", 0},
+    {"Score: 5.1", 0},
+    {"Score: -4", 0},
+    {"Score: 8/10", 0},
+    {"Score: 4/10", 0},
+    {"Score: 4/50", 0},
+    {"Score: 4/5.5", 0},
+    {"Score: 4 out of 10", 0},
+    {"Score: 4 of 10", 0},
+    {"Score: 80%", 0},
+    {"Score: 4 %", 0},
+    {"Score: 4th", 0},
+    {"Score: 4x", 0},
+    {"Score: 5e0", 0},
+    {"Score: 99999999999999999999999999999999999999999999", 0},
+    {"Score: 18446744073709551620", 0}, /* 2^64 + 4 */
+    {"Score: 4294967300", 0},           /* 2^32 + 4 */
+    /* several numbers are no rating */
+    {"Score: 1-5", 0},
+    {"Score: 4 - 5", 0},
+    {"Score: 4\xe2\x80\x93" "5", 0}, /* an en dash */
+    {"Score: 4 to 5", 0},
+    {"Score: 4 or 5", 0},
+    {"Score: 4,5", 0},
+    {"Score (1-5): 4", 0},
+    /* no number, or no label */
+    {"", 0},
+    {"4", 0},
+    {"Score", 0},
+    {"Score:", 0},
+    {"Score: ", 0},
+    {"Score 4", 0},
+    {"Score - 4", 0},
+    {"Score is 4", 0},
+    {"Score: four", 0},
+    {"Score: IV", 0},
+    {"Score: <rating>", 0},
+    {"Score: N/A", 0},
+    {"Score:\n4", 0}, /* the next line may be anything, a list too */
+    {"Score: .5", 0},
+    {"Rating: 4", 0},
+    {"Reward: 10", 0},
+    {"4/5", 0},
+    {"[4]", 0},
+    {"I give it a 4.", 0},
+    {"underscore: 3", 0},
+    {"my_score: 3", 0},
+    {"2score: 3", 0},
+    {"scores: 4", 0},
+    {"Scored: 4", 0},
+    {"scoreboard: 3", 0},
+    {"s core: 3", 0},
+    /* other languages: another word is another word */
+    {"Bewertung: 4", 0},
+    {"Puntuaci\xc3\xb3n: 4", 0},
+    {"Note : 4/5", 0},
+    {"\xe8\xaf\x84\xe5\x88\x86: 4", 0},
+    {"\xd0\x9e\xd1\x86\xd0\xb5\xd0\xbd\xd0\xba\xd0\xb0: 4", 0},
+    {"Score: \xef\xbc\x94", 0},       /* a wide digit */
+    {"Score: \xd9\xa4", 0},           /* an Arabic one */
+    {"\xff\xfe Score: 4 \xff", 4},    /* bytes that are no text */
+};
+
+/* Promise: a rating is a number from 1 to 5 after the last label "Score:", and nothing else is one. */
+static void t20_rating_table(void **state)
+{
+    (void)state;
+    size_t n = sizeof t20_replies / sizeof *t20_replies;
+    for (size_t i = 0; i < n; i++) {
+        const t20_reply *r = &t20_replies[i];
+        double got = hbk_rating_parse(r->text);
+        if (isnan(got) ? r->score != 0 : got != r->score)
+            fail_msg("\"%s\" is rated %g, expected %g (0: none)", r->text, got, r->score);
+    }
+    print_message("    %zu replies\n", n);
+}
+
+/* Promise: the parser reads no byte behind the reply's end, wherever the reply is cut. */
+static void t20_rating_ends(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof t20_replies / sizeof *t20_replies; i++)
+        for (size_t n = 0; n <= strlen(t20_replies[i].text); n++) {
+            char *copy = (char *)malloc(n + 1); /* its end is the allocation's: sanitizers see a step beyond */
+            assert_non_null(copy);
+            memcpy(copy, t20_replies[i].text, n);
+            copy[n] = 0;
+            double got = hbk_rating_parse(copy);
+            assert_true(isnan(got) || (got >= 1 && got <= 5));
+            free(copy);
+        }
+}
+
+/* ---- rating with a model ---------------------------------------------------------------- */
+
+/* Everything that a call of hbk_rate takes. */
+typedef struct t20_world {
+    hbk_tokenizer *tok;
+    hbk_template *t;
+    hbk_model *base;
+    hbk_trainer *taught; /* or NULL: the base rates */
+    hbk_curate_options o;
+    char candidates[512], ratings[512];
+} t20_world;
+
+static t20_world t20_new(const char *name, bool digits, hbk_int context)
+{
+    t20_world w;
+    char file[64];
+    memset(&w, 0, sizeof w);
+    w.tok = t19_tokenizer(digits);
+    w.t = t19_template();
+    if (context) w.base = t19_loud(t19_model(w.tok, 16, context));
+    w.o = hbk_curate_defaults();
+    w.o.decode.wave = 4;
+    w.o.decode.slots = 3;
+    w.o.decode.sampling.max_new = 24;
+    snprintf(file, sizeof file, "t20_%s_candidates.jsonl", name);
+    test_tmp(w.candidates, file);
+    snprintf(file, sizeof file, "t20_%s_ratings.jsonl", name);
+    test_tmp(w.ratings, file);
+    unlink(w.ratings);
+    return w;
+}
+
+static void t20_free(t20_world *w)
+{
+    hbk_trainer_free(w->taught);
+    hbk_model_free(w->base);
+    hbk_template_free(w->t);
+    hbk_tokenizer_free(w->tok);
+}
+
+static bool t20_rate(const t20_world *w, const hbk_progress *p, hbk_allocator *a, hbk_error *err)
+{
+    const hbk_model *m = w->taught ? hbk_trainer_model(w->taught) : w->base;
+    return hbk_rate(m, NULL, w->tok, w->t, &w->o, "m0", w->candidates, w->ratings, p, a, err);
+}
+
+/* Rates anew and returns the rows. */
+static json_t *t20_rows(const t20_world *w)
+{
+    hbk_error err;
+    unlink(w->ratings);
+    check_ok(t20_rate(w, NULL, NULL, &err));
+    return t19_rows(w->ratings);
+}
+
+/* What the taught model says of each pair. The last two are one pair: it says either. */
+static const char *const t20_lessons[][3] = {
+    {"What is hot?", "The tea.", "good.\nScore: 4"},
+    {"Who is it?", "A dog.", "Score: 4.5"},
+    {"Where is it?", "The moon.", "bad"},
+    {"Why is it?", "It is far.", "Score: 4\nScore: 10"},
+    {"Is it hot?", "The cat.", "fair. A Score: 5 is good\nScore: 2\nbad"},
+    {"Is it wet?", "A dog.", "bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad"},
+    {"Is it far?", "It is.", "Score: 2"},
+    {"Is it far?", "It is.", "Score: 5"},
+};
+enum { T20_LESSONS = sizeof t20_lessons / sizeof *t20_lessons };
+
+static void t20_teach(t20_world *w)
+{
+    hbk_dataset d;
+    memset(&d, 0, sizeof d);
+    for (int i = 0; i < T20_LESSONS; i++)
+        t19_lesson(&d, w->t, w->tok, HBK_RATING, t20_lessons[i][0], t20_lessons[i][1], t20_lessons[i][2]);
+    hbk_int targets = d.tokens.n;
+    for (hbk_int i = 0; i < d.n; i++) targets -= d.n_prompt[i];
+    double unknowable = 2 * log(2.0) / (double)targets; /* which of the last two it will be */
+    w->taught = t19_teach(&w->base, w->tok, &d, 0.004 + unknowable);
+    hbk_dataset_free(&d);
+}
+
+/* One candidate per number: the pair of that lesson, with id "c0", "c1" ... */
+static void t20_write_candidates(const t20_world *w, const int *lesson, int n)
+{
+    hbk_text t;
+    memset(&t, 0, sizeof t);
+    for (int i = 0; i < n; i++)
+        hbk_text_printf(&t, "{\"id\": \"c%d\", \"instruction\": \"%s\", \"output\": \"%s\", \"status\": \"ok\"}\n", i,
+                        t20_lessons[lesson[i]][0], t20_lessons[lesson[i]][1]);
+    t19_write(w->candidates, hbk_text_string(&t));
+    hbk_text_free(&t);
+}
+
+static double t20_score(const json_t *rows, size_t i)
+{
+    const json_t *score = json_object_get(json_array_get(rows, i), "score");
+    assert_true(json_is_number(score) || json_is_null(score));
+    return json_is_number(score) ? json_number_value(score) : (double)NAN;
+}
+
+/* Tokens of a text that continues another. */
+static hbk_int t20_length(const hbk_tokenizer *tok, const char *text)
+{
+    hbk_error err;
+    hbk_tokens ids;
+    memset(&ids, 0, sizeof ids);
+    check_ok(hbk_tokenizer_encode(tok, text, strlen(text), HBK_ENCODE_CONTINUE, &ids, &err));
+    hbk_int n = ids.n;
+    hbk_tokens_free(&ids);
+    return n;
+}
+
+/* Promise: one row per usable candidate, in order, of the schema, with what the model said; a reply without a
+   rating has score null and the reason, never a number. */
+static void t20_text_readout(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t20_world w = t20_new("text", true, 0);
+    t20_teach(&w);
+    static const int lesson[] = {0, 1, 2, 3, 4, 5};
+    static const double scores[] = {4, 4.5, 0, 0, 2, 0};
+    static const char *const statuses[] = {"ok", "ok", "unparsable", "unparsable", "ok", "truncated"};
+    hbk_int room = 0; /* enough for all but the sixth */
+    for (int i = 0; i < 5; i++) room = HBK__MAX(room, t20_length(w.tok, t20_lessons[i][2]) + 1);
+    assert_true(t20_length(w.tok, t20_lessons[5][2]) > room);
+    w.o.decode.sampling.max_new = room;
+    t20_write_candidates(&w, lesson, 6);
+    json_t *rows = t20_rows(&w);
+    assert_int_equal(json_array_size(rows), 6);
+    for (size_t i = 0; i < 6; i++) {
+        const json_t *row = json_array_get(rows, i), *prov = json_object_get(row, "prov");
+        t19_check_keys(row, "id score status readout votes text prov");
+        t19_check_keys(prov, "model adapter template template_hash seed");
+        assert_string_equal(json_string_value(json_object_get(prov, "adapter")), "m0");
+        assert_string_equal(t19_string(rows, i, "status"), statuses[i]);
+        assert_string_equal(t19_string(rows, i, "readout"), "text");
+        if (i < 5) assert_string_equal(t19_string(rows, i, "text"), t20_lessons[i][2]);
+        double score = t20_score(rows, i);
+        assert_true(scores[i] > 0 ? score == scores[i] : isnan(score));
+    }
+    json_decref(rows);
+    /* only usable candidates are rated; ids are those of the file, row-N where there is none */
+    t19_write(w.candidates,
+              "{\"id\": \"a\", \"instruction\": \"\", \"output\": \"The tea.\", \"status\": \"empty\"}\n"
+              "{\"instruction\": \"What is hot?\", \"output\": \"The tea.\", \"status\": \"ok\"}\n"
+              "{\"id\": \"b\", \"instruction\": \"What\", \"output\": \"The tea.\", \"status\": \"truncated\"}\n\n"
+              "{\"id\": 7, \"instruction\": \"Who is it?\", \"output\": \"A dog.\"}\n");
+    rows = t20_rows(&w);
+    assert_int_equal(json_array_size(rows), 2);
+    assert_string_equal(t19_string(rows, 0, "id"), "row-2");
+    assert_string_equal(t19_string(rows, 1, "id"), "7");
+    assert_true(t20_score(rows, 0) == 4 && t20_score(rows, 1) == 4.5);
+    json_decref(rows);
+    /* none usable, and bad rows */
+    t19_write(w.candidates, "{\"instruction\": \"\", \"output\": \"x\", \"status\": \"empty\"}\n");
+    unlink(w.ratings);
+    check_error(t20_rate(&w, NULL, NULL, &err), HBK_ERROR_DATA, "no row that rate could use");
+    t19_write(w.candidates, "\n{\"instruction\": \"x\"}\n");
+    check_error(t20_rate(&w, NULL, NULL, &err), HBK_ERROR_FORMAT, "\"output\"");
+    assert_int_equal(err.line, 2);
+    t19_write(w.candidates, "{\"instruction\": \"x\", \"output\": \"x\", \"status\": 1}\n");
+    check_error(t20_rate(&w, NULL, NULL, &err), HBK_ERROR_FORMAT, "\"status\"");
+    t20_free(&w);
+}
+
+/* Promise: wherever a reply is cut off, the score is that of the whole reply or none: "4.5" never becomes 4,
+   "10" never 1. */
+static void t20_cut_off_digits(void **state)
+{
+    (void)state;
+    t20_world w = t20_new("cutoff", false, 0); /* without digits in the vocabulary: they come byte by byte */
+    static const char *const replies[] = {"Score: 4.5", "Score: 4/50", "Score: 10", "good.\nScore: 4 to 5",
+                                          "Score: 2\nbad because it is a bad answer"};
+    hbk_dataset d;
+    hbk_text t;
+    memset(&d, 0, sizeof d);
+    memset(&t, 0, sizeof t);
+    for (int i = 0; i < 5; i++) {
+        char ask[16];
+        snprintf(ask, sizeof ask, "%c?", "aekou"[i]);
+        t19_lesson(&d, w.t, w.tok, HBK_RATING, ask, "The tea.", replies[i]);
+        hbk_text_printf(&t, "{\"id\": \"%d\", \"instruction\": \"%s\", \"output\": \"The tea.\"}\n", i, ask);
+    }
+    w.taught = t19_teach(&w.base, w.tok, &d, 0.02);
+    t19_write(w.candidates, hbk_text_string(&t));
+    int rated = 0, cut = 0;
+    for (int most = 1; most <= 30; most++) {
+        w.o.decode.sampling.max_new = most;
+        json_t *rows = t20_rows(&w);
+        for (size_t i = 0; i < 5; i++) {
+            double got = t20_score(rows, i), whole = hbk_rating_parse(replies[i]);
+            const char *text = t19_string(rows, i, "text"), *status = t19_string(rows, i, "status");
+            assert_int_equal(strncmp(text, replies[i], strlen(text)), 0); /* it says what it learned */
+            bool all = !strcmp(text, replies[i]);
+            rated += !isnan(got);
+            cut += !all && !isnan(hbk_rating_parse(text)); /* what a careless reader would believe */
+            if (!isnan(got) && got != whole) fail_msg("\"%s\" cut to \"%s\" is rated %g", replies[i], text, got);
+            if (!all && isnan(got)) assert_string_equal(status, "truncated");
+            if (most == 30) assert_true(isnan(whole) ? isnan(got) : got == whole);
+        }
+        json_decref(rows);
+    }
+    assert_true(rated > 30 && cut > 4);
+    hbk_text_free(&t);
+    hbk_dataset_free(&d);
+    t20_free(&w);
+}
+
+/* Promise: of several votes the score is the mean of those that can be read; votes need a temperature, and
+   each has a stream of its own. */
+static void t20_votes(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t20_world w = t20_new("votes", true, 0);
+    t20_teach(&w);
+    static const int lesson[] = {6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6, 2}; /* gets a 2 or a 5; gets none */
+    enum { N = sizeof lesson / sizeof *lesson };
+    w.o.votes = 3;
+    t20_write_candidates(&w, lesson, N);
+    check_error(t20_rate(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "3 votes");
+    w.o.decode.sampling.temperature = 1;
+    w.o.decode.sampling.top_p = 0.95;
+    json_t *rows = t20_rows(&w);
+    int differ = 0, twos = 0, fives = 0;
+    for (size_t i = 0; i < N; i++) {
+        const json_t *votes = json_object_get(json_array_get(rows, i), "votes");
+        double sum = 0, first = 0;
+        int read = 0;
+        assert_int_equal(json_array_size(votes), 3);
+        for (size_t v = 0; v < 3; v++) {
+            const json_t *vote = json_array_get(votes, v);
+            if (!json_is_number(vote)) continue;
+            double x = json_number_value(vote);
+            assert_true(i < N - 1 && (x == 2 || x == 5));
+            twos += x == 2;
+            fives += x == 5;
+            if (!read++) first = x;
+            differ += x != first;
+            sum += x;
+        }
+        assert_int_equal(read, i < N - 1 ? 3 : 0);
+        if (read) check_near(t20_score(rows, i), sum / read, 1e-12);
+        else assert_true(isnan(t20_score(rows, i)));
+        assert_string_equal(t19_string(rows, i, "status"), read ? "ok" : "unparsable");
+    }
+    assert_true(differ > 0 && twos > 0 && fives > 0);
+    json_decref(rows);
+    w.o.votes = 0;
+    check_error(t20_rate(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "0 votes");
+    t20_free(&w);
+}
+
+/* ---- the expected read-out ------------------------------------------------------------------ */
+
+/* log p(continuation | prompt) from the logits of every position of the whole. */
+static double t20_log_p(const hbk_model *m, const hbk_tokens *prompt, const hbk_tokens *continuation)
+{
+    hbk_error err;
+    hbk_tokens all;
+    memset(&all, 0, sizeof all);
+    hbk_tokens_append(&all, prompt->data, prompt->n);
+    hbk_tokens_append(&all, continuation->data, continuation->n);
+    hbk_int start[2] = {0, all.n}, V = m->config.vocab_size;
+    hbk_batch b = {all.n, 1, all.data, NULL, start};
+    hbk_acts *a = hbk_acts_new(m, NULL, all.n, all.n, false, NULL, &err);
+    hbk_real *logits = HBK__NEW(NULL, hbk_real, all.n * V, &err);
+    check_ok(hbk_model_logits(a, m, &b, NULL, logits, &err));
+    double sum = 0;
+    for (hbk_int i = prompt->n; i < all.n; i++) {
+        const hbk_real *row = logits + (i - 1) * V;
+        double max = -INFINITY, total = 0;
+        for (hbk_int j = 0; j < V; j++) max = fmax(max, (double)row[j]);
+        for (hbk_int j = 0; j < V; j++) total += exp((double)row[j] - max);
+        sum += (double)row[all.data[i]] - max - log(total);
+    }
+    hbk_free(NULL, logits);
+    hbk_acts_free(a);
+    hbk_tokens_free(&all);
+    return sum;
+}
+
+/* The mean of 1 .. 5 after the rating prompt of lesson k and the text `lead`, which ends in the label. */
+static double t20_expected_by_hand(const t20_world *w, int k, const char *lead)
+{
+    hbk_error err;
+    hbk_tokens prompt, digit;
+    hbk_render r;
+    memset(&prompt, 0, sizeof prompt);
+    memset(&digit, 0, sizeof digit);
+    memset(&r, 0, sizeof r);
+    r.use = HBK_RATING;
+    r.instruction = t20_lessons[k][0];
+    r.output = t20_lessons[k][1];
+    check_ok(hbk_template_tokens(w->t, w->tok, &r, &prompt, NULL, &err));
+    check_ok(hbk_tokenizer_encode(w->tok, lead, strlen(lead), HBK_ENCODE_CONTINUE, &prompt, &err));
+    double total = 0, mean = 0;
+    for (int grade = 1; grade <= 5; grade++) {
+        char text[3] = {' ', (char)('0' + grade), 0};
+        digit.n = 0;
+        check_ok(hbk_tokenizer_encode(w->tok, text, 2, HBK_ENCODE_CONTINUE, &digit, &err));
+        double p = exp(t20_log_p(w->taught ? hbk_trainer_model(w->taught) : w->base, &prompt, &digit));
+        total += p;
+        mean += grade * p;
+    }
+    hbk_tokens_free(&prompt);
+    hbk_tokens_free(&digit);
+    return mean / total;
+}
+
+/* A template whose reply stands behind a blank, as llama2's does. */
+static hbk_template *t20_blank_template(void)
+{
+    char path[512];
+    hbk_error err;
+    test_tmp(path, "t20_blank.json");
+    t19_write(path, "{\"name\": \"blank\", \"prompt\": \"{bos}Ask: {instruction} Rate:\", \"reply\": \" {output}{eos}\","
+                    " \"rating\": \"{bos}Ask: {instruction}\\n{output} Rate:\"}");
+    hbk_template *t = hbk_template_load(path, NULL, &err);
+    if (!t) fail_msg("%s", err.message);
+    return t;
+}
+
+/* Promise: the expected rating is the mean of 1 to 5 under the probabilities of the whole continuations " 1"
+   to " 5" after reasoning and label, of one token each or of two; and every pair gets one. */
+static void t20_expected_readout(void **state)
+{
+    (void)state;
+    static const int lesson[] = {0, 1, 2, 3, 4, 5};
+    for (int way = 0; way < 4; way++) { /* digits of one and two tokens; reply with and without a blank */
+        t20_world w = t20_new("expected", way % 2 == 0, 256);
+        if (way > 1) {
+            hbk_template_free(w.t);
+            w.t = t20_blank_template();
+        }
+        assert_int_equal(t20_length(w.tok, " 4"), way % 2 == 0 ? 1 : 2);
+        w.o.readout = HBK_READOUT_EXPECTED;
+        w.o.decode.sampling.max_new = 6;
+        t20_write_candidates(&w, lesson, 6);
+        json_t *rows = t20_rows(&w);
+        double least = 5, most = 1;
+        for (size_t i = 0; i < 6; i++) {
+            char lead[512];
+            snprintf(lead, sizeof lead, "%s%s\nScore:", way > 1 ? " " : "", t19_string(rows, i, "text"));
+            double score = t20_score(rows, i);
+            assert_string_equal(t19_string(rows, i, "readout"), "expected");
+            assert_string_equal(t19_string(rows, i, "status"), "ok");
+            check_near(score, t20_expected_by_hand(&w, lesson[i], lead), sizeof(hbk_real) == 8 ? 1e-9 : 1e-4);
+            least = fmin(least, score);
+            most = fmax(most, score);
+        }
+        assert_true(most - least > 0.01); /* a read-out that ignores the pair would pass the rest */
+        json_decref(rows);
+        t20_free(&w);
+    }
+}
+
+/* Promise: a reply that has its label is read there, whatever number it wrote; one without is led to the
+   label. Greedy text and expectation agree where the model is sure. */
+static void t20_expected_label(void **state)
+{
+    (void)state;
+    t20_world w = t20_new("label", true, 0);
+    t20_teach(&w);
+    static const int lesson[] = {0, 2, 3, 4, 6};
+    static const char *const leads[] = {"good.\nScore:", "bad\nScore:", "Score: 4\nScore:",
+                                        "fair. A Score: 5 is good\nScore:", "Score:"};
+    w.o.readout = HBK_READOUT_EXPECTED;
+    t20_write_candidates(&w, lesson, 5);
+    json_t *rows = t20_rows(&w);
+    for (size_t i = 0; i < 5; i++) {
+        double score = t20_score(rows, i);
+        assert_string_equal(t19_string(rows, i, "status"), "ok");
+        check_near(score, t20_expected_by_hand(&w, lesson[i], leads[i]), sizeof(hbk_real) == 8 ? 1e-9 : 1e-3);
+    }
+    check_near(t20_score(rows, 0), 4, 0.2);
+    check_near(t20_score(rows, 3), 2, 0.2);
+    assert_in_range((int)(100 * t20_score(rows, 4)), 230, 470); /* 2 and 5, about as often */
+    json_decref(rows);
+    t20_free(&w);
+}
+
+/* Promise: the expected read-out finds room for label and digit even where the reply fills the context; a pair
+   that leaves none is too long, whatever stands beside it in its wave. */
+static void t20_expected_room(void **state)
+{
+    (void)state;
+    t20_world w = t20_new("room", false, 256);
+    static const int lesson[] = {1, 0, 3, 5, 6};
+    w.o.readout = HBK_READOUT_EXPECTED;
+    w.o.decode.sampling.max_new = 500; /* a random model does not end by itself */
+    t20_write_candidates(&w, lesson, 5);
+    json_t *rows = t20_rows(&w);
+    for (size_t i = 0; i < 5; i++) {
+        assert_string_equal(t19_string(rows, i, "status"), "ok");
+        assert_in_range((int)(1000 * t20_score(rows, i)), 1000, 5000);
+    }
+    json_decref(rows);
+    int seen[2] = {0, 0};
+    for (hbk_int limit = 1; limit < 64; limit += 3) {
+        w.o.decode.max_length = limit;
+        w.o.decode.wave = 5;
+        rows = t20_rows(&w);
+        w.o.decode.wave = 1; /* every pair alone */
+        json_t *alone = t20_rows(&w);
+        for (size_t i = 0; i < 5; i++) {
+            double a = t20_score(rows, i), b = t20_score(alone, i);
+            bool too_long = !strcmp(t19_string(rows, i, "status"), "too_long");
+            assert_string_equal(t19_string(rows, i, "status"), t19_string(alone, i, "status"));
+            assert_int_equal(too_long, isnan(a));
+            if (!too_long) assert_string_equal(t19_string(rows, i, "status"), "ok");
+            if (!too_long) check_near(a, b, 1e-3);
+            seen[too_long]++;
+        }
+        json_decref(rows);
+        json_decref(alone);
+    }
+    assert_true(seen[0] > 20 && seen[1] > 20);
+    t20_free(&w);
+}
+
+/* Promise: a vocabulary that cannot spell a digit is refused before anything is rated, and the other read-out
+   is named. */
+static void t20_expected_vocabulary(void **state)
+{
+    (void)state;
+    static const char text[] = "Instruction:\nResponse:\n Score: Rate Ask What is hot The tea . ? 1 2 3 4 good bad";
+    hbk_error err;
+    t20_world w = t20_new("vocabulary", true, 0);
+    hbk_tokenizer_free(w.tok);
+    w.tok = hbk_tokenizer_train(text, sizeof text - 1, 120, false, NULL, &err);
+    if (!w.tok) fail_msg("%s", err.message);
+    w.base = t19_model(w.tok, 16, 256);
+    static const int lesson[] = {0};
+    t20_write_candidates(&w, lesson, 1);
+    check_ok(t20_rate(&w, NULL, NULL, &err));
+    unlink(w.ratings);
+    w.o.readout = HBK_READOUT_EXPECTED;
+    check_error(t20_rate(&w, NULL, NULL, &err), HBK_ERROR_UNSUPPORTED, "digit 5");
+    assert_non_null(strstr(err.message, "--readout text"));
+    t20_free(&w);
+}
+
+/* ---- resuming --------------------------------------------------------------------------- */
+
+/* Promise: ratings that were cut off anywhere are continued to the same bytes, in both read-outs and with
+   votes, though unusable candidates are passed over. */
+static void t20_cut_anywhere(void **state)
+{
+    (void)state;
+    hbk_error err;
+    for (int way = 0; way < 2; way++) {
+        t20_world w = t20_new("cut", true, 256);
+        hbk_text t, whole;
+        memset(&t, 0, sizeof t);
+        for (int i = 0; i < 15; i++)
+            hbk_text_printf(&t, "{\"id\": \"c%d\", \"instruction\": \"%s\", \"output\": \"%s\", \"status\": \"%s\"}\n", i,
+                            t20_lessons[i % 6][0], t20_lessons[i % 4][1], i % 3 == 1 ? "short" : "ok");
+        t19_write(w.candidates, hbk_text_string(&t));
+        hbk_text_free(&t);
+        w.o.readout = way ? HBK_READOUT_EXPECTED : HBK_READOUT_TEXT;
+        w.o.votes = 2;
+        w.o.decode.sampling.temperature = 0.9;
+        w.o.decode.sampling.max_new = 4;
+        w.o.decode.wave = 3;
+        check_ok(t20_rate(&w, NULL, NULL, &err));
+        whole = t19_read(w.ratings);
+        for (size_t at = 0; at <= whole.len; at++) {
+            bool border = at == 0 || at == whole.len || whole.data[at - 1] == '\n' || whole.data[at] == '\n';
+            if (!border && at % 311 != 1) continue;
+            int waves;
+            t19_watch watch;
+            t19_cut(w.ratings, &whole, at, w.o.decode.wave, &waves);
+            hbk_progress p = t19_progress(&watch, 0);
+            check_ok(t20_rate(&w, &p, NULL, &err));
+            t19_check_same(&whole, w.ratings, "cut");
+            assert_int_equal(watch.calls, waves);
+        }
+        hbk_text_free(&whole);
+        t20_free(&w);
+    }
+}
+
+static bool t20_rate_once(void *ctx, hbk_allocator *a, hbk_error *err)
+{
+    const t20_world *w = (const t20_world *)ctx;
+    unlink(w->ratings);
+    return t20_rate(w, NULL, a, err);
+}
+
+/* Promise: whichever allocation fails, the error is memory and nothing leaks. */
+static void t20_rate_memory_runs_out(void **state)
+{
+    (void)state;
+    t20_world w = t20_new("memory", false, 256);
+    static const int lesson[] = {0, 1};
+    t20_write_candidates(&w, lesson, 2);
+    w.o.readout = HBK_READOUT_EXPECTED;
+    w.o.decode.sampling.max_new = 2;
+    assert_true(fault_sweep(t20_rate_once, &w) > 50);
+    t20_free(&w);
+}
+
+/* ---- selection ---------------------------------------------------------------------------- */
+
+/* Files for hbk_select. */
+typedef struct t20_choice {
+    char candidates[512], ratings[512], curated[512];
+    hbk_curate_options o;
+    hbk_curate_counts c;
+} t20_choice;
+
+/* n candidates "c0" ... with these scores; 0: unparsable, -1: truncated, -2: too long, -3: no usable candidate,
+   so that it has no rating at all. */
+static t20_choice t20_choose(const double *scores, int n)
+{
+    t20_choice k;
+    hbk_text c, r;
+    memset(&k, 0, sizeof k);
+    memset(&c, 0, sizeof c);
+    memset(&r, 0, sizeof r);
+    k.o = hbk_curate_defaults();
+    test_tmp(k.candidates, "t20_select_candidates.jsonl");
+    test_tmp(k.ratings, "t20_select_ratings.jsonl");
+    test_tmp(k.curated, "t20_select_curated.jsonl");
+    for (int i = 0; i < n; i++) {
+        int why = scores[i] > 0 ? 1 : (int)scores[i];
+        hbk_text_printf(&c, "{\"id\":\"c%d\",\"instruction\":\"ask %d\",\"output\":\"say %d\",\"status\":\"%s\"}\n", i, i,
+                        i, why == -3 ? "echo" : "ok");
+        if (why == -3) continue;
+        const char *status = why == 1 ? "ok" : why == 0 ? "unparsable" : why == -1 ? "truncated" : "too_long";
+        hbk_text_printf(&r, "{\"id\":\"c%d\",\"score\":", i);
+        if (why == 1) hbk_text_printf(&r, "%.17g", scores[i]);
+        else hbk_text_add(&r, "null");
+        hbk_text_printf(&r, ",\"status\":\"%s\"}\n", status);
+    }
+    t19_write(k.candidates, hbk_text_string(&c));
+    t19_write(k.ratings, hbk_text_string(&r));
+    hbk_text_free(&c);
+    hbk_text_free(&r);
+    return k;
+}
+
+/* Selects; the kept ids in order, as "0 3 7". */
+static const char *t20_kept(t20_choice *k, char out[512])
+{
+    hbk_error err;
+    check_ok(hbk_select(&k->o, k->candidates, k->ratings, k->curated, &k->c, NULL, &err));
+    json_t *rows = t19_rows(k->curated);
+    out[0] = 0;
+    for (size_t i = 0; i < json_array_size(rows); i++) {
+        strcat(out, i ? " " : "");
+        strcat(out, t19_string(rows, i, "id") + 1);
+    }
+    assert_int_equal(k->c.kept, json_array_size(rows));
+    json_decref(rows);
+    return out;
+}
+
+static const double t20_scores[] = {4.5, 3, 0, 5, 4.49, -3, 1, -1, 4.5, 2.5, 5, -2, 1.49, 0};
+enum { T20_SCORES = sizeof t20_scores / sizeof *t20_scores };
+
+/* Promise: kept are the pairs rated at least `keep`, in file order, with their score; a higher bar keeps a
+   subset; what could not be rated is counted and never kept. */
+static void t20_select_threshold(void **state)
+{
+    (void)state;
+    char kept[512], before[512] = "";
+    t20_choice k = t20_choose(t20_scores, T20_SCORES);
+    static const char *const wanted[] = {"0 1 3 4 6 8 9 10 12", "0 1 3 4 8 9 10", "0 1 3 4 8 10", "0 3 4 8 10",
+                                         "0 3 8 10", "3 10", ""};
+    static const double bars[] = {1, 2, 3, 4, 4.5, 5, 5.01};
+    for (int i = 0; i < 7; i++) {
+        k.o.keep = bars[i];
+        assert_string_equal(t20_kept(&k, kept), wanted[i]);
+        check_near(k.c.threshold, bars[i], 0);
+        char *all = before; /* monotone: each was kept by the lower bar too */
+        for (char *id = strtok(kept, " "); id; id = strtok(NULL, " ")) {
+            if (i > 0) assert_non_null(all = strstr(all, id));
+        }
+        t20_kept(&k, before);
+    }
+    k.o.keep = 4.5;
+    t20_kept(&k, kept);
+    assert_int_equal(k.c.n, 13);
+    assert_int_equal(k.c.rated, 9);
+    assert_int_equal(k.c.unparsable, 2);
+    assert_int_equal(k.c.truncated, 1);
+    assert_int_equal(k.c.too_long, 1);
+    static const int histogram[5] = {2, 0, 2, 1, 4}; /* 4.5 rounds to 5, 4.49 to 4, 2.5 to 3, 1.49 to 1 */
+    for (int i = 0; i < 5; i++) assert_int_equal(k.c.histogram[i], histogram[i]);
+    assert_false(k.c.collapsed);
+    json_t *rows = t19_rows(k.curated);
+    t19_check_keys(json_array_get(rows, 2), "id instruction output score source");
+    assert_string_equal(t19_string(rows, 2, "instruction"), "ask 8");
+    assert_string_equal(t19_string(rows, 2, "output"), "say 8");
+    assert_string_equal(t19_string(rows, 2, "source"), "aug");
+    assert_true(t20_score(rows, 2) == 4.5);
+    json_decref(rows);
+    /* what is written is what chapter 15 reads */
+    hbk_error err;
+    hbk_pairs p;
+    memset(&p, 0, sizeof p);
+    check_ok(hbk_pairs_load(&p, k.curated, "seed", &err));
+    assert_int_equal(p.n, 4);
+    assert_string_equal(p.data[0].source, "aug");
+    assert_true(p.data[0].score == 4.5);
+    hbk_pairs_free(&p);
+}
+
+/* Promise: a share keeps so many of the rated pairs, rounded up, the best, the earlier of equals; the threshold
+   that this amounted to is told. */
+static void t20_select_share(void **state)
+{
+    (void)state;
+    char kept[512];
+    t20_choice k = t20_choose(t20_scores, T20_SCORES); /* 9 rated: 5 5 4.5 4.5 4.49 3 2.5 1.49 1 */
+    static const struct {
+        double share;
+        const char *kept;
+        double threshold;
+    } cases[] = {
+        {0.0001, "3", 5},         {1 / 9.0, "3", 5},       {0.2, "3 10", 5},           {2.01 / 9, "0 3 10", 4.5},
+        {1 / 3.0, "0 3 10", 4.5}, {0.5, "0 3 4 8 10", 4.49}, {1, "0 1 3 4 6 8 9 10 12", 1}, {7, "0 1 3 4 6 8 9 10 12", 1},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        k.o.keep_share = cases[i].share;
+        k.o.keep = 5; /* a share takes its place */
+        assert_string_equal(t20_kept(&k, kept), cases[i].kept);
+        check_near(k.c.threshold, cases[i].threshold, 0);
+    }
+    static const double none[] = {0, -1, -2};
+    k = t20_choose(none, 3);
+    k.o.keep_share = 0.5;
+    assert_string_equal(t20_kept(&k, kept), "");
+    assert_true(isnan(k.c.threshold));
+}
+
+/* Promise: a rater that keeps fewer than 2 % or more than 90 % of its candidates has collapsed, and the counts
+   say so. */
+static void t20_select_collapse(void **state)
+{
+    (void)state;
+    double scores[100];
+    char kept[512];
+    static const struct {
+        int good, bad; /* the rest of the hundred is unparsable */
+        bool collapsed;
+    } cases[] = {{0, 100, true}, {1, 99, true}, {2, 98, false}, {50, 50, false}, {90, 10, false},
+                 {91, 9, true},  {100, 0, true}, {0, 0, true},  {1, 0, true},    {2, 0, false}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        for (int j = 0; j < 100; j++)
+            scores[j] = j < cases[i].good ? 5 : j < cases[i].good + cases[i].bad ? 1 : 0;
+        t20_choice k = t20_choose(scores, 100);
+        t20_kept(&k, kept);
+        if (k.c.collapsed != cases[i].collapsed)
+            fail_msg("%d of 100 kept: collapsed is %d", cases[i].good, (int)k.c.collapsed);
+    }
+}
+
+/* Promise: ratings of other candidates, of fewer or of more, or off the scale, are refused by file and line. */
+static void t20_select_refuses(void **state)
+{
+    (void)state;
+    hbk_error err;
+    static const double scores[] = {5, 4, 3};
+    t20_choice k = t20_choose(scores, 3);
+    static const char *const rows[] = {"{\"id\":\"c0\",\"score\":5,\"status\":\"ok\"}\n",
+                                       "{\"id\":\"c1\",\"score\":4,\"status\":\"ok\"}\n",
+                                       "{\"id\":\"c2\",\"score\":3,\"status\":\"ok\"}\n"};
+    static const struct {
+        const char *rows[4], *message;
+        hbk_code code;
+        int line;
+    } cases[] = {
+        {{rows[0], rows[1], "", ""}, "candidate \"c2\"", HBK_ERROR_DATA, 3},
+        {{rows[1], rows[0], rows[2], ""}, "candidate \"c0\"", HBK_ERROR_DATA, 1},
+        {{rows[0], rows[1], "{\"id\":\"d2\",\"score\":3,\"status\":\"ok\"}\n", ""}, "\"c2\"", HBK_ERROR_DATA, 3},
+        {{rows[0], rows[1], rows[2], rows[2]}, "no candidate for this rating", HBK_ERROR_DATA, 4},
+        {{rows[0], rows[1], "{\"id\":\"c2\",\"score\":5.5,\"status\":\"ok\"}\n", ""}, "5.5", HBK_ERROR_RANGE, 3},
+        {{rows[0], rows[1], "{\"id\":\"c2\",\"score\":0,\"status\":\"ok\"}\n", ""}, "1 to 5", HBK_ERROR_RANGE, 3},
+        {{rows[0], "{\"id\":\"c1\",\"score\":4}\n", rows[2], ""}, "\"status\"", HBK_ERROR_FORMAT, 2},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char all[512];
+        snprintf(all, sizeof all, "%s%s%s%s", cases[i].rows[0], cases[i].rows[1], cases[i].rows[2], cases[i].rows[3]);
+        t19_write(k.ratings, all);
+        k.c.n = -1;
+        check_error(hbk_select(&k.o, k.candidates, k.ratings, k.curated, &k.c, NULL, &err), cases[i].code,
+                    cases[i].message);
+        assert_string_equal(err.file, k.ratings);
+        assert_int_equal(err.line, cases[i].line);
+        assert_int_equal(k.c.n, -1); /* outputs are untouched */
+    }
+    unlink(k.ratings);
+    check_error(hbk_select(&k.o, k.candidates, k.ratings, k.curated, &k.c, NULL, &err), HBK_ERROR_FILE, "opened");
+}
+
+static bool t20_select_once(void *ctx, hbk_allocator *a, hbk_error *err)
+{
+    t20_choice *k = (t20_choice *)ctx;
+    return hbk_select(&k->o, k->candidates, k->ratings, k->curated, &k->c, a, err);
+}
+
+/* Promise: whichever allocation fails, the error is memory and nothing leaks. */
+static void t20_select_memory_runs_out(void **state)
+{
+    (void)state;
+    t20_choice k = t20_choose(t20_scores, T20_SCORES);
+    assert_true(fault_sweep(t20_select_once, &k) > 5);
+}
+
+static const struct CMUnitTest tests_20[] = {
+    cmocka_unit_test(t20_rating_table),
+    cmocka_unit_test(t20_rating_ends),
+    cmocka_unit_test(t20_text_readout),
+    cmocka_unit_test(t20_cut_off_digits),
+    cmocka_unit_test(t20_votes),
+    cmocka_unit_test(t20_expected_readout),
+    cmocka_unit_test(t20_expected_label),
+    cmocka_unit_test(t20_expected_room),
+    cmocka_unit_test(t20_expected_vocabulary),
+    cmocka_unit_test(t20_cut_anywhere),
+    cmocka_unit_test(t20_rate_memory_runs_out),
+    cmocka_unit_test(t20_select_threshold),
+    cmocka_unit_test(t20_select_share),
+    cmocka_unit_test(t20_select_collapse),
+    cmocka_unit_test(t20_select_refuses),
+    cmocka_unit_test(t20_select_memory_runs_out),
+};

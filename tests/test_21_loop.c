@@ -1,0 +1,799 @@
+/* Chapter 21: the loop end to end, on a tiny model, in a few seconds. Each of its stages is made a second time
+   here, by hand, from the functions of the chapters before: what a folder holds must be the same bytes. So no
+   model is trained on top of another one, no tag is swapped, no rating comes from the wrong model. */
+#include "test.h"
+#include "fault.h"
+
+static const char *const t21_seed[][2] = {
+    {"What is hot?", "The tea is hot."}, {"Where is the moon?", "It is far."}, {"Who is it?", "The old cat."},
+    {"Why is it wet?", "It is the dog."}, {"Is it good?", "It is."},
+};
+enum { T21_SEED = sizeof t21_seed / sizeof *t21_seed };
+
+static const char *const t21_corpus[] = {"The cat is wet.", "The dog is old.", "Tea.", "The moon is hot, and far.",
+                                         "It is a bad dog.", "Far, far is the tea.", "What a moon."};
+enum { T21_CORPUS = sizeof t21_corpus / sizeof *t21_corpus };
+
+/* Everything that a call of hbk_loop_run takes. */
+typedef struct t21_world {
+    hbk_tokenizer *tok;
+    hbk_template *t;
+    const hbk_model *m;
+    hbk_loop_options o;
+    hbk_loop_result r;
+    char seed[512], corpus[512], dir[512];
+} t21_world;
+
+/* One base for all tests: it has learned, loosely, to ask a question about a text and then to stop. */
+static const hbk_model *t21_base(const hbk_tokenizer *tok, const hbk_template *t)
+{
+    static hbk_model *base;
+    static hbk_trainer *taught;
+    if (taught) return hbk_trainer_model(taught);
+    hbk_dataset d;
+    memset(&d, 0, sizeof d);
+    for (int i = 0; i < T21_SEED; i++) {
+        t19_lesson(&d, t, tok, HBK_BACKWARD, NULL, t21_corpus[i], t21_seed[i][0]);
+        t19_lesson(&d, t, tok, HBK_RATING, t21_seed[i][0], t21_corpus[i], i % 2 ? "bad\nScore: 1" : "Score: 5");
+    }
+    taught = t19_teach(&base, tok, &d, 0.4);
+    hbk_dataset_free(&d);
+    return hbk_trainer_model(taught);
+}
+
+static hbk_train_options t21_training(hbk_int steps)
+{
+    hbk_train_options o = hbk_train_defaults(false);
+    o.rank = 2;
+    o.alpha = 4;
+    o.lr = 3e-3;
+    o.lr_end = 1e-3;
+    o.batch = 2;
+    o.steps = steps;
+    o.save_every = 2;
+    return o;
+}
+
+static t21_world t21_new(const char *name)
+{
+    t21_world w;
+    hbk_text seed, corpus;
+    memset(&w, 0, sizeof w);
+    memset(&seed, 0, sizeof seed);
+    memset(&corpus, 0, sizeof corpus);
+    w.tok = t19_tokenizer(true);
+    w.t = t19_template();
+    w.m = t21_base(w.tok, w.t);
+    test_tmp(w.seed, "t21_seed.jsonl");
+    test_tmp(w.corpus, "t21_corpus.jsonl");
+    for (int i = 0; i < T21_SEED; i++)
+        hbk_text_printf(&seed, "{\"instruction\": \"%s\", \"output\": \"%s\"}\n", t21_seed[i][0], t21_seed[i][1]);
+    for (int i = 0; i < T21_CORPUS; i++)
+        hbk_text_printf(&corpus, "{\"id\": \"s%d\", \"text\": \"%s\"}\n", i, t21_corpus[i]);
+    t19_write(w.seed, hbk_text_string(&seed));
+    t19_write(w.corpus, hbk_text_string(&corpus));
+    hbk_text_free(&seed);
+    hbk_text_free(&corpus);
+    char file[64];
+    snprintf(file, sizeof file, "t21_%s", name);
+    test_tmp(w.dir, file);
+    w.o = hbk_loop_defaults();
+    w.o.seed_path = w.seed;
+    w.o.corpus_path = w.corpus;
+    w.o.model_name = "tiny";
+    w.o.tmpl = w.t;
+    w.o.inference_tags = "seed";
+    w.o.myx = t21_training(3);
+    w.o.m0 = t21_training(4);
+    w.o.mt = t21_training(5);
+    w.o.augment.sampling.max_new = 12;
+    w.o.augment.wave = w.o.curate.decode.wave = 4;
+    w.o.augment.slots = w.o.curate.decode.slots = 2;
+    w.o.curate.decode.sampling.max_new = 8;
+    w.o.curate.readout = HBK_READOUT_EXPECTED;
+    w.o.curate.keep_share = 0.4;
+    w.o.seed = 3;
+    return w;
+}
+
+static void t21_free(t21_world *w)
+{
+    hbk_template_free(w->t);
+    hbk_tokenizer_free(w->tok);
+}
+
+/* The paths in options point into the struct: a copy of a world runs on its own files. */
+static bool t21_run(t21_world *w, const hbk_progress *p, hbk_allocator *a, hbk_error *err)
+{
+    w->o.seed_path = w->seed;
+    w->o.corpus_path = w->corpus;
+    return hbk_loop_run(w->m, w->tok, &w->o, w->dir, p, &w->r, a, err);
+}
+
+/* DIR/name, or with `more`, DIR/name/more. */
+static const char *t21_path(char out[512], const char *dir, const char *name, const char *more)
+{
+    assert_true(hbk_path(out, dir, name, NULL) && (!more || hbk_path(out, out, more, NULL)));
+    return out;
+}
+
+/* What two runs have in common to the byte. */
+static const char *const t21_files[] = {
+    "template.json",               "rubric.txt",         "seed.jsonl",
+    "segments.jsonl",              "candidates.jsonl",   "ratings-1.jsonl",
+    "curated-1.jsonl",             "ratings-2.jsonl",    "curated-2.jsonl",
+    "myx/adapter_model.safetensors", "myx/metrics.jsonl", "myx/humpback.json", "myx/adapter_config.json",
+    "m0/adapter_model.safetensors", "m0/metrics.jsonl",  "m0/humpback.json",  "m0/adapter_config.json",
+    "m1/adapter_model.safetensors", "m1/metrics.jsonl",  "m1/humpback.json",  "m1/adapter_config.json",
+    "m2/adapter_model.safetensors", "m2/metrics.jsonl",  "m2/humpback.json",  "m2/adapter_config.json",
+};
+enum { T21_FILES = sizeof t21_files / sizeof *t21_files };
+
+static void t21_check_same_run(const char *want, const char *got, const char *what)
+{
+    char a[512], b[512];
+    for (int i = 0; i < T21_FILES; i++) {
+        hbk_text bytes = t19_read(t21_path(a, want, t21_files[i], NULL));
+        t19_check_same(&bytes, t21_path(b, got, t21_files[i], NULL), what);
+        hbk_text_free(&bytes);
+    }
+}
+
+/* A finished run that others are compared with: made once. */
+static const char *t21_reference(t21_world *w)
+{
+    static char dir[512];
+    static hbk_loop_result result;
+    hbk_error err;
+    if (!*dir) {
+        test_tmp(dir, "t21_reference");
+        t21_world own = *w;
+        memcpy(own.dir, dir, sizeof dir);
+        check_ok(t21_run(&own, NULL, NULL, &err));
+        result = own.r;
+    }
+    w->r = result;
+    return dir;
+}
+
+static hbk_int t21_count(const char *dir)
+{
+    hbk_int n = 0;
+    DIR *d = opendir(dir);
+    assert_non_null(d);
+    for (struct dirent *e; (e = readdir(d)) != NULL;) n += e->d_name[0] != '.';
+    closedir(d);
+    return n;
+}
+
+/* ---- what a run leaves --------------------------------------------------------------------- */
+
+/* Promise: "seed,web" joins the tags in that order, a missing tag is left out, another list is refused. */
+static void t21_inference_tags(void **state)
+{
+    (void)state;
+    static const char *const cases[][4] = {
+        {"none", "S.", "W.", ""},     {"seed", "S.", "W.", "S."},     {"web", "S.", "W.", "W."},
+        {"seed,web", "S.", "W.", "S. W."}, {"web,seed", "S.", "W.", "W. S."}, {"seed,web", NULL, "W.", "W."},
+        {"seed,web", "S.", NULL, "S."}, {"web,seed", NULL, "W.", "W."}, {"seed", NULL, "W.", ""},
+        {"seed,web", NULL, NULL, ""},
+        {"seed,web", HBK_TAG_SEED, HBK_TAG_WEB,
+         "Answer in the style of an AI Assistant. Answer with knowledge from web search."},
+    };
+    hbk_error err;
+    char out[512];
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        check_ok(hbk_inference_tag(out, cases[i][0], cases[i][1], cases[i][2], &err));
+        assert_string_equal(out, cases[i][3]);
+    }
+    static const char *const wrong[] = {"", "both", "seed, web", "Seed", "seed,seed", "seed,web,"};
+    for (size_t i = 0; i < 6; i++)
+        check_error(hbk_inference_tag(out, wrong[i], "S.", "W.", &err), HBK_ERROR_OPTION, "seed,web");
+    char large[300];
+    memset(large, 'x', 299);
+    large[299] = 0;
+    check_error(hbk_inference_tag(out, "seed,web", large, large, &err), HBK_ERROR_RANGE, "longer");
+    assert_string_equal(hbk_loop_defaults().inference_tags, "seed,web"); /* the paper's */
+    assert_string_equal(hbk_loop_defaults().tag_seed, "Answer in the style of an AI Assistant.");
+    assert_string_equal(hbk_loop_defaults().tag_web, "Answer with knowledge from web search.");
+}
+
+/* The candidate with this id, or NULL. */
+static const json_t *t21_find(const json_t *rows, const char *id)
+{
+    for (size_t i = 0; i < json_array_size(rows); i++)
+        if (!strcmp(t19_string(rows, i, "id"), id)) return json_array_get(rows, i);
+    return NULL;
+}
+
+/* Promise: the folder holds the files of a run and no others; every segment has a candidate, every usable one
+   a rating in both iterations, and what is curated are the best of them, unchanged. */
+static void t21_run_folder(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t21_world w = t21_new("folder");
+    const char *dir = t21_reference(&w);
+    char path[512];
+    for (int i = 0; i < T21_FILES; i++) assert_true(hbk_file_exists(t21_path(path, dir, t21_files[i], NULL)));
+    assert_int_equal(t21_count(dir), 14); /* run.json, template, rubric, 7 jsonl, 4 folders: no checkpoint, no .tmp */
+    for (int k = 0; k < 4; k++) {
+        static const char *const folders[] = {"myx", "m0", "m1", "m2"};
+        assert_int_equal(t21_count(t21_path(path, dir, folders[k], NULL)), 5); /* train.json and four */
+    }
+    assert_int_equal(w.r.n_seed, T21_SEED);
+    assert_int_equal(w.r.n_segments, T21_CORPUS);
+    assert_int_equal(w.r.n_candidates, T21_CORPUS);
+    assert_in_range(w.r.n_ok, 4, T21_CORPUS);
+    assert_int_equal(w.r.iterations, 2);
+    assert_string_equal(w.r.stopped, "");
+    assert_string_equal(w.r.final_dir, t21_path(path, dir, "m2", NULL));
+    json_t *candidates = t19_rows(t21_path(path, dir, "candidates.jsonl", NULL));
+    assert_int_equal(json_array_size(candidates), T21_CORPUS);
+    for (size_t i = 0; i < T21_CORPUS; i++) assert_string_equal(t19_string(candidates, i, "output"), t21_corpus[i]);
+    for (int k = 1; k <= 2; k++) {
+        json_t *ratings = t19_rows(t21_path(path, dir, k == 1 ? "ratings-1.jsonl" : "ratings-2.jsonl", NULL));
+        json_t *curated = t19_rows(t21_path(path, dir, k == 1 ? "curated-1.jsonl" : "curated-2.jsonl", NULL));
+        const hbk_curate_counts *c = &w.r.curated[k - 1];
+        assert_int_equal(json_array_size(ratings), w.r.n_ok); /* every usable one anew: kept before or not */
+        assert_int_equal(c->n, w.r.n_ok);
+        assert_int_equal(c->rated, w.r.n_ok);
+        assert_int_equal(c->kept, (hbk_int)ceil(0.4 * (double)w.r.n_ok - 1e-9));
+        assert_int_equal(json_array_size(curated), c->kept);
+        for (size_t i = 0; i < json_array_size(curated); i++) {
+            const json_t *row = json_array_get(curated, i);
+            const json_t *candidate = t21_find(candidates, t19_string(curated, i, "id"));
+            const json_t *rating = t21_find(ratings, t19_string(curated, i, "id"));
+            assert_true(candidate && rating);
+            assert_true(json_equal(json_object_get(row, "instruction"), json_object_get(candidate, "instruction")));
+            assert_true(json_equal(json_object_get(row, "output"), json_object_get(candidate, "output")));
+            assert_true(json_equal(json_object_get(row, "score"), json_object_get(rating, "score")));
+            assert_true(json_number_value(json_object_get(row, "score")) >= c->threshold);
+            assert_string_equal(json_string_value(json_object_get(candidate, "status")), "ok");
+        }
+        json_decref(ratings);
+        json_decref(curated);
+    }
+    json_decref(candidates);
+    /* called again, it finds everything done: no step, no wave, the same result */
+    t19_watch watch;
+    hbk_progress p = t19_progress(&watch, 0);
+    t21_world again = w;
+    memcpy(again.dir, dir, 512);
+    memset(&again.r, 0, sizeof again.r);
+    check_ok(t21_run(&again, &p, NULL, &err));
+    assert_int_equal(watch.calls, 0);
+    assert_int_equal(again.r.n_ok, w.r.n_ok);
+    assert_int_equal(again.r.curated[1].kept, w.r.curated[1].kept);
+    assert_string_equal(again.r.final_dir, w.r.final_dir);
+    t21_free(&w);
+}
+
+/* Adds pairs to a data set, with the tag spelled out. */
+static void t21_render(hbk_dataset *d, const t21_world *w, hbk_use use, const char *instruction,
+                       const char *output, const char *tag)
+{
+    hbk_error err;
+    hbk_tokens ids;
+    hbk_int n_prompt;
+    char tagged[256];
+    hbk_render r;
+    memset(&ids, 0, sizeof ids);
+    memset(&r, 0, sizeof r);
+    r.use = use;
+    if (use == HBK_FORWARD) {
+        snprintf(tagged, sizeof tagged, "%s", instruction);
+        r.instruction = tagged;
+        r.tag = tag;
+        r.reply = output;
+    } else {
+        r.output = output;
+        r.reply = instruction;
+    }
+    check_ok(hbk_template_tokens(w->t, w->tok, &r, &ids, &n_prompt, &err));
+    check_ok(hbk_dataset_add(d, ids.data, ids.n, n_prompt, &err));
+    hbk_tokens_free(&ids);
+}
+
+/* Promise: each of the four models is the base finetuned - M_yx on the reversed seed, M0 on the seed with the
+   seed's tag, M1 and M2 on the seed with that tag and the curated pairs with the web's - to the byte. */
+static void t21_models_from_the_base(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"myx", "m0", "m1", "m2"};
+    static const char *const curated[] = {NULL, NULL, "curated-1.jsonl", "curated-2.jsonl"};
+    t21_world w = t21_new("direct");
+    const char *dir = t21_reference(&w);
+    for (int k = 0; k < 4; k++) {
+        hbk_error err;
+        char path[512], own[512];
+        hbk_dataset d;
+        memset(&d, 0, sizeof d);
+        for (int i = 0; i < T21_SEED; i++)
+            t21_render(&d, &w, k == 0 ? HBK_BACKWARD : HBK_FORWARD, t21_seed[i][0], t21_seed[i][1],
+                       "Answer in the style of an AI Assistant.");
+        json_t *rows = curated[k] ? t19_rows(t21_path(path, dir, curated[k], NULL)) : json_array();
+        for (size_t i = 0; i < json_array_size(rows); i++)
+            t21_render(&d, &w, HBK_FORWARD, t19_string(rows, i, "instruction"), t19_string(rows, i, "output"),
+                       "Answer with knowledge from web search.");
+        assert_int_equal(json_array_size(rows), k < 2 ? 0 : w.r.curated[k - 2].kept);
+        json_decref(rows);
+        hbk_train_options o = t21_training(k == 0 ? 3 : k == 1 ? 4 : 5);
+        hbk_recipe recipe;
+        memset(&recipe, 0, sizeof recipe);
+        test_tmp(own, k == 0 ? "t21_own0" : k == 1 ? "t21_own1" : k == 2 ? "t21_own2" : "t21_own3");
+        check_ok(hbk_finetune(w.m, &d, NULL, &o, NULL, &recipe, own, NULL, NULL, &err));
+        hbk_text want = t19_read(t21_path(path, own, "adapter_model.safetensors", NULL));
+        hbk_text got = t19_read(t21_path(path, dir, names[k], "adapter_model.safetensors"));
+        if (want.len != got.len || memcmp(want.data, got.data, got.len)) fail_msg("%s is another model", names[k]);
+        hbk_text_free(&want);
+        want = t19_read(t21_path(path, own, "metrics.jsonl", NULL));
+        t19_check_same(&want, t21_path(path, dir, names[k], "metrics.jsonl"), names[k]);
+        hbk_text_free(&want);
+        hbk_text_free(&got);
+        hbk_dataset_free(&d);
+    }
+    t21_free(&w);
+}
+
+/* Promise: the candidates are M_yx's, the first ratings M0's and the second M1's, each of all candidates. */
+static void t21_stages_by_their_models(void **state)
+{
+    (void)state;
+    t21_world w = t21_new("stages");
+    const char *dir = t21_reference(&w);
+    static const char *const names[] = {"myx", "m0", "m1"};
+    static const char *const files[] = {"candidates.jsonl", "ratings-1.jsonl", "ratings-2.jsonl"};
+    char candidates[512], segments[512], path[512], own[512];
+    t21_path(candidates, dir, "candidates.jsonl", NULL);
+    t21_path(segments, dir, "segments.jsonl", NULL);
+    hbk_text read[3];
+    for (int k = 0; k < 3; k++) {
+        hbk_error err;
+        hbk_tuned t;
+        check_ok(hbk_tuned_load(&t, w.m, t21_path(path, dir, names[k], NULL), NULL, &err));
+        test_tmp(own, "t21_stage.jsonl");
+        unlink(own);
+        w.o.augment.seed = w.o.curate.decode.seed = w.o.seed;
+        if (k == 0)
+            check_ok(hbk_augment(t.model, t.adapter, w.tok, w.t, &w.o.augment, "myx", segments, own, NULL, NULL, &err));
+        else
+            check_ok(hbk_rate(t.model, t.adapter, w.tok, w.t, &w.o.curate, names[k], candidates, own, NULL, NULL, &err));
+        read[k] = t19_read(t21_path(path, dir, files[k], NULL));
+        t19_check_same(&read[k], own, files[k]);
+        hbk_tuned_free(&t);
+    }
+    json_t *first = t19_rows(t21_path(path, dir, files[1], NULL)), *second = t19_rows(t21_path(path, dir, files[2], NULL));
+    int differ = 0;
+    for (size_t i = 0; i < json_array_size(first); i++)
+        differ += !json_equal(json_object_get(json_array_get(first, i), "score"),
+                              json_object_get(json_array_get(second, i), "score"));
+    assert_true(differ > 0);
+    json_decref(first);
+    json_decref(second);
+    for (int k = 0; k < 3; k++) hbk_text_free(&read[k]);
+    t21_free(&w);
+}
+
+/* A key of DIR/name/humpback.json, "null" where it is that. */
+static void t21_check_recipe(const char *dir, const char *name, const char *key, const char *wanted)
+{
+    char path[512];
+    hbk_error err;
+    json_t *j = hbk_json_read(t21_path(path, dir, name, "humpback.json"), &err);
+    const json_t *value = json_object_get(j, key);
+    const char *got = !value ? "absent" : json_is_null(value) ? "null" : json_string_value(value);
+    if (!got || strcmp(got, wanted)) fail_msg("%s: %s is %s, expected %s", name, key, got ? got : "?", wanted);
+    json_decref(j);
+}
+
+/* Promise: beside each model stands what it was trained with; a prompt made from that file alone is, to the id,
+   the prompt that M0 was trained on; other tags change neither M_yx nor what it writes. */
+static void t21_tags(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t21_world w = t21_new("tags");
+    const char *dir = t21_reference(&w);
+    static const char *const names[] = {"myx", "m0", "m1", "m2"};
+    for (int k = 0; k < 4; k++) {
+        t21_check_recipe(dir, names[k], "tag_seed", k ? HBK_TAG_SEED : "null");
+        t21_check_recipe(dir, names[k], "tag_web", k ? HBK_TAG_WEB : "null");
+        t21_check_recipe(dir, names[k], "inference_tag", k ? HBK_TAG_SEED : "null");
+        t21_check_recipe(dir, names[k], "use", k ? "forward" : "backward");
+    }
+    char path[512], tag[512], folder[512];
+    check_ok(hbk_recipe_tag(tag, t21_path(folder, dir, "m0", NULL), &err));
+    hbk_template *t = hbk_template_load(t21_path(path, dir, "m0", "humpback.json"), NULL, &err);
+    if (!t) fail_msg("%s", err.message);
+    assert_true(hbk_template_hash(t) == hbk_template_hash(w.t));
+    for (int i = 0; i < T21_SEED; i++) {
+        hbk_dataset d;
+        hbk_tokens ids;
+        hbk_render r;
+        memset(&d, 0, sizeof d);
+        memset(&ids, 0, sizeof ids);
+        memset(&r, 0, sizeof r);
+        t21_render(&d, &w, HBK_FORWARD, t21_seed[i][0], t21_seed[i][1], HBK_TAG_SEED); /* as M0 was trained */
+        r.use = HBK_FORWARD;
+        r.instruction = t21_seed[i][0];
+        r.tag = tag;
+        check_ok(hbk_template_tokens(t, w.tok, &r, &ids, NULL, &err));
+        assert_int_equal(ids.n, d.n_prompt[0]);
+        assert_memory_equal(ids.data, d.tokens.data, sizeof(int32_t) * (size_t)ids.n);
+        hbk_tokens_free(&ids);
+        hbk_dataset_free(&d);
+    }
+    hbk_template_free(t);
+    /* the other way round: the same candidates, another M0, which rates otherwise */
+    w.o.tag_seed = HBK_TAG_WEB;
+    w.o.tag_web = HBK_TAG_SEED;
+    w.o.iterations = 1;
+    check_ok(t21_run(&w, NULL, NULL, &err));
+    static const char *const same[] = {"myx/adapter_model.safetensors", "candidates.jsonl"};
+    for (int i = 0; i < 2; i++) {
+        hbk_text want = t19_read(t21_path(path, dir, same[i], NULL));
+        t19_check_same(&want, t21_path(path, w.dir, same[i], NULL), "other tags");
+        hbk_text_free(&want);
+    }
+    hbk_text a = t19_read(t21_path(path, dir, "m0", "adapter_model.safetensors"));
+    hbk_text b = t19_read(t21_path(path, w.dir, "m0", "adapter_model.safetensors"));
+    assert_true(a.len == b.len && memcmp(a.data, b.data, a.len));
+    hbk_text_free(&a);
+    hbk_text_free(&b);
+    check_ok(hbk_recipe_tag(tag, t21_path(folder, w.dir, "m1", NULL), &err));
+    assert_string_equal(tag, HBK_TAG_WEB); /* "seed" means the seed's tag, whatever its words */
+    check_ok(hbk_recipe_tag(tag, w.dir, &err)); /* an adapter from elsewhere has none */
+    assert_string_equal(tag, "");
+    t21_free(&w);
+}
+
+/* Promise: the learning rate falls to lr_end itself, an absolute rate, at the last step of every finetuning;
+   each has the steps it was given. */
+static void t21_learning_rates(void **state)
+{
+    (void)state;
+    t21_world w = t21_new("rates");
+    const char *dir = t21_reference(&w);
+    static const char *const names[] = {"myx", "m0", "m1", "m2"};
+    static const size_t steps[] = {3, 4, 5, 5};
+    for (int k = 0; k < 4; k++) {
+        char path[512];
+        json_t *rows = t19_rows(t21_path(path, dir, names[k], "metrics.jsonl"));
+        assert_int_equal(json_array_size(rows), steps[k]);
+        for (size_t i = 0; i < steps[k]; i++) {
+            const json_t *row = json_array_get(rows, i);
+            double t = (double)i / (double)(steps[k] - 1);
+            t19_check_keys(row, "step loss lr grad_norm tokens");
+            check_near(json_number_value(json_object_get(row, "lr")), 3e-3 + t * (1e-3 - 3e-3), 1e-15);
+            assert_int_equal(json_integer_value(json_object_get(row, "step")), i + 1);
+        }
+        json_decref(rows);
+    }
+    t21_free(&w);
+}
+
+/* Promise: the run's seed decides what is sampled. */
+static void t21_seed_matters(void **state)
+{
+    (void)state;
+    hbk_error err;
+    char a[512], b[512];
+    t21_world w = t21_new("seed");
+    const char *dir = t21_reference(&w);
+    w.o.seed = 4;
+    w.o.iterations = 1;
+    check_ok(t21_run(&w, NULL, NULL, &err));
+    json_t *one = t19_rows(t21_path(a, dir, "candidates.jsonl", NULL));
+    json_t *two = t19_rows(t21_path(b, w.dir, "candidates.jsonl", NULL));
+    int differ = 0;
+    for (size_t i = 0; i < T21_CORPUS; i++)
+        differ += strcmp(t19_string(one, i, "instruction"), t19_string(two, i, "instruction")) != 0;
+    assert_true(differ > 0);
+    json_decref(one);
+    json_decref(two);
+    t21_free(&w);
+}
+
+/* ---- a second call ---------------------------------------------------------------------------- */
+
+/* Makes change number i to the options and returns the name it must be refused by; NULL after the last. */
+static const char *t21_change(hbk_loop_options *o, int i)
+{
+    int k = 0;
+#define T21_CHANGE(name, change)  \
+    if (k++ == i) {               \
+        change;                   \
+        return name;              \
+    }
+    T21_CHANGE("model", o->model_name = "other")
+    T21_CHANGE("tag_seed", o->tag_seed = "Be kind.")
+    T21_CHANGE("tag_web", o->tag_web = NULL)
+    T21_CHANGE("inference_tags", o->inference_tags = "seed,web")
+    T21_CHANGE("iterations", o->iterations = 3)
+    T21_CHANGE("seed_repeat", o->seed_repeat = 2)
+    T21_CHANGE("max_length", o->max_length = 200)
+    T21_CHANGE("readout", o->curate.readout = HBK_READOUT_TEXT)
+    T21_CHANGE("votes", o->curate.votes = 2)
+    T21_CHANGE("keep", o->curate.keep = 4)
+    T21_CHANGE("keep_share", o->curate.keep_share = 0.4000000001)
+    T21_CHANGE("seed", o->seed = 4)
+    T21_CHANGE("augment.temperature", o->augment.sampling.temperature = 1)
+    T21_CHANGE("augment.top_p", o->augment.sampling.top_p = 1)
+    T21_CHANGE("augment.top_k", o->augment.sampling.top_k = 5)
+    T21_CHANGE("augment.max_new", o->augment.sampling.max_new = 13)
+    T21_CHANGE("augment.stop", o->augment.sampling.stop = 9)
+    T21_CHANGE("augment.wave", o->augment.wave = 5)
+    T21_CHANGE("augment.slots", o->augment.slots = 3)
+    T21_CHANGE("augment.max_length", o->augment.max_length = 100)
+    T21_CHANGE("rate.temperature", o->curate.decode.sampling.temperature = 0.1)
+    T21_CHANGE("rate.max_new", o->curate.decode.sampling.max_new = 9)
+    T21_CHANGE("rate.wave", o->curate.decode.wave = 5)
+    T21_CHANGE("rate.slots", o->curate.decode.slots = 1)
+    T21_CHANGE("myx.lr", o->myx.lr = 0.0030001)
+    T21_CHANGE("myx.full", o->myx.full = true)
+    T21_CHANGE("m0.steps", o->m0.steps = 3)
+    T21_CHANGE("m0.seed", o->m0.seed = 2)
+    T21_CHANGE("m0.shuffle", o->m0.shuffle = false)
+    T21_CHANGE("mt.rank", o->mt.rank = 3)
+    T21_CHANGE("mt.targets", o->mt.targets = 1)
+    T21_CHANGE("mt.dropout", o->mt.dropout = 0)
+    T21_CHANGE("mt.lr_end", o->mt.lr_end = 9e-6)
+    T21_CHANGE("mt.weight_decay", o->mt.weight_decay = 0.1)
+    T21_CHANGE("mt.batch", o->mt.batch = 1)
+#undef T21_CHANGE
+    return NULL;
+}
+
+/* Promise: a folder is continued with the options it was begun with; any other is refused by name, with what it
+   was and what it is, and nothing changes; so are another model and another template. */
+static void t21_other_options(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t21_world w = t21_new("options");
+    const char *dir = t21_reference(&w);
+    memcpy(w.dir, dir, 512);
+    char path[512], begun[96];
+    hbk_text state_before = t19_read(t21_path(path, dir, "run.json", NULL));
+    hbk_loop_options o = w.o;
+    int n = 0;
+    for (const char *name; w.o = o, (name = t21_change(&w.o, n)) != NULL; n++) {
+        snprintf(begun, sizeof begun, "was begun with %s = ", name);
+        check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, begun);
+        assert_non_null(strstr(err.message, "--force"));
+        assert_string_equal(err.file, dir);
+    }
+    assert_true(n > 30);
+    hbk_template *llama2 = hbk_template_load("llama2", NULL, &err);
+    w.o.tmpl = llama2;
+    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "begun with template = \"plain\", not \"llama2\"");
+    w.o.tmpl = w.t;
+    check_ok(hbk_template_set(w.t, HBK_RATING, "{instruction}\n{output}\nRate it:", &err)); /* --rubric */
+    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "template_hash");
+    hbk_template_free(w.t);
+    w.t = t19_template();
+    w.o.tmpl = w.t;
+    hbk_model *other = t19_model(w.tok, 32, 512);
+    const hbk_model *m = w.m;
+    w.m = other;
+    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "model_hash");
+    w.m = m;
+    w.o.inference_tags = "both";
+    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "'both'");
+    t19_check_same(&state_before, t21_path(path, dir, "run.json", NULL), "after refusals");
+    w.o = o;
+    w.o.m0.save_every = 7; /* no say in the result */
+    check_ok(t21_run(&w, NULL, NULL, &err));
+    hbk_text_free(&state_before);
+    hbk_template_free(llama2);
+    hbk_model_free(other);
+    t21_free(&w);
+}
+
+/* Promise: input files may move but not change; --force sets the old folder aside, whole, and begins anew, and
+   with nothing changed it just continues. */
+static void t21_inputs_and_force(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t21_world w = t21_new("force");
+    char path[512], aside[640];
+    hbk_text bytes;
+    w.o.iterations = 1;
+    check_ok(t21_run(&w, NULL, NULL, &err));
+    hbk_text first = t19_read(t21_path(path, w.dir, "candidates.jsonl", NULL));
+    bytes = t19_read(w.seed);
+    test_tmp(w.seed, "t21_moved_seed.jsonl"); /* moved: fine */
+    t19_write(w.seed, hbk_text_string(&bytes));
+    check_ok(t21_run(&w, NULL, NULL, &err));
+    hbk_text_add(&bytes, "{\"instruction\": \"Is it?\", \"output\": \"It is.\"}\n");
+    t19_write(w.seed, hbk_text_string(&bytes));
+    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "begun with seed = ");
+    hbk_text_free(&bytes);
+    test_tmp(w.seed, "t21_seed.jsonl");
+    bytes = t19_read(w.corpus);
+    test_tmp(w.corpus, "t21_other_corpus.jsonl");
+    bytes.data[bytes.len - 5] = '!';
+    t19_write(w.corpus, hbk_text_string(&bytes));
+    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "begun with segments = ");
+    test_tmp(w.corpus, "t21_corpus.jsonl");
+    hbk_text_free(&bytes);
+
+    w.o.force = true;
+    check_ok(t21_run(&w, NULL, NULL, &err)); /* nothing to force */
+    snprintf(aside, sizeof aside, "%s.1", w.dir);
+    assert_false(hbk_file_exists(aside));
+    for (int k = 1; k <= 2; k++) {
+        w.o.seed = 10 + (uint64_t)k;
+        check_ok(t21_run(&w, NULL, NULL, &err));
+        snprintf(aside, sizeof aside, "%s.%d", w.dir, k);
+        assert_true(hbk_file_exists(t21_path(path, aside, "m1", "adapter_model.safetensors")));
+        if (k == 1) t19_check_same(&first, t21_path(path, aside, "candidates.jsonl", NULL), "set aside");
+        json_t *run = hbk_json_read(t21_path(path, w.dir, "run.json", NULL), &err);
+        assert_int_equal(json_integer_value(json_object_get(json_object_get(run, "options"), "seed")), 10 + k);
+        json_decref(run);
+    }
+    hbk_text_free(&first);
+    t21_free(&w);
+}
+
+/* ---- early ends ------------------------------------------------------------------------------ */
+
+/* Promise: a curation that keeps nothing, and a backward model that writes nothing usable, end the loop with
+   what there is; why is told in the result and in run.json, also by a second call. */
+static void t21_stops(void **state)
+{
+    (void)state;
+    for (int way = 0; way < 3; way++) {
+        hbk_error err;
+        char path[512];
+        t21_world w = t21_new(way == 0 ? "stop_keep" : way == 1 ? "stop_text" : "stop_augment");
+        if (way == 0) w.o.curate.keep_share = 0, w.o.curate.keep = 5.1;
+        if (way == 1) w.o.curate.readout = HBK_READOUT_TEXT, w.o.curate.decode.sampling.max_new = 1;
+        if (way == 2) w.o.augment.sampling.max_new = 1;
+        for (int call = 0; call < 2; call++) {
+            memset(&w.r, 0, sizeof w.r);
+            check_ok(t21_run(&w, NULL, NULL, &err));
+            const char *why = way == 2 ? "none of 7 candidates has a usable instruction" : "curation 1 kept none of";
+            assert_non_null(strstr(w.r.stopped, why));
+            assert_non_null(strstr(w.r.stopped, "M0 is the result"));
+            assert_int_equal(w.r.iterations, 0);
+            assert_string_equal(w.r.final_dir, t21_path(path, w.dir, "m0", NULL));
+            if (way == 1) assert_int_equal(w.r.curated[0].truncated, w.r.n_ok);
+            if (way == 2) assert_int_equal(w.r.n_ok, 0);
+        }
+        assert_true(hbk_file_exists(t21_path(path, w.dir, "m0", "adapter_model.safetensors")));
+        assert_false(hbk_file_exists(t21_path(path, w.dir, "m1", NULL)));
+        json_t *run = hbk_json_read(t21_path(path, w.dir, "run.json", NULL), &err);
+        assert_string_equal(json_string_value(json_object_get(run, "stopped")), w.r.stopped);
+        json_decref(run);
+        t21_free(&w);
+    }
+}
+
+/* Promise: what cannot work is said before anything is trained: a seed of one pair, an empty corpus, a missing
+   file, a broken row, no iteration. */
+static void t21_bad_inputs(void **state)
+{
+    (void)state;
+    static const char pair[] = "{\"instruction\": \"What is hot?\", \"output\": \"The tea.\"}\n";
+    static const struct {
+        const char *seed, *corpus, *message;
+        hbk_code code;
+        int file; /* 1: the error names the seed, 2: the corpus */
+    } cases[] = {
+        {pair, NULL, "holds 1 pairs; at least 2", HBK_ERROR_DATA, 1},
+        {"", NULL, "holds 0 pairs", HBK_ERROR_DATA, 1},
+        {"{\"instruction\": \"x\"}\n", NULL, "\"output\"", HBK_ERROR_FORMAT, 1},
+        {NULL, "", "the corpus is empty", HBK_ERROR_DATA, 2},
+        {NULL, "\n\n", "the corpus is empty", HBK_ERROR_DATA, 2},
+        {NULL, "{\"text\": \"a\"}\n{\"txt\": \"b\"}\n", "\"text\"", HBK_ERROR_FORMAT, 2},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        hbk_error err;
+        t21_world w = t21_new("inputs");
+        snprintf(w.dir + strlen(w.dir), 8, "%d", (int)i);
+        test_tmp(w.seed, "t21_bad_seed.jsonl");
+        test_tmp(w.corpus, "t21_bad_corpus.jsonl");
+        t19_write(w.seed, cases[i].seed ? cases[i].seed : "{\"instruction\": \"a\", \"output\": \"b\"}\n"
+                                                          "{\"instruction\": \"c\", \"output\": \"d\"}\n");
+        t19_write(w.corpus, cases[i].corpus ? cases[i].corpus : "{\"text\": \"a\"}\n");
+        w.r.n_seed = 99;
+        for (int call = 0; call < 2; call++) /* once more, on the folder that the first call began */
+            check_error(t21_run(&w, NULL, NULL, &err), cases[i].code, cases[i].message);
+        assert_string_equal(err.file, cases[i].file == 1 ? w.seed : w.corpus);
+        assert_int_equal(w.r.n_seed, 99); /* outputs are untouched */
+        char path[512];
+        assert_false(hbk_file_exists(t21_path(path, w.dir, "myx", NULL)));
+        unlink(cases[i].file == 1 ? w.seed : w.corpus);
+        check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_FILE, "opened");
+        t21_free(&w);
+    }
+    hbk_error err;
+    t21_world w = t21_new("options0");
+    w.o.iterations = 0;
+    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "at least one iteration");
+    w.o.iterations = 1;
+    w.o.m0.replay = 2; /* documents that are not given */
+    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_DATA, "replayed");
+    t21_free(&w);
+}
+
+/* ---- interruption ------------------------------------------------------------------------------ */
+
+/* Promise: cancelled at any call of progress and called again, or cancelled over and over, the run ends with
+   the bytes of one that was not. */
+static void t21_cancel_anywhere(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t21_world w = t21_new("cancel");
+    const char *dir = t21_reference(&w);
+    char base[512], folder[512];
+    memcpy(base, w.dir, 512);
+    t19_watch watch;
+    int stop = 1, n = 0;
+    for (bool done = false; !done; stop += 2, n++) {
+        snprintf(w.dir, sizeof w.dir, "%.400s%d", base, stop);
+        hbk_progress p = t19_progress(&watch, stop);
+        done = t21_run(&w, &p, NULL, &err);
+        if (done) break; /* there was no such call */
+        if (err.code != HBK_ERROR_CANCELLED) fail_msg("cancelled at %d: %s", stop, err.message);
+        check_ok(t21_run(&w, NULL, NULL, &err));
+        t21_check_same_run(dir, w.dir, "cancelled");
+        assert_false(hbk_file_exists(t21_path(folder, w.dir, "m0", "checkpoint")));
+    }
+    assert_true(n > 10); /* 17 steps and 6 waves, every second one */
+    snprintf(w.dir, sizeof w.dir, "%.400s", base);
+    int calls = 0;
+    for (bool done = false; !done; calls++) {
+        hbk_progress p = t19_progress(&watch, 2);
+        done = t21_run(&w, &p, NULL, &err);
+        if (!done && err.code != HBK_ERROR_CANCELLED) fail_msg("call %d: %s", calls, err.message);
+        assert_true(calls < 60);
+    }
+    assert_true(calls > 8);
+    t21_check_same_run(dir, w.dir, "cancelled over and over");
+    t21_free(&w);
+}
+
+/* Promise: whichever allocation fails, nothing leaks, the error is memory, and a run that was stopped by it a
+   hundred times ends with the bytes of one that was not. */
+static void t21_memory_runs_out(void **state)
+{
+    (void)state;
+    t21_world w = t21_new("memory");
+    const char *dir = t21_reference(&w);
+    int failed = 0;
+    for (long k = 0;; k += k < 20 ? 5 : k / 4) { /* each call goes on where the one before was stopped */
+        fault f;
+        hbk_error err;
+        memset(&err, 0, sizeof err);
+        bool ok = t21_run(&w, NULL, fault_init(&f, k), &err);
+        fault_check_clean(&f);
+        if (ok && f.seen <= k) break;
+        if (ok) fail_msg("succeeded although allocation %ld was refused", k);
+        if (err.code != HBK_ERROR_MEMORY) fail_msg("allocation %ld refused: %s", k, err.message);
+        failed++;
+    }
+    assert_true(failed > 10);
+    t21_check_same_run(dir, w.dir, "out of memory");
+    t21_free(&w);
+}
+
+static const struct CMUnitTest tests_21[] = {
+    cmocka_unit_test(t21_inference_tags),
+    cmocka_unit_test(t21_run_folder),
+    cmocka_unit_test(t21_models_from_the_base),
+    cmocka_unit_test(t21_stages_by_their_models),
+    cmocka_unit_test(t21_tags),
+    cmocka_unit_test(t21_learning_rates),
+    cmocka_unit_test(t21_seed_matters),
+    cmocka_unit_test(t21_other_options),
+    cmocka_unit_test(t21_inputs_and_force),
+    cmocka_unit_test(t21_stops),
+    cmocka_unit_test(t21_bad_inputs),
+    cmocka_unit_test(t21_cancel_anywhere),
+    cmocka_unit_test(t21_memory_runs_out),
+};

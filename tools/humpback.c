@@ -1,0 +1,1551 @@
+/* humpback - the command line of humpback.h - public domain
+
+   Each command is a function cmd_NAME that reads its flags, calls the library and prints what came of it.
+   Tables say which flags there are; cli.h parses them, and prints them for --help.
+
+     1  flags of the library's options
+     2  what commands share     models, templates, adapters, tags, files that are continued
+     3  looking                 tokenize, logits
+     4  generating              generate
+     5  data                    corpus, seeds
+     6  the stages              finetune, augment, curate
+     7  the loop                run, report
+     8  commands and their own flags
+
+   Results go to stdout, progress and errors to stderr. */
+
+#define HUMPBACK_IMPLEMENTATION
+#include "../humpback.h"
+
+#include "cli.h"
+
+#include "bench.h"
+#include "demo.h"
+#include "report.h"
+#include "seeds.h"
+
+/* ==== 1  FLAGS OF THE LIBRARY'S OPTIONS =====================================
+
+   Flags whose value goes into a field of an options struct, and the defaults that --help prints for them. */
+
+#define CMD_FLAG_JSON {"json", CLI_SWITCH, NULL, NULL, "the result as JSON on stdout", 0, 0, CLI_FREE}
+
+static void cmd_generate_defaults(void *options, bool full)
+{
+    hbk_decode_options *o = (hbk_decode_options *)options;
+    (void)full;
+    *o = hbk_augment_defaults();
+    o->sampling = hbk_sampling_defaults();
+}
+
+static void cmd_augment_defaults(void *options, bool full)
+{
+    (void)full;
+    *(hbk_decode_options *)options = hbk_augment_defaults();
+}
+
+static void cmd_rate_defaults(void *options, bool full)
+{
+    (void)full;
+    *(hbk_decode_options *)options = hbk_curate_defaults().decode;
+}
+
+static void cmd_train_defaults(void *options, bool full)
+{
+    *(hbk_train_options *)options = hbk_train_defaults(full);
+}
+
+static void cmd_curate_defaults(void *options, bool full)
+{
+    (void)full;
+    *(hbk_curate_options *)options = hbk_curate_defaults();
+}
+
+static void cmd_corpus_defaults(void *options, bool full)
+{
+    (void)full;
+    *(hbk_corpus_options *)options = hbk_corpus_defaults();
+}
+
+static const cli_flag cmd_sampling_flags[] = {
+    {"temperature", CLI_REAL, "X", NULL, "of sampling; 0: greedy", 0, 100,
+     offsetof(hbk_decode_options, sampling.temperature)},
+    {"top-p", CLI_REAL, "X", NULL, "the smallest set of ids of that much probability; 1: all", 0, 1,
+     offsetof(hbk_decode_options, sampling.top_p)},
+    {"top-k", CLI_INT, "N", NULL, "the N most likely ids only; 0: all", 0, CLI_MOST,
+     offsetof(hbk_decode_options, sampling.top_k)},
+    {"max-new", CLI_INT, "N", NULL, "most new tokens of a text", 1, 1e9,
+     offsetof(hbk_decode_options, sampling.max_new)},
+    CLI_END};
+static const cli_flag cmd_seed_flags[] = {
+    {"seed", CLI_SEED, "N", NULL, "of all random choices", 0, 0, offsetof(hbk_decode_options, seed)},
+    {"max-length", CLI_INT, "N", "(the model's context)", "longest prompt and answer together, in tokens", 2,
+     1e9, offsetof(hbk_decode_options, max_length)},
+    CLI_END};
+static const cli_flag cmd_wave_flags[] = {
+    {"wave", CLI_INT, "N", NULL, "records that are decoded, written and made safe together", 1, 1e6,
+     offsetof(hbk_decode_options, wave)},
+    {"slots", CLI_INT, "N", NULL, "sequences decoded side by side", 1, 1e4,
+     offsetof(hbk_decode_options, slots)},
+    CLI_END};
+static const cli_flag cmd_train_flags[] = {
+    {"rank", CLI_INT, "N", NULL, "of the LoRA adapter", 1, 1e5, offsetof(hbk_train_options, rank)},
+    {"alpha", CLI_REAL, "X", NULL, "of the adapter, which is scaled by alpha/rank", 0, 1e6,
+     offsetof(hbk_train_options, alpha)},
+    {"targets", CLI_TARGETS, "LIST", "(all)",
+     "adapted projections: q_proj,k_proj,v_proj,o_proj,gate_proj,...", 0, 0,
+     offsetof(hbk_train_options, targets)},
+    {"dropout", CLI_REAL, "X", NULL, "a share, of the adapter's input or the residual branches", 0, 0.99,
+     offsetof(hbk_train_options, dropout)},
+    {"lr", CLI_REAL, "X", NULL, "first learning rate", 0, 1e3, offsetof(hbk_train_options, lr)},
+    {"lr-end", CLI_REAL, "X", NULL, "last learning rate", 0, 1e3, offsetof(hbk_train_options, lr_end)},
+    {"schedule", CLI_CHOICE, "linear|cosine|constant", NULL, "from the first to the last", 0, 0,
+     offsetof(hbk_train_options, schedule)},
+    {"warmup", CLI_INT, "N", NULL, "steps in which the rate rises from 0", 0, 1e9,
+     offsetof(hbk_train_options, warmup)},
+    {"weight-decay", CLI_REAL, "X", NULL, "on matrices, never on norms", 0, 1e3,
+     offsetof(hbk_train_options, weight_decay)},
+    {"beta1", CLI_REAL, "X", NULL, "decay of AdamW's mean", 0, 0.999999, offsetof(hbk_train_options, beta1)},
+    {"beta2", CLI_REAL, "X", NULL, "decay of AdamW's square", 0, 0.999999,
+     offsetof(hbk_train_options, beta2)},
+    {"clip", CLI_REAL, "X", NULL, "most norm of a step's gradient; 0: any", 0, 1e9,
+     offsetof(hbk_train_options, clip)},
+    {"batch", CLI_INT, "N", "(8 below 3000 examples, else 32)", "examples per batch", 1, 1e6,
+     offsetof(hbk_train_options, batch)},
+    {"accumulate", CLI_INT, "N", NULL, "batches per step", 1, 1e6, offsetof(hbk_train_options, accumulate)},
+    {"epochs", CLI_REAL, "X", "(none)", "passes over the examples, instead of --steps", 1e-6, 1e6,
+     offsetof(hbk_train_options, epochs)},
+    {"steps", CLI_INT, "N", "(the paper's table by number of examples)", "updates of the weights", 1, 1e9,
+     offsetof(hbk_train_options, steps)},
+    {"max-tokens", CLI_INT, "N", NULL, "most tokens in one pass; a batch may take several", 1, 1e8,
+     offsetof(hbk_train_options, max_tokens)},
+    {"replay-per-batch", CLI_INT, "N", NULL, "raw documents of --replay added to each batch", 0, 1e6,
+     offsetof(hbk_train_options, replay)},
+    {"no-shuffle", CLI_OFF, NULL, NULL, "take the examples in file order", 0, 0,
+     offsetof(hbk_train_options, shuffle)},
+    {"save-every", CLI_INT, "N", NULL, "steps between checkpoints; 0: none", 0, 1e9,
+     offsetof(hbk_train_options, save_every)},
+    {"seed", CLI_SEED, "N", NULL, "of all random choices", 0, 0, offsetof(hbk_train_options, seed)},
+    CLI_END};
+static const cli_flag cmd_curate_flags[] = {
+    {"readout", CLI_CHOICE, "text|expected", NULL, "the written score, or its mean under the model", 0, 0,
+     offsetof(hbk_curate_options, readout)},
+    {"votes", CLI_INT, "N", NULL, "ratings per pair, averaged; above 1 needs a temperature", 1, 1000,
+     offsetof(hbk_curate_options, votes)},
+    {"keep", CLI_REAL, "X", NULL, "least score that is kept, 1 to 5", 1, 5,
+     offsetof(hbk_curate_options, keep)},
+    {"keep-share", CLI_REAL, "X", "(0: by --keep)", "the best share of the rated pairs instead, up to 1", 0,
+     1, offsetof(hbk_curate_options, keep_share)},
+    CLI_END};
+static const cli_flag cmd_corpus_flags[] = {
+    {"out", CLI_TEXT, "F", NULL, "segments, {\"id\",\"text\",\"header\",\"source\"} a line", 1, 0, CLI_FREE},
+    {"min-chars", CLI_INT, "N", NULL, "shortest segment, in characters", 1, 1e9,
+     offsetof(hbk_corpus_options, min_chars)},
+    {"max-chars", CLI_INT, "N", NULL, "longest segment, in characters", 1, 1e9,
+     offsetof(hbk_corpus_options, max_chars)},
+    {"max-repeat", CLI_REAL, "X", NULL, "most similarity of two sentences of a segment, 0 to 1", 0, 1,
+     offsetof(hbk_corpus_options, max_repeat)},
+    {"max-upper", CLI_REAL, "X", NULL, "most capitals among a header's letters, 0 to 1", 0, 1,
+     offsetof(hbk_corpus_options, max_upper)},
+    {"keep-all", CLI_SWITCH, NULL, NULL, "segments before any filter", 0, 0,
+     offsetof(hbk_corpus_options, keep_all)},
+    {"rejects", CLI_TEXT, "F", NULL, "what is dropped goes here, with its \"reason\"", 0, 0, CLI_FREE},
+    CMD_FLAG_JSON,
+    CLI_END};
+
+static const cli_group cmd_sampling_group = {"Sampling", cmd_sampling_flags, NULL, cmd_generate_defaults};
+static const cli_group cmd_seed_group = {"Randomness and room", cmd_seed_flags, NULL, cmd_augment_defaults};
+static const cli_group cmd_wave_group = {"Batching (part of what makes a run the same run)", cmd_wave_flags,
+                                         NULL, cmd_augment_defaults};
+static const cli_group cmd_augment_sampling_group = {"Sampling", cmd_sampling_flags, NULL,
+                                                     cmd_augment_defaults};
+static const cli_group cmd_rate_sampling_group = {"Sampling", cmd_sampling_flags, NULL, cmd_rate_defaults};
+static const cli_group cmd_loop_sampling_group = {
+    "Sampling of instructions; ratings are greedy, with 512 tokens, unless --curate-... says otherwise",
+    cmd_sampling_flags, "augment curate", cmd_augment_defaults};
+static const cli_group cmd_train_group = {"Training", cmd_train_flags, NULL, cmd_train_defaults};
+static const cli_group cmd_loop_train_group = {"Training", cmd_train_flags, "myx m0 mt", cmd_train_defaults};
+static const cli_group cmd_curate_group = {"Curation", cmd_curate_flags, NULL, cmd_curate_defaults};
+static const cli_group cmd_corpus_group = {"Flags", cmd_corpus_flags, NULL, cmd_corpus_defaults};
+
+/* ==== 2  WHAT COMMANDS SHARE ================================================ */
+
+/* What --model, --tokenizer, --adapter and --template open. */
+typedef struct cmd_world {
+    hbk_model *base;
+    hbk_tokenizer *tok;
+    hbk_tuned tuned;     /* the base where there is no --adapter */
+    hbk_template *tmpl;  /* NULL: raw text */
+    hbk_use use;         /* what the adapter was trained for */
+    char tag[512];       /* what inference appends, or "" */
+} cmd_world;
+
+static void cmd_close(cmd_world *w)
+{
+    hbk_template_free(w->tmpl);
+    hbk_tuned_free(&w->tuned);
+    hbk_tokenizer_free(w->tok);
+    hbk_model_free(w->base);
+}
+
+/* The tokenizer stands in the model's folder, or --tokenizer names it. */
+static bool cmd_open_tokenizer(cli *c, cmd_world *w)
+{
+    const char *path = cli_text(c, "tokenizer"), *model = cli_text(c, "model");
+    if (!path && hbk_file_exists(model) && !hbk_dir_exists(model))
+        return hbk_fail(&c->err, HBK_ERROR_OPTION,
+                        "%s is a file and holds no tokenizer: name one with --tokenizer", model);
+    w->tok = hbk_tokenizer_load(path ? path : model, NULL, &c->err);
+    return w->tok != NULL;
+}
+
+static bool cmd_open_model(cli *c, cmd_world *w)
+{
+    w->base = hbk_model_load(cli_text(c, "model"), NULL, &c->err);
+    return w->base && cmd_open_tokenizer(c, w);
+}
+
+static bool cmd_open_adapter(cli *c, cmd_world *w)
+{
+    const char *dir = cli_text(c, "adapter");
+    w->tuned.model = w->base;
+    return !dir || hbk_tuned_load(&w->tuned, w->base, dir, NULL, &c->err);
+}
+
+/* What humpback.json of the finetuned folder `dir` says: which way it was trained, and whether there is a
+   template in it; none where it is null. */
+static bool cmd_open_recipe(cli *c, cmd_world *w, const char *dir, char path[512], bool *has_template)
+{
+    *has_template = false;
+    if (!hbk_path(path, dir, "humpback.json", &c->err)) return false;
+    if (!hbk_file_exists(path)) return true;
+    json_t *recipe = hbk_json_read(path, &c->err);
+    const char *use = json_string_value(json_object_get(recipe, "use"));
+    if (use && strcmp(use, "backward") == 0) w->use = HBK_BACKWARD;
+    *has_template = json_is_object(json_object_get(recipe, "template"));
+    json_decref(recipe);
+    return recipe != NULL;
+}
+
+/* The template: --template, else the one that the finetuned folder `dir` was trained with, else that of the
+   model. */
+static bool cmd_open_template(cli *c, cmd_world *w, const char *dir)
+{
+    const char *name = cli_text(c, "template");
+    char recipe[512];
+    bool trained;
+    if (!cmd_open_recipe(c, w, dir, recipe, &trained)) return false;
+    if (!name && trained) name = recipe;
+    if (name && strcmp(name, "none") == 0) return true;
+    w->tmpl = name ? hbk_template_load(name, NULL, &c->err)
+                   : hbk_template_for_model(cli_text(c, "model"), NULL, &c->err);
+    return w->tmpl && hbk_template_check(w->tmpl, w->tok, &c->err);
+}
+
+/* All of it. A model that was itself finetuned whole keeps its recipe beside its weights. */
+static bool cmd_open(cli *c, cmd_world *w)
+{
+    const char *dir = cli_text(c, "adapter") ? cli_text(c, "adapter") : cli_text(c, "model");
+    return cmd_open_model(c, w) && cmd_open_adapter(c, w) && cmd_open_template(c, w, dir) &&
+           hbk_recipe_tag(w->tag, dir, &c->err);
+}
+
+/* Puts the text of the file that flag `name` names in the place of a wording of the template. */
+static bool cmd_wording(cli *c, hbk_template *t, const char *name, hbk_use use)
+{
+    const char *path = cli_text(c, name);
+    hbk_text text;
+    memset(&text, 0, sizeof text);
+    bool ok = !path || (hbk_file_read(path, (size_t)1 << 20, &text, &c->err) &&
+                        hbk_template_set(t, use, hbk_text_string(&text), &c->err));
+    hbk_text_free(&text);
+    return ok;
+}
+
+/* Parses "1,2,3". */
+static bool cmd_ids(const char *text, hbk_tokens *ids)
+{
+    char *end;
+    do {
+        long id = strtol(text, &end, 10);
+        if (end == text || id < 0 || id > INT32_MAX) return false;
+        hbk_tokens_push(ids, (int32_t)id);
+        text = end + 1;
+    } while (*end == ',');
+    return !*end;
+}
+
+static void cmd_print_ids(const int32_t *ids, hbk_int n)
+{
+    putchar('[');
+    for (hbk_int i = 0; i < n; i++) printf("%s%d", i ? ", " : "", (int)ids[i]);
+    puts("]");
+}
+
+/* A text as a model meets it at its beginning: bos, where the format has one, and the ids. */
+static bool cmd_encode(cli *c, const hbk_tokenizer *tok, const char *text, size_t n, hbk_tokens *ids)
+{
+    enum { AUTO, YES, NO };
+    int bos = cli_choice(c, "bos");
+    if (bos == YES && hbk_tokenizer_bos(tok) < 0)
+        return hbk_fail(&c->err, HBK_ERROR_OPTION, "--bos yes: the vocabulary has no bos");
+    if (bos == YES || (bos == AUTO && hbk_tokenizer_adds_bos(tok)))
+        hbk_tokens_push(ids, hbk_tokenizer_bos(tok));
+    unsigned flags = cli_has(c, "special") ? HBK_ENCODE_SPECIAL : 0;
+    return hbk_tokenizer_encode(tok, text, n, flags, ids, &c->err) && hbk_tokens_ok(ids, &c->err);
+}
+
+/* What --inference-tags and the tags make; those that are given where the list is not. */
+static bool cmd_inference_tag(cli *c, char tag[512])
+{
+    const char *seed = cli_text(c, "tag-seed"), *web = cli_text(c, "tag-web"),
+               *list = cli_text(c, "inference-tags");
+    if (!list) list = seed && web ? "seed,web" : seed ? "seed" : web ? "web" : "none";
+    return hbk_inference_tag(tag, list, seed, web, &c->err);
+}
+
+/* ---- files that a second call continues ---------------------------------------------
+
+   Beside OUT, which grows by waves, stands OUT.options.json: what it was begun with. A second call continues
+   with the same and refuses other options, for a file of two minds would be of no use. */
+
+static int cmd_threads(void)
+{
+#ifdef _OPENMP
+    return omp_get_max_threads();
+#else
+    return 1;
+#endif
+}
+
+static json_t *cmd_hex(uint64_t hash)
+{
+    char text[24];
+    snprintf(text, sizeof text, "%016llx", (unsigned long long)hash);
+    return json_string(text);
+}
+
+/* The options of a decoding stage over the file `input`; NULL on failure. */
+static json_t *cmd_options(cli *c, const cmd_world *w, const hbk_decode_options *o, const char *input)
+{
+    uint64_t data, model = hbk_hash(0, w->tuned.model->final_norm,
+                                    (size_t)w->tuned.model->config.dim * sizeof(hbk_real));
+    const hbk_adapter *a = w->tuned.adapter;
+    if (a) model = hbk_hash(model, a->values, (size_t)a->n_values * sizeof(hbk_real));
+    if (!hbk_file_hash(input, &data, &c->err)) return NULL;
+    json_t *options = json_pack(
+        "{s:s, s:o, s:o, s:o, s:s, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:i}", "command", c->command->name,
+        "input", cmd_hex(data), "model", cmd_hex(model), "template",
+        cmd_hex(w->tmpl ? hbk_template_hash(w->tmpl) : 0), "tag", w->tag, "temperature",
+        o->sampling.temperature, "top_p", o->sampling.top_p, "top_k", (json_int_t)o->sampling.top_k,
+        "max_new", (json_int_t)o->sampling.max_new, "seed", (json_int_t)o->seed, "wave", (json_int_t)o->wave,
+        "slots", (json_int_t)o->slots, "max_length", (json_int_t)o->max_length, "threads", cmd_threads());
+    if (!options) hbk_fail(&c->err, HBK_ERROR_MEMORY, "out of memory for the options");
+    return options;
+}
+
+/* Names the first option that differs between two files' records; false then. */
+static bool cmd_compare(const char *out, const json_t *then, json_t *now, hbk_error *err)
+{
+    const char *key;
+    json_t *value;
+    json_object_foreach(now, key, value) {
+        json_t *old = json_object_get(then, key);
+        if (old && json_equal(old, value)) continue;
+        char *a = old ? json_dumps(old, JSON_ENCODE_ANY) : NULL, *b = json_dumps(value, JSON_ENCODE_ANY);
+        hbk_fail_at(
+            err, HBK_ERROR_OPTION, out, 0,
+            "was begun with %s %s, not %s: use the same, another --out, or --force, which sets it aside", key,
+            a ? a : "unset", b ? b : "?");
+        free(a);
+        free(b);
+        return false;
+    }
+    return true;
+}
+
+/* Renames `path` to path.1, path.2 ... */
+static bool cmd_set_aside(const char *path, hbk_error *err)
+{
+    char to[600];
+    for (int k = 1; k < 1000; k++) {
+        snprintf(to, sizeof to, "%s.%d", path, k);
+        if (!hbk_file_exists(to))
+            return rename(path, to) == 0 ||
+                   hbk_fail_at(err, HBK_ERROR_FILE, path, 0, "cannot be renamed to %s", to);
+    }
+    return hbk_fail_at(err, HBK_ERROR_FILE, path, 0, "999 earlier files stand beside it: remove some");
+}
+
+static bool cmd_record_path(char path[512], const char *out, hbk_error *err)
+{
+    return snprintf(path, 512, "%s.options.json", out) < 512 ||
+           hbk_fail_at(err, HBK_ERROR_RANGE, out, 0, "this path is too long");
+}
+
+/* Whether `out` may be written or continued with these options, which are let go of; NULL: false. */
+static bool cmd_begin(cli *c, const char *out, json_t *options)
+{
+    char path[512];
+    hbk_int rows = 0;
+    json_t *then = NULL;
+    bool ok = options && cmd_record_path(path, out, &c->err) && hbk_jsonl_count(out, &rows, &c->err);
+    if (ok && rows > 0) {
+        if (hbk_file_exists(path)) ok = (then = hbk_json_read(path, &c->err)) != NULL;
+        ok = ok && cmd_compare(out, then, options, &c->err);
+        if (!ok && cli_has(c, "force")) ok = cmd_set_aside(out, &c->err);
+    }
+    ok = ok && hbk_json_write(path, options, &c->err);
+    json_decref(then);
+    json_decref(options);
+    return ok;
+}
+
+/* After a failure: a file without a row is no file. */
+static void cmd_drop_empty(const char *out)
+{
+    char path[512];
+    hbk_int rows = 0;
+    if (!hbk_jsonl_count(out, &rows, NULL) || rows > 0 || !cmd_record_path(path, out, NULL)) return;
+    unlink(out);
+    unlink(path);
+}
+
+/* ==== 3  LOOKING ============================================================ */
+
+/* --jsonl: every line holds one JSON string, and gives one array. */
+static bool cmd_tokenize_lines(cli *c, const hbk_tokenizer *tok, const char *path, const hbk_text *file)
+{
+    const char *s = hbk_text_string(file), *end = s + file->len;
+    bool ok = true;
+    for (hbk_int line = 1; ok && s < end; line++) {
+        const char *stop = (const char *)memchr(s, '\n', (size_t)(end - s));
+        size_t n = stop ? (size_t)(stop - s) : (size_t)(end - s);
+        if (strspn(s, " \t\r") < n) {
+            json_t *value = json_loadb(s, n, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
+            hbk_tokens ids;
+            memset(&ids, 0, sizeof ids);
+            if (!json_is_string(value))
+                ok = hbk_fail_at(&c->err, HBK_ERROR_FORMAT, path, line,
+                                 "expected one JSON string on each line");
+            else ok = cmd_encode(c, tok, json_string_value(value), json_string_length(value), &ids);
+            if (ok) cmd_print_ids(ids.data, ids.n);
+            hbk_tokens_free(&ids);
+            json_decref(value);
+        }
+        s += n + 1;
+    }
+    return ok;
+}
+
+static bool cmd_tokenize_text(cli *c, const hbk_tokenizer *tok)
+{
+    const char *text = cli_text(c, "text"),
+               *path = cli_has(c, "file") ? cli_text(c, "file") : cli_text(c, "jsonl");
+    hbk_text file;
+    hbk_tokens ids;
+    memset(&file, 0, sizeof file);
+    memset(&ids, 0, sizeof ids);
+    if (text) hbk_text_add(&file, text);
+    bool ok = text ? hbk_text_ok(&file, &c->err) : hbk_file_read(path, (size_t)1 << 30, &file, &c->err);
+    if (ok && cli_has(c, "jsonl")) {
+        ok = cmd_tokenize_lines(c, tok, path, &file);
+    } else if (ok) {
+        ok = cmd_encode(c, tok, hbk_text_string(&file), file.len, &ids);
+        if (ok) cmd_print_ids(ids.data, ids.n);
+    }
+    hbk_text_free(&file);
+    hbk_tokens_free(&ids);
+    return ok;
+}
+
+static int cmd_tokenize(cli *c)
+{
+    cmd_world w;
+    hbk_tokens ids;
+    hbk_text text;
+    memset(&w, 0, sizeof w);
+    memset(&ids, 0, sizeof ids);
+    memset(&text, 0, sizeof text);
+    const char *decode = cli_text(c, "decode");
+    int sources = cli_has(c, "text") + cli_has(c, "file") + cli_has(c, "jsonl") + cli_has(c, "decode");
+    if (sources != 1) return cli_misused(c, "tokenize needs one of --text, --file, --jsonl, --decode");
+    if (!cli_has(c, "model") && !cli_has(c, "tokenizer")) return cli_misused(c, "tokenize needs --model M");
+    if (decode && *decode && !cmd_ids(decode, &ids)) {
+        hbk_tokens_free(&ids);
+        return cli_misused(c, "--decode: \"%.60s\" is no list of ids like 1,15043,3186", decode);
+    }
+    bool ok = cmd_open_tokenizer(c, &w);
+    if (ok && decode) {
+        ok = hbk_tokens_ok(&ids, &c->err) &&
+             hbk_tokenizer_decode(w.tok, ids.data, ids.n, 0, &text, &c->err) && hbk_text_ok(&text, &c->err);
+        if (ok) {
+            fwrite(hbk_text_string(&text), 1, text.len, stdout);
+            putchar('\n');
+        }
+    } else if (ok) {
+        ok = cmd_tokenize_text(c, w.tok);
+    }
+    hbk_text_free(&text);
+    hbk_tokens_free(&ids);
+    cmd_close(&w);
+    return cli_end(c, ok);
+}
+
+/* Logits of every position of one sequence, into the tensor "logits" of --out. */
+static bool cmd_write_logits(cli *c, const cmd_world *w, const hbk_tokens *ids)
+{
+    const hbk_model *m = w->tuned.model;
+    hbk_int n = ids->n, V = m->config.vocab_size, start[2];
+    if (n < 1 || n > m->config.context_length)
+        return hbk_fail(&c->err, HBK_ERROR_RANGE, "%lld tokens: the model's context holds 1 to %lld",
+                        (long long)n, (long long)m->config.context_length);
+    start[0] = 0;
+    start[1] = n;
+    hbk_batch batch = {n, 1, ids->data, NULL, start};
+    hbk_acts *acts = hbk_acts_new(m, w->tuned.adapter, n, n, false, NULL, &c->err);
+    hbk_real *logits = acts ? (hbk_real *)hbk_alloc(NULL, n * V, sizeof *logits, &c->err) : NULL;
+    float *out = logits ? (float *)hbk_alloc(NULL, n * V, sizeof *out, &c->err) : NULL;
+    bool ok = out && hbk_model_logits(acts, m, &batch, w->tuned.adapter, logits, &c->err);
+    if (ok) {
+        hbk_tensor t;
+        memset(&t, 0, sizeof t);
+        hbk_pack(out, HBK_F32, logits, n * V);
+        t.name = "logits";
+        snprintf(t.dtype, sizeof t.dtype, "F32");
+        t.n_dims = 2;
+        t.shape[0] = n;
+        t.shape[1] = V;
+        t.n_elements = n * V;
+        t.data = out;
+        t.bytes = (size_t)(n * V) * sizeof *out;
+        ok = hbk_safetensors_write(cli_text(c, "out"), &t, 1, &c->err);
+    }
+    hbk_free(NULL, out);
+    hbk_free(NULL, logits);
+    hbk_acts_free(acts);
+    return ok;
+}
+
+static int cmd_logits(cli *c)
+{
+    cmd_world w;
+    hbk_tokens ids;
+    memset(&w, 0, sizeof w);
+    memset(&ids, 0, sizeof ids);
+    const char *list = cli_text(c, "ids"), *text = cli_text(c, "text");
+    if (!list == !text) return cli_misused(c, "logits needs one of --ids, --text");
+    if (list && !cmd_ids(list, &ids)) {
+        hbk_tokens_free(&ids);
+        return cli_misused(c, "--ids: \"%.60s\" is no list of ids like 1,15043,3186", list);
+    }
+    w.base = hbk_model_load(cli_text(c, "model"), NULL, &c->err);
+    bool ok = w.base && cmd_open_adapter(c, &w);
+    if (ok && text) ok = cmd_open_tokenizer(c, &w) && cmd_encode(c, w.tok, text, strlen(text), &ids);
+    ok = ok && hbk_tokens_ok(&ids, &c->err) && cmd_write_logits(c, &w, &ids);
+    hbk_tokens_free(&ids);
+    cmd_close(&w);
+    return cli_end(c, ok);
+}
+
+/* ==== 4  GENERATING ========================================================= */
+
+static const char *cmd_finish_name(hbk_finish f)
+{
+    return f == HBK_FINISH_EOS ? "eos" : f == HBK_FINISH_LENGTH ? "length" : "too_long";
+}
+
+/* A prompt's tokens: through the template with the tag, or, without one, as raw text. */
+static bool cmd_prompt(cli *c, const cmd_world *w, const char *text, hbk_tokens *ids)
+{
+    if (!w->tmpl) return cmd_encode(c, w->tok, text, strlen(text), ids);
+    hbk_render r;
+    memset(&r, 0, sizeof r);
+    r.use = w->use;
+    if (w->use == HBK_BACKWARD) r.output = text;
+    else r.instruction = text;
+    r.tag = w->use == HBK_FORWARD && w->tag[0] ? w->tag : NULL;
+    return hbk_template_tokens(w->tmpl, w->tok, &r, ids, NULL, &c->err) && hbk_tokens_ok(ids, &c->err);
+}
+
+/* The text of generated ids: a reply without the white space around it; raw text as it stands. */
+static bool cmd_reply(const cmd_world *w, const hbk_tokens *ids, hbk_text *out, hbk_error *err)
+{
+    hbk_text_clear(out);
+    unsigned flags = w->tmpl ? 0 : HBK_ENCODE_CONTINUE;
+    if (!hbk_tokenizer_decode(w->tok, ids->data, ids->n, flags, out, err) || !hbk_text_ok(out, err))
+        return false;
+    if (!w->tmpl || !out->len) return true;
+    size_t lead = strspn(out->data, " \t\r\n");
+    memmove(out->data, out->data + lead, out->len - lead + 1);
+    out->len -= lead;
+    while (out->len && strchr(" \t\r\n", out->data[out->len - 1])) out->data[--out->len] = 0;
+    return true;
+}
+
+/* Prints a text while it grows. */
+typedef struct cmd_stream {
+    const cmd_world *w;
+    hbk_tokens ids;
+    hbk_text text;
+    size_t printed;
+} cmd_stream;
+
+/* Prints what the token adds, as far as it is whole characters and cannot be trimmed any more. */
+static bool cmd_on_token(void *ctx, hbk_int request, int32_t id)
+{
+    cmd_stream *s = (cmd_stream *)ctx;
+    (void)request;
+    hbk_tokens_push(&s->ids, id);
+    if (!cmd_reply(s->w, &s->ids, &s->text, NULL)) return true; /* the end will say why */
+    const char *text = hbk_text_string(&s->text);
+    size_t n = s->text.len, begun = 1;
+    while (begun < 4 && begun < n && (text[n - begun] & 0xc0) == 0x80) begun++; /* back to a first byte */
+    if (n > 0 && !hbk_utf8_valid(text + n - begun, begun, NULL)) n -= begun;
+    if (n > 2 && memcmp(text + n - 3, "\xef\xbf\xbd", 3) == 0)
+        n -= 3; /* bytes that wait for the next token */
+    if (n > s->printed) {
+        fwrite(text + s->printed, 1, n - s->printed, stdout);
+        fflush(stdout);
+        s->printed = n;
+    }
+    return true;
+}
+
+/* Prints one finished generation in the form that was asked for. */
+static bool cmd_print_generated(cli *c, const cmd_world *w, const hbk_request *r, size_t printed)
+{
+    hbk_text text;
+    memset(&text, 0, sizeof text);
+    bool ok = true;
+    if (cli_has(c, "print-ids")) {
+        cmd_print_ids(r->output.data, r->output.n);
+    } else if ((ok = cmd_reply(w, &r->output, &text, &c->err))) {
+        if (cli_has(c, "json")) {
+            json_t *ids = json_array();
+            for (hbk_int i = 0; i < r->output.n; i++)
+                json_array_append_new(ids, json_integer(r->output.data[i]));
+            ok = cli_print_json(json_pack("{s:s, s:o, s:s, s:I}", "text", hbk_text_string(&text), "ids", ids,
+                                          "finish", cmd_finish_name(r->finish), "prompt_tokens",
+                                          (json_int_t)r->n_prompt), &c->err);
+        } else {
+            if (text.len > printed) fwrite(text.data + printed, 1, text.len - printed, stdout);
+            putchar('\n');
+        }
+    }
+    hbk_text_free(&text);
+    return ok;
+}
+
+static bool cmd_generate_one(cli *c, const cmd_world *w, const hbk_decode_options *o)
+{
+    hbk_tokens ids;
+    hbk_request r;
+    cmd_stream s;
+    memset(&ids, 0, sizeof ids);
+    memset(&r, 0, sizeof r);
+    memset(&s, 0, sizeof s);
+    s.w = w;
+    hbk_stream stream = {cmd_on_token, &s};
+    bool quiet = cli_has(c, "json") || cli_has(c, "print-ids");
+    hbk_int limit = w->tuned.model->config.context_length;
+    if (o->max_length > 0) limit = HBK__MIN(limit, o->max_length);
+    bool ok = cmd_prompt(c, w, cli_text(c, "prompt"), &ids);
+    if (ok && ids.n >= limit)
+        ok = hbk_fail(
+            &c->err, HBK_ERROR_RANGE,
+            "the prompt is %lld tokens long, the model's context holds %lld and must leave room for an "
+            "answer: shorten it",
+            (long long)ids.n, (long long)limit);
+    hbk_int length = HBK__MIN(limit, ids.n + o->sampling.max_new);
+    hbk_session *session =
+        ok ? hbk_session_new(w->tuned.model, w->tuned.adapter, 1, HBK__MAX(length, ids.n + 1), NULL, &c->err)
+           : NULL;
+    r.prompt = ids.data;
+    r.n_prompt = ids.n;
+    r.rng = hbk_rng_at(o->seed, "generate", 0);
+    ok = session && hbk_generate(session, &r, 1, &o->sampling, quiet ? NULL : &stream, &c->err) &&
+         cmd_print_generated(c, w, &r, s.printed);
+    hbk_session_free(session);
+    hbk_tokens_free(&r.output);
+    hbk_tokens_free(&s.ids);
+    hbk_text_free(&s.text);
+    hbk_tokens_free(&ids);
+    return ok;
+}
+
+/* A wave of prompts from a file. */
+typedef struct cmd_wave {
+    json_t **rows;
+    hbk_tokens *prompts;
+    hbk_request *requests;
+    hbk_int n, first; /* rows in it, and their number in the file */
+} cmd_wave;
+
+static bool cmd_wave_new(cmd_wave *v, hbk_int size, hbk_error *err)
+{
+    memset(v, 0, sizeof *v);
+    v->rows = (json_t **)hbk_alloc(NULL, size, sizeof *v->rows, err);
+    if (v->rows) v->prompts = (hbk_tokens *)hbk_alloc(NULL, size, sizeof *v->prompts, err);
+    if (v->prompts) v->requests = (hbk_request *)hbk_alloc(NULL, size, sizeof *v->requests, err);
+    return v->requests != NULL;
+}
+
+static void cmd_wave_clear(cmd_wave *v)
+{
+    for (hbk_int i = 0; i < v->n; i++) {
+        json_decref(v->rows[i]);
+        hbk_tokens_free(&v->prompts[i]);
+        hbk_tokens_free(&v->requests[i].output);
+        memset(&v->requests[i], 0, sizeof v->requests[i]);
+    }
+    v->first += v->n;
+    v->n = 0;
+}
+
+static void cmd_wave_free(cmd_wave *v)
+{
+    cmd_wave_clear(v);
+    hbk_free(NULL, v->rows);
+    hbk_free(NULL, v->prompts);
+    hbk_free(NULL, v->requests);
+}
+
+/* Reads up to `size` rows and makes their prompts. False on an error. */
+static bool cmd_wave_read(cli *c, const cmd_world *w, cmd_wave *v, hbk_int size, hbk_jsonl_reader *in)
+{
+    const char *path = cli_text(c, "data"), *text;
+    json_t *row;
+    int got = 0;
+    while (v->n < size && (got = hbk_jsonl_next(in, &row, &c->err)) > 0) {
+        const char *key = json_object_get(row, "instruction") ? "instruction" : "prompt";
+        if (!hbk_json_string(row, key, &text, path, hbk_jsonl_line(in), &c->err)) return false;
+        v->rows[v->n] = json_incref(row);
+        hbk_tokens *prompt = &v->prompts[v->n++];
+        if (!cmd_prompt(c, w, text, prompt)) return false;
+    }
+    return got >= 0;
+}
+
+/* Generates for the wave, over a session as long as its longest prompt needs. */
+static bool cmd_wave_run(cli *c, const cmd_world *w, cmd_wave *v, const hbk_decode_options *o)
+{
+    hbk_int limit = w->tuned.model->config.context_length, longest = 1;
+    if (o->max_length > 0) limit = HBK__MIN(limit, o->max_length);
+    for (hbk_int i = 0; i < v->n; i++) {
+        v->requests[i].prompt = v->prompts[i].data;
+        v->requests[i].n_prompt = v->prompts[i].n;
+        v->requests[i].rng = hbk_rng_at(o->seed, "generate", (uint64_t)(v->first + i));
+        if (v->prompts[i].n < limit) longest = HBK__MAX(longest, v->prompts[i].n);
+    }
+    hbk_session *s = hbk_session_new(w->tuned.model, w->tuned.adapter, HBK__MIN(v->n, o->slots),
+                                     HBK__MIN(limit, longest + o->sampling.max_new), NULL, &c->err);
+    bool ok = s && hbk_generate(s, v->requests, v->n, &o->sampling, NULL, &c->err);
+    hbk_session_free(s);
+    return ok;
+}
+
+/* Every row as it came, with "output" and "finish". */
+static bool cmd_wave_write(cli *c, const cmd_world *w, cmd_wave *v, hbk_jsonl_writer *out)
+{
+    hbk_text text;
+    memset(&text, 0, sizeof text);
+    bool ok = true;
+    for (hbk_int i = 0; ok && i < v->n; i++) {
+        ok = cmd_reply(w, &v->requests[i].output, &text, &c->err);
+        if (!ok) break;
+        const char *finish = cmd_finish_name(v->requests[i].finish);
+        if (json_object_set_new(v->rows[i], "output", json_string(hbk_text_string(&text))) != 0 ||
+            json_object_set_new(v->rows[i], "finish", json_string(finish)) != 0)
+            ok = hbk_fail(&c->err, HBK_ERROR_MEMORY, "out of memory for a row");
+        ok = ok && hbk_jsonl_write(out, v->rows[i], &c->err);
+    }
+    hbk_text_free(&text);
+    return ok && hbk_jsonl_sync(out, &c->err);
+}
+
+/* --data to --out, wave by wave, behind the waves that are there already. */
+static bool cmd_generate_file(cli *c, const cmd_world *w, const hbk_decode_options *o)
+{
+    const char *data = cli_text(c, "data"), *path = cli_text(c, "out");
+    const hbk_progress *progress = cli_watch(c);
+    hbk_int total, done;
+    cmd_wave v;
+    if (!cmd_begin(c, path, cmd_options(c, w, o, data)) || !hbk_jsonl_count(data, &total, &c->err) ||
+        !hbk_jsonl_count(path, &done, &c->err))
+        return false;
+    done -= done % o->wave;
+    hbk_jsonl_reader *in = hbk_jsonl_open(data, NULL, &c->err);
+    hbk_jsonl_writer *out = in ? hbk_jsonl_create(path, done, NULL, &c->err) : NULL;
+    bool ok = cmd_wave_new(&v, o->wave, out ? &c->err : NULL) && out;
+    while (ok && (ok = cmd_wave_read(c, w, &v, o->wave, in)) && v.n > 0) {
+        if (v.first >= done) {
+            hbk_int end = v.first + v.n;
+            ok = cmd_wave_run(c, w, &v, o) && cmd_wave_write(c, w, &v, out) &&
+                 hbk_report(progress, "generate", end, HBK__MAX(total, end), "rows", &c->err, "%s", "");
+        }
+        cmd_wave_clear(&v);
+    }
+    if (ok && v.first == 0) ok = hbk_fail_at(&c->err, HBK_ERROR_DATA, data, 0, "holds no row");
+    if (ok) cli_draw_end(&c->meter);
+    if (ok) cli_say(c, "%lld rows: %s\n", (long long)v.first, path);
+    cmd_wave_free(&v);
+    hbk_jsonl_close(in);
+    ok = hbk_jsonl_finish(out, ok ? &c->err : NULL) && ok;
+    if (!ok) cmd_drop_empty(path);
+    return ok;
+}
+
+/* Everything that shapes a decoding, over the defaults in *o. */
+static void cmd_bind_decode(const cli *c, hbk_decode_options *o)
+{
+    cli_bind(c, &cmd_sampling_group, "", o);
+    cli_bind(c, &cmd_seed_group, "", o);
+    cli_bind(c, &cmd_wave_group, "", o);
+}
+
+static int cmd_generate(cli *c)
+{
+    cmd_world w;
+    hbk_decode_options o;
+    memset(&w, 0, sizeof w);
+    if (cli_has(c, "prompt") == cli_has(c, "data"))
+        return cli_misused(c, "generate needs one of --prompt, --data");
+    if (cli_has(c, "data") != cli_has(c, "out")) return cli_misused(c, "--data and --out go together");
+    cmd_generate_defaults(&o, false);
+    cmd_bind_decode(c, &o);
+    const char *tags = cli_text(c, "inference-tags"), *tag = cli_text(c, "tag");
+    bool ok = cmd_open(c, &w);
+    if (ok && tags)
+        ok = hbk_inference_tag(w.tag, tags, cli_text(c, "tag-seed"), cli_text(c, "tag-web"), &c->err);
+    if (ok && tag && snprintf(w.tag, sizeof w.tag, "%s", tag) >= (int)sizeof w.tag)
+        ok = hbk_fail(&c->err, HBK_ERROR_RANGE, "--tag is longer than %d bytes", (int)sizeof w.tag - 1);
+    if (ok && cli_has(c, "reverse")) w.use = HBK_BACKWARD;
+    if (ok && w.tmpl) o.sampling.stop = hbk_template_stop(w.tmpl, w.tok);
+    ok = ok && (cli_has(c, "data") ? cmd_generate_file(c, &w, &o) : cmd_generate_one(c, &w, &o));
+    cmd_close(&w);
+    return cli_end(c, ok);
+}
+
+/* ==== 5  DATA =============================================================== */
+
+static bool cmd_has_ending(const char *path, const char *ending)
+{
+    size_t n = strlen(path), m = strlen(ending);
+    return n >= m && strcmp(path + n - m, ending) == 0;
+}
+
+/* Adds one input. Markup would pass for text and spoil the corpus, so it is refused. */
+static bool cmd_corpus_input(hbk_corpus *corpus, const char *path, hbk_error *err)
+{
+    static const char *const unread[] = {".html", ".htm", ".xhtml", ".warc", ".gz"};
+    for (size_t i = 0; i < sizeof unread / sizeof *unread; i++)
+        if (cmd_has_ending(path, unread[i]))
+            return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
+                               "HTML and WARC are not read yet: give plain text, markdown or JSONL");
+    if (hbk_dir_exists(path))
+        return hbk_fail_at(err, HBK_ERROR_FILE, path, 0, "is a folder: name the files in it");
+    return hbk_corpus_add_file(corpus, path, err);
+}
+
+static int cmd_corpus(cli *c)
+{
+    hbk_corpus_options o = hbk_corpus_defaults();
+    hbk_int counts[HBK_DROP_COUNT] = {0};
+    const char *path = cli_text(c, "out"), *rejects = cli_text(c, "rejects");
+    cli_bind(c, &cmd_corpus_group, "", &o);
+    if (o.min_chars > o.max_chars)
+        return cli_misused(c, "--min-chars %lld is above --max-chars %lld", (long long)o.min_chars,
+                           (long long)o.max_chars);
+    for (int i = 0; i < c->n_operands; i++)
+        if (strcmp(c->operands[i], path) == 0)
+            return cli_misused(c, "--out %.200s is an input as well", path);
+    const hbk_progress *progress = cli_watch(c);
+    hbk_corpus *corpus = hbk_corpus_new(&o, path, rejects, NULL, &c->err);
+    bool ok = corpus != NULL;
+    for (int i = 0; ok && i < c->n_operands; i++)
+        ok = cmd_corpus_input(corpus, c->operands[i], &c->err) &&
+             hbk_report(progress, "corpus", i + 1, c->n_operands, "files", &c->err, "%s", c->operands[i]);
+    if (corpus) ok = hbk_corpus_finish(corpus, counts, ok ? &c->err : NULL) && ok;
+    if (!ok) cmd_drop_empty(path);
+    if (!ok) return cli_fail(c);
+    cli_draw_end(&c->meter);
+    json_t *drops = json_object();
+    for (int i = 0; i < HBK_DROP_COUNT; i++) {
+        json_object_set_new(drops, hbk_drop_name((hbk_drop)i), json_integer(counts[i]));
+        if (counts[i]) cli_say(c, "%8lld %s\n", (long long)counts[i], hbk_drop_name((hbk_drop)i));
+    }
+    if (cli_has(c, "json")) ok = cli_print_json(drops, &c->err);
+    else json_decref(drops);
+    return cli_end(c, ok);
+}
+
+static int cmd_seeds(cli *c)
+{
+    tool_seed_counts counts;
+    const char *out = cli_text(c, "out");
+    if (strcmp(c->operands[0], out) == 0) return cli_misused(c, "--out %.200s is the input as well", out);
+    bool ok = tool_seeds(c->operands[0], out, cli_int(c, "limit"), &counts, &c->err);
+    if (!ok) cmd_drop_empty(out);
+    if (!ok) return cli_fail(c);
+    json_t *fates = json_pack("{s:s, s:I}", "format", counts.format, "rows", (json_int_t)counts.rows);
+    cli_say(c, "%lld rows of format %s\n", (long long)counts.rows, counts.format);
+    for (int i = 0; i < TOOL_SEED_FATE_COUNT; i++) {
+        const char *name = tool_seed_fate_name((tool_seed_fate)i);
+        json_object_set_new(fates, name, json_integer(counts.fates[i]));
+        if (counts.fates[i]) cli_say(c, "%8lld %s\n", (long long)counts.fates[i], name);
+    }
+    if (cli_has(c, "json")) ok = cli_print_json(fates, &c->err);
+    else json_decref(fates);
+    return cli_end(c, ok);
+}
+
+/* ==== 6  THE STAGES ========================================================= */
+
+/* A piece on one line. */
+static void cmd_print_piece(const char *piece)
+{
+    for (; piece && *piece; piece++) {
+        if ((unsigned char)*piece < ' ') printf("\\x%02x", (unsigned)(unsigned char)*piece);
+        else putchar(*piece);
+    }
+}
+
+/* Prints the first examples as the trainer sees them: every token, and whether the loss is on it. */
+static void cmd_dump_labels(const hbk_dataset *d, const hbk_tokenizer *tok)
+{
+    hbk_int most = HBK__MIN(d->n, 5);
+    bool colour = isatty(1);
+    for (hbk_int i = 0; i < most; i++) {
+        hbk_int n = d->start[i + 1] - d->start[i];
+        const int32_t *ids = d->tokens.data + d->start[i];
+        printf("# example %lld: %lld tokens, the loss is on the last %lld\n", (long long)i + 1, (long long)n,
+               (long long)(n - d->n_prompt[i]));
+        for (hbk_int k = 0; k < n; k++) {
+            bool target = k >= d->n_prompt[i];
+            printf("%s%6lld  %7d  %s  ", colour && target ? "\033[32m" : "", (long long)k, (int)ids[k],
+                   target ? "loss" : "-   ");
+            cmd_print_piece(hbk_tokenizer_piece(tok, ids[k]));
+            puts(colour && target ? "\033[0m" : "");
+        }
+    }
+}
+
+/* The examples and the replayed documents of a finetuning. */
+static bool cmd_train_data(cli *c, const cmd_world *w, hbk_int max_length, hbk_dataset *d,
+                           hbk_dataset *replay)
+{
+    hbk_pairs pairs;
+    memset(&pairs, 0, sizeof pairs);
+    hbk_use use = cli_has(c, "reverse") ? HBK_BACKWARD : HBK_FORWARD;
+    hbk_int context = w->base->config.context_length;
+    hbk_int limit = max_length > 0 ? HBK__MIN(max_length, context) : context;
+    bool ok = hbk_pairs_load(&pairs, cli_text(c, "data"), "seed", &c->err) &&
+              hbk_dataset_add_pairs(d, &pairs, w->tmpl, w->tok, use, cli_text(c, "tag-seed"),
+                                    cli_text(c, "tag-web"), limit, &c->err);
+    if (ok && cli_has(c, "replay"))
+        ok = hbk_dataset_add_texts(replay, cli_text(c, "replay"), w->tok, limit, &c->err);
+    if (ok && d->n_too_long)
+        fprintf(stderr, "humpback: note: %lld of %lld examples are longer than %lld tokens and left out\n",
+                (long long)d->n_too_long, (long long)(d->n + d->n_too_long), (long long)limit);
+    hbk_pairs_free(&pairs);
+    return ok;
+}
+
+/* Trains and says where the result is. */
+static bool cmd_train(cli *c, const cmd_world *w, const hbk_train_options *o, const hbk_dataset *d,
+                      const hbk_dataset *replay)
+{
+    const char *dir = cli_text(c, "out"), *init_dir = cli_text(c, "init-adapter");
+    hbk_recipe recipe;
+    memset(&recipe, 0, sizeof recipe);
+    recipe.tmpl = w->tmpl;
+    recipe.tok = w->tok;
+    recipe.base_name = cli_text(c, "model");
+    recipe.use = cli_has(c, "reverse") ? HBK_BACKWARD : HBK_FORWARD;
+    if (recipe.use == HBK_FORWARD) { /* the backward prompt carries no tag */
+        recipe.tag_seed = cli_text(c, "tag-seed");
+        recipe.tag_web = cli_text(c, "tag-web");
+        recipe.inference_tag = w->tag[0] ? w->tag : NULL;
+    }
+    hbk_adapter *init = NULL;
+    if (init_dir && !(init = hbk_adapter_load(init_dir, &w->base->config, NULL, &c->err))) return false;
+    bool ok = hbk_finetune(w->base, d, replay->n ? replay : NULL, o, init, &recipe, dir, cli_watch(c), NULL,
+                           &c->err);
+    hbk_adapter_free(init);
+    if (!ok) return false;
+    cli_draw_end(&c->meter);
+    cli_say(c, "%s of %lld examples: %s\n", o->full ? "a model" : "an adapter", (long long)d->n, dir);
+    return !cli_has(c, "json") ||
+           cli_print_json(json_pack("{s:s, s:s, s:I, s:I}", "out", dir, "mode", o->full ? "full" : "lora",
+                                    "examples", (json_int_t)d->n, "too_long", (json_int_t)d->n_too_long),
+                          &c->err);
+}
+
+static int cmd_finetune(cli *c)
+{
+    cmd_world w;
+    hbk_dataset d, replay;
+    memset(&w, 0, sizeof w);
+    memset(&d, 0, sizeof d);
+    memset(&replay, 0, sizeof replay);
+    hbk_train_options o = hbk_train_defaults(cli_has(c, "full"));
+    cli_bind(c, &cmd_train_group, "", &o);
+    const char *init = cli_text(c, "init-adapter"), *name = cli_text(c, "template");
+    if (cli_has(c, "epochs") && cli_has(c, "steps"))
+        return cli_misused(c, "--epochs and --steps exclude each other");
+    if (o.full && init) return cli_misused(c, "--full and --init-adapter exclude each other");
+    if (o.full && (cli_has(c, "rank") || cli_has(c, "alpha") || cli_has(c, "targets")))
+        return cli_misused(c, "--rank, --alpha and --targets are of LoRA: they do not go with --full");
+    if ((o.replay > 0) != cli_has(c, "replay"))
+        return cli_misused(c, "--replay and --replay-per-batch go together");
+    if (name && strcmp(name, "none") == 0)
+        return cli_misused(c, "--template none: pairs need a template; plain is the simplest");
+    if (!cli_has(c, "out") && !cli_has(c, "dump-labels")) return cli_misused(c, "finetune needs --out D");
+    if (cli_has(c, "recompute"))
+        fputs("humpback: note: --recompute: activations are always kept so far\n", stderr);
+    o.max_length = cli_has(c, "max-length") ? cli_int(c, "max-length") : -1;
+    bool ok = cmd_open_model(c, &w) && cmd_open_template(c, &w, init ? init : cli_text(c, "model")) &&
+              cmd_inference_tag(c, w.tag) && cmd_train_data(c, &w, o.max_length, &d, &replay);
+    if (ok && cli_has(c, "dump-labels")) cmd_dump_labels(&d, w.tok);
+    else ok = ok && cmd_train(c, &w, &o, &d, &replay);
+    hbk_dataset_free(&d);
+    hbk_dataset_free(&replay);
+    cmd_close(&w);
+    return cli_end(c, ok);
+}
+
+/* Counts "status" over the rows of a file. */
+static json_t *cmd_statuses(const char *path, hbk_error *err)
+{
+    hbk_jsonl_reader *in = hbk_jsonl_open(path, NULL, err);
+    json_t *counts = in ? json_object() : NULL, *row;
+    int got = -1;
+    while (counts && (got = hbk_jsonl_next(in, &row, err)) > 0) {
+        const char *status = json_string_value(json_object_get(row, "status"));
+        json_int_t n = json_integer_value(json_object_get(counts, status ? status : "?"));
+        json_object_set_new(counts, status ? status : "?", json_integer(n + 1));
+    }
+    hbk_jsonl_close(in);
+    if (got == 0) return counts;
+    json_decref(counts);
+    return NULL;
+}
+
+static int cmd_augment(cli *c)
+{
+    cmd_world w;
+    memset(&w, 0, sizeof w);
+    hbk_decode_options o = hbk_augment_defaults();
+    cmd_bind_decode(c, &o);
+    const char *corpus = cli_text(c, "corpus"), *out = cli_text(c, "out"), *adapter = cli_text(c, "adapter"),
+               *key;
+    bool ok = cmd_open(c, &w);
+    w.tag[0] = 0; /* the backward prompt carries none */
+    if (ok && !w.tmpl)
+        ok = hbk_fail(&c->err, HBK_ERROR_OPTION, "augment needs a template: --template plain at least");
+    ok = ok && cmd_wording(c, w.tmpl, "prompt", HBK_BACKWARD) &&
+         cmd_begin(c, out, cmd_options(c, &w, &o, corpus)) &&
+         hbk_augment(w.tuned.model, w.tuned.adapter, w.tok, w.tmpl, &o, adapter ? adapter : "", corpus, out,
+                     cli_watch(c), NULL, &c->err);
+    if (!ok) cmd_drop_empty(out);
+    json_t *counts = ok ? cmd_statuses(out, &c->err) : NULL, *n;
+    ok = counts != NULL;
+    if (ok) cli_draw_end(&c->meter);
+    json_object_foreach(counts, key, n) cli_say(c, "%8lld %s\n", (long long)json_integer_value(n), key);
+    if (ok && cli_has(c, "json")) ok = cli_print_json(json_incref(counts), &c->err);
+    json_decref(counts);
+    cmd_close(&w);
+    return cli_end(c, ok);
+}
+
+static double cmd_percent(hbk_int part, hbk_int whole)
+{
+    return whole ? 100.0 * (double)part / (double)whole : 0;
+}
+
+/* What decision makers look at after a curation. `k` is its number in a loop, 0 outside. */
+static void cmd_say_counts(const cli *c, const hbk_curate_counts *n, int k)
+{
+    char name[32] = "curation";
+    if (k) snprintf(name, sizeof name, "curation %d", k);
+    cli_say(c, "%s: kept %lld of %lld (%.0f %%)", name, (long long)n->kept, (long long)n->n,
+            cmd_percent(n->kept, n->n));
+    if (isfinite(n->threshold)) cli_say(c, " with a score of at least %g", n->threshold);
+    cli_say(c, "\n  scores   1: %lld   2: %lld   3: %lld   4: %lld   5: %lld\n", (long long)n->histogram[0],
+            (long long)n->histogram[1], (long long)n->histogram[2], (long long)n->histogram[3],
+            (long long)n->histogram[4]);
+    cli_say(c, "  ratings  %lld read (%.0f %%), %lld unparsable, %lld truncated, %lld too long\n",
+            (long long)n->rated, cmd_percent(n->rated, n->n), (long long)n->unparsable,
+            (long long)n->truncated, (long long)n->too_long);
+    if (n->collapsed) {
+        const char *what = n->kept * 2 > n->n ? "more than 90 % were kept" : "fewer than 2 % were kept";
+        const char *why = n->rated * 2 < n->n ? "Most ratings have no score that could be read"
+                                              : "A rater that gives all pairs one score selects nothing";
+        cli_say(c,
+                "  WARNING: %s. %s: look at the ratings, and try\n"
+                "           --readout expected, --keep-share 0.2, more new tokens or a better rater.\n",
+                what, why);
+    }
+}
+
+static json_t *cmd_counts_json(const hbk_curate_counts *n)
+{
+    json_t *threshold = isfinite(n->threshold) ? json_real(n->threshold) : json_null();
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:b, s:[I,I,I,I,I]}", "n", (json_int_t)n->n,
+                     "rated", (json_int_t)n->rated, "unparsable", (json_int_t)n->unparsable, "truncated",
+                     (json_int_t)n->truncated, "too_long", (json_int_t)n->too_long, "kept",
+                     (json_int_t)n->kept, "threshold", threshold, "collapsed", (int)n->collapsed, "histogram",
+                     (json_int_t)n->histogram[0], (json_int_t)n->histogram[1], (json_int_t)n->histogram[2],
+                     (json_int_t)n->histogram[3], (json_int_t)n->histogram[4]);
+}
+
+/* Where the ratings go: --ratings, or beside OUT.jsonl as OUT.ratings.jsonl. */
+static bool cmd_ratings_path(cli *c, char path[512])
+{
+    const char *given = cli_text(c, "ratings"), *out = cli_text(c, "out");
+    size_t stem = strlen(out);
+    if (cmd_has_ending(out, ".jsonl")) stem -= strlen(".jsonl");
+    int n =
+        given ? snprintf(path, 512, "%s", given) : snprintf(path, 512, "%.*s.ratings.jsonl", (int)stem, out);
+    return n < 512 || hbk_fail_at(&c->err, HBK_ERROR_RANGE, out, 0, "this path is too long");
+}
+
+/* Rates the candidates, and selects from all ratings. What is kept may change later, ratings may not. */
+static bool cmd_rate_and_select(cli *c, const cmd_world *w, const hbk_curate_options *o,
+                                hbk_curate_counts *counts)
+{
+    const char *candidates = cli_text(c, "candidates"), *out = cli_text(c, "out"),
+               *adapter = cli_text(c, "adapter");
+    char ratings[512];
+    json_t *options = cmd_options(c, w, &o->decode, candidates);
+    if (options) {
+        json_object_set_new(options, "readout", json_integer(o->readout));
+        json_object_set_new(options, "votes", json_integer(o->votes));
+    }
+    if (!options || !cmd_ratings_path(c, ratings)) {
+        json_decref(options);
+        return false;
+    }
+    bool ok = cmd_begin(c, ratings, options) &&
+              hbk_rate(w->tuned.model, w->tuned.adapter, w->tok, w->tmpl, o, adapter ? adapter : "",
+                       candidates, ratings, cli_watch(c), NULL, &c->err);
+    if (!ok) cmd_drop_empty(ratings);
+    if (!ok) return false;
+    cli_draw_end(&c->meter);
+    ok = hbk_select(o, candidates, ratings, out, counts, NULL, &c->err);
+    if (!ok) unlink(out); /* made from whole files at any time: half of it is of no use */
+    return ok;
+}
+
+static int cmd_curate(cli *c)
+{
+    cmd_world w;
+    hbk_curate_counts counts;
+    memset(&w, 0, sizeof w);
+    hbk_curate_options o = hbk_curate_defaults();
+    cli_bind(c, &cmd_curate_group, "", &o);
+    cmd_bind_decode(c, &o.decode);
+    if (cli_has(c, "keep") && cli_has(c, "keep-share"))
+        return cli_misused(c, "--keep and --keep-share exclude each other");
+    if (o.votes > 1 && o.decode.sampling.temperature <= 0)
+        return cli_misused(c, "--votes %lld needs a --temperature above 0, or all votes are the same",
+                           (long long)o.votes);
+    bool ok = cmd_open(c, &w);
+    w.tag[0] = 0; /* nor does the rating prompt */
+    if (ok && !w.tmpl)
+        ok = hbk_fail(&c->err, HBK_ERROR_OPTION, "curate needs a template: --template plain at least");
+    ok = ok && cmd_wording(c, w.tmpl, "rubric", HBK_RATING) && cmd_rate_and_select(c, &w, &o, &counts);
+    if (ok) cmd_say_counts(c, &counts, 0);
+    if (ok && cli_has(c, "json")) ok = cli_print_json(cmd_counts_json(&counts), &c->err);
+    cmd_close(&w);
+    return cli_end(c, ok);
+}
+
+/* ==== 7  THE LOOP =========================================================== */
+
+/* A stage's training: what is said for all, and over it what is said for this one. */
+static void cmd_bind_stage(const cli *c, const char *stage, hbk_train_options *o)
+{
+    cli_bind(c, &cmd_train_group, "", o);
+    hbk_int steps = o->steps;
+    double epochs = o->epochs;
+    o->steps = -1;
+    o->epochs = 0;
+    cli_bind(c, &cmd_train_group, stage, o);
+    if (o->steps < 0 && o->epochs <= 0) { /* nothing of its own about its length */
+        o->steps = steps;
+        o->epochs = epochs;
+    }
+}
+
+static const char *cmd_or_null(const char *text)
+{
+    return text && *text ? text : NULL;
+}
+
+static hbk_loop_options cmd_loop_options(const cli *c)
+{
+    hbk_loop_options o = hbk_loop_defaults();
+    o.seed_path = cli_text(c, "seed-data");
+    o.corpus_path = cli_text(c, "corpus");
+    o.model_name = cli_text(c, "model");
+    o.replay_path = cli_text(c, "replay");
+    o.tag_seed = cmd_or_null(cli_text(c, "tag-seed"));
+    o.tag_web = cmd_or_null(cli_text(c, "tag-web"));
+    o.inference_tags = cli_text(c, "inference-tags");
+    o.iterations = cli_int(c, "iterations");
+    o.seed_repeat = cli_int(c, "seed-repeat");
+    o.max_length = cli_has(c, "max-length") ? cli_int(c, "max-length") : -1;
+    o.force = cli_has(c, "force");
+    o.myx = o.m0 = o.mt = hbk_train_defaults(cli_has(c, "full"));
+    cmd_bind_stage(c, "myx", &o.myx);
+    cmd_bind_stage(c, "m0", &o.m0);
+    cmd_bind_stage(c, "mt", &o.mt);
+    if (cli_has(c, "seed")) o.seed = o.augment.seed = o.curate.decode.seed = (uint64_t)cli_int(c, "seed");
+    cli_bind(c, &cmd_curate_group, "", &o.curate);
+    cli_bind(c, &cmd_loop_sampling_group, "", &o.augment);
+    cli_bind(c, &cmd_loop_sampling_group, "augment", &o.augment);
+    cli_bind(c, &cmd_loop_sampling_group, "curate", &o.curate.decode);
+    cli_bind(c, &cmd_wave_group, "", &o.augment);
+    cli_bind(c, &cmd_wave_group, "", &o.curate.decode);
+    return o;
+}
+
+/* A run that is watched: run.json gets a "curated-k" after each curation, and that is when its counts are
+   printed. */
+typedef struct cmd_run_watch {
+    cli *c;
+    char run[512], stage[64];
+    int said; /* curations whose counts were printed */
+} cmd_run_watch;
+
+static void cmd_read_counts(const json_t *j, hbk_curate_counts *n)
+{
+    const json_t *threshold = json_object_get(j, "threshold");
+    memset(n, 0, sizeof *n);
+    n->n = json_integer_value(json_object_get(j, "n"));
+    n->rated = json_integer_value(json_object_get(j, "rated"));
+    n->unparsable = json_integer_value(json_object_get(j, "unparsable"));
+    n->truncated = json_integer_value(json_object_get(j, "truncated"));
+    n->too_long = json_integer_value(json_object_get(j, "too_long"));
+    n->kept = json_integer_value(json_object_get(j, "kept"));
+    n->threshold = json_is_number(threshold) ? json_number_value(threshold) : (double)NAN;
+    n->collapsed = json_is_true(json_object_get(j, "collapsed"));
+    for (size_t i = 0; i < 5; i++)
+        n->histogram[i] = json_integer_value(json_array_get(json_object_get(j, "histogram"), i));
+}
+
+/* Prints the curations that have ended since the last call. */
+static void cmd_say_curations(cmd_run_watch *w)
+{
+    json_t *run = hbk_file_exists(w->run) ? hbk_json_read(w->run, NULL) : NULL;
+    const json_t *stages = json_object_get(run, "stages"), *entry;
+    char name[32];
+    for (;; w->said++) {
+        hbk_curate_counts n;
+        snprintf(name, sizeof name, "curated-%d", w->said + 1);
+        if (!(entry = json_object_get(stages, name))) break;
+        cmd_read_counts(entry, &n);
+        cli_draw_end(&w->c->meter);
+        cmd_say_counts(w->c, &n, w->said + 1);
+        fflush(stdout);
+    }
+    json_decref(run);
+}
+
+static bool cmd_on_run(void *ctx, const char *stage, hbk_int done, hbk_int total, const char *unit,
+                       const char *note)
+{
+    cmd_run_watch *w = (cmd_run_watch *)ctx;
+    if (strncmp(w->stage, stage, sizeof w->stage - 1) != 0) {
+        snprintf(w->stage, sizeof w->stage, "%s", stage);
+        cmd_say_curations(w);
+    }
+    return cli_on_progress(&w->c->meter, stage, done, total, unit, note);
+}
+
+/* What the loop ended with, and the page about it. */
+static bool cmd_say_result(cli *c, const char *dir, const hbk_loop_result *r)
+{
+    char page[512];
+    if (!hbk_path(page, dir, "report.html", &c->err) || !tool_report(dir, NULL, &c->err)) return false;
+    cli_say(c, "%lld seed pairs, %lld segments, %lld candidates, %lld of them with a usable instruction\n",
+            (long long)r->n_seed, (long long)r->n_segments, (long long)r->n_candidates, (long long)r->n_ok);
+    if (r->stopped[0]) cli_say(c, "STOPPED EARLY: %s\n", r->stopped);
+    cli_say(c, "result: %s\nreport: %s\n", r->final_dir, page);
+    if (!cli_has(c, "json")) return true;
+    json_t *curations = json_array();
+    for (int k = 0; k < 8 && r->curated[k].n; k++)
+        json_array_append_new(curations, cmd_counts_json(&r->curated[k]));
+    return cli_print_json(json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:o, s:s}", "result", r->final_dir,
+                                    "report", page, "iterations", (json_int_t)r->iterations, "seed_pairs",
+                                    (json_int_t)r->n_seed, "segments", (json_int_t)r->n_segments,
+                                    "candidates", (json_int_t)r->n_candidates, "usable", (json_int_t)r->n_ok,
+                                    "curations", curations, "stopped", r->stopped),
+                          &c->err);
+}
+
+static bool cmd_run_loop(cli *c, const cmd_world *w, hbk_loop_options *o)
+{
+    cmd_run_watch watch;
+    hbk_loop_result r;
+    const char *dir = cli_text(c, "out");
+    memset(&watch, 0, sizeof watch);
+    memset(&r, 0, sizeof r);
+    watch.c = c;
+    if (!hbk_path(watch.run, dir, "run.json", &c->err)) return false;
+    hbk_progress progress = *cli_watch(c);
+    progress.call = cmd_on_run;
+    progress.ctx = &watch;
+    o->tmpl = w->tmpl;
+    bool ok = hbk_loop_run(w->base, w->tok, o, dir, &progress, &r, NULL, &c->err);
+    if (ok || c->err.code == HBK_ERROR_CANCELLED) cmd_say_curations(&watch);
+    cli_draw_end(&c->meter);
+    return ok && cmd_say_result(c, dir, &r);
+}
+
+static int cmd_run(cli *c)
+{
+    cmd_world w;
+    memset(&w, 0, sizeof w);
+    hbk_loop_options o = cmd_loop_options(c);
+    const char *name = cli_text(c, "template");
+    if (cli_has(c, "epochs") && cli_has(c, "steps"))
+        return cli_misused(c, "--epochs and --steps exclude each other");
+    if (cli_has(c, "keep") && cli_has(c, "keep-share"))
+        return cli_misused(c, "--keep and --keep-share exclude each other");
+    if (o.curate.votes > 1 && o.curate.decode.sampling.temperature <= 0)
+        return cli_misused(c, "--votes %lld needs a --curate-temperature above 0, or all votes are the same",
+                           (long long)o.curate.votes);
+    if ((o.myx.replay > 0 || o.m0.replay > 0 || o.mt.replay > 0) != cli_has(c, "replay"))
+        return cli_misused(c, "--replay and --replay-per-batch go together");
+    if (name && strcmp(name, "none") == 0)
+        return cli_misused(c, "--template none: the loop needs a template; plain is the simplest");
+    bool ok = cmd_open_model(c, &w) && cmd_open_template(c, &w, cli_text(c, "model")) &&
+              cmd_wording(c, w.tmpl, "rubric", HBK_RATING) &&
+              cmd_wording(c, w.tmpl, "prompt", HBK_BACKWARD) && cmd_run_loop(c, &w, &o);
+    cmd_close(&w);
+    return cli_end(c, ok);
+}
+
+/* The same in the miniature world, where an oracle can say what came of it. */
+static int cmd_demo(cli *c)
+{
+    const char *dir = cli_text(c, "out");
+    char run[512], page[512];
+    demo_options o = {(uint64_t)cli_int(c, "seed"), cli_has(c, "lora"), dir};
+    bool json = cli_has(c, "json");
+    json_t *result = NULL;
+    bool ok = tool_demo(&o, cli_watch(c), json ? NULL : stdout, json ? &result : NULL, &c->err) &&
+              hbk_path(run, dir, "run", &c->err) && hbk_path(page, run, "report.html", &c->err) &&
+              tool_report(run, NULL, &c->err);
+    if (ok) cli_say(c, "report: %s\n", page);
+    if (ok && json) ok = cli_print_json(json_incref(result), &c->err);
+    json_decref(result);
+    return cli_end(c, ok);
+}
+
+static int cmd_report(cli *c)
+{
+    const char *run = c->operands[0], *out = cli_text(c, "out");
+    if (!hbk_dir_exists(run)) {
+        hbk_fail_at(&c->err, HBK_ERROR_FILE, run, 0, "there is no such run folder");
+        return cli_fail(c);
+    }
+    bool ok = tool_report(run, out, &c->err);
+    if (ok && out) printf("%s\n", out);
+    if (ok && !out) printf("%s/report.html\n", run);
+    return cli_end(c, ok);
+}
+
+/* ==== 8  COMMANDS AND THEIR OWN FLAGS ======================================= */
+
+#define CMD_FLAG_FORCE(what) {"force", CLI_SWITCH, NULL, NULL, what, 0, 0, CLI_FREE}
+#define CMD_FLAG_MODEL                                                                                    \
+    {"model", CLI_TEXT, "M", NULL, "a Hugging Face folder, or a llama2.c .bin", 1, 0, CLI_FREE},          \
+    {"tokenizer", CLI_TEXT, "F", NULL, "the tokenizer, where the model is one file", 0, 0, CLI_FREE}
+#define CMD_FLAG_ADAPTER(what)                                                                            \
+    {"adapter", CLI_TEXT, "D", NULL, what ": a PEFT folder, or one of finetune --full", 0, 0, CLI_FREE}
+#define CMD_FLAG_TEMPLATE(more)                                                                           \
+    {"template", CLI_TEXT, "NAME|F", "(that of the finetuned folder, else of the model)",                 \
+     "llama2, llama3, chatml, plain" more " or a JSON file", 0, 0, CLI_FREE}
+#define CMD_FLAGS_TEXT                                                                                    \
+    {"bos", CLI_CHOICE, "auto|yes|no", "auto", "bos before raw text; auto: where the format has it", 0, 0,\
+     CLI_FREE},                                                                                           \
+    {"special", CLI_SWITCH, NULL, NULL, "special tokens spelled in raw text become their ids", 0, 0, CLI_FREE}
+
+static const cli_flag cmd_demo_flags[] = {
+    {"out", CLI_TEXT, "D", "humpback-demo", "the run folder", 0, 0, CLI_FREE},
+    {"seed", CLI_SEED, "N", "1", "of the miniature world and of all random choices", 0, 0, CLI_FREE},
+    {"lora", CLI_SWITCH, NULL, NULL, "finetune adapters instead of whole models", 0, 0, CLI_FREE},
+    CMD_FLAG_JSON,
+    CLI_END};
+static const cli_flag cmd_tokenize_flags[] = {
+    {"model", CLI_TEXT, "M", NULL, "a folder with a tokenizer", 0, 0, CLI_FREE},
+    {"tokenizer", CLI_TEXT, "F", NULL, "a tokenizer.json, tokenizer.model or tokenizer.bin instead", 0, 0,
+     CLI_FREE},
+    {"text", CLI_TEXT, "T", NULL, "a text", 0, 0, CLI_FREE},
+    {"file", CLI_TEXT, "F", NULL, "a file that is one text", 0, 0, CLI_FREE},
+    {"jsonl", CLI_TEXT, "F", NULL, "a file with one JSON string a line, each a text", 0, 0, CLI_FREE},
+    {"decode", CLI_TEXT, "IDS", NULL, "ids like 1,15043,3186: prints their text", 0, 0, CLI_FREE},
+    CMD_FLAGS_TEXT,
+    CLI_END};
+static const cli_flag cmd_logits_flags[] = {
+    CMD_FLAG_MODEL,
+    CMD_FLAG_ADAPTER("finetuned weights"),
+    {"ids", CLI_TEXT, "IDS", NULL, "token ids like 1,15043,3186", 0, 0, CLI_FREE},
+    {"text", CLI_TEXT, "T", NULL, "a raw text instead", 0, 0, CLI_FREE},
+    {"out", CLI_TEXT, "F", NULL, "safetensors with \"logits\", f32 [tokens, vocabulary]", 1, 0, CLI_FREE},
+    CMD_FLAGS_TEXT,
+    CLI_END};
+static const cli_flag cmd_generate_flags[] = {
+    CMD_FLAG_MODEL,
+    CMD_FLAG_ADAPTER("finetuned weights"),
+    {"prompt", CLI_TEXT, "T", NULL, "one instruction; its answer goes to stdout", 0, 0, CLI_FREE},
+    {"data", CLI_TEXT, "F", NULL, "many: JSONL rows with \"instruction\" or \"prompt\"", 0, 0, CLI_FREE},
+    {"out", CLI_TEXT, "F", NULL, "the rows of --data with \"output\" and \"finish\"", 0, 0, CLI_FREE},
+    CMD_FLAG_TEMPLATE(", none (raw text)"),
+    {"tag", CLI_TEXT, "T", "(the finetuned folder's)", "appended to the instruction", 0, 0, CLI_FREE},
+    {"inference-tags", CLI_TEXT, "LIST", "(the finetuned folder's)", "none, seed, web or seed,web", 0, 0,
+     CLI_FREE},
+    {"tag-seed", CLI_TEXT, "T", HBK_TAG_SEED, "what --inference-tags calls seed", 0, 0, CLI_FREE},
+    {"tag-web", CLI_TEXT, "T", HBK_TAG_WEB, "and web", 0, 0, CLI_FREE},
+    {"reverse", CLI_SWITCH, NULL, NULL, "the prompt is an output: write its instruction", 0, 0, CLI_FREE},
+    CMD_FLAGS_TEXT,
+    {"print-ids", CLI_SWITCH, NULL, NULL, "the generated ids as a JSON array instead of the text", 0, 0,
+     CLI_FREE},
+    CMD_FLAG_FORCE("with --data: set a file that was begun with other options aside"),
+    CMD_FLAG_JSON,
+    CLI_END};
+static const cli_flag cmd_seeds_flags[] = {
+    {"out", CLI_TEXT, "F", NULL, "pairs, {\"id\",\"instruction\",\"output\",\"source\":\"seed\"} a line", 1,
+     0, CLI_FREE},
+    {"limit", CLI_INT, "N", "0", "stop after N pairs; 0: take all", 0, CLI_MOST, CLI_FREE},
+    CMD_FLAG_JSON,
+    CLI_END};
+static const cli_flag cmd_finetune_flags[] = {
+    CMD_FLAG_MODEL,
+    {"data", CLI_TEXT, "F", NULL, "pairs: JSONL rows with \"instruction\" and \"output\"", 1, 0, CLI_FREE},
+    {"out", CLI_TEXT, "D", NULL, "the finetuned folder; one that was begun is continued", 0, 0, CLI_FREE},
+    CMD_FLAG_TEMPLATE(""),
+    {"reverse", CLI_SWITCH, NULL, NULL, "the backward model: from output to instruction", 0, 0, CLI_FREE},
+    {"full", CLI_SWITCH, NULL, NULL, "train every weight instead of an adapter", 0, 0, CLI_FREE},
+    {"init-adapter", CLI_TEXT, "D", NULL, "start from this adapter", 0, 0, CLI_FREE},
+    {"tag-seed", CLI_TEXT, "T", NULL, "appended to the instruction of rows of source \"seed\"", 0, 0,
+     CLI_FREE},
+    {"tag-web", CLI_TEXT, "T", NULL, "appended to that of rows of source \"aug\"", 0, 0, CLI_FREE},
+    {"inference-tags", CLI_TEXT, "LIST", "(the tags that are given)",
+     "what generate will append: none, seed, ...", 0, 0, CLI_FREE},
+    {"replay", CLI_TEXT, "F", NULL, "raw documents, JSONL rows with \"text\", mixed in", 0, 0, CLI_FREE},
+    {"max-length", CLI_INT, "N", "(the model's context)", "longest example in tokens; others are left out", 2,
+     1e9, CLI_FREE},
+    {"dump-labels", CLI_SWITCH, NULL, NULL, "print the first examples and their loss mask, and stop", 0, 0,
+     CLI_FREE},
+    {"resume", CLI_SWITCH, NULL, NULL, "accepted: what was begun is continued anyway", 0, 0, CLI_FREE},
+    {"recompute", CLI_SWITCH, NULL, NULL, "accepted: activations are always kept so far", 0, 0, CLI_FREE},
+    CMD_FLAG_JSON,
+    CLI_END};
+static const cli_flag cmd_augment_flags[] = {
+    CMD_FLAG_MODEL,
+    CMD_FLAG_ADAPTER("the backward model"),
+    {"corpus", CLI_TEXT, "F", NULL, "segments: JSONL rows with \"text\"", 1, 0, CLI_FREE},
+    {"out", CLI_TEXT, "F", NULL, "candidates; a file that was begun is continued", 1, 0, CLI_FREE},
+    {"prompt", CLI_TEXT, "F", "(the template's)", "a file with the backward wording, with {output}", 0, 0,
+     CLI_FREE},
+    CMD_FLAG_TEMPLATE(""),
+    CMD_FLAG_FORCE("set a file that was begun with other options aside"),
+    CMD_FLAG_JSON,
+    CLI_END};
+static const cli_flag cmd_curate_own_flags[] = {
+    CMD_FLAG_MODEL,
+    CMD_FLAG_ADAPTER("the rating model"),
+    {"candidates", CLI_TEXT, "F", NULL, "what augment wrote", 1, 0, CLI_FREE},
+    {"out", CLI_TEXT, "F", NULL, "the pairs that are kept", 1, 0, CLI_FREE},
+    {"ratings", CLI_TEXT, "F", "(beside --out, .ratings.jsonl)", "every rating; one begun is continued", 0, 0,
+     CLI_FREE},
+    {"rubric", CLI_TEXT, "F", "(the template's)",
+     "a file with the rating wording, with {instruction} and {output}", 0, 0, CLI_FREE},
+    CMD_FLAG_TEMPLATE(""),
+    CMD_FLAG_FORCE("set ratings that were begun with other options aside"),
+    CMD_FLAG_JSON,
+    CLI_END};
+static const cli_flag cmd_run_flags[] = {
+    CMD_FLAG_MODEL,
+    {"seed-data", CLI_TEXT, "F", NULL, "pairs by people: JSONL rows with \"instruction\" and \"output\"", 1,
+     0, CLI_FREE},
+    {"corpus", CLI_TEXT, "F", NULL, "segments: JSONL rows with \"text\"", 1, 0, CLI_FREE},
+    {"out", CLI_TEXT, "D", NULL, "the run folder; one that was begun is continued", 1, 0, CLI_FREE},
+    {"iterations", CLI_INT, "N", "2", "curations, each followed by a finetuning", 1, 8, CLI_FREE},
+    {"full", CLI_SWITCH, NULL, NULL, "train every weight instead of adapters", 0, 0, CLI_FREE},
+    {"seed-repeat", CLI_INT, "N", "1", "copies of the seed among the examples of M1, M2 ...", 1, 1000,
+     CLI_FREE},
+    {"tag-seed", CLI_TEXT, "T", HBK_TAG_SEED, "after a seed pair's instruction; empty: none", 0, 0, CLI_FREE},
+    {"tag-web", CLI_TEXT, "T", HBK_TAG_WEB, "after a curated pair's; empty: none", 0, 0, CLI_FREE},
+    {"inference-tags", CLI_TEXT, "LIST", "seed,web", "what generate will append: none, seed, web, ...", 0, 0,
+     CLI_FREE},
+    {"template", CLI_TEXT, "NAME|F", "(the model's)", "llama2, llama3, chatml, plain or a JSON file", 0, 0,
+     CLI_FREE},
+    {"prompt", CLI_TEXT, "F", "(the template's)", "a file with the backward wording, with {output}", 0, 0,
+     CLI_FREE},
+    {"rubric", CLI_TEXT, "F", "(the template's)",
+     "a file with the rating wording, with {instruction} and {output}", 0, 0, CLI_FREE},
+    {"replay", CLI_TEXT, "F", NULL, "raw documents, JSONL rows with \"text\", mixed in", 0, 0, CLI_FREE},
+    {"max-length", CLI_INT, "N", "(the model's context)", "longest example, prompt and answer, in tokens", 2,
+     1e9, CLI_FREE},
+    CMD_FLAG_FORCE("with other options than before: set the folder aside and start anew"),
+    CMD_FLAG_JSON,
+    CLI_END};
+static const cli_flag cmd_report_flags[] = {
+    {"out", CLI_TEXT, "F", "(RUN/report.html)", "the page", 0, 0, CLI_FREE},
+    CLI_END};
+
+static const cli_group cmd_demo_group = {"Flags", cmd_demo_flags, NULL, NULL};
+static const cli_group cmd_tokenize_group = {"Flags", cmd_tokenize_flags, NULL, NULL};
+static const cli_group cmd_logits_group = {"Flags", cmd_logits_flags, NULL, NULL};
+static const cli_group cmd_generate_group = {"Flags", cmd_generate_flags, NULL, NULL};
+static const cli_group cmd_seeds_group = {"Flags", cmd_seeds_flags, NULL, NULL};
+static const cli_group cmd_finetune_group = {"Flags", cmd_finetune_flags, NULL, NULL};
+static const cli_group cmd_augment_group = {"Flags", cmd_augment_flags, NULL, NULL};
+static const cli_group cmd_curate_own_group = {"Flags", cmd_curate_own_flags, NULL, NULL};
+static const cli_group cmd_run_group = {"Flags", cmd_run_flags, NULL, NULL};
+static const cli_group cmd_report_group = {"Flags", cmd_report_flags, NULL, NULL};
+
+static const cli_command cmd_commands[] = {
+    {"demo", "the whole loop on a built-in miniature world, from nothing, in minutes",
+     "[flags]", 0, 0, {&cmd_demo_group}, cmd_demo},
+    {"run", "the whole loop on your data",
+     "--model M --seed-data F --corpus F --out D [flags]", 0, 0,
+     {&cmd_run_group, &cmd_loop_train_group, &cmd_curate_group, &cmd_loop_sampling_group, &cmd_wave_group},
+     cmd_run},
+    {"corpus", "raw text, markdown or JSONL -> segments.jsonl, every drop counted",
+     "INPUT... --out F [flags]", 1, 1 << 20, {&cmd_corpus_group}, cmd_corpus},
+    {"seeds", "oasst trees, alpaca, sharegpt, messages, guanaco -> seed.jsonl",
+     "INPUT --out F [flags]", 1, 1, {&cmd_seeds_group}, cmd_seeds},
+    {"finetune", "a LoRA adapter or, with --full, a model, from pairs",
+     "--model M --data F --out D [flags]", 0, 0, {&cmd_finetune_group, &cmd_train_group}, cmd_finetune},
+    {"augment", "the backward model writes an instruction for every segment",
+     "--model M [--adapter D] --corpus F --out F [flags]", 0, 0,
+     {&cmd_augment_group, &cmd_augment_sampling_group, &cmd_seed_group, &cmd_wave_group}, cmd_augment},
+    {"curate", "a model rates candidates; the best are kept",
+     "--model M [--adapter D] --candidates F --out F [flags]", 0, 0,
+     {&cmd_curate_own_group, &cmd_curate_group, &cmd_rate_sampling_group, &cmd_seed_group, &cmd_wave_group},
+     cmd_curate},
+    {"generate", "answers to one prompt or to a file of them",
+     "--model M [--adapter D] (--prompt T | --data F --out F) [flags]", 0, 0,
+     {&cmd_generate_group, &cmd_sampling_group, &cmd_seed_group, &cmd_wave_group}, cmd_generate},
+    {"tokenize", "text -> token ids as JSON, and back",
+     "--model M (--text T | --file F | --jsonl F | --decode IDS) [flags]", 0, 0, {&cmd_tokenize_group},
+     cmd_tokenize},
+    {"logits", "the logits of every position -> safetensors",
+     "--model M [--adapter D] (--ids IDS | --text T) --out F [flags]", 0, 0, {&cmd_logits_group}, cmd_logits},
+    {"report", "writes a run folder's report.json and report.html again",
+     "RUN [--out F]", 1, 1, {&cmd_report_group}, cmd_report},
+    {"bench", "tokens per second, GFLOP/s and GB/s on random weights",
+     "[flags]", 0, 0, {&bench_group}, bench_main},
+    {NULL, NULL, NULL, 0, 0, {NULL}, NULL}};
+
+int main(int argc, char **argv)
+{
+    return cli_main(cmd_commands, argc, argv);
+}
