@@ -8,7 +8,7 @@ WARNINGS  = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion 
             -Wundef -Wcast-qual -Wpointer-arith -Wwrite-strings -Wvla -Wswitch-enum -Wmissing-prototypes \
             -Wstrict-prototypes
 PREFIX    = /usr/local
-DEMO      =
+DEMO      = --out build/demo
 
 # Where the libraries are is asked when the first program is compiled, after they were installed; each
 # answer replaces its question.
@@ -99,7 +99,7 @@ deps-check:
 
 CHECKS = check-style check-examples check-readme check-matrix check-symbols check-double check-noblas \
          check-serial check-san $(HOOKS:tests/%=check-%)
-HOOKS  = $(wildcard tests/kill-resume tests/golden-runs)
+HOOKS  = $(wildcard tests/cli tests/kill-resume)
 STEP   = @$(SETTINGS) tools/step
 
 ## check       the heavier tests: sanitizers, double, no BLAS, no OpenMP, compilers, symbols, style

@@ -4773,14 +4773,17 @@ HBK_DEF void hbk_attention_backward(hbk_real *dq, hbk_real *dk, hbk_real *dv, co
                                     const hbk_span *spans, hbk_int n_spans, hbk_int H, hbk_int K, hbk_int D,
                                     hbk_real *work, int threads)
 {
-    hbk_int strip = 0, group = H / K;
+    hbk_int strip = 0, scores = 0, group = H / K;
     for (hbk_int s = 0; s < n_spans; s++) {
         HBK_ASSERT(spans[s].past == 0);
         strip = HBK__MAX(strip, HBK__Q_BLOCK * spans[s].T);
+        scores += spans[s].T * spans[s].T;
     }
     (void)threads;
+    (void)scores;
 #ifdef _OPENMP
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
+#pragma omp parallel for schedule(dynamic) num_threads(threads) \
+    if (scores * H * D > HBK__PARALLEL_MIN)
 #endif
     for (hbk_int task = 0; task < n_spans * K; task++) {
         const hbk_span *s = &spans[task / K];
@@ -5012,7 +5015,7 @@ static hbk_adapter *hbk__adapter_shape(const hbk_config *c, hbk_int rank, double
     a->loras = HBK__NEW(alloc, hbk_lora, c->n_layers * HBK_N_SLOTS, err);
     a->values = values ? values : a->loras ? HBK__NEW(alloc, hbk_real, n, err) : NULL;
     a->owns_values = !values;
-    if (!a->values) {
+    if (!a->loras || !a->values) {
         hbk_adapter_free(a);
         return NULL;
     }
@@ -9131,10 +9134,6 @@ static bool hbk__train_finish(const hbk_trainer *t, const hbk_recipe *r, const c
     if (!j) return hbk_fail(err, HBK_ERROR_MEMORY, "out of memory while writing %s", f->done);
     bool ok = hbk_json_write(f->done, j, err);
     json_decref(j);
-    if (ok) {
-        unlink(f->checkpoint);
-        rmdir(f->checkpoint_dir);
-    }
     return ok;
 }
 
@@ -9158,6 +9157,10 @@ HBK_DEF bool hbk_finetune(const hbk_model *m, const hbk_dataset *data, const hbk
         t = hbk_trainer_new(m, &plan.o, init, plan.packer.max_tokens, longest, alloc, err);
         ok = t && (!hbk_file_exists(f.checkpoint) || hbk_trainer_resume(t, f.checkpoint, err)) &&
              hbk__train_run(t, &plan, &f, stage, progress, err) && hbk__train_finish(t, recipe, dir, &f, err);
+    }
+    if (ok) { /* here, not with the last file: a kill in between must not leave it behind */
+        unlink(f.checkpoint);
+        rmdir(f.checkpoint_dir);
     }
     json_decref(options);
     hbk_trainer_free(t);
@@ -10765,6 +10768,7 @@ typedef struct hbk__loop {
     json_t *state;        /* run.json */
     hbk_pairs pairs;      /* the seed */
     hbk_dataset replay;
+    double lap;           /* when the stage before ended, by the caller's clock */
     hbk_loop_result r;
 } hbk__loop;
 
@@ -10925,8 +10929,17 @@ static json_t *hbk__stage_done(const hbk__loop *l, const char *name)
     return json_object_get(json_object_get(l->state, "stages"), name);
 }
 
+static double hbk__now(const hbk_progress *p)
+{
+    return p && p->now ? p->now(p->ctx) : 0;
+}
+
+/* Writes the entry, with the seconds since the stage before it where a clock is given. */
 static bool hbk__stage_finish(hbk__loop *l, const char *name, json_t *entry, hbk_error *err)
 {
+    double now = hbk__now(l->progress);
+    if (entry && l->progress && l->progress->now) json_object_set_new(entry, "seconds", json_real(now - l->lap));
+    l->lap = now;
     if (!entry || json_object_set_new(json_object_get(l->state, "stages"), name, entry))
         return hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for run.json");
     return hbk__save_state(l, err);
@@ -10934,21 +10947,76 @@ static bool hbk__stage_finish(hbk__loop *l, const char *name, json_t *entry, hbk
 
 /* ---- stages --------------------------------------------------------------------------------- */
 
-/* seed.jsonl and segments.jsonl: the inputs in the run's own form. */
-static bool hbk__loop_inputs(hbk__loop *l, hbk_error *err)
+/* Walks the corpus: every row is checked and, where `out` is given, written with its id. */
+static bool hbk__loop_segments(hbk__loop *l, hbk_jsonl_writer *out, hbk_error *err)
 {
-    l->pairs.alloc = l->alloc;
+    const char *path = l->o->corpus_path, *text;
+    hbk_jsonl_reader *in = hbk_jsonl_open(path, l->alloc, err);
+    bool ok = in != NULL;
+    json_t *row;
+    hbk_int n = 0;
+    for (int got; ok && (got = hbk_jsonl_next(in, &row, err)) != 0; n++) {
+        char id[256];
+        ok = got > 0 && hbk__row_text(row, "text", &text, path, hbk_jsonl_line(in), err) &&
+             hbk__row_id(row, "row", id, path, hbk_jsonl_line(in), err) &&
+             (!out || (hbk__add(row, "id", json_string(id)) && hbk_jsonl_write(out, row, err)));
+    }
+    hbk_jsonl_close(in);
+    if (ok && n == 0)
+        ok = hbk_fail_at(err, HBK_ERROR_DATA, path, 0, "the corpus is empty: it needs rows {\"text\": ...}");
+    l->r.n_segments = n;
+    return ok;
+}
+
+/* Renders one example of every kind, tags included: what the vocabulary cannot spell is found here, not after
+   an hour. */
+static bool hbk__loop_spells(hbk__loop *l, hbk_error *err)
+{
+    const char *const tags[] = {NULL, l->o->tag_seed, l->o->tag_web};
+    static const hbk_use uses[] = {HBK_FORWARD, HBK_BACKWARD, HBK_RATING};
+    bool ok = hbk_template_check(l->t, l->tok, err);
+    for (int i = 0; ok && i < 6; i++) {
+        hbk_render r;
+        hbk_tokens ids;
+        memset(&r, 0, sizeof r);
+        memset(&ids, 0, sizeof ids);
+        ids.alloc = l->alloc;
+        r.use = uses[i % 3];
+        r.instruction = r.output = r.reply = l->pairs.data[0].instruction;
+        r.tag = i < 3 ? NULL : tags[i % 3];
+        hbk_error e;
+        if (i < 3 || r.tag) ok = hbk_template_tokens(l->t, l->tok, &r, &ids, NULL, &e);
+        if (!ok && err) *err = e;
+        if (!ok && r.tag && e.code == HBK_ERROR_OPTION)
+            ok = hbk_fail(err, HBK_ERROR_OPTION,
+                          "the model's vocabulary cannot spell the tag \"%.100s\": choose other words with "
+                          "--tag-seed and --tag-web",
+                          r.tag);
+        hbk_tokens_free(&ids);
+    }
+    return ok;
+}
+
+/* Reads all inputs once, before anything is written. */
+static bool hbk__loop_check(hbk__loop *l, hbk_error *err)
+{
+    l->pairs.alloc = l->replay.alloc = l->alloc;
+    hbk_int limit = l->o->max_length > 0 ? l->o->max_length : l->m->config.context_length;
     if (!hbk_pairs_load(&l->pairs, l->o->seed_path, "seed", err)) return false;
     l->r.n_seed = l->pairs.n;
     if (l->pairs.n < 2)
         return hbk_fail_at(err, HBK_ERROR_DATA, l->o->seed_path, 0,
                            "holds %lld pairs; at least 2 are needed to finetune on, and a hundred to learn from",
                            (long long)l->pairs.n);
-    json_t *done = hbk__stage_done(l, "segments");
-    if (done) {
-        l->r.n_segments = (hbk_int)json_integer_value(json_object_get(done, "rows"));
-        return true;
-    }
+    return hbk__loop_segments(l, NULL, err) && hbk__loop_spells(l, err) &&
+           (!l->o->replay_path ||
+            hbk_dataset_add_texts(&l->replay, l->o->replay_path, l->tok, limit, err));
+}
+
+/* seed.jsonl and segments.jsonl: the inputs in the run's own form. */
+static bool hbk__loop_inputs(hbk__loop *l, hbk_error *err)
+{
+    if (hbk__stage_done(l, "segments")) return true;
     hbk_jsonl_writer *out = hbk_jsonl_create(l->seed, 0, l->alloc, err);
     bool ok = out != NULL;
     for (hbk_int i = 0; ok && i < l->pairs.n; i++) {
@@ -10959,32 +11027,18 @@ static bool hbk__loop_inputs(hbk__loop *l, hbk_error *err)
                             err);
     }
     if (out && !hbk_jsonl_finish(out, ok ? err : NULL)) ok = false;
-    hbk_jsonl_reader *in = ok ? hbk_jsonl_open(l->o->corpus_path, l->alloc, err) : NULL;
-    out = in ? hbk_jsonl_create(l->segments, 0, l->alloc, err) : NULL;
-    ok = out != NULL;
-    json_t *row;
-    hbk_int n = 0;
-    for (int got; ok && (got = hbk_jsonl_next(in, &row, err)) != 0; n++) {
-        char id[256];
-        const char *text;
-        ok = got > 0 && hbk__row_text(row, "text", &text, l->o->corpus_path, hbk_jsonl_line(in), err) &&
-             hbk__row_id(row, "row", id, l->o->corpus_path, hbk_jsonl_line(in), err) &&
-             json_object_set_new(row, "id", json_string(id)) == 0 && hbk_jsonl_write(out, row, err);
-    }
-    if (ok && n == 0)
-        ok = hbk_fail_at(err, HBK_ERROR_DATA, l->o->corpus_path, 0, "the corpus is empty: it needs rows {\"text\": ...}");
+    out = ok ? hbk_jsonl_create(l->segments, 0, l->alloc, err) : NULL;
+    ok = out && hbk__loop_segments(l, out, err);
     if (out && !hbk_jsonl_finish(out, ok ? err : NULL)) ok = false;
-    hbk_jsonl_close(in);
-    l->r.n_segments = n;
-    return ok && hbk__stage_finish(l, "segments", json_pack("{s:I}", "rows", (json_int_t)n), err);
+    return ok && hbk__stage_finish(l, "segments", json_pack("{s:I}", "rows", (json_int_t)l->r.n_segments), err);
 }
 
 /* template.json, and rubric.txt with the wording that rates. */
 static bool hbk__loop_template(hbk__loop *l, hbk_error *err)
 {
     char path[512];
-    if (!hbk_template_check(l->t, l->tok, err) || !hbk__loop_path(l, path, "template.json", -1, err) ||
-        !hbk_template_save(l->t, path, err) || !hbk__loop_path(l, path, "rubric.txt", -1, err))
+    if (!hbk__loop_path(l, path, "template.json", -1, err) || !hbk_template_save(l->t, path, err) ||
+        !hbk__loop_path(l, path, "rubric.txt", -1, err))
         return false;
     const char *rating = hbk__template_text(l->t, HBK_RATING);
     return hbk_file_write(path, rating, strlen(rating), err);
@@ -11154,11 +11208,6 @@ static bool hbk__loop_iterations(hbk__loop *l, hbk_error *err)
 
 static bool hbk__loop_stages(hbk__loop *l, hbk_error *err)
 {
-    if (l->o->replay_path) {
-        l->replay.alloc = l->alloc;
-        hbk_int limit = l->o->max_length > 0 ? l->o->max_length : l->m->config.context_length;
-        if (!hbk_dataset_add_texts(&l->replay, l->o->replay_path, l->tok, limit, err)) return false;
-    }
     return hbk__loop_inputs(l, err) && hbk__loop_template(l, err) &&
            hbk__loop_train(l, "myx", NULL, 1, &l->o->myx, HBK_BACKWARD, err) && hbk__loop_augment(l, err) &&
            hbk__loop_train(l, "m0", NULL, 1, &l->o->m0, HBK_FORWARD, err) && hbk__loop_iterations(l, err);
@@ -11175,6 +11224,7 @@ HBK_DEF bool hbk_loop_run(const hbk_model *m, const hbk_tokenizer *tok, const hb
     l->o = o;
     l->progress = progress;
     l->alloc = alloc;
+    l->lap = hbk__now(progress);
     snprintf(l->dir, sizeof l->dir, "%s", dir);
     if (!o->tmpl) l->own_template = hbk_template_load("llama2", alloc, err);
     l->t = o->tmpl ? o->tmpl : l->own_template;
@@ -11184,8 +11234,8 @@ HBK_DEF bool hbk_loop_run(const hbk_model *m, const hbk_tokenizer *tok, const hb
     ok = ok && hbk_inference_tag(l->inference_tag, o->inference_tags, o->tag_seed, o->tag_web, err) &&
          hbk__loop_path(l, l->run, "run.json", -1, err) && hbk__loop_path(l, l->seed, "seed.jsonl", -1, err) &&
          hbk__loop_path(l, l->segments, "segments.jsonl", -1, err) &&
-         hbk__loop_path(l, l->candidates, "candidates.jsonl", -1, err) && hbk__loop_open(l, err) &&
-         hbk__loop_stages(l, err);
+         hbk__loop_path(l, l->candidates, "candidates.jsonl", -1, err) && hbk__loop_check(l, err) &&
+         hbk__loop_open(l, err) && hbk__loop_stages(l, err);
     if (ok && result) *result = l->r;
     json_decref(l->state);
     hbk_pairs_free(&l->pairs);

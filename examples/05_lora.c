@@ -1,165 +1,177 @@
 /* 05_lora.c - a small adapter teaches a model to answer - public domain
 
-   Shows    pairs through a template, LoRA finetuning, and the adapter beside its untouched base
-   Run      build/examples/05_lora                                on a model and pairs of its own making
-            build/examples/05_lora MODEL PAIRS.jsonl FOLDER       on yours; rows {"instruction","output"}
-   Prints   what the model says to questions that are not among the pairs, before and after
-   Takes    about 15 seconds; writes to FOLDER, by default /tmp/humpback-05_lora, which it continues */
+   Shows    pairs through a template, LoRA finetuning, and the adapter on its untouched base
+   Run      build/examples/05_lora                             with a model and pairs of its own making
+            build/examples/05_lora MODEL PAIRS.jsonl FOLDER    with yours; rows {"instruction","output"}
+   Prints   what is said to the last six pairs, which are not trained on, without the adapter and with it
+   Takes    about 5 seconds, none when called again; writes to FOLDER, or to /tmp/humpback-05_lora */
 
 #define HUMPBACK_IMPLEMENTATION
 #include "../humpback.h"
 
-/* The toy: a base model has read what animals eat and where they live, and met questions only in the diary of
-   somebody who wonders. Twelve animals are in the pairs; it is asked about the other four. */
-enum { ANIMALS = 16, TAUGHT = 12, DOCUMENTS = 3000 };
-static const char *const animals[ANIMALS][3] = {
-    {"fox", "mice", "den"},     {"bee", "nectar", "hive"},   {"seal", "fish", "bay"},     {"owl", "voles", "barn"},
-    {"panda", "bamboo", "hill"}, {"mole", "worms", "garden"}, {"goat", "herbs", "farm"},  {"camel", "thorns", "desert"},
-    {"frog", "flies", "pond"},  {"koala", "leaves", "tree"}, {"tiger", "deer", "jungle"}, {"crab", "weed", "harbour"},
-    {"whale", "krill", "sea"},  {"bear", "honey", "cave"},   {"horse", "oats", "stable"}, {"rabbit", "clover", "meadow"}};
+#define TOY "/tmp/humpback-05_lora"
+enum { ANIMALS = 18, HELD_OUT = 6, PAGES = 2000, CONTEXT = 64 };
 
-static void add_row(hbk_text *rows, hbk_text *words, const char *key, const char *text)
-{
-    hbk_text_printf(rows, "{\"%s\": \"%s\"}\n", key, text);
-    hbk_text_printf(words, "%s ", text);
-}
+/* The toy. Its base has read what animals eat and where they live; a question is to it what others have asked
+   before, and it goes on as they did. Twelve pairs answer questions. Asked about the other six animals, what
+   the model knows of them is the base's, that it says so is the adapter's. */
+static const char *const facts[ANIMALS][3] = {
+    {"fox", "mice", "den"},      {"bee", "nectar", "hive"},  {"seal", "fish", "bay"},     {"owl", "voles", "barn"},
+    {"panda", "reed", "hill"},   {"mole", "worms", "yard"},  {"goat", "herbs", "farm"},   {"camel", "dates", "desert"},
+    {"frog", "flies", "pond"},   {"tiger", "deer", "grove"}, {"crab", "weed", "port"},    {"moth", "wool", "closet"},
+    {"whale", "krill", "sea"},   {"bear", "honey", "cave"},  {"hare", "clover", "field"}, {"horse", "oats", "stable"},
+    {"parrot", "seeds", "cage"}, {"zebra", "grass", "steppe"}};
+static const char talk[] = "{\"name\": \"talk\", \"prompt\": \"{bos}{instruction}\", \"reply\": \" {output}{eos}\"}";
 
-static void add_document(hbk_text *rows, hbk_text *words, hbk_rng *rng)
+/* Writes pages, pairs and template, and trains the base on the pages: what 03_train does step by step. */
+static bool make_toy(hbk_error *err)
 {
-    char text[512] = "", *end = text;
-    const char *const *a = animals[hbk_rng_below(rng, ANIMALS)];
-    bool diary = hbk_rng_below(rng, 3) == 0;
-    for (int i = 0; i < 3; i++) {
-        const char *const *b = animals[hbk_rng_below(rng, ANIMALS)];
-        hbk_int form = hbk_rng_below(rng, 2);
-        if (diary && form) end += sprintf(end, "What does the %s eat? I wonder. ", b[0]);
-        else if (diary) end += sprintf(end, "Where does the %s live? I wonder. ", b[0]);
-        else if (form) end += sprintf(end, "The %s eats %s. ", a[0], a[1]);
-        else end += sprintf(end, "The %s lives in the %s. ", a[0], a[2]);
-    }
-    end[-1] = 0;
-    add_row(rows, words, "text", text);
-}
-
-static bool make_toy(const char *dir, char base[512], char pairs[512], hbk_error *err)
-{
-    char docs[512];
-    hbk_text rows, words, p;
+    hbk_text words, pages, pairs; /* words: the pages without their JSON, for the vocabulary */
     hbk_dataset data;
-    memset(&rows, 0, sizeof rows);
-    memset(&words, 0, sizeof words);
-    memset(&p, 0, sizeof p);
+    hbk_config shape;
+    hbk_recipe recipe;
+    memset(&words, 0, sizeof words); /* zeroed is empty, for every struct of the library */
+    memset(&pages, 0, sizeof pages);
+    memset(&pairs, 0, sizeof pairs);
     memset(&data, 0, sizeof data);
-    hbk_rng rng = hbk_rng_at(1, "documents", 0);
-    for (int i = 0; i < DOCUMENTS; i++) add_document(&rows, &words, &rng);
-    for (int i = 0; i < TAUGHT; i++) {
-        const char *const *a = animals[i];
-        hbk_text_printf(&p, "{\"instruction\":\"What does the %s eat?\",\"output\":\"The %s eats %s.\"}\n", a[0], a[0], a[1]);
-        hbk_text_printf(&p, "{\"instruction\":\"Where does the %s live?\",\"output\":\"The %s lives in the %s.\"}\n", a[0], a[0], a[2]);
-        hbk_text_printf(&words, "[INST] ? [/INST] ");
+    memset(&shape, 0, sizeof shape);
+    memset(&recipe, 0, sizeof recipe);
+    hbk_rng rng = hbk_rng_at(1, "pages", 0);
+    for (int i = 0; i < PAGES; i++) {
+        const char *const *a = facts[hbk_rng_below(&rng, ANIMALS)];
+        size_t start = words.len;
+        if (hbk_rng_below(&rng, 2)) hbk_text_printf(&words, "The %s lives in the %s. ", a[0], a[2]);
+        if (hbk_rng_below(&rng, 2)) hbk_text_printf(&words, "The %s eats %s. ", a[0], a[1]);
+        hbk_text_printf(&words, "What does the %s eat? Ask the %s. ", a[0], a[0]);
+        hbk_text_printf(&pages, "{\"text\": \"%.*s\"}\n", (int)(words.len - start) - 1, words.data + start);
     }
-    bool ok = hbk_dir_make(dir, err) && hbk_path(base, dir, "base", err) && hbk_path(pairs, dir, "pairs.jsonl", err) &&
-         hbk_path(docs, dir, "documents.jsonl", err) && hbk_file_write(docs, rows.data, rows.len, err) &&
-         hbk_file_write(pairs, p.data, p.len, err);
-    hbk_tokenizer *tok = ok ? hbk_tokenizer_train(words.data, words.len, 512, true, NULL, err) : NULL;
-    ok = tok && hbk_dataset_add_texts(&data, docs, tok, 127, err);
-    hbk_config c;
-    memset(&c, 0, sizeof c);
-    c.n_layers = getenv("LAYERS") ? atoi(getenv("LAYERS")) : 2;
-    c.n_heads = c.n_kv_heads = 4;
-    c.head_dim = 16;
-    c.dim = 64;
-    c.ffn_dim = 192;
-    c.context_length = 128;
-    c.vocab_size = tok ? hbk_tokenizer_size(tok) : 1;
-    c.rms_norm_eps = 1e-5;
-    c.rope_theta = 10000;
-    c.bos = 1;
-    c.eos[0] = 2;
-    c.n_eos = 1;
-    hbk_model *m = ok ? hbk_model_random(&c, 1, NULL, err) : NULL;
-    hbk_train_options o = hbk_train_defaults(true);
+    for (int i = 0; i < ANIMALS; i++)
+        hbk_text_printf(&pairs, "{\"instruction\": \"What does the %s eat?\", \"output\": \"The %s eats %s.\"}\n",
+                        facts[i][0], facts[i][0], facts[i][1]);
+    bool ok = hbk_text_ok(&words, err) && hbk_text_ok(&pages, err) && hbk_text_ok(&pairs, err) &&
+              hbk_dir_make(TOY, err) && hbk_file_write(TOY "/pages.jsonl", pages.data, pages.len, err) &&
+              hbk_file_write(TOY "/pairs.jsonl", pairs.data, pairs.len, err) &&
+              hbk_file_write(TOY "/template.json", talk, strlen(talk), err);
+
+    hbk_tokenizer *tok = ok ? hbk_tokenizer_train(words.data, words.len, 256, false, NULL, err) : NULL;
+    ok = tok && hbk_dataset_add_texts(&data, TOY "/pages.jsonl", tok, CONTEXT, err);
+    shape.n_layers = 2;
+    shape.n_heads = shape.n_kv_heads = 4;
+    shape.head_dim = 16;
+    shape.dim = 64;
+    shape.ffn_dim = 192;
+    shape.rms_norm_eps = 1e-5;
+    shape.rope_theta = 10000;
+    shape.context_length = CONTEXT;
+    shape.vocab_size = ok ? hbk_tokenizer_size(tok) : 0;
+    shape.bos = 1;
+    shape.eos[shape.n_eos++] = 2;
+    hbk_train_options o = hbk_train_defaults(true); /* every weight */
+    o.dropout = 0;
     o.lr = 1e-2;
     o.lr_end = 1e-3;
     o.warmup = 10;
-    o.dropout = 0;
     o.batch = 32;
-    o.steps = getenv("BSTEPS") ? atoi(getenv("BSTEPS")) : 300;
-    hbk_recipe r;
-    memset(&r, 0, sizeof r);
-    r.tok = tok;
-    ok = m && hbk_finetune(m, &data, NULL, &o, NULL, &r, base, NULL, NULL, err);
-    printf("toy %d tokens vocabulary %d\n", (int)data.tokens.n, (int)c.vocab_size);
-    hbk_model_free(m);
+    o.steps = 300;
+    recipe.tok = tok; /* saved beside the weights */
+    hbk_model *random = ok ? hbk_model_random(&shape, 1, NULL, err) : NULL;
+    ok = random && hbk_finetune(random, &data, NULL, &o, NULL, &recipe, TOY "/base", NULL, NULL, err);
+    hbk_model_free(random);
     hbk_tokenizer_free(tok);
     hbk_dataset_free(&data);
-    hbk_text_free(&rows);
     hbk_text_free(&words);
-    hbk_text_free(&p);
+    hbk_text_free(&pages);
+    hbk_text_free(&pairs);
     return ok;
 }
 
-static bool answer(const hbk_model *m, const hbk_adapter *a, const hbk_tokenizer *tok, const hbk_template *t,
-                   const char *question, hbk_text *out, hbk_error *err)
+/* Prints the most likely reply to an instruction; without an adapter, the base's own. */
+static bool ask(const char *label, const hbk_model *model, const hbk_adapter *adapter, const hbk_tokenizer *tok,
+                const hbk_template *tmpl, const char *instruction, hbk_error *err)
 {
     hbk_tokens prompt;
     hbk_render render;
-    hbk_request r;
+    hbk_request request;
+    hbk_text text;
     memset(&prompt, 0, sizeof prompt);
     memset(&render, 0, sizeof render);
-    memset(&r, 0, sizeof r);
-    render.instruction = question;
-    hbk_sampling s = hbk_sampling_defaults();
-    s.temperature = 0;
-    s.max_new = 20;
-    s.stop = hbk_template_stop(t, tok);
-    bool ok = hbk_template_tokens(t, tok, &render, &prompt, NULL, err);
-    r.prompt = prompt.data;
-    r.n_prompt = prompt.n;
-    hbk_session *session = ok ? hbk_session_new(m, a, 1, prompt.n + s.max_new, NULL, err) : NULL;
-    hbk_text_clear(out);
-    ok = session && hbk_generate(session, &r, 1, &s, NULL, err) &&
-         hbk_tokenizer_decode(tok, r.output.data, r.output.n, 0, out, err);
+    memset(&request, 0, sizeof request);
+    memset(&text, 0, sizeof text);
+    hbk_sampling greedy = hbk_sampling_defaults();
+    greedy.temperature = 0;
+    greedy.max_new = 48;
+    greedy.stop = hbk_template_stop(tmpl, tok);
+    render.instruction = instruction; /* no reply: the prompt ends where the model goes on */
+    bool ok = hbk_template_tokens(tmpl, tok, &render, &prompt, NULL, err);
+    request.prompt = prompt.data;
+    request.n_prompt = prompt.n;
+    hbk_session *session = ok ? hbk_session_new(model, adapter, 1, prompt.n + greedy.max_new, NULL, err) : NULL;
+    ok = session && hbk_generate(session, &request, 1, &greedy, NULL, err) &&
+         hbk_tokenizer_decode(tok, request.output.data, request.output.n, 0, &text, err);
+    if (ok) printf("    %-9s %s\n", label, hbk_text_string(&text) + strspn(hbk_text_string(&text), " "));
     hbk_session_free(session);
-    hbk_tokens_free(&r.output);
+    hbk_tokens_free(&request.output);
     hbk_tokens_free(&prompt);
+    hbk_text_free(&text);
+    return ok;
+}
+
+/* The example itself: an adapter learns all pairs but the last ones, which are then asked. */
+static bool teach(const hbk_model *model, const hbk_tokenizer *tok, const hbk_template *tmpl, const char *path,
+                  const hbk_train_options *o, const char *dir, hbk_error *err)
+{
+    hbk_pairs pairs, taught;
+    hbk_dataset data;
+    hbk_recipe recipe;
+    hbk_tuned tuned;
+    memset(&pairs, 0, sizeof pairs);
+    memset(&data, 0, sizeof data);
+    memset(&recipe, 0, sizeof recipe);
+    memset(&tuned, 0, sizeof tuned);
+    recipe.tmpl = tmpl;
+    bool ok = hbk_pairs_load(&pairs, path, "seed", err);
+    taught = pairs; /* the same rows, but not all of them */
+    taught.n = pairs.n > HELD_OUT ? pairs.n - HELD_OUT : 0;
+    ok = ok && hbk_dataset_add_pairs(&data, &taught, tmpl, tok, HBK_FORWARD, NULL, NULL, 0, err) &&
+         hbk_finetune(model, &data, NULL, o, NULL, &recipe, dir, NULL, NULL, err) &&
+         hbk_tuned_load(&tuned, model, dir, NULL, err);
+    if (ok)
+        printf("%d pairs; an adapter of %d numbers for a model of %d\n", (int)data.n, (int)tuned.adapter->n_values,
+               (int)hbk_model_count(&model->config));
+    for (hbk_int i = taught.n; ok && i < pairs.n; i++) {
+        printf("\n%s\n    %-9s %s\n", pairs.data[i].instruction, "expected", pairs.data[i].output);
+        ok = ask("without", model, NULL, tok, tmpl, pairs.data[i].instruction, err) &&
+             ask("with", tuned.model, tuned.adapter, tok, tmpl, pairs.data[i].instruction, err);
+    }
+    hbk_tuned_free(&tuned);
+    hbk_dataset_free(&data);
+    hbk_pairs_free(&pairs);
     return ok;
 }
 
 int main(int argc, char **argv)
 {
-    char base[512], pairs_path[512], out[512];
-    const char *dir = "/tmp/ex/05";
+    bool toy = argc < 4, ok = true;
+    const char *model_path = toy ? TOY "/base" : argv[1];
+    hbk_train_options o = hbk_train_defaults(false); /* LoRA: rank 16 on all projections, the paper's steps */
     hbk_error err;
-    (void)argc; (void)argv;
-    hbk_path(out, dir, "adapter", &err);
-    if (!make_toy(dir, base, pairs_path, &err)) { puts(err.message); return 1; }
-    hbk_model *m = hbk_model_load(base, NULL, &err);
-    hbk_tokenizer *tok = hbk_tokenizer_load(base, NULL, &err);
-    hbk_template *t = hbk_template_for_model(base, NULL, &err);
-    hbk_pairs pairs; hbk_dataset data; hbk_text text;
-    memset(&pairs, 0, sizeof pairs); memset(&data, 0, sizeof data); memset(&text, 0, sizeof text);
-    if (!hbk_pairs_load(&pairs, pairs_path, "seed", &err) || !hbk_dataset_add_pairs(&data, &pairs, t, tok, HBK_FORWARD, NULL, NULL, 0, &err)) { puts(err.message); return 1; }
-    hbk_train_options o = hbk_train_defaults(false);
-    o.rank = 8;
-    o.lr = getenv("LR") ? atof(getenv("LR")) : 1e-2;
-    o.steps = getenv("STEPS") ? atoi(getenv("STEPS")) : 100;
-    o.dropout = getenv("DROP") ? atof(getenv("DROP")) : 0.05;
-    hbk_recipe r; memset(&r, 0, sizeof r); r.tmpl = t;
-    hbk_tuned tuned;
-    double before, after;
-    if (!hbk_evaluate_loss(m, NULL, &data, 2048, &before, NULL, &err) || !hbk_finetune(m, &data, NULL, &o, NULL, &r, out, NULL, NULL, &err) || !hbk_tuned_load(&tuned, m, out, NULL, &err) || !hbk_evaluate_loss(m, tuned.adapter, &data, 2048, &after, NULL, &err)) { puts(err.message); return 1; }
-    printf("loss %.3f -> %.3f\n", before, after);
-    int right = 0;
-    for (int i = 0; i < ANIMALS; i++) for (int k = 0; k < 2; k++) {
-        char q[100], want[100];
-        sprintf(q, k ? "Where does the %s live?" : "What does the %s eat?", animals[i][0]);
-        sprintf(want, k ? "The %s lives in the %s." : "The %s eats %s.", animals[i][0], animals[i][1+k]);
-        answer(m, NULL, tok, t, q, &text, &err);
-        if (i >= TAUGHT) printf("%s  | %s |", q, hbk_text_string(&text));
-        answer(m, tuned.adapter, tok, t, q, &text, &err);
-        if (i >= TAUGHT) { printf(" %s\n", hbk_text_string(&text)); right += !strcmp(hbk_text_string(&text), want); }
+    if (toy) { /* so little is to be learned, and so small a model likes great steps */
+        o.rank = 4;
+        o.alpha = 8;
+        o.lr = 5e-3;
+        o.lr_end = 5e-4;
+        o.steps = 120;
+        ok = make_toy(&err);
     }
-    printf("%d of 8 right\n", right);
-    return 0;
+    hbk_model *model = ok ? hbk_model_load(model_path, NULL, &err) : NULL;
+    hbk_tokenizer *tok = model ? hbk_tokenizer_load(model_path, NULL, &err) : NULL;
+    hbk_template *tmpl = NULL;
+    if (tok) tmpl = toy ? hbk_template_load(TOY "/template.json", NULL, &err)
+                        : hbk_template_for_model(model_path, NULL, &err);
+    ok = tmpl && teach(model, tok, tmpl, toy ? TOY "/pairs.jsonl" : argv[2], &o, toy ? TOY "/adapter" : argv[3], &err);
+    if (!ok) fprintf(stderr, "%s\n", err.message);
+    hbk_template_free(tmpl);
+    hbk_tokenizer_free(tok);
+    hbk_model_free(model);
+    return ok ? 0 : 1;
 }

@@ -88,8 +88,8 @@ static double t13_compare(const char *what, const hbk_real *x, const hbk_real *w
     for (hbk_int i = 0; i < rows * T13_V; i++) {
         double difference = fabs((double)x[i] - (double)want[i]) / scale;
         if (!(difference <= T13_BAR))
-            fail_msg("%s: logit %d of row %d is %.9g, expected %.9g", what, (int)(i % T13_V), (int)(i / T13_V),
-                     (double)x[i], (double)want[i]);
+            fail_msg("%s: logit %d of row %d is %.9g, expected %.9g", what, (int)(i % T13_V),
+                     (int)(i / T13_V), (double)x[i], (double)want[i]);
         worst = fmax(worst, difference);
     }
     return worst;
@@ -187,7 +187,7 @@ static void t13_ragged(void **state)
     hbk_model_free(m);
 }
 
-/* Promise: a forked or rewound sequence goes on like one that was fed afresh, and its origin is not touched. */
+/* Promise: a forked or rewound sequence goes on like one fed afresh, and its origin is not touched. */
 static void t13_fork_rewind(void **state)
 {
     (void)state;
@@ -242,9 +242,9 @@ static void t13_refusals(void **state)
     check_error(hbk_session_feed(s, feeds, 2, false, out, &err), HBK_ERROR_RANGE, "id -1, expected 0 to 49");
     feeds[1].tokens = ids;
     feeds[1].n = T13_ROOM + 1;
-    check_error(hbk_session_feed(s, feeds, 2, false, out, &err), HBK_ERROR_RANGE, "721 tokens after 0 exceed");
+    check_error(hbk_session_feed(s, feeds, 2, false, out, &err), HBK_ERROR_RANGE, "721 tokens after 0");
     hbk_feed over = {0, ids, T13_ROOM - 9};
-    check_error(hbk_session_feed(s, &over, 1, false, out, &err), HBK_ERROR_RANGE, "711 tokens after 10 exceed");
+    check_error(hbk_session_feed(s, &over, 1, false, out, &err), HBK_ERROR_RANGE, "711 tokens after 10");
     assert_int_equal(hbk_session_length(s, 0), 10);
     assert_int_equal(hbk_session_length(s, 1), 0);
     t13_feed(s, 0, ids + 10, 5, out);
@@ -289,8 +289,8 @@ static void t13_requests_free(t13_texts *t)
 static void t13_same_text(const char *what, const hbk_request *a, const hbk_request *b)
 {
     if (a->output.n != b->output.n || a->finish != b->finish)
-        fail_msg("%s: %d tokens, finish %d; alone %d tokens, finish %d", what, (int)a->output.n, (int)a->finish,
-                 (int)b->output.n, (int)b->finish);
+        fail_msg("%s: %d tokens, finish %d; alone %d tokens, finish %d", what, (int)a->output.n,
+                 (int)a->finish, (int)b->output.n, (int)b->finish);
     for (hbk_int i = 0; i < a->output.n; i++)
         if (a->output.data[i] != b->output.data[i])
             fail_msg("%s: token %d is %d, alone %d", what, (int)i, (int)a->output.data[i],
@@ -411,7 +411,7 @@ static void t13_finish(void **state)
     hbk_int n = t13_before(&free_run.output, id);
     for (int way = 0; way < 3; way++) { /* the only eos, the second of two, the stop id */
         m->config.n_eos = way == 2 ? 0 : way + 1;
-        m->config.eos[0] = way == 0 ? id : 0;
+        m->config.eos[0] = way == 0 ? id : -1;
         m->config.eos[1] = id;
         o.stop = way == 2 ? id : -1;
         hbk_request r = t13_one(s, &t, &o);
@@ -492,7 +492,7 @@ static void t13_streaming(void **state)
 
 /* ---- sampling ------------------------------------------------------------------------ */
 
-/* Promise: temperature 0 takes the largest logit, of equals the one with the lower id, and needs no stream. */
+/* Promise: temperature 0 takes the largest logit, of equals the one with the lower id, at any top_p. */
 static void t13_greedy(void **state)
 {
     (void)state;

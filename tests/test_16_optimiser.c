@@ -45,7 +45,8 @@ static void t16_adamw(void **state)
                 t16_reference(&dw[i], &dm[i], &dv[i], (double)g[i], t, &options[k]);
             }
             hbk_adamw_step(w, m, v, g, n, t, 1, &options[k]);
-            for (hbk_int i = 0; i < n && (t < 3 || t == 50); i++) worst = fmax(worst, fabs((double)w[i] - dw[i]));
+            for (hbk_int i = 0; i < n && (t < 3 || t == 50); i++)
+                worst = fmax(worst, fabs((double)w[i] - dw[i]));
             assert_true(worst < T16_BAR);
         }
         print_message("    largest difference after 50 steps %.1e\n", worst);
@@ -161,7 +162,7 @@ static void t16_shapes(void **state)
         check_near(hbk_learning_rate(HBK_LINEAR, t, 101, 0, 5, 1), 5 - 4 * part, 1e-14);
         check_near(hbk_learning_rate(HBK_COSINE, t, 101, 0, 5, 1), 1 + 4 * wave, 1e-13);
     }
-    check_near(hbk_learning_rate(HBK_LINEAR, 56, 101, 10, 5, 1), 3, 1e-14); /* halfway after a warm-up of 10 */
+    check_near(hbk_learning_rate(HBK_LINEAR, 56, 101, 10, 5, 1), 3, 1e-14); /* halfway, after a warm-up */
 }
 
 /* Promise: a run of one step, and one whose warm-up takes all its steps, have rates between 0 and lr. */

@@ -6,14 +6,14 @@
 #include "test.h"
 #include "fault.h"
 
-/* Spells every text; words of the template and of the tests are few tokens each. With digits, " 1" to " 5" are
-   one token each; without, two. */
+/* Spells every text; words of the template and of the tests are few tokens each. With digits, " 1" to " 5"
+   are one token each; without, two. */
 static hbk_tokenizer *t19_tokenizer(bool digits)
 {
     static const char text[] =
-        "Instruction:\nResponse:\n Instruction: Response: Score: Score: Score: What Who Where Why is the tea cat "
-        "dog moon hot wet far old ? . Rate: Ask: Rate Ask good bad fair because it is a good answer because it is "
-        "a bad answer.\n 1 2 3 4 5 1 2 3 4 5 1 2 3 4 5";
+        "Instruction:\nResponse:\n Instruction: Response: Score: Score: Score: What Who Where Why is the "
+        "tea cat dog moon hot wet far old ? . Rate: Ask: Rate Ask good bad fair because it is a good answer "
+        "because it is a bad answer.\n 1 2 3 4 5 1 2 3 4 5 1 2 3 4 5";
     hbk_error err;
     size_t n = sizeof text - 1;
     hbk_tokenizer *tok = hbk_tokenizer_train(text, digits ? n : n - 30, 340, true, NULL, &err);
@@ -98,7 +98,8 @@ static hbk_trainer *t19_teach(hbk_model **base, const hbk_tokenizer *tok, const 
     if (!t) fail_msg("%s", err.message);
     double loss = HUGE_VAL;
     for (int step = 0; loss / (double)p.n_targets > enough; step++) {
-        if (step == 2000) fail_msg("loss %g after %d steps, expected %g", loss / (double)p.n_targets, step, enough);
+        if (step == 2000)
+            fail_msg("loss %g after %d steps, expected %g", loss / (double)p.n_targets, step, enough);
         check_ok(hbk_trainer_accumulate(t, &b, 1 / (double)p.n_targets, &loss, &err));
         check_ok(hbk_trainer_update(t, 5e-3, NULL, &err));
     }
@@ -127,7 +128,8 @@ static void t19_check_same(const hbk_text *want, const char *path, const char *w
 {
     hbk_text got = t19_read(path);
     if (got.len != want->len || memcmp(hbk_text_string(&got), hbk_text_string(want), got.len))
-        fail_msg("%s: %s differs:\n%s\nexpected:\n%s", what, path, hbk_text_string(&got), hbk_text_string(want));
+        fail_msg("%s: %s differs:\n%s\nexpected:\n%s", what, path, hbk_text_string(&got),
+                 hbk_text_string(want));
     hbk_text_free(&got);
 }
 
@@ -250,8 +252,9 @@ static void t19_write_segments(const t19_world *w, int n)
 static void t19_statuses(void **state)
 {
     (void)state;
-    static const char text[] = "Green tea is made from leaves that were not left to wither. Brew it at eighty "
-                               "degrees, for two minutes, or it turns bitter.";
+    static const char text[] =
+        "Green tea is made from leaves that were not left to wither. Brew it at eighty "
+        "degrees, for two minutes, or it turns bitter.";
     char most[2100], over[2100];
     memset(most, 'x', 2000);
     most[2000] = 0;
@@ -264,7 +267,8 @@ static void t19_statuses(void **state)
     } cases[] = {
         {"How do I brew green tea?", "llama2", HBK_FINISH_EOS, "ok"},
         {"Tea?", "llama2", HBK_FINISH_EOS, "ok"},
-        {"\xe8\x8c\xb6\xe6\x98\xaf\xe4\xbb\x80\xe4\xb9\x88", "llama2", HBK_FINISH_EOS, "ok"}, /* 4 characters */
+        /* four characters */
+        {"\xe8\x8c\xb6\xe6\x98\xaf\xe4\xbb\x80\xe4\xb9\x88", "llama2", HBK_FINISH_EOS, "ok"},
         {most, "llama2", HBK_FINISH_EOS, "ok"},
         {"", "llama2", HBK_FINISH_EOS, "empty"},
         {" \n\t ", "llama2", HBK_FINISH_EOS, "empty"},
@@ -277,7 +281,8 @@ static void t19_statuses(void **state)
         /* the text again, whole, in part, and with other white space at the ends */
         {text, "llama2", HBK_FINISH_EOS, "echo"},
         {"Brew it at eighty degrees, for two minutes, or it turns bitter.", "llama2", HBK_FINISH_EOS, "echo"},
-        {"Explain: Brew it at eighty degrees, for two minutes, or it turns", "llama2", HBK_FINISH_EOS, "echo"},
+        {"Explain: Brew it at eighty degrees, for two minutes, or it turns", "llama2", HBK_FINISH_EOS,
+         "echo"},
         {"Why should I brew it at eighty degrees, for two minutes, please?", "llama2", HBK_FINISH_EOS, "ok"},
         {"green tea is made", "llama2", HBK_FINISH_EOS, "ok"}, /* naming the subject is no echo */
         /* markers of the template in use, and of no other */
@@ -296,7 +301,8 @@ static void t19_statuses(void **state)
         hbk_template *t = hbk_template_load(cases[i].tmpl, NULL, NULL);
         const char *got = hbk_augment_status(cases[i].instruction, text, cases[i].finish, t, tok);
         if (strcmp(got, cases[i].status))
-            fail_msg("\"%s\" in %s is %s, expected %s", cases[i].instruction, cases[i].tmpl, got, cases[i].status);
+            fail_msg("\"%s\" in %s is %s, expected %s", cases[i].instruction, cases[i].tmpl, got,
+                     cases[i].status);
         hbk_template_free(t);
     }
     hbk_template *t = hbk_template_load("llama2", NULL, NULL); /* a text of few words, repeated whole */
@@ -305,15 +311,16 @@ static void t19_statuses(void **state)
     hbk_tokenizer_free(tok);
 }
 
-/* Promise: one row per segment, in order, of the schema; the instruction is what the backward model says after
-   the backward prompt, the output is the text unchanged; missing ids are row-N. */
+/* Promise: one row per segment, in order, of the schema; the instruction is what the backward model says
+   after the backward prompt, the output is the text unchanged; missing ids are row-N. */
 static void t19_rows_and_schema(void **state)
 {
     (void)state;
     hbk_error err;
     t19_world w = t19_new("schema");
-    static const char *const pairs[][2] = {
-        {"The tea is hot.", "What is hot?"}, {"The moon is far.", "Where is the moon?"}, {"A dog.", "Who is it?"}};
+    static const char *const pairs[][2] = {{"The tea is hot.", "What is hot?"},
+                                           {"The moon is far.", "Where is the moon?"},
+                                           {"A dog.", "Who is it?"}};
     hbk_dataset d;
     memset(&d, 0, sizeof d);
     for (int i = 0; i < 3; i++) t19_lesson(&d, w.t, w.tok, HBK_BACKWARD, NULL, pairs[i][0], pairs[i][1]);
@@ -328,8 +335,8 @@ static void t19_rows_and_schema(void **state)
     for (int i = 0; i < 60; i++) strcat(file, "Zq xj vw gb "); /* two tokens a word and more: beyond 512 */
     strcat(file, "\"}\n{\"id\": \"again\", \"text\": \"The tea is hot.\"}");
     t19_write(w.segments, file);
-    check_ok(hbk_augment(hbk_trainer_model(taught), NULL, w.tok, w.t, &w.o, "runs/myx", w.segments, w.out, NULL,
-                         NULL, &err));
+    check_ok(hbk_augment(hbk_trainer_model(taught), NULL, w.tok, w.t, &w.o, "runs/myx", w.segments, w.out,
+                         NULL, NULL, &err));
     json_t *rows = t19_rows(w.out);
     static const char *const ids[] = {"row-1", "42", "row-4", "long", "again"};
     static const char *const statuses[] = {"ok", "ok", "ok", "too_long", "ok"};
@@ -405,8 +412,8 @@ static void t19_records_are_independent(void **state)
     t19_free(&w);
 }
 
-/* Cuts the finished file `path`, whose bytes are `whole`, to its first `at` bytes, and says in *waves how many
-   of the waves of `wave` rows are then left to do. */
+/* Cuts the finished file `path`, whose bytes are `whole`, to its first `at` bytes, and says in *waves how
+   many of the waves of `wave` rows are then left to do. */
 static void t19_cut(const char *path, const hbk_text *whole, size_t at, hbk_int wave, int *waves)
 {
     hbk_error err;
@@ -487,7 +494,8 @@ static void t19_errors(void **state)
     w.o.wave = 2;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char file[512];
-        snprintf(file, sizeof file, "{\"text\": \"a\"}\n\n{\"text\": \"b\"}\n%s\n{\"text\": \"c\"}\n", cases[i].row);
+        snprintf(file, sizeof file, "{\"text\": \"a\"}\n\n{\"text\": \"b\"}\n%s\n{\"text\": \"c\"}\n",
+                 cases[i].row);
         t19_write(w.segments, file);
         unlink(w.out);
         check_error(t19_augment(&w, NULL, NULL, &err), cases[i].code, cases[i].message);

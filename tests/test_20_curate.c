@@ -158,7 +158,7 @@ static void t20_rating_ends(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof t20_replies / sizeof *t20_replies; i++)
         for (size_t n = 0; n <= strlen(t20_replies[i].text); n++) {
-            char *copy = (char *)malloc(n + 1); /* its end is the allocation's: sanitizers see a step beyond */
+            char *copy = (char *)malloc(n + 1); /* of the reply's very size: sanitizers see a step beyond */
             assert_non_null(copy);
             memcpy(copy, t20_replies[i].text, n);
             copy[n] = 0;
@@ -174,8 +174,8 @@ static void t20_rating_ends(void **state)
 typedef struct t20_world {
     hbk_tokenizer *tok;
     hbk_template *t;
-    hbk_model *base;
-    hbk_trainer *taught; /* or NULL: the base rates */
+    hbk_model *base;           /* or NULL: the taught model rates */
+    const hbk_model *taught;
     hbk_curate_options o;
     char candidates[512], ratings[512];
 } t20_world;
@@ -202,7 +202,6 @@ static t20_world t20_new(const char *name, bool digits, hbk_int context)
 
 static void t20_free(t20_world *w)
 {
-    hbk_trainer_free(w->taught);
     hbk_model_free(w->base);
     hbk_template_free(w->t);
     hbk_tokenizer_free(w->tok);
@@ -210,8 +209,7 @@ static void t20_free(t20_world *w)
 
 static bool t20_rate(const t20_world *w, const hbk_progress *p, hbk_allocator *a, hbk_error *err)
 {
-    const hbk_model *m = w->taught ? hbk_trainer_model(w->taught) : w->base;
-    return hbk_rate(m, NULL, w->tok, w->t, &w->o, "m0", w->candidates, w->ratings, p, a, err);
+    return hbk_rate(w->base ? w->base : w->taught, NULL, w->tok, w->t, &w->o, "m0", w->candidates, w->ratings, p, a, err);
 }
 
 /* Rates anew and returns the rows. */
@@ -230,23 +228,30 @@ static const char *const t20_lessons[][3] = {
     {"Where is it?", "The moon.", "bad"},
     {"Why is it?", "It is far.", "Score: 4\nScore: 10"},
     {"Is it hot?", "The cat.", "fair. A Score: 5 is good\nScore: 2\nbad"},
-    {"Is it wet?", "A dog.", "bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad"},
+    {"Is it wet?", "A dog.",
+     "bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad"},
     {"Is it far?", "It is.", "Score: 2"},
     {"Is it far?", "It is.", "Score: 5"},
 };
 enum { T20_LESSONS = sizeof t20_lessons / sizeof *t20_lessons };
 
+/* One taught model for all tests. */
 static void t20_teach(t20_world *w)
 {
-    hbk_dataset d;
-    memset(&d, 0, sizeof d);
-    for (int i = 0; i < T20_LESSONS; i++)
-        t19_lesson(&d, w->t, w->tok, HBK_RATING, t20_lessons[i][0], t20_lessons[i][1], t20_lessons[i][2]);
-    hbk_int targets = d.tokens.n;
-    for (hbk_int i = 0; i < d.n; i++) targets -= d.n_prompt[i];
-    double unknowable = 2 * log(2.0) / (double)targets; /* which of the last two it will be */
-    w->taught = t19_teach(&w->base, w->tok, &d, 0.004 + unknowable);
-    hbk_dataset_free(&d);
+    static hbk_model *base;
+    static hbk_trainer *taught;
+    if (!taught) {
+        hbk_dataset d;
+        memset(&d, 0, sizeof d);
+        for (int i = 0; i < T20_LESSONS; i++)
+            t19_lesson(&d, w->t, w->tok, HBK_RATING, t20_lessons[i][0], t20_lessons[i][1], t20_lessons[i][2]);
+        hbk_int targets = d.tokens.n;
+        for (hbk_int i = 0; i < d.n; i++) targets -= d.n_prompt[i];
+        double unknowable = 2 * log(2.0) / (double)targets; /* which of the last two it will be */
+        taught = t19_teach(&base, w->tok, &d, 0.004 + unknowable);
+        hbk_dataset_free(&d);
+    }
+    w->taught = hbk_trainer_model(taught);
 }
 
 /* One candidate per number: the pair of that lesson, with id "c0", "c1" ... */
@@ -255,8 +260,9 @@ static void t20_write_candidates(const t20_world *w, const int *lesson, int n)
     hbk_text t;
     memset(&t, 0, sizeof t);
     for (int i = 0; i < n; i++)
-        hbk_text_printf(&t, "{\"id\": \"c%d\", \"instruction\": \"%s\", \"output\": \"%s\", \"status\": \"ok\"}\n", i,
-                        t20_lessons[lesson[i]][0], t20_lessons[lesson[i]][1]);
+        hbk_text_printf(
+            &t, "{\"id\": \"c%d\", \"instruction\": \"%s\", \"output\": \"%s\", \"status\": \"ok\"}\n", i,
+            t20_lessons[lesson[i]][0], t20_lessons[lesson[i]][1]);
     t19_write(w->candidates, hbk_text_string(&t));
     hbk_text_free(&t);
 }
@@ -311,11 +317,12 @@ static void t20_text_readout(void **state)
     }
     json_decref(rows);
     /* only usable candidates are rated; ids are those of the file, row-N where there is none */
-    t19_write(w.candidates,
-              "{\"id\": \"a\", \"instruction\": \"\", \"output\": \"The tea.\", \"status\": \"empty\"}\n"
-              "{\"instruction\": \"What is hot?\", \"output\": \"The tea.\", \"status\": \"ok\"}\n"
-              "{\"id\": \"b\", \"instruction\": \"What\", \"output\": \"The tea.\", \"status\": \"truncated\"}\n\n"
-              "{\"id\": 7, \"instruction\": \"Who is it?\", \"output\": \"A dog.\"}\n");
+    t19_write(
+        w.candidates,
+        "{\"id\": \"a\", \"instruction\": \"\", \"output\": \"The tea.\", \"status\": \"empty\"}\n"
+        "{\"instruction\": \"What is hot?\", \"output\": \"The tea.\", \"status\": \"ok\"}\n"
+        "{\"id\": \"b\", \"instruction\": \"What\", \"output\": \"The tea.\", \"status\": \"truncated\"}\n\n"
+        "{\"id\": 7, \"instruction\": \"Who is it?\", \"output\": \"A dog.\"}\n");
     rows = t20_rows(&w);
     assert_int_equal(json_array_size(rows), 2);
     assert_string_equal(t19_string(rows, 0, "id"), "row-2");
@@ -352,7 +359,9 @@ static void t20_cut_off_digits(void **state)
         t19_lesson(&d, w.t, w.tok, HBK_RATING, ask, "The tea.", replies[i]);
         hbk_text_printf(&t, "{\"id\": \"%d\", \"instruction\": \"%s\", \"output\": \"The tea.\"}\n", i, ask);
     }
-    w.taught = t19_teach(&w.base, w.tok, &d, 0.02);
+    hbk_model *base;
+    hbk_trainer *taught = t19_teach(&base, w.tok, &d, 0.02);
+    w.taught = hbk_trainer_model(taught);
     t19_write(w.candidates, hbk_text_string(&t));
     int rated = 0, cut = 0;
     for (int most = 1; most <= 30; most++) {
@@ -365,7 +374,8 @@ static void t20_cut_off_digits(void **state)
             bool all = !strcmp(text, replies[i]);
             rated += !isnan(got);
             cut += !all && !isnan(hbk_rating_parse(text)); /* what a careless reader would believe */
-            if (!isnan(got) && got != whole) fail_msg("\"%s\" cut to \"%s\" is rated %g", replies[i], text, got);
+            if (!isnan(got) && got != whole)
+                fail_msg("\"%s\" cut to \"%s\" is rated %g", replies[i], text, got);
             if (!all && isnan(got)) assert_string_equal(status, "truncated");
             if (most == 30) assert_true(isnan(whole) ? isnan(got) : got == whole);
         }
@@ -374,6 +384,8 @@ static void t20_cut_off_digits(void **state)
     assert_true(rated > 30 && cut > 4);
     hbk_text_free(&t);
     hbk_dataset_free(&d);
+    hbk_trainer_free(taught);
+    hbk_model_free(base);
     t20_free(&w);
 }
 
@@ -470,7 +482,7 @@ static double t20_expected_by_hand(const t20_world *w, int k, const char *lead)
         char text[3] = {' ', (char)('0' + grade), 0};
         digit.n = 0;
         check_ok(hbk_tokenizer_encode(w->tok, text, 2, HBK_ENCODE_CONTINUE, &digit, &err));
-        double p = exp(t20_log_p(w->taught ? hbk_trainer_model(w->taught) : w->base, &prompt, &digit));
+        double p = exp(t20_log_p(w->base ? w->base : w->taught, &prompt, &digit));
         total += p;
         mean += grade * p;
     }
@@ -485,8 +497,10 @@ static hbk_template *t20_blank_template(void)
     char path[512];
     hbk_error err;
     test_tmp(path, "t20_blank.json");
-    t19_write(path, "{\"name\": \"blank\", \"prompt\": \"{bos}Ask: {instruction} Rate:\", \"reply\": \" {output}{eos}\","
-                    " \"rating\": \"{bos}Ask: {instruction}\\n{output} Rate:\"}");
+    t19_write(
+        path,
+        "{\"name\": \"blank\", \"prompt\": \"{bos}Ask: {instruction} Rate:\", \"reply\": \" {output}{eos}\","
+        " \"rating\": \"{bos}Ask: {instruction}\\n{output} Rate:\"}");
     hbk_template *t = hbk_template_load(path, NULL, &err);
     if (!t) fail_msg("%s", err.message);
     return t;
@@ -551,8 +565,8 @@ static void t20_expected_label(void **state)
     t20_free(&w);
 }
 
-/* Promise: the expected read-out finds room for label and digit even where the reply fills the context; a pair
-   that leaves none is too long, whatever stands beside it in its wave. */
+/* Promise: the expected read-out finds room for label and digit even where the reply fills the context; a
+   pair that leaves none is too long, whatever stands beside it in its wave. */
 static void t20_expected_room(void **state)
 {
     (void)state;
@@ -595,7 +609,8 @@ static void t20_expected_room(void **state)
 static void t20_expected_vocabulary(void **state)
 {
     (void)state;
-    static const char text[] = "Instruction:\nResponse:\n Score: Rate Ask What is hot The tea . ? 1 2 3 4 good bad";
+    static const char text[] =
+        "Instruction:\nResponse:\n Score: Rate Ask What is hot The tea . ? 1 2 3 4 good bad";
     hbk_error err;
     t20_world w = t20_new("vocabulary", true, 0);
     hbk_tokenizer_free(w.tok);
@@ -625,8 +640,9 @@ static void t20_cut_anywhere(void **state)
         hbk_text t, whole;
         memset(&t, 0, sizeof t);
         for (int i = 0; i < 15; i++)
-            hbk_text_printf(&t, "{\"id\": \"c%d\", \"instruction\": \"%s\", \"output\": \"%s\", \"status\": \"%s\"}\n", i,
-                            t20_lessons[i % 6][0], t20_lessons[i % 4][1], i % 3 == 1 ? "short" : "ok");
+            hbk_text_printf(
+                &t, "{\"id\": \"c%d\", \"instruction\": \"%s\", \"output\": \"%s\", \"status\": \"%s\"}\n", i,
+                t20_lessons[i % 6][0], t20_lessons[i % 4][1], i % 3 == 1 ? "short" : "ok");
         t19_write(w.candidates, hbk_text_string(&t));
         hbk_text_free(&t);
         w.o.readout = way ? HBK_READOUT_EXPECTED : HBK_READOUT_TEXT;
@@ -681,8 +697,8 @@ typedef struct t20_choice {
     hbk_curate_counts c;
 } t20_choice;
 
-/* n candidates "c0" ... with these scores; 0: unparsable, -1: truncated, -2: too long, -3: no usable candidate,
-   so that it has no rating at all. */
+/* n candidates "c0" ... with these scores; 0: unparsable, -1: truncated, -2: too long, -3: no usable
+   candidate, so that it has no rating at all. */
 static t20_choice t20_choose(const double *scores, int n)
 {
     t20_choice k;
@@ -696,8 +712,9 @@ static t20_choice t20_choose(const double *scores, int n)
     test_tmp(k.curated, "t20_select_curated.jsonl");
     for (int i = 0; i < n; i++) {
         int why = scores[i] > 0 ? 1 : (int)scores[i];
-        hbk_text_printf(&c, "{\"id\":\"c%d\",\"instruction\":\"ask %d\",\"output\":\"say %d\",\"status\":\"%s\"}\n", i, i,
-                        i, why == -3 ? "echo" : "ok");
+        hbk_text_printf(
+            &c, "{\"id\":\"c%d\",\"instruction\":\"ask %d\",\"output\":\"say %d\",\"status\":\"%s\"}\n", i, i,
+            i, why == -3 ? "echo" : "ok");
         if (why == -3) continue;
         const char *status = why == 1 ? "ok" : why == 0 ? "unparsable" : why == -1 ? "truncated" : "too_long";
         hbk_text_printf(&r, "{\"id\":\"c%d\",\"score\":", i);
@@ -736,20 +753,15 @@ enum { T20_SCORES = sizeof t20_scores / sizeof *t20_scores };
 static void t20_select_threshold(void **state)
 {
     (void)state;
-    char kept[512], before[512] = "";
+    char kept[512];
     t20_choice k = t20_choose(t20_scores, T20_SCORES);
-    static const char *const wanted[] = {"0 1 3 4 6 8 9 10 12", "0 1 3 4 8 9 10", "0 1 3 4 8 10", "0 3 4 8 10",
-                                         "0 3 8 10", "3 10", ""};
+    static const char *const wanted[] = {
+        "0 1 3 4 6 8 9 10 12", "0 1 3 4 8 9 10", "0 1 3 4 8 10", "0 3 4 8 10", "0 3 8 10", "3 10", ""};
     static const double bars[] = {1, 2, 3, 4, 4.5, 5, 5.01};
     for (int i = 0; i < 7; i++) {
         k.o.keep = bars[i];
         assert_string_equal(t20_kept(&k, kept), wanted[i]);
         check_near(k.c.threshold, bars[i], 0);
-        char *all = before; /* monotone: each was kept by the lower bar too */
-        for (char *id = strtok(kept, " "); id; id = strtok(NULL, " ")) {
-            if (i > 0) assert_non_null(all = strstr(all, id));
-        }
-        t20_kept(&k, before);
     }
     k.o.keep = 4.5;
     t20_kept(&k, kept);
@@ -779,8 +791,8 @@ static void t20_select_threshold(void **state)
     hbk_pairs_free(&p);
 }
 
-/* Promise: a share keeps so many of the rated pairs, rounded up, the best, the earlier of equals; the threshold
-   that this amounted to is told. */
+/* Promise: a share keeps so many of the rated pairs, rounded up, the best, the earlier of equals; the
+   threshold that this amounted to is told. */
 static void t20_select_share(void **state)
 {
     (void)state;
@@ -791,8 +803,14 @@ static void t20_select_share(void **state)
         const char *kept;
         double threshold;
     } cases[] = {
-        {0.0001, "3", 5},         {1 / 9.0, "3", 5},       {0.2, "3 10", 5},           {2.01 / 9, "0 3 10", 4.5},
-        {1 / 3.0, "0 3 10", 4.5}, {0.5, "0 3 4 8 10", 4.49}, {1, "0 1 3 4 6 8 9 10 12", 1}, {7, "0 1 3 4 6 8 9 10 12", 1},
+        {0.0001, "3", 5},
+        {1 / 9.0, "3", 5},
+        {0.2, "3 10", 5},
+        {2.01 / 9, "0 3 10", 4.5},
+        {1 / 3.0, "0 3 10", 4.5},
+        {0.5, "0 3 4 8 10", 4.49},
+        {1, "0 1 3 4 6 8 9 10 12", 1},
+        {7, "0 1 3 4 6 8 9 10 12", 1},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         k.o.keep_share = cases[i].share;
@@ -807,8 +825,8 @@ static void t20_select_share(void **state)
     assert_true(isnan(k.c.threshold));
 }
 
-/* Promise: a rater that keeps fewer than 2 % or more than 90 % of its candidates has collapsed, and the counts
-   say so. */
+/* Promise: a rater that keeps fewer than 2 % or more than 90 % of its candidates has collapsed, and the
+   counts say so. */
 static void t20_select_collapse(void **state)
 {
     (void)state;
@@ -829,7 +847,7 @@ static void t20_select_collapse(void **state)
     }
 }
 
-/* Promise: ratings of other candidates, of fewer or of more, or off the scale, are refused by file and line. */
+/* Promise: ratings of other candidates, of fewer, of more, or off the scale are refused by file and line. */
 static void t20_select_refuses(void **state)
 {
     (void)state;
@@ -839,22 +857,27 @@ static void t20_select_refuses(void **state)
     static const char *const rows[] = {"{\"id\":\"c0\",\"score\":5,\"status\":\"ok\"}\n",
                                        "{\"id\":\"c1\",\"score\":4,\"status\":\"ok\"}\n",
                                        "{\"id\":\"c2\",\"score\":3,\"status\":\"ok\"}\n"};
-    static const struct {
+    static const char other[] = "{\"id\":\"d2\",\"score\":3,\"status\":\"ok\"}\n";
+    static const char high[] = "{\"id\":\"c2\",\"score\":5.5,\"status\":\"ok\"}\n";
+    static const char low[] = "{\"id\":\"c2\",\"score\":0,\"status\":\"ok\"}\n";
+    static const char bare[] = "{\"id\":\"c1\",\"score\":4}\n";
+    const struct {
         const char *rows[4], *message;
         hbk_code code;
         int line;
     } cases[] = {
         {{rows[0], rows[1], "", ""}, "candidate \"c2\"", HBK_ERROR_DATA, 3},
         {{rows[1], rows[0], rows[2], ""}, "candidate \"c0\"", HBK_ERROR_DATA, 1},
-        {{rows[0], rows[1], "{\"id\":\"d2\",\"score\":3,\"status\":\"ok\"}\n", ""}, "\"c2\"", HBK_ERROR_DATA, 3},
+        {{rows[0], rows[1], other, ""}, "candidate \"c2\"", HBK_ERROR_DATA, 3},
         {{rows[0], rows[1], rows[2], rows[2]}, "no candidate for this rating", HBK_ERROR_DATA, 4},
-        {{rows[0], rows[1], "{\"id\":\"c2\",\"score\":5.5,\"status\":\"ok\"}\n", ""}, "5.5", HBK_ERROR_RANGE, 3},
-        {{rows[0], rows[1], "{\"id\":\"c2\",\"score\":0,\"status\":\"ok\"}\n", ""}, "1 to 5", HBK_ERROR_RANGE, 3},
-        {{rows[0], "{\"id\":\"c1\",\"score\":4}\n", rows[2], ""}, "\"status\"", HBK_ERROR_FORMAT, 2},
+        {{rows[0], rows[1], high, ""}, "5.5", HBK_ERROR_RANGE, 3},
+        {{rows[0], rows[1], low, ""}, "1 to 5", HBK_ERROR_RANGE, 3},
+        {{rows[0], bare, rows[2], ""}, "\"status\"", HBK_ERROR_FORMAT, 2},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char all[512];
-        snprintf(all, sizeof all, "%s%s%s%s", cases[i].rows[0], cases[i].rows[1], cases[i].rows[2], cases[i].rows[3]);
+        snprintf(all, sizeof all, "%s%s%s%s", cases[i].rows[0], cases[i].rows[1], cases[i].rows[2],
+                 cases[i].rows[3]);
         t19_write(k.ratings, all);
         k.c.n = -1;
         check_error(hbk_select(&k.o, k.candidates, k.ratings, k.curated, &k.c, NULL, &err), cases[i].code,
@@ -864,7 +887,8 @@ static void t20_select_refuses(void **state)
         assert_int_equal(k.c.n, -1); /* outputs are untouched */
     }
     unlink(k.ratings);
-    check_error(hbk_select(&k.o, k.candidates, k.ratings, k.curated, &k.c, NULL, &err), HBK_ERROR_FILE, "opened");
+    check_error(hbk_select(&k.o, k.candidates, k.ratings, k.curated, &k.c, NULL, &err), HBK_ERROR_FILE,
+                "opened");
 }
 
 static bool t20_select_once(void *ctx, hbk_allocator *a, hbk_error *err)

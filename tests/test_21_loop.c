@@ -1,6 +1,6 @@
-/* Chapter 21: the loop end to end, on a tiny model, in a few seconds. Each of its stages is made a second time
-   here, by hand, from the functions of the chapters before: what a folder holds must be the same bytes. So no
-   model is trained on top of another one, no tag is swapped, no rating comes from the wrong model. */
+/* Chapter 21: the loop end to end, on a tiny model, in a few seconds. Each of its stages is made a second
+   time here, by hand, from the functions of the chapters before: what a folder holds must be the same bytes.
+   So no model is trained on top of another one, no tag is swapped, no rating comes from the wrong model. */
 #include "test.h"
 #include "fault.h"
 
@@ -10,8 +10,9 @@ static const char *const t21_seed[][2] = {
 };
 enum { T21_SEED = sizeof t21_seed / sizeof *t21_seed };
 
-static const char *const t21_corpus[] = {"The cat is wet.", "The dog is old.", "Tea.", "The moon is hot, and far.",
-                                         "It is a bad dog.", "Far, far is the tea.", "What a moon."};
+static const char *const t21_corpus[] = {
+    "The cat is wet.",  "The dog is old.",      "Tea.",        "The moon is hot, and far.",
+    "It is a bad dog.", "Far, far is the tea.", "What a moon."};
 enum { T21_CORPUS = sizeof t21_corpus / sizeof *t21_corpus };
 
 /* Everything that a call of hbk_loop_run takes. */
@@ -34,7 +35,8 @@ static const hbk_model *t21_base(const hbk_tokenizer *tok, const hbk_template *t
     memset(&d, 0, sizeof d);
     for (int i = 0; i < T21_SEED; i++) {
         t19_lesson(&d, t, tok, HBK_BACKWARD, NULL, t21_corpus[i], t21_seed[i][0]);
-        t19_lesson(&d, t, tok, HBK_RATING, t21_seed[i][0], t21_corpus[i], i % 2 ? "bad\nScore: 1" : "Score: 5");
+        t19_lesson(&d, t, tok, HBK_RATING, t21_seed[i][0], t21_corpus[i],
+                   i % 2 ? "bad\nScore: 1" : "Score: 5");
     }
     taught = t19_teach(&base, tok, &d, 0.4);
     hbk_dataset_free(&d);
@@ -46,8 +48,8 @@ static hbk_train_options t21_training(hbk_int steps)
     hbk_train_options o = hbk_train_defaults(false);
     o.rank = 2;
     o.alpha = 4;
-    o.lr = 3e-3;
-    o.lr_end = 1e-3;
+    o.lr = 2e-2;
+    o.lr_end = 3e-3;
     o.batch = 2;
     o.steps = steps;
     o.save_every = 2;
@@ -67,7 +69,8 @@ static t21_world t21_new(const char *name)
     test_tmp(w.seed, "t21_seed.jsonl");
     test_tmp(w.corpus, "t21_corpus.jsonl");
     for (int i = 0; i < T21_SEED; i++)
-        hbk_text_printf(&seed, "{\"instruction\": \"%s\", \"output\": \"%s\"}\n", t21_seed[i][0], t21_seed[i][1]);
+        hbk_text_printf(&seed, "{\"instruction\": \"%s\", \"output\": \"%s\"}\n", t21_seed[i][0],
+                        t21_seed[i][1]);
     for (int i = 0; i < T21_CORPUS; i++)
         hbk_text_printf(&corpus, "{\"id\": \"s%d\", \"text\": \"%s\"}\n", i, t21_corpus[i]);
     t19_write(w.seed, hbk_text_string(&seed));
@@ -216,10 +219,10 @@ static void t21_run_folder(void **state)
     const char *dir = t21_reference(&w);
     char path[512];
     for (int i = 0; i < T21_FILES; i++) assert_true(hbk_file_exists(t21_path(path, dir, t21_files[i], NULL)));
-    assert_int_equal(t21_count(dir), 14); /* run.json, template, rubric, 7 jsonl, 4 folders: no checkpoint, no .tmp */
+    assert_int_equal(t21_count(dir), 14); /* run.json, template, rubric, 7 jsonl, 4 folders; no .tmp */
     for (int k = 0; k < 4; k++) {
         static const char *const folders[] = {"myx", "m0", "m1", "m2"};
-        assert_int_equal(t21_count(t21_path(path, dir, folders[k], NULL)), 5); /* train.json and four */
+        assert_int_equal(t21_count(t21_path(path, dir, folders[k], NULL)), 5); /* no checkpoint */
     }
     assert_int_equal(w.r.n_seed, T21_SEED);
     assert_int_equal(w.r.n_segments, T21_CORPUS);
@@ -230,7 +233,8 @@ static void t21_run_folder(void **state)
     assert_string_equal(w.r.final_dir, t21_path(path, dir, "m2", NULL));
     json_t *candidates = t19_rows(t21_path(path, dir, "candidates.jsonl", NULL));
     assert_int_equal(json_array_size(candidates), T21_CORPUS);
-    for (size_t i = 0; i < T21_CORPUS; i++) assert_string_equal(t19_string(candidates, i, "output"), t21_corpus[i]);
+    for (size_t i = 0; i < T21_CORPUS; i++)
+        assert_string_equal(t19_string(candidates, i, "output"), t21_corpus[i]);
     for (int k = 1; k <= 2; k++) {
         json_t *ratings = t19_rows(t21_path(path, dir, k == 1 ? "ratings-1.jsonl" : "ratings-2.jsonl", NULL));
         json_t *curated = t19_rows(t21_path(path, dir, k == 1 ? "curated-1.jsonl" : "curated-2.jsonl", NULL));
@@ -245,7 +249,8 @@ static void t21_run_folder(void **state)
             const json_t *candidate = t21_find(candidates, t19_string(curated, i, "id"));
             const json_t *rating = t21_find(ratings, t19_string(curated, i, "id"));
             assert_true(candidate && rating);
-            assert_true(json_equal(json_object_get(row, "instruction"), json_object_get(candidate, "instruction")));
+            assert_true(
+                json_equal(json_object_get(row, "instruction"), json_object_get(candidate, "instruction")));
             assert_true(json_equal(json_object_get(row, "output"), json_object_get(candidate, "output")));
             assert_true(json_equal(json_object_get(row, "score"), json_object_get(rating, "score")));
             assert_true(json_number_value(json_object_get(row, "score")) >= c->threshold);
@@ -255,6 +260,19 @@ static void t21_run_folder(void **state)
         json_decref(curated);
     }
     json_decref(candidates);
+    json_t *run = hbk_json_read(t21_path(path, dir, "run.json", NULL), &err);
+    const json_t *stages = json_object_get(run, "stages");
+    t19_check_keys(stages, "segments myx candidates m0 ratings-1 curated-1 m1 ratings-2 curated-2 m2");
+    for (int k = 0; k < 2; k++) {
+        const json_t *counts = json_object_get(stages, k ? "curated-2" : "curated-1");
+        assert_int_equal(json_integer_value(json_object_get(counts, "kept")), w.r.curated[k].kept);
+        for (size_t i = 0; i < 5; i++)
+            assert_int_equal(json_integer_value(json_array_get(json_object_get(counts, "histogram"), i)),
+                             w.r.curated[k].histogram[i]);
+    }
+    assert_int_equal(json_integer_value(json_object_get(json_object_get(stages, "m1"), "examples")),
+                     T21_SEED + w.r.curated[0].kept);
+    json_decref(run);
     /* called again, it finds everything done: no step, no wave, the same result */
     t19_watch watch;
     hbk_progress p = t19_progress(&watch, 0);
@@ -325,7 +343,8 @@ static void t21_models_from_the_base(void **state)
         check_ok(hbk_finetune(w.m, &d, NULL, &o, NULL, &recipe, own, NULL, NULL, &err));
         hbk_text want = t19_read(t21_path(path, own, "adapter_model.safetensors", NULL));
         hbk_text got = t19_read(t21_path(path, dir, names[k], "adapter_model.safetensors"));
-        if (want.len != got.len || memcmp(want.data, got.data, got.len)) fail_msg("%s is another model", names[k]);
+        if (want.len != got.len || memcmp(want.data, got.data, got.len))
+            fail_msg("%s is another model", names[k]);
         hbk_text_free(&want);
         want = t19_read(t21_path(path, own, "metrics.jsonl", NULL));
         t19_check_same(&want, t21_path(path, dir, names[k], "metrics.jsonl"), names[k]);
@@ -356,14 +375,17 @@ static void t21_stages_by_their_models(void **state)
         unlink(own);
         w.o.augment.seed = w.o.curate.decode.seed = w.o.seed;
         if (k == 0)
-            check_ok(hbk_augment(t.model, t.adapter, w.tok, w.t, &w.o.augment, "myx", segments, own, NULL, NULL, &err));
+            check_ok(hbk_augment(t.model, t.adapter, w.tok, w.t, &w.o.augment, "myx", segments, own, NULL,
+                                 NULL, &err));
         else
-            check_ok(hbk_rate(t.model, t.adapter, w.tok, w.t, &w.o.curate, names[k], candidates, own, NULL, NULL, &err));
+            check_ok(hbk_rate(t.model, t.adapter, w.tok, w.t, &w.o.curate, names[k], candidates, own, NULL,
+                              NULL, &err));
         read[k] = t19_read(t21_path(path, dir, files[k], NULL));
         t19_check_same(&read[k], own, files[k]);
         hbk_tuned_free(&t);
     }
-    json_t *first = t19_rows(t21_path(path, dir, files[1], NULL)), *second = t19_rows(t21_path(path, dir, files[2], NULL));
+    json_t *first = t19_rows(t21_path(path, dir, files[1], NULL));
+    json_t *second = t19_rows(t21_path(path, dir, files[2], NULL));
     int differ = 0;
     for (size_t i = 0; i < json_array_size(first); i++)
         differ += !json_equal(json_object_get(json_array_get(first, i), "score"),
@@ -383,12 +405,13 @@ static void t21_check_recipe(const char *dir, const char *name, const char *key,
     json_t *j = hbk_json_read(t21_path(path, dir, name, "humpback.json"), &err);
     const json_t *value = json_object_get(j, key);
     const char *got = !value ? "absent" : json_is_null(value) ? "null" : json_string_value(value);
-    if (!got || strcmp(got, wanted)) fail_msg("%s: %s is %s, expected %s", name, key, got ? got : "?", wanted);
+    if (!got || strcmp(got, wanted))
+        fail_msg("%s: %s is %s, expected %s", name, key, got ? got : "?", wanted);
     json_decref(j);
 }
 
-/* Promise: beside each model stands what it was trained with; a prompt made from that file alone is, to the id,
-   the prompt that M0 was trained on; other tags change neither M_yx nor what it writes. */
+/* Promise: beside each model stands what it was trained with; a prompt made from that file alone is, to the
+   id, the prompt that M0 was trained on; other tags change neither M_yx nor what it writes. */
 static void t21_tags(void **state)
 {
     (void)state;
@@ -465,7 +488,7 @@ static void t21_learning_rates(void **state)
             const json_t *row = json_array_get(rows, i);
             double t = (double)i / (double)(steps[k] - 1);
             t19_check_keys(row, "step loss lr grad_norm tokens");
-            check_near(json_number_value(json_object_get(row, "lr")), 3e-3 + t * (1e-3 - 3e-3), 1e-15);
+            check_near(json_number_value(json_object_get(row, "lr")), 2e-2 + t * (3e-3 - 2e-2), 1e-15);
             assert_int_equal(json_integer_value(json_object_get(row, "step")), i + 1);
         }
         json_decref(rows);
@@ -530,7 +553,7 @@ static const char *t21_change(hbk_loop_options *o, int i)
     T21_CHANGE("rate.max_new", o->curate.decode.sampling.max_new = 9)
     T21_CHANGE("rate.wave", o->curate.decode.wave = 5)
     T21_CHANGE("rate.slots", o->curate.decode.slots = 1)
-    T21_CHANGE("myx.lr", o->myx.lr = 0.0030001)
+    T21_CHANGE("myx.lr", o->myx.lr = 0.0200001)
     T21_CHANGE("myx.full", o->myx.full = true)
     T21_CHANGE("m0.steps", o->m0.steps = 3)
     T21_CHANGE("m0.seed", o->m0.seed = 2)
@@ -545,8 +568,8 @@ static const char *t21_change(hbk_loop_options *o, int i)
     return NULL;
 }
 
-/* Promise: a folder is continued with the options it was begun with; any other is refused by name, with what it
-   was and what it is, and nothing changes; so are another model and another template. */
+/* Promise: a folder is continued with the options it was begun with; any other is refused by name, with what
+   it was and what it is, and nothing changes; so are another model and another template. */
 static void t21_other_options(void **state)
 {
     (void)state;
@@ -567,7 +590,8 @@ static void t21_other_options(void **state)
     assert_true(n > 30);
     hbk_template *llama2 = hbk_template_load("llama2", NULL, &err);
     w.o.tmpl = llama2;
-    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "begun with template = \"plain\", not \"llama2\"");
+    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION,
+                "begun with template = \"plain\", not \"llama2\"");
     w.o.tmpl = w.t;
     check_ok(hbk_template_set(w.t, HBK_RATING, "{instruction}\n{output}\nRate it:", &err)); /* --rubric */
     check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "template_hash");
@@ -583,6 +607,7 @@ static void t21_other_options(void **state)
     check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "'both'");
     t19_check_same(&state_before, t21_path(path, dir, "run.json", NULL), "after refusals");
     w.o = o;
+    w.o.tmpl = w.t;
     w.o.m0.save_every = 7; /* no say in the result */
     check_ok(t21_run(&w, NULL, NULL, &err));
     hbk_text_free(&state_before);
@@ -591,8 +616,8 @@ static void t21_other_options(void **state)
     t21_free(&w);
 }
 
-/* Promise: input files may move but not change; --force sets the old folder aside, whole, and begins anew, and
-   with nothing changed it just continues. */
+/* Promise: input files may move but not change; --force sets the old folder aside, whole, and begins anew,
+   and with nothing changed it just continues. */
 static void t21_inputs_and_force(void **state)
 {
     (void)state;
@@ -631,7 +656,8 @@ static void t21_inputs_and_force(void **state)
         assert_true(hbk_file_exists(t21_path(path, aside, "m1", "adapter_model.safetensors")));
         if (k == 1) t19_check_same(&first, t21_path(path, aside, "candidates.jsonl", NULL), "set aside");
         json_t *run = hbk_json_read(t21_path(path, w.dir, "run.json", NULL), &err);
-        assert_int_equal(json_integer_value(json_object_get(json_object_get(run, "options"), "seed")), 10 + k);
+        assert_int_equal(json_integer_value(json_object_get(json_object_get(run, "options"), "seed")),
+                         10 + k);
         json_decref(run);
     }
     hbk_text_free(&first);
@@ -655,7 +681,8 @@ static void t21_stops(void **state)
         for (int call = 0; call < 2; call++) {
             memset(&w.r, 0, sizeof w.r);
             check_ok(t21_run(&w, NULL, NULL, &err));
-            const char *why = way == 2 ? "none of 7 candidates has a usable instruction" : "curation 1 kept none of";
+            const char *why =
+                way == 2 ? "none of 7 candidates has a usable instruction" : "curation 1 kept none of";
             assert_non_null(strstr(w.r.stopped, why));
             assert_non_null(strstr(w.r.stopped, "M0 is the result"));
             assert_int_equal(w.r.iterations, 0);
@@ -672,8 +699,8 @@ static void t21_stops(void **state)
     }
 }
 
-/* Promise: what cannot work is said before anything is trained: a seed of one pair, an empty corpus, a missing
-   file, a broken row, no iteration. */
+/* Promise: what cannot work is said before anything is trained: a seed of one pair, an empty corpus, a
+   missing file, a broken row, no iteration. */
 static void t21_bad_inputs(void **state)
 {
     (void)state;
@@ -734,7 +761,7 @@ static void t21_cancel_anywhere(void **state)
     memcpy(base, w.dir, 512);
     t19_watch watch;
     int stop = 1, n = 0;
-    for (bool done = false; !done; stop += 2, n++) {
+    for (bool done = false; !done; stop += 3, n++) {
         snprintf(w.dir, sizeof w.dir, "%.400s%d", base, stop);
         hbk_progress p = t19_progress(&watch, stop);
         done = t21_run(&w, &p, NULL, &err);
@@ -744,7 +771,7 @@ static void t21_cancel_anywhere(void **state)
         t21_check_same_run(dir, w.dir, "cancelled");
         assert_false(hbk_file_exists(t21_path(folder, w.dir, "m0", "checkpoint")));
     }
-    assert_true(n > 10); /* 17 steps and 6 waves, every second one */
+    assert_true(n > 6); /* 17 steps and 6 waves, every third one */
     snprintf(w.dir, sizeof w.dir, "%.400s", base);
     int calls = 0;
     for (bool done = false; !done; calls++) {

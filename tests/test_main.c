@@ -10,105 +10,27 @@
 #include "test.h"
 #include "fault.h"
 
-/* A chapter without tests yet. */
-static const struct CMUnitTest tests_none[] = {{NULL, NULL, NULL, NULL, NULL}};
-
 #include "test_01_ground.c"
-#if __has_include("test_05_text.c")
 #include "test_05_text.c"
-#else
-#define tests_05 tests_none
-#endif
-#if __has_include("test_06_files.c")
 #include "test_06_files.c"
-#else
-#define tests_06 tests_none
-#endif
-#if __has_include("test_07_tokenizers.c")
 #include "test_07_tokenizers.c"
-#else
-#define tests_07 tests_none
-#endif
-#if __has_include("test_08_matrices.c")
 #include "test_08_matrices.c"
-#else
-#define tests_08 tests_none
-#endif
-#if __has_include("test_09_layers.c")
 #include "test_09_layers.c"
-#else
-#define tests_09 tests_none
-#endif
-#if __has_include("test_10_lora.c")
 #include "test_10_lora.c"
-#else
-#define tests_10 tests_none
-#endif
-#if __has_include("test_11_model.c")
 #include "test_11_model.c"
-#else
-#define tests_11 tests_none
-#endif
-#if __has_include("test_12_weights.c")
 #include "test_12_weights.c"
-#else
-#define tests_12 tests_none
-#endif
-#if __has_include("test_13_generation.c")
 #include "test_13_generation.c"
-#else
-#define tests_13 tests_none
-#endif
-#if __has_include("test_14_templates.c")
 #include "test_14_templates.c"
-#else
-#define tests_14 tests_none
-#endif
-#if __has_include("test_15_batches.c")
 #include "test_15_batches.c"
-#else
-#define tests_15 tests_none
-#endif
-#if __has_include("test_16_optimiser.c")
 #include "test_16_optimiser.c"
-#else
-#define tests_16 tests_none
-#endif
-#if __has_include("test_17_finetuning.c")
 #include "test_17_finetuning.c"
-#else
-#define tests_17 tests_none
-#endif
-#if __has_include("test_18_corpus.c")
 #include "test_18_corpus.c"
-#else
-#define tests_18 tests_none
-#endif
-#if __has_include("test_19_augment.c")
 #include "test_19_augment.c"
-#else
-#define tests_19 tests_none
-#endif
-#if __has_include("test_20_curate.c")
 #include "test_20_curate.c"
-#else
-#define tests_20 tests_none
-#endif
-#if __has_include("test_21_loop.c")
 #include "test_21_loop.c"
-#else
-#define tests_21 tests_none
-#endif
-#if __has_include("test_22_measuring.c")
 #include "test_22_measuring.c"
-#else
-#define tests_22 tests_none
-#endif
-#if __has_include("test_tinyworld.c")
 #include "test_tinyworld.c"
-#else
-#define tests_tinyworld tests_none
-#endif
+#include "test_report.c"
 
 typedef struct test_group {
     const char *name;
@@ -138,6 +60,7 @@ static const test_group groups[] = {
     GROUP("21 loop", tests_21),
     GROUP("22 measuring", tests_22),
     GROUP("tinyworld", tests_tinyworld),
+    GROUP("report", tests_report),
 };
 
 /* cmocka says how many tests failed, but not how many skipped. Both leave a test by a jump, so what

@@ -13,10 +13,11 @@
 
        forward (N, in) x (in, out)     dX (N, out) x (out, in)     dW (out, N) x (N, in)
 
-   which leaves out attention, norms, softmax, the adapter and the optimiser. GFLOP/s counts these products
-   alone, on both sides; their ratio is the share of the ceiling that is reached, and above 1 where weights of
-   16 bits need only half of the memory's speed. GB/s is weights read per second, where that is the limit.
-   All figures are medians.
+   which leaves out attention, norms, softmax, the adapter and the optimiser. (Of a LoRA step it includes the
+   dX below the lowest adapter, which the trainer skips: at most 2 % for these shapes.) GFLOP/s counts these
+   products alone, on both sides; their ratio is the share of the ceiling that is reached, and above 1 where
+   weights of 16 bits need only half of the memory's speed. GB/s is weights read per second, where that is
+   the limit. All figures are medians.
 
    Include after cli.h. */
 

@@ -477,10 +477,10 @@ static const hbk_progress *cli_watch(cli *c)
 
 /* ---- endings ------------------------------------------------------------------- */
 
-/* The library's error on one line; the exit code that it means. */
+/* The library's error on one line, below what is drawn; the exit code that it means. */
 static int cli_fail(cli *c)
 {
-    cli_draw_end(&c->meter);
+    if (c->meter.stage[0] && c->meter.terminal) fputc('\n', stderr);
     fprintf(stderr, "humpback: %s\n", c->err.message);
     return c->err.code == HBK_ERROR_CANCELLED ? CLI_INTERRUPTED : CLI_FAILED;
 }

@@ -181,9 +181,9 @@ static bool demo_base(demo *d, hbk_error *err)
 
 /* ==== 2  THE LOOP ============================================================ */
 
-/* A finetuning of this world: batches of 16 examples and 6 replayed documents, whose share keeps the small
-   model from forgetting how to rate. */
-static hbk_train_options demo_finetuning(const demo *d, double lr, double epochs)
+/* A finetuning of this world: batches of 16 examples and some replayed documents, which keep the small model
+   from forgetting how to rate. */
+static hbk_train_options demo_finetuning(const demo *d, double lr, double epochs, hbk_int replay)
 {
     hbk_train_options o = hbk_train_defaults(!d->o.lora);
     o.dropout = 0;
@@ -191,11 +191,17 @@ static hbk_train_options demo_finetuning(const demo *d, double lr, double epochs
     o.lr_end = 0.1 * o.lr;
     o.warmup = 10;
     o.batch = 16;
-    o.replay = 6;
+    o.replay = replay;
     o.epochs = epochs;
     o.seed = d->o.seed;
     o.save_every = 0;
     return o;
+}
+
+/* M1, M2 and what they are compared with. */
+static hbk_train_options demo_later(const demo *d)
+{
+    return demo_finetuning(d, 7e-4, 4, 8);
 }
 
 static bool demo_loop(demo *d, hbk_loop_result *result, hbk_error *err)
@@ -219,9 +225,9 @@ static bool demo_loop(demo *d, hbk_loop_result *result, hbk_error *err)
     o.inference_tags = "seed";
     o.seed_repeat = 3;
     o.seed = d->o.seed;
-    o.myx = demo_finetuning(d, 1e-3, 8);
-    o.m0 = demo_finetuning(d, 3e-4, 5);
-    o.mt = demo_finetuning(d, 7e-4, 2);
+    o.myx = demo_finetuning(d, 1e-3, 8, 6);
+    o.m0 = demo_finetuning(d, 3e-4, 5, 6);
+    o.mt = demo_later(d);
     o.augment.sampling.max_new = 20;
     o.augment.seed = o.curate.decode.seed = d->o.seed;
     o.curate.decode.sampling.max_new = 16;
@@ -287,7 +293,7 @@ static bool demo_arm(demo *d, const char *name, const char *data, hbk_int repeat
     recipe.tok = d->tok;
     recipe.tmpl = d->tmpl;
     recipe.base_name = "base";
-    hbk_train_options o = demo_finetuning(d, 7e-4, 2);
+    hbk_train_options o = demo_later(d);
     bool ok = hbk_path(dir, d->o.dir, name, err) && hbk_path(seed, d->o.dir, "seed.jsonl", err) &&
               hbk_pairs_load(&people, seed, "seed", err) && hbk_pairs_load(&web, data, "aug", err);
     for (hbk_int i = 0; ok && i < repeat; i++)

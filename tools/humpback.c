@@ -940,8 +940,12 @@ static bool cmd_train_data(cli *c, const cmd_world *w, hbk_int max_length, hbk_d
     hbk_use use = cli_has(c, "reverse") ? HBK_BACKWARD : HBK_FORWARD;
     hbk_int context = w->base->config.context_length;
     hbk_int limit = max_length > 0 ? HBK__MIN(max_length, context) : context;
-    bool ok = hbk_pairs_load(&pairs, cli_text(c, "data"), "seed", &c->err) &&
-              hbk_dataset_add_pairs(d, &pairs, w->tmpl, w->tok, use, cli_text(c, "tag-seed"),
+    const char *path = cli_text(c, "data");
+    bool ok = hbk_pairs_load(&pairs, path, "seed", &c->err);
+    if (ok && pairs.n == 0)
+        ok = hbk_fail_at(&c->err, HBK_ERROR_DATA, path, 0,
+                         "is empty: it needs rows {\"instruction\": ..., \"output\": ...}");
+    ok = ok && hbk_dataset_add_pairs(d, &pairs, w->tmpl, w->tok, use, cli_text(c, "tag-seed"),
                                     cli_text(c, "tag-web"), limit, &c->err);
     if (ok && cli_has(c, "replay"))
         ok = hbk_dataset_add_texts(replay, cli_text(c, "replay"), w->tok, limit, &c->err);
@@ -1002,8 +1006,6 @@ static int cmd_finetune(cli *c)
     if (name && strcmp(name, "none") == 0)
         return cli_misused(c, "--template none: pairs need a template; plain is the simplest");
     if (!cli_has(c, "out") && !cli_has(c, "dump-labels")) return cli_misused(c, "finetune needs --out D");
-    if (cli_has(c, "recompute"))
-        fputs("humpback: note: --recompute: activations are always kept so far\n", stderr);
     o.max_length = cli_has(c, "max-length") ? cli_int(c, "max-length") : -1;
     bool ok = cmd_open_model(c, &w) && cmd_open_template(c, &w, init ? init : cli_text(c, "model")) &&
               cmd_inference_tag(c, w.tag) && cmd_train_data(c, &w, o.max_length, &d, &replay);
@@ -1443,7 +1445,6 @@ static const cli_flag cmd_finetune_flags[] = {
     {"dump-labels", CLI_SWITCH, NULL, NULL, "print the first examples and their loss mask, and stop", 0, 0,
      CLI_FREE},
     {"resume", CLI_SWITCH, NULL, NULL, "accepted: what was begun is continued anyway", 0, 0, CLI_FREE},
-    {"recompute", CLI_SWITCH, NULL, NULL, "accepted: activations are always kept so far", 0, 0, CLI_FREE},
     CMD_FLAG_JSON,
     CLI_END};
 static const cli_flag cmd_augment_flags[] = {

@@ -408,7 +408,7 @@ static bool report_model(report_run *r, const char *name, hbk_error *err)
     if (!hbk_path(path, r->dir, file, err)) return false;
     if (!hbk_file_exists(path)) return true;
     if (!hbk_jsonl_count(path, &s.rows, err)) return false;
-    s.buckets = s.rows < REPORT_POINTS ? s.rows : REPORT_POINTS;
+    s.buckets = s.rows < REPORT_POINTS ? s.rows : (hbk_int)REPORT_POINTS;
     if (!report_each(r, file, report_metric_row, &s, &rows, err)) return false;
     json_t *m = report_append(r, json_object_get(r->report, "models"));
     snprintf(file, sizeof file, "%s/humpback.json", name); /* written last: the model is complete */
@@ -416,7 +416,7 @@ static bool report_model(report_run *r, const char *name, hbk_error *err)
     report_set(r, m, "model", json_string(name));
     report_set(r, m, "done", json_boolean(hbk_file_exists(path)));
     report_set(r, m, "steps", json_integer(rows));
-    report_set(r, m, "tokens", json_integer((json_int_t)s.tokens));
+    report_set(r, m, "tokens", fabs(s.tokens) < 9e15 ? json_integer((json_int_t)s.tokens) : json_null());
     report_set(r, m, "loss_first", report_real(rows > 0 ? s.first : (double)NAN));
     report_set(r, m, "loss_last", report_real(s.last_n > 0 ? s.last / s.last_n : (double)NAN));
     json_t *curve = report_inner(r, m, "curve", json_array());
@@ -555,13 +555,15 @@ static void report_outcome(hbk_text *t, const json_t *report)
     const json_t *seed = report_find(json_object_get(report, "sets"), "set", "seed");
     const json_t *candidates = json_object_get(report, "candidates");
     const json_t *curations = json_object_get(report, "curations");
-    hbk_text_printf(t, "from %s seed pairs and %s segments", report_count(report_int(seed, "examples")).s,
-                    report_count(report_int(json_object_get(report, "segments"), "rows")).s);
+    hbk_int usable = report_int(candidates, "ok");
     if (!candidates) {
-        hbk_text_add(t, " no instruction has been written yet");
+        hbk_text_add(t, "no instruction has been written yet");
         return;
     }
-    hbk_text_printf(t, " the loop wrote %s usable instructions", report_count(report_int(candidates, "ok")).s);
+    hbk_text_printf(t, "from %s seed pairs and %s segments the loop wrote %s usable instruction%s",
+                    report_count(report_int(seed, "examples")).s,
+                    report_count(report_int(json_object_get(report, "segments"), "rows")).s,
+                    report_count(usable).s, usable == 1 ? "" : "s");
     for (size_t i = 0; i < json_array_size(curations); i++) {
         const json_t *c = json_array_get(curations, i);
         if (!json_object_get(c, "kept")) break;
@@ -602,11 +604,11 @@ static void report_warnings(report_run *r)
     const json_t *curations = json_object_get(r->report, "curations");
     for (size_t i = 0; i < json_array_size(curations); i++) {
         const json_t *c = json_array_get(curations, i), *rate = json_object_get(c, "parse_rate");
-        char line[256];
+        char line[320];
         if (json_is_true(json_object_get(c, "collapsed"))) {
             snprintf(line, sizeof line,
-                     "The rater of curation %zu, M%zu, has collapsed: %s of %s pairs were kept, and fewer than "
-                     "2 %% or more than 90 %% mean that it does not tell good from bad.",
+                     "The rater of curation %zu, M%zu, has collapsed: %s of %s pairs were kept, and fewer "
+                     "than 2 %% or more than 90 %% mean that it does not tell good from bad.",
                      i + 1, i, report_count(report_int(c, "kept")).s, report_count(report_int(c, "rows")).s);
             report_push(r, warnings, json_string(line));
         }
@@ -632,18 +634,14 @@ static bool report_extra(report_run *r, hbk_error *err)
     }
     json_decref(extra);
     return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0,
-                       "expected an object {\"title\", \"notes\", \"tables\"}; the report does without the file too");
+                       "expected an object {\"title\", \"notes\", \"tables\"}, or no such file");
 }
 
-static void report_copy(report_run *r, const char *key, json_t *otherwise)
+/* A member of run.json as it is, null if there is none. */
+static void report_copy(report_run *r, const char *key)
 {
     json_t *value = json_object_get(r->state, key);
-    if (!value) {
-        report_set(r, r->report, key, otherwise);
-        return;
-    }
-    json_decref(otherwise);
-    report_set(r, r->report, key, json_incref(value));
+    report_set(r, r->report, key, value ? json_incref(value) : json_null());
 }
 
 /* Everything, in the order of report.json. */
@@ -655,13 +653,13 @@ static bool report_gather(report_run *r, hbk_error *err)
     hbk_int rows;
     memset(&picks, 0, sizeof picks);
     memset(&seed, 0, sizeof seed);
-    report_copy(r, "humpback", json_string(HBK_VERSION));
+    report_copy(r, "humpback");
     report_set(r, r->report, "verdict", json_string("")); /* these four stand first, and are known last */
     report_set(r, r->report, "complete", json_false());
     report_set(r, r->report, "stopped", json_string(""));
     report_set(r, r->report, "warnings", json_array());
-    report_copy(r, "options", json_object());
-    report_copy(r, "inputs", json_object());
+    report_copy(r, "options");
+    report_copy(r, "inputs");
     report_set(r, r->report, "sets", json_array());
     report_set(r, r->report, "curations", json_array());
     report_set(r, r->report, "models", json_array());
@@ -728,7 +726,9 @@ static report_word report_plain(const json_t *number)
 static report_word report_percent(double part, double whole)
 {
     report_word w = {"-"};
-    if (whole > 0) snprintf(w.s, sizeof w.s, "%.1f&#160;%%", 100 * part / whole);
+    double p = 100 * part / whole;
+    bool edge = (p > 0 && p < 0.05) || (p >= 99.95 && p < 100); /* not all, not none: a digit more shows it */
+    if (whole > 0) snprintf(w.s, sizeof w.s, "%.*f&#160;%%", edge ? 2 : 1, p);
     return w;
 }
 
@@ -794,8 +794,8 @@ static void report_box(hbk_text *t, report_shape shape, double y, const char *ki
                        const char *note)
 {
     double x = shape == REPORT_DATA ? 24 : 254, width = shape == REPORT_DATA ? 140 : 124;
-    hbk_text_printf(t, "<rect x=\"%.0f\" y=\"%.0f\" width=\"%.0f\" height=\"44\" rx=\"%d\" ", x, y - 22, width,
-                    shape == REPORT_MODEL ? 22 : 4);
+    hbk_text_printf(t, "<rect x=\"%.0f\" y=\"%.0f\" width=\"%.0f\" height=\"44\" rx=\"%d\" ", x, y - 22,
+                    width, shape == REPORT_MODEL ? 22 : 4);
     hbk_text_printf(t, "class=\"box %s\"/>\n<text x=\"%.0f\" y=\"%.0f\" class=\"name %s\">%s</text>\n", kind,
                     x + width / 2, *note ? y - 3 : y + 5, kind, name);
     if (*note)
@@ -812,7 +812,7 @@ static void report_diagram_round(hbk_text *t, const json_t *report, int i, int r
 {
     const json_t *c = json_array_get(json_object_get(report, "curations"), (size_t)(i - 1));
     const json_t *kept = json_object_get(c, "kept");
-    char model[16], words[128];
+    char model[32], words[128];
     const char *rating = c ? "" : "off", *keeping = kept ? "" : "off";
     snprintf(model, sizeof model, "m%d", i);
     const char *after = report_done(report, model) ? "" : "off";
@@ -860,8 +860,9 @@ static void report_diagram(hbk_text *t, const json_t *report)
     const char *written = candidates ? "" : "off";
     char words[128];
     hbk_text_printf(t,
-                    "<svg class=\"diagram\" viewBox=\"0 0 400 %d\" role=\"img\" aria-label=\"The loop: segments "
-                    "get instructions from the backward model, are rated, and the best train the next model\">\n",
+                    "<svg class=\"diagram\" viewBox=\"0 0 400 %d\" role=\"img\" aria-label=\"The loop: "
+                    "the backward model writes instructions for segments, they are rated, and the best "
+                    "train the next model\">\n",
                     256 + 136 * rounds);
     hbk_text_add(t, "<defs><marker id=\"tip\" viewBox=\"0 0 8 8\" refX=\"7\" refY=\"4\" markerWidth=\"8\" "
                     "markerHeight=\"8\" markerUnits=\"userSpaceOnUse\" orient=\"auto\">"
@@ -1056,11 +1057,15 @@ static void report_key_figures(hbk_text *t, const json_t *report)
         report_key_figure(t, name, report_count(report_int(round, "kept")).s,
                           report_percent((double)report_int(round, "kept"), (double)rows).s);
     }
-    for (size_t i = 0; i < json_array_size(stages); i++)
-        seconds += json_number_value(json_object_get(json_array_get(stages, i), "seconds"));
+    bool all = true; /* stages timed; else the trainings are */
+    for (size_t i = 0; i < json_array_size(stages); i++) {
+        const json_t *s = json_object_get(json_array_get(stages, i), "seconds");
+        all = all && json_is_number(s);
+        seconds += json_number_value(s);
+    }
     if (seconds > 0) {
-        json_t *total = json_real(seconds);
-        report_key_figure(t, "Time of all timed stages", report_duration(total).s, "");
+        json_t *total = report_real(seconds);
+        report_key_figure(t, all ? "Time" : "Time in training", report_duration(total).s, "");
         json_decref(total);
     }
     hbk_text_add(t, "</dl>\n");
@@ -1069,8 +1074,8 @@ static void report_key_figures(hbk_text *t, const json_t *report)
 static void report_loop_section(hbk_text *t, const json_t *report)
 {
     report_section(t, "loop", "The loop",
-                   "Square boxes are data, round ones models, each trained from the same base. What a run has "
-                   "not reached is dashed.");
+                   "Square boxes are data, round ones models, each trained from the same base. What a run "
+                   "has not reached is dashed.");
     hbk_text_add(t, "<div class=\"pair\">\n");
     report_diagram(t, report);
     report_key_figures(t, report);
@@ -1185,8 +1190,8 @@ static void report_loss_section(hbk_text *t, const json_t *report)
     f.tick = report_tick(f.top, 4);
     f.top = f.tick * ceil(f.top / f.tick - 1e-9);
     report_section(t, "loss", "Losses in training",
-                   "Mean negative log-likelihood of a target token, by step. The strong line is a running mean, "
-                   "its figure the mean of the last tenth; all models have one scale.");
+                   "Mean negative log-likelihood of a target token, by step. The strong line is a running "
+                   "mean, its figure the mean of the last tenth; all models have one scale.");
     hbk_text_add(t, "<div class=\"grid\">\n");
     for (size_t i = 0; i < json_array_size(models); i++) report_curve(t, json_array_get(models, i), &f);
     hbk_text_add(t, "</div>\n</section>\n");
@@ -1197,8 +1202,8 @@ static void report_scores_section(hbk_text *t, const json_t *report)
     const json_t *curations = json_object_get(report, "curations");
     if (json_array_size(curations) == 0) return;
     report_section(t, "scores", "Scores",
-                   "Pairs by their score, rounded; what was kept is in colour. A pair whose rating could not be "
-                   "read has no score and is dropped.");
+                   "Pairs by their score, rounded; what was kept is in colour. A pair whose rating could not "
+                   "be read has no score and is dropped.");
     hbk_text_add(t, "<div class=\"grid\">\n");
     for (size_t i = 0; i < json_array_size(curations); i++) {
         const json_t *c = json_array_get(curations, i), *kept = json_object_get(c, "kept");
@@ -1234,8 +1239,8 @@ static const report_paper_row report_paper[] = {{"seed", 3200, {148, 1072}, {322
 
 static void report_mean_cells(hbk_text *t, const char *kind, const char *mean, const char *deviation)
 {
-    hbk_text_printf(t, "<td class=\"n %s\">%s</td><td class=\"n %s sd\">&#177;&#8201;%s</td>", kind, mean,
-                    kind, deviation);
+    hbk_text_printf(t, "<td class=\"n %s\">%s</td><td class=\"n %s sd\">%s%s</td>", kind, mean, kind,
+                    *deviation == '-' ? "" : "&#177;&#8201;", deviation);
 }
 
 static void report_length_row(hbk_text *t, const json_t *row)
@@ -1266,8 +1271,8 @@ static void report_lengths_section(hbk_text *t, const json_t *report)
     const json_t *sets = json_object_get(report, "sets");
     if (json_array_size(sets) == 0) return;
     report_section(t, "lengths", "Lengths",
-                   "Characters, mean &#177; standard deviation, as in Table 2 of the paper; its own figures, for "
-                   "pages of the English web, stand beside in grey.");
+                   "Characters, mean &#177; standard deviation, as in Table 2 of the paper; its own figures, "
+                   "for pages of the English web, stand beside in grey.");
     hbk_text_add(t, "<div class=\"scroll\"><table>\n<thead>\n<tr><th></th><th colspan=\"5\"></th>"
                     "<th class=\"paper gap\" colspan=\"5\">in the paper</th></tr>\n"
                     "<tr><th class=\"w\">Set</th><th class=\"n\">Examples</th>"
@@ -1306,8 +1311,8 @@ static void report_status_section(hbk_text *t, const json_t *report)
     const json_t *curations = json_object_get(report, "curations");
     if (!candidates && json_array_size(curations) == 0) return;
     report_section(t, "status", "What became of every row",
-                   "Only <i>ok</i> goes on. Too long: the pair does not fit into the model's context; truncated: "
-                   "the model had not ended when its budget of tokens did.");
+                   "Only <i>ok</i> goes on. Too long: the pair does not fit into the model's context; "
+                   "truncated: the model had not ended when its budget of tokens did.");
     hbk_text_add(t, "<div class=\"grid\">\n");
     if (candidates) report_status_table(t, "Candidates", candidates);
     for (size_t i = 0; i < json_array_size(curations); i++) {
@@ -1321,7 +1326,8 @@ static void report_status_section(hbk_text *t, const json_t *report)
 static void report_example(hbk_text *t, const json_t *e)
 {
     static const char *const parts[3] = {"instruction", "output", "rating"};
-    hbk_text_printf(t, "<article>\n<p class=\"score\"><b>%s</b> ", report_plain(json_object_get(e, "score")).s);
+    hbk_text_printf(t, "<article>\n<p class=\"score\"><b>%s</b> ",
+                    report_plain(json_object_get(e, "score")).s);
     report_escape_json(t, json_object_get(e, "id"));
     hbk_text_add(t, "</p>\n<dl>\n");
     for (int i = 0; i < 3; i++) {
@@ -1339,8 +1345,8 @@ static void report_examples_section(hbk_text *t, const json_t *report)
     const json_t *examples = json_object_get(report, "examples");
     if (json_array_size(examples) == 0) return;
     report_section(t, "examples", "Examples",
-                   "From the last curation; of equal scores the first in the file, and long texts are cut. The "
-                   "output is the segment as it was found; the instruction and the rating are models'.");
+                   "From the last curation; of equal scores the first in the file, and long texts are cut. "
+                   "The output is the segment as it was found; the instruction and the rating are models'.");
     for (int end = 0; end < 2; end++) {
         if (!report_find(examples, "end", ends[end])) continue;
         hbk_text_printf(t, "<h3>%s</h3>\n", titles[end]);
@@ -1360,11 +1366,10 @@ static void report_times_section(hbk_text *t, const json_t *report)
         most = fmax(most, json_number_value(json_object_get(json_array_get(stages, i), "seconds")));
     if (json_array_size(stages) == 0) return;
     report_section(t, "times", "Stages and times",
-                   "In the order in which they ran. A training that was continued has the time of its last "
-                   "part.");
+                   "In the order in which they ran. A training that was continued shows its last part.");
     hbk_text_add(t, "<div class=\"scroll\"><table>\n<thead><tr><th class=\"w\">Stage</th>"
-                    "<th class=\"n\">Work</th><th class=\"w\"></th><th class=\"n\">Time</th><th class=\"bar\"></th>"
-                    "<th class=\"n\">Tokens/s</th></tr></thead>\n<tbody>\n");
+                    "<th class=\"n\">Work</th><th class=\"w\"></th><th class=\"n\">Time</th>"
+                    "<th class=\"bar\"></th><th class=\"n\">Tokens/s</th></tr></thead>\n<tbody>\n");
     for (size_t i = 0; i < json_array_size(stages); i++) {
         const json_t *s = json_array_get(stages, i), *seconds = json_object_get(s, "seconds");
         hbk_int timed = report_int(s, "timed"), n = report_int(s, "n");
@@ -1506,7 +1511,7 @@ static const char *const report_style[] = {
     ".box.off{fill:none;stroke-dasharray:4 3}\n",
     "svg .name.off,svg .note.off{fill:var(--soft);font-weight:400}\n",
     ".edge{fill:none;stroke:var(--soft);stroke-width:1.25}\n",
-    ".edge.off{stroke:var(--fill);stroke-dasharray:4 3}\n",
+    ".edge.off{stroke:var(--fill);stroke-dasharray:4 3;marker-end:none}\n",
     ".tip{fill:var(--soft)}\n",
     ".axis,.grid,.raw,.line{fill:none;stroke-width:1}\n",
     ".axis{stroke:var(--soft)}\n",
@@ -1517,7 +1522,7 @@ static const char *const report_style[] = {
     ".rest{fill:var(--fill)}\n",
     ".none{fill:none;stroke:var(--fill);stroke-dasharray:3 2}\n",
     "@media(max-width:34rem){body{padding-top:2rem}h1{font-size:1.6rem}.verdict{font-size:1.1rem}",
-    "th.gap,td.gap{padding-left:1.2rem}}\n",
+    "th,td{padding-left:.45rem;padding-right:.45rem}th.gap,td.gap{padding-left:1.2rem}}\n",
     "@media print{body{max-width:none;padding:0}section,figure,article{break-inside:avoid}}\n"};
 
 static void report_page(hbk_text *t, const json_t *report, const char *dir)
@@ -1542,11 +1547,11 @@ static void report_page(hbk_text *t, const json_t *report, const char *dir)
     report_examples_section(t, report);
     report_times_section(t, report);
     report_options_section(t, report);
-    hbk_text_add(t, "<footer>Made by humpback ");
-    report_escape(t, report_string(report, "humpback"));
-    hbk_text_add(t, " from the run folder ");
+    hbk_text_add(t, "<footer>Made from the run folder ");
     report_escape(t, dir);
-    hbk_text_add(t, ". The numbers of this page are in its report.json.</footer>\n</body>\n</html>\n");
+    hbk_text_add(t, ", which humpback ");
+    report_escape(t, report_string(report, "humpback"));
+    hbk_text_add(t, " wrote. The numbers of this page are in its report.json.</footer>\n</body>\n</html>\n");
 }
 
 /* Writes RUN/report.json and the page: out_html, or RUN/report.html if that is NULL. */

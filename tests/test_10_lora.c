@@ -1,0 +1,82 @@
+/* Chapter 10: adapters as objects; their gradients are checked in chapters 9 and 11. */
+#include "test.h"
+
+static hbk_config t10_config(void)
+{
+    hbk_config c;
+    memset(&c, 0, sizeof c);
+    c.n_layers = 2;
+    c.n_heads = 4;
+    c.n_kv_heads = 2;
+    c.head_dim = 6;
+    c.dim = 20;
+    c.ffn_dim = 28;
+    c.vocab_size = 10;
+    c.context_length = 16;
+    c.rope_theta = 10000;
+    return c;
+}
+
+/* Promise: names become bits; an unknown or missing name is an error that lists the known ones. */
+static void t10_targets(void **state)
+{
+    (void)state;
+    hbk_error err;
+    unsigned bits = 77;
+    check_ok(hbk_adapter_targets("q_proj,v_proj", &bits, &err));
+    assert_int_equal(bits, 1u << HBK_Q | 1u << HBK_V);
+    check_ok(hbk_adapter_targets("all", &bits, &err));
+    assert_int_equal(bits, HBK_ALL_SLOTS);
+    check_error(hbk_adapter_targets("q_proj,fc1", &bits, &err), HBK_ERROR_OPTION, "'fc1'");
+    check_error(hbk_adapter_targets("", &bits, &err), HBK_ERROR_OPTION, "no target");
+    assert_int_equal(bits, HBK_ALL_SLOTS); /* untouched by failures */
+}
+
+/* Promise: a new adapter has the shapes of its projections, A uniform in +-1/sqrt(in), B zero, and the same
+   seed gives the same numbers. */
+static void t10_start(void **state)
+{
+    (void)state;
+    hbk_error err;
+    hbk_config c = t10_config();
+    unsigned targets = 1u << HBK_K | 1u << HBK_DOWN;
+    hbk_adapter *a = hbk_adapter_new(&c, 4, 6, targets, 9, NULL, &err);
+    hbk_adapter *same = hbk_adapter_new(&c, 4, 6, targets, 9, NULL, &err);
+    hbk_adapter *other = hbk_adapter_new(&c, 4, 6, targets, 10, NULL, &err);
+    check_ok(a && same && other);
+    assert_int_equal(a->n_values, 2 * 4 * ((20 + 12) + (28 + 20)));
+    assert_memory_equal(a->values, same->values, sizeof(hbk_real) * (size_t)a->n_values);
+    assert_memory_not_equal(a->values, other->values, sizeof(hbk_real) * (size_t)a->n_values);
+    for (hbk_int i = 0; i < 2 * HBK_N_SLOTS; i++) {
+        const hbk_lora *l = &a->loras[i];
+        if (!(targets >> i % HBK_N_SLOTS & 1)) {
+            assert_null(l->a);
+            continue;
+        }
+        double bound = 1 / sqrt((double)l->in), largest = 0;
+        for (hbk_int k = 0; k < l->rank * l->in; k++) largest = fmax(largest, fabs((double)l->a[k]));
+        assert_true(largest <= bound && largest > 0.8 * bound);
+        for (hbk_int k = 0; k < l->rank * l->out; k++) assert_true(l->b[k] == 0);
+        check_near(l->scale, 1.5, 1e-7);
+    }
+    hbk_adapter_free(a);
+    hbk_adapter_free(same);
+    hbk_adapter_free(other);
+    hbk_adapter_free(NULL);
+}
+
+/* Promise: a rank that a projection cannot have is refused and names the projection. */
+static void t10_rank(void **state)
+{
+    (void)state;
+    hbk_error err;
+    hbk_config c = t10_config();
+    check_error(hbk_adapter_new(&c, 0, 6, HBK_ALL_SLOTS, 1, NULL, &err), HBK_ERROR_RANGE, "rank 0");
+    check_error(hbk_adapter_new(&c, 13, 6, 1u << HBK_K, 1, NULL, &err), HBK_ERROR_RANGE, "k_proj");
+}
+
+static const struct CMUnitTest tests_10[] = {
+    cmocka_unit_test(t10_targets),
+    cmocka_unit_test(t10_start),
+    cmocka_unit_test(t10_rank),
+};

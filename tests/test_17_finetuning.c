@@ -1,0 +1,1130 @@
+/* Chapter 17: what a step learns from, how runs stop and go on to the same bytes, and PEFT's own numbers. */
+#include "test.h"
+#include "fault.h"
+
+enum { T17_V = 40, T17_STEPS = 6 };
+#define T17_BAR (sizeof(hbk_real) == 8 ? 1e-12 : 1e-5)
+
+/* A small random model with logits that differ, so that there is something to learn. */
+static hbk_model *t17_model(void)
+{
+    hbk_error err;
+    hbk_config c;
+    memset(&c, 0, sizeof c);
+    c.n_layers = 2;
+    c.n_heads = 4;
+    c.n_kv_heads = 2;
+    c.head_dim = 4;
+    c.dim = 16;
+    c.ffn_dim = 24;
+    c.vocab_size = T17_V;
+    c.context_length = 64;
+    c.rms_norm_eps = 1e-5;
+    c.rope_theta = 10000;
+    c.eos[0] = 2;
+    c.n_eos = 1;
+    hbk_model *m = hbk_model_random(&c, 7, NULL, &err);
+    check_ok(m);
+    for (hbk_int i = 0; i < T17_V * c.dim; i++) ((hbk_real *)m->head.data)[i] *= 30;
+    return m;
+}
+
+/* n examples of 5 to 14 ids, 1 to 4 of them prompt. */
+static hbk_dataset t17_data(hbk_int n, uint64_t seed)
+{
+    hbk_error err;
+    hbk_dataset d;
+    memset(&d, 0, sizeof d);
+    for (hbk_int i = 0; i < n; i++) {
+        int32_t ids[14];
+        hbk_rng r = hbk_rng_at(seed, "examples", (uint64_t)i);
+        hbk_int length = 5 + hbk_rng_below(&r, 10), prompt = 1 + hbk_rng_below(&r, 4);
+        for (hbk_int k = 0; k < length; k++) ids[k] = 3 + (int32_t)hbk_rng_below(&r, T17_V - 3);
+        check_ok(hbk_dataset_add(&d, ids, length, prompt, &err));
+    }
+    return d;
+}
+
+/* Short runs whose steps take several passes. */
+static hbk_train_options t17_options(bool full)
+{
+    hbk_train_options o = hbk_train_defaults(full);
+    o.rank = 2;
+    o.alpha = 4;
+    o.dropout = 0.1;
+    o.lr = 0.01;
+    o.lr_end = 0.002;
+    o.batch = 4;
+    o.steps = T17_STEPS;
+    o.max_tokens = 24;
+    o.save_every = 3;
+    return o;
+}
+
+static hbk_adapter *t17_adapter(const hbk_model *m, hbk_int rank)
+{
+    hbk_error err;
+    hbk_adapter *a = hbk_adapter_new(&m->config, rank, 6, 1u << HBK_Q | 1u << HBK_UP, 3, NULL, &err);
+    check_ok(a);
+    hbk_rng r = hbk_rng_at(4, "b", 0);
+    for (hbk_int i = 0; i < a->n_values; i++) a->values[i] = (hbk_real)(float)(0.3 * hbk_rng_normal(&r));
+    return a;
+}
+
+/* A folder of its own for every run. */
+static void t17_dir(char dir[512], const char *name)
+{
+    static int n;
+    char unique[96];
+    snprintf(unique, sizeof unique, "t17_%d_%s", n++, name);
+    test_tmp(dir, unique);
+}
+
+/* Everything that most runs below share. */
+typedef struct t17_world {
+    hbk_model *m;
+    hbk_dataset data, replay;
+    hbk_recipe recipe;
+    int threads; /* to go back to */
+} t17_world;
+
+/* threads 0: all there are. With models as small as this, threads mostly wait for each other, so the tests of
+   many runs use one. */
+static t17_world t17_begin(int threads)
+{
+    t17_world w;
+    memset(&w, 0, sizeof w);
+#ifdef _OPENMP
+    w.threads = omp_get_max_threads();
+    if (threads) omp_set_num_threads(threads);
+#else
+    (void)threads;
+#endif
+    w.m = t17_model();
+    w.data = t17_data(10, 1);
+    w.replay = t17_data(5, 2);
+    w.recipe.base_name = "base";
+    w.recipe.tag_seed = "the seed tag";
+    w.recipe.inference_tag = "the inference tag";
+    w.recipe.use = HBK_BACKWARD;
+    return w;
+}
+
+static void t17_end(t17_world *w)
+{
+#ifdef _OPENMP
+    omp_set_num_threads(w->threads);
+#endif
+    hbk_dataset_free(&w->data);
+    hbk_dataset_free(&w->replay);
+    hbk_model_free(w->m);
+}
+
+static bool t17_tune(const t17_world *w, const hbk_train_options *o, const char *dir, const hbk_progress *p,
+                     hbk_error *err)
+{
+    return hbk_finetune(w->m, &w->data, &w->replay, o, NULL, &w->recipe, dir, p, NULL, err);
+}
+
+/* ---- files ----------------------------------------------------------------------- */
+
+static bool t17_has(const char *dir, const char *name)
+{
+    char path[512];
+    return hbk_path(path, dir, name, NULL) && hbk_file_exists(path);
+}
+
+static hbk_text t17_read(const char *dir, const char *name)
+{
+    hbk_error err;
+    char path[512];
+    hbk_text t;
+    memset(&t, 0, sizeof t);
+    check_ok(hbk_path(path, dir, name, &err));
+    check_ok(hbk_file_read(path, (size_t)1 << 24, &t, &err));
+    return t;
+}
+
+static void t17_same_file(const char *dir, const char *want, const char *name)
+{
+    hbk_text a = t17_read(dir, name), b = t17_read(want, name);
+    if (a.len != b.len || memcmp(hbk_text_string(&a), hbk_text_string(&b), a.len))
+        fail_msg("%s/%s differs from %s/%s", dir, name, want, name);
+    hbk_text_free(&a);
+    hbk_text_free(&b);
+}
+
+/* The results of two runs are the same bytes. */
+static void t17_same_run(const char *dir, const char *want, bool full)
+{
+    t17_same_file(dir, want, full ? "model.safetensors" : "adapter_model.safetensors");
+    t17_same_file(dir, want, full ? "config.json" : "adapter_config.json");
+    t17_same_file(dir, want, "metrics.jsonl");
+    t17_same_file(dir, want, "humpback.json");
+    assert_false(t17_has(dir, "checkpoint"));
+}
+
+/* What a folder holds in the middle of a run, copied. */
+static void t17_copy(const char *from, const char *to)
+{
+    static const char *const names[] = {"train.json", "metrics.jsonl", "checkpoint/state.safetensors"};
+    hbk_error err;
+    char path[512];
+    check_ok(hbk_path(path, to, "checkpoint", &err));
+    check_ok(hbk_dir_make(path, &err));
+    for (int i = 0; i < 3; i++) {
+        if (!t17_has(from, names[i])) continue;
+        hbk_text t = t17_read(from, names[i]);
+        check_ok(hbk_path(path, to, names[i], &err));
+        check_ok(hbk_file_write(path, hbk_text_string(&t), t.len, &err));
+        hbk_text_free(&t);
+    }
+}
+
+/* Rows of metrics.jsonl; to be json_decref'ed. */
+static json_t *t17_metrics(const char *dir)
+{
+    hbk_error err;
+    char path[512];
+    json_t *rows = json_array(), *row;
+    check_ok(hbk_path(path, dir, "metrics.jsonl", &err));
+    hbk_jsonl_reader *r = hbk_jsonl_open(path, NULL, &err);
+    check_ok(r);
+    while (hbk_jsonl_next(r, &row, &err) > 0) json_array_append(rows, row);
+    hbk_jsonl_close(r);
+    return rows;
+}
+
+static double t17_metric(const json_t *rows, size_t i, const char *key)
+{
+    return json_number_value(json_object_get(json_array_get(rows, i), key));
+}
+
+/* A progress callback that cancels at step `at`, copies the folder at step `copy_at`, and sees to it that a
+   folder in training never looks finished. */
+typedef struct t17_watch {
+    const char *dir, *copy;
+    hbk_int at, copy_at, calls;
+    bool was_whole;
+} t17_watch;
+
+static bool t17_call(void *ctx, const char *stage, hbk_int done, hbk_int total, const char *unit,
+                     const char *note)
+{
+    t17_watch *w = (t17_watch *)ctx;
+    (void)stage, (void)total, (void)unit, (void)note;
+    w->calls++;
+    w->was_whole = w->was_whole || t17_has(w->dir, "humpback.json");
+    if (done == w->copy_at) t17_copy(w->dir, w->copy);
+    return done != w->at;
+}
+
+static hbk_progress t17_progress(t17_watch *w, const char *dir, hbk_int at)
+{
+    hbk_progress p = {t17_call, NULL, w};
+    memset(w, 0, sizeof *w);
+    w->dir = dir;
+    w->at = at;
+    w->copy_at = -1;
+    return p;
+}
+
+/* ---- gradients and steps ------------------------------------------------------------ */
+
+/* Adds the gradient of n examples from `first` on, in one pass. */
+static double t17_add(hbk_trainer *t, const hbk_dataset *d, hbk_int first, hbk_int n, double scale)
+{
+    hbk_error err;
+    hbk_packer p;
+    double loss;
+    check_ok(hbk_packer_init(&p, 200, n, NULL, &err));
+    for (hbk_int i = 0; i < n; i++) assert_true(hbk_packer_add(&p, d, first + i));
+    hbk_batch b = hbk_packer_batch(&p);
+    check_ok(hbk_trainer_accumulate(t, &b, scale, &loss, &err));
+    hbk_packer_free(&p);
+    return loss;
+}
+
+static hbk_int t17_targets(const hbk_dataset *d, hbk_int first, hbk_int n)
+{
+    hbk_int targets = d->start[first + n] - d->start[first];
+    for (hbk_int i = first; i < first + n; i++) targets -= d->n_prompt[i];
+    return targets;
+}
+
+static hbk_trainer *t17_trainer(const hbk_model *m, const hbk_train_options *o, const hbk_adapter *init)
+{
+    hbk_error err;
+    hbk_trainer *t = hbk_trainer_new(m, o, init, 200, 64, NULL, &err);
+    check_ok(t);
+    return t;
+}
+
+/* Largest difference of n numbers, relative to the largest of y. */
+static double t17_difference(const hbk_real *x, const hbk_real *y, hbk_int n)
+{
+    double worst = 0, scale = 0;
+    for (hbk_int i = 0; i < n; i++) {
+        worst = fmax(worst, fabs((double)x[i] - (double)y[i]));
+        scale = fmax(scale, fabs((double)y[i]));
+    }
+    assert_true(scale > 0);
+    return worst / scale;
+}
+
+/* Promise: steps by data size are the paper's Table 18, between its rows they run from one to the next
+   without turning, and beyond its last they stay one epoch of 32. */
+static void t17_steps_by_size(void **state)
+{
+    (void)state;
+    static const hbk_int table[][2] = {{100, 30},   {800, 300},   {1600, 600},   {3200, 500},
+                                       {6400, 600}, {12800, 600}, {25600, 1200}, {51200, 1600}};
+    assert_int_equal(hbk_train_steps(1), 30);
+    for (int i = 0; i < 8; i++) assert_int_equal(hbk_train_steps(table[i][0]), table[i][1]);
+    for (int i = 0; i + 1 < 8; i++) {
+        hbk_int sign = table[i + 1][1] < table[i][1] ? -1 : 1, last = table[i][1];
+        for (hbk_int n = table[i][0]; n <= table[i + 1][0]; n++) {
+            hbk_int now = hbk_train_steps(n);
+            assert_true(sign * (now - last) >= 0 && now - last <= 2);
+            last = now;
+        }
+        assert_int_equal(last, table[i + 1][1]);
+    }
+    assert_int_equal(hbk_train_steps(283), 165); /* 100 sqrt(8): halfway in log n */
+    assert_true(hbk_train_steps(51201) == 1600 && hbk_train_steps(102400) == 3200);
+}
+
+/* Promise: the gradient of batches added up one by one, each weighed by its target tokens, is that of one
+   large batch, and so is their loss; an update clears it. */
+static void t17_accumulation(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t17_world w = t17_begin(0);
+    hbk_int M = t17_targets(&w.data, 0, 10), part = t17_targets(&w.data, 0, 1);
+    assert_true(10 * part != M); /* a mean of means would be something else */
+    for (int full = 0; full < 2; full++) {
+        hbk_train_options o = t17_options(full);
+        hbk_adapter *init = t17_adapter(w.m, 2);
+        o.dropout = 0;
+        hbk_trainer *one = t17_trainer(w.m, &o, init), *many = t17_trainer(w.m, &o, init);
+        double loss = t17_add(one, &w.data, 0, 10, 1 / (double)M), sum = 0;
+        for (hbk_int i = 0; i < 10; i += i == 0 ? 1 : 3) /* 1, 3, 3 and 3 examples */
+            sum += t17_add(many, &w.data, i, i == 0 ? 1 : 3, 1 / (double)M);
+        double worst = t17_difference(many->grads, one->grads, one->n);
+        print_message("    %s largest relative difference %.1e\n", full ? "full" : "LoRA", worst);
+        assert_true(worst < T17_BAR);
+        check_near(sum / loss, 1, T17_BAR);
+        check_ok(hbk_trainer_update(many, 0.01, NULL, &err));
+        for (hbk_int i = 0; i < many->n; i++) assert_true(many->grads[i] == 0);
+        assert_int_equal(hbk_trainer_step(many), 1);
+        hbk_trainer_free(one);
+        hbk_trainer_free(many);
+        hbk_adapter_free(init);
+    }
+    t17_end(&w);
+}
+
+/* Promise: clipping scales the gradient down to the norm asked for, and only down; norms of a model do not
+   decay, its matrices do. */
+static void t17_clip_and_decay(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t17_world w = t17_begin(1);
+    for (int clipped = 0; clipped < 2; clipped++) {
+        hbk_train_options o = t17_options(true);
+        o.dropout = 0;
+        o.clip = clipped ? 0.01 : 1e6;
+        hbk_trainer *t = t17_trainer(w.m, &o, NULL);
+        t17_add(t, &w.data, 0, 5, 1 / (double)t17_targets(&w.data, 0, 5));
+        double norm, want = hbk_norm(t->grads, t->n);
+        check_ok(hbk_trainer_update(t, 1e-3, &norm, &err));
+        assert_true(norm == want && norm > 0.01);
+        check_near(hbk_norm(t->m, t->n) / 0.1 / (clipped ? 0.01 : norm), 1, 1e-5); /* m = (1 - beta1) g */
+        hbk_trainer_free(t);
+    }
+    hbk_train_options o = t17_options(true);
+    o.weight_decay = 0.5;
+    hbk_trainer *t = t17_trainer(w.m, &o, NULL);
+    check_ok(hbk_trainer_update(t, 0.1, NULL, &err)); /* no gradient: nothing but decay */
+    const hbk_model *after = hbk_trainer_model(t);
+    assert_true(after->final_norm[3] == 1 && after->layers[1].attn_norm[0] == 1);
+    const hbk_real *now = (const hbk_real *)after->layers[1].w[HBK_DOWN].data;
+    check_near(now[5], 0.95 * (double)((const hbk_real *)w.m->layers[1].w[HBK_DOWN].data)[5], 1e-7);
+    check_near(t->values[7], 0.95 * (double)w.m->values[7], 1e-7); /* of the embedding */
+    hbk_trainer_free(t);
+    t17_end(&w);
+}
+
+/* Promise: a few examples are learned by heart, by an adapter and in full training; the base stays. */
+static void t17_overfit(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t17_world w = t17_begin(1);
+    double scale = 1 / (double)t17_targets(&w.data, 0, 3);
+    uint64_t before = hbk_hash(0, w.m->values, (size_t)hbk_model_count(&w.m->config) * sizeof(hbk_real));
+    for (int full = 0; full < 2; full++) {
+        hbk_train_options o = t17_options(full);
+        o.rank = 4;
+        o.alpha = 8;
+        o.dropout = 0;
+        hbk_trainer *t = t17_trainer(w.m, &o, NULL);
+        double first = t17_add(t, &w.data, 0, 3, scale) * scale, loss = first;
+        for (int i = 0; i < 100 && loss >= 0.05; i++) {
+            check_ok(hbk_trainer_update(t, 0.02, NULL, &err));
+            loss = t17_add(t, &w.data, 0, 3, scale) * scale;
+        }
+        print_message("    %s loss %.2f, after %d steps %.3f\n", full ? "full" : "LoRA", first,
+                      (int)hbk_trainer_step(t), loss);
+        assert_true(loss < 0.05);
+        hbk_trainer_free(t);
+    }
+    assert_true(before == hbk_hash(0, w.m->values,
+                                   (size_t)hbk_model_count(&w.m->config) * sizeof(hbk_real)));
+    t17_end(&w);
+}
+
+/* Promise: a gradient that is not finite is an error that leaves weights, moments and the step count as they
+   were, and the next step goes as if nothing had been. */
+static void t17_not_finite(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t17_world w = t17_begin(1);
+    for (int full = 0; full < 2; full++) {
+        hbk_train_options o = t17_options(full);
+        hbk_trainer *t = t17_trainer(w.m, &o, NULL), *good = t17_trainer(w.m, &o, NULL);
+        for (int i = 0; i < 3; i++) {
+            if (i == 1) {
+                double norm = 42;
+                hbk_real *keep = HBK__NEW(NULL, hbk_real, t->n, &err);
+                memcpy(keep, t->values, (size_t)t->n * sizeof *keep);
+                t17_add(t, &w.data, 0, 2, INFINITY);
+                check_error(hbk_trainer_update(t, 0.01, &norm, &err), HBK_ERROR_NUMERIC, "step 2");
+                assert_memory_equal(keep, t->values, (size_t)t->n * sizeof *keep);
+                assert_true(norm == 42 && hbk_trainer_step(t) == 1);
+                hbk_free(NULL, keep);
+            }
+            t17_add(t, &w.data, i, 3, 0.1);
+            t17_add(good, &w.data, i, 3, 0.1);
+            check_ok(hbk_trainer_update(t, 0.01, NULL, &err));
+            check_ok(hbk_trainer_update(good, 0.01, NULL, &err));
+        }
+        assert_memory_equal(good->values, t->values, (size_t)t->n * sizeof *t->values);
+        assert_memory_equal(good->m, t->m, (size_t)t->n * sizeof *t->m);
+        hbk_trainer_free(t);
+        hbk_trainer_free(good);
+    }
+    char dir[512];
+    hbk_train_options o = t17_options(false);
+    t17_dir(dir, "infinite");
+    w.m->final_norm[2] = INFINITY;
+    check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_NUMERIC, "step 1: the loss is not finite");
+    assert_false(t17_has(dir, "humpback.json"));
+    t17_end(&w);
+}
+
+/* Promise: dropout has another mask in every step and in every pass of a step, the same ones in the same run,
+   and none at p = 0. */
+static void t17_dropout(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t17_world w = t17_begin(1);
+    hbk_adapter *init = t17_adapter(w.m, 2);
+    for (int full = 0; full < 2; full++)
+        for (int off = 0; off < 2; off++) {
+            hbk_train_options o = t17_options(full);
+            o.dropout = off ? 0 : 0.2;
+            double loss[2][4];
+            for (int run = 0; run < 2; run++) {
+                hbk_trainer *t = t17_trainer(w.m, &o, init);
+                for (int i = 0; i < 4; i++) {
+                    loss[run][i] = t17_add(t, &w.data, 0, 5, 1);
+                    if (i == 1) check_ok(hbk_trainer_update(t, 0, NULL, &err)); /* a step, the same weights */
+                }
+                hbk_trainer_free(t);
+            }
+            assert_memory_equal(loss[0], loss[1], sizeof loss[0]);
+            for (int i = 0; i < 4; i++)
+                for (int k = 0; k < i; k++) assert_true((loss[0][i] == loss[0][k]) == off);
+        }
+    hbk_adapter_free(init);
+    t17_end(&w);
+}
+
+/* Promise: a checkpoint holds all of a trainer's state: what goes on from it makes the same bytes; one of
+   another shape is refused and changes nothing. */
+static void t17_checkpoint(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t17_world w = t17_begin(0);
+    char path[512];
+    test_tmp(path, "t17_state.safetensors");
+    hbk_train_options o = t17_options(false);
+    hbk_trainer *a = t17_trainer(w.m, &o, NULL), *b = t17_trainer(w.m, &o, NULL);
+    o.rank = 3;
+    hbk_trainer *other = t17_trainer(w.m, &o, NULL);
+    for (int i = 0; i < 4; i++) {
+        if (i == 2) {
+            check_ok(hbk_trainer_save(a, path, &err));
+            t17_add(b, &w.data, 7, 1, 3); /* forgotten: neither its gradient nor its pass counts */
+            check_ok(hbk_trainer_resume(b, path, &err));
+            assert_int_equal(hbk_trainer_step(b), 2);
+        }
+        t17_add(a, &w.data, i, 3, 0.1);
+        check_ok(i < 2 || t17_add(b, &w.data, i, 3, 0.1) > 0);
+        check_ok(hbk_trainer_update(a, 0.01, NULL, &err));
+        if (i >= 2) check_ok(hbk_trainer_update(b, 0.01, NULL, &err));
+    }
+    assert_memory_equal(a->values, b->values, (size_t)a->n * sizeof *a->values);
+    assert_memory_equal(a->v, b->v, (size_t)a->n * sizeof *a->v);
+    uint64_t before = hbk_hash(0, other->values, (size_t)other->n * sizeof(hbk_real));
+    check_error(hbk_trainer_resume(other, path, &err), HBK_ERROR_SHAPE, "another run");
+    assert_true(before == hbk_hash(0, other->values, (size_t)other->n * sizeof(hbk_real)));
+    assert_int_equal(hbk_trainer_step(other), 0);
+    hbk_trainer_free(a);
+    hbk_trainer_free(b);
+    hbk_trainer_free(other);
+    t17_end(&w);
+}
+
+/* ---- which examples ------------------------------------------------------------------ */
+
+/* The first n examples of a run, pairs alone. */
+static void t17_order_of(const t17_world *w, hbk_train_options o, hbk_int *out, hbk_int n)
+{
+    hbk_error err;
+    hbk__plan p;
+    const hbk_dataset *from;
+    check_ok(hbk__plan_init(&p, w->m, &w->data, NULL, &o, NULL, &err));
+    hbk_int per_step = p.o.batch * p.o.accumulate;
+    for (hbk_int i = 0; i < n; i++) {
+        out[i] = hbk__step_example(&p, 1 + i / per_step, i % per_step, &from);
+        assert_ptr_equal(from, &w->data);
+    }
+    hbk__plan_free(&p);
+}
+
+/* Promise: every epoch takes each example once, in an order of its own that the seed decides; without
+   shuffling it is the order of the data. Batches do not end at the end of an epoch. */
+static void t17_order(void **state)
+{
+    (void)state;
+    t17_world w = t17_begin(1);
+    hbk_train_options o = t17_options(false);
+    hbk_int a[30], again[30], other[30], plain[30];
+    t17_order_of(&w, o, a, 30); /* 10 examples, batches of 4: three epochs */
+    t17_order_of(&w, o, again, 30);
+    assert_memory_equal(a, again, sizeof a);
+    o.seed = 2;
+    t17_order_of(&w, o, other, 30);
+    o.shuffle = false;
+    t17_order_of(&w, o, plain, 30);
+    for (int e = 0; e < 3; e++) {
+        int seen[10] = {0};
+        for (int i = 0; i < 10; i++) {
+            seen[a[10 * e + i]]++;
+            assert_int_equal(plain[10 * e + i], i);
+        }
+        for (int i = 0; i < 10; i++) assert_int_equal(seen[i], 1);
+        assert_memory_not_equal(a + 10 * e, other + 10 * e, sizeof a / 3);
+        assert_memory_not_equal(a + 10 * e, plain, sizeof a / 3);
+        if (e) assert_memory_not_equal(a + 10 * e, a + 10 * (e - 1), sizeof a / 3);
+    }
+    t17_end(&w);
+}
+
+/* Promise: every batch of every step holds as many replayed documents as were asked for, all documents in
+   turn, and the pairs are those of a run without replay; replay from nothing is an error. */
+static void t17_replay(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t17_world w = t17_begin(1);
+    hbk_train_options o = t17_options(false);
+    hbk_int pairs[40];
+    o.batch = 2;
+    o.accumulate = 2;
+    t17_order_of(&w, o, pairs, 40);
+    o.replay = 3;
+    hbk__plan p;
+    check_ok(hbk__plan_init(&p, w.m, &w.data, &w.replay, &o, NULL, &err));
+    int seen[5] = {0}, n = 0;
+    for (hbk_int step = 1; step <= 10; step++)
+        for (hbk_int i = 0; i < 10; i++) {
+            const hbk_dataset *from;
+            hbk_int x = hbk__step_example(&p, step, i, &from);
+            assert_ptr_equal(from, i % 5 < 2 ? &w.data : &w.replay);
+            if (i % 5 < 2) assert_int_equal(x, pairs[n++]);
+            else seen[x]++;
+        }
+    for (int i = 0; i < 5; i++) assert_int_equal(seen[i], 10 * 2 * 3 / 5);
+    hbk__plan_free(&p);
+    char dir[512];
+    t17_dir(dir, "replay");
+    check_error(hbk_finetune(w.m, &w.data, NULL, &o, NULL, &w.recipe, dir, NULL, NULL, &err), HBK_ERROR_DATA,
+                "3 replayed documents");
+    check_ok(t17_tune(&w, &o, dir, NULL, &err));
+    json_t *rows = t17_metrics(dir);
+    hbk_int tokens = 0; /* of the first step: 2 batches of 2 pairs and 3 documents */
+    check_ok(hbk__plan_init(&p, w.m, &w.data, &w.replay, &o, NULL, &err));
+    for (hbk_int i = 0; i < 10; i++) {
+        const hbk_dataset *from;
+        hbk_int x = hbk__step_example(&p, 1, i, &from);
+        tokens += from->start[x + 1] - from->start[x] - 1;
+    }
+    assert_int_equal(t17_metric(rows, 0, "tokens"), tokens);
+    hbk__plan_free(&p);
+    json_decref(rows);
+    t17_end(&w);
+}
+
+/* ---- whole runs ------------------------------------------------------------------------ */
+
+/* Promise: a run leaves metrics of every step, the learning rate ending exactly at lr_end, its first loss the
+   mean over the step's target tokens; what it saved loads and has learned; humpback.json says its use. */
+static void t17_results(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t17_world w = t17_begin(1);
+    for (int full = 0; full < 2; full++) {
+        char dir[512];
+        hbk_train_options o = t17_options(full);
+        o.batch = 10;
+        o.dropout = 0;
+        o.steps = 20;
+        t17_dir(dir, "results");
+        check_ok(t17_tune(&w, &o, dir, NULL, &err));
+        json_t *rows = t17_metrics(dir), *j;
+        assert_int_equal(json_array_size(rows), 20);
+        for (size_t i = 0; i < 20; i++) assert_int_equal(t17_metric(rows, i, "step"), i + 1);
+        assert_true(t17_metric(rows, 0, "lr") == o.lr && t17_metric(rows, 19, "lr") == o.lr_end);
+        double scale = 1 / (double)t17_targets(&w.data, 0, 10);
+        hbk_trainer *t = t17_trainer(w.m, &o, NULL);
+        check_near(t17_metric(rows, 0, "loss"), t17_add(t, &w.data, 0, 10, scale) * scale, T17_BAR);
+        check_near(t17_metric(rows, 0, "grad_norm"), hbk_norm(t->grads, t->n), T17_BAR);
+        hbk_trainer_free(t);
+
+        hbk_tuned tuned;
+        check_ok(hbk_tuned_load(&tuned, w.m, dir, NULL, &err));
+        assert_true(full ? !tuned.adapter && tuned.own_model : tuned.adapter && tuned.model == w.m);
+        t = t17_trainer(tuned.model, &o, tuned.adapter);
+        double loss = t17_add(t, &w.data, 0, 10, scale) * scale;
+        assert_true(loss < t17_metric(rows, 19, "loss") && loss < 0.8 * t17_metric(rows, 0, "loss"));
+        hbk_trainer_free(t);
+        hbk_tuned_free(&tuned);
+        json_decref(rows);
+
+        char path[512];
+        const char *use, *tag;
+        check_ok(hbk_path(path, dir, "humpback.json", &err));
+        j = hbk_json_read(path, &err);
+        check_ok(j);
+        check_ok(hbk_json_string(j, "use", &use, path, 0, &err));
+        check_ok(hbk_json_string(j, "inference_tag", &tag, path, 0, &err));
+        assert_string_equal(use, "backward");
+        assert_string_equal(tag, "the inference tag");
+        assert_true(json_is_null(json_object_get(j, "tag_web")));
+        json_decref(j);
+    }
+    t17_end(&w);
+}
+
+/* Promise: how a step is cut into passes (max_tokens), and into batches that are accumulated, changes losses,
+   gradients and what was learned by rounding alone. */
+static void t17_packing(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t17_world w = t17_begin(1);
+    double worst = 0;
+    for (int full = 0; full < 2; full++) {
+        json_t *rows[3];
+        for (int k = 0; k < 3; k++) { /* one pass; one example a pass; three batches of two, three passes */
+            char dir[512];
+            hbk_train_options o = t17_options(full);
+            o.dropout = 0;
+            o.batch = k == 2 ? 2 : 6;
+            o.accumulate = k == 2 ? 3 : 1;
+            o.max_tokens = k == 0 ? 2048 : k == 1 ? 1 : 30;
+            t17_dir(dir, "packing");
+            check_ok(t17_tune(&w, &o, dir, NULL, &err));
+            rows[k] = t17_metrics(dir);
+        }
+        for (size_t i = 0; i < T17_STEPS; i++)
+            for (int k = 1; k < 3; k++) {
+                assert_true(t17_metric(rows[k], i, "tokens") == t17_metric(rows[0], i, "tokens"));
+                double loss = t17_metric(rows[0], i, "loss"), norm = t17_metric(rows[0], i, "grad_norm");
+                worst = fmax(worst, fabs(t17_metric(rows[k], i, "loss") / loss - 1));
+                worst = fmax(worst, fabs(t17_metric(rows[k], i, "grad_norm") / norm - 1));
+            }
+        for (int k = 0; k < 3; k++) json_decref(rows[k]);
+    }
+    print_message("    largest relative difference over %d steps %.1e\n", T17_STEPS, worst);
+    assert_true(worst < T17_BAR);
+    t17_end(&w);
+}
+
+/* Promise: cancelled at any step, whatever the interval of checkpoints, and called again, a run ends with the
+   bytes of one that nobody stopped; only a whole folder has humpback.json. */
+static void t17_cancel_and_continue(void **state)
+{
+    (void)state;
+    static const hbk_int every[] = {1, 3, 0}, stops[][2] = {{1, 4}, {2, 3}, {3, 6}, {5, 0}};
+    hbk_error err;
+    t17_world w = t17_begin(1);
+    for (int full = 0; full < 2; full++) {
+        char plain[512], dir[512];
+        hbk_train_options o = t17_options(full);
+        t17_dir(plain, "plain");
+        check_ok(t17_tune(&w, &o, plain, NULL, &err));
+        for (int k = 0; k < 3; k++)
+            for (int s = 0; s < 4; s++) {
+                t17_watch watch;
+                if (full && (k + s) % 2) continue; /* half of the combinations will do */
+                o.save_every = every[k];
+                t17_dir(dir, "cancel");
+                for (int i = 0; i < 2 && stops[s][i]; i++) {
+                    hbk_progress p = t17_progress(&watch, dir, stops[s][i]);
+                    check_error(t17_tune(&w, &o, dir, &p, &err), HBK_ERROR_CANCELLED, "run it again");
+                    assert_false(watch.was_whole || t17_has(dir, "humpback.json"));
+                    assert_true(t17_has(dir, "checkpoint/state.safetensors"));
+                }
+                hbk_progress p = t17_progress(&watch, dir, -1);
+                check_ok(t17_tune(&w, &o, dir, &p, &err));
+                assert_int_equal(watch.calls, T17_STEPS - (stops[s][1] ? stops[s][1] : stops[s][0]));
+                assert_false(watch.was_whole);
+                t17_same_run(dir, plain, full);
+            }
+    }
+    t17_end(&w);
+}
+
+/* Promise: a folder as a kill leaves it, with metrics beyond the last checkpoint, a torn row or without any,
+   goes on to the same bytes; one that lost rows which the checkpoint counts is refused. */
+static void t17_killed(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t17_world w = t17_begin(0);
+    for (int full = 0; full < 2; full++)
+        for (hbk_int at = full ? 3 : 1; at <= T17_STEPS; at += full ? 3 : at == 1 ? 3 : 1) {
+            char plain[512], dir[512], path[512];
+            t17_watch watch;
+            hbk_train_options o = t17_options(full);
+            o.save_every = 4;
+            t17_dir(plain, "whole");
+            t17_dir(dir, "killed");
+            hbk_progress p = t17_progress(&watch, plain, -1);
+            watch.copy = dir;
+            watch.copy_at = at;
+            check_ok(t17_tune(&w, &o, plain, &p, &err));
+            assert_int_equal(t17_has(dir, "checkpoint/state.safetensors"), at > 4);
+            hbk_text t = t17_read(dir, "metrics.jsonl");
+            check_ok(hbk_path(path, dir, "metrics.jsonl", &err));
+            if (at == T17_STEPS) { /* the rows that the checkpoint promises are gone */
+                check_ok(hbk_file_write(path, t.data, t.len / 2, &err));
+                check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_DATA, "expected at least 4");
+            }
+            hbk_text_add(&t, "{\"step\":99,\"loss\":1.0}\n{\"step\":100,\"lo"); /* not yet promised */
+            check_ok(hbk_file_write(path, t.data, t.len, &err));
+            hbk_text_free(&t);
+            p = t17_progress(&watch, dir, -1);
+            check_ok(t17_tune(&w, &o, dir, &p, &err));
+            assert_int_equal(watch.calls, at > 4 ? T17_STEPS - 4 : T17_STEPS);
+            t17_same_run(dir, plain, full);
+        }
+    t17_end(&w);
+}
+
+/* Changes the option of this name. */
+static void t17_change(hbk_train_options *o, const char *name)
+{
+#define T17_IS(field, value)                                                                      \
+    if (!strcmp(name, #field)) o->field = value
+    T17_IS(full, true);
+    T17_IS(rank, 3);
+    T17_IS(alpha, 5);
+    T17_IS(targets, 1);
+    T17_IS(dropout, 0.2);
+    T17_IS(lr, 0.02);
+    T17_IS(lr_end, 0.001);
+    T17_IS(schedule, HBK_COSINE);
+    T17_IS(warmup, 2);
+    T17_IS(beta1, 0.8);
+    T17_IS(beta2, 0.9);
+    T17_IS(eps, 1e-6);
+    T17_IS(weight_decay, 0.01);
+    T17_IS(clip, 2);
+    T17_IS(batch, 5);
+    T17_IS(accumulate, 2);
+    T17_IS(steps, 7);
+    T17_IS(epochs, 1);
+    T17_IS(max_tokens, 25);
+    T17_IS(max_length, 20);
+    T17_IS(replay, 1);
+    T17_IS(seed, 2);
+    T17_IS(shuffle, false);
+#undef T17_IS
+}
+
+/* Promise: a folder with a checkpoint or a result refuses every other option, other data and another base by
+   name, and stays as it was; how often to save is free. */
+static void t17_other_options(void **state)
+{
+    (void)state;
+    static const char *const names[] = {
+        "full",  "rank",  "alpha", "targets",      "dropout", "lr",    "lr_end",     "schedule",
+        "warmup", "beta1", "beta2", "eps",          "weight_decay", "clip", "batch",  "accumulate",
+        "steps", "epochs", "max_tokens", "max_length", "replay",  "seed",  "shuffle"};
+    hbk_error err;
+    t17_world w = t17_begin(1);
+    char dir[512], message[64];
+    t17_watch watch;
+    hbk_train_options o = t17_options(false);
+    hbk_dataset other = t17_data(10, 9), fewer = t17_data(9, 1);
+    hbk_adapter *init = t17_adapter(w.m, 2);
+    t17_dir(dir, "options");
+    for (int finished = 0; finished < 2; finished++) {
+        hbk_progress p = t17_progress(&watch, dir, finished ? -1 : 2);
+        assert_int_equal(t17_tune(&w, &o, dir, &p, &err), finished);
+        hbk_text before = t17_read(dir, "metrics.jsonl");
+        for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+            hbk_train_options changed = o;
+            t17_change(&changed, names[i]);
+            snprintf(message, sizeof message, "begun with %s ", names[i]);
+            check_error(t17_tune(&w, &changed, dir, NULL, &err), HBK_ERROR_OPTION, message);
+        }
+        check_error(hbk_finetune(w.m, &other, NULL, &o, NULL, &w.recipe, dir, NULL, NULL, &err),
+                    HBK_ERROR_OPTION, "begun with data ");
+        check_error(hbk_finetune(w.m, &fewer, NULL, &o, NULL, &w.recipe, dir, NULL, NULL, &err),
+                    HBK_ERROR_OPTION, "begun with examples 10, not 9");
+        check_error(hbk_finetune(w.m, &w.data, NULL, &o, init, &w.recipe, dir, NULL, NULL, &err),
+                    HBK_ERROR_OPTION, "begun with data ");
+        w.data.start[3]++; /* the same ids, cut elsewhere */
+        check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "begun with data ");
+        w.data.start[3]--;
+        w.m->final_norm[0] = 0.5f;
+        check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "begun with model ");
+        w.m->final_norm[0] = 1;
+        hbk_text after = t17_read(dir, "metrics.jsonl");
+        assert_string_equal(hbk_text_string(&before), hbk_text_string(&after));
+        hbk_text_free(&before);
+        hbk_text_free(&after);
+        o.save_every++;
+    }
+    hbk_adapter_free(init);
+    hbk_dataset_free(&other);
+    hbk_dataset_free(&fewer);
+    t17_end(&w);
+}
+
+/* Promise: a finished folder returns at once, without a step or a changed byte; options that could not even
+   begin leave a folder that others can begin in. */
+static void t17_finished(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t17_world w = t17_begin(1);
+    char dir[512], path[512];
+    t17_watch watch;
+    hbk_train_options o = t17_options(false);
+    t17_dir(dir, "finished");
+    o.rank = 100;
+    check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_RANGE, "rank 100");
+    o.rank = 2;
+    check_ok(t17_tune(&w, &o, dir, NULL, &err));
+    check_ok(hbk_path(path, dir, "adapter_model.safetensors", &err));
+    check_ok(hbk_file_write(path, "mark", 4, &err));
+    hbk_progress p = t17_progress(&watch, dir, -1);
+    check_ok(t17_tune(&w, &o, dir, &p, &err));
+    assert_int_equal(watch.calls, 0);
+    hbk_text t = t17_read(dir, "adapter_model.safetensors");
+    assert_string_equal(hbk_text_string(&t), "mark");
+    hbk_text_free(&t);
+    t17_end(&w);
+}
+
+/* Promise: options that make no run, an empty data set and examples beyond the model's context are errors. */
+static void t17_refusals(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t17_world w = t17_begin(1);
+    char dir[512];
+    hbk_dataset none;
+    memset(&none, 0, sizeof none);
+    none.n_too_long = 3;
+    t17_dir(dir, "refused");
+    hbk_train_options o = t17_options(false);
+    check_error(hbk_finetune(w.m, &none, NULL, &o, NULL, &w.recipe, dir, NULL, NULL, &err), HBK_ERROR_DATA,
+                "3 were too long");
+    o.batch = 0;
+    check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "batch 0");
+    o.batch = 4;
+    o.steps = 0;
+    check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "steps 0");
+    o.steps = 6;
+    o.lr = (double)NAN;
+    check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "lr nan above 0");
+    o.lr = 0.1;
+    w.m->config.context_length = 8;
+    check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_RANGE, "context of 8");
+    assert_false(t17_has(dir, "humpback.json"));
+    t17_end(&w);
+}
+
+/* Promise: steps and batch resolve as the options say: from epochs, or the paper's table by size. */
+static void t17_resolved(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t17_world w = t17_begin(1);
+    hbk_dataset many = t17_data(3000, 1);
+    hbk__plan p;
+    for (int k = 0; k < 4; k++) {
+        hbk_train_options o = hbk_train_defaults(false);
+        o.epochs = k % 2 ? 2.5 : 0;
+        o.accumulate = k == 3 ? 2 : 1;
+        check_ok(hbk__plan_init(&p, w.m, k < 2 ? &w.data : &many, NULL, &o, NULL, &err));
+        assert_int_equal(p.o.batch, k < 2 ? 8 : 32);
+        assert_int_equal(p.o.steps, k == 0   ? 30
+                                    : k == 1 ? 4                     /* 25 examples in batches of 8 */
+                                    : k == 2 ? hbk_train_steps(3000)
+                                             : 118);                 /* 7,500 in 64s */
+        hbk__plan_free(&p);
+    }
+    hbk_dataset_free(&many);
+    t17_end(&w);
+}
+
+/* Promise: training begins at an adapter that is given, in its rank and targets, and leaves it as it was. */
+static void t17_init_adapter(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t17_world w = t17_begin(1);
+    char dir[512];
+    hbk_adapter *init = t17_adapter(w.m, 3);
+    hbk_train_options o = t17_options(false); /* rank 2, all targets: the adapter's own count */
+    o.dropout = 0;
+    o.batch = 10;
+    uint64_t before = hbk_hash(0, init->values, (size_t)init->n_values * sizeof(hbk_real));
+    hbk_trainer *t = t17_trainer(w.m, &o, init);
+    assert_int_equal(t->n, init->n_values);
+    assert_memory_equal(t->values, init->values, (size_t)t->n * sizeof *t->values);
+    double scale = 1 / (double)t17_targets(&w.data, 0, 10), loss = t17_add(t, &w.data, 0, 10, scale) * scale;
+    t17_dir(dir, "init");
+    check_ok(hbk_finetune(w.m, &w.data, NULL, &o, init, &w.recipe, dir, NULL, NULL, &err));
+    json_t *rows = t17_metrics(dir);
+    check_near(t17_metric(rows, 0, "loss"), loss, T17_BAR);
+    hbk_adapter *got = hbk_adapter_load(dir, &w.m->config, NULL, &err);
+    check_ok(got);
+    assert_true(got->rank == 3 && got->targets == init->targets && got->alpha == 6);
+    double moved = t17_difference(got->values, init->values, init->n_values);
+    assert_true(moved > 0.001 && moved < 0.5);
+    assert_true(before == hbk_hash(0, init->values, (size_t)init->n_values * sizeof(hbk_real)));
+    hbk_adapter_free(got);
+    hbk_trainer_free(t);
+    hbk_adapter_free(init);
+    json_decref(rows);
+    t17_end(&w);
+}
+
+static double t17_now(void *ctx)
+{
+    return (*(double *)ctx) += 0.25;
+}
+
+/* Promise: timings are written when the caller has a clock, and only then. */
+static void t17_timings(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t17_world w = t17_begin(1);
+    char dir[512];
+    double clock = 100;
+    hbk_progress p = {NULL, t17_now, &clock};
+    hbk_train_options o = t17_options(false);
+    for (int timed = 0; timed < 2; timed++) {
+        t17_dir(dir, "timings");
+        check_ok(t17_tune(&w, &o, dir, timed ? &p : NULL, &err));
+        assert_int_equal(t17_has(dir, "timings.jsonl"), timed);
+    }
+    hbk_text t = t17_read(dir, "timings.jsonl");
+    assert_non_null(strstr(hbk_text_string(&t), "{\"step\":6,\"seconds\":0.25,"));
+    hbk_text_free(&t);
+    t17_end(&w);
+}
+
+/* ---- memory ------------------------------------------------------------------------------ */
+
+typedef struct t17_fault {
+    t17_world *w;
+    char plain[512];
+    int calls;
+} t17_fault;
+
+static bool t17_faulty_run(void *ctx, hbk_allocator *a, hbk_error *err)
+{
+    static const char *const torn[] = {"train.json.tmp",           "checkpoint/state.safetensors.tmp",
+                                       "adapter_config.json.tmp",  "adapter_model.safetensors.tmp",
+                                       "humpback.json",            "humpback.json.tmp"};
+    t17_fault *f = (t17_fault *)ctx;
+    hbk_error again;
+    char dir[512];
+    hbk_train_options o = t17_options(false);
+    o.steps = 2;
+    o.save_every = 1;
+    t17_dir(dir, "fault");
+    bool ok = hbk_finetune(f->w->m, &f->w->data, NULL, &o, NULL, &f->w->recipe, dir, NULL, a, err);
+    if (ok) return ok;
+    for (size_t i = 0; i < sizeof torn / sizeof *torn; i++)
+        if (t17_has(dir, torn[i])) fail_msg("a failed run left %s", torn[i]);
+    if (f->calls++ % 8) return ok;
+    if (!t17_tune(f->w, &o, dir, NULL, &again)) fail_msg("%s", again.message); /* now there is memory */
+    if (f->plain[0]) t17_same_run(dir, f->plain, false);
+    else memcpy(f->plain, dir, sizeof dir);
+    return ok;
+}
+
+static bool t17_faulty_trainer(void *ctx, hbk_allocator *a, hbk_error *err)
+{
+    t17_world *w = (t17_world *)ctx;
+    hbk_train_options o = t17_options(true);
+    hbk_trainer *t = hbk_trainer_new(w->m, &o, NULL, 24, 14, a, err);
+    char path[512];
+    test_tmp(path, "t17_fault.safetensors");
+    if (t && !hbk_file_exists(path) && !hbk_trainer_save(t, path, err)) fail_msg("%s", err->message);
+    bool ok = t && hbk_trainer_resume(t, path, err);
+    hbk_trainer_free(t);
+    return ok;
+}
+
+/* Promise: whatever allocation of a run fails, it says so, leaks nothing, leaves no half-written file, and
+   the run called again ends with the bytes of one that had memory; so does a trainer of a whole model. */
+static void t17_no_memory(void **state)
+{
+    (void)state;
+    t17_world w = t17_begin(1);
+    t17_fault f;
+    memset(&f, 0, sizeof f);
+    f.w = &w;
+    assert_true(fault_sweep(t17_faulty_run, &f) > 25);
+    assert_true(fault_sweep(t17_faulty_trainer, &w) > 10);
+    t17_end(&w);
+}
+
+/* ---- reference outputs ------------------------------------------------------------------- */
+
+static const hbk_tensor *t17_tensor(const hbk_safetensors *s, const char *name)
+{
+    const hbk_tensor *t = hbk_safetensors_find(s, name);
+    if (!t) fail_msg("the reference file lacks %s", name);
+    return t;
+}
+
+static double t17_f64(const hbk_safetensors *s, const char *name, hbk_int i)
+{
+    double x;
+    memcpy(&x, (const char *)t17_tensor(s, name)->data + 8 * i, 8);
+    return x;
+}
+
+/* Copies an adapter from the tensors that PEFT would name so, or returns the largest difference to them,
+   relative to each one's largest number. */
+static double t17_peft(const hbk_adapter *a, const hbk_safetensors *s, const char *lead, bool copy)
+{
+    double worst = 0;
+    for (hbk_int i = 0; i < 2 * a->n_layers * HBK_N_SLOTS; i++) {
+        const hbk_lora *l = &a->loras[i / 2];
+        if (!l->a) continue;
+        char name[160];
+        const char *slot = hbk_slot_name((hbk_slot)(i / 2 % HBK_N_SLOTS));
+        hbk_real *mine = i % 2 ? l->b : l->a, *want;
+        snprintf(name, sizeof name, "%s.base_model.model.model.layers.%d.self_attn.%s.lora_%c.weight", lead,
+                 (int)(i / 2 / HBK_N_SLOTS), slot, i % 2 ? 'B' : 'A');
+        const hbk_tensor *t = t17_tensor(s, name);
+        assert_int_equal(t->n_elements, l->rank * (i % 2 ? l->out : l->in));
+        want = HBK__NEW(NULL, hbk_real, t->n_elements, NULL);
+        double scale = 0, difference = 0;
+        for (hbk_int k = 0; k < t->n_elements; k++) {
+            float f;
+            memcpy(&f, (const char *)t->data + 4 * k, 4);
+            want[k] = (hbk_real)f;
+            if (copy) mine[k] = want[k];
+            scale = fmax(scale, fabs((double)f));
+            difference = fmax(difference, fabs((double)mine[k] - (double)f));
+        }
+        worst = fmax(worst, scale > 0 ? difference / scale : difference);
+        hbk_free(NULL, want);
+    }
+    return worst;
+}
+
+/* Promise: 20 AdamW steps on two projections of a real checkpoint have the losses, gradient norms, first
+   gradients and final weights of PEFT and PyTorch. */
+static void t17_golden(void **state)
+{
+    (void)state;
+    hbk_error err;
+    char path[512], file[512];
+    if (!test_data(path, "checkpoints/story_hf")) skip();
+    test_data(file, "golden/lora_train/qv_r4.safetensors");
+    hbk_model *m = hbk_model_load(path, NULL, &err);
+    check_ok(m);
+    hbk_safetensors *s = hbk_safetensors_open(file, NULL, &err);
+    check_ok(s);
+    hbk_adapter *init = hbk_adapter_new(&m->config, 4, 8, 1u << HBK_Q | 1u << HBK_V, 1, NULL, &err);
+    check_ok(init);
+    t17_peft(init, s, "init", true);
+    hbk_train_options o = hbk_train_defaults(false);
+    o.beta2 = 0.999;
+    o.weight_decay = 0.01;
+    o.clip = o.dropout = 0;
+    hbk_trainer *t = t17_trainer(m, &o, init);
+    int32_t ids[11], targets[10];
+    memcpy(ids, t17_tensor(s, "seq")->data, sizeof ids);
+    for (int i = 0; i < 10; i++) targets[i] = i < 5 ? -1 : ids[i + 1];
+    hbk_int start[2] = {0, 10};
+    hbk_batch b = {10, 1, ids, targets, start};
+    double losses = 0, norms = 0, grads = 0;
+    for (hbk_int i = 0; i < 20; i++) {
+        double loss, norm;
+        check_ok(hbk_trainer_accumulate(t, &b, 0.2, &loss, &err));
+        if (i == 0) grads = t17_peft(t->dadapter, s, "grad0", false);
+        check_ok(hbk_trainer_update(t, 0.01, &norm, &err));
+        losses = fmax(losses, fabs(loss / 5 / t17_f64(s, "losses", i) - 1));
+        norms = fmax(norms, fabs(norm / t17_f64(s, "grad_norms", i) - 1));
+    }
+    double weights = t17_peft(hbk_trainer_adapter(t), s, "final", false);
+    print_message("    largest relative differences: losses %.1e, gradient norms %.1e, first gradients %.1e, "
+                  "final weights %.1e\n",
+                  losses, norms, grads, weights);
+    bool exact = sizeof(hbk_real) == 8;
+    assert_true(losses < (exact ? 1e-6 : 1e-4) && norms < (exact ? 1e-6 : 1e-4));
+    assert_true(grads < (exact ? 1e-6 : 1e-4) && weights < (exact ? 1e-5 : 1e-3));
+    hbk_trainer_free(t);
+    hbk_adapter_free(init);
+    hbk_safetensors_close(s);
+    hbk_model_free(m);
+}
+
+static const struct CMUnitTest tests_17[] = {
+    cmocka_unit_test(t17_steps_by_size), cmocka_unit_test(t17_accumulation),
+    cmocka_unit_test(t17_clip_and_decay), cmocka_unit_test(t17_overfit),
+    cmocka_unit_test(t17_not_finite),    cmocka_unit_test(t17_dropout),
+    cmocka_unit_test(t17_checkpoint),    cmocka_unit_test(t17_order),
+    cmocka_unit_test(t17_replay),        cmocka_unit_test(t17_results),
+    cmocka_unit_test(t17_packing),       cmocka_unit_test(t17_cancel_and_continue),
+    cmocka_unit_test(t17_killed),        cmocka_unit_test(t17_other_options),
+    cmocka_unit_test(t17_finished),      cmocka_unit_test(t17_refusals),
+    cmocka_unit_test(t17_resolved),      cmocka_unit_test(t17_init_adapter),
+    cmocka_unit_test(t17_timings),       cmocka_unit_test(t17_no_memory),
+    cmocka_unit_test(t17_golden),
+};

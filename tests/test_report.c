@@ -1,0 +1,332 @@
+/* The report: that its numbers are those of the run folder, that the page is well-formed and harmless
+   whatever a model wrote, and that a folder of a run that ended early has its report too. */
+#include "../tools/report.h"
+
+static void tr_write(const char *dir, const char *name, const char *content)
+{
+    char path[512], folder[512];
+    hbk_error err = {HBK_ERROR_NONE, "", "", 0};
+    check_ok(hbk_path(path, dir, name, &err));
+    snprintf(folder, sizeof folder, "%s", path);
+    *strrchr(folder, '/') = 0;
+    check_ok(hbk_dir_make(folder, &err));
+    check_ok(hbk_file_write(path, content, strlen(content), &err));
+}
+
+/* A finished run of one iteration: 2 seed pairs, 4 segments, 3 usable candidates, of which 1 is kept. */
+static void tr_folder(char dir[512], const char *name)
+{
+    test_tmp(dir, name);
+    tr_write(dir, "run.json",
+             "{\"humpback\":\"9.8.7\","
+             "\"options\":{\"iterations\":1,\"keep\":4.5,\"tag\":\"<b>\\\"&'\",\"none\":null},"
+             "\"inputs\":{\"seed\":{\"path\":\"pairs.jsonl\",\"hash\":\"00ff\"},\"replay\":null},"
+             "\"stages\":{\"candidates\":{\"rows\":4,\"seconds\":90.0},\"curated-1\":{\"threshold\":4.5}},"
+             "\"stopped\":\"\"}");
+    tr_write(dir, "segments.jsonl", "{\"id\":\"a\",\"text\":\"aaaa\"}\n{\"id\":\"b\",\"text\":\"bb\"}\n"
+                                    "{\"id\":\"c\",\"text\":\"cccc\"}\n{\"id\":\"d\",\"text\":\"dd\"}\n");
+    tr_write(dir, "seed.jsonl",
+             "{\"id\":\"s1\",\"instruction\":\"12345\",\"output\":\"\xc3\xa9\xc3\xa9\",\"source\":\"seed\"}\n"
+             "{\"id\":\"s2\",\"instruction\":\"123\",\"output\":\"1234\",\"source\":\"seed\"}\n");
+    tr_write(dir, "candidates.jsonl",
+             "{\"id\":\"a\",\"instruction\":\"say <script>alert(1)</script> & go\",\"output\":\"aaaa\","
+             "\"status\":\"ok\"}\n"
+             "{\"id\":\"b\",\"instruction\":\"ask b\",\"output\":\"bb\\u0000\\u0007\",\"status\":\"ok\"}\n"
+             "{\"id\":\"c\",\"instruction\":\"\",\"output\":\"cccc\",\"status\":\"empty\"}\n"
+             "{\"id\":\"d\",\"instruction\":\"ask d\",\"output\":\"dd\",\"status\":\"ok\"}\n");
+    tr_write(dir, "ratings-1.jsonl",
+             "{\"id\":\"a\",\"score\":5,\"status\":\"ok\",\"text\":\"</dd>fine. Score: 5\"}\n"
+             "{\"id\":\"b\",\"score\":2.4,\"status\":\"ok\",\"readout\":\"text\",\"text\":\"2.4\"}\n"
+             "{\"id\":\"d\",\"score\":null,\"status\":\"unparsable\",\"text\":\"no\"}\n");
+    tr_write(dir, "curated-1.jsonl",
+             "{\"id\":\"a\",\"instruction\":\"say\",\"output\":\"aaaa\",\"score\":5.0}\n");
+    tr_write(dir, "myx/metrics.jsonl", "{\"step\":1,\"loss\":4.0,\"tokens\":10}\n"
+                                       "{\"step\":2,\"loss\":2.0,\"tokens\":30}\n");
+    tr_write(dir, "myx/timings.jsonl", "{\"step\":1,\"seconds\":1.0,\"tokens_per_s\":10}\n"
+                                       "{\"step\":2,\"seconds\":3.0,\"tokens_per_s\":10}\n");
+    tr_write(dir, "m0/metrics.jsonl", "{\"step\":1,\"loss\":3.0,\"tokens\":7}\n");
+    tr_write(dir, "m1/metrics.jsonl", "{\"step\":1,\"loss\":1.5,\"tokens\":7}\n");
+    tr_write(dir, "myx/humpback.json", "{}");
+    tr_write(dir, "m0/humpback.json", "{}");
+    tr_write(dir, "m1/humpback.json", "{}");
+}
+
+static json_t *tr_numbers(const char *dir)
+{
+    char path[512];
+    hbk_error err = {HBK_ERROR_NONE, "", "", 0};
+    check_ok(hbk_path(path, dir, "report.json", &err));
+    json_t *report = hbk_json_read(path, &err);
+    if (!report) fail_msg("%s", err.message);
+    return report;
+}
+
+static void tr_page(hbk_text *html, const char *dir)
+{
+    char path[512];
+    hbk_error err = {HBK_ERROR_NONE, "", "", 0};
+    check_ok(hbk_path(path, dir, "report.html", &err));
+    check_ok(hbk_file_read(path, 1 << 22, html, &err));
+}
+
+/* The number at a path such as "candidates.status.ok" or "curations.0.kept"; fails if there is none. */
+static double tr_at(const json_t *value, const char *path)
+{
+    char part[64];
+    for (const char *p = path; value && *p;) {
+        size_t n = strcspn(p, ".");
+        snprintf(part, sizeof part, "%.*s", (int)n, p);
+        value = json_is_array(value) ? json_array_get(value, (size_t)atoi(part))
+                                     : json_object_get(value, part);
+        p += n + (p[n] == '.');
+    }
+    if (!json_is_number(value) && !json_is_boolean(value)) fail_msg("report.json has no number %s", path);
+    return json_is_boolean(value) ? json_is_true(value) : json_number_value(value);
+}
+
+/* Fails unless every element is closed in the order in which it was opened, and attributes are quoted. */
+static void tr_check_balance(const char *html)
+{
+    char open[64][16];
+    int depth = 0;
+    for (const char *p = strchr(html, '<'); p; p = strchr(p + 1, '<')) {
+        const char *end = strchr(p, '>');
+        if (!end) fail_msg("an element without its end: %.40s", p);
+        if (p[1] == '!') continue;
+        if (memchr(p + 1, '<', (size_t)(end - p - 1))) fail_msg("a tag within a tag: %.40s", p);
+        int quotes = 0;
+        for (const char *q = p; q < end; q++) quotes += *q == '"';
+        if (quotes % 2) fail_msg("an open quote: %.*s", (int)(end - p), p);
+        char name[16];
+        size_t n = strcspn(p + 1 + (p[1] == '/'), " />");
+        snprintf(name, sizeof name, "%.*s", (int)(n < 15 ? n : 15), p + 1 + (p[1] == '/'));
+        if (p[1] == '/') {
+            if (depth == 0 || strcmp(open[depth - 1], name) != 0)
+                fail_msg("</%s> closes <%s>", name, depth ? open[depth - 1] : "nothing");
+            depth--;
+        } else if (end[-1] != '/') {
+            assert_true(depth < 64);
+            memcpy(open[depth++], name, sizeof name);
+        }
+    }
+    if (depth) fail_msg("<%s> is never closed", open[depth - 1]);
+}
+
+/* Promise: report.json counts what the files of the folder hold. */
+static void tr_counts(void **state)
+{
+    (void)state;
+    char dir[512];
+    hbk_error err = {HBK_ERROR_NONE, "", "", 0};
+    static const struct { const char *path; double value; } expected[] = {
+        {"complete", 1}, {"segments.rows", 4}, {"segments.text.mean", 3}, {"candidates.rows", 4},
+        {"candidates.ok", 3}, {"candidates.status.empty", 1}, {"candidates.status.leak", 0},
+        {"sets.0.examples", 2}, {"sets.0.instruction.mean", 4},
+        {"sets.0.instruction.deviation", 1.41421356}, {"sets.0.output.mean", 3}, {"sets.1.examples", 1},
+        {"sets.2.examples", 4}, {"sets.2.output.mean", 3.5}, {"curations.0.rows", 3},
+        {"curations.0.rated", 2}, {"curations.0.parse_rate", 2 / 3.0},
+        {"curations.0.status.unparsable", 1}, {"curations.0.mean_score", 3.7},
+        {"curations.0.histogram.1", 1}, {"curations.0.histogram.4", 1}, {"curations.0.kept", 1},
+        {"curations.0.kept_histogram.4", 1}, {"curations.0.kept_histogram.1", 0},
+        {"curations.0.threshold", 4.5}, {"curations.0.collapsed", 0}, {"models.0.steps", 2},
+        {"models.0.tokens", 40}, {"models.0.loss_first", 4}, {"models.0.loss_last", 2},
+        {"models.0.seconds", 4}, {"models.0.tokens_per_s", 10}, {"models.0.curve.1.0", 2},
+        {"models.0.curve.1.1", 2}, {"models.2.loss_last", 1.5}, {"stages.0.seconds", 4},
+        {"stages.1.seconds", 90}, {"stages.4.n", 1}, {"options.keep", 4.5}, {"examples.0.score", 5}};
+    tr_folder(dir, "report-counts");
+    check_ok(tool_report(dir, NULL, &err));
+    json_t *report = tr_numbers(dir);
+    for (size_t i = 0; i < sizeof expected / sizeof expected[0]; i++) {
+        double value = tr_at(report, expected[i].path);
+        if (!is_near(value, expected[i].value, 1e-8))
+            fail_msg("%s is %g, expected %g", expected[i].path, value, expected[i].value);
+    }
+    assert_string_equal(report_string(report, "humpback"), "9.8.7");
+    assert_string_equal(report_string(report, "verdict"),
+                        "From 2 seed pairs and 4 segments the loop wrote 3 usable instructions, of which it "
+                        "kept 1, and ended with M1.");
+    assert_int_equal(json_array_size(json_object_get(report, "warnings")), 0);
+    assert_int_equal(json_array_size(json_object_get(report, "examples")), 2); /* none is shown twice */
+    json_decref(report);
+}
+
+/* Promise: the page is well-formed, fetches nothing, runs nothing, and shows text of models as text. */
+static void tr_harmless(void **state)
+{
+    (void)state;
+    char dir[512];
+    hbk_error err = {HBK_ERROR_NONE, "", "", 0};
+    hbk_text html = {NULL, NULL, 0, 0, false};
+    tr_folder(dir, "report-harmless");
+    tr_write(dir, "extra.json",
+             "{\"title\":\"<i>Title</i>\",\"notes\":[\"a < b\"],"
+             "\"tables\":[{\"title\":\"T&T\",\"columns\":[\"Model<\",\"Right\"],"
+             "\"rows\":[[\"<img src=x>\",0.5],[\"M1\",0.125],[\"M2\",null],[\"M3\"]],\"bar\":1,"
+             "\"note\":\"\\\"\"}]}");
+    check_ok(tool_report(dir, NULL, &err));
+    tr_page(&html, dir);
+    assert_int_equal(strlen(hbk_text_string(&html)), html.len); /* a NUL in a text did not end the page */
+    tr_check_balance(hbk_text_string(&html));
+    static const char *const present[] = {
+        "say &lt;script&gt;alert(1)&lt;/script&gt; &amp; go", "&lt;/dd&gt;fine.", "bb&#65533;&#65533;",
+        "&lt;b&gt;&quot;&amp;&#39;", "&lt;i&gt;Title", "T&amp;T", "&lt;img src=x&gt;", ">0.500<", ">0.125<",
+        "width:100.0%"};
+    static const char *const absent[] = {"<script", "<img", "<i>Title", "http:",
+                                         "https:",  "@import", "url(h"};
+    for (size_t i = 0; i < sizeof present / sizeof present[0]; i++)
+        if (!strstr(html.data, present[i])) fail_msg("the page lacks %s", present[i]);
+    for (size_t i = 0; i < sizeof absent / sizeof absent[0]; i++)
+        if (strstr(html.data, absent[i])) fail_msg("the page holds %s", absent[i]);
+    hbk_text_free(&html);
+}
+
+/* Promise: a run that ended early has a report without the parts that are not there, the reason on top. */
+static void tr_stopped(void **state)
+{
+    (void)state;
+    char dir[512], page[512];
+    hbk_error err = {HBK_ERROR_NONE, "", "", 0};
+    hbk_text html = {NULL, NULL, 0, 0, false};
+    test_tmp(dir, "report-stopped");
+    tr_write(dir, "run.json", "{\"stages\":{},\"stopped\":\"the <lights> went out\"}");
+    check_ok(tool_report(dir, NULL, &err));
+    tr_page(&html, dir);
+    tr_check_balance(hbk_text_string(&html));
+    if (!strstr(html.data, "Stopped early (the &lt;lights&gt; went out): no instruction has been written"))
+        fail_msg("the reason is not on the page");
+    static const char *const parts[] = {"loss",     "scores", "lengths", "status",
+                                        "examples", "times",  "options"};
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+        char id[32];
+        snprintf(id, sizeof id, "id=\"%s\"", parts[i]);
+        if (strstr(html.data, id)) fail_msg("the part %s is on the page, without data", parts[i]);
+    }
+    json_t *report = tr_numbers(dir);
+    assert_true(tr_at(report, "complete") == 0);
+    assert_null(json_object_get(report, "candidates"));
+    json_decref(report);
+    hbk_text_free(&html);
+
+    test_tmp(page, "report-elsewhere.html");
+    check_ok(tool_report(dir, page, &err));
+    assert_true(hbk_file_exists(page));
+}
+
+/* Promise: of a run in the middle the report names the last stage; a torn last line is no row, and a broken
+   one inside is an error with its place. */
+static void tr_unfinished(void **state)
+{
+    (void)state;
+    char dir[512], gone[512];
+    hbk_error err = {HBK_ERROR_NONE, "", "", 0};
+    tr_folder(dir, "report-unfinished");
+    tr_write(dir, "candidates.jsonl",
+             "{\"id\":\"a\",\"instruction\":\"x\",\"output\":\"y\",\"status\":\"ok\"}\n"
+             "{\"id\":\"b\",\"instr");
+    static const char *const later[] = {"ratings-1.jsonl", "curated-1.jsonl", "m1/metrics.jsonl",
+                                        "m0/metrics.jsonl", "m1/humpback.json"};
+    for (size_t i = 0; i < sizeof later / sizeof later[0]; i++) {
+        check_ok(hbk_path(gone, dir, later[i], &err));
+        assert_int_equal(unlink(gone), 0);
+    }
+    check_ok(tool_report(dir, NULL, &err));
+    json_t *report = tr_numbers(dir);
+    assert_true(tr_at(report, "candidates.rows") == 1);
+    assert_string_equal(report_string(report, "verdict"),
+                        "Not finished: from 2 seed pairs and 4 segments the loop wrote 1 usable instruction; "
+                        "the last stage with a file is candidates, and the same command goes on from there.");
+    json_decref(report);
+    tr_write(dir, "candidates.jsonl", "{\"id\":\"a\"}\n{\"id\":\n{\"id\":\"c\"}\n");
+    check_error(tool_report(dir, NULL, &err), HBK_ERROR_FORMAT, "candidates.jsonl:2:");
+    test_tmp(dir, "report-nowhere");
+    check_error(tool_report(dir, NULL, &err), HBK_ERROR_FILE, "run.json: is not there");
+}
+
+/* Promise: a rater that keeps nearly all, or of which little can be read, is warned of. */
+static void tr_collapsed(void **state)
+{
+    (void)state;
+    char dir[512];
+    hbk_error err = {HBK_ERROR_NONE, "", "", 0};
+    tr_folder(dir, "report-collapsed");
+    tr_write(dir, "ratings-1.jsonl",
+             "{\"id\":\"a\",\"score\":null,\"status\":\"unparsable\",\"text\":\"\"}\n"
+             "{\"id\":\"b\",\"score\":null,\"status\":\"truncated\",\"text\":\"\"}\n");
+    tr_write(dir, "curated-1.jsonl", "");
+    check_ok(tool_report(dir, NULL, &err));
+    json_t *report = tr_numbers(dir), *warnings = json_object_get(report, "warnings");
+    assert_true(tr_at(report, "curations.0.collapsed") == 1);
+    assert_int_equal(json_array_size(warnings), 2);
+    assert_non_null(strstr(json_string_value(json_array_get(warnings, 0)), "0 of 2 pairs were kept"));
+    assert_non_null(strstr(json_string_value(json_array_get(warnings, 1)), "Only 0.0 %"));
+    json_decref(report);
+}
+
+/* Promise: a long curve is averaged to a hundred points; a long text is cut between two characters. */
+static void tr_long(void **state)
+{
+    (void)state;
+    char dir[512];
+    hbk_error err = {HBK_ERROR_NONE, "", "", 0};
+    hbk_text rows = {NULL, NULL, 0, 0, false}, text = {NULL, NULL, 0, 0, false};
+    tr_folder(dir, "report-long");
+    for (int i = 1; i <= 1000; i++) hbk_text_printf(&rows, "{\"step\":%d,\"loss\":%d,\"tokens\":1}\n", i, i);
+    tr_write(dir, "m0/metrics.jsonl", hbk_text_string(&rows));
+    for (int i = 0; i < 1000; i++) hbk_text_add(&text, "\xc3\xa9");
+    hbk_text_clear(&rows);
+    hbk_text_printf(&rows, "{\"id\":\"a\",\"instruction\":\"x\",\"output\":\"%s\",\"status\":\"ok\"}\n",
+                    hbk_text_string(&text));
+    tr_write(dir, "candidates.jsonl", hbk_text_string(&rows));
+    check_ok(tool_report(dir, NULL, &err));
+    json_t *report = tr_numbers(dir);
+    const json_t *m0 = report_find(json_object_get(report, "models"), "model", "m0");
+    const json_t *curve = json_object_get(m0, "curve");
+    assert_int_equal(json_array_size(curve), 100);
+    check_near(tr_at(curve, "0.1"), 5.5, 1e-9);
+    check_near(tr_at(curve, "99.0"), 995.5, 1e-9);
+    check_near(tr_at(m0, "loss_last"), 950, 1e-9); /* the last 101 of 1,000 steps */
+    const char *cut = report_string(json_array_get(json_object_get(report, "examples"), 0), "output");
+    assert_int_equal(hbk_utf8_length(cut, strlen(cut)), 701);
+    json_decref(report);
+    hbk_text_free(&rows);
+    hbk_text_free(&text);
+}
+
+static long tr_json_left; /* allocations of jansson before the one that is refused; below 0: none is */
+static bool tr_json_refused;
+
+static void *tr_json_malloc(size_t n)
+{
+    if (tr_json_left-- != 0) return malloc(n);
+    tr_json_refused = true;
+    return NULL;
+}
+
+/* Promise: whichever allocation of jansson is refused, the report fails and says why. */
+static void tr_memory(void **state)
+{
+    (void)state;
+    char dir[512];
+    hbk_error err;
+    tr_folder(dir, "report-memory");
+    json_malloc_t old_malloc;
+    json_free_t old_free;
+    json_get_alloc_funcs(&old_malloc, &old_free);
+    for (long k = 0;; k += 1 + k / 16) {
+        memset(&err, 0, sizeof err);
+        tr_json_refused = false;
+        tr_json_left = k;
+        json_set_alloc_funcs(tr_json_malloc, free);
+        bool ok = tool_report(dir, NULL, &err);
+        json_set_alloc_funcs(old_malloc, old_free);
+        if (ok && tr_json_refused) fail_msg("allocation %ld was refused, and a report was written", k);
+        if (!ok && (!tr_json_refused || !err.message[0])) fail_msg("allocation %ld: no reason given", k);
+        if (ok) break;
+    }
+}
+
+static const struct CMUnitTest tests_report[] = {
+    cmocka_unit_test(tr_counts),     cmocka_unit_test(tr_harmless),  cmocka_unit_test(tr_stopped),
+    cmocka_unit_test(tr_unfinished), cmocka_unit_test(tr_collapsed), cmocka_unit_test(tr_long),
+    cmocka_unit_test(tr_memory),
+};
