@@ -141,17 +141,17 @@ typedef float hbk_real;
    last hbk_error *. On failure its outputs are untouched. A message names the thing, what was expected
    and the remedy, in one line. */
 
-#define HBK_ERRORS(X)                                                                             \
-    X(NONE, "no error")                                                                           \
-    X(MEMORY, "out of memory, or over the allocator's limit")                                     \
-    X(FILE, "a file cannot be opened, read or written")                                           \
-    X(FORMAT, "a file's content is not what its format asks for")                                 \
-    X(UNSUPPORTED, "well-formed, but a variant that is not supported")                            \
-    X(SHAPE, "a tensor has another shape than the configuration asks for")                        \
-    X(RANGE, "a number, an id or a length is out of range")                                       \
-    X(OPTION, "options contradict each other, or the run that they continue")                     \
-    X(DATA, "a data set is empty or lacks what the task needs")                                   \
-    X(NUMERIC, "a loss or gradient is not finite")                                                \
+#define HBK_ERRORS(X)                                                                                        \
+    X(NONE, "no error")                                                                                      \
+    X(MEMORY, "out of memory, or over the allocator's limit")                                                \
+    X(FILE, "a file cannot be opened, read or written")                                                      \
+    X(FORMAT, "a file's content is not what its format asks for")                                            \
+    X(UNSUPPORTED, "well-formed, but a variant that is not supported")                                       \
+    X(SHAPE, "a tensor has another shape than the configuration asks for")                                   \
+    X(RANGE, "a number, an id or a length is out of range")                                                  \
+    X(OPTION, "options contradict each other, or the run that they continue")                                \
+    X(DATA, "a data set is empty or lacks what the task needs")                                              \
+    X(NUMERIC, "a loss or gradient is not finite")                                                           \
     X(CANCELLED, "the progress callback asked to stop")
 
 typedef enum hbk_code {
@@ -176,8 +176,8 @@ HBK_DEF const char *hbk_error_text(hbk_code code);
 HBK_DEF bool hbk_fail(hbk_error *err, hbk_code code, const char *fmt, ...) HBK_PRINTF(3, 4);
 
 /* The same for line `line` of the input `file`, whose name and number lead the message. */
-HBK_DEF bool hbk_fail_at(hbk_error *err, hbk_code code, const char *file, hbk_int line,
-                         const char *fmt, ...) HBK_PRINTF(5, 6);
+HBK_DEF bool hbk_fail_at(hbk_error *err, hbk_code code, const char *file, hbk_int line, const char *fmt, ...)
+    HBK_PRINTF(5, 6);
 
 /* Called between units of work: `done` of `total` (0 if unknown) `unit`s of `stage`; `note` says more
    (loss, counts) and may be "". Returning false cancels: what is finished stays finished, and the
@@ -229,10 +229,10 @@ typedef struct hbk_rng {
 
 /* The stream of record `id` in `stage` of the run `seed`. Thread safety: pure. */
 HBK_DEF hbk_rng hbk_rng_at(uint64_t seed, const char *stage, uint64_t id);
-HBK_DEF uint64_t hbk_rng_next(hbk_rng *r);             /* 64 random bits */
-HBK_DEF double hbk_rng_uniform(hbk_rng *r);            /* in [0, 1), 53 bits */
-HBK_DEF hbk_int hbk_rng_below(hbk_rng *r, hbk_int n);  /* in 0 .. n-1, without bias; n >= 1 */
-HBK_DEF double hbk_rng_normal(hbk_rng *r);             /* mean 0, deviation 1 */
+HBK_DEF uint64_t hbk_rng_next(hbk_rng *r);                       /* 64 random bits */
+HBK_DEF double hbk_rng_uniform(hbk_rng *r);                      /* in [0, 1), 53 bits */
+HBK_DEF hbk_int hbk_rng_below(hbk_rng *r, hbk_int n);            /* in 0 .. n-1, without bias; n >= 1 */
+HBK_DEF double hbk_rng_normal(hbk_rng *r);                       /* mean 0, deviation 1 */
 HBK_DEF void hbk_rng_shuffle(hbk_rng *r, hbk_int *a, hbk_int n); /* a[0..n-1], uniformly */
 
 /* 64-bit FNV-1a of n bytes, started from `h` (0 for a fresh one): names, ids and files, not secrets. */
@@ -252,7 +252,7 @@ typedef struct hbk_text {
 HBK_DEF void hbk_text_append(hbk_text *t, const char *s, size_t n);
 HBK_DEF void hbk_text_add(hbk_text *t, const char *s); /* NUL-terminated; NULL adds nothing */
 HBK_DEF void hbk_text_printf(hbk_text *t, const char *fmt, ...) HBK_PRINTF(2, 3);
-HBK_DEF void hbk_text_clear(hbk_text *t); /* empties it, keeps the memory */
+HBK_DEF void hbk_text_clear(hbk_text *t);               /* empties it, keeps the memory */
 HBK_DEF const char *hbk_text_string(const hbk_text *t); /* never NULL */
 HBK_DEF bool hbk_text_ok(const hbk_text *t, hbk_error *err);
 HBK_DEF void hbk_text_free(hbk_text *t); /* frees and empties */
@@ -294,8 +294,8 @@ HBK_DEF struct json_t *hbk_json_read(const char *path, hbk_error *err);
 /* Writes `value` with hbk_file_write, indented, keys in insertion order. */
 HBK_DEF bool hbk_json_write(const char *path, const struct json_t *value, hbk_error *err);
 /* The string of key `key` in object `row`; an absent key or another type fails and names file and line. */
-HBK_DEF bool hbk_json_string(const struct json_t *row, const char *key, const char **out,
-                             const char *file, hbk_int line, hbk_error *err);
+HBK_DEF bool hbk_json_string(const struct json_t *row, const char *key, const char **out, const char *file,
+                             hbk_int line, hbk_error *err);
 
 /* Reads a JSONL file row by row: tolerates a BOM, CRLF, blank lines; also takes one JSON array of
    objects, whose elements are then the rows. Owned by one thread. */
@@ -312,7 +312,7 @@ typedef struct hbk_jsonl_writer hbk_jsonl_writer;
 HBK_DEF hbk_jsonl_writer *hbk_jsonl_create(const char *path, hbk_int keep_rows, hbk_allocator *alloc,
                                            hbk_error *err);
 HBK_DEF bool hbk_jsonl_write(hbk_jsonl_writer *w, const struct json_t *row, hbk_error *err);
-HBK_DEF bool hbk_jsonl_sync(hbk_jsonl_writer *w, hbk_error *err); /* flush and fsync: a wave is safe */
+HBK_DEF bool hbk_jsonl_sync(hbk_jsonl_writer *w, hbk_error *err);   /* flush and fsync: a wave is safe */
 HBK_DEF bool hbk_jsonl_finish(hbk_jsonl_writer *w, hbk_error *err); /* sync, close, free; NULL is fine */
 /* Complete rows (lines ended by a newline) of the file; 0 if it does not exist. */
 HBK_DEF bool hbk_jsonl_count(const char *path, hbk_int *rows, hbk_error *err);
@@ -340,8 +340,8 @@ HBK_DEF hbk_tokenizer *hbk_tokenizer_load(const char *path, hbk_allocator *alloc
 HBK_DEF void hbk_tokenizer_free(hbk_tokenizer *t);
 
 enum {
-    HBK_ENCODE_SPECIAL = 1,  /* special tokens spelled in the text become their ids; else they stay text */
-    HBK_ENCODE_CONTINUE = 2  /* the text continues earlier tokens: no space is put before it */
+    HBK_ENCODE_SPECIAL = 1, /* special tokens spelled in the text become their ids; else they stay text */
+    HBK_ENCODE_CONTINUE = 2 /* the text continues earlier tokens: no space is put before it */
 };
 /* Appends the ids of n bytes of text; never adds bos or eos. Invalid bytes become U+FFFD. */
 HBK_DEF bool hbk_tokenizer_encode(const hbk_tokenizer *t, const char *text, size_t n, unsigned flags,
@@ -351,9 +351,9 @@ HBK_DEF bool hbk_tokenizer_encode(const hbk_tokenizer *t, const char *text, size
 HBK_DEF bool hbk_tokenizer_decode(const hbk_tokenizer *t, const int32_t *ids, hbk_int n, unsigned flags,
                                   hbk_text *out, hbk_error *err);
 HBK_DEF hbk_int hbk_tokenizer_size(const hbk_tokenizer *t);
-HBK_DEF int32_t hbk_tokenizer_bos(const hbk_tokenizer *t); /* -1: none */
-HBK_DEF int32_t hbk_tokenizer_eos(const hbk_tokenizer *t); /* -1: none */
-HBK_DEF int32_t hbk_tokenizer_unk(const hbk_tokenizer *t); /* -1: none */
+HBK_DEF int32_t hbk_tokenizer_bos(const hbk_tokenizer *t);   /* -1: none */
+HBK_DEF int32_t hbk_tokenizer_eos(const hbk_tokenizer *t);   /* -1: none */
+HBK_DEF int32_t hbk_tokenizer_unk(const hbk_tokenizer *t);   /* -1: none */
 HBK_DEF bool hbk_tokenizer_adds_bos(const hbk_tokenizer *t); /* does the format put bos before a text? */
 HBK_DEF int32_t hbk_tokenizer_find(const hbk_tokenizer *t, const char *piece); /* its id, or -1 */
 /* The piece as the vocabulary spells it ("\xe2\x96\x81the"); NULL beyond the vocabulary. */
@@ -386,8 +386,8 @@ typedef struct hbk_matrix {
     void *data;
 } hbk_matrix;
 
-HBK_DEF const char *hbk_dtype_name(hbk_dtype t);   /* "f32" ... */
-HBK_DEF size_t hbk_dtype_bytes(hbk_dtype t);       /* bytes per element */
+HBK_DEF const char *hbk_dtype_name(hbk_dtype t); /* "f32" ... */
+HBK_DEF size_t hbk_dtype_bytes(hbk_dtype t);     /* bytes per element */
 /* Rows first .. first+n-1 of w as reals into out (n, cols). */
 HBK_DEF void hbk_matrix_unpack(hbk_real *out, const hbk_matrix *w, hbk_int first, hbk_int n);
 /* n reals into elements of type t at out (round to nearest even). */
@@ -400,8 +400,7 @@ HBK_DEF void hbk_pack(void *out, hbk_dtype t, const hbk_real *x, hbk_int n);
 /* y (N, rows) += x (N, cols) W^T */
 HBK_DEF void hbk_matmul(hbk_real *y, const hbk_real *x, const hbk_matrix *w, hbk_int N, hbk_real *panel);
 /* dx (N, cols) += dy (N, rows) W */
-HBK_DEF void hbk_matmul_dx(hbk_real *dx, const hbk_real *dy, const hbk_matrix *w, hbk_int N,
-                           hbk_real *panel);
+HBK_DEF void hbk_matmul_dx(hbk_real *dx, const hbk_real *dy, const hbk_matrix *w, hbk_int N, hbk_real *panel);
 /* dw (rows, cols) += dy^T x, for dy (N, rows), x (N, cols); dw holds reals */
 HBK_DEF void hbk_matmul_dw(hbk_matrix *dw, const hbk_real *dy, const hbk_real *x, hbk_int N);
 
@@ -415,14 +414,15 @@ HBK_DEF void hbk_embed_forward(hbk_real *x, const hbk_matrix *embed, const int32
 HBK_DEF void hbk_embed_backward(hbk_matrix *dembed, const hbk_real *dx, const int32_t *tokens, hbk_int N);
 
 /* RMS norm of each row: y, x (N, C); w (C). Source: Zhang & Sennrich 2019, eq. 4. */
-HBK_DEF void hbk_rms_norm_forward(hbk_real *y, const hbk_real *x, const hbk_real *w, hbk_int N,
-                                  hbk_int C, double eps);
+HBK_DEF void hbk_rms_norm_forward(hbk_real *y, const hbk_real *x, const hbk_real *w, hbk_int N, hbk_int C,
+                                  double eps);
 /* dx (N, C); dw (C) or NULL for a frozen gain. */
 HBK_DEF void hbk_rms_norm_backward(hbk_real *dx, hbk_real *dw, const hbk_real *dy, const hbk_real *x,
                                    const hbk_real *w, hbk_int N, hbk_int C, double eps);
 
 /* Rotary positions. table (N, D): the cosines, then the sines, of pos[n] * inv_freq[i] for i < D/2. */
-HBK_DEF void hbk_rope_table(hbk_real *table, const int32_t *pos, const double *inv_freq, hbk_int N, hbk_int D);
+HBK_DEF void hbk_rope_table(hbk_real *table, const int32_t *pos, const double *inv_freq, hbk_int N,
+                            hbk_int D);
 /* Rotates the pairs (x[i], x[i + D/2]) of each of the H heads of each row of x (N, H*D) in place; `back`
    turns the other way, which is the backward. Source: Su et al. 2021, in Hugging Face's half-split order. */
 HBK_DEF void hbk_rope(hbk_real *x, const hbk_real *table, hbk_int N, hbk_int H, hbk_int D, bool back);
@@ -438,14 +438,14 @@ typedef struct hbk_span {
    out, q  (N, H*D)
    lse     (N, H) out: log of the softmax's denominator, for the backward; NULL when none follows
    work    scratch of hbk_attention_work(...) reals, for `threads` threads */
-HBK_DEF void hbk_attention_forward(hbk_real *out, hbk_real *lse, const hbk_real *q,
-                                   const hbk_span *spans, hbk_int n_spans, hbk_int H, hbk_int K,
-                                   hbk_int D, hbk_real *work, int threads);
+HBK_DEF void hbk_attention_forward(hbk_real *out, hbk_real *lse, const hbk_real *q, const hbk_span *spans,
+                                   hbk_int n_spans, hbk_int H, hbk_int K, hbk_int D, hbk_real *work,
+                                   int threads);
 /* dq (N, H*D), dk, dv (N, K*D): gradients of packed sequences without past; spans as in the forward. */
 HBK_DEF void hbk_attention_backward(hbk_real *dq, hbk_real *dk, hbk_real *dv, const hbk_real *dout,
                                     const hbk_real *out, const hbk_real *lse, const hbk_real *q,
-                                    const hbk_span *spans, hbk_int n_spans, hbk_int H, hbk_int K,
-                                    hbk_int D, hbk_real *work, int threads);
+                                    const hbk_span *spans, hbk_int n_spans, hbk_int H, hbk_int K, hbk_int D,
+                                    hbk_real *work, int threads);
 /* Reals of scratch for either; max_keys is the largest past + T. */
 HBK_DEF hbk_int hbk_attention_work(hbk_int max_keys, int threads);
 
@@ -467,9 +467,7 @@ HBK_DEF void hbk_dropout(hbk_real *y, const hbk_real *x, hbk_int n, double p, ui
 /* ==== 10  LORA =============================================================== [hbk_adapter_*] */
 
 /* The seven projections of a layer, in the order in which data meets them. */
-typedef enum hbk_slot {
-    HBK_Q, HBK_K, HBK_V, HBK_O, HBK_GATE, HBK_UP, HBK_DOWN, HBK_N_SLOTS
-} hbk_slot;
+typedef enum hbk_slot { HBK_Q, HBK_K, HBK_V, HBK_O, HBK_GATE, HBK_UP, HBK_DOWN, HBK_N_SLOTS } hbk_slot;
 #define HBK_ALL_SLOTS ((1u << HBK_N_SLOTS) - 1)
 HBK_DEF const char *hbk_slot_name(hbk_slot s); /* "q_proj" ... as Hugging Face and PEFT name them */
 
@@ -484,9 +482,9 @@ typedef struct hbk_lora {
 typedef struct hbk_adapter {
     hbk_int n_layers, rank;
     double alpha;
-    unsigned targets;  /* bit s set: slot s is adapted */
-    hbk_lora *loras;   /* (n_layers, HBK_N_SLOTS) */
-    hbk_real *values;  /* all a and b, one after another: what an optimiser steps over */
+    unsigned targets; /* bit s set: slot s is adapted */
+    hbk_lora *loras;  /* (n_layers, HBK_N_SLOTS) */
+    hbk_real *values; /* all a and b, one after another: what an optimiser steps over */
     hbk_int n_values;
     bool owns_values;
     hbk_allocator *alloc;
@@ -496,8 +494,7 @@ struct hbk_config;
 /* A new adapter for models of this shape: A uniform in +-1/sqrt(in) from `seed`, B zero (PEFT's start).
    A rank above a projection's smaller side is an error. */
 HBK_DEF hbk_adapter *hbk_adapter_new(const struct hbk_config *config, hbk_int rank, double alpha,
-                                     unsigned targets, uint64_t seed, hbk_allocator *alloc,
-                                     hbk_error *err);
+                                     unsigned targets, uint64_t seed, hbk_allocator *alloc, hbk_error *err);
 HBK_DEF void hbk_adapter_free(hbk_adapter *a);
 /* "q_proj,v_proj" or "all" into bits; an unknown name is an error that lists the known ones. */
 HBK_DEF bool hbk_adapter_targets(const char *names, unsigned *targets, hbk_error *err);
@@ -529,21 +526,21 @@ typedef struct hbk_config {
 HBK_DEF bool hbk_config_check(const hbk_config *c, hbk_error *err);
 
 typedef struct hbk_layer {
-    hbk_real *attn_norm, *ffn_norm;  /* (C) */
-    hbk_matrix w[HBK_N_SLOTS];       /* q (H*D, C)  k, v (K*D, C)  o (C, H*D)  gate, up (F, C)  down (C, F) */
+    hbk_real *attn_norm, *ffn_norm; /* (C) */
+    hbk_matrix w[HBK_N_SLOTS];      /* q (H*D, C)  k, v (K*D, C)  o (C, H*D)  gate, up (F, C)  down (C, F) */
 } hbk_layer;
 
 /* Weights, read-only once loaded and shared by any number of sessions and trainers; also the shape of
    their gradient. */
 typedef struct hbk_model {
     hbk_config config;
-    hbk_matrix embed, head;  /* (V, C); the same data when config.tied */
-    hbk_real *final_norm;    /* (C) */
-    hbk_layer *layers;       /* (L) */
-    double *inv_freq;        /* (D/2), scaling applied */
-    hbk_mapping *maps;       /* files that stay mapped */
+    hbk_matrix embed, head; /* (V, C); the same data when config.tied */
+    hbk_real *final_norm;   /* (C) */
+    hbk_layer *layers;      /* (L) */
+    double *inv_freq;       /* (D/2), scaling applied */
+    hbk_mapping *maps;      /* files that stay mapped */
     hbk_int n_maps;
-    hbk_real *values;        /* what this object owns of the weights, or NULL */
+    hbk_real *values; /* what this object owns of the weights, or NULL */
     hbk_allocator *alloc;
 } hbk_model;
 
@@ -556,8 +553,7 @@ HBK_DEF hbk_model *hbk_model_view(const hbk_config *c, hbk_real *values, hbk_all
                                   hbk_error *err);
 /* A model of random weights: embedding N(0, 0.5), head N(0, 0.02), matrices N(0, 0.5/sqrt(C)), and those
    that write to the residual stream smaller by sqrt(2 L). It owns its values. */
-HBK_DEF hbk_model *hbk_model_random(const hbk_config *c, uint64_t seed, hbk_allocator *alloc,
-                                    hbk_error *err);
+HBK_DEF hbk_model *hbk_model_random(const hbk_config *c, uint64_t seed, hbk_allocator *alloc, hbk_error *err);
 /* Copies the weights as reals into values (hbk_model_count). */
 HBK_DEF void hbk_model_unpack(hbk_real *values, const hbk_model *m);
 
@@ -597,8 +593,8 @@ typedef struct hbk_pass {
 HBK_DEF bool hbk_model_pass(hbk_acts *a, const hbk_model *m, const hbk_batch *b, const hbk_pass *p,
                             double *loss, double *nll, hbk_error *err);
 /* Logits (n_tokens, V) of every position of a batch: for tests and the `logits` command. */
-HBK_DEF bool hbk_model_logits(hbk_acts *a, const hbk_model *m, const hbk_batch *b,
-                              const hbk_adapter *adapter, hbk_real *logits, hbk_error *err);
+HBK_DEF bool hbk_model_logits(hbk_acts *a, const hbk_model *m, const hbk_batch *b, const hbk_adapter *adapter,
+                              hbk_real *logits, hbk_error *err);
 
 /* ==== 12  WEIGHT FILES ======================================================= [hbk_safetensors_*] */
 
@@ -622,8 +618,7 @@ HBK_DEF const hbk_tensor *hbk_safetensors_find(const hbk_safetensors *s, const c
 HBK_DEF const char *hbk_safetensors_meta(const hbk_safetensors *s, const char *key);
 /* Writes n tensors (name, dtype, n_dims, shape, data; the rest is computed) with metadata {"format":"pt"}, in
    the order and to the byte as the reference writer does. The file is complete or absent. */
-HBK_DEF bool hbk_safetensors_write(const char *path, const hbk_tensor *tensors, hbk_int n,
-                                   hbk_error *err);
+HBK_DEF bool hbk_safetensors_write(const char *path, const hbk_tensor *tensors, hbk_int n, hbk_error *err);
 
 /* A model from a Hugging Face folder (config.json and safetensors, one file or shards) or a llama2.c .bin.
    Weights stay mapped in their stored type (F32, F16, BF16); norms are copied, and so are unaligned F32
@@ -639,8 +634,8 @@ HBK_DEF hbk_adapter *hbk_adapter_load(const char *dir, const hbk_config *config,
                                       hbk_error *err);
 /* base_name: what adapter_config.json calls the base model (NULL: nothing); dropout: what it was trained
    with. A number that is not finite is an error. */
-HBK_DEF bool hbk_adapter_save(const hbk_adapter *a, const char *dir, const char *base_name,
-                              double dropout, hbk_error *err);
+HBK_DEF bool hbk_adapter_save(const hbk_adapter *a, const char *dir, const char *base_name, double dropout,
+                              hbk_error *err);
 
 /* ==== 13  GENERATION ========================================================= [hbk_session_*] */
 
@@ -686,9 +681,9 @@ typedef enum hbk_finish { HBK_FINISH_EOS, HBK_FINISH_LENGTH, HBK_FINISH_TOO_LONG
 typedef struct hbk_request {
     const int32_t *prompt;
     hbk_int n_prompt;
-    hbk_rng rng;        /* this record's own stream */
-    hbk_tokens output;  /* appended to, without the id that ended it; set .alloc first, free afterwards */
-    hbk_finish finish;  /* TOO_LONG: the prompt leaves no room, nothing was generated */
+    hbk_rng rng;       /* this record's own stream */
+    hbk_tokens output; /* appended to, without the id that ended it; set .alloc first, free afterwards */
+    hbk_finish finish; /* TOO_LONG: the prompt leaves no room, nothing was generated */
 } hbk_request;
 /* Serves n requests, in order, over the session's slots: a slot that finishes takes the next request, and
    a beginning that all prompts share is computed once. Streaming: on_token(ctx, request, id) after each
@@ -720,7 +715,7 @@ HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error 
        score     what leads to the digit of a rating: "Score:" */
 
 #define HBK_TAG_SEED "Answer in the style of an AI Assistant."
-#define HBK_TAG_WEB "Answer with knowledge from web search."
+#define HBK_TAG_WEB  "Answer with knowledge from web search."
 
 typedef enum hbk_use {
     HBK_FORWARD,  /* instruction -> output */
@@ -731,10 +726,10 @@ typedef enum hbk_use {
 typedef struct hbk_span_text {
     const char *text; /* NULL: the single id */
     hbk_int len;
-    hbk_int blanks;   /* spaces before the text, encoded together with it: words keep their tokens */
-    int32_t id;       /* bos or eos where text is NULL */
-    bool trusted;     /* template text, whose special tokens count; else user text, where they do not */
-    bool target;      /* the loss is here */
+    hbk_int blanks; /* spaces before the text, encoded together with it: words keep their tokens */
+    int32_t id;     /* bos or eos where text is NULL */
+    bool trusted;   /* template text, whose special tokens count; else user text, where they do not */
+    bool target;    /* the loss is here */
 } hbk_span_text;
 
 typedef struct hbk_template hbk_template;
@@ -754,7 +749,7 @@ HBK_DEF void hbk_template_free(hbk_template *t);
 HBK_DEF bool hbk_template_save(const hbk_template *t, const char *path, hbk_error *err);
 HBK_DEF const char *hbk_template_name(const hbk_template *t);
 HBK_DEF const char *hbk_template_score(const hbk_template *t); /* what leads to a rating: "Score:" */
-HBK_DEF uint64_t hbk_template_hash(const hbk_template *t); /* of all its strings */
+HBK_DEF uint64_t hbk_template_hash(const hbk_template *t);     /* of all its strings */
 /* Fails if the vocabulary cannot spell the text of prompt and reply, and names --template plain. The
    backward and rating prompts, which not everyone needs, are checked where hbk_template_tokens uses them. */
 HBK_DEF bool hbk_template_check(const hbk_template *t, const hbk_tokenizer *tok, hbk_error *err);
@@ -807,8 +802,7 @@ typedef struct hbk_dataset {
     hbk_int max_length; /* longest example */
     hbk_int n_too_long; /* left out because they exceed the limit */
 } hbk_dataset;
-HBK_DEF bool hbk_dataset_add(hbk_dataset *d, const int32_t *ids, hbk_int n, hbk_int n_prompt,
-                             hbk_error *err);
+HBK_DEF bool hbk_dataset_add(hbk_dataset *d, const int32_t *ids, hbk_int n, hbk_int n_prompt, hbk_error *err);
 /* Every pair through the template: forward, or reversed for the backward model, which has no tags. Tags by
    source (NULL: none). Examples longer than max_length tokens (0: no limit) are left out and counted. */
 HBK_DEF bool hbk_dataset_add_pairs(hbk_dataset *d, const hbk_pairs *p, const hbk_template *t,
@@ -858,27 +852,27 @@ HBK_DEF double hbk_learning_rate(hbk_schedule s, hbk_int step, hbk_int steps, hb
 /* ==== 17  FINETUNING ========================================================= [hbk_finetune] */
 
 typedef struct hbk_train_options {
-    bool full;              /* every weight; else LoRA                              default false */
-    hbk_int rank;           /* of the adapter                                       16 */
-    double alpha;           /* scale = alpha / rank                                 32 */
-    unsigned targets;       /* bits of hbk_slot                                     all seven */
-    double dropout;         /* 0.05 LoRA, 0.1 full */
-    double lr, lr_end;      /* first and last learning rate     2e-4 to 2e-5 LoRA, 1e-5 to 9e-6 full */
-    hbk_schedule schedule;  /* HBK_LINEAR */
-    hbk_int warmup;         /* steps                                                0 */
+    bool full;                /* every weight; else LoRA                              default false */
+    hbk_int rank;             /* of the adapter                                       16 */
+    double alpha;             /* scale = alpha / rank                                 32 */
+    unsigned targets;         /* bits of hbk_slot                                     all seven */
+    double dropout;           /* 0.05 LoRA, 0.1 full */
+    double lr, lr_end;        /* first and last learning rate     2e-4 to 2e-5 LoRA, 1e-5 to 9e-6 full */
+    hbk_schedule schedule;    /* HBK_LINEAR */
+    hbk_int warmup;           /* steps                                                0 */
     double beta1, beta2, eps; /* 0.9, 0.95, 1e-8 */
-    double weight_decay;    /* on matrices, never on norms                          0 LoRA, 0.1 full */
-    double clip;            /* global norm of the gradient; 0 = none                1.0 */
-    hbk_int batch;          /* examples per step; -1: 32, and 8 below 3,000 examples (the paper)   -1 */
-    hbk_int accumulate;     /* batches summed up per step                           1 */
-    hbk_int steps;          /* -1: by `epochs`, or the paper's table by size        -1 */
-    double epochs;          /* used when steps is -1 and this is above 0            0 */
-    hbk_int max_tokens;     /* most tokens in one pass; a batch may take several    2048 */
-    hbk_int max_length;     /* longest example in tokens; -1: the model's context   -1 */
-    hbk_int replay;         /* raw documents per batch, from the replay set         0 */
-    uint64_t seed;          /* of order, dropout and the adapter's start            1 */
-    bool shuffle;           /* true */
-    hbk_int save_every;     /* steps between checkpoints; 0 = only at the end       100 */
+    double weight_decay;      /* on matrices, never on norms                          0 LoRA, 0.1 full */
+    double clip;              /* global norm of the gradient; 0 = none                1.0 */
+    hbk_int batch;            /* examples per step; -1: 32, and 8 below 3,000 examples (the paper)   -1 */
+    hbk_int accumulate;       /* batches summed up per step                           1 */
+    hbk_int steps;            /* -1: by `epochs`, or the paper's table by size        -1 */
+    double epochs;            /* used when steps is -1 and this is above 0            0 */
+    hbk_int max_tokens;       /* most tokens in one pass; a batch may take several    2048 */
+    hbk_int max_length;       /* longest example in tokens; -1: the model's context   -1 */
+    hbk_int replay;           /* raw documents per batch, from the replay set         0 */
+    uint64_t seed;            /* of order, dropout and the adapter's start            1 */
+    bool shuffle;             /* true */
+    hbk_int save_every;       /* steps between checkpoints; 0 = only at the end       100 */
 } hbk_train_options;
 HBK_DEF hbk_train_options hbk_train_defaults(bool full);
 /* Steps for n examples from the paper's Table 18, interpolated in log n. */
@@ -887,9 +881,9 @@ HBK_DEF hbk_int hbk_train_steps(hbk_int n_examples);
 /* The trained numbers, their gradients and moments, and the step count. Borrows the model. */
 typedef struct hbk_trainer hbk_trainer;
 /* init: an adapter to start from (LoRA), or NULL. A batch never holds more than max_tokens tokens. */
-HBK_DEF hbk_trainer *hbk_trainer_new(const hbk_model *m, const hbk_train_options *o,
-                                     const hbk_adapter *init, hbk_int max_tokens, hbk_int max_seq,
-                                     hbk_allocator *alloc, hbk_error *err);
+HBK_DEF hbk_trainer *hbk_trainer_new(const hbk_model *m, const hbk_train_options *o, const hbk_adapter *init,
+                                     hbk_int max_tokens, hbk_int max_seq, hbk_allocator *alloc,
+                                     hbk_error *err);
 HBK_DEF void hbk_trainer_free(hbk_trainer *t);
 /* Adds the gradient of one batch; scale as in hbk_pass. */
 HBK_DEF bool hbk_trainer_accumulate(hbk_trainer *t, const hbk_batch *b, double scale, double *loss,
@@ -937,16 +931,16 @@ HBK_DEF void hbk_tuned_free(hbk_tuned *t);
 
 typedef struct hbk_corpus_options {
     hbk_int min_chars, max_chars; /* code points of a segment                   600, 3000 (paper) */
-    double max_repeat;  /* highest 3-gram Jaccard similarity of two sentences            0.6 */
-    double max_upper;   /* highest share of capitals among a header's letters            0.6 */
-    bool keep_all;      /* segments before any filter */
+    double max_repeat;            /* highest 3-gram Jaccard similarity of two sentences            0.6 */
+    double max_upper;             /* highest share of capitals among a header's letters            0.6 */
+    bool keep_all;                /* segments before any filter */
 } hbk_corpus_options;
 HBK_DEF hbk_corpus_options hbk_corpus_defaults(void);
 
-#define HBK_DROPS(X)                                                                              \
-    X(KEPT, "kept") X(EMPTY, "empty") X(SHORT, "short") X(LONG, "long") X(HEADER, "header")       \
-    X(NAVIGATION, "navigation") X(REPETITION, "repetition") X(DUPLICATE, "duplicate")             \
-    X(ENCODING, "encoding")
+#define HBK_DROPS(X)                                                                                         \
+    X(KEPT, "kept")                                                                                          \
+    X(EMPTY, "empty") X(SHORT, "short") X(LONG, "long") X(HEADER, "header") X(NAVIGATION, "navigation")      \
+        X(REPETITION, "repetition") X(DUPLICATE, "duplicate") X(ENCODING, "encoding")
 typedef enum hbk_drop {
 #define HBK_X(name, text) HBK_DROP_##name,
     HBK_DROPS(HBK_X)
@@ -964,8 +958,8 @@ HBK_DEF hbk_corpus *hbk_corpus_new(const hbk_corpus_options *o, const char *out_
                                    const char *rejects_path, hbk_allocator *alloc, hbk_error *err);
 /* One document: markdown (headings open segments, sub-headings included in them), or plain text, which is
    one segment if it fits and is else cut at paragraphs. `source` is the file's name or its address. */
-HBK_DEF bool hbk_corpus_add_text(hbk_corpus *c, const char *text, size_t n, bool markdown,
-                                 const char *source, hbk_error *err);
+HBK_DEF bool hbk_corpus_add_text(hbk_corpus *c, const char *text, size_t n, bool markdown, const char *source,
+                                 hbk_error *err);
 /* A file by its ending: .md and .markdown, .jsonl and .json with rows {"text","id"?,"title"|"header"?,"url"?}
    that are plain documents each, anything else as plain text. A row's own id is kept; ID-1, ID-2 ... where
    the document is cut. */
@@ -980,8 +974,8 @@ HBK_DEF bool hbk_corpus_finish(hbk_corpus *c, hbk_int *counts, hbk_error *err);
 typedef struct hbk_decode_options {
     hbk_sampling sampling;
     uint64_t seed;
-    hbk_int wave;     /* records per wave                                             256 */
-    hbk_int slots;    /* sequences decoded side by side                               32 */
+    hbk_int wave;       /* records per wave                                             256 */
+    hbk_int slots;      /* sequences decoded side by side                               32 */
     hbk_int max_length; /* cache per sequence in tokens; -1: the model's context      -1 */
 } hbk_decode_options;
 HBK_DEF hbk_decode_options hbk_augment_defaults(void); /* T 0.7, top-p 0.9, 256 new tokens */
@@ -1031,36 +1025,35 @@ HBK_DEF bool hbk_rate(const hbk_model *m, const hbk_adapter *adapter, const hbk_
 /* Keeps the best: candidates + ratings -> curated ({"id","instruction","output","score","source":"aug"}).
    A curated set may be empty: that is not an error here. */
 HBK_DEF bool hbk_select(const hbk_curate_options *o, const char *candidates, const char *ratings,
-                        const char *curated, hbk_curate_counts *counts, hbk_allocator *alloc,
-                        hbk_error *err);
+                        const char *curated, hbk_curate_counts *counts, hbk_allocator *alloc, hbk_error *err);
 
 /* ==== 21  THE LOOP =========================================================== [hbk_loop_run] */
 
 typedef struct hbk_loop_options {
-    const char *seed_path;    /* pairs by people, JSONL */
-    const char *corpus_path;  /* segments, JSONL with "text" */
-    const char *model_name;   /* for adapter_config.json and prov */
-    const hbk_template *tmpl; /* borrowed; NULL: llama2. Its rating and backward wordings are used */
-    const char *replay_path;   /* raw documents, JSONL with "text"; NULL: none */
-    const char *tag_seed, *tag_web;  /* HBK_TAG_SEED, HBK_TAG_WEB; NULL: none */
-    const char *inference_tags;      /* "seed,web" "web,seed" "seed" "web" "none" */
-    hbk_int iterations;       /* 2 */
-    hbk_int seed_repeat;      /* copies of the seed in M1, M2 ...: 1 */
-    hbk_int max_length;       /* longest example and prompt in tokens; -1: the model's context */
-    hbk_train_options myx, m0, mt; /* backward model, M0, M1 and later */
+    const char *seed_path;          /* pairs by people, JSONL */
+    const char *corpus_path;        /* segments, JSONL with "text" */
+    const char *model_name;         /* for adapter_config.json and prov */
+    const hbk_template *tmpl;       /* borrowed; NULL: llama2. Its rating and backward wordings are used */
+    const char *replay_path;        /* raw documents, JSONL with "text"; NULL: none */
+    const char *tag_seed, *tag_web; /* HBK_TAG_SEED, HBK_TAG_WEB; NULL: none */
+    const char *inference_tags;     /* "seed,web" "web,seed" "seed" "web" "none" */
+    hbk_int iterations;             /* 2 */
+    hbk_int seed_repeat;            /* copies of the seed in M1, M2 ...: 1 */
+    hbk_int max_length;             /* longest example and prompt in tokens; -1: the model's context */
+    hbk_train_options myx, m0, mt;  /* backward model, M0, M1 and later */
     hbk_decode_options augment;
     hbk_curate_options curate;
-    uint64_t seed;            /* of everything that is sampled, in place of augment's and curate's own */
-    bool force;               /* other options than the folder's: move its files aside and start anew */
+    uint64_t seed; /* of everything that is sampled, in place of augment's and curate's own */
+    bool force;    /* other options than the folder's: move its files aside and start anew */
 } hbk_loop_options;
 HBK_DEF hbk_loop_options hbk_loop_defaults(void);
 
 typedef struct hbk_loop_result {
     hbk_int n_seed, n_segments, n_candidates, n_ok; /* n_ok: candidates with a usable instruction */
-    hbk_int iterations;              /* that ended with a model */
-    hbk_curate_counts curated[8];    /* per curation */
-    char final_dir[512];             /* the folder of the best model: m2, or what the loop ended with */
-    char stopped[256];               /* "" or why it ended early */
+    hbk_int iterations;                             /* that ended with a model */
+    hbk_curate_counts curated[8];                   /* per curation */
+    char final_dir[512]; /* the folder of the best model: m2, or what the loop ended with */
+    char stopped[256];   /* "" or why it ended early */
 } hbk_loop_result;
 
 /* The whole method into the folder `dir` (see the README for its files). Called again with the same options
@@ -1089,8 +1082,8 @@ HBK_DEF bool hbk_evaluate_loss(const hbk_model *m, const hbk_adapter *adapter, c
                                hbk_int max_tokens, double *loss, hbk_allocator *alloc, hbk_error *err);
 
 /* Precision and recall of a selection against labels: n flags each. NAN where a denominator is 0. */
-HBK_DEF void hbk_precision_recall(const bool *selected, const bool *positive, hbk_int n,
-                                  double *precision, double *recall);
+HBK_DEF void hbk_precision_recall(const bool *selected, const bool *positive, hbk_int n, double *precision,
+                                  double *recall);
 
 /* ==== 23  SEVERAL PROCESSES ================================================== [hbk_comm]
 
@@ -1171,8 +1164,8 @@ extern "C" {
 
 /* A cast that C++ wants and C does not need, in one place. */
 #define HBK__NEW(alloc, T, n, err) ((T *)hbk_alloc((alloc), (n), sizeof(T), (err)))
-#define HBK__MIN(a, b) ((a) < (b) ? (a) : (b))
-#define HBK__MAX(a, b) ((a) > (b) ? (a) : (b))
+#define HBK__MIN(a, b)             ((a) < (b) ? (a) : (b))
+#define HBK__MAX(a, b)             ((a) > (b) ? (a) : (b))
 
 static int hbk__n_threads(void)
 {
@@ -1205,7 +1198,7 @@ static bool hbk__mul(hbk_int *product, hbk_int a, hbk_int b)
 HBK_DEF const char *hbk_error_text(hbk_code code)
 {
     switch (code) {
-#define HBK_X(name, text)                                                                                  \
+#define HBK_X(name, text)                                                                                    \
     case HBK_ERROR_##name: return text;
         HBK_ERRORS(HBK_X)
 #undef HBK_X
@@ -1226,8 +1219,10 @@ static void hbk__set_error(hbk_error *err, hbk_code code, const char *file, hbk_
     size_t at = 0;
     if (file && *file) {
         snprintf(e.file, sizeof e.file, "%s", file);
-        if (line) snprintf(e.message, sizeof e.message, "%s:%lld: ", e.file, (long long)line);
-        else snprintf(e.message, sizeof e.message, "%s: ", e.file);
+        if (line)
+            snprintf(e.message, sizeof e.message, "%s:%lld: ", e.file, (long long)line);
+        else
+            snprintf(e.message, sizeof e.message, "%s: ", e.file);
         at = strlen(e.message);
     }
     vsnprintf(e.message + at, sizeof e.message - at, fmt, args);
@@ -1245,8 +1240,7 @@ HBK_DEF bool hbk_fail(hbk_error *err, hbk_code code, const char *fmt, ...)
     return false;
 }
 
-HBK_DEF bool hbk_fail_at(hbk_error *err, hbk_code code, const char *file, hbk_int line, const char *fmt,
-                         ...)
+HBK_DEF bool hbk_fail_at(hbk_error *err, hbk_code code, const char *file, hbk_int line, const char *fmt, ...)
 {
     va_list args;
     va_start(args, fmt);
@@ -1298,8 +1292,8 @@ static bool hbk__count(hbk_allocator *a, size_t plus, size_t minus)
         return false;
     }
     size_t peak = __atomic_load_n(&a->peak, __ATOMIC_RELAXED);
-    while (live > peak && !__atomic_compare_exchange_n(&a->peak, &peak, live, false, __ATOMIC_RELAXED,
-                                                       __ATOMIC_RELAXED)) {
+    while (live > peak &&
+           !__atomic_compare_exchange_n(&a->peak, &peak, live, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
     }
     return true;
 }
@@ -1941,7 +1935,8 @@ HBK_DEF hbk_jsonl_reader *hbk_jsonl_open(const char *path, hbk_allocator *alloc,
     if (r->array) return r;
     if (code == HBK_ERROR_RANGE)
         hbk_fail_at(err, code, path, 0, "one JSON array of more than 1 GiB; write it as JSONL, a row a line");
-    else hbk_fail_at(err, code, path, e.line, "line %d is no JSON: %s", e.line, e.text);
+    else
+        hbk_fail_at(err, code, path, e.line, "line %d is no JSON: %s", e.line, e.text);
     hbk_jsonl_close(r);
     return NULL;
 }
@@ -2059,8 +2054,10 @@ HBK_DEF hbk_jsonl_writer *hbk_jsonl_create(const char *path, hbk_int keep_rows, 
     int create = keep_rows > 0 ? 0 : O_CREAT; /* rows to keep in a file that is gone: an error */
     w->fd = open(path, O_RDWR | O_CLOEXEC | create, 0666);
     if (w->fd >= 0 && hbk__jsonl_cut(w->fd, path, keep_rows, err)) return w;
-    if (w->fd < 0) hbk__fail_errno(err, path, "opened for writing");
-    else close(w->fd);
+    if (w->fd < 0)
+        hbk__fail_errno(err, path, "opened for writing");
+    else
+        close(w->fd);
     hbk_free(alloc, w);
     return NULL;
 }
@@ -2240,13 +2237,13 @@ static uint64_t hbk__pair_key(int32_t left, int32_t right)
 /* ---- 7.2 vocabulary */
 
 enum { /* SentencePiece's numbers; 0 is an id that no piece has */
-    HBK__PIECE_NONE,
-    HBK__PIECE_NORMAL,
-    HBK__PIECE_UNKNOWN,
-    HBK__PIECE_CONTROL,
-    HBK__PIECE_USER, /* matched whole before anything merges */
-    HBK__PIECE_UNUSED,
-    HBK__PIECE_BYTE
+       HBK__PIECE_NONE,
+       HBK__PIECE_NORMAL,
+       HBK__PIECE_UNKNOWN,
+       HBK__PIECE_CONTROL,
+       HBK__PIECE_USER, /* matched whole before anything merges */
+       HBK__PIECE_UNUSED,
+       HBK__PIECE_BYTE
 };
 
 typedef struct hbk__piece {
@@ -2328,23 +2325,26 @@ static int hbk__byte_of(const char *s, hbk_int n)
     if (n != 6 || memcmp(s, "<0x", 3) != 0 || s[5] != '>') return -1;
     int value = 0;
     for (int i = 3; i < 5; i++) {
-        if (s[i] >= '0' && s[i] <= '9') value = 16 * value + s[i] - '0';
-        else if (s[i] >= 'A' && s[i] <= 'F') value = 16 * value + s[i] - 'A' + 10;
-        else return -1;
+        if (s[i] >= '0' && s[i] <= '9')
+            value = 16 * value + s[i] - '0';
+        else if (s[i] >= 'A' && s[i] <= 'F')
+            value = 16 * value + s[i] - 'A' + 10;
+        else
+            return -1;
     }
     return value;
 }
 
-enum { /* how a text falls into words */
-    HBK__WORDS_ALL,    /* it does not: one word */
-    HBK__WORDS_SPACE,  /* before every U+2581 */
-    HBK__WORDS_GPT2,   /* by GPT-2's expression */
-    HBK__WORDS_LLAMA3, /* by Llama-3's */
+enum {                    /* how a text falls into words */
+       HBK__WORDS_ALL,    /* it does not: one word */
+       HBK__WORDS_SPACE,  /* before every U+2581 */
+       HBK__WORDS_GPT2,   /* by GPT-2's expression */
+       HBK__WORDS_LLAMA3, /* by Llama-3's */
 };
 enum { /* when U+2581 is put before a text */
-    HBK__PREFIX_NEVER,
-    HBK__PREFIX_FIRST, /* at the text's beginning only */
-    HBK__PREFIX_ALWAYS /* after each special token as well */
+       HBK__PREFIX_NEVER,
+       HBK__PREFIX_FIRST, /* at the text's beginning only */
+       HBK__PREFIX_ALWAYS /* after each special token as well */
 };
 enum { HBK__FORMAT_JSON, HBK__FORMAT_MODEL, HBK__FORMAT_BIN, HBK__N_FORMATS };
 
@@ -2371,13 +2371,13 @@ struct hbk_tokenizer {
     int32_t byte_ids[256]; /* of <0xXX>, or -1 */
 
     /* normaliser */
-    bool escape;      /* ' ' -> U+2581 */
-    int prefix;       /* HBK__PREFIX_* */
-    bool collapse;    /* SentencePiece's remove_extra_whitespaces */
+    bool escape;   /* ' ' -> U+2581 */
+    int prefix;    /* HBK__PREFIX_* */
+    bool collapse; /* SentencePiece's remove_extra_whitespaces */
     /* words */
     int words;
-    bool digits;      /* each digit is a word */
-    bool metaspace;   /* ' ' -> U+2581 here, after special tokens were cut out */
+    bool digits;    /* each digit is a word */
+    bool metaspace; /* ' ' -> U+2581 here, after special tokens were cut out */
     int meta_prefix;
     bool byte_level, prefix_space;
     int32_t byte_char[256]; /* byte -> its printable code point */
@@ -2685,8 +2685,10 @@ static bool hbk__split_symbols(hbk__encoder *e, const char *s, hbk_int n)
                 if (!hbk__add_symbol(e, i + k, 1, t->byte_ids[(unsigned char)s[i + k]])) return false;
         } else if (t->unk >= 0) { /* a vocabulary without unk drops what it cannot spell */
             hbk__symbol *last = e->n_symbols ? &e->symbols[e->n_symbols - 1] : NULL;
-            if (t->fuse_unk && last && last->id == t->unk) last->len += len;
-            else if (!hbk__add_symbol(e, i, len, t->unk)) return false;
+            if (t->fuse_unk && last && last->id == t->unk)
+                last->len += len;
+            else if (!hbk__add_symbol(e, i, len, t->unk))
+                return false;
         }
     }
     return true;
@@ -2871,8 +2873,10 @@ static void hbk__normalise(const hbk_tokenizer *t, const char *s, hbk_int n, boo
     }
     bool wants = t->prefix == HBK__PREFIX_ALWAYS || (t->prefix == HBK__PREFIX_FIRST && first);
     if (wants && n > 0 && !(flags & HBK_ENCODE_CONTINUE)) hbk_text_append(out, HBK__SPACE, 3);
-    if (t->escape) hbk__escape(out, s, n);
-    else hbk_text_append(out, s, (size_t)n);
+    if (t->escape)
+        hbk__escape(out, s, n);
+    else
+        hbk_text_append(out, s, (size_t)n);
 }
 
 /* What lies between two raw special tokens: normalised, then cut at the normalised ones. */
@@ -2939,7 +2943,8 @@ static void hbk__flush_bytes(const hbk_tokenizer *t, hbk_text *run, hbk_text *ou
     if (run->failed) out->failed = true;
     if (run->len == 0) return;
     const char *s = hbk_text_string(run);
-    if (!t->by_rank || hbk_utf8_valid(s, run->len, NULL)) hbk__repair(out, s, run->len);
+    if (!t->by_rank || hbk_utf8_valid(s, run->len, NULL))
+        hbk__repair(out, s, run->len);
     else
         for (size_t i = 0; i < run->len; i++) hbk_text_append(out, "\xef\xbf\xbd", 3);
     hbk_text_clear(run);
@@ -2950,8 +2955,10 @@ static void hbk__flush_bytes(const hbk_tokenizer *t, hbk_text *run, hbk_text *ou
 static size_t hbk__broken_length(const char *s, size_t n)
 {
     const unsigned char *p = (const unsigned char *)s;
-    size_t want = p[0] >= 0xC2 && p[0] <= 0xDF ? 2 : p[0] >= 0xE0 && p[0] <= 0xEF ? 3
-                : p[0] >= 0xF0 && p[0] <= 0xF4 ? 4 : 1;
+    size_t want = p[0] >= 0xC2 && p[0] <= 0xDF   ? 2
+                  : p[0] >= 0xE0 && p[0] <= 0xEF ? 3
+                  : p[0] >= 0xF0 && p[0] <= 0xF4 ? 4
+                                                 : 1;
     int low = p[0] == 0xE0 ? 0xA0 : p[0] == 0xF0 ? 0x90 : 0x80;
     int high = p[0] == 0xED ? 0x9F : p[0] == 0xF4 ? 0x8F : 0xBF;
     size_t len = 1;
@@ -3007,8 +3014,8 @@ HBK_DEF bool hbk_tokenizer_decode(const hbk_tokenizer *t, const int32_t *ids, hb
 {
     for (hbk_int i = 0; i < n; i++)
         if (ids[i] < 0 || ids[i] >= t->vocab.n)
-            return hbk_fail(err, HBK_ERROR_RANGE, "token %lld is id %ld, expected 0 to %lld",
-                            (long long)i, (long)ids[i], (long long)t->vocab.n - 1);
+            return hbk_fail(err, HBK_ERROR_RANGE, "token %lld is id %ld, expected 0 to %lld", (long long)i,
+                            (long)ids[i], (long long)t->vocab.n - 1);
     hbk_text run;
     memset(&run, 0, sizeof run);
     run.alloc = t->alloc;
@@ -3095,7 +3102,8 @@ static bool hbk__refuse_node(const char *path, const char *part, const char *wha
 {
     return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
                        "%s %.160s is not supported, expected one of LLaMA's family; a SentencePiece "
-                       "tokenizer.model beside it may serve instead", part, what);
+                       "tokenizer.model beside it may serve instead",
+                       part, what);
 }
 
 static bool hbk__node_is(const json_t *node, const char *key, const char *wanted)
@@ -3148,9 +3156,12 @@ static bool hbk__json_split(hbk_tokenizer *t, const json_t *node, const char *pa
                                       "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
     const char *regex = json_string_value(json_object_get(json_object_get(node, "pattern"), "Regex"));
     bool plain = hbk__node_is(node, "behavior", "Isolated") && !json_is_true(json_object_get(node, "invert"));
-    if (regex && plain && strcmp(regex, gpt2) == 0) t->words = HBK__WORDS_GPT2;
-    else if (regex && plain && strcmp(regex, llama3) == 0) t->words = HBK__WORDS_LLAMA3;
-    else return hbk__refuse_node(path, "pre_tokenizer Split", regex ? regex : "(no Regex)", err);
+    if (regex && plain && strcmp(regex, gpt2) == 0)
+        t->words = HBK__WORDS_GPT2;
+    else if (regex && plain && strcmp(regex, llama3) == 0)
+        t->words = HBK__WORDS_LLAMA3;
+    else
+        return hbk__refuse_node(path, "pre_tokenizer Split", regex ? regex : "(no Regex)", err);
     return true;
 }
 
@@ -3206,7 +3217,8 @@ static bool hbk__json_decoder(hbk_tokenizer *t, const json_t *node, const char *
             if (!hbk__json_decoder(t, json_array_get(list, i), path, err)) return false;
         return true;
     }
-    if (strcmp(type, "Strip") == 0) t->strip = json_integer_value(json_object_get(node, "start")) > 0;
+    if (strcmp(type, "Strip") == 0)
+        t->strip = json_integer_value(json_object_get(node, "start")) > 0;
     else if (strcmp(type, "Metaspace") == 0)
         t->strip = !hbk__node_is(node, "prepend_scheme", "never") &&
                    !json_is_false(json_object_get(node, "add_prefix_space"));
@@ -3245,8 +3257,10 @@ static bool hbk__add_added(hbk_tokenizer *t, hbk__added a, const char *s, hbk_in
     if (!hbk__reserve(t->alloc, &added, &t->cap_added, t->n_added + 1, sizeof a, err)) return false;
     t->added = (hbk__added *)added;
     a.at = (hbk_int)t->patterns.len;
-    if (a.normalized && t->by_rank) hbk__normalise(t, s, n, true, 0, &t->patterns, &scratch);
-    else hbk_text_append(&t->patterns, s, (size_t)n);
+    if (a.normalized && t->by_rank)
+        hbk__normalise(t, s, n, true, 0, &t->patterns, &scratch);
+    else
+        hbk_text_append(&t->patterns, s, (size_t)n);
     hbk_text_free(&scratch);
     if (!hbk_text_ok(&t->patterns, err)) return false;
     a.len = (hbk_int)t->patterns.len - a.at;
@@ -3500,8 +3514,8 @@ static bool hbk__add_piece(hbk_tokenizer *t, const char *s, hbk_int n, float sco
         return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0, "piece %lld has type %ld, which is not read",
                            (long long)id, (long)kind);
     if (!(score > -3e38f && score < 3e38f) || !hbk_utf8_valid(s, (size_t)n, NULL))
-        return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0,
-                           "piece %lld has no finite score, or is no UTF-8", (long long)id);
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "piece %lld has no finite score, or is no UTF-8",
+                           (long long)id);
     if (!hbk__vocab_set(&t->vocab, id, s, n, kind, score, err)) return false;
     if (kind == HBK__PIECE_BYTE) t->byte_ids[byte] = (int32_t)id;
     if (kind != HBK__PIECE_CONTROL && kind != HBK__PIECE_USER) return true;
@@ -3525,8 +3539,8 @@ static bool hbk__proto_piece(hbk_tokenizer *t, hbk__proto *m, const char *path, 
         if (f.number == 2) score = hbk__float_of((uint32_t)f.value);
         if (f.number == 3) kind = f.value <= HBK__PIECE_BYTE ? (int32_t)f.value : 0;
     }
-    if (m->bad || !text.p) return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "piece %lld is damaged",
-                                              (long long)t->vocab.n);
+    if (m->bad || !text.p)
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "piece %lld is damaged", (long long)t->vocab.n);
     return hbk__add_piece(t, (const char *)text.p, text.end - text.p, score, kind, path, err);
 }
 
@@ -3550,9 +3564,12 @@ static bool hbk__proto_trainer(hbk_tokenizer *t, hbk__proto *m, const char *path
     if (model_type != 2)
         return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
                            "model type %s is not supported, expected BPE",
-                           model_type == 1 ? "unigram" : model_type == 3 ? "word" : "char");
-    if (suffix) return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
-                                   "treat_whitespace_as_suffix is not supported");
+                           model_type == 1   ? "unigram"
+                           : model_type == 3 ? "word"
+                                             : "char");
+    if (suffix)
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
+                           "treat_whitespace_as_suffix is not supported");
     return true;
 }
 
@@ -3629,8 +3646,10 @@ static bool hbk__load_bin(hbk_tokenizer *t, const char *data, size_t n, const ch
         if (id == 1 || id == 2) /* exported with newlines around: "\n<s>\n" */
             for (; len > 2 && s[0] == '\n' && s[len - 1] == '\n'; len -= 2) s++;
         hbk__escape(&piece, s, len);
-        int32_t kind = id == 0 ? HBK__PIECE_UNKNOWN : id < 3 ? HBK__PIECE_CONTROL
-                     : id < 259 && hbk__byte_of(s, len) >= 0 ? HBK__PIECE_BYTE : HBK__PIECE_NORMAL;
+        int32_t kind = id == 0                                 ? HBK__PIECE_UNKNOWN
+                       : id < 3                                ? HBK__PIECE_CONTROL
+                       : id < 259 && hbk__byte_of(s, len) >= 0 ? HBK__PIECE_BYTE
+                                                               : HBK__PIECE_NORMAL;
         ok = hbk_text_ok(&piece, err) && hbk__add_piece(t, hbk_text_string(&piece), (hbk_int)piece.len,
                                                         hbk__float_of(word[0]), kind, path, err);
     }
@@ -3772,8 +3791,10 @@ static bool hbk__load_file(hbk_tokenizer *t, hbk_error *err)
         hbk_mapping map;
         if (!hbk_mapping_open(&map, t->file, err)) return false;
         const char *data = (const char *)map.data;
-        if (t->format == HBK__FORMAT_BIN) ok = hbk__load_bin(t, data, map.size, t->file, err);
-        else ok = hbk__load_model(t, data, map.size, t->file, err);
+        if (t->format == HBK__FORMAT_BIN)
+            ok = hbk__load_bin(t, data, map.size, t->file, err);
+        else
+            ok = hbk__load_model(t, data, map.size, t->file, err);
         hbk_mapping_close(&map);
     }
     return ok;
@@ -3811,7 +3832,7 @@ typedef struct hbk__pair {
 typedef struct hbk__learner {
     hbk_allocator *alloc;
     hbk_error *err;
-    hbk_text text;     /* repaired, with U+2581 for ' ' */
+    hbk_text text; /* repaired, with U+2581 for ' ' */
     hbk__vocab vocab;
     hbk__counted *words;
     hbk_int n_words, cap_words;
@@ -4156,9 +4177,9 @@ static bool hbk__copy_file(const char *from, const char *dir, const char *name, 
 
 HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_error *err)
 {
-    static const char *const companions[] = {"tokenizer.json", "tokenizer.model", "tokenizer.bin",
-                                             "tokenizer_config.json", "special_tokens_map.json",
-                                             "added_tokens.json", "chat_template.jinja"};
+    static const char *const companions[] = {
+        "tokenizer.json",          "tokenizer.model",   "tokenizer.bin",      "tokenizer_config.json",
+        "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"};
     char path[512];
     if (!hbk_dir_make(dir, err)) return false;
     if (t->document.len) {
@@ -4193,7 +4214,7 @@ HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_err
    HBK_NO_BLAS replaces OpenBLAS by the loop that every textbook has: the yardstick for all else. */
 
 /* Loops below are compiled for several generations of x86 and chosen when the program loads. */
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__GLIBC__) && \
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__GLIBC__) &&                 \
     !defined(HBK_NO_BLAS)
 #define HBK__CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
@@ -4318,9 +4339,12 @@ HBK_DEF void hbk_pack(void *out, hbk_dtype t, const hbk_real *x, hbk_int n)
         float f = (float)x[i];
         double d = (double)x[i];
         uint16_t h = t == HBK_BF16 ? hbk__bf16_of_f32(f) : t == HBK_F16 ? hbk__f16_of_f32(f) : 0;
-        if (t == HBK_F32) memcpy(p + 4 * i, &f, 4);
-        else if (t == HBK_F64) memcpy(p + 8 * i, &d, 8);
-        else memcpy(p + 2 * i, &h, 2);
+        if (t == HBK_F32)
+            memcpy(p + 4 * i, &f, 4);
+        else if (t == HBK_F64)
+            memcpy(p + 8 * i, &d, 8);
+        else
+            memcpy(p + 2 * i, &h, 2);
     }
 }
 
@@ -4351,48 +4375,38 @@ static void hbk__gemm(bool ta, bool tb, hbk_int M, hbk_int N, hbk_int K, hbk_rea
 #else
     cblas_sgemm
 #endif
-        (CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, (blasint)M, (blasint)N,
-         (blasint)K, alpha, a, (blasint)lda, b, (blasint)ldb, beta, c, (blasint)ldc);
+        (CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, (blasint)M,
+         (blasint)N, (blasint)K, alpha, a, (blasint)lda, b, (blasint)ldb, beta, c, (blasint)ldc);
 }
 #endif
 
 /* Four dot products of n elements at once, x rows ldx apart, so that w is loaded once for four uses. */
-#define HBK__DOT4(LOAD)                                                                                    \
-    hbk_real s0 = 0, s1 = 0, s2 = 0, s3 = 0;                                                               \
-    const hbk_real *x1 = x + ldx, *x2 = x1 + ldx, *x3 = x2 + ldx;                                          \
-    HBK__SIMD_SUM4                                                                                         \
-    for (hbk_int i = 0; i < n; i++) {                                                                      \
-        hbk_real wi = (hbk_real)(LOAD);                                                                    \
-        s0 += x[i] * wi, s1 += x1[i] * wi, s2 += x2[i] * wi, s3 += x3[i] * wi;                             \
-    }                                                                                                      \
+#define HBK__DOT4(LOAD)                                                                                      \
+    hbk_real s0 = 0, s1 = 0, s2 = 0, s3 = 0;                                                                 \
+    const hbk_real *x1 = x + ldx, *x2 = x1 + ldx, *x3 = x2 + ldx;                                            \
+    HBK__SIMD_SUM4                                                                                           \
+    for (hbk_int i = 0; i < n; i++) {                                                                        \
+        hbk_real wi = (hbk_real)(LOAD);                                                                      \
+        s0 += x[i] * wi, s1 += x1[i] * wi, s2 += x2[i] * wi, s3 += x3[i] * wi;                               \
+    }                                                                                                        \
     out[0] = s0, out[1] = s1, out[2] = s2, out[3] = s3;
 #define HBK__SIMD_SUM4 _Pragma("omp simd reduction(+ : s0, s1, s2, s3)")
-#define HBK__DOT1(LOAD)                                                                                    \
-    hbk_real s = 0;                                                                                        \
-    _Pragma("omp simd reduction(+ : s)")                                                                   \
-    for (hbk_int i = 0; i < n; i++) s += x[i] * (hbk_real)(LOAD);                                          \
+#define HBK__DOT1(LOAD)                                                                                      \
+    hbk_real s = 0;                                                                                          \
+    _Pragma("omp simd reduction(+ : s)") for (hbk_int i = 0; i < n; i++) s += x[i] * (hbk_real)(LOAD);       \
     return s;
 
 HBK__CLONES
-static hbk_real hbk__dot(const hbk_real *x, const hbk_real *w, hbk_int n)
-{
-    HBK__DOT1(w[i])
-}
+static hbk_real hbk__dot(const hbk_real *x, const hbk_real *w, hbk_int n){HBK__DOT1(w[i])}
+
+HBK__CLONES static hbk_real
+    hbk__dot_bf16(const hbk_real *x, const uint16_t *w, hbk_int n){HBK__DOT1(hbk__f32_of_bf16(w[i]))}
+
+HBK__CLONES static void hbk__dot4(hbk_real out[4], const hbk_real *x, hbk_int ldx, const hbk_real *w,
+                                  hbk_int n){HBK__DOT4(w[i])}
 
 HBK__CLONES
-static hbk_real hbk__dot_bf16(const hbk_real *x, const uint16_t *w, hbk_int n)
-{
-    HBK__DOT1(hbk__f32_of_bf16(w[i]))
-}
-
-HBK__CLONES
-static void hbk__dot4(hbk_real out[4], const hbk_real *x, hbk_int ldx, const hbk_real *w, hbk_int n)
-{
-    HBK__DOT4(w[i])
-}
-
-HBK__CLONES
-static void hbk__dot4_bf16(hbk_real out[4], const hbk_real *x, hbk_int ldx, const uint16_t *w, hbk_int n)
+    static void hbk__dot4_bf16(hbk_real out[4], const hbk_real *x, hbk_int ldx, const uint16_t *w, hbk_int n)
 {
     HBK__DOT4(hbk__f32_of_bf16(w[i]))
 }
@@ -4413,8 +4427,10 @@ static void hbk__matmul_few(hbk_real *y, const hbk_real *x, const hbk_matrix *w,
         hbk_int n = 0;
         for (; n + 4 <= N; n += 4) {
             hbk_real sum[4];
-            if (bf16) hbk__dot4_bf16(sum, x + n * C, C, half, C);
-            else hbk__dot4(sum, x + n * C, C, real, C);
+            if (bf16)
+                hbk__dot4_bf16(sum, x + n * C, C, half, C);
+            else
+                hbk__dot4(sum, x + n * C, C, real, C);
             for (int k = 0; k < 4; k++) y[(n + k) * O + o] += sum[k];
         }
         for (; n < N; n++)
@@ -4642,7 +4658,7 @@ HBK_DEF void hbk_rope(hbk_real *x, const hbk_real *table, hbk_int N, hbk_int H, 
    query heads that reads it, so that no two tasks add to the same dK, dV. Inside a task OpenBLAS stays on
    its thread. Source of the recomputation: Dao et al. 2022. */
 
-#define HBK__Q_BLOCK ((hbk_int)64)
+#define HBK__Q_BLOCK     ((hbk_int)64)
 #define HBK__FEW_QUERIES ((hbk_int)4)
 
 HBK_DEF hbk_int hbk_attention_work(hbk_int max_keys, int threads)
@@ -4688,7 +4704,8 @@ static void hbk__attention_block(hbk_real *out, hbk_real *lse, const hbk_real *q
         for (hbk_int i = 0; i < n; i++)
             for (hbk_int j = 0; j < keys; j++)
                 s[i * keys + j] = scale * hbk__dot(q + i * H * D, k + j * K * D, D);
-    else hbk__gemm(false, true, n, keys, D, scale, q, H * D, k, K * D, 0, s, keys);
+    else
+        hbk__gemm(false, true, n, keys, D, scale, q, H * D, k, K * D, 0, s, keys);
     for (hbk_int i = 0; i < n; i++) {
         double l = hbk__softmax_row(s + i * keys, first_key_end + i, keys);
         if (lse) lse[i * H] = (hbk_real)l;
@@ -4699,7 +4716,8 @@ static void hbk__attention_block(hbk_real *out, hbk_real *lse, const hbk_real *q
             for (hbk_int j = 0; j < first_key_end + i; j++)
                 hbk__axpy(out + i * H * D, s[i * keys + j], v + j * K * D, D);
         }
-    else hbk__gemm(false, false, n, D, keys, 1, s, keys, v, K * D, 0, out, H * D);
+    else
+        hbk__gemm(false, false, n, D, keys, 1, s, keys, v, K * D, 0, out, H * D);
 }
 
 HBK_DEF void hbk_attention_forward(hbk_real *out, hbk_real *lse, const hbk_real *q, const hbk_span *spans,
@@ -4714,8 +4732,7 @@ HBK_DEF void hbk_attention_forward(hbk_real *out, hbk_real *lse, const hbk_real 
     (void)threads;
     (void)scores;
 #ifdef _OPENMP
-#pragma omp parallel for schedule(dynamic) num_threads(threads) \
-    if (scores * H * D > HBK__PARALLEL_MIN)
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (scores * H * D > HBK__PARALLEL_MIN)
 #endif
     for (hbk_int task = 0; task < n_spans * H; task++) {
         const hbk_span *p = &spans[task / H];
@@ -4782,8 +4799,7 @@ HBK_DEF void hbk_attention_backward(hbk_real *dq, hbk_real *dk, hbk_real *dv, co
     (void)threads;
     (void)scores;
 #ifdef _OPENMP
-#pragma omp parallel for schedule(dynamic) num_threads(threads) \
-    if (scores * H * D > HBK__PARALLEL_MIN)
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (scores * H * D > HBK__PARALLEL_MIN)
 #endif
     for (hbk_int task = 0; task < n_spans * K; task++) {
         const hbk_span *s = &spans[task / K];
@@ -4956,10 +4972,10 @@ HBK_DEF const char *hbk_slot_name(hbk_slot s)
 static void hbk__slot_shape(const hbk_config *c, int slot, hbk_int *out, hbk_int *in)
 {
     hbk_int q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
-    *out = slot == HBK_Q                          ? q
-           : slot == HBK_K || slot == HBK_V       ? kv
-           : slot == HBK_GATE || slot == HBK_UP   ? c->ffn_dim
-                                                  : c->dim;
+    *out = slot == HBK_Q                        ? q
+           : slot == HBK_K || slot == HBK_V     ? kv
+           : slot == HBK_GATE || slot == HBK_UP ? c->ffn_dim
+                                                : c->dim;
     *in = slot == HBK_O ? q : slot == HBK_DOWN ? c->ffn_dim : c->dim;
 }
 
@@ -4970,9 +4986,12 @@ HBK_DEF bool hbk_adapter_targets(const char *names, unsigned *targets, hbk_error
         size_t n = strcspn(p, ",");
         int found = -1;
         for (int s = 0; s < HBK_N_SLOTS; s++)
-            if (strlen(hbk_slot_name((hbk_slot)s)) == n && !strncmp(p, hbk_slot_name((hbk_slot)s), n)) found = s;
-        if (n == 3 && !strncmp(p, "all", 3)) bits |= HBK_ALL_SLOTS;
-        else if (found >= 0) bits |= 1u << found;
+            if (strlen(hbk_slot_name((hbk_slot)s)) == n && !strncmp(p, hbk_slot_name((hbk_slot)s), n))
+                found = s;
+        if (n == 3 && !strncmp(p, "all", 3))
+            bits |= HBK_ALL_SLOTS;
+        else if (found >= 0)
+            bits |= 1u << found;
         else
             return hbk_fail(err, HBK_ERROR_OPTION,
                             "target '%.*s' is no projection of a LLaMA layer; known: all, q_proj, k_proj, "
@@ -5115,7 +5134,8 @@ HBK_DEF bool hbk_config_check(const hbk_config *c, hbk_error *err)
                         "configuration: num_attention_heads %lld is no multiple of num_key_value_heads %lld",
                         (long long)c->n_heads, (long long)c->n_kv_heads);
     if (c->head_dim % 2)
-        return hbk_fail(err, HBK_ERROR_RANGE, "configuration: head_dim %lld is odd; rotary positions need pairs",
+        return hbk_fail(err, HBK_ERROR_RANGE,
+                        "configuration: head_dim %lld is odd; rotary positions need pairs",
                         (long long)c->head_dim);
     if (!(c->rms_norm_eps >= 0) || !(c->rope_theta > 0))
         return hbk_fail(err, HBK_ERROR_RANGE,
@@ -5225,15 +5245,21 @@ HBK_DEF bool hbk_tensor_at(const hbk_model *m, hbk_int i, char name[96], hbk_mat
 static void hbk__tensor_set(hbk_model *m, hbk_int i, hbk_real *data)
 {
     hbk_int n_layer = m->config.n_layers * HBK__PER_LAYER;
-    if (i == 0) m->embed.data = data;
-    else if (i == n_layer + 1) m->final_norm = data;
-    else if (i == n_layer + 2) m->head.data = data;
+    if (i == 0)
+        m->embed.data = data;
+    else if (i == n_layer + 1)
+        m->final_norm = data;
+    else if (i == n_layer + 2)
+        m->head.data = data;
     else {
         hbk_layer *layer = &m->layers[(i - 1) / HBK__PER_LAYER];
         int k = (int)((i - 1) % HBK__PER_LAYER);
-        if (k == 0) layer->attn_norm = data;
-        else if (k == 5) layer->ffn_norm = data;
-        else layer->w[k < 5 ? k - 1 : k - 2].data = data;
+        if (k == 0)
+            layer->attn_norm = data;
+        else if (k == 5)
+            layer->ffn_norm = data;
+        else
+            layer->w[k < 5 ? k - 1 : k - 2].data = data;
     }
 }
 
@@ -5289,10 +5315,10 @@ HBK_DEF hbk_model *hbk_model_random(const hbk_config *c, uint64_t seed, hbk_allo
     for (hbk_int i = 0; hbk_tensor_at(m, i, name, &t); i++) {
         hbk_real *x = (hbk_real *)t.data;
         hbk_rng rng = hbk_rng_at(seed, "weights", (uint64_t)i);
-        double deviation = i == 0                                                  ? 0.5
-                           : strstr(name, "lm_head")                               ? 0.02
-                           : strstr(name, "o_proj") || strstr(name, "down_proj")   ? residual
-                                                                                   : narrow;
+        double deviation = i == 0                                                ? 0.5
+                           : strstr(name, "lm_head")                             ? 0.02
+                           : strstr(name, "o_proj") || strstr(name, "down_proj") ? residual
+                                                                                 : narrow;
         for (hbk_int j = 0; j < t.rows * t.cols; j++)
             x[j] = t.rows == 1 ? 1 : (hbk_real)(float)(deviation * hbk_rng_normal(&rng));
     }
@@ -5306,18 +5332,18 @@ typedef struct hbk__env {
     const hbk_model *m;
     const hbk_adapter *adapter;
     hbk_real *panel;
-    hbk_real *drop;       /* (N, widest input): the adapter's input after dropout */
+    hbk_real *drop; /* (N, widest input): the adapter's input after dropout */
     double lora_dropout, residual_dropout;
     uint64_t seed;
 } hbk__env;
 
 /* One layer's buffers; which of them a layer has for itself is its owner's choice. */
 typedef struct hbk__block_acts {
-    hbk_real *x;            /* (N, C) the residual stream as it comes in */
-    hbk_real *q, *k, *v;    /* (N, H*D), (N, K*D) after the rotation */
-    hbk_real *att, *lse;    /* (N, H*D), (N, H) */
-    hbk_real *h;            /* (N, C) after the attention */
-    hbk_real *gate, *up;    /* (N, F) */
+    hbk_real *x;               /* (N, C) the residual stream as it comes in */
+    hbk_real *q, *k, *v;       /* (N, H*D), (N, K*D) after the rotation */
+    hbk_real *att, *lse;       /* (N, H*D), (N, H) */
+    hbk_real *h;               /* (N, C) after the attention */
+    hbk_real *gate, *up;       /* (N, F) */
     hbk_real *xa[HBK_N_SLOTS]; /* (N, R) */
 } hbk__block_acts;
 
@@ -5344,8 +5370,8 @@ static const hbk_real *hbk__lora_input(const hbk__env *e, hbk_int layer, int slo
 }
 
 /* y (N, out) = x W^T, or with add += x W^T, and the adapter's correction. */
-static void hbk__project(const hbk__env *e, hbk_int layer, int slot, hbk_real *y, const hbk_real *x, hbk_int N,
-                         bool add, hbk_real *xa)
+static void hbk__project(const hbk__env *e, hbk_int layer, int slot, hbk_real *y, const hbk_real *x,
+                         hbk_int N, bool add, hbk_real *xa)
 {
     const hbk_matrix *w = &e->m->layers[layer].w[slot];
     if (!add) memset(y, 0, (size_t)(N * w->rows) * sizeof *y);
@@ -5409,15 +5435,15 @@ struct hbk_acts {
     hbk_real *last;          /* (N, C) the residual stream after the last layer */
     hbk_real *norm, *act, *drop, *rope, *work, *panel, *logits;
     hbk_real *head_x, *head_n, *dhead; /* (N, C) rows with a target: stream, norm, gradient of the norm */
-    hbk_real *dx, *dh, *dnorm;     /* (N, C) */
-    hbk_real *datt, *dq, *dk, *dv; /* (N, H*D), (N, K*D) */
-    hbk_real *dgate, *dup, *dact;  /* (N, F) */
-    hbk_real *dxa, *ddrop;         /* (N, R), (N, widest input) */
-    int32_t *pos, *targets;        /* (N) positions; targets of the gathered rows */
-    hbk_int *rows;                 /* (N) which rows those are */
-    hbk_span *spans;               /* (sequences) */
+    hbk_real *dx, *dh, *dnorm;         /* (N, C) */
+    hbk_real *datt, *dq, *dk, *dv;     /* (N, H*D), (N, K*D) */
+    hbk_real *dgate, *dup, *dact;      /* (N, F) */
+    hbk_real *dxa, *ddrop;             /* (N, R), (N, widest input) */
+    int32_t *pos, *targets;            /* (N) positions; targets of the gathered rows */
+    hbk_int *rows;                     /* (N) which rows those are */
+    hbk_span *spans;                   /* (sequences) */
     double *nll;
-    hbk_int head_rows;             /* rows of logits at once */
+    hbk_int head_rows; /* rows of logits at once */
 };
 
 /* Takes n reals from *at, rounded up to a cache line; with *at NULL only counts, in *total. */
@@ -5537,10 +5563,11 @@ static bool hbk__batch_begin(hbk_acts *a, const hbk_model *m, const hbk_batch *b
     for (hbk_int n = 0; n < b->n_tokens; n++) {
         int32_t t = b->targets ? b->targets[n] : -1;
         if (b->tokens[n] < 0 || b->tokens[n] >= m->config.vocab_size || t < -1 || t >= m->config.vocab_size)
-            return hbk_fail(err, HBK_ERROR_RANGE,
-                            "token %lld of the batch is id %d with target %d, expected ids 0 to %lld; is this "
-                            "the model's own tokenizer?",
-                            (long long)n, (int)b->tokens[n], (int)t, (long long)m->config.vocab_size - 1);
+            return hbk_fail(
+                err, HBK_ERROR_RANGE,
+                "token %lld of the batch is id %d with target %d, expected ids 0 to %lld; is this "
+                "the model's own tokenizer?",
+                (long long)n, (int)b->tokens[n], (int)t, (long long)m->config.vocab_size - 1);
     }
     for (hbk_int s = 0; s < b->n_seqs; s++) {
         hbk_int start = b->seq_start[s], T = b->seq_start[s + 1] - start;
@@ -5575,8 +5602,8 @@ static void hbk__layers_forward(hbk_acts *a, const hbk__env *e, const hbk_batch 
         hbk__block_acts *k = &a->blocks[l];
         hbk__block_in(e, l, k, a->norm, a->rope, N);
         hbk__spans_at(a, c, k, b->n_seqs);
-        hbk_attention_forward(k->att, k->lse, k->q, a->spans, b->n_seqs, c->n_heads, c->n_kv_heads, c->head_dim,
-                              a->work, a->threads);
+        hbk_attention_forward(k->att, k->lse, k->q, a->spans, b->n_seqs, c->n_heads, c->n_kv_heads,
+                              c->head_dim, a->work, a->threads);
         hbk__block_out(e, l, k, l + 1 < c->n_layers ? a->blocks[l + 1].x : a->last, a->norm, a->act, N);
     }
 }
@@ -5684,7 +5711,8 @@ static void hbk__layer_backward(hbk_acts *a, const hbk__env *e, const hbk_pass *
     hbk__zeroed(a->dnorm, N * C);
     hbk__project_backward(a, e, p, l, HBK_GATE, a->dnorm, a->dgate, a->norm, N);
     hbk__project_backward(a, e, p, l, HBK_UP, a->dnorm, a->dup, a->norm, N);
-    hbk_rms_norm_backward(a->dx, dw ? dw->ffn_norm : NULL, a->dnorm, k->h, w->ffn_norm, N, C, c->rms_norm_eps);
+    hbk_rms_norm_backward(a->dx, dw ? dw->ffn_norm : NULL, a->dnorm, k->h, w->ffn_norm, N, C,
+                          c->rms_norm_eps);
 
     /* forward: h = x + att O^T; a->dx is now the gradient of h */
     dbranch = hbk__residual_backward(e, l, HBK_O, a->dx, N, a->dh);
@@ -5693,8 +5721,8 @@ static void hbk__layer_backward(hbk_acts *a, const hbk__env *e, const hbk_pass *
     hbk__zeroed(a->dk, N * KV);
     hbk__zeroed(a->dv, N * KV);
     hbk__spans_at(a, c, k, b->n_seqs);
-    hbk_attention_backward(a->dq, a->dk, a->dv, a->datt, k->att, k->lse, k->q, a->spans, b->n_seqs, c->n_heads,
-                           c->n_kv_heads, c->head_dim, a->work, a->threads);
+    hbk_attention_backward(a->dq, a->dk, a->dv, a->datt, k->att, k->lse, k->q, a->spans, b->n_seqs,
+                           c->n_heads, c->n_kv_heads, c->head_dim, a->work, a->threads);
     hbk_rope(a->dq, a->rope, N, c->n_heads, c->head_dim, true);
     hbk_rope(a->dk, a->rope, N, c->n_kv_heads, c->head_dim, true);
     /* forward: q, k, v = norm Q^T, norm K^T, norm V^T, norm = rms_norm(x) */
@@ -5800,10 +5828,10 @@ typedef struct hbk__st_type {
 
 /* In the reference's order, whose writer puts the last type first. */
 static const hbk__st_type hbk__st_types[] = {
-    {"BOOL", 8}, {"F4", 4},   {"F6_E2M3", 6}, {"F6_E3M2", 6},     {"U8", 8},          {"I8", 8},
-    {"F8_E5M2", 8},           {"F8_E4M3", 8}, {"F8_E8M0", 8},     {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8},
-    {"I16", 16}, {"U16", 16}, {"F16", 16},    {"BF16", 16},       {"I32", 32},        {"U32", 32},
-    {"F32", 32}, {"C64", 64}, {"F64", 64},    {"I64", 64},        {"U64", 64}};
+    {"BOOL", 8},    {"F4", 4},      {"F6_E2M3", 6}, {"F6_E3M2", 6},     {"U8", 8},          {"I8", 8},
+    {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"I16", 16},
+    {"U16", 16},    {"F16", 16},    {"BF16", 16},   {"I32", 32},        {"U32", 32},        {"F32", 32},
+    {"C64", 64},    {"F64", 64},    {"I64", 64},    {"U64", 64}};
 
 static int hbk__st_type_of(const char *name)
 {
@@ -5980,9 +6008,9 @@ static bool hbk__st_table(hbk_safetensors *s, json_t *header, hbk_int start, hbk
     hbk_int name_bytes = 1;
     json_object_foreach(header, key, value) name_bytes += (hbk_int)strlen(key) + 1;
     if (!hbk__st_reserve(s, (hbk_int)json_object_size(header), name_bytes, err)) return false;
-    json_object_foreach(header, key, value)
-        if (strcmp(key, "__metadata__") != 0 && !hbk__st_entry(s, hbk__st_add(s, key), value, start, err))
-            return false;
+    json_object_foreach(header, key,
+                        value) if (strcmp(key, "__metadata__") != 0 &&
+                                   !hbk__st_entry(s, hbk__st_add(s, key), value, start, err)) return false;
     hbk__st_sort(s);
     const unsigned char *at = s->map.data + start, *last = s->map.data + s->map.size;
     for (hbk_int i = 0; i < s->n; i++) {
@@ -6056,8 +6084,10 @@ static const hbk_tensor *hbk__st_find(const hbk_safetensors *s, const char *name
         hbk_int middle = (low + high) / 2;
         int order = strcmp(name, s->by_name[middle]->name);
         if (order == 0) return s->by_name[middle];
-        if (order < 0) high = middle;
-        else low = middle + 1;
+        if (order < 0)
+            high = middle;
+        else
+            low = middle + 1;
     }
     return NULL;
 }
@@ -6364,8 +6394,10 @@ static void hbk__read_rope(hbk__fields *f, hbk_config *c)
     c->rope_theta = hbk__field_real(f, "rope_theta", c->rope_theta);
     if (hbk__field_real(f, "partial_rotary_factor", 1) != 1)
         hbk__field_refuse(f, "partial_rotary_factor", NULL);
-    if (type && !strcmp(type, "linear")) c->rope_scaling = HBK_ROPE_LINEAR;
-    else if (type && !strcmp(type, "llama3")) c->rope_scaling = HBK_ROPE_LLAMA3;
+    if (type && !strcmp(type, "linear"))
+        c->rope_scaling = HBK_ROPE_LINEAR;
+    else if (type && !strcmp(type, "llama3"))
+        c->rope_scaling = HBK_ROPE_LLAMA3;
     else if (type ? strcmp(type, "default") != 0 : json_object_size(scaling) > theta)
         f->ok = f->ok && hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->path, 0,
                                      "rope scaling %.40s is not supported: default, linear and llama3 are",
@@ -6452,8 +6484,8 @@ static bool hbk__config_load(const char *dir, hbk_config *c, hbk_error *err)
    checked, and bound: mapped where it lies, or copied into the model's one block. */
 
 #define HBK__EMBED "model.embed_tokens.weight"
-#define HBK__HEAD "lm_head.weight"
-#define HBK__NORM "model.norm.weight"
+#define HBK__HEAD  "lm_head.weight"
+#define HBK__NORM  "model.norm.weight"
 
 typedef struct hbk__source {
     const char *path; /* the folder or file that was asked for */
@@ -6603,14 +6635,18 @@ static bool hbk__check_tensor(const char *path, const hbk_tensor *t, const hbk_m
         return true;
     char got[192], want[64], why[96] = "";
     hbk__shape_text(got, t);
-    if (p->norm) snprintf(want, sizeof want, "(%lld)", (long long)w->cols);
-    else snprintf(want, sizeof want, "(%lld,%lld)", (long long)w->rows, (long long)w->cols);
+    if (p->norm)
+        snprintf(want, sizeof want, "(%lld)", (long long)w->cols);
+    else
+        snprintf(want, sizeof want, "(%lld,%lld)", (long long)w->rows, (long long)w->cols);
     bool kv = p->slot == HBK_K || p->slot == HBK_V;
     if (p->slot <= HBK_O)
         snprintf(why, sizeof why, "%s=%lld head_dim=%lld ", kv ? "n_kv_heads" : "n_heads",
                  (long long)(kv ? c->n_kv_heads : c->n_heads), (long long)c->head_dim);
-    else if (p->slot <= HBK_DOWN) snprintf(why, sizeof why, "ffn_dim=%lld ", (long long)c->ffn_dim);
-    else if (p->w) snprintf(why, sizeof why, "vocab_size=%lld ", (long long)c->vocab_size);
+    else if (p->slot <= HBK_DOWN)
+        snprintf(why, sizeof why, "ffn_dim=%lld ", (long long)c->ffn_dim);
+    else if (p->w)
+        snprintf(why, sizeof why, "vocab_size=%lld ", (long long)c->vocab_size);
     return hbk_fail_at(err, HBK_ERROR_SHAPE, path, 0, "tensor %s: shape %s, expected %s for %sdim=%lld",
                        t->name, got, want, why, (long long)c->dim);
 }
@@ -6712,7 +6748,8 @@ static bool hbk__open_shards(hbk__source *s, const char *index_path, hbk_error *
     if (!json_object_size(s->shard_of))
         return hbk_fail_at(err, HBK_ERROR_FORMAT, index_path, 0,
                            "expected a weight_map of tensor names to files");
-    json_object_foreach(s->shard_of, name, value) {
+    json_object_foreach(s->shard_of, name, value)
+    {
         const char *shard = json_string_value(value);
         char path[512];
         hbk_int i = 0;
@@ -6854,8 +6891,10 @@ static bool hbk__llama2c_table(hbk_safetensors *s, hbk_model *m, int version, hb
         for (hbk_int l = 0; l < (*part == '.' ? c->n_layers : 1); l++) {
             char name[96];
             hbk__place p;
-            if (*part == '.') snprintf(name, sizeof name, "model.layers.%lld%s.weight", (long long)l, part);
-            else snprintf(name, sizeof name, "%s", part);
+            if (*part == '.')
+                snprintf(name, sizeof name, "model.layers.%lld%s.weight", (long long)l, part);
+            else
+                snprintf(name, sizeof name, "%s", part);
             hbk__place_of(m, name, &p);
             hbk_tensor *t = hbk__st_add(s, name);
             snprintf(t->dtype, sizeof t->dtype, "F32");
@@ -6972,10 +7011,10 @@ static bool hbk__config_save(const hbk_config *c, const char *dir, hbk_dtype t, 
                           hbk__rope_json(c), "rope_theta", c->rope_theta, "tie_word_embeddings", (int)c->tied,
                           "torch_dtype", dtype, "use_cache", 1, "vocab_size", (json_int_t)c->vocab_size);
     return hbk__json_file(dir, "config.json", o, err) &&
-           hbk__json_file(dir, "generation_config.json",
-                          json_pack("{s:o, s:o}", "bos_token_id", hbk__bos_json(c), "eos_token_id",
-                                    hbk__eos_json(c)),
-                          err);
+           hbk__json_file(
+               dir, "generation_config.json",
+               json_pack("{s:o, s:o}", "bos_token_id", hbk__bos_json(c), "eos_token_id", hbk__eos_json(c)),
+               err);
 }
 
 HBK_DEF bool hbk_model_save(const hbk_model *m, const char *dir, hbk_dtype t, hbk_error *err)
@@ -7114,7 +7153,8 @@ static void hbk__read_targets(hbk__fields *f, unsigned *listed)
         int slot = 0;
         if (dot) name = dot + 1;
         while (slot < HBK_N_SLOTS && name && strcmp(name, hbk_slot_name((hbk_slot)slot)) != 0) slot++;
-        if (name && slot < HBK_N_SLOTS) *listed |= 1u << slot;
+        if (name && slot < HBK_N_SLOTS)
+            *listed |= 1u << slot;
         else
             f->ok = hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->path, 0,
                                 "target_modules: %.60s is not supported, only a layer's seven projections",
@@ -7126,9 +7166,16 @@ static void hbk__read_targets(hbk__fields *f, unsigned *listed)
 static bool hbk__adapter_config(const char *dir, double *alpha, bool *rslora, unsigned *listed,
                                 hbk_error *err)
 {
-    static const char refused[][24] = {"use_dora", "modules_to_save", "layers_to_transform", "lora_bias",
-                                       "layer_replication", "rank_pattern", "alpha_pattern", "use_qalora",
-                                       "trainable_token_indices", "target_parameters",
+    static const char refused[][24] = {"use_dora",
+                                       "modules_to_save",
+                                       "layers_to_transform",
+                                       "lora_bias",
+                                       "layer_replication",
+                                       "rank_pattern",
+                                       "alpha_pattern",
+                                       "use_qalora",
+                                       "trainable_token_indices",
+                                       "target_parameters",
                                        "alora_invocation_tokens"};
     char path[512];
     if (!hbk_path(path, dir, "adapter_config.json", err)) return false;
@@ -7254,7 +7301,7 @@ struct hbk_session {
     hbk_real *keys, *values;     /* (L, n_slots + 1, max_length, K*D) */
     hbk__block_acts b;           /* buffers of one layer, (HBK__FEED_TOKENS) rows */
     hbk_real *block, *y, *norm, *act, *rope, *work, *panel, *head_x;
-    hbk_span *spans;             /* per pass */
+    hbk_span *spans; /* per pass */
     int32_t *tokens, *pos;
     hbk_int *slot_of, *rows, *row_out; /* per span: slot; per wanted row: where it is, where it goes */
     int threads;
@@ -7265,7 +7312,8 @@ static hbk_int hbk__session_layout(hbk_session *s, hbk_real *at)
 {
     const hbk_config *c = &s->m->config;
     hbk_int N = HBK__FEED_TOKENS, C = c->dim, Q = c->n_heads * c->head_dim, KV = c->n_kv_heads * c->head_dim;
-    hbk_int R = s->adapter ? s->adapter->rank : 0, cache = c->n_layers * (s->n_slots + 1) * s->max_length * KV;
+    hbk_int R = s->adapter ? s->adapter->rank : 0,
+            cache = c->n_layers * (s->n_slots + 1) * s->max_length * KV;
     hbk_int total = 0;
     s->keys = hbk__take(&at, &total, cache);
     s->values = hbk__take(&at, &total, cache);
@@ -7307,7 +7355,8 @@ HBK_DEF hbk_session *hbk_session_new(const hbk_model *m, const hbk_adapter *adap
                                      hbk_int max_length, hbk_allocator *alloc, hbk_error *err)
 {
     hbk_int cache;
-    if (n_slots < 1 || max_length < 1 || max_length > INT32_MAX || !hbk__mul(&cache, n_slots + 1, max_length) ||
+    if (n_slots < 1 || max_length < 1 || max_length > INT32_MAX ||
+        !hbk__mul(&cache, n_slots + 1, max_length) ||
         !hbk__mul(&cache, cache, 16 * m->config.n_layers * m->config.n_kv_heads * m->config.head_dim)) {
         hbk_fail(err, HBK_ERROR_RANGE, "a session of %lld sequences of %lld tokens is not possible",
                  (long long)n_slots, (long long)max_length);
@@ -7392,8 +7441,8 @@ static void hbk__session_pass(hbk_session *s, hbk_int N, hbk_int n_spans, hbk_in
             p->k = k;
             p->v = v;
         }
-        hbk_attention_forward(s->b.att, NULL, s->b.q, s->spans, n_spans, c->n_heads, c->n_kv_heads, c->head_dim,
-                              s->work, s->threads);
+        hbk_attention_forward(s->b.att, NULL, s->b.q, s->spans, n_spans, c->n_heads, c->n_kv_heads,
+                              c->head_dim, s->work, s->threads);
         hbk__block_out(&e, l, &s->b, s->y, s->norm, s->act, N);
         hbk_real *t = s->b.x; /* the layer's result is the next one's input */
         s->b.x = s->y;
@@ -7427,8 +7476,9 @@ HBK_DEF bool hbk_session_feed(hbk_session *s, const hbk_feed *feeds, hbk_int n_f
         const hbk_feed *p = &feeds[f];
         HBK_ASSERT(p->slot >= 0 && p->slot <= s->n_slots && p->n >= 1);
         if (s->length[p->slot] + p->n > s->max_length)
-            return hbk_fail(err, HBK_ERROR_RANGE, "%lld tokens after %lld exceed the session's %lld per sequence",
-                            (long long)p->n, (long long)s->length[p->slot], (long long)s->max_length);
+            return hbk_fail(err, HBK_ERROR_RANGE,
+                            "%lld tokens after %lld exceed the session's %lld per sequence", (long long)p->n,
+                            (long long)s->length[p->slot], (long long)s->max_length);
         if (!hbk__ids_known(s, p->tokens, p->n, err)) return false;
     }
     hbk_int N = 0, n_spans = 0, n_rows = 0, fed = 0;
@@ -7478,8 +7528,7 @@ HBK_DEF int32_t hbk_sample(const hbk_real *logits, hbk_int V, const hbk_sampling
         if (logits[i] > logits[best]) best = i;
     if (o->temperature <= 0) return (int32_t)best;
     double total = 0;
-    for (hbk_int i = 0; i < V; i++)
-        total += exp(((double)logits[i] - (double)logits[best]) / o->temperature);
+    for (hbk_int i = 0; i < V; i++) total += exp(((double)logits[i] - (double)logits[best]) / o->temperature);
     /* An id of less than (1 - p) / V cannot be among the most likely that make up p: not worth sorting. */
     double least = o->top_p < 1 ? (1 - o->top_p) / (double)V : 0, mass = 0;
     for (hbk_int i = 0; i < V; i++) {
@@ -7623,8 +7672,8 @@ HBK_DEF bool hbk_generate(hbk_session *s, hbk_request *requests, hbk_int n, cons
         for (hbk_int f = n_feeds - 1; f >= 0; f--) { /* backwards, since feeds unpack into their slots */
             hbk_int slot = v.feeds[f].slot;
             hbk_request *r = &requests[v.request[slot]];
-            bool more = hbk__serve_token(s, &v, r, v.request[slot], slot, v.logits + f * s->m->config.vocab_size,
-                                         o, stream);
+            bool more = hbk__serve_token(s, &v, r, v.request[slot], slot,
+                                         v.logits + f * s->m->config.vocab_size, o, stream);
             ok = ok && hbk_tokens_ok(&r->output, err);
             if (!more) v.request[slot] = -1;
             v.feeds[slot].slot = slot;
@@ -7671,12 +7720,14 @@ HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error 
     for (hbk_int i = 0; ok && i < n; i++) {
         hbk_scoring *p = &items[i];
         p->log_likelihood = (double)NAN;
-        if (p->n_prompt < 1 || p->n_continuation < 1 || p->n_prompt + p->n_continuation > s->max_length) continue;
+        if (p->n_prompt < 1 || p->n_continuation < 1 || p->n_prompt + p->n_continuation > s->max_length)
+            continue;
         ok = hbk__ids_known(s, p->continuation, p->n_continuation, err); /* its last id is never fed */
         if (!ok) break;
         hbk_int same = 0; /* what of the last prompt can stay: all of it, or a shared beginning */
         if (held)
-            while (same < held->n_prompt && same < p->n_prompt && held->prompt[same] == p->prompt[same]) same++;
+            while (same < held->n_prompt && same < p->n_prompt && held->prompt[same] == p->prompt[same])
+                same++;
         if (!held || same < p->n_prompt || same < held->n_prompt) {
             same = HBK__MIN(same, p->n_prompt - 1);
             s->length[0] = HBK__MIN(s->length[0], same);
@@ -7805,7 +7856,8 @@ static bool hbk__next_piece(const char **at, hbk__template_piece *p)
     p->slot = hbk__slot_at(s);
     if (p->slot == HBK__SLOT_NONE)
         while (*s && hbk__slot_at(s) == HBK__SLOT_NONE) s++;
-    else s += strlen(hbk__template_slots[p->slot]);
+    else
+        s += strlen(hbk__template_slots[p->slot]);
     p->len = (hbk_int)(s - p->text);
     *at = s;
     return true;
@@ -7830,8 +7882,10 @@ static bool hbk__check_slots(const char *text, const char *name, const char *key
         int wanted = i == HBK__SLOT_INSTRUCTION ? instructions : outputs;
         if (found[i] != wanted)
             return hbk_fail(err, HBK_ERROR_FORMAT, "template %s: \"%s\" has %s %s, expected %s", name, key,
-                            found[i] == 0 ? "no" : found[i] == 1 ? "one" : "several", hbk__template_slots[i],
-                            wanted ? "exactly one" : "none");
+                            found[i] == 0   ? "no"
+                            : found[i] == 1 ? "one"
+                                            : "several",
+                            hbk__template_slots[i], wanted ? "exactly one" : "none");
     }
     return true;
 }
@@ -7844,11 +7898,13 @@ static char *hbk__compose(const hbk_template *t, const char *wording, size_t n, 
     text.alloc = t->alloc;
     hbk__template_piece p;
     for (const char *at = t->text[HBK__TEXT_PROMPT]; hbk__next_piece(&at, &p);) {
-        if (p.slot == HBK__SLOT_INSTRUCTION) hbk_text_append(&text, wording, n);
-        else hbk_text_append(&text, p.text, (size_t)p.len);
+        if (p.slot == HBK__SLOT_INSTRUCTION)
+            hbk_text_append(&text, wording, n);
+        else
+            hbk_text_append(&text, p.text, (size_t)p.len);
     }
-    char *whole = hbk_text_ok(&text, err) ? hbk__copy_text(t->alloc, hbk_text_string(&text), text.len, err)
-                                          : NULL;
+    char *whole =
+        hbk_text_ok(&text, err) ? hbk__copy_text(t->alloc, hbk_text_string(&text), text.len, err) : NULL;
     hbk_text_free(&text);
     return whole;
 }
@@ -7898,10 +7954,12 @@ static hbk_template *hbk__template_new(const char *const texts[HBK__N_TEXTS], hb
          hbk__check_slots(texts[HBK__TEXT_REPLY], name, "reply", 0, 1, err);
     if (ok && t->text[HBK__TEXT_BACKWARD])
         ok = hbk__check_slots(texts[HBK__TEXT_BACKWARD], name, "backward", 0, 1, err);
-    else if (ok) ok = hbk_template_set(t, HBK_BACKWARD, hbk__backward_wording, err);
+    else if (ok)
+        ok = hbk_template_set(t, HBK_BACKWARD, hbk__backward_wording, err);
     if (ok && t->text[HBK__TEXT_RATING])
         ok = hbk__check_slots(texts[HBK__TEXT_RATING], name, "rating", 1, 1, err);
-    else if (ok) ok = hbk_template_set(t, HBK_RATING, hbk__rating_wording, err);
+    else if (ok)
+        ok = hbk_template_set(t, HBK_RATING, hbk__rating_wording, err);
     if (ok) return t;
     hbk_template_free(t);
     return NULL;
@@ -7957,7 +8015,8 @@ HBK_DEF hbk_template *hbk_template_load(const char *name_or_path, hbk_allocator 
     hbk_template *t = NULL;
     if (json_is_object(root))
         t = hbk__template_from_json(json_is_object(nested) ? nested : root, name_or_path, alloc, err);
-    else hbk_fail_at(err, HBK_ERROR_FORMAT, name_or_path, 0, "a template is a JSON object of strings");
+    else
+        hbk_fail_at(err, HBK_ERROR_FORMAT, name_or_path, 0, "a template is a JSON object of strings");
     json_decref(root);
     return t;
 }
@@ -8139,8 +8198,8 @@ static bool hbk__encode_span(const hbk_template *t, const hbk_tokenizer *tok, co
     text.alloc = out->alloc;
     for (hbk_int i = 0; i < span->blanks; i++) hbk_text_append(&text, " ", 1);
     hbk_text_append(&text, span->text, (size_t)span->len);
-    unsigned flags = (span->trusted ? (unsigned)HBK_ENCODE_SPECIAL : 0u) |
-                     (begins ? 0u : (unsigned)HBK_ENCODE_CONTINUE);
+    unsigned flags =
+        (span->trusted ? (unsigned)HBK_ENCODE_SPECIAL : 0u) | (begins ? 0u : (unsigned)HBK_ENCODE_CONTINUE);
     hbk_int from = out->n;
     bool ok = hbk_text_ok(&text, err) &&
               hbk_tokenizer_encode(tok, hbk_text_string(&text), text.len, flags, out, err);
@@ -8172,8 +8231,10 @@ HBK_DEF bool hbk_template_tokens(const hbk_template *t, const hbk_tokenizer *tok
         }
     }
     ok = ok && hbk_tokens_ok(out, err);
-    if (!ok) out->n = start;
-    else if (n_prompt) *n_prompt = prompt < 0 ? out->n - start : prompt;
+    if (!ok)
+        out->n = start;
+    else if (n_prompt)
+        *n_prompt = prompt < 0 ? out->n - start : prompt;
     return ok;
 }
 
@@ -8299,10 +8360,14 @@ static bool hbk__row_id(const json_t *row, const char *prefix, char id[256], con
 {
     const json_t *value = json_object_get(row, "id");
     int n;
-    if (json_is_integer(value)) n = snprintf(id, 256, "%lld", (long long)json_integer_value(value));
-    else if (json_is_string(value)) n = snprintf(id, 256, "%s", json_string_value(value));
-    else if (!value || json_is_null(value)) n = snprintf(id, 256, "%s-%lld", prefix, (long long)line);
-    else return hbk_fail_at(err, HBK_ERROR_FORMAT, path, line, "\"id\" is neither a string nor an integer");
+    if (json_is_integer(value))
+        n = snprintf(id, 256, "%lld", (long long)json_integer_value(value));
+    else if (json_is_string(value))
+        n = snprintf(id, 256, "%s", json_string_value(value));
+    else if (!value || json_is_null(value))
+        n = snprintf(id, 256, "%s-%lld", prefix, (long long)line);
+    else
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, path, line, "\"id\" is neither a string nor an integer");
     if (n > 0 && n < 256) return true;
     return hbk_fail_at(err, HBK_ERROR_RANGE, path, line, "\"id\" has %d bytes, expected 1 to 255", n);
 }
@@ -8381,8 +8446,7 @@ HBK_DEF bool hbk_dataset_add(hbk_dataset *d, const int32_t *ids, hbk_int n, hbk_
 static bool hbk__dataset_offer(hbk_dataset *d, const hbk_tokens *ids, hbk_int n_prompt, hbk_int max_length,
                                hbk_error *err)
 {
-    if (max_length <= 0 || ids->n <= max_length)
-        return hbk_dataset_add(d, ids->data, ids->n, n_prompt, err);
+    if (max_length <= 0 || ids->n <= max_length) return hbk_dataset_add(d, ids->data, ids->n, n_prompt, err);
     d->n_too_long++;
     return true;
 }
@@ -8550,9 +8614,9 @@ HBK_DEF hbk_batch hbk_packer_batch(const hbk_packer *p)
 /* c1 = 1 - b1 and c2 = 1 - b2 come in, subtracted in double: 1 - 0.999f is off by 5e-5 of itself, which the
    bias correction would not know. */
 HBK__CLONES
-static void hbk__adamw_chunk(hbk_real *w, hbk_real *m, hbk_real *v, const hbk_real *g, hbk_int n, hbk_real scale,
-                             hbk_real c1, hbk_real c2, hbk_real rate, hbk_real root, hbk_real eps,
-                             hbk_real decay)
+static void hbk__adamw_chunk(hbk_real *w, hbk_real *m, hbk_real *v, const hbk_real *g, hbk_int n,
+                             hbk_real scale, hbk_real c1, hbk_real c2, hbk_real rate, hbk_real root,
+                             hbk_real eps, hbk_real decay)
 {
     for (hbk_int i = 0; i < n; i++) {
         hbk_real gi = g[i] * scale;
@@ -8580,7 +8644,8 @@ HBK_DEF void hbk_adamw_step(hbk_real *values, hbk_real *m, hbk_real *v, const hb
 #endif
     for (hbk_int i = 0; i < n; i += HBK__CHUNK)
         hbk__adamw_chunk(values + i, m + i, v + i, grads + i, HBK__MIN(HBK__CHUNK, n - i), (hbk_real)scale,
-                         (hbk_real)(1 - o->beta1), (hbk_real)(1 - o->beta2), rate, root, (hbk_real)o->eps, decay);
+                         (hbk_real)(1 - o->beta1), (hbk_real)(1 - o->beta2), rate, root, (hbk_real)o->eps,
+                         decay);
 }
 
 HBK_DEF double hbk_norm(const hbk_real *g, hbk_int n)
@@ -8672,9 +8737,9 @@ struct hbk_trainer {
     hbk_train_options o;
     hbk_real *values, *grads, *m, *v; /* (n) each */
     hbk_int n, step;
-    hbk_int passes;                   /* since the last update: part of the dropout's address */
-    hbk_model *model, *dmodel;        /* full: views of values and grads */
-    hbk_adapter *adapter, *dadapter;  /* LoRA: likewise */
+    hbk_int passes;                  /* since the last update: part of the dropout's address */
+    hbk_model *model, *dmodel;       /* full: views of values and grads */
+    hbk_adapter *adapter, *dadapter; /* LoRA: likewise */
     hbk_acts *acts;
 };
 
@@ -8711,7 +8776,8 @@ static bool hbk__trainer_views(hbk_trainer *t, const hbk_adapter *init, hbk_erro
 }
 
 HBK_DEF hbk_trainer *hbk_trainer_new(const hbk_model *m, const hbk_train_options *o, const hbk_adapter *init,
-                                     hbk_int max_tokens, hbk_int max_seq, hbk_allocator *alloc, hbk_error *err)
+                                     hbk_int max_tokens, hbk_int max_seq, hbk_allocator *alloc,
+                                     hbk_error *err)
 {
     hbk_adapter *fresh = NULL;
     if (!o->full && !init) {
@@ -8781,7 +8847,8 @@ static void hbk__trainer_adamw(hbk_trainer *t, double scale, hbk_adamw o)
     double decay = o.weight_decay;
     for (hbk_int i = 0; hbk_tensor_at(t->model, i, name, &w); i++) {
         o.weight_decay = w.rows == 1 ? 0 : decay;
-        hbk_adamw_step(t->values + at, t->m + at, t->v + at, t->grads + at, w.rows * w.cols, t->step, scale, &o);
+        hbk_adamw_step(t->values + at, t->m + at, t->v + at, t->grads + at, w.rows * w.cols, t->step, scale,
+                       &o);
         at += w.rows * w.cols;
     }
 }
@@ -8792,10 +8859,11 @@ HBK_DEF bool hbk_trainer_update(hbk_trainer *t, double lr, double *grad_norm, hb
     t->passes = 0;
     if (!isfinite(norm)) {
         memset(t->grads, 0, (size_t)t->n * sizeof *t->grads); /* or no later step could ever succeed */
-        return hbk_fail(err, HBK_ERROR_NUMERIC,
-                        "step %lld: the gradient is not finite; the weights are those of the step before. Lower "
-                        "the learning rate, or look for a broken example",
-                        (long long)t->step + 1);
+        return hbk_fail(
+            err, HBK_ERROR_NUMERIC,
+            "step %lld: the gradient is not finite; the weights are those of the step before. Lower "
+            "the learning rate, or look for a broken example",
+            (long long)t->step + 1);
     }
     double scale = t->o.clip > 0 && norm > t->o.clip ? t->o.clip / norm : 1;
     hbk_adamw o = {lr, t->o.beta1, t->o.beta2, t->o.eps, t->o.weight_decay};
@@ -8853,10 +8921,11 @@ HBK_DEF bool hbk_trainer_resume(hbk_trainer *t, const char *path, hbk_error *err
         t->passes = 0;
         memset(t->grads, 0, (size_t)t->n * sizeof *t->grads);
     } else {
-        hbk_fail_at(err, HBK_ERROR_SHAPE, path, 0,
-                    "the checkpoint does not hold %lld values, moments and a step: it is of another run; remove it "
-                    "to start anew",
-                    (long long)t->n);
+        hbk_fail_at(
+            err, HBK_ERROR_SHAPE, path, 0,
+            "the checkpoint does not hold %lld values, moments and a step: it is of another run; remove it "
+            "to start anew",
+            (long long)t->n);
     }
     hbk_safetensors_close(s);
     return ok;
@@ -8867,17 +8936,17 @@ HBK_DEF bool hbk_trainer_resume(hbk_trainer *t, const char *path, hbk_error *err
 /* Everything about a finetuning that is settled before its first step. */
 typedef struct hbk__plan {
     const hbk_dataset *data, *replay;
-    hbk_train_options o;   /* batch and steps resolved */
-    hbk_int *order;        /* (data->n) the epoch's permutation */
-    hbk_int *replay_order; /* (replay->n) */
+    hbk_train_options o;         /* batch and steps resolved */
+    hbk_int *order;              /* (data->n) the epoch's permutation */
+    hbk_int *replay_order;       /* (replay->n) */
     hbk_int epoch, replay_epoch; /* which those are of; -1: none yet */
     hbk_packer packer;
     hbk_allocator *alloc;
 } hbk__plan;
 
 /* Example number `at` of an endless reading of n examples, each epoch in an order of its own. */
-static hbk_int hbk__example_at(const hbk__plan *p, const char *stage, hbk_int *order, hbk_int *epoch, hbk_int n,
-                               hbk_int at)
+static hbk_int hbk__example_at(const hbk__plan *p, const char *stage, hbk_int *order, hbk_int *epoch,
+                               hbk_int n, hbk_int at)
 {
     if (at / n != *epoch) {
         *epoch = at / n;
@@ -8901,8 +8970,8 @@ static hbk_int hbk__step_example(hbk__plan *p, hbk_int step, hbk_int i, const hb
 }
 
 /* One step: its examples packed into as few passes as fit, then the update. */
-static bool hbk__train_step(hbk_trainer *t, hbk__plan *p, hbk_int step, double *loss, double *norm, double *lr,
-                            hbk_int *tokens, hbk_error *err)
+static bool hbk__train_step(hbk_trainer *t, hbk__plan *p, hbk_int step, double *loss, double *norm,
+                            double *lr, hbk_int *tokens, hbk_error *err)
 {
     hbk_int per_step = p->o.accumulate * (p->o.batch + p->o.replay), targets = 0;
     const hbk_dataset *d;
@@ -8934,19 +9003,20 @@ static bool hbk__train_step(hbk_trainer *t, hbk__plan *p, hbk_int step, double *
 /* Adds every option to `into`, keys led by `prefix`: flat, so that a difference can be named. */
 static bool hbk__options_json(json_t *into, const char *prefix, const hbk_train_options *o)
 {
-    json_t *j = json_pack("{s:b s:I s:f s:i s:f s:f s:f s:i s:I s:f s:f s:f s:f s:f s:I s:I s:I s:f s:I s:I s:I s:I s:b}",
-                          "full", o->full, "rank", (json_int_t)o->rank, "alpha", o->alpha, "targets",
-                          (int)o->targets, "dropout", o->dropout, "lr", o->lr, "lr_end", o->lr_end, "schedule",
-                          (int)o->schedule, "warmup", (json_int_t)o->warmup, "beta1", o->beta1, "beta2", o->beta2,
-                          "eps", o->eps, "weight_decay", o->weight_decay, "clip", o->clip, "batch",
-                          (json_int_t)o->batch, "accumulate", (json_int_t)o->accumulate, "steps",
-                          (json_int_t)o->steps, "epochs", o->epochs, "max_tokens", (json_int_t)o->max_tokens,
-                          "max_length", (json_int_t)o->max_length, "replay", (json_int_t)o->replay, "seed",
-                          (json_int_t)o->seed, "shuffle", o->shuffle);
+    json_t *j = json_pack(
+        "{s:b s:I s:f s:i s:f s:f s:f s:i s:I s:f s:f s:f s:f s:f s:I s:I s:I s:f s:I s:I s:I s:I s:b}",
+        "full", o->full, "rank", (json_int_t)o->rank, "alpha", o->alpha, "targets", (int)o->targets,
+        "dropout", o->dropout, "lr", o->lr, "lr_end", o->lr_end, "schedule", (int)o->schedule, "warmup",
+        (json_int_t)o->warmup, "beta1", o->beta1, "beta2", o->beta2, "eps", o->eps, "weight_decay",
+        o->weight_decay, "clip", o->clip, "batch", (json_int_t)o->batch, "accumulate",
+        (json_int_t)o->accumulate, "steps", (json_int_t)o->steps, "epochs", o->epochs, "max_tokens",
+        (json_int_t)o->max_tokens, "max_length", (json_int_t)o->max_length, "replay", (json_int_t)o->replay,
+        "seed", (json_int_t)o->seed, "shuffle", o->shuffle);
     const char *key;
     json_t *value;
     bool ok = into && j;
-    json_object_foreach(j, key, value) {
+    json_object_foreach(j, key, value)
+    {
         char name[64];
         snprintf(name, sizeof name, "%s%s", prefix, key);
         if (ok && json_object_set(into, name, value)) ok = false;
@@ -8966,7 +9036,8 @@ static json_t *hbk__hex(uint64_t h)
 static uint64_t hbk__model_hash(const hbk_model *m)
 {
     const hbk_config *c = &m->config;
-    hbk_int sizes[] = {c->n_layers, c->n_heads, c->n_kv_heads, c->head_dim, c->dim, c->ffn_dim, c->vocab_size};
+    hbk_int sizes[] = {c->n_layers, c->n_heads, c->n_kv_heads, c->head_dim,
+                       c->dim,      c->ffn_dim, c->vocab_size};
     uint64_t h = hbk_hash(0, sizes, sizeof sizes);
     h = hbk_hash(h, m->final_norm, (size_t)c->dim * sizeof(hbk_real));
     for (hbk_int l = 0; l < c->n_layers; l++) {
@@ -8982,7 +9053,8 @@ static json_t *hbk__train_json(const hbk__plan *p, const hbk_model *m, const hbk
     uint64_t data = hbk_hash(0, p->data->tokens.data, (size_t)p->data->tokens.n * sizeof(int32_t));
     data = hbk_hash(data, p->data->start, (size_t)p->data->n * sizeof(hbk_int));
     data = hbk_hash(data, p->data->n_prompt, (size_t)p->data->n * sizeof(hbk_int));
-    if (p->replay) data = hbk_hash(data, p->replay->tokens.data, (size_t)p->replay->tokens.n * sizeof(int32_t));
+    if (p->replay)
+        data = hbk_hash(data, p->replay->tokens.data, (size_t)p->replay->tokens.n * sizeof(int32_t));
     if (init) data = hbk_hash(data, init->values, (size_t)init->n_values * sizeof(hbk_real));
     json_t *j = json_object();
     if (hbk__options_json(j, "", &p->o) && !json_object_set_new(j, "examples", json_integer(p->data->n)) &&
@@ -9001,14 +9073,15 @@ static bool hbk__same_options(const char *path, json_t *now, hbk_error *err)
     const char *key;
     json_t *value;
     bool ok = true;
-    json_object_foreach(now, key, value) {
+    json_object_foreach(now, key, value)
+    {
         json_t *old = json_object_get(then, key);
         if (ok && (!old || !json_equal(old, value))) {
             char *a = old ? json_dumps(old, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
             char *b = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
             ok = hbk_fail_at(err, HBK_ERROR_OPTION, path, 0,
-                             "this folder was begun with %s %s, not %s: use its options, or another folder", key,
-                             a ? a : "unset", b ? b : "?");
+                             "this folder was begun with %s %s, not %s: use its options, or another folder",
+                             key, a ? a : "unset", b ? b : "?");
             free(a);
             free(b);
         }
@@ -9017,8 +9090,9 @@ static bool hbk__same_options(const char *path, json_t *now, hbk_error *err)
     return ok;
 }
 
-static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_dataset *data, const hbk_dataset *replay,
-                           const hbk_train_options *o, hbk_allocator *alloc, hbk_error *err)
+static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_dataset *data,
+                           const hbk_dataset *replay, const hbk_train_options *o, hbk_allocator *alloc,
+                           hbk_error *err)
 {
     memset(p, 0, sizeof *p);
     p->data = data;
@@ -9030,7 +9104,8 @@ static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_dataset *
         return hbk_fail(err, HBK_ERROR_DATA, "there is no example to train on (%lld were too long)",
                         (long long)data->n_too_long);
     if (o->replay > 0 && (!replay || replay->n < 1))
-        return hbk_fail(err, HBK_ERROR_DATA, "%lld replayed documents per batch were asked for, but none are given",
+        return hbk_fail(err, HBK_ERROR_DATA,
+                        "%lld replayed documents per batch were asked for, but none are given",
                         (long long)o->replay);
     if (o->batch < 0) p->o.batch = data->n < 3000 ? 8 : 32;
     if (p->o.batch < 1 || o->accumulate < 1 || o->steps == 0 || o->replay < 0 || !(o->lr > 0))
@@ -9039,7 +9114,8 @@ static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_dataset *
                         (long long)p->o.batch, (long long)o->accumulate, (long long)o->steps, o->lr);
     double per_step = (double)(p->o.batch * o->accumulate);
     if (o->steps < 0)
-        p->o.steps = o->epochs > 0 ? (hbk_int)ceil(o->epochs * (double)data->n / per_step) : hbk_train_steps(data->n);
+        p->o.steps =
+            o->epochs > 0 ? (hbk_int)ceil(o->epochs * (double)data->n / per_step) : hbk_train_steps(data->n);
     p->o.steps = HBK__MAX(p->o.steps, 1);
     hbk_int longest = HBK__MAX(data->max_length, p->replay ? replay->max_length : 0);
     hbk_int all = p->o.accumulate * (p->o.batch + p->o.replay); /* a step never needs more than this */
@@ -9068,7 +9144,8 @@ typedef struct hbk__train_files {
 static bool hbk__train_paths(hbk__train_files *f, const char *dir, hbk_error *err)
 {
     return hbk_path(f->train, dir, "train.json", err) && hbk_path(f->done, dir, "humpback.json", err) &&
-           hbk_path(f->metrics, dir, "metrics.jsonl", err) && hbk_path(f->timings, dir, "timings.jsonl", err) &&
+           hbk_path(f->metrics, dir, "metrics.jsonl", err) &&
+           hbk_path(f->timings, dir, "timings.jsonl", err) &&
            hbk_path(f->checkpoint_dir, dir, "checkpoint", err) &&
            hbk_path(f->checkpoint, f->checkpoint_dir, "state.safetensors", err);
 }
@@ -9093,8 +9170,8 @@ static bool hbk__train_run(hbk_trainer *t, hbk__plan *p, const hbk__train_files 
         double loss = 0, norm = 0, lr = 0, start = now ? now(progress->ctx) : 0;
         ok = hbk__train_step(t, p, step, &loss, &norm, &lr, &tokens, err) &&
              hbk__write_row(metrics,
-                            json_pack("{s:I s:f s:f s:f s:I}", "step", (json_int_t)step, "loss", loss, "lr", lr,
-                                      "grad_norm", norm, "tokens", (json_int_t)tokens),
+                            json_pack("{s:I s:f s:f s:f s:I}", "step", (json_int_t)step, "loss", loss, "lr",
+                                      lr, "grad_norm", norm, "tokens", (json_int_t)tokens),
                             err);
         if (ok && now) {
             double seconds = now(progress->ctx) - start;
@@ -9103,12 +9180,14 @@ static bool hbk__train_run(hbk_trainer *t, hbk__plan *p, const hbk__train_files 
                                           "tokens_per_s", seconds > 0 ? (double)tokens / seconds : 0.0),
                                 err);
         }
-        bool go_on = ok && hbk_report(progress, stage, step, p->o.steps, "steps", err, "loss %.3f  lr %.2g", loss, lr);
+        bool go_on =
+            ok && hbk_report(progress, stage, step, p->o.steps, "steps", err, "loss %.3f  lr %.2g", loss, lr);
         bool due = p->o.save_every > 0 && step % p->o.save_every == 0 && step < p->o.steps;
         if (ok && (due || !go_on)) /* rows first: a checkpoint promises the rows before it */
             ok = hbk_jsonl_sync(metrics, err) && hbk_dir_make(f->checkpoint_dir, err) &&
                  hbk_trainer_save(t, f->checkpoint, err);
-        if (ok && !go_on) ok = hbk_report(progress, stage, step, p->o.steps, "steps", err, "checkpoint saved");
+        if (ok && !go_on)
+            ok = hbk_report(progress, stage, step, p->o.steps, "steps", err, "checkpoint saved");
         ok = ok && go_on;
     }
     if (metrics && !hbk_jsonl_finish(metrics, ok ? err : NULL)) ok = false;
@@ -9128,8 +9207,8 @@ static bool hbk__train_finish(const hbk_trainer *t, const hbk_recipe *r, const c
     }
     const char *use = r->use == HBK_BACKWARD ? "backward" : "forward";
     json_t *j = json_pack("{s:s s:s s:s s:s? s:s? s:s? s:o}", "humpback", HBK_VERSION, "mode",
-                          t->o.full ? "full" : "lora", "use", use, "tag_seed", r->tag_seed, "tag_web", r->tag_web,
-                          "inference_tag", r->inference_tag, "template",
+                          t->o.full ? "full" : "lora", "use", use, "tag_seed", r->tag_seed, "tag_web",
+                          r->tag_web, "inference_tag", r->inference_tag, "template",
                           r->tmpl ? hbk__template_json(r->tmpl) : json_null());
     if (!j) return hbk_fail(err, HBK_ERROR_MEMORY, "out of memory while writing %s", f->done);
     bool ok = hbk_json_write(f->done, j, err);
@@ -9228,7 +9307,7 @@ HBK_DEF hbk_corpus_options hbk_corpus_defaults(void)
 HBK_DEF const char *hbk_drop_name(hbk_drop d)
 {
     switch (d) {
-#define HBK_X(name, text)                                                                                  \
+#define HBK_X(name, text)                                                                                    \
     case HBK_DROP_##name: return text;
         HBK_DROPS(HBK_X)
 #undef HBK_X
@@ -9301,8 +9380,10 @@ static double hbk__jaccard(const uint64_t *a, hbk_int n_a, const uint64_t *b, hb
             both++;
             i++;
             j++;
-        } else if (a[i] < b[j]) i++;
-        else j++;
+        } else if (a[i] < b[j])
+            i++;
+        else
+            j++;
     }
     hbk_int any = n_a + n_b - both;
     return any ? (double)both / (double)any : 0;
@@ -9405,12 +9486,12 @@ static double hbk__upper_share(const char *s, size_t n)
 static bool hbk__is_navigation(const char *s, size_t n)
 {
     static const char *const phrases[] = {
-        "advertis",       "forum",           "quick link",       "newsletter",     "navigation",
-        "site map",       "sitemap",         "sign up",          "sign in",        "subscribe",
-        "log in",         "login",           "privacy policy",   "cookie policy",  "terms of",
-        "contact us",     "about us",        "follow us",        "share this",     "leave a reply",
-        "leave a comment", "related posts",  "related articles", "recent posts",   "recent comments",
-        "latest news",    "popular posts",   "table of contents", "main menu",     "archives"};
+        "advertis",        "forum",         "quick link",        "newsletter",    "navigation",
+        "site map",        "sitemap",       "sign up",           "sign in",       "subscribe",
+        "log in",          "login",         "privacy policy",    "cookie policy", "terms of",
+        "contact us",      "about us",      "follow us",         "share this",    "leave a reply",
+        "leave a comment", "related posts", "related articles",  "recent posts",  "recent comments",
+        "latest news",     "popular posts", "table of contents", "main menu",     "archives"};
     for (size_t i = 0; i < n; i++) {
         if (i > 0 && hbk__is_word_byte(s[i - 1])) continue;
         for (size_t p = 0; p < sizeof phrases / sizeof phrases[0]; p++) {
@@ -9462,10 +9543,14 @@ static bool hbk__judge(hbk_corpus *c, const hbk__segment *s, hbk_drop *drop, hbk
     if (length == 0) *drop = HBK_DROP_EMPTY;
     if (*drop != HBK_DROP_KEPT || o->keep_all) return true;
     double upper = s->header ? hbk__upper_share(s->header, s->n_header) : 0;
-    if (length < o->min_chars) *drop = HBK_DROP_SHORT;
-    else if (length > o->max_chars) *drop = HBK_DROP_LONG;
-    else if (upper < 0 || upper > o->max_upper) *drop = HBK_DROP_HEADER;
-    else if (s->header && hbk__is_navigation(s->header, s->n_header)) *drop = HBK_DROP_NAVIGATION;
+    if (length < o->min_chars)
+        *drop = HBK_DROP_SHORT;
+    else if (length > o->max_chars)
+        *drop = HBK_DROP_LONG;
+    else if (upper < 0 || upper > o->max_upper)
+        *drop = HBK_DROP_HEADER;
+    else if (s->header && hbk__is_navigation(s->header, s->n_header))
+        *drop = HBK_DROP_NAVIGATION;
     if (*drop != HBK_DROP_KEPT) return true;
     double worst = 0;
     if (!hbk__repetition(s->text, s->n, &worst, c->alloc, err)) return false;
@@ -9486,8 +9571,10 @@ static bool hbk__segment_write(hbk_corpus *c, const hbk__document *d, const hbk_
     hbk_jsonl_writer *w = drop == HBK_DROP_KEPT ? c->out : c->rejects;
     if (!w) return true;
     char id[320];
-    if (d->whole) snprintf(id, sizeof id, "%s", d->id);
-    else snprintf(id, sizeof id, "%s-%lld", d->id, (long long)d->n_segments);
+    if (d->whole)
+        snprintf(id, sizeof id, "%s", d->id);
+    else
+        snprintf(id, sizeof id, "%s-%lld", d->id, (long long)d->n_segments);
     const char *header = s->header ? s->header : "";
     json_t *row = json_object();
     bool ok = row && json_object_set_new(row, "id", json_string(id)) == 0 &&
@@ -9497,8 +9584,10 @@ static bool hbk__segment_write(hbk_corpus *c, const hbk__document *d, const hbk_
     if (ok && d->url) ok = json_object_set_new(row, "url", json_string(d->url)) == 0;
     if (ok && drop != HBK_DROP_KEPT)
         ok = json_object_set_new(row, "reason", json_string(hbk_drop_name(drop))) == 0;
-    if (ok) ok = hbk_jsonl_write(w, row, err);
-    else hbk_fail(err, HBK_ERROR_MEMORY, "segment %s: its row cannot be built: memory is out", id);
+    if (ok)
+        ok = hbk_jsonl_write(w, row, err);
+    else
+        hbk_fail(err, HBK_ERROR_MEMORY, "segment %s: its row cannot be built: memory is out", id);
     json_decref(row);
     return ok;
 }
@@ -9510,7 +9599,7 @@ static bool hbk__blank(char ch)
 
 /* Judges, counts and writes text[from..to-1] as the document's next segment. */
 static bool hbk__segment_add(hbk_corpus *c, hbk__document *d, size_t from, size_t to, const char *header,
-                         size_t n_header, hbk_error *err)
+                             size_t n_header, hbk_error *err)
 {
     while (from < to && hbk__blank(d->text[from])) from++;
     while (to > from && hbk__blank(d->text[to - 1])) to--;
@@ -9887,7 +9976,7 @@ typedef struct hbk__item {
 
 /* Who decodes, and a stage's way with a row and with a wave. */
 typedef struct hbk__stage {
-    const char *name;           /* of progress and of random streams */
+    const char *name; /* of progress and of random streams */
     const hbk_model *m;
     const hbk_adapter *adapter;
     const hbk_tokenizer *tok;
@@ -9895,10 +9984,11 @@ typedef struct hbk__stage {
     const hbk_decode_options *o;
     const char *prov_adapter;
     hbk_allocator *alloc;
-    const void *options;        /* the stage's own */
+    const void *options; /* the stage's own */
     /* 1: the row becomes an item, 0: it is passed over, -1: an error */
     int (*take)(const struct hbk__stage *s, hbk__item *item, const char *path, hbk_int line, hbk_error *err);
-    bool (*wave)(const struct hbk__stage *s, hbk__item *items, hbk_int n, hbk_jsonl_writer *out, hbk_error *err);
+    bool (*wave)(const struct hbk__stage *s, hbk__item *items, hbk_int n, hbk_jsonl_writer *out,
+                 hbk_error *err);
 } hbk__stage;
 
 static json_t *hbk__prov(const hbk__stage *s)
@@ -9972,7 +10062,8 @@ static bool hbk__run_waves(const hbk__stage *s, const char *path, const char *ou
         ok = hbk_fail_at(err, HBK_ERROR_DATA, path, 0, "holds no row that %s could use", s->name);
     if (ok && seen < done)
         ok = hbk_fail_at(err, HBK_ERROR_DATA, out_path, 0,
-                         "holds %lld rows, more rows than %s has records (%lld): it is not of this input; remove it",
+                         "holds %lld rows, more rows than %s has records (%lld): it is of another input; "
+                         "remove it",
                          (long long)done, path, (long long)seen);
     if (out && !hbk_jsonl_finish(out, ok ? err : NULL)) ok = false;
     hbk_jsonl_close(in);
@@ -10169,8 +10260,8 @@ static bool hbk__augment_wave(const hbk__stage *s, hbk__item *items, hbk_int n, 
         const char *x = hbk_text_string(&text);
         const char *status = hbk_augment_status(x, items[i].output, r[i].finish, s->t, s->tok);
         ok = hbk__write_row(out,
-                            json_pack("{s:s s:s s:s s:s s:s s:o}", "id", items[i].id, "instruction", x, "output",
-                                      items[i].output, "status", status, "finish",
+                            json_pack("{s:s s:s s:s s:s s:s s:o}", "id", items[i].id, "instruction", x,
+                                      "output", items[i].output, "status", status, "finish",
                                       hbk__finish_name(r[i].finish), "prov", hbk__prov(s)),
                             err);
         hbk_text_free(&text);
@@ -10184,7 +10275,7 @@ HBK_DEF bool hbk_augment(const hbk_model *m, const hbk_adapter *adapter, const h
                          const char *segments, const char *out, const hbk_progress *progress,
                          hbk_allocator *alloc, hbk_error *err)
 {
-    hbk__stage s = {"augment", m,    adapter, tok, t, o, prov_adapter, alloc, NULL, hbk__take_segment,
+    hbk__stage s = {"augment",        m, adapter, tok, t, o, prov_adapter, alloc, NULL, hbk__take_segment,
                     hbk__augment_wave};
     return hbk_template_check(t, tok, err) && hbk__run_waves(&s, segments, out, progress, err);
 }
@@ -10337,10 +10428,11 @@ static bool hbk__digits_encode(const hbk__stage *s, hbk__digits *d, hbk_error *e
         ok = hbk_tokenizer_encode(s->tok, text, 2, HBK_ENCODE_CONTINUE, &d->ids[k], err);
         for (hbk_int i = 0; ok && i < d->ids[k].n; i++)
             if (d->ids[k].data[i] == hbk_tokenizer_unk(s->tok))
-                ok = hbk_fail(err, HBK_ERROR_UNSUPPORTED,
-                              "the vocabulary cannot spell the digit %d, which the expected read-out needs; use "
-                              "--readout text",
-                              k + 1);
+                ok = hbk_fail(
+                    err, HBK_ERROR_UNSUPPORTED,
+                    "the vocabulary cannot spell the digit %d, which the expected read-out needs; use "
+                    "--readout text",
+                    k + 1);
         d->longest = HBK__MAX(d->longest, d->ids[k].n);
     }
     d->reserve = lead.n + 2 + d->longest;
@@ -10429,8 +10521,8 @@ static bool hbk__expected(const hbk__stage *s, const hbk__item *items, hbk_int n
     for (hbk_int i = 0; ok && i < total; i++) {
         bool too_long = r[i].finish == HBK_FINISH_TOO_LONG; /* not rated, whatever else the wave holds */
         prompts[i].alloc = s->alloc;
-        ok = too_long || hbk__score_prompt(s, &items[i / votes].prompt, hbk_text_string(&texts[i]), d,
-                                           &prompts[i], err);
+        ok = too_long ||
+             hbk__score_prompt(s, &items[i / votes].prompt, hbk_text_string(&texts[i]), d, &prompts[i], err);
         longest = HBK__MAX(longest, prompts[i].n);
         for (int k = 0; k < HBK__GRADES; k++) {
             hbk_scoring *q = &p[i * HBK__GRADES + k];
@@ -10507,8 +10599,8 @@ static bool hbk__rate_wave(const hbk__stage *s, hbk__item *items, hbk_int n, hbk
     for (hbk_int i = 0; ok && !expected && i < total; i++)
         score[i] = hbk__text_rating(hbk_text_string(&texts[i]), r[i].finish);
     for (hbk_int i = 0; ok && i < n; i++)
-        ok = hbk__rating_row(s, &items[i], r + i * o->votes, texts + i * o->votes, score + i * o->votes, o->votes,
-                             out, err);
+        ok = hbk__rating_row(s, &items[i], r + i * o->votes, texts + i * o->votes, score + i * o->votes,
+                             o->votes, out, err);
     for (hbk_int i = 0; texts && i < total; i++) hbk_text_free(&texts[i]);
     hbk_free(s->alloc, texts);
     hbk_free(s->alloc, score);
@@ -10522,13 +10614,14 @@ HBK_DEF bool hbk_rate(const hbk_model *m, const hbk_adapter *adapter, const hbk_
                       const char *candidates, const char *ratings, const hbk_progress *progress,
                       hbk_allocator *alloc, hbk_error *err)
 {
-    hbk__stage s = {"rate", m, adapter, tok, t, &o->decode, prov_adapter, alloc, o, hbk__take_candidate,
-                    hbk__rate_wave};
+    hbk__stage s = {
+        "rate", m, adapter, tok, t, &o->decode, prov_adapter, alloc, o, hbk__take_candidate, hbk__rate_wave};
     if (o->votes < 1 || (o->votes > 1 && o->decode.sampling.temperature <= 0))
-        return hbk_fail(err, HBK_ERROR_OPTION,
-                        "%lld votes: at least 1 is needed, and more than 1 need a temperature above 0, or all "
-                        "would be the same",
-                        (long long)o->votes);
+        return hbk_fail(
+            err, HBK_ERROR_OPTION,
+            "%lld votes: at least 1 is needed, and more than 1 need a temperature above 0, or all "
+            "would be the same",
+            (long long)o->votes);
     return hbk_template_check(t, tok, err) && hbk__run_waves(&s, candidates, ratings, progress, err);
 }
 
@@ -10622,7 +10715,8 @@ static bool hbk__write_curated(const json_t *row, double score, const char *path
 {
     char id[256];
     const char *x, *y;
-    return hbk__row_id(row, "row", id, path, line, err) && hbk__row_text(row, "instruction", &x, path, line, err) &&
+    return hbk__row_id(row, "row", id, path, line, err) &&
+           hbk__row_text(row, "instruction", &x, path, line, err) &&
            hbk__row_text(row, "output", &y, path, line, err) &&
            hbk__write_row(out,
                           json_pack("{s:s s:s s:s s:f s:s}", "id", id, "instruction", x, "output", y, "score",
@@ -10645,12 +10739,14 @@ static bool hbk__merge_kept(const char *candidates, const char *ratings, const h
         if (status && strcmp(status, "ok")) continue;
         char id[256], rated_id[256];
         bool ok = hbk__row_id(row, "row", id, candidates, hbk_jsonl_line(c), err);
-        if (ok && (k >= n || hbk_jsonl_next(r, &rating, err) <= 0 ||
-                   !hbk__row_id(rating, "row", rated_id, ratings, hbk_jsonl_line(r), err) || strcmp(id, rated_id)))
-            ok = hbk_fail_at(err, HBK_ERROR_DATA, ratings, k + 1,
-                             "expected the rating of candidate \"%s\" here: these ratings are of other candidates",
-                             id);
-        if (ok && kept[k]) ok = hbk__write_curated(row, rated[k].score, candidates, hbk_jsonl_line(c), out, err);
+        if (ok &&
+            (k >= n || hbk_jsonl_next(r, &rating, err) <= 0 ||
+             !hbk__row_id(rating, "row", rated_id, ratings, hbk_jsonl_line(r), err) || strcmp(id, rated_id)))
+            ok = hbk_fail_at(
+                err, HBK_ERROR_DATA, ratings, k + 1,
+                "expected the rating of candidate \"%s\" here: these ratings are of other candidates", id);
+        if (ok && kept[k])
+            ok = hbk__write_curated(row, rated[k].score, candidates, hbk_jsonl_line(c), out, err);
         k++;
         if (ok) continue;
         got = -1;
@@ -10765,18 +10861,20 @@ typedef struct hbk__loop {
     const hbk_progress *progress;
     hbk_allocator *alloc;
     char dir[512], run[512], segments[512], seed[512], candidates[512], inference_tag[512];
-    json_t *state;        /* run.json */
-    hbk_pairs pairs;      /* the seed */
+    json_t *state;   /* run.json */
+    hbk_pairs pairs; /* the seed */
     hbk_dataset replay;
-    double lap;           /* when the stage before ended, by the caller's clock */
+    double lap; /* when the stage before ended, by the caller's clock */
     hbk_loop_result r;
 } hbk__loop;
 
 static bool hbk__loop_path(const hbk__loop *l, char out[512], const char *format, int k, hbk_error *err)
 {
     char name[64];
-    if (k < 0) snprintf(name, sizeof name, "%s", format);
-    else snprintf(name, sizeof name, "%s%d%s", format, k, strchr(format, '-') ? ".jsonl" : "");
+    if (k < 0)
+        snprintf(name, sizeof name, "%s", format);
+    else
+        snprintf(name, sizeof name, "%s%d%s", format, k, strchr(format, '-') ? ".jsonl" : "");
     return hbk_path(out, l->dir, name, err);
 }
 
@@ -10788,10 +10886,14 @@ static bool hbk__add(json_t *into, const char *key, json_t *value)
 static bool hbk__decode_json(json_t *j, const char *prefix, const hbk_decode_options *o)
 {
     const char *names[] = {"temperature", "top_p", "top_k", "max_new", "stop", "wave", "slots", "max_length"};
-    json_t *values[] = {json_real(o->sampling.temperature), json_real(o->sampling.top_p),
-                        json_integer(o->sampling.top_k),    json_integer(o->sampling.max_new),
-                        json_integer(o->sampling.stop),     json_integer(o->wave),
-                        json_integer(o->slots),             json_integer(o->max_length)};
+    json_t *values[] = {json_real(o->sampling.temperature),
+                        json_real(o->sampling.top_p),
+                        json_integer(o->sampling.top_k),
+                        json_integer(o->sampling.max_new),
+                        json_integer(o->sampling.stop),
+                        json_integer(o->wave),
+                        json_integer(o->slots),
+                        json_integer(o->max_length)};
     bool ok = true;
     for (int i = 0; i < 8; i++) {
         char key[64];
@@ -10811,23 +10913,26 @@ static json_t *hbk__loop_json(const hbk__loop *l)
 {
     const hbk_loop_options *o = l->o;
     json_t *j = json_object();
-    bool ok = j && hbk__add(j, "model", json_string(o->model_name)) &&
-              hbk__add(j, "model_hash", hbk__hex(hbk__model_hash(l->m))) &&
-              hbk__add(j, "template", json_string(hbk_template_name(l->t))) &&
-              hbk__add(j, "template_hash", hbk__hex(hbk_template_hash(l->t))) &&
-              hbk__add(j, "tag_seed", hbk__or_null(o->tag_seed)) &&
-              hbk__add(j, "tag_web", hbk__or_null(o->tag_web)) &&
-              hbk__add(j, "inference_tags", json_string(o->inference_tags)) &&
-              hbk__add(j, "iterations", json_integer(o->iterations)) &&
-              hbk__add(j, "seed_repeat", json_integer(o->seed_repeat)) &&
-              hbk__add(j, "max_length", json_integer(o->max_length)) &&
-              hbk__add(j, "readout", json_string(o->curate.readout == HBK_READOUT_TEXT ? "text" : "expected")) &&
-              hbk__add(j, "votes", json_integer(o->curate.votes)) && hbk__add(j, "keep", json_real(o->curate.keep)) &&
-              hbk__add(j, "keep_share", json_real(o->curate.keep_share)) &&
-              hbk__add(j, "seed", json_integer((json_int_t)o->seed)) &&
-              hbk__add(j, "threads", json_integer(hbk__n_threads())) && hbk__decode_json(j, "augment.", &o->augment) &&
-              hbk__decode_json(j, "rate.", &o->curate.decode) && hbk__options_json(j, "myx.", &o->myx) &&
-              hbk__options_json(j, "m0.", &o->m0) && hbk__options_json(j, "mt.", &o->mt);
+    bool ok =
+        j && hbk__add(j, "model", json_string(o->model_name)) &&
+        hbk__add(j, "model_hash", hbk__hex(hbk__model_hash(l->m))) &&
+        hbk__add(j, "template", json_string(hbk_template_name(l->t))) &&
+        hbk__add(j, "template_hash", hbk__hex(hbk_template_hash(l->t))) &&
+        hbk__add(j, "tag_seed", hbk__or_null(o->tag_seed)) &&
+        hbk__add(j, "tag_web", hbk__or_null(o->tag_web)) &&
+        hbk__add(j, "inference_tags", json_string(o->inference_tags)) &&
+        hbk__add(j, "iterations", json_integer(o->iterations)) &&
+        hbk__add(j, "seed_repeat", json_integer(o->seed_repeat)) &&
+        hbk__add(j, "max_length", json_integer(o->max_length)) &&
+        hbk__add(j, "readout", json_string(o->curate.readout == HBK_READOUT_TEXT ? "text" : "expected")) &&
+        hbk__add(j, "votes", json_integer(o->curate.votes)) &&
+        hbk__add(j, "keep", json_real(o->curate.keep)) &&
+        hbk__add(j, "keep_share", json_real(o->curate.keep_share)) &&
+        hbk__add(j, "seed", json_integer((json_int_t)o->seed)) &&
+        hbk__add(j, "threads", json_integer(hbk__n_threads())) &&
+        hbk__decode_json(j, "augment.", &o->augment) && hbk__decode_json(j, "rate.", &o->curate.decode) &&
+        hbk__options_json(j, "myx.", &o->myx) && hbk__options_json(j, "m0.", &o->m0) &&
+        hbk__options_json(j, "mt.", &o->mt);
     if (ok) return j;
     json_decref(j);
     return NULL;
@@ -10846,7 +10951,8 @@ static const char *hbk__first_difference(json_t *a, json_t *b)
 {
     const char *key;
     json_t *value;
-    json_object_foreach(a, key, value) {
+    json_object_foreach(a, key, value)
+    {
         json_t *other = json_object_get(b, key);
         if (!other || !json_equal(value, other)) return key;
     }
@@ -10877,8 +10983,9 @@ static bool hbk__loop_open(hbk__loop *l, hbk_error *err)
     json_t *seed = hbk__input_json(l->o->seed_path, err), *segments = hbk__input_json(l->o->corpus_path, err);
     json_t *replay = hbk__input_json(l->o->replay_path, err), *options = hbk__loop_json(l);
     bool inputs = seed && segments && replay;
-    json_t *now = json_pack("{s:s s:o s:{s:o s:o s:o} s:{} s:s}", "humpback", HBK_VERSION, "options", options,
-                            "inputs", "seed", seed, "segments", segments, "replay", replay, "stages", "stopped", "");
+    json_t *now =
+        json_pack("{s:s s:o s:{s:o s:o s:o} s:{} s:s}", "humpback", HBK_VERSION, "options", options, "inputs",
+                  "seed", seed, "segments", segments, "replay", replay, "stages", "stopped", "");
     if (!inputs || !now) {
         json_decref(now);
         return inputs ? hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for run.json") : false;
@@ -10889,8 +10996,10 @@ static bool hbk__loop_open(hbk__loop *l, hbk_error *err)
             json_decref(now);
             return false;
         }
-        const char *key = hbk__first_difference(json_object_get(now, "options"), json_object_get(then, "options"));
-        json_t *a = json_object_get(then, key ? "options" : "inputs"), *b = json_object_get(now, key ? "options" : "inputs");
+        const char *key =
+            hbk__first_difference(json_object_get(now, "options"), json_object_get(then, "options"));
+        json_t *a = json_object_get(then, key ? "options" : "inputs"),
+               *b = json_object_get(now, key ? "options" : "inputs");
         const char *names[] = {"seed", "segments", "replay"};
         for (int i = 0; i < 3 && !key; i++) { /* a file may move, but not change */
             json_t *x = json_object_get(json_object_get(a, names[i]), "hash");
@@ -10902,10 +11011,11 @@ static bool hbk__loop_open(hbk__loop *l, hbk_error *err)
             if (key) {
                 char *was = json_dumps(json_object_get(a, key), JSON_ENCODE_ANY | JSON_COMPACT);
                 char *is = json_dumps(json_object_get(b, key), JSON_ENCODE_ANY | JSON_COMPACT);
-                ok = hbk_fail_at(err, HBK_ERROR_OPTION, l->dir, 0,
-                                 "this run was begun with %s = %s, not %s: use the same, another folder, or --force, "
-                                 "which sets the old one aside",
-                                 key, was ? was : "?", is ? is : "?");
+                ok = hbk_fail_at(
+                    err, HBK_ERROR_OPTION, l->dir, 0,
+                    "this run was begun with %s = %s, not %s: use the same, another folder, or --force, "
+                    "which sets the old one aside",
+                    key, was ? was : "?", is ? is : "?");
                 free(was);
                 free(is);
             }
@@ -10938,7 +11048,8 @@ static double hbk__now(const hbk_progress *p)
 static bool hbk__stage_finish(hbk__loop *l, const char *name, json_t *entry, hbk_error *err)
 {
     double now = hbk__now(l->progress);
-    if (entry && l->progress && l->progress->now) json_object_set_new(entry, "seconds", json_real(now - l->lap));
+    if (entry && l->progress && l->progress->now)
+        json_object_set_new(entry, "seconds", json_real(now - l->lap));
     l->lap = now;
     if (!entry || json_object_set_new(json_object_get(l->state, "stages"), name, entry))
         return hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for run.json");
@@ -11005,12 +11116,12 @@ static bool hbk__loop_check(hbk__loop *l, hbk_error *err)
     if (!hbk_pairs_load(&l->pairs, l->o->seed_path, "seed", err)) return false;
     l->r.n_seed = l->pairs.n;
     if (l->pairs.n < 2)
-        return hbk_fail_at(err, HBK_ERROR_DATA, l->o->seed_path, 0,
-                           "holds %lld pairs; at least 2 are needed to finetune on, and a hundred to learn from",
-                           (long long)l->pairs.n);
+        return hbk_fail_at(
+            err, HBK_ERROR_DATA, l->o->seed_path, 0,
+            "holds %lld pairs; at least 2 are needed to finetune on, and a hundred to learn from",
+            (long long)l->pairs.n);
     return hbk__loop_segments(l, NULL, err) && hbk__loop_spells(l, err) &&
-           (!l->o->replay_path ||
-            hbk_dataset_add_texts(&l->replay, l->o->replay_path, l->tok, limit, err));
+           (!l->o->replay_path || hbk_dataset_add_texts(&l->replay, l->o->replay_path, l->tok, limit, err));
 }
 
 /* seed.jsonl and segments.jsonl: the inputs in the run's own form. */
@@ -11022,15 +11133,16 @@ static bool hbk__loop_inputs(hbk__loop *l, hbk_error *err)
     for (hbk_int i = 0; ok && i < l->pairs.n; i++) {
         const hbk_pair *p = &l->pairs.data[i];
         ok = hbk__write_row(out,
-                            json_pack("{s:s s:s s:s s:s}", "id", p->id, "instruction", p->instruction, "output",
-                                      p->output, "source", "seed"),
+                            json_pack("{s:s s:s s:s s:s}", "id", p->id, "instruction", p->instruction,
+                                      "output", p->output, "source", "seed"),
                             err);
     }
     if (out && !hbk_jsonl_finish(out, ok ? err : NULL)) ok = false;
     out = ok ? hbk_jsonl_create(l->segments, 0, l->alloc, err) : NULL;
     ok = out && hbk__loop_segments(l, out, err);
     if (out && !hbk_jsonl_finish(out, ok ? err : NULL)) ok = false;
-    return ok && hbk__stage_finish(l, "segments", json_pack("{s:I}", "rows", (json_int_t)l->r.n_segments), err);
+    return ok &&
+           hbk__stage_finish(l, "segments", json_pack("{s:I}", "rows", (json_int_t)l->r.n_segments), err);
 }
 
 /* template.json, and rubric.txt with the wording that rates. */
@@ -11045,8 +11157,8 @@ static bool hbk__loop_template(hbk__loop *l, hbk_error *err)
 }
 
 /* Finetunes the base on `d` into the folder `name`. */
-static bool hbk__loop_finetune(hbk__loop *l, const char *name, const hbk_dataset *d, const hbk_train_options *o,
-                               hbk_use use, hbk_error *err)
+static bool hbk__loop_finetune(hbk__loop *l, const char *name, const hbk_dataset *d,
+                               const hbk_train_options *o, hbk_use use, hbk_error *err)
 {
     char dir[512];
     if (!hbk_path(dir, l->dir, name, err)) return false;
@@ -11071,7 +11183,7 @@ static bool hbk__loop_finetune(hbk__loop *l, const char *name, const hbk_dataset
                              err);
 }
 
-/* A dataset of the seed, `repeat` times, and of a curated file (NULL: none), tagged by where they come from. */
+/* A dataset of the seed, `repeat` times, and of a curated file (NULL: none), tagged by source. */
 static bool hbk__loop_train(hbk__loop *l, const char *name, const char *curated, hbk_int repeat,
                             const hbk_train_options *o, hbk_use use, hbk_error *err)
 {
@@ -11107,8 +11219,8 @@ static bool hbk__loop_augment(hbk__loop *l, hbk_error *err)
     if (o.max_length < 0) o.max_length = l->o->max_length;
     if (!hbk__stage_done(l, "candidates")) {
         if (!hbk__loop_tuned(l, &t, "myx", err)) return false;
-        bool ok = hbk_augment(t.model, t.adapter, l->tok, l->t, &o, "myx", l->segments, l->candidates, l->progress,
-                              l->alloc, err);
+        bool ok = hbk_augment(t.model, t.adapter, l->tok, l->t, &o, "myx", l->segments, l->candidates,
+                              l->progress, l->alloc, err);
         hbk_tuned_free(&t);
         if (!ok) return false;
     }
@@ -11130,18 +11242,19 @@ static bool hbk__loop_augment(hbk__loop *l, hbk_error *err)
         return ok;
     }
     return hbk__stage_finish(
-        l, "candidates", json_pack("{s:I s:o}", "rows", (json_int_t)l->r.n_candidates, "status", statuses), err);
+        l, "candidates", json_pack("{s:I s:o}", "rows", (json_int_t)l->r.n_candidates, "status", statuses),
+        err);
 }
 
 static json_t *hbk__counts_json(const hbk_curate_counts *c)
 {
     const hbk_int *h = c->histogram;
-    return json_pack("{s:I s:I s:I s:I s:I s:I s:o s:b s:[I,I,I,I,I]}", "n", (json_int_t)c->n, "rated",
-                     (json_int_t)c->rated, "unparsable", (json_int_t)c->unparsable, "truncated",
-                     (json_int_t)c->truncated, "too_long", (json_int_t)c->too_long, "kept", (json_int_t)c->kept,
-                     "threshold", isnan(c->threshold) ? json_null() : json_real(c->threshold), "collapsed",
-                     c->collapsed, "histogram", (json_int_t)h[0], (json_int_t)h[1], (json_int_t)h[2],
-                     (json_int_t)h[3], (json_int_t)h[4]);
+    return json_pack(
+        "{s:I s:I s:I s:I s:I s:I s:o s:b s:[I,I,I,I,I]}", "n", (json_int_t)c->n, "rated",
+        (json_int_t)c->rated, "unparsable", (json_int_t)c->unparsable, "truncated", (json_int_t)c->truncated,
+        "too_long", (json_int_t)c->too_long, "kept", (json_int_t)c->kept, "threshold",
+        isnan(c->threshold) ? json_null() : json_real(c->threshold), "collapsed", c->collapsed, "histogram",
+        (json_int_t)h[0], (json_int_t)h[1], (json_int_t)h[2], (json_int_t)h[3], (json_int_t)h[4]);
 }
 
 /* Curation number k, 1 ..., by the model before it; *kept pairs go to curated-k.jsonl. */
@@ -11173,9 +11286,9 @@ static bool hbk__loop_curate(hbk__loop *l, int k, hbk_error *err)
 static bool hbk__loop_stop(hbk__loop *l, const char *why, hbk_error *err)
 {
     snprintf(l->r.stopped, sizeof l->r.stopped, "%s", why);
-    return json_object_set_new(l->state, "stopped", json_string(why)) == 0 ? hbk__save_state(l, err)
-                                                                           : hbk_fail(err, HBK_ERROR_MEMORY,
-                                                                                      "out of memory for run.json");
+    return json_object_set_new(l->state, "stopped", json_string(why)) == 0
+               ? hbk__save_state(l, err)
+               : hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for run.json");
 }
 
 static bool hbk__loop_iterations(hbk__loop *l, hbk_error *err)
@@ -11191,10 +11304,11 @@ static bool hbk__loop_iterations(hbk__loop *l, hbk_error *err)
         const hbk_curate_counts *c = &l->r.curated[HBK__MIN(k, 8) - 1];
         if (c->kept == 0) {
             snprintf(why, sizeof why,
-                     "curation %d kept none of %lld candidates (%lld ratings could be read, %lld not, %lld cut off, "
+                     "curation %d kept none of %lld candidates (%lld ratings could be read, %lld not, %lld "
+                     "cut off, "
                      "%lld too long); M%d is the result",
-                     k, (long long)c->n, (long long)c->rated, (long long)c->unparsable, (long long)c->truncated,
-                     (long long)c->too_long, k - 1);
+                     k, (long long)c->n, (long long)c->rated, (long long)c->unparsable,
+                     (long long)c->truncated, (long long)c->too_long, k - 1);
             return hbk__loop_stop(l, why, err);
         }
         snprintf(name, sizeof name, "m%d", k);
@@ -11230,9 +11344,11 @@ HBK_DEF bool hbk_loop_run(const hbk_model *m, const hbk_tokenizer *tok, const hb
     l->t = o->tmpl ? o->tmpl : l->own_template;
     bool ok = l->t != NULL;
     if (ok && (!o->seed_path || !o->corpus_path || o->iterations < 1 || o->seed_repeat < 1))
-        ok = hbk_fail(err, HBK_ERROR_OPTION, "the loop needs seed pairs, a corpus and at least one iteration");
+        ok =
+            hbk_fail(err, HBK_ERROR_OPTION, "the loop needs seed pairs, a corpus and at least one iteration");
     ok = ok && hbk_inference_tag(l->inference_tag, o->inference_tags, o->tag_seed, o->tag_web, err) &&
-         hbk__loop_path(l, l->run, "run.json", -1, err) && hbk__loop_path(l, l->seed, "seed.jsonl", -1, err) &&
+         hbk__loop_path(l, l->run, "run.json", -1, err) &&
+         hbk__loop_path(l, l->seed, "seed.jsonl", -1, err) &&
          hbk__loop_path(l, l->segments, "segments.jsonl", -1, err) &&
          hbk__loop_path(l, l->candidates, "candidates.jsonl", -1, err) && hbk__loop_check(l, err) &&
          hbk__loop_open(l, err) && hbk__loop_stages(l, err);

@@ -62,8 +62,8 @@ static void t11_check(const char *name, hbk_acts *a, const hbk_model *m, const h
         some += grads[i] != 0;
         worst = fmax(worst, error);
         if (error > bar)
-            fail_msg("%s: value %lld of %lld: gradient %g, by differences %g", name, (long long)i, (long long)n,
-                     (double)grads[i], numeric);
+            fail_msg("%s: value %lld of %lld: gradient %g, by differences %g", name, (long long)i,
+                     (long long)n, (double)grads[i], numeric);
     }
     assert_true(some > n / skip / 2);
     print_message("    %-22s worst relative error %.1e\n", name, worst);
@@ -85,8 +85,10 @@ static void t11_full_gradient(void **state)
         t11_loss(a, m, &p);
         hbk_real *keep = HBK__NEW(NULL, hbk_real, hbk_model_count(&c), &err);
         memcpy(keep, grads, sizeof *grads * (size_t)hbk_model_count(&c));
-        t11_check(variant == 1 ? "full, tied" : variant ? "full, dropout" : "full", a, m, &p, m->values, keep,
-                  hbk_model_count(&c), sizeof(hbk_real) == 8 ? 1 : 7);
+        t11_check(variant == 1 ? "full, tied"
+                  : variant    ? "full, dropout"
+                               : "full",
+                  a, m, &p, m->values, keep, hbk_model_count(&c), sizeof(hbk_real) == 8 ? 1 : 7);
         hbk_acts_free(a);
         hbk_model_free(d);
         hbk_model_free(m);
@@ -100,7 +102,8 @@ static void t11_full_gradient(void **state)
 static void t11_lora_gradient(void **state)
 {
     (void)state;
-    static const unsigned targets[] = {HBK_ALL_SLOTS, 1u << HBK_Q | 1u << HBK_V, 1u << HBK_DOWN, HBK_ALL_SLOTS};
+    static const unsigned targets[] = {HBK_ALL_SLOTS, 1u << HBK_Q | 1u << HBK_V, 1u << HBK_DOWN,
+                                       HBK_ALL_SLOTS};
     for (int variant = 0; variant < 4; variant++) {
         hbk_error err;
         hbk_config c = t11_config(false);
@@ -208,8 +211,10 @@ static double t11_number(const hbk_tensor *t, hbk_int i)
     float f;
     double d;
     memcpy(&f, (const char *)t->data + 4 * i, 4);
-    if (t->dtype[1] == '6') memcpy(&d, (const char *)t->data + 8 * i, 8);
-    else d = (double)f;
+    if (t->dtype[1] == '6')
+        memcpy(&d, (const char *)t->data + 8 * i, 8);
+    else
+        d = (double)f;
     return d;
 }
 
@@ -303,7 +308,7 @@ static void t11_interleave(hbk_real *x, hbk_int rows, hbk_int cols, hbk_int D)
     hbk_free(NULL, y);
 }
 
-/* Loss and every gradient tensor of a checkpoint against a reference file; relative to the tensor's largest. */
+/* Loss and every gradient of a checkpoint against a reference file, relative to each tensor's largest. */
 static void t11_golden_case(const char *model, const char *file, bool llama2c)
 {
     hbk_error err;
@@ -330,8 +335,10 @@ static void t11_golden_case(const char *model, const char *file, bool llama2c)
     hbk_matrix t;
     hbk_int n = 0;
     for (hbk_int i = 0; hbk_tensor_at(d, i, name, &t); i++) {
-        if (llama2c) t11_llama2c_name(key, name);
-        else snprintf(key, sizeof key, "grad.%s", strstr(name, "embed") ? "lm_head.weight" : name);
+        if (llama2c)
+            t11_llama2c_name(key, name);
+        else
+            snprintf(key, sizeof key, "grad.%s", strstr(name, "embed") ? "lm_head.weight" : name);
         hbk_real *g = (hbk_real *)t.data;
         if (llama2c && (strstr(name, "q_proj") || strstr(name, "k_proj")))
             t11_interleave(g, t.rows, t.cols, m->config.head_dim);
@@ -342,8 +349,8 @@ static void t11_golden_case(const char *model, const char *file, bool llama2c)
         worst = fmax(worst, difference);
         n++;
     }
-    print_message("    loss %.6f, %d gradients, largest relative difference %.1e\n", loss / (double)n_targets, (int)n,
-                  worst);
+    print_message("    loss %.6f, %d gradients, largest relative difference %.1e\n", loss / (double)n_targets,
+                  (int)n, worst);
     hbk_free(NULL, grads);
     hbk_free(NULL, ids);
     hbk_free(NULL, targets);
@@ -367,6 +374,7 @@ static void t11_golden_gradients(void **state)
 }
 
 static const struct CMUnitTest tests_11[] = {
-    cmocka_unit_test(t11_full_gradient), cmocka_unit_test(t11_lora_gradient), cmocka_unit_test(t11_packing),
-    cmocka_unit_test(t11_refusals),      cmocka_unit_test(t11_golden_logits), cmocka_unit_test(t11_golden_gradients),
+    cmocka_unit_test(t11_full_gradient), cmocka_unit_test(t11_lora_gradient),
+    cmocka_unit_test(t11_packing),       cmocka_unit_test(t11_refusals),
+    cmocka_unit_test(t11_golden_logits), cmocka_unit_test(t11_golden_gradients),
 };

@@ -174,7 +174,7 @@ static void t20_rating_ends(void **state)
 typedef struct t20_world {
     hbk_tokenizer *tok;
     hbk_template *t;
-    hbk_model *base;           /* or NULL: the taught model rates */
+    hbk_model *base; /* or NULL: the taught model rates */
     const hbk_model *taught;
     hbk_curate_options o;
     char candidates[512], ratings[512];
@@ -209,7 +209,8 @@ static void t20_free(t20_world *w)
 
 static bool t20_rate(const t20_world *w, const hbk_progress *p, hbk_allocator *a, hbk_error *err)
 {
-    return hbk_rate(w->base ? w->base : w->taught, NULL, w->tok, w->t, &w->o, "m0", w->candidates, w->ratings, p, a, err);
+    const hbk_model *m = w->base ? w->base : w->taught;
+    return hbk_rate(m, NULL, w->tok, w->t, &w->o, "m0", w->candidates, w->ratings, p, a, err);
 }
 
 /* Rates anew and returns the rows. */

@@ -87,7 +87,7 @@ static bool demo_read_texts(const char *path, hbk_text *out, hbk_error *err)
     return got == 0 && hbk_text_ok(out, err);
 }
 
-/* The rater's and the templates' words must be single tokens, or the small model stumbles over their parts. */
+/* The rater's and the templates' words must be single tokens: a small model stumbles over parts. */
 static bool demo_check_vocabulary(const hbk_tokenizer *tok, hbk_error *err)
 {
     static const char *const words[] = {"1",      "2",        "3",      "4",       "5",  "score",
@@ -96,8 +96,8 @@ static bool demo_check_vocabulary(const hbk_tokenizer *tok, hbk_error *err)
         char piece[32];
         snprintf(piece, sizeof piece, "\xe2\x96\x81%s", words[i]);
         if (hbk_tokenizer_find(tok, piece) < 0)
-            return hbk_fail(err, HBK_ERROR_DATA, "the vocabulary learned from the tiny web lacks the word \"%s\"",
-                            words[i]);
+            return hbk_fail(err, HBK_ERROR_DATA,
+                            "the vocabulary learned from the tiny web lacks the word \"%s\"", words[i]);
     }
     return true;
 }
@@ -157,7 +157,8 @@ static bool demo_base(demo *d, hbk_error *err)
     memset(&text, 0, sizeof text);
     memset(&windows, 0, sizeof windows);
     bool ok = hbk_dir_make(d->o.dir, err) && hbk_path(web, d->o.dir, "web.jsonl", err) &&
-              hbk_path(replay, d->o.dir, "replay.jsonl", err) && hbk_path(d->base_dir, d->o.dir, "base", err) &&
+              hbk_path(replay, d->o.dir, "replay.jsonl", err) &&
+              hbk_path(d->base_dir, d->o.dir, "base", err) &&
               tiny_write_web(&d->w, web, TINY_WEB_TOKENS, NULL, NULL, err) &&
               tiny_write_replay(&d->w, replay, TINY_REPLAYS, NULL, err) && demo_read_texts(web, &text, err);
     if (ok) d->tok = hbk_tokenizer_train(text.data, text.len, 640, false, NULL, err);
@@ -170,7 +171,8 @@ static bool demo_base(demo *d, hbk_error *err)
         hbk_recipe recipe;
         memset(&recipe, 0, sizeof recipe);
         recipe.tok = d->tok;
-        ok = random && hbk_finetune(random, &windows, NULL, &o, NULL, &recipe, d->base_dir, d->progress, NULL, err);
+        ok = random &&
+             hbk_finetune(random, &windows, NULL, &o, NULL, &recipe, d->base_dir, d->progress, NULL, err);
         hbk_model_free(random);
     }
     hbk_dataset_free(&windows);
@@ -207,9 +209,11 @@ static hbk_train_options demo_later(const demo *d)
 static bool demo_loop(demo *d, hbk_loop_result *result, hbk_error *err)
 {
     char seed[512], segments[512], replay[512], tmpl[512];
-    bool ok = hbk_path(seed, d->o.dir, "seed.jsonl", err) && hbk_path(segments, d->o.dir, "segments.jsonl", err) &&
-              hbk_path(replay, d->o.dir, "replay.jsonl", err) && hbk_path(tmpl, d->o.dir, "template.json", err) &&
-              hbk_path(d->run_dir, d->o.dir, "run", err) && tiny_write_seed(&d->w, seed, TINY_SEED_PAIRS, NULL, err) &&
+    bool ok = hbk_path(seed, d->o.dir, "seed.jsonl", err) &&
+              hbk_path(segments, d->o.dir, "segments.jsonl", err) &&
+              hbk_path(replay, d->o.dir, "replay.jsonl", err) &&
+              hbk_path(tmpl, d->o.dir, "template.json", err) && hbk_path(d->run_dir, d->o.dir, "run", err) &&
+              tiny_write_seed(&d->w, seed, TINY_SEED_PAIRS, NULL, err) &&
               tiny_write_segments(&d->w, segments, TINY_SEGMENTS, NULL, err) &&
               hbk_file_write(tmpl, TINY_TEMPLATE, strlen(TINY_TEMPLATE), err);
     if (ok) d->tmpl = hbk_template_load(tmpl, NULL, err);
@@ -392,8 +396,10 @@ static bool demo_rate(demo *d, const char *name, int k, hbk_error *err)
     json_t *row, *rating = NULL;
     snprintf(file, sizeof file, "ratings-%d.jsonl", k);
     out->name = name;
-    bool ok = hbk_path(candidates, d->run_dir, "candidates.jsonl", err) && hbk_path(ratings, d->run_dir, file, err) &&
-              (c = hbk_jsonl_open(candidates, NULL, err)) != NULL && (r = hbk_jsonl_open(ratings, NULL, err)) != NULL;
+    bool ok = hbk_path(candidates, d->run_dir, "candidates.jsonl", err) &&
+              hbk_path(ratings, d->run_dir, file, err) &&
+              (c = hbk_jsonl_open(candidates, NULL, err)) != NULL &&
+              (r = hbk_jsonl_open(ratings, NULL, err)) != NULL;
     for (int got; ok && (got = hbk_jsonl_next(c, &row, err)) != 0; n++) {
         ok = got > 0;
         if (!ok) break;
@@ -459,7 +465,9 @@ static const char demo_note[] = "One world and one training path: each figure ha
 static void demo_print(const demo *d, FILE *f)
 {
     fprintf(f, "\nworld %llu, %s finetuning\n\n", (unsigned long long)d->o.seed, d->o.lora ? "LoRA" : "full");
-    fprintf(f, "backward model: %.1f %% of the latent instructions recovered; %.1f %% of the candidates are right pairs\n\n",
+    fprintf(f,
+            "backward model: %.1f %% of the latent instructions recovered; %.1f %% of the candidates are "
+            "right pairs\n\n",
             100 * d->recovered, 100 * d->good);
     fprintf(f, "%-8s %10s %10s %8s %11s\n", "rater", "kept", "precision", "recall", "unparsable");
     for (int i = 0; i < d->n_raters; i++) {
@@ -473,10 +481,11 @@ static void demo_print(const demo *d, FILE *f)
         const demo_rater *r = &d->raters[i];
         fprintf(f, "\n%-8s", r->name);
         for (int k = 0; k < TINY_KINDS; k++)
-            fprintf(f, " %6.0f", 100.0 * (double)r->kept_of_kind[k] / (double)(r->of_kind[k] ? r->of_kind[k] : 1));
+            fprintf(f, " %6.0f",
+                    100.0 * (double)r->kept_of_kind[k] / (double)(r->of_kind[k] ? r->of_kind[k] : 1));
     }
-    fprintf(f, "\n\n%-44s %6s %6s %6s %7s %6s %6s\n", "answers, judged by the oracle (%)", "right", "common", "rare",
-            "style", "win", "score");
+    fprintf(f, "\n\n%-44s %6s %6s %6s %7s %6s %6s\n", "answers, judged by the oracle (%)", "right", "common",
+            "rare", "style", "win", "score");
     for (int i = 0; i < d->n_rows; i++) {
         const demo_row *r = &d->rows[i];
         fprintf(f, "%-44s %6.1f %6.1f %6.1f %7.1f %6.1f %6.2f\n", r->name, 100 * r->right, 100 * r->common,
@@ -513,21 +522,22 @@ static json_t *demo_json(const demo *d)
     for (int i = 0; i < d->n_rows; i++) {
         const demo_row *r = &d->rows[i];
         json_object_set_new(rows, r->key,
-                            json_pack("{s:f s:f s:f s:f s:f s:f s:f}", "right", r->right, "common", r->common, "rare",
-                                      r->rare, "style", r->style, "win", r->win, "content_win", r->content, "score",
-                                      r->score));
+                            json_pack("{s:f s:f s:f s:f s:f s:f s:f}", "right", r->right, "common", r->common,
+                                      "rare", r->rare, "style", r->style, "win", r->win, "content_win",
+                                      r->content, "score", r->score));
     }
     for (int i = 0; i < d->n_raters; i++) {
         const demo_rater *r = &d->raters[i];
         json_object_set_new(raters, r->name,
-                            json_pack("{s:I s:I s:I s:o s:o}", "kept", (json_int_t)r->kept, "n", (json_int_t)r->n,
-                                      "unparsable", (json_int_t)r->unparsable, "precision",
-                                      isfinite(r->precision) ? json_real(r->precision) : json_null(), "recall",
-                                      isfinite(r->recall) ? json_real(r->recall) : json_null()));
+                            json_pack("{s:I s:I s:I s:o s:o}", "kept", (json_int_t)r->kept, "n",
+                                      (json_int_t)r->n, "unparsable", (json_int_t)r->unparsable, "precision",
+                                      isfinite(r->precision) ? json_real(r->precision) : json_null(),
+                                      "recall", isfinite(r->recall) ? json_real(r->recall) : json_null()));
     }
     for (int i = 0; i < d->n_times; i++) json_object_set_new(times, d->time_names[i], json_real(d->times[i]));
-    return json_pack("{s:I s:b s:f s:f s:o s:o s:o}", "world", (json_int_t)d->o.seed, "lora", d->o.lora, "recovered",
-                     d->recovered, "right_pairs", d->good, "raters", raters, "rows", rows, "seconds", times);
+    return json_pack("{s:I s:b s:f s:f s:o s:o s:o}", "world", (json_int_t)d->o.seed, "lora", d->o.lora,
+                     "recovered", d->recovered, "right_pairs", d->good, "raters", raters, "rows", rows,
+                     "seconds", times);
 }
 
 /* The tables of demo_print as extra.json, which the report shows first. */
@@ -546,7 +556,8 @@ static bool demo_extra(const demo *d, hbk_error *err)
         const demo_row *a = demo_find(d, demo_findings[i].a), *b = demo_find(d, demo_findings[i].b);
         if (a && b)
             json_array_append_new(findings, json_pack("[s,o,o]", demo_findings[i].text,
-                                                      demo_percent(a->right - b->right), demo_percent(a->win - b->win)));
+                                                      demo_percent(a->right - b->right),
+                                                      demo_percent(a->win - b->win)));
     }
     for (int i = 0; i < d->n_raters; i++) {
         const demo_rater *r = &d->raters[i];
@@ -558,19 +569,21 @@ static bool demo_extra(const demo *d, hbk_error *err)
     snprintf(title, sizeof title, "The miniature world %llu, %s finetuning", (unsigned long long)d->o.seed,
              d->o.lora ? "LoRA" : "full");
     snprintf(recovered, sizeof recovered,
-             "The backward model recovered %.1f %% of the latent instructions; %.1f %% of the candidates are right "
+             "The backward model recovered %.1f %% of the latent instructions; %.1f %% of the candidates are "
+             "right "
              "pairs by the oracle.",
              100 * d->recovered, 100 * d->good);
     json_t *j = json_pack(
-        "{s:s s:[s,s] s:[{s:s s:[s,s,s] s:o s:s},{s:s s:[s,s,s,s,s,s,s] s:o s:s s:i},{s:s s:[s,s,s,s,s] s:o s:s}]}",
-        "title", title, "notes", demo_note, recovered, "tables", "title", "The paper's findings, in points", "columns",
-        "finding", "right", "win", "rows", findings, "note",
+        "{s:s s:[s,s] s:[{s:s s:[s,s,s] s:o s:s},{s:s s:[s,s,s,s,s,s,s] s:o s:s s:i},{s:s s:[s,s,s,s,s] s:o "
+        "s:s}]}",
+        "title", title, "notes", demo_note, recovered, "tables", "title", "The paper's findings, in points",
+        "columns", "finding", "right", "win", "rows", findings, "note",
         "Differences of the rows below: right answers, and wins against a fixed reference writer.", "title",
-        "Answers, judged by the oracle", "columns", "model", "right %", "common %", "rare %", "style %", "win %",
-        "score", "rows", answers, "note",
-        "Right: score 4 or 5. Common and rare: questions about animals that the web knows well or hardly.", "bar", 1,
-        "title", "Raters against the oracle", "columns", "rater", "kept", "precision %", "recall %", "unparsable",
-        "rows", raters, "note", "Positive: pairs that the oracle gives a 5.");
+        "Answers, judged by the oracle", "columns", "model", "right %", "common %", "rare %", "style %",
+        "win %", "score", "rows", answers, "note",
+        "Right: score 4 or 5. Common and rare: questions about animals that the web knows well or hardly.",
+        "bar", 1, "title", "Raters against the oracle", "columns", "rater", "kept", "precision %", "recall %",
+        "unparsable", "rows", raters, "note", "Positive: pairs that the oracle gives a 5.");
     bool ok = j && hbk_path(path, d->run_dir, "extra.json", err) && hbk_json_write(path, j, err);
     json_decref(j);
     return ok;
@@ -584,7 +597,8 @@ static bool demo_arms(demo *d, hbk_error *err)
     hbk_int n;
     bool ok = hbk_path(curated, d->run_dir, "curated-2.jsonl", err) &&
               hbk_path(uncurated, d->o.dir, "uncurated.jsonl", err) && hbk_jsonl_count(curated, &n, err) &&
-              demo_uncurated(d, uncurated, n, err) && demo_arm(d, "a5-only", curated, 0, NULL, TINY_TAG_WEB, err) &&
+              demo_uncurated(d, uncurated, n, err) &&
+              demo_arm(d, "a5-only", curated, 0, NULL, TINY_TAG_WEB, err) &&
               demo_arm(d, "uncurated-only", uncurated, 0, NULL, TINY_TAG_WEB, err) &&
               demo_arm(d, "untagged", curated, 3, NULL, NULL, err);
     return ok;
@@ -596,7 +610,8 @@ static bool demo_evaluations(demo *d, hbk_error *err)
     const char *seed_web = TINY_TAG_SEED " " TINY_TAG_WEB, *web_seed = TINY_TAG_WEB " " TINY_TAG_SEED;
     return hbk_path(m0, d->run_dir, "m0", err) && hbk_path(m1, d->run_dir, "m1", err) &&
            hbk_path(m2, d->run_dir, "m2", err) && hbk_path(a5, d->o.dir, "a5-only", err) &&
-           hbk_path(uncurated, d->o.dir, "uncurated-only", err) && hbk_path(untagged, d->o.dir, "untagged", err) &&
+           hbk_path(uncurated, d->o.dir, "uncurated-only", err) &&
+           hbk_path(untagged, d->o.dir, "untagged", err) &&
            demo_evaluate(d, "base model, no tag", "base", NULL, NULL, err) &&
            demo_evaluate(d, "M0: seed", "m0", m0, TINY_TAG_SEED, err) &&
            demo_evaluate(d, "M1: seed + curated-1", "m1", m1, TINY_TAG_SEED, err) &&
@@ -619,8 +634,10 @@ static bool demo_stages(demo *d, hbk_error *err)
     if (!demo_loop(d, &result, err)) return false;
     demo_lap(d, "loop");
     if (result.stopped[0])
-        return hbk_fail(err, HBK_ERROR_DATA, "the loop ended early: %s. In this world training has gone astray; try "
-                                             "another --seed", result.stopped);
+        return hbk_fail(err, HBK_ERROR_DATA,
+                        "the loop ended early: %s. In this world training has gone astray; try "
+                        "another --seed",
+                        result.stopped);
     if (!demo_rate(d, "M0", 1, err) || !demo_rate(d, "M1", 2, err) || !demo_arms(d, err)) return false;
     demo_lap(d, "comparisons");
     if (!demo_evaluations(d, err)) return false;
