@@ -249,7 +249,7 @@ typedef struct hbk_text {
     bool failed;
 } hbk_text;
 
-HBK_DEF void hbk_text_append(hbk_text *t, const char *s, size_t n);
+HBK_DEF void hbk_text_append(hbk_text *t, const char *s, size_t n); /* n bytes, NUL allowed */
 HBK_DEF void hbk_text_add(hbk_text *t, const char *s); /* NUL-terminated; NULL adds nothing */
 HBK_DEF void hbk_text_printf(hbk_text *t, const char *fmt, ...) HBK_PRINTF(2, 3);
 HBK_DEF void hbk_text_clear(hbk_text *t);               /* empties it, keeps the memory */
@@ -544,7 +544,7 @@ typedef struct hbk_model {
     hbk_allocator *alloc;
 } hbk_model;
 
-HBK_DEF void hbk_model_free(hbk_model *m);
+HBK_DEF void hbk_model_free(hbk_model *m); /* unmaps its files too; NULL is fine */
 /* Trainable numbers of a model of this shape. */
 HBK_DEF hbk_int hbk_model_count(const hbk_config *c);
 /* A model whose tensors are reals inside `values` (hbk_model_count of them, owned by the caller, in the
@@ -947,7 +947,7 @@ typedef enum hbk_drop {
 #undef HBK_X
         HBK_DROP_COUNT
 } hbk_drop;
-HBK_DEF const char *hbk_drop_name(hbk_drop d);
+HBK_DEF const char *hbk_drop_name(hbk_drop d); /* "kept", "short" ... */
 
 /* Cuts documents into segments and filters them. Not thread safe. */
 typedef struct hbk_corpus hbk_corpus;

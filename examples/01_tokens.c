@@ -12,13 +12,14 @@
 static const char sentences[] =
     "The humpback whale sings. It sings for hours, and the other whales of the same sea sing the same song. "
     "The song changes from year to year, and what is new in it travels from whale to whale across the sea. "
-    "Whales that sing together hear each other a hundred miles away. Nobody knows what the whales are saying. "
+    "Whales that sing together hear each other a hundred miles away. Nobody knows what the whales are "
+    "saying. "
     "Some say that the singing whale is saying where it is. Others say that it sings to hear what is there. ";
 
 static const char *const texts[] = {
-    "The whales are singing.",           /* words that were seen, or nearly */
-    "Plankton!",                         /* one that was not: it falls into letters */
-    "\xf0\x9f\x90\x8b",                  /* a whale of four bytes, and so of four byte pieces */
+    "The whales are singing.", /* words that were seen, or nearly */
+    "Plankton!",               /* one that was not: it falls into letters */
+    "\xf0\x9f\x90\x8b",        /* a whale of four bytes, and so of four byte pieces */
 };
 
 /* Prints the pieces in one row and their ids in the next, each column as wide as the wider of the two. */

@@ -28,7 +28,8 @@ static bool print_token(void *ctx, hbk_int request, int32_t id)
     (void)request; /* there is only one */
     hbk_tokens_push(&p->ids, id);
     hbk_text_clear(&p->text);
-    if (!hbk_tokenizer_decode(p->tok, p->ids.data, p->ids.n, HBK_ENCODE_CONTINUE, &p->text, NULL)) return false;
+    if (!hbk_tokenizer_decode(p->tok, p->ids.data, p->ids.n, HBK_ENCODE_CONTINUE, &p->text, NULL))
+        return false;
     const char *text = hbk_text_string(&p->text);
     size_t n = p->text.len;
     while (n >= 3 && memcmp(text + n - 3, "\xef\xbf\xbd", 3) == 0) n -= 3; /* bytes that await their others */
@@ -76,10 +77,11 @@ static bool generate(const hbk_model *model, const hbk_tokenizer *tok, const cha
     double taken = seconds() - start;
     printf("\n");
     if (ok && request.finish == HBK_FINISH_TOO_LONG)
-        ok = hbk_fail(err, HBK_ERROR_RANGE, "the prompt is %d tokens long and leaves no room to continue: shorten it",
-                      (int)ids.n);
+        ok = hbk_fail(err, HBK_ERROR_RANGE,
+                      "the prompt is %d tokens long and leaves no room to continue: shorten it", (int)ids.n);
     if (ok)
-        printf("\n[%d tokens, %.0f per second; %s]\n", (int)request.output.n, (double)request.output.n / taken,
+        printf("\n[%d tokens, %.0f per second; %s]\n", (int)request.output.n,
+               (double)request.output.n / taken,
                request.finish == HBK_FINISH_EOS ? "the model ended the text" : "cut off here");
     hbk_session_free(session);
     hbk_tokens_free(&request.output);
@@ -94,10 +96,12 @@ int main(int argc, char **argv)
     const char *path = argc > 1 ? argv[1] : story_dir;
     if (argc < 2 && !hbk_dir_exists(path)) {
         printf("%s is not there yet: run 03_train, which makes a model in seconds, or name one:\n\n"
-               "    02_generate FOLDER [PROMPT]\n    02_generate FILE TOKENIZER [PROMPT]\n", path);
+               "    02_generate FOLDER [PROMPT]\n    02_generate FILE TOKENIZER [PROMPT]\n",
+               path);
         return 0;
     }
-    int own = hbk_dir_exists(path) ? 0 : 1; /* a folder holds its tokenizer; beside a file it has to be named */
+    int own =
+        hbk_dir_exists(path) ? 0 : 1; /* a folder holds its tokenizer; beside a file it has to be named */
     const char *tok_path = own && argc > 2 ? argv[2] : path;
     const char *prompt = argc > 2 + own ? argv[2 + own] : "Once upon a time";
     hbk_error err;

@@ -12,10 +12,11 @@
 enum { CONTEXT = 128, BATCH_TOKENS = 1024, VOCABULARY = 320, STORIES = 3000, STEPS = 300 };
 
 /* One of 327,680 stories; whoever tells it has to remember who met whom, and what was lost. Its seven choices
-   are worth ln 327680 = 12.7 nats, 0.21 for each of its 61 tokens: no model can get a lower loss than that. */
+   are worth ln 327680 = 12.7 nats, 0.21 for each of its 61 tokens: no model can lose less. */
 static void tell_story(hbk_text *out, hbk_rng *rng)
 {
-    static const char *const animals[] = {"whale", "seal", "crab", "gull", "walrus", "squid", "turtle", "penguin"};
+    static const char *const animals[] = {"whale",  "seal",  "crab",   "gull",
+                                          "walrus", "squid", "turtle", "penguin"};
     static const char *const names[] = {"Mila", "Tobo", "Nuri", "Fenn", "Olga", "Pip", "Suki", "Bram"};
     static const char *const places[] = {"the cold sea", "a quiet bay", "the kelp forest", "a harbour"};
     static const char *const hobbies[] = {"sing", "dive", "count the stars", "race the waves", "tell jokes"};
@@ -26,7 +27,8 @@ static void tell_story(hbk_text *out, hbk_rng *rng)
     hbk_text_printf(out, "Once upon a time there was a %s named %s, who lived in %s and loved to %s.",
                     PICK(animals), name, PICK(places), hobby);
     hbk_text_printf(out, " One day %s met a %s. \"I lost my %s,\" said the %s.", name, other, thing, other);
-    hbk_text_printf(out, " %s looked for the %s and found it %s. The %s was happy,", name, thing, PICK(spots), other);
+    hbk_text_printf(out, " %s looked for the %s and found it %s. The %s was happy,", name, thing, PICK(spots),
+                    other);
     hbk_text_printf(out, " and from that day on the two would %s together.\n\n", hobby);
 }
 
@@ -52,7 +54,8 @@ static bool cut_text(hbk_dataset *data, const char *s, const hbk_tokenizer *tok,
 }
 
 /* What the model says when all it is told is that a text begins. */
-static bool say(hbk_text *out, const hbk_model *model, const hbk_tokenizer *tok, hbk_int max_new, hbk_error *err)
+static bool say(hbk_text *out, const hbk_model *model, const hbk_tokenizer *tok, hbk_int max_new,
+                hbk_error *err)
 {
     int32_t bos = hbk_tokenizer_bos(tok);
     hbk_sampling sampling = hbk_sampling_defaults();
@@ -85,7 +88,8 @@ static bool train(hbk_trainer *t, const hbk_dataset *data, const hbk_tokenizer *
         ok = hbk_trainer_accumulate(t, &batch, 1.0 / (double)packer.n_targets, &loss, err); /* the gradient */
         if (ok && (step == 0 || step == 20 || step == 80 || step == steps)) {
             ok = say(said, hbk_trainer_model(t), tok, step < steps ? 24 : CONTEXT, err);
-            printf("\nstep %-3d  loss %.2f   %s\n", (int)step, loss / (double)packer.n_targets, hbk_text_string(said));
+            printf("\nstep %-3d  loss %.2f   %s\n", (int)step, loss / (double)packer.n_targets,
+                   hbk_text_string(said));
             fflush(stdout);
         }
         if (step == steps) break;
@@ -128,13 +132,16 @@ int main(int argc, char **argv)
     hbk_train_options o = hbk_train_defaults(true); /* every weight learns */
     o.dropout = 0;
     hbk_trainer *t = model ? hbk_trainer_new(model, &o, NULL, BATCH_TOKENS, CONTEXT, NULL, &err) : NULL;
-    if (t) printf("%d paragraphs, %d tokens; a model of %d numbers\n", (int)data.n, (int)data.tokens.n,
-                  (int)hbk_model_count(&shape));
+    if (t)
+        printf("%d paragraphs, %d tokens; a model of %d numbers\n", (int)data.n, (int)data.tokens.n,
+               (int)hbk_model_count(&shape));
     ok = t && train(t, &data, tok, argc > 3 ? atoi(argv[3]) : STEPS, &said, &err) &&
          hbk_model_save(hbk_trainer_model(t), dir, HBK_F32, &err) && hbk_tokenizer_save(tok, dir, &err);
     if (ok && !strstr(text.data, hbk_text_string(&said))) printf("\nThat story is not in the text.\n");
-    if (ok) printf("\nThe model is in %s\n", dir);
-    else fprintf(stderr, "%s\n", err.message);
+    if (ok)
+        printf("\nThe model is in %s\n", dir);
+    else
+        fprintf(stderr, "%s\n", err.message);
     hbk_trainer_free(t);
     hbk_model_free(model);
     hbk_tokenizer_free(tok);

@@ -10,18 +10,20 @@
 #include "../humpback.h"
 
 #define TOY "/tmp/humpback-05_lora"
-enum { ANIMALS = 18, HELD_OUT = 6, PAGES = 2000, CONTEXT = 64 };
+enum { ANIMALS = 24, HELD_OUT = 6, PAGES = 2000, CONTEXT = 64 };
 
 /* The toy. Its base has read what animals eat and where they live; a question is to it what others have asked
-   before, and it goes on as they did. Twelve pairs answer questions. Asked about the other six animals, what
+   before, and it goes on as they did. Eighteen pairs answer questions. Asked about the other six animals, what
    the model knows of them is the base's, that it says so is the adapter's. */
 static const char *const facts[ANIMALS][3] = {
-    {"fox", "mice", "den"},      {"bee", "nectar", "hive"},  {"seal", "fish", "bay"},     {"owl", "voles", "barn"},
-    {"panda", "reed", "hill"},   {"mole", "worms", "yard"},  {"goat", "herbs", "farm"},   {"camel", "dates", "desert"},
-    {"frog", "flies", "pond"},   {"tiger", "deer", "grove"}, {"crab", "weed", "port"},    {"moth", "wool", "closet"},
-    {"whale", "krill", "sea"},   {"bear", "honey", "cave"},  {"hare", "clover", "field"}, {"horse", "oats", "stable"},
-    {"parrot", "seeds", "cage"}, {"zebra", "grass", "steppe"}};
-static const char talk[] = "{\"name\": \"talk\", \"prompt\": \"{bos}{instruction}\", \"reply\": \" {output}{eos}\"}";
+    {"fox", "mice", "den"},    {"bee", "nectar", "hive"},   {"seal", "fish", "bay"},    {"owl", "voles", "tower"},
+    {"panda", "reed", "hill"}, {"mole", "worms", "yard"},   {"goat", "herbs", "farm"},  {"camel", "dates", "desert"},
+    {"frog", "flies", "pond"}, {"tiger", "deer", "grove"},  {"crab", "weed", "port"},   {"moth", "wool", "closet"},
+    {"hen", "corn", "coop"},   {"snail", "leaves", "park"}, {"koala", "gum", "tree"},   {"cat", "cream", "house"},
+    {"ant", "crumbs", "wood"}, {"swan", "grain", "lake"},   {"whale", "krill", "sea"},  {"bear", "honey", "cave"},
+    {"horse", "oats", "barn"}, {"parrot", "seeds", "cage"}, {"hare", "clover", "field"}, {"zebra", "grass", "plain"}};
+static const char talk[] =
+    "{\"name\": \"talk\", \"prompt\": \"{bos}{instruction}\", \"reply\": \" {output}{eos}\"}";
 
 /* Writes pages, pairs and template, and trains the base on the pages: what 03_train does step by step. */
 static bool make_toy(hbk_error *err)
@@ -46,14 +48,15 @@ static bool make_toy(hbk_error *err)
         hbk_text_printf(&pages, "{\"text\": \"%.*s\"}\n", (int)(words.len - start) - 1, words.data + start);
     }
     for (int i = 0; i < ANIMALS; i++)
-        hbk_text_printf(&pairs, "{\"instruction\": \"What does the %s eat?\", \"output\": \"The %s eats %s.\"}\n",
+        hbk_text_printf(&pairs,
+                        "{\"instruction\": \"What does the %s eat?\", \"output\": \"The %s eats %s.\"}\n",
                         facts[i][0], facts[i][0], facts[i][1]);
     bool ok = hbk_text_ok(&words, err) && hbk_text_ok(&pages, err) && hbk_text_ok(&pairs, err) &&
               hbk_dir_make(TOY, err) && hbk_file_write(TOY "/pages.jsonl", pages.data, pages.len, err) &&
               hbk_file_write(TOY "/pairs.jsonl", pairs.data, pairs.len, err) &&
               hbk_file_write(TOY "/template.json", talk, strlen(talk), err);
 
-    hbk_tokenizer *tok = ok ? hbk_tokenizer_train(words.data, words.len, 256, false, NULL, err) : NULL;
+    hbk_tokenizer *tok = ok ? hbk_tokenizer_train(words.data, words.len, 512, false, NULL, err) : NULL;
     ok = tok && hbk_dataset_add_texts(&data, TOY "/pages.jsonl", tok, CONTEXT, err);
     shape.n_layers = 2;
     shape.n_heads = shape.n_kv_heads = 4;
@@ -72,7 +75,7 @@ static bool make_toy(hbk_error *err)
     o.lr_end = 1e-3;
     o.warmup = 10;
     o.batch = 32;
-    o.steps = 300;
+    o.steps = 450;
     recipe.tok = tok; /* saved beside the weights */
     hbk_model *random = ok ? hbk_model_random(&shape, 1, NULL, err) : NULL;
     ok = random && hbk_finetune(random, &data, NULL, &o, NULL, &recipe, TOY "/base", NULL, NULL, err);
@@ -86,8 +89,8 @@ static bool make_toy(hbk_error *err)
 }
 
 /* Prints the most likely reply to an instruction; without an adapter, the base's own. */
-static bool ask(const char *label, const hbk_model *model, const hbk_adapter *adapter, const hbk_tokenizer *tok,
-                const hbk_template *tmpl, const char *instruction, hbk_error *err)
+static bool ask(const char *label, const hbk_model *model, const hbk_adapter *adapter,
+                const hbk_tokenizer *tok, const hbk_template *tmpl, const char *instruction, hbk_error *err)
 {
     hbk_tokens prompt;
     hbk_render render;
@@ -105,7 +108,8 @@ static bool ask(const char *label, const hbk_model *model, const hbk_adapter *ad
     bool ok = hbk_template_tokens(tmpl, tok, &render, &prompt, NULL, err);
     request.prompt = prompt.data;
     request.n_prompt = prompt.n;
-    hbk_session *session = ok ? hbk_session_new(model, adapter, 1, prompt.n + greedy.max_new, NULL, err) : NULL;
+    hbk_session *session =
+        ok ? hbk_session_new(model, adapter, 1, prompt.n + greedy.max_new, NULL, err) : NULL;
     ok = session && hbk_generate(session, &request, 1, &greedy, NULL, err) &&
          hbk_tokenizer_decode(tok, request.output.data, request.output.n, 0, &text, err);
     if (ok) printf("    %-9s %s\n", label, hbk_text_string(&text) + strspn(hbk_text_string(&text), " "));
@@ -117,8 +121,8 @@ static bool ask(const char *label, const hbk_model *model, const hbk_adapter *ad
 }
 
 /* The example itself: an adapter learns all pairs but the last ones, which are then asked. */
-static bool teach(const hbk_model *model, const hbk_tokenizer *tok, const hbk_template *tmpl, const char *path,
-                  const hbk_train_options *o, const char *dir, hbk_error *err)
+static bool teach(const hbk_model *model, const hbk_tokenizer *tok, const hbk_template *tmpl,
+                  const char *path, const hbk_train_options *o, const char *dir, hbk_error *err)
 {
     hbk_pairs pairs, taught;
     hbk_dataset data;
@@ -136,8 +140,8 @@ static bool teach(const hbk_model *model, const hbk_tokenizer *tok, const hbk_te
          hbk_finetune(model, &data, NULL, o, NULL, &recipe, dir, NULL, NULL, err) &&
          hbk_tuned_load(&tuned, model, dir, NULL, err);
     if (ok)
-        printf("%d pairs; an adapter of %d numbers for a model of %d\n", (int)data.n, (int)tuned.adapter->n_values,
-               (int)hbk_model_count(&model->config));
+        printf("%d pairs; an adapter of %d numbers for a model of %d\n", (int)data.n,
+               (int)tuned.adapter->n_values, (int)hbk_model_count(&model->config));
     for (hbk_int i = taught.n; ok && i < pairs.n; i++) {
         printf("\n%s\n    %-9s %s\n", pairs.data[i].instruction, "expected", pairs.data[i].output);
         ok = ask("without", model, NULL, tok, tmpl, pairs.data[i].instruction, err) &&
@@ -158,17 +162,19 @@ int main(int argc, char **argv)
     if (toy) { /* so little is to be learned, and so small a model likes great steps */
         o.rank = 4;
         o.alpha = 8;
-        o.lr = 5e-3;
-        o.lr_end = 5e-4;
-        o.steps = 120;
+        o.lr = 4e-3;
+        o.lr_end = 4e-4;
+        o.steps = 150;
         ok = make_toy(&err);
     }
     hbk_model *model = ok ? hbk_model_load(model_path, NULL, &err) : NULL;
     hbk_tokenizer *tok = model ? hbk_tokenizer_load(model_path, NULL, &err) : NULL;
     hbk_template *tmpl = NULL;
-    if (tok) tmpl = toy ? hbk_template_load(TOY "/template.json", NULL, &err)
-                        : hbk_template_for_model(model_path, NULL, &err);
-    ok = tmpl && teach(model, tok, tmpl, toy ? TOY "/pairs.jsonl" : argv[2], &o, toy ? TOY "/adapter" : argv[3], &err);
+    if (tok)
+        tmpl = toy ? hbk_template_load(TOY "/template.json", NULL, &err)
+                   : hbk_template_for_model(model_path, NULL, &err);
+    ok = tmpl && teach(model, tok, tmpl, toy ? TOY "/pairs.jsonl" : argv[2], &o,
+                       toy ? TOY "/adapter" : argv[3], &err);
     if (!ok) fprintf(stderr, "%s\n", err.message);
     hbk_template_free(tmpl);
     hbk_tokenizer_free(tok);

@@ -58,7 +58,8 @@ static void t05_round_trip(void **state)
         bool surrogate = cp >= 0xD800 && cp <= 0xDFFF;
         if (n != (size_t)(cp < 0x80 ? 1 : cp < 0x800 ? 2 : cp < 0x10000 ? 3 : 4)) fail_msg("U+%04X", cp);
         if (surrogate ? got != -1 || m != 1 : got != cp || m != n) fail_msg("U+%04X", cp);
-        if (!surrogate && n > 1 && (hbk_utf8_decode(s, n - 1, &got) != 1 || got != -1)) fail_msg("U+%04X", cp);
+        if (!surrogate && n > 1 && (hbk_utf8_decode(s, n - 1, &got) != 1 || got != -1))
+            fail_msg("U+%04X", cp);
     }
 }
 
@@ -66,9 +67,17 @@ static void t05_round_trip(void **state)
 static void t05_invalid(void **state)
 {
     (void)state;
-    static const char *const bad[] = {"\x80", "\xc0\x80", "\xc1\xbf", "\xe0\x9f\xbf", "\xf0\x8f\xbf\xbf",
-                                      "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xf8\x88\x80\x80\x80", "\xff",
-                                      "\xe2\x28\xa1", "\xc3"};
+    static const char *const bad[] = {"\x80",
+                                      "\xc0\x80",
+                                      "\xc1\xbf",
+                                      "\xe0\x9f\xbf",
+                                      "\xf0\x8f\xbf\xbf",
+                                      "\xed\xa0\x80",
+                                      "\xf4\x90\x80\x80",
+                                      "\xf8\x88\x80\x80\x80",
+                                      "\xff",
+                                      "\xe2\x28\xa1",
+                                      "\xc3"};
     int32_t cp;
     size_t at = 99;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {

@@ -88,9 +88,10 @@ static void t06_json(void **state)
     (void)state;
     char path[512];
     hbk_error err;
-    t06_write(path, "t06.json", "\xef\xbb\xbf{\"z\":1234567890123456789012345,\"n\":-9223372036854775809,"
-                                "\"max\":9223372036854775807,\"min\":-9223372036854775808,\"a\":3,"
-                                "\"s\":\"12345678901234567890123 \\\" \\u0000x\",\"r\":2.5e3}");
+    t06_write(path, "t06.json",
+              "\xef\xbb\xbf{\"z\":1234567890123456789012345,\"n\":-9223372036854775809,"
+              "\"max\":9223372036854775807,\"min\":-9223372036854775808,\"a\":3,"
+              "\"s\":\"12345678901234567890123 \\\" \\u0000x\",\"r\":2.5e3}");
     json_t *v = hbk_json_read(path, &err);
     if (!v) fail_msg("%s", err.message);
     assert_true(json_is_real(json_object_get(v, "z")));
@@ -124,7 +125,8 @@ static void t06_fields(void **state)
     json_t *row = json_pack("{s:s,s:i}", "text", "x", "n", 1);
     assert_true(hbk_json_string(row, "text", &s, "f", 3, &err));
     assert_string_equal(s, "x");
-    check_error(hbk_json_string(row, "none", &s, "f.jsonl", 3, &err), HBK_ERROR_FORMAT, "f.jsonl:3: has no key");
+    check_error(hbk_json_string(row, "none", &s, "f.jsonl", 3, &err), HBK_ERROR_FORMAT,
+                "f.jsonl:3: has no key");
     check_error(hbk_json_string(row, "n", &s, "f.jsonl", 4, &err), HBK_ERROR_FORMAT, "\"n\" is no string");
     assert_int_equal(err.line, 4);
     assert_string_equal(s, "x");
@@ -205,7 +207,8 @@ static void t06_write_rows(void **state)
     fclose(f);
     check_ok(hbk_jsonl_count(path, &n, &err));
     assert_int_equal(n, 4);
-    check_error(hbk_jsonl_create(path, 5, NULL, &err), HBK_ERROR_DATA, "holds 4 complete rows, expected at least 5");
+    check_error(hbk_jsonl_create(path, 5, NULL, &err), HBK_ERROR_DATA,
+                "holds 4 complete rows, expected at least 5");
     w = hbk_jsonl_create(path, 2, NULL, &err);
     assert_non_null(w);
     t06_put(w, 9);
@@ -222,7 +225,7 @@ static void t06_write_rows(void **state)
 }
 
 static const struct CMUnitTest tests_06[] = {
-    cmocka_unit_test(t06_files),    cmocka_unit_test(t06_folders), cmocka_unit_test(t06_mapping),
-    cmocka_unit_test(t06_json),     cmocka_unit_test(t06_fields),  cmocka_unit_test(t06_read_rows),
+    cmocka_unit_test(t06_files),      cmocka_unit_test(t06_folders), cmocka_unit_test(t06_mapping),
+    cmocka_unit_test(t06_json),       cmocka_unit_test(t06_fields),  cmocka_unit_test(t06_read_rows),
     cmocka_unit_test(t06_write_rows),
 };

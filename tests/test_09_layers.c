@@ -6,7 +6,7 @@
 #include "test.h"
 
 #define T09_STEP (sizeof(hbk_real) == 8 ? 1e-5 : 1e-2)
-#define T09_BAR (sizeof(hbk_real) == 8 ? 1e-6 : 2e-2)
+#define T09_BAR  (sizeof(hbk_real) == 8 ? 1e-6 : 2e-2)
 
 enum { T09_MOST = 4096 };
 
@@ -55,11 +55,12 @@ static void t09_check(const t09_case *c)
             in[k][i] = (hbk_real)((double)x - h);
             double down = t09_loss(c, in, R);
             in[k][i] = x;
-            double numeric = (up - down) / (2 * h), error = fabs(numeric - (double)d[k][i]) / fmax(largest, 1);
+            double numeric = (up - down) / (2 * h),
+                   error = fabs(numeric - (double)d[k][i]) / fmax(largest, 1);
             worst = fmax(worst, error);
             if (error > T09_BAR)
-                fail_msg("%s: input %d element %lld: gradient %g, by differences %g", c->name, k, (long long)i,
-                         (double)d[k][i], numeric);
+                fail_msg("%s: input %d element %lld: gradient %g, by differences %g", c->name, k,
+                         (long long)i, (double)d[k][i], numeric);
         }
     }
     hbk_real before[4][T09_MOST];
@@ -78,7 +79,10 @@ static void t09_check(const t09_case *c)
 #define K 2
 #define D 4
 
-static void t09_rms_f(hbk_real *out, hbk_real **in) { hbk_rms_norm_forward(out, in[0], in[1], N, C, 1e-5); }
+static void t09_rms_f(hbk_real *out, hbk_real **in)
+{
+    hbk_rms_norm_forward(out, in[0], in[1], N, C, 1e-5);
+}
 static void t09_rms_b(hbk_real **d, const hbk_real *dout, hbk_real **in)
 {
     hbk_rms_norm_backward(d[0], d[1], dout, in[0], in[1], N, C, 1e-5);
@@ -133,7 +137,10 @@ static void t09_spans(hbk_span spans[2], const hbk_real *k, const hbk_real *v)
     }
 }
 static hbk_real t09_work[64 * 2 * 64 * 16];
-static int t09_threads(void) { return hbk__n_threads() > 64 ? 64 : hbk__n_threads(); }
+static int t09_threads(void)
+{
+    return hbk__n_threads() > 64 ? 64 : hbk__n_threads();
+}
 static void t09_att_f(hbk_real *out, hbk_real **in)
 {
     hbk_span spans[2];
@@ -146,10 +153,14 @@ static void t09_att_b(hbk_real **d, const hbk_real *dout, hbk_real **in)
     hbk_real out[N * H * D], lse[N * H];
     t09_spans(spans, in[1], in[2]);
     hbk_attention_forward(out, lse, in[0], spans, 2, H, K, D, t09_work, t09_threads());
-    hbk_attention_backward(d[0], d[1], d[2], dout, out, lse, in[0], spans, 2, H, K, D, t09_work, t09_threads());
+    hbk_attention_backward(d[0], d[1], d[2], dout, out, lse, in[0], spans, 2, H, K, D, t09_work,
+                           t09_threads());
 }
 
-static void t09_swiglu_f(hbk_real *out, hbk_real **in) { hbk_swiglu_forward(out, in[0], in[1], N * C); }
+static void t09_swiglu_f(hbk_real *out, hbk_real **in)
+{
+    hbk_swiglu_forward(out, in[0], in[1], N * C);
+}
 static void t09_swiglu_b(hbk_real **d, const hbk_real *dout, hbk_real **in)
 {
     hbk_swiglu_backward(d[0], d[1], dout, in[0], in[1], N * C);
@@ -172,7 +183,10 @@ static void t09_ce_b(hbk_real **d, const hbk_real *dout, hbk_real **in)
     }
 }
 
-static void t09_drop_f(hbk_real *out, hbk_real **in) { hbk_dropout(out, in[0], N * C, 0.3, 77); }
+static void t09_drop_f(hbk_real *out, hbk_real **in)
+{
+    hbk_dropout(out, in[0], N * C, 0.3, 77);
+}
 static void t09_drop_b(hbk_real **d, const hbk_real *dout, hbk_real **in)
 {
     hbk_real back[N * C];
@@ -232,8 +246,10 @@ static void t09_attention_blocks(void **state)
     (void)state;
     enum { T = 150, PAST = 21 };
     hbk_int keys = T + PAST;
-    hbk_real *q = HBK__NEW(NULL, hbk_real, T * H * D, NULL), *k = HBK__NEW(NULL, hbk_real, keys * K * D, NULL);
-    hbk_real *v = HBK__NEW(NULL, hbk_real, keys * K * D, NULL), *out = HBK__NEW(NULL, hbk_real, T * H * D, NULL);
+    hbk_real *q = HBK__NEW(NULL, hbk_real, T * H * D, NULL),
+             *k = HBK__NEW(NULL, hbk_real, keys * K * D, NULL);
+    hbk_real *v = HBK__NEW(NULL, hbk_real, keys * K * D, NULL),
+             *out = HBK__NEW(NULL, hbk_real, T * H * D, NULL);
     hbk_real *work = HBK__NEW(NULL, hbk_real, hbk_attention_work(keys, t09_threads()), NULL);
     t09_random(q, T * H * D, 1);
     t09_random(k, keys * K * D, 2);
@@ -314,8 +330,9 @@ static void t09_dropout(void **state)
 }
 
 static const struct CMUnitTest tests_09[] = {
-    cmocka_unit_test(t09_gradients), cmocka_unit_test(t09_attention_blocks), cmocka_unit_test(t09_rope_distance),
-    cmocka_unit_test(t09_exp),       cmocka_unit_test(t09_dropout),
+    cmocka_unit_test(t09_gradients),     cmocka_unit_test(t09_attention_blocks),
+    cmocka_unit_test(t09_rope_distance), cmocka_unit_test(t09_exp),
+    cmocka_unit_test(t09_dropout),
 };
 
 #undef N

@@ -761,7 +761,7 @@ static void t21_cancel_anywhere(void **state)
     memcpy(base, w.dir, 512);
     t19_watch watch;
     int stop = 1, n = 0;
-    for (bool done = false; !done; stop += 3, n++) {
+    for (bool done = false; !done; stop += 4, n++) {
         snprintf(w.dir, sizeof w.dir, "%.400s%d", base, stop);
         hbk_progress p = t19_progress(&watch, stop);
         done = t21_run(&w, &p, NULL, &err);
@@ -771,7 +771,7 @@ static void t21_cancel_anywhere(void **state)
         t21_check_same_run(dir, w.dir, "cancelled");
         assert_false(hbk_file_exists(t21_path(folder, w.dir, "m0", "checkpoint")));
     }
-    assert_true(n > 6); /* 17 steps and 6 waves, every third one */
+    assert_true(n > 4); /* 17 steps and 6 waves, every fourth one */
     snprintf(w.dir, sizeof w.dir, "%.400s", base);
     int calls = 0;
     for (bool done = false; !done; calls++) {
