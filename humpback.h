@@ -93,9 +93,12 @@
 #error "humpback.h needs C11 or C++11: compile with -std=c11 or later"
 #endif
 
-/* Strict C11 hides POSIX (mmap, fsync) unless this stands before the first system header. */
+/* Strict C11 hides POSIX (mmap, fsync, realpath) unless these stand before the first system header. */
 #if defined(HUMPBACK_IMPLEMENTATION) && !defined(_POSIX_C_SOURCE)
 #define _POSIX_C_SOURCE 200809L
+#endif
+#if defined(HUMPBACK_IMPLEMENTATION) && !defined(_XOPEN_SOURCE)
+#define _XOPEN_SOURCE 700
 #endif
 #if defined(HUMPBACK_IMPLEMENTATION) && defined(__APPLE__) && !defined(_DARWIN_C_SOURCE)
 #define _DARWIN_C_SOURCE
@@ -845,7 +848,7 @@ HBK_DEF double hbk_norm(const hbk_real *g, hbk_int n);
 
 typedef enum hbk_schedule { HBK_LINEAR, HBK_COSINE, HBK_CONSTANT } hbk_schedule;
 /* Learning rate of step 1 .. steps: rises linearly over `warmup` steps to lr, then falls to lr_end, an
-   absolute rate, which the last step has. */
+   absolute rate, which the last step has; a single step after the warm-up has lr. */
 HBK_DEF double hbk_learning_rate(hbk_schedule s, hbk_int step, hbk_int steps, hbk_int warmup, double lr,
                                  double lr_end);
 
@@ -987,7 +990,8 @@ HBK_DEF bool hbk_augment(const hbk_model *m, const hbk_adapter *adapter, const h
                          const hbk_template *t, const hbk_decode_options *o, const char *prov_adapter,
                          const char *segments, const char *out, const hbk_progress *progress,
                          hbk_allocator *alloc, hbk_error *err);
-/* "ok", or why a generated instruction is not used: "empty" "echo" "leak" "short" "long" "truncated". */
+/* "ok", or why a generated instruction is not used: "empty" "echo" "leak" "short" "long" "truncated"
+   "too_long" (its text does not fit the context). */
 HBK_DEF const char *hbk_augment_status(const char *instruction, const char *output, hbk_finish finish,
                                        const hbk_template *t, const hbk_tokenizer *tok);
 
@@ -1087,7 +1091,8 @@ HBK_DEF void hbk_precision_recall(const bool *selected, const bool *positive, hb
 
 /* ==== 23  SEVERAL PROCESSES ================================================== [hbk_comm]
 
-   The one thing the library asks of a communication library; it knows none itself. */
+   What training and curation over several processes will ask of a communication library; reserved: no function
+   takes one yet. */
 typedef struct hbk_comm {
     hbk_int (*rank)(void *ctx); /* 0 .. size-1 */
     hbk_int (*size)(void *ctx);
@@ -1110,7 +1115,7 @@ typedef struct hbk_comm {
 
    Third-party headers come outside extern "C": stb_ds holds C++ templates. Where the program has included
    a system header before this file, POSIX names may be hidden already: include the instantiating header
-   first, or compile with -D_POSIX_C_SOURCE=200809L. */
+   first, or compile with -D_XOPEN_SOURCE=700. */
 
 #include <dirent.h>
 #include <errno.h>
@@ -1282,7 +1287,8 @@ static hbk__block *hbk__block_of(void *p)
     return (hbk__block *)(void *)((char *)p - HBK__ALIGN);
 }
 
-/* Adds `delta` to the bytes alive; false, and nothing changed, if that would break the limit. */
+/* Adds `plus` to the bytes alive and takes `minus` off; false, and nothing changed, if that would break the
+   limit. */
 static bool hbk__count(hbk_allocator *a, size_t plus, size_t minus)
 {
     if (!a) return true;
@@ -1757,6 +1763,24 @@ HBK_DEF bool hbk_dir_make(const char *path, hbk_error *err)
         part[i] = keep;
     }
     return true;
+}
+
+/* Are both names of one existing file? */
+static bool hbk__same_file(const char *a, const char *b)
+{
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+/* Does the existing file lie in the existing folder, or below it? */
+static bool hbk__inside(const char *dir, const char *path)
+{
+    char *d = realpath(dir, NULL), *p = realpath(path, NULL);
+    size_t n = d ? strlen(d) : 0;
+    bool inside = d && p && strncmp(d, p, n) == 0 && p[n] == '/';
+    free(d);
+    free(p);
+    return inside;
 }
 
 HBK_DEF bool hbk_file_hash(const char *path, uint64_t *hash, hbk_error *err)
@@ -5110,7 +5134,7 @@ HBK_DEF void hbk_lora_backward(hbk_real *dx, const hbk_lora *d, hbk_real *dxa, c
    silu(gate) * up are computed again: they cost little, and would double the memory.
 
    The head runs on rows that have a target only, HBK__HEAD_REALS at a time: no (N, V) array exists.
-   In LoRA training nothing is propagated below the lowest adapter. */
+   In LoRA training the lowest layer passes nothing down. */
 
 static bool hbk__positive(const char *name, hbk_int value, hbk_error *err)
 {
@@ -5427,7 +5451,7 @@ static void hbk__block_out(const hbk__env *e, hbk_int layer, const hbk__block_ac
 
 struct hbk_acts {
     hbk_allocator *alloc;
-    hbk_int max_tokens, max_seq, max_seqs;
+    hbk_int max_tokens, max_seq;
     bool train;
     int threads;
     hbk__block_acts *blocks; /* (L); without training all share one layer's buffers */
@@ -5559,7 +5583,8 @@ static bool hbk__batch_begin(hbk_acts *a, const hbk_model *m, const hbk_batch *b
     if (b->n_tokens > a->max_tokens)
         return hbk_fail(err, HBK_ERROR_RANGE, "a batch of %lld tokens exceeds the room for %lld",
                         (long long)b->n_tokens, (long long)a->max_tokens);
-    HBK_ASSERT(b->n_seqs >= 1 && b->seq_start[0] == 0 && b->seq_start[b->n_seqs] == b->n_tokens);
+    HBK_ASSERT(b->n_seqs >= 1 && b->n_seqs <= b->n_tokens && b->seq_start[0] == 0 &&
+               b->seq_start[b->n_seqs] == b->n_tokens);
     for (hbk_int n = 0; n < b->n_tokens; n++) {
         int32_t t = b->targets ? b->targets[n] : -1;
         if (b->tokens[n] < 0 || b->tokens[n] >= m->config.vocab_size || t < -1 || t >= m->config.vocab_size)
@@ -7580,6 +7605,7 @@ typedef struct hbk__serving {
     hbk_int *request; /* (n_slots) or -1 */
     hbk_feed *feeds;  /* (n_slots) */
     int32_t *last;    /* (n_slots) the token sampled last */
+    hbk_int *made;    /* (n_slots) tokens so far */
     hbk_real *logits; /* (n_slots, V) */
     hbk_candidate *scratch;
 } hbk__serving;
@@ -7589,6 +7615,7 @@ static void hbk__serving_free(hbk_session *s, hbk__serving *v)
     hbk_free(s->alloc, v->request);
     hbk_free(s->alloc, v->feeds);
     hbk_free(s->alloc, v->last);
+    hbk_free(s->alloc, v->made);
     hbk_free(s->alloc, v->logits);
     hbk_free(s->alloc, v->scratch);
 }
@@ -7600,7 +7627,8 @@ static bool hbk__serving_new(hbk_session *s, hbk__serving *v, hbk_error *err)
     v->request = HBK__NEW(s->alloc, hbk_int, s->n_slots, err);
     if (v->request) v->feeds = HBK__NEW(s->alloc, hbk_feed, s->n_slots, err);
     if (v->feeds) v->last = HBK__NEW(s->alloc, int32_t, s->n_slots, err);
-    if (v->last) v->logits = HBK__NEW(s->alloc, hbk_real, s->n_slots * V, err);
+    if (v->last) v->made = HBK__NEW(s->alloc, hbk_int, s->n_slots, err);
+    if (v->made) v->logits = HBK__NEW(s->alloc, hbk_real, s->n_slots * V, err);
     if (v->logits) v->scratch = HBK__NEW(s->alloc, hbk_candidate, V, err);
     if (!v->scratch) hbk__serving_free(s, v);
     return v->scratch != NULL;
@@ -7622,7 +7650,7 @@ static bool hbk__serve_token(hbk_session *s, hbk__serving *v, hbk_request *r, hb
         r->finish = HBK_FINISH_EOS;
         return false;
     }
-    return r->output.n < o->max_new && s->length[slot] < s->max_length;
+    return v->made[slot]++ + 1 < o->max_new && s->length[slot] < s->max_length;
 }
 
 /* Gives waiting requests to free slots; prompts that leave no room for a reply are marked and passed over. */
@@ -7642,6 +7670,7 @@ static void hbk__admit(hbk_session *s, hbk__serving *v, hbk_request *r, hbk_int 
         v->feeds[slot].slot = slot;
         v->feeds[slot].tokens = q->prompt + shared;
         v->feeds[slot].n = q->n_prompt - shared;
+        v->made[slot] = 0;
         v->request[slot] = (*next)++;
     }
 }
@@ -8978,7 +9007,7 @@ static bool hbk__train_step(hbk_trainer *t, hbk__plan *p, hbk_int step, double *
     *tokens = 0;
     for (hbk_int i = 0; i < per_step; i++) {
         hbk_int x = hbk__step_example(p, step, i, &d);
-        targets += d->start[x + 1] - d->start[x] - d->n_prompt[x];
+        targets += d->start[x + 1] - d->start[x] - HBK__MAX(d->n_prompt[x], 1); /* nothing predicts token 0 */
         *tokens += d->start[x + 1] - d->start[x] - 1;
     }
     double sum = 0, part;
@@ -9039,6 +9068,8 @@ static uint64_t hbk__model_hash(const hbk_model *m)
     hbk_int sizes[] = {c->n_layers, c->n_heads, c->n_kv_heads, c->head_dim,
                        c->dim,      c->ffn_dim, c->vocab_size};
     uint64_t h = hbk_hash(0, sizes, sizeof sizes);
+    h = hbk_hash(h, &c->rms_norm_eps, sizeof c->rms_norm_eps);
+    h = hbk_hash(h, m->inv_freq, (size_t)(c->head_dim / 2) * sizeof(double));
     h = hbk_hash(h, m->final_norm, (size_t)c->dim * sizeof(hbk_real));
     for (hbk_int l = 0; l < c->n_layers; l++) {
         const hbk_matrix *w = &m->layers[l].w[HBK_Q];
@@ -9048,18 +9079,32 @@ static uint64_t hbk__model_hash(const hbk_model *m)
 }
 
 /* Options, base and data as one JSON object: what a checkpoint must have been made with to be continued. */
-static json_t *hbk__train_json(const hbk__plan *p, const hbk_model *m, const hbk_adapter *init)
+static json_t *hbk__train_json(const hbk__plan *p, const hbk_model *m, const hbk_adapter *init,
+                               const hbk_recipe *r)
 {
+    const hbk_dataset *again = p->replay;
     uint64_t data = hbk_hash(0, p->data->tokens.data, (size_t)p->data->tokens.n * sizeof(int32_t));
     data = hbk_hash(data, p->data->start, (size_t)p->data->n * sizeof(hbk_int));
     data = hbk_hash(data, p->data->n_prompt, (size_t)p->data->n * sizeof(hbk_int));
-    if (p->replay)
-        data = hbk_hash(data, p->replay->tokens.data, (size_t)p->replay->tokens.n * sizeof(int32_t));
-    if (init) data = hbk_hash(data, init->values, (size_t)init->n_values * sizeof(hbk_real));
+    if (again) {
+        data = hbk_hash(data, again->tokens.data, (size_t)again->tokens.n * sizeof(int32_t));
+        data = hbk_hash(data, again->start, (size_t)again->n * sizeof(hbk_int));
+    }
+    if (init) {
+        data = hbk_hash(data, init->values, (size_t)init->n_values * sizeof(hbk_real));
+        data = hbk_hash(data, &init->alpha, sizeof init->alpha);
+        data = hbk_hash(data, &init->targets, sizeof init->targets);
+    }
     json_t *j = json_object();
     if (hbk__options_json(j, "", &p->o) && !json_object_set_new(j, "examples", json_integer(p->data->n)) &&
         !json_object_set_new(j, "data", hbk__hex(data)) &&
-        !json_object_set_new(j, "model", hbk__hex(hbk__model_hash(m))))
+        !json_object_set_new(j, "model", hbk__hex(hbk__model_hash(m))) &&
+        !json_object_set_new(j, "threads", json_integer(hbk__n_threads())) && /* sums differ by them */
+        !json_object_set_new(j, "template", hbk__hex(r->tmpl ? hbk_template_hash(r->tmpl) : 0)) &&
+        !json_object_set_new(j, "tag_seed", r->tag_seed ? json_string(r->tag_seed) : json_null()) &&
+        !json_object_set_new(j, "tag_web", r->tag_web ? json_string(r->tag_web) : json_null()) &&
+        !json_object_set_new(j, "inference_tag",
+                             r->inference_tag ? json_string(r->inference_tag) : json_null()))
         return j;
     json_decref(j);
     return NULL;
@@ -9090,6 +9135,27 @@ static bool hbk__same_options(const char *path, json_t *now, hbk_error *err)
     return ok;
 }
 
+/* Is the number finite, and within least <= x < most? */
+static bool hbk__in_range(const char *name, double x, double least, double most, hbk_error *err)
+{
+    if (isfinite(x) && x >= least && x < most) return true;
+    return hbk_fail(err, HBK_ERROR_OPTION, "%s is %g, expected at least %g and below %g", name, x, least, most);
+}
+
+static bool hbk__train_check(const hbk_train_options *o, hbk_error *err)
+{
+    const double any = 1e30;
+    if (!o->full && !(o->targets & HBK_ALL_SLOTS))
+        return hbk_fail(err, HBK_ERROR_OPTION, "no projection is to be adapted: name targets, or all");
+    return hbk__in_range("lr", o->lr, 0, any, err) && hbk__in_range("lr_end", o->lr_end, 0, any, err) &&
+           hbk__in_range("alpha", o->alpha, 0, any, err) && hbk__in_range("clip", o->clip, 0, any, err) &&
+           hbk__in_range("dropout", o->dropout, 0, 1, err) && hbk__in_range("beta1", o->beta1, 0, 1, err) &&
+           hbk__in_range("beta2", o->beta2, 0, 1, err) && hbk__in_range("eps", o->eps, 1e-30, any, err) &&
+           hbk__in_range("weight_decay", o->weight_decay, 0, any, err) &&
+           hbk__in_range("epochs", o->epochs, 0, any, err) &&
+           hbk__in_range("warmup", (double)o->warmup, 0, any, err);
+}
+
 static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_dataset *data,
                            const hbk_dataset *replay, const hbk_train_options *o, hbk_allocator *alloc,
                            hbk_error *err)
@@ -9100,6 +9166,7 @@ static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_dataset *
     p->o = *o;
     p->alloc = alloc;
     p->epoch = p->replay_epoch = -1;
+    if (!hbk__train_check(o, err)) return false;
     if (data->n < 1)
         return hbk_fail(err, HBK_ERROR_DATA, "there is no example to train on (%lld were too long)",
                         (long long)data->n_too_long);
@@ -9120,6 +9187,9 @@ static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_dataset *
     hbk_int longest = HBK__MAX(data->max_length, p->replay ? replay->max_length : 0);
     hbk_int all = p->o.accumulate * (p->o.batch + p->o.replay); /* a step never needs more than this */
     hbk_int room = HBK__MIN(HBK__MAX(o->max_tokens, longest), all * longest);
+    if (o->max_length > 0 && longest > o->max_length)
+        return hbk_fail(err, HBK_ERROR_RANGE, "an example of %lld tokens exceeds max_length %lld",
+                        (long long)longest, (long long)o->max_length);
     if (longest - 1 > m->config.context_length) /* the last token is never fed */
         return hbk_fail(err, HBK_ERROR_RANGE, "an example of %lld tokens exceeds the model's context of %lld",
                         (long long)longest, (long long)m->config.context_length);
@@ -9164,7 +9234,10 @@ static bool hbk__train_run(hbk_trainer *t, hbk__plan *p, const hbk__train_files 
     double (*now)(void *) = progress ? progress->now : NULL;
     hbk_jsonl_writer *metrics = hbk_jsonl_create(f->metrics, t->step, t->alloc, err), *timings = NULL;
     bool ok = metrics != NULL;
-    if (ok && now) ok = (timings = hbk_jsonl_create(f->timings, 0, t->alloc, err)) != NULL;
+    hbk_int timed = 0; /* a resumed run keeps the rows of the steps that stand */
+    if (ok && now)
+        ok = hbk_jsonl_count(f->timings, &timed, err) &&
+             (timings = hbk_jsonl_create(f->timings, HBK__MIN(timed, t->step), t->alloc, err)) != NULL;
     while (ok && t->step < p->o.steps) {
         hbk_int step = t->step + 1, tokens = 0;
         double loss = 0, norm = 0, lr = 0, start = now ? now(progress->ctx) : 0;
@@ -9225,7 +9298,7 @@ HBK_DEF bool hbk_finetune(const hbk_model *m, const hbk_dataset *data, const hbk
     hbk_trainer *t = NULL;
     bool ok = hbk__plan_init(&plan, m, data, replay, o, alloc, err) && hbk__train_paths(&f, dir, err) &&
               hbk_dir_make(dir, err);
-    json_t *options = ok ? hbk__train_json(&plan, m, init) : NULL;
+    json_t *options = ok ? hbk__train_json(&plan, m, init, recipe) : NULL;
     if (ok && !options) ok = hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for the options of %s", dir);
     /* A folder without a checkpoint holds nothing to continue: it may begin anew with other options. */
     bool begun = ok && hbk_file_exists(f.train) && (hbk_file_exists(f.done) || hbk_file_exists(f.checkpoint));
@@ -10033,6 +10106,24 @@ static hbk_int hbk__read_wave(const hbk__stage *s, hbk_jsonl_reader *in, const c
     return n;
 }
 
+/* Are the next n rows of `kept` those of these items, made in the same way? */
+static bool hbk__kept_wave(const hbk__stage *s, hbk_jsonl_reader *kept, const char *path, const hbk__item *items,
+                           hbk_int n, hbk_error *err)
+{
+    json_t *prov = hbk__prov(s), *row;
+    bool ok = prov || hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for a row");
+    for (hbk_int i = 0; ok && i < n; i++) {
+        ok = hbk_jsonl_next(kept, &row, err) > 0;
+        const char *id = ok ? json_string_value(json_object_get(row, "id")) : NULL;
+        if (ok && (!id || strcmp(id, items[i].id) || !json_equal(json_object_get(row, "prov"), prov)))
+            ok = hbk_fail_at(err, HBK_ERROR_OPTION, path, hbk_jsonl_line(kept),
+                             "this row is of another input, model, template or seed: remove the file, or choose "
+                             "another");
+    }
+    json_decref(prov);
+    return ok;
+}
+
 /* Reads, decodes and writes wave after wave, after the whole waves that `out` already holds. */
 static bool hbk__run_waves(const hbk__stage *s, const char *path, const char *out_path,
                            const hbk_progress *progress, hbk_error *err)
@@ -10041,14 +10132,18 @@ static bool hbk__run_waves(const hbk__stage *s, const char *path, const char *ou
     if (s->o->wave < 1 || s->o->slots < 1)
         return hbk_fail(err, HBK_ERROR_OPTION, "%s: wave %lld and slots %lld must be at least 1", s->name,
                         (long long)s->o->wave, (long long)s->o->slots);
+    if (hbk__same_file(path, out_path))
+        return hbk_fail_at(err, HBK_ERROR_OPTION, out_path, 0, "is the input too: choose another output file");
     if (!hbk_jsonl_count(path, &total, err) || !hbk_jsonl_count(out_path, &done, err)) return false;
     done -= done % s->o->wave; /* the last wave, when it is a short one, is simply made again */
     hbk__item *items = HBK__NEW(s->alloc, hbk__item, s->o->wave, err);
     hbk_jsonl_reader *in = items ? hbk_jsonl_open(path, s->alloc, err) : NULL;
-    hbk_jsonl_writer *out = in ? hbk_jsonl_create(out_path, done, s->alloc, err) : NULL;
+    hbk_jsonl_reader *kept = in && done ? hbk_jsonl_open(out_path, s->alloc, err) : NULL;
+    hbk_jsonl_writer *out = in && (kept || !done) ? hbk_jsonl_create(out_path, done, s->alloc, err) : NULL;
     bool ok = out != NULL;
     while (ok && (n = hbk__read_wave(s, in, path, items, err)) > 0) {
         seen += n;
+        if (seen <= done) ok = hbk__kept_wave(s, kept, out_path, items, n, err);
         if (seen > done) {
             ok = s->wave(s, items, n, out, err) && hbk_jsonl_sync(out, err);
             if (ok)
@@ -10066,6 +10161,7 @@ static bool hbk__run_waves(const hbk__stage *s, const char *path, const char *ou
                          "remove it",
                          (long long)done, path, (long long)seen);
     if (out && !hbk_jsonl_finish(out, ok ? err : NULL)) ok = false;
+    hbk_jsonl_close(kept);
     hbk_jsonl_close(in);
     hbk_free(s->alloc, items);
     return ok;
@@ -10764,17 +10860,26 @@ static bool hbk__merge_kept(const char *candidates, const char *ratings, const h
 HBK_DEF bool hbk_select(const hbk_curate_options *o, const char *candidates, const char *ratings,
                         const char *curated, hbk_curate_counts *counts, hbk_allocator *alloc, hbk_error *err)
 {
+    char temporary[512]; /* the result is derived whole: it takes its name when it is complete */
     hbk_curate_counts c;
     hbk__rated *rated = NULL;
     hbk_int n;
     memset(&c, 0, sizeof c);
+    if (hbk__same_file(curated, candidates) || hbk__same_file(curated, ratings))
+        return hbk_fail_at(err, HBK_ERROR_OPTION, curated, 0, "is an input too: choose another output file");
+    if (snprintf(temporary, sizeof temporary, "%s.tmp", curated) >= (int)sizeof temporary)
+        return hbk_fail_at(err, HBK_ERROR_FILE, curated, 0, "the path is longer than 507 bytes");
     bool ok = hbk__read_ratings(ratings, &c, &rated, &n, alloc, err);
     bool *kept = ok ? HBK__NEW(alloc, bool, n, err) : NULL;
     hbk_jsonl_writer *out = NULL;
     ok = kept && hbk__mark_kept(o, rated, n, kept, &c, alloc, err);
-    if (ok) ok = (out = hbk_jsonl_create(curated, 0, alloc, err)) != NULL;
+    if (ok) ok = (out = hbk_jsonl_create(temporary, 0, alloc, err)) != NULL;
     ok = ok && hbk__merge_kept(candidates, ratings, rated, kept, n, out, alloc, err);
     if (out && !hbk_jsonl_finish(out, ok ? err : NULL)) ok = false;
+    if (ok && rename(temporary, curated) != 0)
+        ok = hbk_fail_at(err, HBK_ERROR_FILE, curated, 0, "cannot be written: %s", strerror(errno));
+    ok = ok && hbk__sync_folder_of(curated, err);
+    if (!ok && out) unlink(temporary);
     hbk_free(alloc, kept);
     hbk_free(alloc, rated);
     if (ok && counts) *counts = c;
@@ -11113,7 +11218,19 @@ static bool hbk__loop_check(hbk__loop *l, hbk_error *err)
 {
     l->pairs.alloc = l->replay.alloc = l->alloc;
     hbk_int limit = l->o->max_length > 0 ? l->o->max_length : l->m->config.context_length;
+    const char *const inputs[] = {l->o->seed_path, l->o->corpus_path, l->o->replay_path};
+    for (int i = 0; i < 3; i++)
+        if (inputs[i] && hbk__inside(l->dir, inputs[i]))
+            return hbk_fail_at(err, HBK_ERROR_OPTION, inputs[i], 0,
+                               "lies in the run folder %s, which the run writes to: choose another folder",
+                               l->dir);
     if (!hbk_pairs_load(&l->pairs, l->o->seed_path, "seed", err)) return false;
+    for (hbk_int i = 0; i < l->pairs.n; i++) /* its tag must not hang on what a row calls itself */
+        if (strcmp(l->pairs.data[i].source, "seed"))
+            return hbk_fail_at(err, HBK_ERROR_DATA, l->o->seed_path, 0,
+                               "pair \"%.80s\" says \"source\": \"%s\": a seed holds people's pairs; remove the row "
+                               "or the field",
+                               l->pairs.data[i].id, l->pairs.data[i].source);
     l->r.n_seed = l->pairs.n;
     if (l->pairs.n < 2)
         return hbk_fail_at(
@@ -11279,7 +11396,7 @@ static bool hbk__loop_curate(hbk__loop *l, int k, hbk_error *err)
         if (!ok || !hbk__stage_finish(l, stage, json_pack("{s:b}", "done", 1), err)) return false;
     }
     if (!hbk_select(&o, l->candidates, ratings, curated, c, l->alloc, err)) return false;
-    return hbk__stage_finish(l, selected, hbk__counts_json(c), err);
+    return hbk__stage_done(l, selected) || hbk__stage_finish(l, selected, hbk__counts_json(c), err);
 }
 
 /* Says in result and run.json why the loop ends before its last iteration. */
@@ -11340,6 +11457,7 @@ HBK_DEF bool hbk_loop_run(const hbk_model *m, const hbk_tokenizer *tok, const hb
     l->alloc = alloc;
     l->lap = hbk__now(progress);
     snprintf(l->dir, sizeof l->dir, "%s", dir);
+    for (size_t n = strlen(l->dir); n > 1 && l->dir[n - 1] == '/'; n--) l->dir[n - 1] = 0;
     if (!o->tmpl) l->own_template = hbk_template_load("llama2", alloc, err);
     l->t = o->tmpl ? o->tmpl : l->own_template;
     bool ok = l->t != NULL;
@@ -11415,7 +11533,7 @@ HBK_DEF bool hbk_evaluate_loss(const hbk_model *m, const hbk_adapter *adapter, c
         if (i < d->n && hbk_packer_add(&p, d, i)) continue;
         hbk_batch b = hbk_packer_batch(&p);
         ok = hbk_model_pass(a, m, &b, &pass, &part, NULL, err);
-        sum += part;
+        if (ok) sum += part;
         targets += p.n_targets;
         hbk_packer_clear(&p);
         if (i < d->n) hbk_packer_add(&p, d, i);

@@ -871,7 +871,7 @@ static void t17_refusals(void **state)
     check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "steps 0");
     o.steps = 6;
     o.lr = (double)NAN;
-    check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "lr nan above 0");
+    check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "lr is nan");
     o.lr = 0.1;
     w.m->config.context_length = 8;
     check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_RANGE, "context of 8");

@@ -233,7 +233,6 @@ static bool demo_loop(demo *d, hbk_loop_result *result, hbk_error *err)
     o.m0 = demo_finetuning(d, 3e-4, 5, 6);
     o.mt = demo_later(d);
     o.augment.sampling.max_new = 20;
-    o.augment.seed = o.curate.decode.seed = d->o.seed;
     o.curate.decode.sampling.max_new = 16;
     return hbk_loop_run(d->base, d->tok, &o, d->run_dir, d->progress, result, NULL, err);
 }

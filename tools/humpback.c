@@ -309,22 +309,6 @@ static bool cmd_inference_tag(cli *c, char tag[512])
    Beside OUT, which grows by waves, stands OUT.options.json: what it was begun with. A second call continues
    with the same and refuses other options, for a file of two minds would be of no use. */
 
-static int cmd_threads(void)
-{
-#ifdef _OPENMP
-    return omp_get_max_threads();
-#else
-    return 1;
-#endif
-}
-
-static json_t *cmd_hex(uint64_t hash)
-{
-    char text[24];
-    snprintf(text, sizeof text, "%016llx", (unsigned long long)hash);
-    return json_string(text);
-}
-
 /* The options of a decoding stage over the file `input`; NULL on failure. */
 static json_t *cmd_options(cli *c, const cmd_world *w, const hbk_decode_options *o, const char *input)
 {
@@ -335,11 +319,11 @@ static json_t *cmd_options(cli *c, const cmd_world *w, const hbk_decode_options 
     if (!hbk_file_hash(input, &data, &c->err)) return NULL;
     json_t *options = json_pack(
         "{s:s, s:o, s:o, s:o, s:s, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:i}", "command", c->command->name,
-        "input", cmd_hex(data), "model", cmd_hex(model), "template",
-        cmd_hex(w->tmpl ? hbk_template_hash(w->tmpl) : 0), "tag", w->tag, "temperature",
+        "input", hbk__hex(data), "model", hbk__hex(model), "template",
+        hbk__hex(w->tmpl ? hbk_template_hash(w->tmpl) : 0), "tag", w->tag, "temperature",
         o->sampling.temperature, "top_p", o->sampling.top_p, "top_k", (json_int_t)o->sampling.top_k,
         "max_new", (json_int_t)o->sampling.max_new, "seed", (json_int_t)o->seed, "wave", (json_int_t)o->wave,
-        "slots", (json_int_t)o->slots, "max_length", (json_int_t)o->max_length, "threads", cmd_threads());
+        "slots", (json_int_t)o->slots, "max_length", (json_int_t)o->max_length, "threads", hbk__n_threads());
     if (!options) hbk_fail(&c->err, HBK_ERROR_MEMORY, "out of memory for the options");
     return options;
 }
@@ -550,11 +534,6 @@ static int cmd_logits(cli *c)
 
 /* ==== 4  GENERATING ========================================================= */
 
-static const char *cmd_finish_name(hbk_finish f)
-{
-    return f == HBK_FINISH_EOS ? "eos" : f == HBK_FINISH_LENGTH ? "length" : "too_long";
-}
-
 /* A prompt's tokens: through the template with the tag, or, without one, as raw text. */
 static bool cmd_prompt(cli *c, const cmd_world *w, const char *text, hbk_tokens *ids)
 {
@@ -626,7 +605,7 @@ static bool cmd_print_generated(cli *c, const cmd_world *w, const hbk_request *r
             for (hbk_int i = 0; i < r->output.n; i++)
                 json_array_append_new(ids, json_integer(r->output.data[i]));
             ok = cli_print_json(json_pack("{s:s, s:o, s:s, s:I}", "text", hbk_text_string(&text), "ids", ids,
-                                          "finish", cmd_finish_name(r->finish), "prompt_tokens",
+                                          "finish", hbk__finish_name(r->finish), "prompt_tokens",
                                           (json_int_t)r->n_prompt), &c->err);
         } else {
             if (text.len > printed) fwrite(text.data + printed, 1, text.len - printed, stdout);
@@ -754,7 +733,7 @@ static bool cmd_wave_write(cli *c, const cmd_world *w, cmd_wave *v, hbk_jsonl_wr
     for (hbk_int i = 0; ok && i < v->n; i++) {
         ok = cmd_reply(w, &v->requests[i].output, &text, &c->err);
         if (!ok) break;
-        const char *finish = cmd_finish_name(v->requests[i].finish);
+        const char *finish = hbk__finish_name(v->requests[i].finish);
         if (json_object_set_new(v->rows[i], "output", json_string(hbk_text_string(&text))) != 0 ||
             json_object_set_new(v->rows[i], "finish", json_string(finish)) != 0)
             ok = hbk_fail(&c->err, HBK_ERROR_MEMORY, "out of memory for a row");
@@ -1091,17 +1070,6 @@ static void cmd_say_counts(const cli *c, const hbk_curate_counts *n, int k)
     }
 }
 
-static json_t *cmd_counts_json(const hbk_curate_counts *n)
-{
-    json_t *threshold = isfinite(n->threshold) ? json_real(n->threshold) : json_null();
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:b, s:[I,I,I,I,I]}", "n", (json_int_t)n->n,
-                     "rated", (json_int_t)n->rated, "unparsable", (json_int_t)n->unparsable, "truncated",
-                     (json_int_t)n->truncated, "too_long", (json_int_t)n->too_long, "kept",
-                     (json_int_t)n->kept, "threshold", threshold, "collapsed", (int)n->collapsed, "histogram",
-                     (json_int_t)n->histogram[0], (json_int_t)n->histogram[1], (json_int_t)n->histogram[2],
-                     (json_int_t)n->histogram[3], (json_int_t)n->histogram[4]);
-}
-
 /* Where the ratings go: --ratings, or beside OUT.jsonl as OUT.ratings.jsonl. */
 static bool cmd_ratings_path(cli *c, char path[512])
 {
@@ -1136,7 +1104,6 @@ static bool cmd_rate_and_select(cli *c, const cmd_world *w, const hbk_curate_opt
     if (!ok) return false;
     cli_draw_end(&c->meter);
     ok = hbk_select(o, candidates, ratings, out, counts, NULL, &c->err);
-    if (!ok) unlink(out); /* made from whole files at any time: half of it is of no use */
     return ok;
 }
 
@@ -1159,7 +1126,7 @@ static int cmd_curate(cli *c)
         ok = hbk_fail(&c->err, HBK_ERROR_OPTION, "curate needs a template: --template plain at least");
     ok = ok && cmd_wording(c, w.tmpl, "rubric", HBK_RATING) && cmd_rate_and_select(c, &w, &o, &counts);
     if (ok) cmd_say_counts(c, &counts, 0);
-    if (ok && cli_has(c, "json")) ok = cli_print_json(cmd_counts_json(&counts), &c->err);
+    if (ok && cli_has(c, "json")) ok = cli_print_json(hbk__counts_json(&counts), &c->err);
     cmd_close(&w);
     return cli_end(c, ok);
 }
@@ -1279,7 +1246,7 @@ static bool cmd_say_result(cli *c, const char *dir, const hbk_loop_result *r)
     if (!cli_has(c, "json")) return true;
     json_t *curations = json_array();
     for (int k = 0; k < 8 && r->curated[k].n; k++)
-        json_array_append_new(curations, cmd_counts_json(&r->curated[k]));
+        json_array_append_new(curations, hbk__counts_json(&r->curated[k]));
     return cli_print_json(json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:o, s:s}", "result", r->final_dir,
                                     "report", page, "iterations", (json_int_t)r->iterations, "seed_pairs",
                                     (json_int_t)r->n_seed, "segments", (json_int_t)r->n_segments,
