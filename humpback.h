@@ -253,7 +253,7 @@ typedef struct hbk_text {
 } hbk_text;
 
 HBK_DEF void hbk_text_append(hbk_text *t, const char *s, size_t n); /* n bytes, NUL allowed */
-HBK_DEF void hbk_text_add(hbk_text *t, const char *s); /* NUL-terminated; NULL adds nothing */
+HBK_DEF void hbk_text_add(hbk_text *t, const char *s);              /* NUL-terminated; NULL adds nothing */
 HBK_DEF void hbk_text_printf(hbk_text *t, const char *fmt, ...) HBK_PRINTF(2, 3);
 HBK_DEF void hbk_text_clear(hbk_text *t);               /* empties it, keeps the memory */
 HBK_DEF const char *hbk_text_string(const hbk_text *t); /* never NULL */
@@ -942,7 +942,8 @@ HBK_DEF hbk_corpus_options hbk_corpus_defaults(void);
 
 #define HBK_DROPS(X)                                                                                         \
     X(KEPT, "kept")                                                                                          \
-    X(EMPTY, "empty") X(SHORT, "short") X(LONG, "long") X(HEADER, "header") X(NAVIGATION, "navigation")      \
+    X(EMPTY, "empty")                                                                                        \
+    X(SHORT, "short") X(LONG, "long") X(HEADER, "header") X(NAVIGATION, "navigation")                        \
         X(REPETITION, "repetition") X(DUPLICATE, "duplicate") X(ENCODING, "encoding")
 typedef enum hbk_drop {
 #define HBK_X(name, text) HBK_DROP_##name,
@@ -1091,8 +1092,8 @@ HBK_DEF void hbk_precision_recall(const bool *selected, const bool *positive, hb
 
 /* ==== 23  SEVERAL PROCESSES ================================================== [hbk_comm]
 
-   What training and curation over several processes will ask of a communication library; reserved: no function
-   takes one yet. */
+   What training and curation over several processes will ask of a communication library. Reserved: no
+   function takes one yet. */
 typedef struct hbk_comm {
     hbk_int (*rank)(void *ctx); /* 0 .. size-1 */
     hbk_int (*size)(void *ctx);
@@ -9139,7 +9140,8 @@ static bool hbk__same_options(const char *path, json_t *now, hbk_error *err)
 static bool hbk__in_range(const char *name, double x, double least, double most, hbk_error *err)
 {
     if (isfinite(x) && x >= least && x < most) return true;
-    return hbk_fail(err, HBK_ERROR_OPTION, "%s is %g, expected at least %g and below %g", name, x, least, most);
+    return hbk_fail(err, HBK_ERROR_OPTION, "%s is %g, expected at least %g and below %g", name, x, least,
+                    most);
 }
 
 static bool hbk__train_check(const hbk_train_options *o, hbk_error *err)
@@ -10107,8 +10109,8 @@ static hbk_int hbk__read_wave(const hbk__stage *s, hbk_jsonl_reader *in, const c
 }
 
 /* Are the next n rows of `kept` those of these items, made in the same way? */
-static bool hbk__kept_wave(const hbk__stage *s, hbk_jsonl_reader *kept, const char *path, const hbk__item *items,
-                           hbk_int n, hbk_error *err)
+static bool hbk__kept_wave(const hbk__stage *s, hbk_jsonl_reader *kept, const char *path,
+                           const hbk__item *items, hbk_int n, hbk_error *err)
 {
     json_t *prov = hbk__prov(s), *row;
     bool ok = prov || hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for a row");
@@ -10116,9 +10118,10 @@ static bool hbk__kept_wave(const hbk__stage *s, hbk_jsonl_reader *kept, const ch
         ok = hbk_jsonl_next(kept, &row, err) > 0;
         const char *id = ok ? json_string_value(json_object_get(row, "id")) : NULL;
         if (ok && (!id || strcmp(id, items[i].id) || !json_equal(json_object_get(row, "prov"), prov)))
-            ok = hbk_fail_at(err, HBK_ERROR_OPTION, path, hbk_jsonl_line(kept),
-                             "this row is of another input, model, template or seed: remove the file, or choose "
-                             "another");
+            ok = hbk_fail_at(
+                err, HBK_ERROR_OPTION, path, hbk_jsonl_line(kept),
+                "this row is of another input, model, template or seed: remove the file, or choose "
+                "another");
     }
     json_decref(prov);
     return ok;
@@ -10133,7 +10136,8 @@ static bool hbk__run_waves(const hbk__stage *s, const char *path, const char *ou
         return hbk_fail(err, HBK_ERROR_OPTION, "%s: wave %lld and slots %lld must be at least 1", s->name,
                         (long long)s->o->wave, (long long)s->o->slots);
     if (hbk__same_file(path, out_path))
-        return hbk_fail_at(err, HBK_ERROR_OPTION, out_path, 0, "is the input too: choose another output file");
+        return hbk_fail_at(err, HBK_ERROR_OPTION, out_path, 0,
+                           "is the input too: choose another output file");
     if (!hbk_jsonl_count(path, &total, err) || !hbk_jsonl_count(out_path, &done, err)) return false;
     done -= done % s->o->wave; /* the last wave, when it is a short one, is simply made again */
     hbk__item *items = HBK__NEW(s->alloc, hbk__item, s->o->wave, err);
@@ -11227,10 +11231,11 @@ static bool hbk__loop_check(hbk__loop *l, hbk_error *err)
     if (!hbk_pairs_load(&l->pairs, l->o->seed_path, "seed", err)) return false;
     for (hbk_int i = 0; i < l->pairs.n; i++) /* its tag must not hang on what a row calls itself */
         if (strcmp(l->pairs.data[i].source, "seed"))
-            return hbk_fail_at(err, HBK_ERROR_DATA, l->o->seed_path, 0,
-                               "pair \"%.80s\" says \"source\": \"%s\": a seed holds people's pairs; remove the row "
-                               "or the field",
-                               l->pairs.data[i].id, l->pairs.data[i].source);
+            return hbk_fail_at(
+                err, HBK_ERROR_DATA, l->o->seed_path, 0,
+                "pair \"%.80s\" says \"source\": \"%s\": a seed holds people's pairs; remove the row "
+                "or the field",
+                l->pairs.data[i].id, l->pairs.data[i].source);
     l->r.n_seed = l->pairs.n;
     if (l->pairs.n < 2)
         return hbk_fail_at(

@@ -94,16 +94,15 @@ static bool generate(const hbk_model *model, const hbk_tokenizer *tok, const cha
 int main(int argc, char **argv)
 {
     const char *path = argc > 1 ? argv[1] : story_dir;
-    if (argc < 2 && !hbk_dir_exists(path)) {
-        printf("%s is not there yet: run 03_train, which makes a model in seconds, or name one:\n\n"
-               "    02_generate FOLDER [PROMPT]\n    02_generate FILE TOKENIZER [PROMPT]\n",
-               path);
-        return 0;
+    bool folder = hbk_dir_exists(path); /* which holds its tokenizer; beside a file it has to be named */
+    if ((argc < 2 && !folder) || (argc == 2 && !folder && hbk_file_exists(path))) {
+        if (argc < 2) printf("%s is not there yet: run 03_train, which makes a model in seconds. Or:\n\n", path);
+        printf("    02_generate FOLDER [PROMPT]\n    02_generate FILE TOKENIZER [PROMPT]\n");
+        return argc < 2 ? 0 : 1;
     }
-    int own =
-        hbk_dir_exists(path) ? 0 : 1; /* a folder holds its tokenizer; beside a file it has to be named */
-    const char *tok_path = own && argc > 2 ? argv[2] : path;
-    const char *prompt = argc > 2 + own ? argv[2 + own] : "Once upon a time";
+    const char *tok_path = folder || argc < 3 ? path : argv[2];
+    int at = folder ? 2 : 3;
+    const char *prompt = argc > at ? argv[at] : "Once upon a time";
     hbk_error err;
     hbk_model *model = hbk_model_load(path, NULL, &err);
     hbk_tokenizer *tok = model ? hbk_tokenizer_load(tok_path, NULL, &err) : NULL;

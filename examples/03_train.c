@@ -86,13 +86,13 @@ static bool train(hbk_trainer *t, const hbk_dataset *data, const hbk_tokenizer *
         while (hbk_packer_add(&packer, data, hbk_rng_below(&rng, data->n))) continue;
         hbk_batch batch = hbk_packer_batch(&packer);
         ok = hbk_trainer_accumulate(t, &batch, 1.0 / (double)packer.n_targets, &loss, err); /* the gradient */
-        if (ok && (step == 0 || step == 20 || step == 80 || step == steps)) {
+        if (ok && (step == 0 || step == 20 || step == 80 || step >= steps)) {
             ok = say(said, hbk_trainer_model(t), tok, step < steps ? 24 : CONTEXT, err);
             printf("\nstep %-3d  loss %.2f   %s\n", (int)step, loss / (double)packer.n_targets,
                    hbk_text_string(said));
             fflush(stdout);
         }
-        if (step == steps) break;
+        if (step >= steps) break;
         double lr = hbk_learning_rate(HBK_COSINE, step + 1, steps, 10, 1e-2, 1e-3);
         ok = ok && hbk_trainer_update(t, lr, NULL, err); /* a small step against it */
     }
@@ -115,6 +115,7 @@ int main(int argc, char **argv)
     for (int i = 0; argc < 2 && i < STORIES; i++) tell_story(&text, &rng);
     bool ok = (argc < 2 || hbk_file_read(argv[1], (size_t)1 << 30, &text, &err)) && hbk_text_ok(&text, &err);
 
+    if (ok && !text.len) ok = hbk_fail(&err, HBK_ERROR_DATA, "%s is empty: there is nothing to learn", argv[1]);
     hbk_tokenizer *tok = ok ? hbk_tokenizer_train(text.data, text.len, VOCABULARY, false, NULL, &err) : NULL;
     ok = tok && cut_text(&data, text.data, tok, &err);
     shape.n_layers = 2;

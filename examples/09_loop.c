@@ -1,68 +1,80 @@
-/* 09_loop.c - the whole method: a few pairs and a pile of text become a better model - public domain
+/* 09_loop.c - the whole method: a few pairs and a pile of text write their own training set - public domain
 
-   Shows    hbk_loop_run: backward model, candidates, ratings, curated pairs, finetuning, and again
-   Run      build/examples/09_loop                                           on a toy that it makes itself
-            build/examples/09_loop MODEL seed.jsonl segments.jsonl FOLDER    rows {"instruction","output"}, {"text"}
-   Prints   how many candidates each curation kept, and pairs of the training set that was written
-   Takes    about 20 seconds (a model of 1 B: a day); goes on when called again; FOLDER or /tmp/humpback-09_loop */
+   Shows    hbk_loop_run: backward model, candidates, ratings, curated pairs, finetuning, and once more
+   Run      build/examples/09_loop                                          with a toy of its own making
+            build/examples/09_loop MODEL seed.jsonl segments.jsonl FOLDER   {"instruction","output"}, {"text"}
+   Prints   how many candidates each curation kept, and some pairs of the set that it wrote in the end
+   Takes    about 10 seconds with the toy; continues what was begun in FOLDER, or /tmp/humpback-09_loop */
 
 #define HUMPBACK_IMPLEMENTATION
 #include "../humpback.h"
 
 #define TOY "/tmp/humpback-09_loop"
-enum { ANIMALS = 24, SEEDS = 12, PAGES = 3000, CONTEXT = 64 };
+enum { ANIMALS = 24, IN_SEED = 12, PAGES = 3000, CONTEXT = 64 };
 
-/* The toy. A base model has read about animals, and a forum where answers get a score: right ones a 5, those
-   about another animal and advertisements a 1. The seed asks about half of the animals; the segments are of
-   the other half, and every second one is an advertisement. */
+/* The toy. Its base has read about animals, and a forum that gives right answers a 5, but those about another
+   animal and advertisements a 1. The seed asks about half of the animals. The segments are of the other half,
+   and every second one is an advertisement. */
 static const char *const foods[ANIMALS][2] = {
-    {"fox", "mice"},   {"bee", "nectar"},  {"seal", "fish"}, {"owl", "voles"},    {"panda", "reed"},  {"mole", "worms"},
-    {"goat", "herbs"}, {"camel", "dates"}, {"frog", "flies"}, {"tiger", "deer"},  {"crab", "weed"},   {"moth", "wool"},
-    {"hen", "corn"},   {"snail", "leaves"}, {"koala", "gum"}, {"cat", "cream"},   {"ant", "crumbs"},  {"swan", "grain"},
-    {"whale", "krill"}, {"bear", "honey"}, {"horse", "oats"}, {"parrot", "seeds"}, {"hare", "clover"}, {"zebra", "grass"}};
-static const char tmpl_json[] =
+    {"fox", "mice"},   {"bee", "nectar"},   {"seal", "fish"},   {"owl", "voles"},    {"panda", "reed"},
+    {"mole", "worms"}, {"goat", "herbs"},   {"camel", "dates"}, {"frog", "flies"},   {"tiger", "deer"},
+    {"crab", "weed"},  {"moth", "wool"},    {"hen", "corn"},    {"snail", "leaves"}, {"koala", "gum"},
+    {"cat", "cream"},  {"ant", "crumbs"},   {"swan", "grain"},  {"whale", "krill"},  {"bear", "honey"},
+    {"horse", "oats"}, {"parrot", "seeds"}, {"hare", "clover"}, {"zebra", "grass"}};
+static const char forum[] =
     "{\"name\": \"forum\", \"prompt\": \"{bos}{instruction}\", \"reply\": \" {output}{eos}\","
-    " \"backward\": \"{bos}{output} Asked:\", \"rating\": \"{bos}{instruction} {output} Review:\"}";
+    " \"backward\": \"{bos}{output} Asked:\","
+    " \"rating\": \"{bos}{instruction} {output} Review:\"}";
 
+static void write_pages(hbk_text *words, hbk_text *pages)
+{
+    hbk_rng rng = hbk_rng_at(1, "pages", 0);
+    for (int i = 0; i < PAGES; i++) {
+        const char *const *a = foods[hbk_rng_below(&rng, ANIMALS)], *const *other =
+                                                                        foods[hbk_rng_below(&rng, ANIMALS)];
+        hbk_int kind = hbk_rng_below(&rng, 8);
+        size_t start = words->len;
+        if (kind == 0) hbk_text_printf(words, "The %s eats %s. ", a[0], a[1]);
+        if (kind == 1) hbk_text_printf(words, "Buy the %s today. ", a[0]);
+        hbk_text_printf(words, "What does the %s eat? ", a[0]);
+        if (kind == 2 || kind == 3) hbk_text_printf(words, "The %s eats %s. Review: Score: 5 ", a[0], a[1]);
+        if (kind == 4) hbk_text_printf(words, "Buy the %s today. Review: Score: 1 ", a[0]);
+        if (kind > 4 && a != other)
+            hbk_text_printf(words, "The %s eats %s. Review: Score: 1 ", other[0], other[1]);
+        hbk_text_printf(pages, "{\"text\": \"%.*s\"}\n", (int)(words->len - start) - 1, words->data + start);
+    }
+    hbk_text_add(words, HBK_TAG_SEED " " HBK_TAG_WEB " Asked: "); /* what else the vocabulary must spell */
+}
+
+/* Writes all files of the toy and trains its base: what 03_train does step by step. */
 static bool make_toy(hbk_error *err)
 {
-    hbk_text words, pages, seed, segments; /* words: the pages without their JSON, for the vocabulary */
+    hbk_text text[4], *words = &text[0], *pages = &text[1], *seed = &text[2], *segments = &text[3];
     hbk_dataset data;
     hbk_config shape;
     hbk_recipe recipe;
-    memset(&words, 0, sizeof words); /* zeroed is empty, for every struct of the library */
-    memset(&pages, 0, sizeof pages);
-    memset(&seed, 0, sizeof seed);
-    memset(&segments, 0, sizeof segments);
+    memset(text, 0, sizeof text); /* zeroed is empty, for every struct of the library */
     memset(&data, 0, sizeof data);
     memset(&shape, 0, sizeof shape);
     memset(&recipe, 0, sizeof recipe);
-    hbk_rng rng = hbk_rng_at(1, "pages", 0);
-    for (int i = 0; i < PAGES; i++) {
-        const char *const *a = foods[hbk_rng_below(&rng, ANIMALS)], *const *b = foods[hbk_rng_below(&rng, ANIMALS)];
-        size_t start = words.len;
-        hbk_int kind = hbk_rng_below(&rng, 5);
-        if (kind == 0) hbk_text_printf(&words, "The %s eats %s. ", a[0], a[1]);
-        else if (kind == 1) hbk_text_printf(&words, "Buy the %s today. ", a[0]);
-        else hbk_text_printf(&words, "What does the %s eat? ", a[0]);
-        if (kind == 2) hbk_text_printf(&words, "The %s eats %s. Review: Score: 5 ", a[0], a[1]);
-        if (kind == 3) hbk_text_printf(&words, "The %s eats %s. Review: Score: %d ", b[0], b[1], a == b ? 5 : 1);
-        if (kind == 4) hbk_text_printf(&words, "Buy the %s today. Review: Score: 1 ", a[0]);
-        hbk_text_printf(&pages, "{\"text\": \"%.*s\"}\n", (int)(words.len - start) - 1, words.data + start);
-    }
-    hbk_text_add(&words, HBK_TAG_SEED " " HBK_TAG_WEB " Asked: ");
+    write_pages(words, pages);
     for (int i = 0; i < ANIMALS; i++) {
         const char *const *a = foods[i];
-        if (i < SEEDS) hbk_text_printf(&seed, "{\"instruction\": \"What does the %s eat?\", \"output\": \"The %s eats %s.\"}\n", a[0], a[0], a[1]);
-        else hbk_text_printf(&segments, "{\"text\": \"The %s eats %s.\"}\n{\"text\": \"Buy the %s today.\"}\n", a[0], a[1], a[0]);
+        if (i < IN_SEED)
+            hbk_text_printf(seed,
+                            "{\"instruction\": \"What does the %s eat?\", \"output\": \"The %s eats %s.\"}\n",
+                            a[0], a[0], a[1]);
+        else
+            hbk_text_printf(segments, "{\"text\": \"The %s eats %s.\"}\n{\"text\": \"Buy the %s today.\"}\n",
+                            a[0], a[1], a[0]);
     }
-    bool ok = hbk_text_ok(&words, err) && hbk_text_ok(&pages, err) && hbk_text_ok(&seed, err) &&
-              hbk_text_ok(&segments, err) && hbk_dir_make(TOY, err) &&
-              hbk_file_write(TOY "/pages.jsonl", pages.data, pages.len, err) &&
-              hbk_file_write(TOY "/seed.jsonl", seed.data, seed.len, err) &&
-              hbk_file_write(TOY "/segments.jsonl", segments.data, segments.len, err) &&
-              hbk_file_write(TOY "/template.json", tmpl_json, strlen(tmpl_json), err);
-    hbk_tokenizer *tok = ok ? hbk_tokenizer_train(words.data, words.len, 512, false, NULL, err) : NULL;
+    bool ok = hbk_dir_make(TOY, err) && hbk_file_write(TOY "/template.json", forum, strlen(forum), err);
+    for (int i = 0; i < 4; i++) ok = ok && hbk_text_ok(&text[i], err);
+    ok = ok && hbk_file_write(TOY "/pages.jsonl", pages->data, pages->len, err) &&
+         hbk_file_write(TOY "/seed.jsonl", seed->data, seed->len, err) &&
+         hbk_file_write(TOY "/segments.jsonl", segments->data, segments->len, err);
+
+    hbk_tokenizer *tok = ok ? hbk_tokenizer_train(words->data, words->len, 512, false, NULL, err) : NULL;
     ok = tok && hbk_dataset_add_texts(&data, TOY "/pages.jsonl", tok, CONTEXT, err);
     shape.n_layers = 2;
     shape.n_heads = shape.n_kv_heads = 4;
@@ -75,33 +87,55 @@ static bool make_toy(hbk_error *err)
     shape.vocab_size = ok ? hbk_tokenizer_size(tok) : 0;
     shape.bos = 1;
     shape.eos[shape.n_eos++] = 2;
-    hbk_train_options o = hbk_train_defaults(true);
+    hbk_train_options o = hbk_train_defaults(true); /* every weight */
     o.dropout = 0;
     o.lr = 1e-2;
     o.lr_end = 1e-3;
     o.warmup = 10;
     o.batch = 32;
-    o.steps = 450;
-    recipe.tok = tok;
+    o.steps = 500;
+    recipe.tok = tok; /* saved beside the weights */
     hbk_model *random = ok ? hbk_model_random(&shape, 1, NULL, err) : NULL;
     ok = random && hbk_finetune(random, &data, NULL, &o, NULL, &recipe, TOY "/base", NULL, NULL, err);
     hbk_model_free(random);
     hbk_tokenizer_free(tok);
     hbk_dataset_free(&data);
-    hbk_text_free(&words);
-    hbk_text_free(&pages);
-    hbk_text_free(&seed);
-    hbk_text_free(&segments);
+    for (int i = 0; i < 4; i++) hbk_text_free(&text[i]);
     return ok;
 }
 
-static bool show(void *ctx, const char *stage, hbk_int done, hbk_int total, const char *unit, const char *note)
+/* One line for a running stage; returning false would end the run, to be continued later. */
+static bool show(void *ctx, const char *stage, hbk_int done, hbk_int total, const char *unit,
+                 const char *note)
 {
     (void)ctx;
-    printf("\r%-8s %d of %d %s  %s  ", stage, (int)done, (int)total, unit, note);
-    if (done == total) printf("\n");
-    fflush(stdout);
+    fprintf(stderr, "\r%s: %d of %d %s  %s%s", stage, (int)done, (int)total, unit, note,
+            done < total ? "   " : "\n");
     return true;
+}
+
+static bool print_result(const hbk_loop_result *r, const char *dir, hbk_error *err)
+{
+    printf("%d pairs by people, %d segments of text, %d candidates with an instruction\n", (int)r->n_seed,
+           (int)r->n_segments, (int)r->n_ok);
+    for (hbk_int k = 0; k < r->iterations; k++) {
+        const hbk_curate_counts *c = &r->curated[k];
+        printf("curation %d kept %d of %d; scores", (int)k + 1, (int)c->kept, (int)c->n);
+        for (int s = 0; s < 5; s++) printf("%s %d: %d", s ? "," : "", s + 1, (int)c->histogram[s]);
+        printf("\n");
+    }
+    char name[32], path[512];
+    hbk_pairs pairs;
+    memset(&pairs, 0, sizeof pairs);
+    snprintf(name, sizeof name, "curated-%d.jsonl", (int)r->iterations);
+    bool ok =
+        r->iterations < 1 || (hbk_path(path, dir, name, err) && hbk_pairs_load(&pairs, path, "aug", err));
+    for (hbk_int i = 0; ok && i < pairs.n && i < 3; i++)
+        printf("\n    %s\n    %s\n", pairs.data[i].instruction, pairs.data[i].output);
+    if (ok && r->stopped[0]) printf("\nended early: %s\n", r->stopped);
+    if (ok) printf("\nthe model: %s\n", r->final_dir);
+    hbk_pairs_free(&pairs);
+    return ok;
 }
 
 int main(int argc, char **argv)
@@ -109,43 +143,34 @@ int main(int argc, char **argv)
     bool toy = argc < 5, ok;
     const char *model_path = toy ? TOY "/base" : argv[1], *dir = toy ? TOY "/run" : argv[4];
     hbk_error err;
-    hbk_model *model = NULL;
-    hbk_tokenizer *tok = NULL;
-    hbk_template *tmpl = NULL;
+    hbk_loop_result result;
     hbk_progress progress = {show, NULL, NULL};
-    hbk_loop_result r;
-    if (!toy || make_toy(&err)) model = hbk_model_load(model_path, NULL, &err);
-    if (model) tok = hbk_tokenizer_load(model_path, NULL, &err);
-    if (tok) tmpl = toy ? hbk_template_load(TOY "/template.json", NULL, &err) : hbk_template_for_model(model_path, NULL, &err);
+    hbk_template *tmpl = NULL;
+    ok = !toy || make_toy(&err);
+    hbk_model *model = ok ? hbk_model_load(model_path, NULL, &err) : NULL;
+    hbk_tokenizer *tok = model ? hbk_tokenizer_load(model_path, NULL, &err) : NULL;
+    if (tok)
+        tmpl = toy ? hbk_template_load(TOY "/template.json", NULL, &err)
+                   : hbk_template_for_model(model_path, NULL, &err);
 
-    hbk_loop_options o = hbk_loop_defaults();
+    hbk_loop_options o = hbk_loop_defaults(); /* the paper's, with LoRA */
     o.seed_path = toy ? TOY "/seed.jsonl" : argv[2];
     o.corpus_path = toy ? TOY "/segments.jsonl" : argv[3];
     o.model_name = model_path;
     o.tmpl = tmpl;
-    if (toy) {
-        o.force = true;
-        o.replay_path = TOY "/pages.jsonl";
+    if (toy) { /* small adapters and great steps; pages replayed, or so small a model forgets how to rate */
+        o.myx.rank = 4;
+        o.myx.alpha = 8;
+        o.myx.lr = 4e-3;
+        o.myx.lr_end = 4e-4;
+        o.myx.steps = 80;
+        o.m0 = o.mt = o.myx;
         o.m0.replay = o.mt.replay = 8;
-        o.myx.rank = o.m0.rank = o.mt.rank = 4;
-        o.myx.alpha = o.m0.alpha = o.mt.alpha = 8;
-        o.myx.lr = o.m0.lr = o.mt.lr = 4e-3;
-        o.myx.lr_end = o.m0.lr_end = o.mt.lr_end = 4e-4;
-        o.myx.steps = o.m0.steps = o.mt.steps = 150;
+        o.replay_path = TOY "/pages.jsonl";
         o.augment.sampling.max_new = o.curate.decode.sampling.max_new = 16;
     }
-    ok = tmpl && hbk_loop_run(model, tok, &o, dir, getenv("Q") ? NULL : &progress, &r, NULL, &err);
-    if (ok) {
-        printf("%d pairs by people, %d segments, %d candidates, %d of them usable\n", (int)r.n_seed, (int)r.n_segments, (int)r.n_candidates, (int)r.n_ok);
-        for (hbk_int k = 0; k < r.iterations; k++) {
-            const hbk_curate_counts *c = &r.curated[k];
-            printf("curation %d: %d of %d kept; scores", (int)k + 1, (int)c->kept, (int)c->n);
-            for (int s = 0; s < 5; s++) printf("  %d: %d", s + 1, (int)c->histogram[s]);
-            printf("\n");
-        }
-        if (r.stopped[0]) printf("stopped: %s\n", r.stopped);
-        printf("best: %s\n", r.final_dir);
-    }
+    ok = tmpl && hbk_loop_run(model, tok, &o, dir, toy ? NULL : &progress, &result, NULL, &err) &&
+         print_result(&result, dir, &err);
     if (!ok) fprintf(stderr, "%s\n", err.message);
     hbk_template_free(tmpl);
     hbk_tokenizer_free(tok);
