@@ -96,7 +96,8 @@ int main(int argc, char **argv)
     const char *path = argc > 1 ? argv[1] : story_dir;
     bool folder = hbk_dir_exists(path); /* which holds its tokenizer; beside a file it has to be named */
     if ((argc < 2 && !folder) || (argc == 2 && !folder && hbk_file_exists(path))) {
-        if (argc < 2) printf("%s is not there yet: run 03_train, which makes a model in seconds. Or:\n\n", path);
+        if (argc < 2)
+            printf("%s is not there yet: run 03_train, which makes a model in seconds. Or:\n\n", path);
         printf("    02_generate FOLDER [PROMPT]\n    02_generate FILE TOKENIZER [PROMPT]\n");
         return argc < 2 ? 0 : 1;
     }

@@ -115,7 +115,8 @@ int main(int argc, char **argv)
     for (int i = 0; argc < 2 && i < STORIES; i++) tell_story(&text, &rng);
     bool ok = (argc < 2 || hbk_file_read(argv[1], (size_t)1 << 30, &text, &err)) && hbk_text_ok(&text, &err);
 
-    if (ok && !text.len) ok = hbk_fail(&err, HBK_ERROR_DATA, "%s is empty: there is nothing to learn", argv[1]);
+    if (ok && !text.len)
+        ok = hbk_fail(&err, HBK_ERROR_DATA, "%s is empty: there is nothing to learn", argv[1]);
     hbk_tokenizer *tok = ok ? hbk_tokenizer_train(text.data, text.len, VOCABULARY, false, NULL, &err) : NULL;
     ok = tok && cut_text(&data, text.data, tok, &err);
     shape.n_layers = 2;

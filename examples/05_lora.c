@@ -16,13 +16,14 @@ enum { ANIMALS = 24, HELD_OUT = 6, PAGES = 2000, CONTEXT = 64 };
     before, and it goes on as they did. Eighteen pairs answer questions. Asked about the other six animals,
    what the model knows of those is the base's, that it says so is the adapter's. */
 static const char *const facts[ANIMALS][3] = {
-    {"fox", "mice", "den"},     {"bee", "nectar", "hive"},   {"seal", "fish", "bay"},  {"owl", "voles", "tower"},
-    {"panda", "reed", "hill"},  {"mole", "worms", "yard"},   {"goat", "herbs", "farm"}, {"cow", "hay", "shed"},
-    {"frog", "flies", "pond"},  {"tiger", "deer", "grove"},  {"crab", "weed", "port"}, {"moth", "wool", "closet"},
-    {"hen", "corn", "coop"},    {"snail", "leaves", "park"}, {"koala", "gum", "tree"}, {"cat", "cream", "house"},
-    {"ant", "crumbs", "wood"},  {"swan", "grain", "lake"},   {"whale", "krill", "sea"}, {"bear", "honey", "cave"},
-    {"horse", "oats", "barn"},  {"parrot", "seeds", "cage"}, {"hare", "clover", "field"},
-    {"zebra", "grass", "plain"}};
+    {"fox", "mice", "den"},      {"bee", "nectar", "hive"},   {"seal", "fish", "bay"},
+    {"owl", "voles", "tower"},   {"panda", "reed", "hill"},   {"mole", "worms", "yard"},
+    {"goat", "herbs", "farm"},   {"cow", "hay", "shed"},      {"frog", "flies", "pond"},
+    {"tiger", "deer", "grove"},  {"crab", "weed", "port"},    {"moth", "wool", "closet"},
+    {"hen", "corn", "coop"},     {"snail", "leaves", "park"}, {"koala", "gum", "tree"},
+    {"cat", "cream", "house"},   {"ant", "crumbs", "wood"},   {"swan", "grain", "lake"},
+    {"whale", "krill", "sea"},   {"bear", "honey", "cave"},   {"horse", "oats", "barn"},
+    {"parrot", "seeds", "cage"}, {"hare", "clover", "field"}, {"zebra", "grass", "plain"}};
 static const char talk[] =
     "{\"name\": \"talk\", \"prompt\": \"{bos}{instruction}\", \"reply\": \" {output}{eos}\"}";
 
