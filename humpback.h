@@ -7123,7 +7123,7 @@ static bool hbk__adapter_collect(const hbk_safetensors *s, const hbk_config *c, 
     *targets = 0;
     for (hbk_int i = 0; i < s->n; i++) {
         const hbk_tensor *t = &s->tensors[i];
-        hbk_int layer;
+        hbk_int layer = 0;
         hbk_slot slot;
         int half;
         if (!hbk__lora_name(t->name, &layer, &slot, &half))
@@ -11170,7 +11170,7 @@ static bool hbk__stage_finish(hbk__loop *l, const char *name, json_t *entry, hbk
 /* Walks the corpus: every row is checked and, where `out` is given, written with its id. */
 static bool hbk__loop_segments(hbk__loop *l, hbk_jsonl_writer *out, hbk_error *err)
 {
-    const char *path = l->o->corpus_path, *text;
+    const char *path = l->o->corpus_path, *text = "";
     hbk_jsonl_reader *in = hbk_jsonl_open(path, l->alloc, err);
     bool ok = in != NULL;
     json_t *row;
