@@ -1868,6 +1868,7 @@ static void hbk__json_widen(hbk_text *out, const char *s, size_t n)
 static json_t *hbk__json_parse(const char *s, size_t n, hbk_allocator *alloc, json_error_t *e, hbk_code *code)
 {
     size_t flags = JSON_ALLOW_NUL | JSON_DECODE_ANY;
+    memset(e, 0, sizeof *e); /* jansson leaves the code unset where its first allocation fails */
     json_t *value = json_loadb(s, n, flags, e);
     if (!value && json_error_code(e) == json_error_numeric_overflow) {
         hbk_text wide;
