@@ -30,8 +30,8 @@ static void write_pages(hbk_text *words, hbk_text *pages)
 {
     hbk_rng rng = hbk_rng_at(1, "pages", 0);
     for (int i = 0; i < PAGES; i++) {
-        const char *const *a = foods[hbk_rng_below(&rng, ANIMALS)], *const *other =
-                                                                        foods[hbk_rng_below(&rng, ANIMALS)];
+        const char *const *a = foods[hbk_rng_below(&rng, ANIMALS)];
+        const char *const *other = foods[hbk_rng_below(&rng, ANIMALS)];
         hbk_int kind = hbk_rng_below(&rng, 8);
         size_t start = words->len;
         if (kind == 0) hbk_text_printf(words, "The %s eats %s. ", a[0], a[1]);
@@ -89,8 +89,8 @@ static bool make_toy(hbk_error *err)
     shape.eos[shape.n_eos++] = 2;
     hbk_train_options o = hbk_train_defaults(true); /* every weight */
     o.dropout = 0;
-    o.lr = 1e-2;
-    o.lr_end = 1e-3;
+    o.lr = 6e-3;
+    o.lr_end = 6e-4;
     o.warmup = 10;
     o.batch = 32;
     o.steps = 500;
