@@ -28,7 +28,10 @@
 
    Flags whose value goes into a field of an options struct, and the defaults that --help prints for them. */
 
-#define CMD_FLAG_JSON {"json", CLI_SWITCH, NULL, NULL, "the result as JSON on stdout", 0, 0, CLI_FREE}
+#define CMD_FLAG_JSON                                                                                        \
+    {                                                                                                        \
+        "json", CLI_SWITCH, NULL, NULL, "the result as JSON on stdout", 0, 0, CLI_FREE                       \
+    }
 
 static void cmd_generate_defaults(void *options, bool full)
 {
@@ -82,12 +85,12 @@ static const cli_flag cmd_seed_flags[] = {
     {"max-length", CLI_INT, "N", "(the model's context)", "longest prompt and answer together, in tokens", 2,
      1e9, offsetof(hbk_decode_options, max_length)},
     CLI_END};
-static const cli_flag cmd_wave_flags[] = {
-    {"wave", CLI_INT, "N", NULL, "records that are decoded, written and made safe together", 1, 1e6,
-     offsetof(hbk_decode_options, wave)},
-    {"slots", CLI_INT, "N", NULL, "sequences decoded side by side", 1, 1e4,
-     offsetof(hbk_decode_options, slots)},
-    CLI_END};
+static const cli_flag cmd_wave_flags[] = {{"wave", CLI_INT, "N", NULL,
+                                           "records that are decoded, written and made safe together", 1, 1e6,
+                                           offsetof(hbk_decode_options, wave)},
+                                          {"slots", CLI_INT, "N", NULL, "sequences decoded side by side", 1,
+                                           1e4, offsetof(hbk_decode_options, slots)},
+                                          CLI_END};
 static const cli_flag cmd_train_flags[] = {
     {"rank", CLI_INT, "N", NULL, "of the LoRA adapter", 1, 1e5, offsetof(hbk_train_options, rank)},
     {"alpha", CLI_REAL, "X", NULL, "of the adapter, which is scaled by alpha/rank", 0, 1e6,
@@ -174,10 +177,10 @@ static const cli_group cmd_corpus_group = {"Flags", cmd_corpus_flags, NULL, cmd_
 typedef struct cmd_world {
     hbk_model *base;
     hbk_tokenizer *tok;
-    hbk_tuned tuned;     /* the base where there is no --adapter */
-    hbk_template *tmpl;  /* NULL: raw text */
-    hbk_use use;         /* what the adapter was trained for */
-    char tag[512];       /* what inference appends, or "" */
+    hbk_tuned tuned;    /* the base where there is no --adapter */
+    hbk_template *tmpl; /* NULL: raw text */
+    hbk_use use;        /* what the adapter was trained for */
+    char tag[512];      /* what inference appends, or "" */
 } cmd_world;
 
 static void cmd_close(cmd_world *w)
@@ -333,7 +336,8 @@ static bool cmd_compare(const char *out, const json_t *then, json_t *now, hbk_er
 {
     const char *key;
     json_t *value;
-    json_object_foreach(now, key, value) {
+    json_object_foreach(now, key, value)
+    {
         json_t *old = json_object_get(then, key);
         if (old && json_equal(old, value)) continue;
         char *a = old ? json_dumps(old, JSON_ENCODE_ANY) : NULL, *b = json_dumps(value, JSON_ENCODE_ANY);
@@ -395,6 +399,22 @@ static void cmd_drop_empty(const char *out)
     unlink(path);
 }
 
+/* The name under which an output is written until it is whole, and its renaming; a failure leaves what stood
+   under the real name alone. */
+static bool cmd_part_path(cli *c, char part[512], const char *out)
+{
+    int n = snprintf(part, 512, "%s.part", out);
+    return n < 512 || hbk_fail_at(&c->err, HBK_ERROR_RANGE, out, 0, "this path is too long");
+}
+
+static bool cmd_part_end(cli *c, const char *part, const char *out, bool ok)
+{
+    if (ok && rename(part, out) == 0) return true;
+    unlink(part);
+    return ok ? hbk_fail_at(&c->err, HBK_ERROR_FILE, out, 0, "cannot be written: %s", strerror(errno))
+              : false;
+}
+
 /* ==== 3  LOOKING ============================================================ */
 
 /* --jsonl: every line holds one JSON string, and gives one array. */
@@ -412,7 +432,8 @@ static bool cmd_tokenize_lines(cli *c, const hbk_tokenizer *tok, const char *pat
             if (!json_is_string(value))
                 ok = hbk_fail_at(&c->err, HBK_ERROR_FORMAT, path, line,
                                  "expected one JSON string on each line");
-            else ok = cmd_encode(c, tok, json_string_value(value), json_string_length(value), &ids);
+            else
+                ok = cmd_encode(c, tok, json_string_value(value), json_string_length(value), &ids);
             if (ok) cmd_print_ids(ids.data, ids.n);
             hbk_tokens_free(&ids);
             json_decref(value);
@@ -541,8 +562,10 @@ static bool cmd_prompt(cli *c, const cmd_world *w, const char *text, hbk_tokens 
     hbk_render r;
     memset(&r, 0, sizeof r);
     r.use = w->use;
-    if (w->use == HBK_BACKWARD) r.output = text;
-    else r.instruction = text;
+    if (w->use == HBK_BACKWARD)
+        r.output = text;
+    else
+        r.instruction = text;
     r.tag = w->use == HBK_FORWARD && w->tag[0] ? w->tag : NULL;
     return hbk_template_tokens(w->tmpl, w->tok, &r, ids, NULL, &c->err) && hbk_tokens_ok(ids, &c->err);
 }
@@ -606,7 +629,8 @@ static bool cmd_print_generated(cli *c, const cmd_world *w, const hbk_request *r
                 json_array_append_new(ids, json_integer(r->output.data[i]));
             ok = cli_print_json(json_pack("{s:s, s:o, s:s, s:I}", "text", hbk_text_string(&text), "ids", ids,
                                           "finish", hbk__finish_name(r->finish), "prompt_tokens",
-                                          (json_int_t)r->n_prompt), &c->err);
+                                          (json_int_t)r->n_prompt),
+                                &c->err);
         } else {
             if (text.len > printed) fwrite(text.data + printed, 1, text.len - printed, stdout);
             putchar('\n');
@@ -840,13 +864,15 @@ static int cmd_corpus(cli *c)
         if (strcmp(c->operands[i], path) == 0)
             return cli_misused(c, "--out %.200s is an input as well", path);
     const hbk_progress *progress = cli_watch(c);
-    hbk_corpus *corpus = hbk_corpus_new(&o, path, rejects, NULL, &c->err);
+    char part[512];
+    hbk_corpus *corpus =
+        cmd_part_path(c, part, path) ? hbk_corpus_new(&o, part, rejects, NULL, &c->err) : NULL;
     bool ok = corpus != NULL;
     for (int i = 0; ok && i < c->n_operands; i++)
         ok = cmd_corpus_input(corpus, c->operands[i], &c->err) &&
              hbk_report(progress, "corpus", i + 1, c->n_operands, "files", &c->err, "%s", c->operands[i]);
-    if (corpus) ok = hbk_corpus_finish(corpus, counts, ok ? &c->err : NULL) && ok;
-    if (!ok) cmd_drop_empty(path);
+    if (corpus)
+        ok = cmd_part_end(c, part, path, hbk_corpus_finish(corpus, counts, ok ? &c->err : NULL) && ok);
     if (!ok) return cli_fail(c);
     cli_draw_end(&c->meter);
     json_t *drops = json_object();
@@ -854,8 +880,10 @@ static int cmd_corpus(cli *c)
         json_object_set_new(drops, hbk_drop_name((hbk_drop)i), json_integer(counts[i]));
         if (counts[i]) cli_say(c, "%8lld %s\n", (long long)counts[i], hbk_drop_name((hbk_drop)i));
     }
-    if (cli_has(c, "json")) ok = cli_print_json(drops, &c->err);
-    else json_decref(drops);
+    if (cli_has(c, "json"))
+        ok = cli_print_json(drops, &c->err);
+    else
+        json_decref(drops);
     return cli_end(c, ok);
 }
 
@@ -864,8 +892,10 @@ static int cmd_seeds(cli *c)
     tool_seed_counts counts;
     const char *out = cli_text(c, "out");
     if (strcmp(c->operands[0], out) == 0) return cli_misused(c, "--out %.200s is the input as well", out);
-    bool ok = tool_seeds(c->operands[0], out, cli_int(c, "limit"), &counts, &c->err);
-    if (!ok) cmd_drop_empty(out);
+    char part[512];
+    bool ok =
+        cmd_part_path(c, part, out) &&
+        cmd_part_end(c, part, out, tool_seeds(c->operands[0], part, cli_int(c, "limit"), &counts, &c->err));
     if (!ok) return cli_fail(c);
     json_t *fates = json_pack("{s:s, s:I}", "format", counts.format, "rows", (json_int_t)counts.rows);
     cli_say(c, "%lld rows of format %s\n", (long long)counts.rows, counts.format);
@@ -874,8 +904,10 @@ static int cmd_seeds(cli *c)
         json_object_set_new(fates, name, json_integer(counts.fates[i]));
         if (counts.fates[i]) cli_say(c, "%8lld %s\n", (long long)counts.fates[i], name);
     }
-    if (cli_has(c, "json")) ok = cli_print_json(fates, &c->err);
-    else json_decref(fates);
+    if (cli_has(c, "json"))
+        ok = cli_print_json(fates, &c->err);
+    else
+        json_decref(fates);
     return cli_end(c, ok);
 }
 
@@ -885,8 +917,10 @@ static int cmd_seeds(cli *c)
 static void cmd_print_piece(const char *piece)
 {
     for (; piece && *piece; piece++) {
-        if ((unsigned char)*piece < ' ') printf("\\x%02x", (unsigned)(unsigned char)*piece);
-        else putchar(*piece);
+        if ((unsigned char)*piece < ' ')
+            printf("\\x%02x", (unsigned)(unsigned char)*piece);
+        else
+            putchar(*piece);
     }
 }
 
@@ -925,7 +959,7 @@ static bool cmd_train_data(cli *c, const cmd_world *w, hbk_int max_length, hbk_d
         ok = hbk_fail_at(&c->err, HBK_ERROR_DATA, path, 0,
                          "is empty: it needs rows {\"instruction\": ..., \"output\": ...}");
     ok = ok && hbk_dataset_add_pairs(d, &pairs, w->tmpl, w->tok, use, cli_text(c, "tag-seed"),
-                                    cli_text(c, "tag-web"), limit, &c->err);
+                                     cli_text(c, "tag-web"), limit, &c->err);
     if (ok && cli_has(c, "replay"))
         ok = hbk_dataset_add_texts(replay, cli_text(c, "replay"), w->tok, limit, &c->err);
     if (ok && d->n_too_long)
@@ -988,8 +1022,10 @@ static int cmd_finetune(cli *c)
     o.max_length = cli_has(c, "max-length") ? cli_int(c, "max-length") : -1;
     bool ok = cmd_open_model(c, &w) && cmd_open_template(c, &w, init ? init : cli_text(c, "model")) &&
               cmd_inference_tag(c, w.tag) && cmd_train_data(c, &w, o.max_length, &d, &replay);
-    if (ok && cli_has(c, "dump-labels")) cmd_dump_labels(&d, w.tok);
-    else ok = ok && cmd_train(c, &w, &o, &d, &replay);
+    if (ok && cli_has(c, "dump-labels"))
+        cmd_dump_labels(&d, w.tok);
+    else
+        ok = ok && cmd_train(c, &w, &o, &d, &replay);
     hbk_dataset_free(&d);
     hbk_dataset_free(&replay);
     cmd_close(&w);
@@ -1330,19 +1366,31 @@ static int cmd_report(cli *c)
 
 /* ==== 8  COMMANDS AND THEIR OWN FLAGS ======================================= */
 
-#define CMD_FLAG_FORCE(what) {"force", CLI_SWITCH, NULL, NULL, what, 0, 0, CLI_FREE}
-#define CMD_FLAG_MODEL                                                                                    \
-    {"model", CLI_TEXT, "M", NULL, "a Hugging Face folder, or a llama2.c .bin", 1, 0, CLI_FREE},          \
-    {"tokenizer", CLI_TEXT, "F", NULL, "the tokenizer, where the model is one file", 0, 0, CLI_FREE}
-#define CMD_FLAG_ADAPTER(what)                                                                            \
-    {"adapter", CLI_TEXT, "D", NULL, what ": a PEFT folder, or one of finetune --full", 0, 0, CLI_FREE}
-#define CMD_FLAG_TEMPLATE(more)                                                                           \
-    {"template", CLI_TEXT, "NAME|F", "(that of the finetuned folder, else of the model)",                 \
-     "llama2, llama3, chatml, plain" more " or a JSON file", 0, 0, CLI_FREE}
-#define CMD_FLAGS_TEXT                                                                                    \
-    {"bos", CLI_CHOICE, "auto|yes|no", "auto", "bos before raw text; auto: where the format has it", 0, 0,\
-     CLI_FREE},                                                                                           \
-    {"special", CLI_SWITCH, NULL, NULL, "special tokens spelled in raw text become their ids", 0, 0, CLI_FREE}
+#define CMD_FLAG_FORCE(what)                                                                                 \
+    {                                                                                                        \
+        "force", CLI_SWITCH, NULL, NULL, what, 0, 0, CLI_FREE                                                \
+    }
+#define CMD_FLAG_MODEL                                                                                       \
+    {"model", CLI_TEXT, "M", NULL, "a Hugging Face folder, or a llama2.c .bin", 1, 0, CLI_FREE},             \
+    {                                                                                                        \
+        "tokenizer", CLI_TEXT, "F", NULL, "the tokenizer, where the model is one file", 0, 0, CLI_FREE       \
+    }
+#define CMD_FLAG_ADAPTER(what)                                                                               \
+    {                                                                                                        \
+        "adapter", CLI_TEXT, "D", NULL, what ": a PEFT folder, or one of finetune --full", 0, 0, CLI_FREE    \
+    }
+#define CMD_FLAG_TEMPLATE(more)                                                                              \
+    {                                                                                                        \
+        "template", CLI_TEXT, "NAME|F", "(that of the finetuned folder, else of the model)",                 \
+            "llama2, llama3, chatml, plain" more " or a JSON file", 0, 0, CLI_FREE                           \
+    }
+#define CMD_FLAGS_TEXT                                                                                       \
+    {"bos", CLI_CHOICE, "auto|yes|no", "auto", "bos before raw text; auto: where the format has it",         \
+     0,     0,          CLI_FREE},                                                                           \
+    {                                                                                                        \
+        "special", CLI_SWITCH, NULL, NULL, "special tokens spelled in raw text become their ids", 0, 0,      \
+            CLI_FREE                                                                                         \
+    }
 
 static const cli_flag cmd_demo_flags[] = {
     {"out", CLI_TEXT, "D", "humpback-demo", "the run folder", 0, 0, CLI_FREE},
@@ -1465,8 +1513,7 @@ static const cli_flag cmd_run_flags[] = {
     CMD_FLAG_JSON,
     CLI_END};
 static const cli_flag cmd_report_flags[] = {
-    {"out", CLI_TEXT, "F", "(RUN/report.html)", "the page", 0, 0, CLI_FREE},
-    CLI_END};
+    {"out", CLI_TEXT, "F", "(RUN/report.html)", "the page", 0, 0, CLI_FREE}, CLI_END};
 
 static const cli_group cmd_demo_group = {"Flags", cmd_demo_flags, NULL, NULL};
 static const cli_group cmd_tokenize_group = {"Flags", cmd_tokenize_flags, NULL, NULL};
@@ -1480,37 +1527,90 @@ static const cli_group cmd_run_group = {"Flags", cmd_run_flags, NULL, NULL};
 static const cli_group cmd_report_group = {"Flags", cmd_report_flags, NULL, NULL};
 
 static const cli_command cmd_commands[] = {
-    {"demo", "the whole loop on a built-in miniature world, from nothing, in minutes",
-     "[flags]", 0, 0, {&cmd_demo_group}, cmd_demo},
-    {"run", "the whole loop on your data",
-     "--model M --seed-data F --corpus F --out D [flags]", 0, 0,
+    {"demo",
+     "the whole loop on a built-in miniature world, from nothing, in minutes",
+     "[flags]",
+     0,
+     0,
+     {&cmd_demo_group},
+     cmd_demo},
+    {"run",
+     "the whole loop on your data",
+     "--model M --seed-data F --corpus F --out D [flags]",
+     0,
+     0,
      {&cmd_run_group, &cmd_loop_train_group, &cmd_curate_group, &cmd_loop_sampling_group, &cmd_wave_group},
      cmd_run},
-    {"corpus", "raw text, markdown or JSONL -> segments.jsonl, every drop counted",
-     "INPUT... --out F [flags]", 1, 1 << 20, {&cmd_corpus_group}, cmd_corpus},
-    {"seeds", "oasst trees, alpaca, sharegpt, messages, guanaco -> seed.jsonl",
-     "INPUT --out F [flags]", 1, 1, {&cmd_seeds_group}, cmd_seeds},
-    {"finetune", "a LoRA adapter or, with --full, a model, from pairs",
-     "--model M --data F --out D [flags]", 0, 0, {&cmd_finetune_group, &cmd_train_group}, cmd_finetune},
-    {"augment", "the backward model writes an instruction for every segment",
-     "--model M [--adapter D] --corpus F --out F [flags]", 0, 0,
-     {&cmd_augment_group, &cmd_augment_sampling_group, &cmd_seed_group, &cmd_wave_group}, cmd_augment},
-    {"curate", "a model rates candidates; the best are kept",
-     "--model M [--adapter D] --candidates F --out F [flags]", 0, 0,
+    {"corpus",
+     "raw text, markdown or JSONL -> segments.jsonl, every drop counted",
+     "INPUT... --out F [flags]",
+     1,
+     1 << 20,
+     {&cmd_corpus_group},
+     cmd_corpus},
+    {"seeds",
+     "oasst trees, alpaca, sharegpt, messages, guanaco -> seed.jsonl",
+     "INPUT --out F [flags]",
+     1,
+     1,
+     {&cmd_seeds_group},
+     cmd_seeds},
+    {"finetune",
+     "a LoRA adapter or, with --full, a model, from pairs",
+     "--model M --data F --out D [flags]",
+     0,
+     0,
+     {&cmd_finetune_group, &cmd_train_group},
+     cmd_finetune},
+    {"augment",
+     "the backward model writes an instruction for every segment",
+     "--model M [--adapter D] --corpus F --out F [flags]",
+     0,
+     0,
+     {&cmd_augment_group, &cmd_augment_sampling_group, &cmd_seed_group, &cmd_wave_group},
+     cmd_augment},
+    {"curate",
+     "a model rates candidates; the best are kept",
+     "--model M [--adapter D] --candidates F --out F [flags]",
+     0,
+     0,
      {&cmd_curate_own_group, &cmd_curate_group, &cmd_rate_sampling_group, &cmd_seed_group, &cmd_wave_group},
      cmd_curate},
-    {"generate", "answers to one prompt or to a file of them",
-     "--model M [--adapter D] (--prompt T | --data F --out F) [flags]", 0, 0,
-     {&cmd_generate_group, &cmd_sampling_group, &cmd_seed_group, &cmd_wave_group}, cmd_generate},
-    {"tokenize", "text -> token ids as JSON, and back",
-     "--model M (--text T | --file F | --jsonl F | --decode IDS) [flags]", 0, 0, {&cmd_tokenize_group},
+    {"generate",
+     "answers to one prompt or to a file of them",
+     "--model M [--adapter D] (--prompt T | --data F --out F) [flags]",
+     0,
+     0,
+     {&cmd_generate_group, &cmd_sampling_group, &cmd_seed_group, &cmd_wave_group},
+     cmd_generate},
+    {"tokenize",
+     "text -> token ids as JSON, and back",
+     "--model M (--text T | --file F | --jsonl F | --decode IDS) [flags]",
+     0,
+     0,
+     {&cmd_tokenize_group},
      cmd_tokenize},
-    {"logits", "the logits of every position -> safetensors",
-     "--model M [--adapter D] (--ids IDS | --text T) --out F [flags]", 0, 0, {&cmd_logits_group}, cmd_logits},
-    {"report", "writes a run folder's report.json and report.html again",
-     "RUN [--out F]", 1, 1, {&cmd_report_group}, cmd_report},
-    {"bench", "tokens per second, GFLOP/s and GB/s on random weights",
-     "[flags]", 0, 0, {&bench_group}, bench_main},
+    {"logits",
+     "the logits of every position -> safetensors",
+     "--model M [--adapter D] (--ids IDS | --text T) --out F [flags]",
+     0,
+     0,
+     {&cmd_logits_group},
+     cmd_logits},
+    {"report",
+     "writes a run folder's report.json and report.html again",
+     "RUN [--out F]",
+     1,
+     1,
+     {&cmd_report_group},
+     cmd_report},
+    {"bench",
+     "tokens per second, GFLOP/s and GB/s on random weights",
+     "[flags]",
+     0,
+     0,
+     {&bench_group},
+     bench_main},
     {NULL, NULL, NULL, 0, 0, {NULL}, NULL}};
 
 int main(int argc, char **argv)
