@@ -520,7 +520,8 @@ typedef struct hbk_config {
     hbk_rope_scaling rope_scaling;
     double rope_factor, rope_low_freq_factor, rope_high_freq_factor;
     hbk_int rope_original_context;
-    bool tied; /* the head is the embedding */
+    bool tied;       /* the head is the embedding */
+    unsigned biases; /* bit s set: projection s of every layer adds a bias */
     int32_t bos, eos[HBK_MAX_EOS];
     hbk_int n_eos;
 } hbk_config;
@@ -531,6 +532,7 @@ HBK_DEF bool hbk_config_check(const hbk_config *c, hbk_error *err);
 typedef struct hbk_layer {
     hbk_real *attn_norm, *ffn_norm; /* (C) */
     hbk_matrix w[HBK_N_SLOTS];      /* q (H*D, C)  k, v (K*D, C)  o (C, H*D)  gate, up (F, C)  down (C, F) */
+    hbk_real *bias[HBK_N_SLOTS];    /* (out), or NULL where the projection has none */
 } hbk_layer;
 
 /* Weights, read-only once loaded and shared by any number of sessions and trainers; also the shape of
@@ -554,14 +556,14 @@ HBK_DEF hbk_int hbk_model_count(const hbk_config *c);
    order of hbk_tensor_at); for trained weights and for gradients. */
 HBK_DEF hbk_model *hbk_model_view(const hbk_config *c, hbk_real *values, hbk_allocator *alloc,
                                   hbk_error *err);
-/* A model of random weights: embedding N(0, 0.5), head N(0, 0.02), matrices N(0, 0.5/sqrt(C)), and those
-   that write to the residual stream smaller by sqrt(2 L). It owns its values. */
+/* A model of random weights: embedding N(0, 0.5), head N(0, 0.02), matrices and biases N(0, 0.5/sqrt(C)), and
+   those that write to the residual stream smaller by sqrt(2 L); norms 1. It owns its values. */
 HBK_DEF hbk_model *hbk_model_random(const hbk_config *c, uint64_t seed, hbk_allocator *alloc, hbk_error *err);
 /* Copies the weights as reals into values (hbk_model_count). */
 HBK_DEF void hbk_model_unpack(hbk_real *values, const hbk_model *m);
 
-/* Tensor number i in a fixed order, with its Hugging Face name in `name`; a norm is (1, C). Returns false
-   after the last. The head is left out when tied. */
+/* Tensor number i in a fixed order, with its Hugging Face name in `name`; a norm is (1, C), a bias (1, out).
+   Returns false after the last. The head is left out when tied. */
 HBK_DEF bool hbk_tensor_at(const hbk_model *m, hbk_int i, char name[96], hbk_matrix *out);
 
 /* A packed batch: sequence s is tokens seq_start[s] .. seq_start[s+1]-1. targets[n] is the id that token n
@@ -864,7 +866,7 @@ typedef struct hbk_train_options {
     hbk_schedule schedule;    /* HBK_LINEAR */
     hbk_int warmup;           /* steps                                                0 */
     double beta1, beta2, eps; /* 0.9, 0.95, 1e-8 */
-    double weight_decay;      /* on matrices, never on norms                          0 LoRA, 0.1 full */
+    double weight_decay;      /* on matrices, never on norms or biases                0 LoRA, 0.1 full */
     double clip;              /* global norm of the gradient; 0 = none                1.0 */
     hbk_int batch;            /* examples per step; -1: 32, and 8 below 3,000 examples (the paper)   -1 */
     hbk_int accumulate;       /* batches summed up per step                           1 */
@@ -5128,9 +5130,10 @@ HBK_DEF void hbk_lora_backward(hbk_real *dx, const hbk_lora *d, hbk_real *dxa, c
        h = x + O attention(rope(Q n), rope(K n), V n)       n = rms_norm(x)
        x = h + DOWN (silu(GATE m) * (UP m))                 m = rms_norm(h)
 
-   then logits = HEAD rms_norm(x). The pieces between the attention and its neighbours are the same
-   whether keys come from the batch (training) or from a cache (chapter 13): hbk__block_in and
-   hbk__block_out serve both.
+   then logits = HEAD rms_norm(x). Each projection may add a bias: Hugging Face's attention_bias and mlp_bias
+   do so for whole groups, other files for q, k and v alone. The pieces between the attention and its
+   neighbours are the same whether keys come from the batch (training) or from a cache (chapter 13):
+   hbk__block_in and hbk__block_out serve both.
 
    For the backward a layer keeps x, q, k, v, the attention's result and lse, h, gate and up. Norms and
    silu(gate) * up are computed again: they cost little, and would double the memory.
@@ -5163,6 +5166,9 @@ HBK_DEF bool hbk_config_check(const hbk_config *c, hbk_error *err)
         return hbk_fail(err, HBK_ERROR_RANGE,
                         "configuration: head_dim %lld is odd; rotary positions need pairs",
                         (long long)c->head_dim);
+    if (c->biases & ~HBK_ALL_SLOTS)
+        return hbk_fail(err, HBK_ERROR_RANGE, "configuration: biases 0x%x, expected bits of hbk_slot",
+                        c->biases);
     if (!(c->rms_norm_eps >= 0) || !(c->rope_theta > 0))
         return hbk_fail(err, HBK_ERROR_RANGE,
                         "configuration: rms_norm_eps %g must not be negative, rope_theta %g must be positive",
@@ -5233,60 +5239,80 @@ HBK_DEF void hbk_model_free(hbk_model *m)
     hbk_free(m->alloc, m);
 }
 
-/* The order of tensors: embedding; per layer attn_norm q k v o ffn_norm gate up down; final norm; head. */
-enum { HBK__PER_LAYER = HBK_N_SLOTS + 2 };
+/* Where a model keeps a tensor: in a matrix, or behind the pointer of a vector, which is a norm or a bias. */
+typedef struct hbk__place {
+    hbk_matrix *w;
+    hbk_real **vector;
+    hbk_slot slot; /* of a projection's weight or bias; else HBK_N_SLOTS */
+} hbk__place;
+
+static const char *hbk__slot_group(hbk_slot slot)
+{
+    return slot <= HBK_O ? "self_attn." : "mlp.";
+}
+
+/* The order of tensors: embedding; per layer attn_norm q k v o ffn_norm gate up down, then the biases that
+   there are; final norm; head. */
+static hbk_int hbk__per_layer(const hbk_config *c)
+{
+    hbk_int n = HBK_N_SLOTS + 2;
+    for (int s = 0; s < HBK_N_SLOTS; s++) n += c->biases >> s & 1;
+    return n;
+}
+
+/* Tensor k of a layer, and its name without the layer's. */
+static void hbk__layer_place(const hbk_config *c, hbk_layer *layer, hbk_int k, hbk__place *p, char name[64])
+{
+    if (k == 0 || k == 5) {
+        p->vector = k ? &layer->ffn_norm : &layer->attn_norm;
+        snprintf(name, 64, "%s.weight", k ? "post_attention_layernorm" : "input_layernorm");
+        return;
+    }
+    bool bias = k >= HBK_N_SLOTS + 2;
+    int s = (int)(k < 5 ? k - 1 : k - 2);
+    if (bias)
+        for (s = -1, k -= HBK_N_SLOTS + 2; k >= 0; k -= c->biases >> s & 1) s++;
+    p->slot = (hbk_slot)s;
+    if (bias)
+        p->vector = &layer->bias[s];
+    else
+        p->w = &layer->w[s];
+    snprintf(name, 64, "%s%s.%s", hbk__slot_group(p->slot), hbk_slot_name(p->slot), bias ? "bias" : "weight");
+}
+
+/* The place of tensor i, and its name; false after the last. */
+static bool hbk__place_at(hbk_model *m, hbk_int i, hbk__place *p, char name[96])
+{
+    hbk_int per_layer = hbk__per_layer(&m->config), n_layer = m->config.n_layers * per_layer;
+    p->w = NULL;
+    p->vector = NULL;
+    p->slot = HBK_N_SLOTS;
+    if (i == 0) {
+        snprintf(name, 96, "model.embed_tokens.weight");
+        p->w = &m->embed;
+    } else if (i <= n_layer) {
+        char part[64];
+        hbk_int l = (i - 1) / per_layer;
+        hbk__layer_place(&m->config, &m->layers[l], (i - 1) % per_layer, p, part);
+        snprintf(name, 96, "model.layers.%lld.%s", (long long)l, part);
+    } else if (i == n_layer + 1) {
+        snprintf(name, 96, "model.norm.weight");
+        p->vector = &m->final_norm;
+    } else if (i == n_layer + 2 && !m->config.tied) {
+        snprintf(name, 96, "lm_head.weight");
+        p->w = &m->head;
+    }
+    return p->w || p->vector;
+}
 
 HBK_DEF bool hbk_tensor_at(const hbk_model *m, hbk_int i, char name[96], hbk_matrix *out)
 {
-    hbk_int C = m->config.dim, n_layer = m->config.n_layers * HBK__PER_LAYER;
-    if (i == 0) {
-        snprintf(name, 96, "model.embed_tokens.weight");
-        *out = m->embed;
-    } else if (i <= n_layer) {
-        int l = (int)((i - 1) / HBK__PER_LAYER), k = (int)((i - 1) % HBK__PER_LAYER);
-        const hbk_layer *layer = &m->layers[l];
-        if (k == 0 || k == 5) {
-            snprintf(name, 96, "model.layers.%d.%s.weight", l,
-                     k ? "post_attention_layernorm" : "input_layernorm");
-            *out = hbk__matrix(1, C, k ? layer->ffn_norm : layer->attn_norm);
-        } else {
-            int slot = k < 5 ? k - 1 : k - 2;
-            snprintf(name, 96, "model.layers.%d.%s.%s.weight", l, slot <= HBK_O ? "self_attn" : "mlp",
-                     hbk_slot_name((hbk_slot)slot));
-            *out = layer->w[slot];
-        }
-    } else if (i == n_layer + 1) {
-        snprintf(name, 96, "model.norm.weight");
-        *out = hbk__matrix(1, C, m->final_norm);
-    } else if (i == n_layer + 2 && !m->config.tied) {
-        snprintf(name, 96, "lm_head.weight");
-        *out = m->head;
-    } else {
-        return false;
-    }
+    hbk__place p;
+    hbk_int cols = m->config.dim, in;
+    if (!hbk__place_at((hbk_model *)(uintptr_t)m, i, &p, name)) return false; /* only read through p */
+    if (p.slot < HBK_N_SLOTS) hbk__slot_shape(&m->config, p.slot, &cols, &in);
+    *out = p.w ? *p.w : hbk__matrix(1, cols, *p.vector);
     return true;
-}
-
-/* Where tensor i's data pointer is kept, so that a view can set it. */
-static void hbk__tensor_set(hbk_model *m, hbk_int i, hbk_real *data)
-{
-    hbk_int n_layer = m->config.n_layers * HBK__PER_LAYER;
-    if (i == 0)
-        m->embed.data = data;
-    else if (i == n_layer + 1)
-        m->final_norm = data;
-    else if (i == n_layer + 2)
-        m->head.data = data;
-    else {
-        hbk_layer *layer = &m->layers[(i - 1) / HBK__PER_LAYER];
-        int k = (int)((i - 1) % HBK__PER_LAYER);
-        if (k == 0)
-            layer->attn_norm = data;
-        else if (k == 5)
-            layer->ffn_norm = data;
-        else
-            layer->w[k < 5 ? k - 1 : k - 2].data = data;
-    }
 }
 
 HBK_DEF hbk_int hbk_model_count(const hbk_config *c)
@@ -5295,7 +5321,7 @@ HBK_DEF hbk_int hbk_model_count(const hbk_config *c)
     for (int s = 0; s < HBK_N_SLOTS; s++) {
         hbk_int out, in;
         hbk__slot_shape(c, s, &out, &in);
-        n += c->n_layers * out * in;
+        n += c->n_layers * out * (in + (c->biases >> s & 1));
     }
     return n;
 }
@@ -5306,8 +5332,13 @@ HBK_DEF hbk_model *hbk_model_view(const hbk_config *c, hbk_real *values, hbk_all
     if (!m) return NULL;
     char name[96];
     hbk_matrix t;
+    hbk__place p;
     for (hbk_int i = 0; hbk_tensor_at(m, i, name, &t); i++) {
-        hbk__tensor_set(m, i, values);
+        hbk__place_at(m, i, &p, name);
+        if (p.w)
+            p.w->data = values;
+        else
+            *p.vector = values;
         values += t.rows * t.cols;
     }
     if (c->tied) m->head = m->embed;
@@ -5346,7 +5377,7 @@ HBK_DEF hbk_model *hbk_model_random(const hbk_config *c, uint64_t seed, hbk_allo
                            : strstr(name, "o_proj") || strstr(name, "down_proj") ? residual
                                                                                  : narrow;
         for (hbk_int j = 0; j < t.rows * t.cols; j++)
-            x[j] = t.rows == 1 ? 1 : (hbk_real)(float)(deviation * hbk_rng_normal(&rng));
+            x[j] = strstr(name, "norm.") ? 1 : (hbk_real)(float)(deviation * hbk_rng_normal(&rng));
     }
     return m;
 }
@@ -5395,12 +5426,21 @@ static const hbk_real *hbk__lora_input(const hbk__env *e, hbk_int layer, int slo
     return e->drop;
 }
 
-/* y (N, out) = x W^T, or with add += x W^T, and the adapter's correction. */
+/* Begins a product that adds to y (N, n): with the bias in each row or, without one, with zero; `add` keeps
+   what is there. */
+static void hbk__begin_rows(hbk_real *y, const hbk_real *bias, hbk_int N, hbk_int n, bool add)
+{
+    if (!add) memset(y, 0, (size_t)(N * n) * sizeof *y);
+    for (hbk_int row = 0; bias && row < N; row++)
+        for (hbk_int i = 0; i < n; i++) y[row * n + i] += bias[i];
+}
+
+/* y (N, out) = x W^T + bias, or with add += that, and the adapter's correction. */
 static void hbk__project(const hbk__env *e, hbk_int layer, int slot, hbk_real *y, const hbk_real *x,
                          hbk_int N, bool add, hbk_real *xa)
 {
     const hbk_matrix *w = &e->m->layers[layer].w[slot];
-    if (!add) memset(y, 0, (size_t)(N * w->rows) * sizeof *y);
+    hbk__begin_rows(y, e->m->layers[layer].bias[slot], N, w->rows, add);
     hbk_matmul(y, x, w, N, e->panel);
     const hbk_lora *l = hbk__lora_of(e->adapter, layer, slot);
     if (l) hbk_lora_forward(y, xa, hbk__lora_input(e, layer, slot, x, N * w->cols), l, N);
@@ -5676,13 +5716,16 @@ static double hbk__head(hbk_acts *a, const hbk__env *e, const hbk_batch *b, cons
     return loss;
 }
 
-/* Gradients of one projection, given dy: of W and the adapter where they train, of x where dx is given. */
+/* Gradients of one projection, given dy: of W, bias and adapter where they train, of x where dx is given. */
 static void hbk__project_backward(hbk_acts *a, const hbk__env *e, const hbk_pass *p, hbk_int layer, int slot,
                                   hbk_real *dx, const hbk_real *dy, const hbk_real *x, hbk_int N)
 {
     const hbk_matrix *w = &e->m->layers[layer].w[slot];
     if (dx) hbk_matmul_dx(dx, dy, w, N, a->panel);
     if (p->dmodel) hbk_matmul_dw(&p->dmodel->layers[layer].w[slot], dy, x, N);
+    hbk_real *dbias = p->dmodel ? p->dmodel->layers[layer].bias[slot] : NULL;
+    for (hbk_int row = 0; dbias && row < N; row++) /* forward: y += bias in every row */
+        for (hbk_int i = 0; i < w->rows; i++) dbias[i] += dy[row * w->rows + i];
     const hbk_lora *l = hbk__lora_of(e->adapter, layer, slot), *d = hbk__lora_of(p->dadapter, layer, slot);
     if (!l || !d) return;
     hbk_int n = N * w->cols;
@@ -6308,6 +6351,10 @@ HBK_DEF bool hbk_safetensors_write(const char *path, const hbk_tensor *tensors, 
    the rope fields are about: rope_theta and rope_scaling {"rope_type" or "type", ...} beside the others,
    and, since transformers 5, all of them inside rope_parameters. */
 
+/* The two groups of projections that a config.json gives biases to, whole or not at all. */
+#define HBK__ATTENTION (1u << HBK_Q | 1u << HBK_K | 1u << HBK_V | 1u << HBK_O)
+#define HBK__MLP       (1u << HBK_GATE | 1u << HBK_UP | 1u << HBK_DOWN)
+
 typedef struct hbk__fields {
     const json_t *o;
     const char *path;
@@ -6451,8 +6498,6 @@ static bool hbk__read_config(hbk__fields *f, hbk_config *c)
                            "model_type %.40s, architectures %.60s: only llama, LlamaForCausalLM is supported",
                            model ? model : "absent", class_name ? class_name : "absent");
     hbk__field_refuse(f, "hidden_act", "silu");
-    hbk__field_refuse(f, "attention_bias", NULL);
-    hbk__field_refuse(f, "mlp_bias", NULL);
     hbk__field_refuse(f, "quantization_config", NULL);
     c->vocab_size = hbk__field_int(f, "vocab_size", 32000);
     c->dim = hbk__field_int(f, "hidden_size", 4096);
@@ -6471,6 +6516,8 @@ static bool hbk__read_config(hbk__fields *f, hbk_config *c)
     c->context_length = hbk__field_int(f, "max_position_embeddings", 2048);
     c->rms_norm_eps = hbk__field_real(f, "rms_norm_eps", 1e-6);
     c->tied = hbk__field_bool(f, "tie_word_embeddings", false);
+    c->biases = (hbk__field_bool(f, "attention_bias", false) ? HBK__ATTENTION : 0) |
+                (hbk__field_bool(f, "mlp_bias", false) ? HBK__MLP : 0);
     const json_t *bos = json_object_get(f->o, "bos_token_id");
     c->bos = bos ? hbk__field_id(f, bos, "bos_token_id") : 1;
     c->eos[0] = 2;
@@ -6593,11 +6640,6 @@ static const char *hbk__after_layer(const char *s, hbk_int *layer)
     return hbk__after(s, ".");
 }
 
-static const char *hbk__slot_group(hbk_slot slot)
-{
-    return slot <= HBK_O ? "self_attn." : "mlp.";
-}
-
 /* What follows a projection such as "self_attn.q_proj", and which one it is. */
 static const char *hbk__after_slot(const char *s, hbk_slot *slot)
 {
@@ -6610,32 +6652,26 @@ static const char *hbk__after_slot(const char *s, hbk_slot *slot)
     return NULL;
 }
 
-/* Where a model keeps a tensor: in a matrix, or behind the pointer of a norm. */
-typedef struct hbk__place {
-    hbk_matrix *w;
-    hbk_real **norm;
-    hbk_slot slot; /* of a projection; else HBK_N_SLOTS */
-} hbk__place;
-
-/* The inverse of hbk_tensor_at: a name's place, or false for a name that no tensor of m has. */
+/* The inverse of hbk__place_at: a name's place, or false for a name that no tensor of m has. */
 static bool hbk__place_of(hbk_model *m, const char *name, hbk__place *p)
 {
     hbk_int layer = 0;
     const char *rest = hbk__after_layer(name, &layer);
     p->w = NULL;
-    p->norm = NULL;
+    p->vector = NULL;
     p->slot = HBK_N_SLOTS;
     if (!strcmp(name, HBK__EMBED)) p->w = &m->embed;
     if (!strcmp(name, HBK__HEAD)) p->w = &m->head;
-    if (!strcmp(name, HBK__NORM)) p->norm = &m->final_norm;
+    if (!strcmp(name, HBK__NORM)) p->vector = &m->final_norm;
     if (rest && layer < m->config.n_layers) {
         hbk_layer *l = &m->layers[layer];
-        if (!strcmp(rest, "input_layernorm.weight")) p->norm = &l->attn_norm;
-        if (!strcmp(rest, "post_attention_layernorm.weight")) p->norm = &l->ffn_norm;
+        if (!strcmp(rest, "input_layernorm.weight")) p->vector = &l->attn_norm;
+        if (!strcmp(rest, "post_attention_layernorm.weight")) p->vector = &l->ffn_norm;
         const char *end = hbk__after_slot(rest, &p->slot);
         if (end && !strcmp(end, ".weight")) p->w = &l->w[p->slot];
+        if (end && !strcmp(end, ".bias") && m->config.biases >> p->slot & 1) p->vector = &l->bias[p->slot];
     }
-    return p->w || p->norm;
+    return p->w || p->vector;
 }
 
 static void hbk__shape_text(char out[192], const hbk_tensor *t)
@@ -6656,13 +6692,13 @@ static bool hbk__check_tensor(const char *path, const hbk_tensor *t, const hbk_m
                            "tensor %s: type %s is not supported; convert the model to F32, F16 or BF16",
                            t->name, t->dtype);
     bool vocabulary = p->w && p->slot == HBK_N_SLOTS;
-    if (p->norm ? t->n_dims == 1 && t->shape[0] == w->cols
-                : t->n_dims == 2 && t->shape[1] == w->cols &&
-                      (t->shape[0] == w->rows || (vocabulary && t->shape[0] > w->rows)))
+    if (p->vector ? t->n_dims == 1 && t->shape[0] == w->cols
+                  : t->n_dims == 2 && t->shape[1] == w->cols &&
+                        (t->shape[0] == w->rows || (vocabulary && t->shape[0] > w->rows)))
         return true;
     char got[192], want[64], why[96] = "";
     hbk__shape_text(got, t);
-    if (p->norm)
+    if (p->vector)
         snprintf(want, sizeof want, "(%lld)", (long long)w->cols);
     else
         snprintf(want, sizeof want, "(%lld,%lld)", (long long)w->rows, (long long)w->cols);
@@ -6683,11 +6719,12 @@ static bool hbk__must_permute(const hbk_safetensors *file, const hbk__place *p)
     return file->interleaved && (p->slot == HBK_Q || p->slot == HBK_K);
 }
 
-/* Whether a tensor cannot stay where it is: norms are reals, floats must be aligned to be read in place,
-   and llama2.c's q and k have their rows in another order. */
+/* Whether a tensor cannot stay where it is: norms and biases are reals, floats must be aligned to be read in
+   place, and llama2.c's q and k have their rows in another order. */
 static bool hbk__must_copy(const hbk_safetensors *file, const hbk_tensor *t, const hbk__place *p)
 {
-    return p->norm || (!strcmp(t->dtype, "F32") && (uintptr_t)t->data % 4 != 0) || hbk__must_permute(file, p);
+    return p->vector || (!strcmp(t->dtype, "F32") && (uintptr_t)t->data % 4 != 0) ||
+           hbk__must_permute(file, p);
 }
 
 /* Copies t as reals. Interleaved rows: 2i + s of a head is its row s D/2 + i here. */
@@ -6747,7 +6784,7 @@ static bool hbk__bind(hbk_model *m, hbk__source *src, hbk_error *err)
         hbk__place_of(m, name, &p);
         if (hbk__must_copy(file, t, &p)) {
             hbk__copy_tensor(at, &stored, hbk__must_permute(file, &p), m->config.head_dim);
-            if (p.norm) *p.norm = at;
+            if (p.vector) *p.vector = at;
             stored = hbk__matrix(w.rows, w.cols, at);
             at += w.rows * w.cols;
         }
@@ -6925,9 +6962,9 @@ static bool hbk__llama2c_table(hbk_safetensors *s, hbk_model *m, int version, hb
             hbk__place_of(m, name, &p);
             hbk_tensor *t = hbk__st_add(s, name);
             snprintf(t->dtype, sizeof t->dtype, "F32");
-            t->n_dims = p.norm ? 1 : 2;
-            t->shape[0] = p.norm ? c->dim : p.w->rows;
-            t->shape[1] = p.norm ? 0 : p.w->cols;
+            t->n_dims = p.vector ? 1 : 2;
+            t->shape[0] = p.vector ? c->dim : p.w->rows;
+            t->shape[1] = p.vector ? 0 : p.w->cols;
             t->data = at;
             hbk__tensor_size(t);
             at += t->bytes;
@@ -7025,18 +7062,18 @@ static bool hbk__json_file(const char *dir, const char *name, json_t *value, hbk
 static bool hbk__config_save(const hbk_config *c, const char *dir, hbk_dtype t, hbk_error *err)
 {
     const char *dtype = t == HBK_F32 ? "float32" : t == HBK_F16 ? "float16" : "bfloat16";
-    json_t *o = json_pack("{s:[s],s:b,s:f,s:o,s:o,s:I,s:s,s:I,s:f,s:I,s:I,s:b,"
-                          "s:s,s:I,s:I,s:I,s:f,s:o,s:f,s:b,s:s,s:b,s:I}",
-                          "architectures", "LlamaForCausalLM", "attention_bias", 0, "attention_dropout", 0.0,
-                          "bos_token_id", hbk__bos_json(c), "eos_token_id", hbk__eos_json(c), "head_dim",
-                          (json_int_t)c->head_dim, "hidden_act", "silu", "hidden_size", (json_int_t)c->dim,
-                          "initializer_range", 0.02, "intermediate_size", (json_int_t)c->ffn_dim,
-                          "max_position_embeddings", (json_int_t)c->context_length, "mlp_bias", 0,
-                          "model_type", "llama", "num_attention_heads", (json_int_t)c->n_heads,
-                          "num_hidden_layers", (json_int_t)c->n_layers, "num_key_value_heads",
-                          (json_int_t)c->n_kv_heads, "rms_norm_eps", c->rms_norm_eps, "rope_scaling",
-                          hbk__rope_json(c), "rope_theta", c->rope_theta, "tie_word_embeddings", (int)c->tied,
-                          "torch_dtype", dtype, "use_cache", 1, "vocab_size", (json_int_t)c->vocab_size);
+    json_t *o = json_pack(
+        "{s:[s],s:b,s:f,s:o,s:o,s:I,s:s,s:I,s:f,s:I,s:I,s:b,"
+        "s:s,s:I,s:I,s:I,s:f,s:o,s:f,s:b,s:s,s:b,s:I}",
+        "architectures", "LlamaForCausalLM", "attention_bias", (c->biases & HBK__ATTENTION) != 0,
+        "attention_dropout", 0.0, "bos_token_id", hbk__bos_json(c), "eos_token_id", hbk__eos_json(c),
+        "head_dim", (json_int_t)c->head_dim, "hidden_act", "silu", "hidden_size", (json_int_t)c->dim,
+        "initializer_range", 0.02, "intermediate_size", (json_int_t)c->ffn_dim, "max_position_embeddings",
+        (json_int_t)c->context_length, "mlp_bias", (c->biases & HBK__MLP) != 0, "model_type", "llama",
+        "num_attention_heads", (json_int_t)c->n_heads, "num_hidden_layers", (json_int_t)c->n_layers,
+        "num_key_value_heads", (json_int_t)c->n_kv_heads, "rms_norm_eps", c->rms_norm_eps, "rope_scaling",
+        hbk__rope_json(c), "rope_theta", c->rope_theta, "tie_word_embeddings", (int)c->tied, "torch_dtype",
+        dtype, "use_cache", 1, "vocab_size", (json_int_t)c->vocab_size);
     return hbk__json_file(dir, "config.json", o, err) &&
            hbk__json_file(
                dir, "generation_config.json",
@@ -7044,32 +7081,57 @@ static bool hbk__config_save(const hbk_config *c, const char *dir, hbk_dtype t, 
                err);
 }
 
+/* A model with m's weights in which a group that has one bias has all: those that m lacks are zero (other
+   files give q, k and v alone a bias). Free its layers, and *zeros. */
+static bool hbk__whole_groups(hbk_model *whole, const hbk_model *m, hbk_real **zeros, hbk_error *err)
+{
+    hbk_config *c = &whole->config;
+    *whole = *m;
+    if (c->biases & HBK__ATTENTION) c->biases |= HBK__ATTENTION;
+    if (c->biases & HBK__MLP) c->biases |= HBK__MLP;
+    hbk_int widest = HBK__MAX(c->n_heads * c->head_dim, HBK__MAX(c->dim, c->ffn_dim));
+    *zeros = HBK__NEW(m->alloc, hbk_real, widest, err);
+    whole->layers = *zeros ? HBK__NEW(m->alloc, hbk_layer, c->n_layers, err) : NULL;
+    for (hbk_int l = 0; whole->layers && l < c->n_layers; l++) {
+        whole->layers[l] = m->layers[l];
+        for (int s = 0; s < HBK_N_SLOTS; s++)
+            if (!whole->layers[l].bias[s]) whole->layers[l].bias[s] = *zeros;
+    }
+    return whole->layers != NULL;
+}
+
 HBK_DEF bool hbk_model_save(const hbk_model *m, const char *dir, hbk_dtype t, hbk_error *err)
 {
     char path[512], name[96];
+    hbk_model whole;
+    hbk_real *zeros;
     hbk_int n = 0;
     hbk_matrix w;
     if (t != HBK_F32 && t != HBK_F16 && t != HBK_BF16)
         return hbk_fail(err, HBK_ERROR_OPTION, "a model is saved as f32, f16 or bf16, not as %s",
                         hbk_dtype_name(t));
     if (!hbk_dir_make(dir, err) || !hbk_path(path, dir, "model.safetensors", err)) return false;
-    while (hbk_tensor_at(m, n, name, &w)) n++;
-    hbk_tensor *tensors = HBK__NEW(m->alloc, hbk_tensor, n, err);
+    bool ok = hbk__whole_groups(&whole, m, &zeros, err);
+    while (ok && hbk_tensor_at(&whole, n, name, &w)) n++;
+    hbk_tensor *tensors = ok ? HBK__NEW(m->alloc, hbk_tensor, n, err) : NULL;
     hbk_matrix *from = tensors ? HBK__NEW(m->alloc, hbk_matrix, n, err) : NULL;
     char *names = from ? HBK__NEW(m->alloc, char, 96 * n, err) : NULL;
     for (hbk_int i = 0; names && i < n; i++) {
-        hbk_tensor_at(m, i, names + 96 * i, &from[i]);
-        bool norm = strstr(names + 96 * i, "norm.weight") != NULL;
+        hbk__place p;
+        hbk_tensor_at(&whole, i, names + 96 * i, &from[i]);
+        bool vector = hbk__place_at(&whole, i, &p, names + 96 * i) && p.vector;
         tensors[i].name = names + 96 * i;
         snprintf(tensors[i].dtype, sizeof tensors[i].dtype, "%s", hbk__st_type_name(t));
-        tensors[i].n_dims = norm ? 1 : 2;
-        tensors[i].shape[0] = norm ? from[i].cols : from[i].rows;
-        tensors[i].shape[1] = norm ? 0 : from[i].cols;
+        tensors[i].n_dims = vector ? 1 : 2;
+        tensors[i].shape[0] = vector ? from[i].cols : from[i].rows;
+        tensors[i].shape[1] = vector ? 0 : from[i].cols;
     }
-    bool ok = names && hbk__tensors_write(path, tensors, from, n, m->alloc, err);
+    ok = names && hbk__tensors_write(path, tensors, from, n, m->alloc, err);
     hbk_free(m->alloc, names);
     hbk_free(m->alloc, from);
     hbk_free(m->alloc, tensors);
+    hbk_free(m->alloc, whole.layers);
+    hbk_free(m->alloc, zeros);
     return ok && hbk__config_save(&m->config, dir, t, err);
 }
 
@@ -8865,7 +8927,7 @@ HBK_DEF bool hbk_trainer_accumulate(hbk_trainer *t, const hbk_batch *b, double s
     return hbk_model_pass(t->acts, hbk_trainer_model(t), b, &p, loss, NULL, err);
 }
 
-/* Steps over every value; norms, the one-row tensors of a model, do not decay. */
+/* Steps over every value; norms and biases, the one-row tensors of a model, do not decay. */
 static void hbk__trainer_adamw(hbk_trainer *t, double scale, hbk_adamw o)
 {
     if (t->adapter) {
@@ -9070,6 +9132,7 @@ static uint64_t hbk__model_hash(const hbk_model *m)
     hbk_int sizes[] = {c->n_layers, c->n_heads, c->n_kv_heads, c->head_dim,
                        c->dim,      c->ffn_dim, c->vocab_size};
     uint64_t h = hbk_hash(0, sizes, sizeof sizes);
+    if (c->biases) h = hbk_hash(h, &c->biases, sizeof c->biases);
     h = hbk_hash(h, &c->rms_norm_eps, sizeof c->rms_norm_eps);
     h = hbk_hash(h, m->inv_freq, (size_t)(c->head_dim / 2) * sizeof(double));
     h = hbk_hash(h, m->final_norm, (size_t)c->dim * sizeof(hbk_real));

@@ -325,8 +325,8 @@ static void t17_accumulation(void **state)
     t17_end(&w);
 }
 
-/* Promise: clipping scales the gradient down to the norm asked for, and only down; norms of a model do not
-   decay, its matrices do. */
+/* Promise: clipping scales the gradient down to the norm asked for, and only down; norms and
+   biases of a model do not decay, its matrices do. */
 static void t17_clip_and_decay(void **state)
 {
     (void)state;
@@ -345,11 +345,16 @@ static void t17_clip_and_decay(void **state)
         hbk_trainer_free(t);
     }
     hbk_train_options o = t17_options(true);
+    hbk_config c = w.m->config;
+    c.biases = 1u << HBK_DOWN;
+    hbk_model_free(w.m);
+    w.m = hbk_model_random(&c, 7, NULL, &err);
     o.weight_decay = 0.5;
     hbk_trainer *t = t17_trainer(w.m, &o, NULL);
     check_ok(hbk_trainer_update(t, 0.1, NULL, &err)); /* no gradient: nothing but decay */
     const hbk_model *after = hbk_trainer_model(t);
     assert_true(after->final_norm[3] == 1 && after->layers[1].attn_norm[0] == 1);
+    assert_true(after->layers[1].bias[HBK_DOWN][3] == w.m->layers[1].bias[HBK_DOWN][3]);
     const hbk_real *now = (const hbk_real *)after->layers[1].w[HBK_DOWN].data;
     check_near(now[5], 0.95 * (double)((const hbk_real *)w.m->layers[1].w[HBK_DOWN].data)[5], 1e-7);
     check_near(t->values[7], 0.95 * (double)w.m->values[7], 1e-7); /* of the embedding */

@@ -106,7 +106,7 @@ static const cli_flag cmd_train_flags[] = {
      offsetof(hbk_train_options, schedule)},
     {"warmup", CLI_INT, "N", NULL, "steps in which the rate rises from 0", 0, 1e9,
      offsetof(hbk_train_options, warmup)},
-    {"weight-decay", CLI_REAL, "X", NULL, "on matrices, never on norms", 0, 1e3,
+    {"weight-decay", CLI_REAL, "X", NULL, "on matrices, never on norms or biases", 0, 1e3,
      offsetof(hbk_train_options, weight_decay)},
     {"beta1", CLI_REAL, "X", NULL, "decay of AdamW's mean", 0, 0.999999, offsetof(hbk_train_options, beta1)},
     {"beta2", CLI_REAL, "X", NULL, "decay of AdamW's square", 0, 0.999999,
