@@ -275,7 +275,24 @@ HBK_DEF hbk_int hbk_utf8_length(const char *s, size_t n); /* code points; an inv
 
 /* Appends a file's bytes to `out`; more than max_bytes is an error. */
 HBK_DEF bool hbk_file_read(const char *path, size_t max_bytes, hbk_text *out, hbk_error *err);
-/* Writes the file whole: PATH.tmp, fsync, rename. */
+/* A file under construction, under the name PATH.tmp: readers see the old file, or none, until it is whole.
+   begin    creates PATH.tmp; on failure there is nothing to end
+   put      appends n bytes
+   seal     fsyncs and closes it: what was put can be read back under f->tmp, and checked
+   commit   seals it where that was not done, renames it to PATH and fsyncs the folder
+   abandon  removes it; harmless after commit, and on a zeroed hbk_file
+   Something else that writes by name (hbk_jsonl_create) may fill f->tmp instead of put. After a failed put or
+   seal call abandon; a failed commit has removed PATH.tmp. One thread at a time. */
+typedef struct hbk_file {
+    char path[512], tmp[512]; /* tmp "": nothing is under construction */
+    int fd;                   /* -1: sealed */
+} hbk_file;
+HBK_DEF bool hbk_file_begin(hbk_file *f, const char *path, hbk_error *err);
+HBK_DEF bool hbk_file_put(hbk_file *f, const void *data, size_t n, hbk_error *err);
+HBK_DEF bool hbk_file_seal(hbk_file *f, hbk_error *err);
+HBK_DEF bool hbk_file_commit(hbk_file *f, hbk_error *err);
+HBK_DEF void hbk_file_abandon(hbk_file *f);
+/* All of it at once: PATH holds the n bytes, or what it held before. */
 HBK_DEF bool hbk_file_write(const char *path, const void *data, size_t n, hbk_error *err);
 HBK_DEF bool hbk_file_exists(const char *path); /* file or folder */
 HBK_DEF bool hbk_dir_exists(const char *path);
@@ -1718,22 +1735,63 @@ static bool hbk__sync_folder_of(const char *path, hbk_error *err)
     return ok;
 }
 
-HBK_DEF bool hbk_file_write(const char *path, const void *data, size_t n, hbk_error *err)
+HBK_DEF bool hbk_file_begin(hbk_file *f, const char *path, hbk_error *err)
 {
-    char tmp[512];
-    if (snprintf(tmp, sizeof tmp, "%s.tmp", path) >= (int)sizeof tmp)
-        return hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "the path is longer than 500 bytes");
-    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0) return hbk__fail_errno(err, tmp, "created");
-    bool ok = hbk__write_all(fd, (const char *)data, n, tmp, err);
-    if (ok && fsync(fd) != 0) ok = hbk__fail_errno(err, tmp, "synced");
-    if (close(fd) != 0 && ok) ok = hbk__fail_errno(err, tmp, "closed"); /* NFS reports late */
-    if (ok && rename(tmp, path) != 0) ok = hbk__fail_errno(err, path, "replaced by its .tmp");
+    hbk_file made;
+    int n = snprintf(made.tmp, sizeof made.tmp, "%s.tmp", path);
+    if (n < 0 || n >= (int)sizeof made.tmp)
+        return hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "the path is longer than 507 bytes");
+    snprintf(made.path, sizeof made.path, "%s", path);
+    made.fd = open(made.tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (made.fd < 0) return hbk__fail_errno(err, made.tmp, "created");
+    *f = made;
+    return true;
+}
+
+HBK_DEF bool hbk_file_put(hbk_file *f, const void *data, size_t n, hbk_error *err)
+{
+    HBK_ASSERT(f->tmp[0] && f->fd >= 0 && "a file that was not begun, or is sealed");
+    return hbk__write_all(f->fd, (const char *)data, n, f->tmp, err);
+}
+
+HBK_DEF bool hbk_file_seal(hbk_file *f, hbk_error *err)
+{
+    if (f->fd < 0) return true;
+    bool ok = fsync(f->fd) == 0 || hbk__fail_errno(err, f->tmp, "synced");
+    if (close(f->fd) != 0 && ok) ok = hbk__fail_errno(err, f->tmp, "closed"); /* NFS reports late */
+    f->fd = -1;
+    return ok;
+}
+
+HBK_DEF void hbk_file_abandon(hbk_file *f)
+{
+    if (!f->tmp[0]) return;
+    if (f->fd >= 0) close(f->fd);
+    unlink(f->tmp);
+    f->tmp[0] = 0;
+    f->fd = -1;
+}
+
+HBK_DEF bool hbk_file_commit(hbk_file *f, hbk_error *err)
+{
+    HBK_ASSERT(f->tmp[0] && "a file that was not begun");
+    bool ok = hbk_file_seal(f, err);
+    if (ok && rename(f->tmp, f->path) != 0) ok = hbk__fail_errno(err, f->path, "replaced by its .tmp");
     if (!ok) {
-        unlink(tmp);
+        hbk_file_abandon(f);
         return false;
     }
-    return hbk__sync_folder_of(path, err);
+    f->tmp[0] = 0;
+    return hbk__sync_folder_of(f->path, err);
+}
+
+HBK_DEF bool hbk_file_write(const char *path, const void *data, size_t n, hbk_error *err)
+{
+    hbk_file f;
+    if (!hbk_file_begin(&f, path, err)) return false;
+    if (hbk_file_put(&f, data, n, err)) return hbk_file_commit(&f, err);
+    hbk_file_abandon(&f);
+    return false;
 }
 
 HBK_DEF bool hbk_file_exists(const char *path)
@@ -6213,10 +6271,9 @@ static double hbk__dtype_limit(hbk_dtype t)
 
 /* The numbers of one tensor. A trainer that diverged must not replace a good file by one full of NaN, nor a
    narrow type turn large weights into infinities: both end the writing. */
-static bool hbk__st_put(int fd, const char *path, const hbk__st_item *item, hbk_allocator *alloc,
-                        hbk_error *err)
+static bool hbk__st_put(hbk_file *f, const hbk__st_item *item, hbk_allocator *alloc, hbk_error *err)
 {
-    if (!item->from) return hbk__write_all(fd, (const char *)item->t.data, item->t.bytes, path, err);
+    if (!item->from) return hbk_file_put(f, item->t.data, item->t.bytes, err);
     hbk_dtype type = HBK_F32;
     hbk__dtype_of(item->t.dtype, &type);
     const hbk_matrix *w = item->from;
@@ -6230,42 +6287,35 @@ static bool hbk__st_put(int fd, const char *path, const hbk__st_item *item, hbk_
         hbk_matrix_unpack(x, w, row, n / w->cols);
         while (bad < n && fabs((double)x[bad]) < limit) bad++; /* false for a NaN, too */
         if (bad < n)
-            ok = hbk_fail_at(err, HBK_ERROR_NUMERIC, path, 0,
+            ok = hbk_fail_at(err, HBK_ERROR_NUMERIC, f->path, 0,
                              "tensor %s: holds %g, which %s cannot; nothing was written", item->t.name,
                              (double)x[bad], item->t.dtype);
         if (!ok) break;
         hbk_pack(packed, type, x, n);
-        ok = hbk__write_all(fd, packed, (size_t)n * hbk_dtype_bytes(type), path, err);
+        ok = hbk_file_put(f, packed, (size_t)n * hbk_dtype_bytes(type), err);
     }
     hbk_free(alloc, x);
     hbk_free(alloc, packed);
     return ok;
 }
 
-/* Writes sorted items to a new file, synced, and reads its table back. */
-static bool hbk__st_write(const char *path, const hbk__st_item *items, hbk_int n, hbk_allocator *alloc,
+/* Writes sorted items to a file under construction, and reads its table back. */
+static bool hbk__st_write(hbk_file *f, const hbk__st_item *items, hbk_int n, hbk_allocator *alloc,
                           hbk_error *err)
 {
+    char length[8];
     hbk_text header;
     memset(&header, 0, sizeof header);
     header.alloc = alloc;
-    bool ok = hbk__st_header(&header, items, n, path, err);
-    int fd = ok ? open(path, O_WRONLY | O_CREAT | O_TRUNC, 0666) : -1;
-    if (ok && fd < 0) ok = hbk__fail_errno(err, path, "created");
-    if (ok) {
-        char length[8];
-        for (int i = 0; i < 8; i++) length[i] = (char)((uint64_t)header.len >> (8 * i) & 0xff);
-        ok = hbk__write_all(fd, length, 8, path, err) &&
-             hbk__write_all(fd, header.data, header.len, path, err);
-    }
-    for (hbk_int i = 0; i < n && ok; i++) ok = hbk__st_put(fd, path, &items[i], alloc, err);
-    if (ok && fsync(fd) != 0) ok = hbk__fail_errno(err, path, "synced");
-    if (fd >= 0 && close(fd) != 0 && ok) ok = hbk__fail_errno(err, path, "closed");
+    bool ok = hbk__st_header(&header, items, n, f->path, err);
+    for (int i = 0; i < 8; i++) length[i] = (char)((uint64_t)header.len >> (8 * i) & 0xff);
+    ok = ok && hbk_file_put(f, length, 8, err) && hbk_file_put(f, header.data, header.len, err);
+    for (hbk_int i = 0; i < n && ok; i++) ok = hbk__st_put(f, &items[i], alloc, err);
     hbk_text_free(&header);
-    if (!ok) return false;
-    hbk_safetensors *back = hbk_safetensors_open(path, alloc, err);
+    if (!ok || !hbk_file_seal(f, err)) return false;
+    hbk_safetensors *back = hbk_safetensors_open(f->tmp, alloc, err);
     if (back && back->n != n)
-        ok = hbk_fail_at(err, HBK_ERROR_FILE, path, 0,
+        ok = hbk_fail_at(err, HBK_ERROR_FILE, f->path, 0,
                          "was written but does not read back: is the disk sound?");
     hbk_safetensors_close(back);
     return back && ok;
@@ -6275,9 +6325,7 @@ static bool hbk__st_write(const char *path, const hbk__st_item *items, hbk_int n
 static bool hbk__tensors_write(const char *path, const hbk_tensor *tensors, const hbk_matrix *from, hbk_int n,
                                hbk_allocator *alloc, hbk_error *err)
 {
-    char tmp[512];
-    if (snprintf(tmp, sizeof tmp, "%s.tmp", path) >= (int)sizeof tmp)
-        return hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "the path is longer than 507 bytes");
+    hbk_file f;
     hbk__st_item *items = HBK__NEW(alloc, hbk__st_item, n, err);
     if (!items) return false;
     bool ok = true;
@@ -6290,11 +6338,12 @@ static bool hbk__tensors_write(const char *path, const hbk_tensor *tensors, cons
                              tensors[i].name, tensors[i].dtype);
     }
     if (ok) qsort(items, (size_t)n, sizeof *items, hbk__by_type);
-    ok = ok && hbk__st_write(tmp, items, n, alloc, err);
-    if (ok && rename(tmp, path) != 0) ok = hbk__fail_errno(err, path, "replaced by its .tmp");
-    if (!ok) unlink(tmp);
+    if (ok && (ok = hbk_file_begin(&f, path, err))) {
+        ok = hbk__st_write(&f, items, n, alloc, err) && hbk_file_commit(&f, err);
+        if (!ok) hbk_file_abandon(&f);
+    }
     hbk_free(alloc, items);
-    return ok && hbk__sync_folder_of(path, err);
+    return ok;
 }
 
 HBK_DEF bool hbk_safetensors_write(const char *path, const hbk_tensor *tensors, hbk_int n, hbk_error *err)
@@ -10865,26 +10914,23 @@ static bool hbk__merge_kept(const char *candidates, const char *ratings, const h
 HBK_DEF bool hbk_select(const hbk_curate_options *o, const char *candidates, const char *ratings,
                         const char *curated, hbk_curate_counts *counts, hbk_allocator *alloc, hbk_error *err)
 {
-    char temporary[512]; /* the result is derived whole: it takes its name when it is complete */
+    hbk_file f; /* the result is derived whole: it takes its name when it is complete */
     hbk_curate_counts c;
     hbk__rated *rated = NULL;
     hbk_int n;
     memset(&c, 0, sizeof c);
+    memset(&f, 0, sizeof f);
     if (hbk__same_file(curated, candidates) || hbk__same_file(curated, ratings))
         return hbk_fail_at(err, HBK_ERROR_OPTION, curated, 0, "is an input too: choose another output file");
-    if (snprintf(temporary, sizeof temporary, "%s.tmp", curated) >= (int)sizeof temporary)
-        return hbk_fail_at(err, HBK_ERROR_FILE, curated, 0, "the path is longer than 507 bytes");
     bool ok = hbk__read_ratings(ratings, &c, &rated, &n, alloc, err);
     bool *kept = ok ? HBK__NEW(alloc, bool, n, err) : NULL;
     hbk_jsonl_writer *out = NULL;
     ok = kept && hbk__mark_kept(o, rated, n, kept, &c, alloc, err);
-    if (ok) ok = (out = hbk_jsonl_create(temporary, 0, alloc, err)) != NULL;
+    ok = ok && hbk_file_begin(&f, curated, err) && (out = hbk_jsonl_create(f.tmp, 0, alloc, err)) != NULL;
     ok = ok && hbk__merge_kept(candidates, ratings, rated, kept, n, out, alloc, err);
     if (out && !hbk_jsonl_finish(out, ok ? err : NULL)) ok = false;
-    if (ok && rename(temporary, curated) != 0)
-        ok = hbk_fail_at(err, HBK_ERROR_FILE, curated, 0, "cannot be written: %s", strerror(errno));
-    ok = ok && hbk__sync_folder_of(curated, err);
-    if (!ok && out) unlink(temporary);
+    ok = ok && hbk_file_commit(&f, err);
+    hbk_file_abandon(&f);
     hbk_free(alloc, kept);
     hbk_free(alloc, rated);
     if (ok && counts) *counts = c;
