@@ -275,7 +275,24 @@ HBK_DEF hbk_int hbk_utf8_length(const char *s, size_t n); /* code points; an inv
 
 /* Appends a file's bytes to `out`; more than max_bytes is an error. */
 HBK_DEF bool hbk_file_read(const char *path, size_t max_bytes, hbk_text *out, hbk_error *err);
-/* Writes the file whole: PATH.tmp, fsync, rename. */
+/* A file under construction, under the name PATH.tmp: readers see the old file, or none, until it is whole.
+   begin    creates PATH.tmp; on failure there is nothing to end
+   put      appends n bytes
+   seal     fsyncs and closes it: what was put can be read back under f->tmp, and checked
+   commit   seals it where that was not done, renames it to PATH and fsyncs the folder
+   abandon  removes it; harmless after commit, and on a zeroed hbk_file
+   Something else that writes by name (hbk_jsonl_create) may fill f->tmp instead of put. After a failed put or
+   seal call abandon; a failed commit has removed PATH.tmp. One thread at a time. */
+typedef struct hbk_file {
+    char path[512], tmp[512]; /* tmp "": nothing is under construction */
+    int fd;                   /* -1: sealed */
+} hbk_file;
+HBK_DEF bool hbk_file_begin(hbk_file *f, const char *path, hbk_error *err);
+HBK_DEF bool hbk_file_put(hbk_file *f, const void *data, size_t n, hbk_error *err);
+HBK_DEF bool hbk_file_seal(hbk_file *f, hbk_error *err);
+HBK_DEF bool hbk_file_commit(hbk_file *f, hbk_error *err);
+HBK_DEF void hbk_file_abandon(hbk_file *f);
+/* All of it at once: PATH holds the n bytes, or what it held before. */
 HBK_DEF bool hbk_file_write(const char *path, const void *data, size_t n, hbk_error *err);
 HBK_DEF bool hbk_file_exists(const char *path); /* file or folder */
 HBK_DEF bool hbk_dir_exists(const char *path);
@@ -375,25 +392,58 @@ HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_err
 
 /* ==== 8  MATRICES ============================================================ [hbk_matmul] */
 
-typedef enum hbk_dtype { HBK_F32, HBK_F16, HBK_BF16, HBK_F64, HBK_DTYPE_COUNT } hbk_dtype;
+/* The types in which weights are stored: X(name, text, id in GGUF or -1, elements per block, bytes per
+   block). A row of a matrix holds whole blocks. The Q types are GGUF's; INT8 is llama2.c's, whose scales lie
+   apart. */
+#define HBK_DTYPES(X)                                                                                        \
+    X(F32, f32, 0, 1, 4)                                                                                     \
+    X(F16, f16, 1, 1, 2)                                                                                     \
+    X(BF16, bf16, 30, 1, 2)                                                                                  \
+    X(F64, f64, 28, 1, 8)                                                                                    \
+    X(Q4_0, q4_0, 2, 32, 18)                                                                                 \
+    X(Q4_1, q4_1, 3, 32, 20)                                                                                 \
+    X(Q5_0, q5_0, 6, 32, 22)                                                                                 \
+    X(Q5_1, q5_1, 7, 32, 24)                                                                                 \
+    X(Q8_0, q8_0, 8, 32, 34)                                                                                 \
+    X(Q2_K, q2_k, 10, 256, 84)                                                                               \
+    X(Q3_K, q3_k, 11, 256, 110)                                                                              \
+    X(Q4_K, q4_k, 12, 256, 144)                                                                              \
+    X(Q5_K, q5_k, 13, 256, 176)                                                                              \
+    X(Q6_K, q6_k, 14, 256, 210)                                                                              \
+    X(INT8, int8, -1, 1, 1)
+
+typedef enum hbk_dtype {
+#define HBK_X(name, text, gguf, block, bytes) HBK_##name,
+    HBK_DTYPES(HBK_X)
+#undef HBK_X
+        HBK_DTYPE_COUNT
+} hbk_dtype;
 #ifdef HBK_REAL_DOUBLE
 #define HBK_REAL HBK_F64 /* the dtype of hbk_real */
 #else
 #define HBK_REAL HBK_F32
 #endif
 
-/* A weight in its stored type, (rows, cols) row-major; owns nothing. The data may be unaligned. */
+/* A weight in its stored type, (rows, cols) row-major; owns nothing. The data may be unaligned.
+   scales, group  of INT8, else NULL and 0: one f32, perhaps unaligned, for each `group` elements, counted
+                  through the whole matrix */
 typedef struct hbk_matrix {
     hbk_dtype dtype;
     hbk_int rows, cols;
     void *data;
+    const void *scales;
+    hbk_int group;
 } hbk_matrix;
 
-HBK_DEF const char *hbk_dtype_name(hbk_dtype t); /* "f32" ... */
-HBK_DEF size_t hbk_dtype_bytes(hbk_dtype t);     /* bytes per element */
-/* Rows first .. first+n-1 of w as reals into out (n, cols). */
+HBK_DEF const char *hbk_dtype_name(hbk_dtype t);         /* "f32" ... */
+HBK_DEF hbk_int hbk_dtype_block(hbk_dtype t);            /* elements that are stored together: 1, 32, 256 */
+HBK_DEF size_t hbk_dtype_size(hbk_dtype t, hbk_int n);   /* bytes of n elements, n a multiple of the block */
+HBK_DEF int hbk_dtype_gguf(hbk_dtype t);                 /* its id in GGUF files, or -1 */
+HBK_DEF bool hbk_dtype_packs(hbk_dtype t);               /* whether hbk_pack writes it */
+/* Rows first .. first+n-1 of w as reals into out (n, cols). What the blocks say, in f32, to the bit. */
 HBK_DEF void hbk_matrix_unpack(hbk_real *out, const hbk_matrix *w, hbk_int first, hbk_int n);
-/* n reals into elements of type t at out (round to nearest even). */
+/* n reals, a multiple of t's block, into elements of type t at out, for t F32, F16, BF16, F64 (round to
+   nearest even) or Q8_0 (to nearest by block, as ggml's reference quantiser does). */
 HBK_DEF void hbk_pack(void *out, hbk_dtype t, const hbk_real *x, hbk_int n);
 
 /* The one door for products of activations with a weight matrix of any dtype. All three add to their
@@ -1720,22 +1770,63 @@ static bool hbk__sync_folder_of(const char *path, hbk_error *err)
     return ok;
 }
 
-HBK_DEF bool hbk_file_write(const char *path, const void *data, size_t n, hbk_error *err)
+HBK_DEF bool hbk_file_begin(hbk_file *f, const char *path, hbk_error *err)
 {
-    char tmp[512];
-    if (snprintf(tmp, sizeof tmp, "%s.tmp", path) >= (int)sizeof tmp)
-        return hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "the path is longer than 500 bytes");
-    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0) return hbk__fail_errno(err, tmp, "created");
-    bool ok = hbk__write_all(fd, (const char *)data, n, tmp, err);
-    if (ok && fsync(fd) != 0) ok = hbk__fail_errno(err, tmp, "synced");
-    if (close(fd) != 0 && ok) ok = hbk__fail_errno(err, tmp, "closed"); /* NFS reports late */
-    if (ok && rename(tmp, path) != 0) ok = hbk__fail_errno(err, path, "replaced by its .tmp");
+    hbk_file made;
+    int n = snprintf(made.tmp, sizeof made.tmp, "%s.tmp", path);
+    if (n < 0 || n >= (int)sizeof made.tmp)
+        return hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "the path is longer than 507 bytes");
+    snprintf(made.path, sizeof made.path, "%s", path);
+    made.fd = open(made.tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (made.fd < 0) return hbk__fail_errno(err, made.tmp, "created");
+    *f = made;
+    return true;
+}
+
+HBK_DEF bool hbk_file_put(hbk_file *f, const void *data, size_t n, hbk_error *err)
+{
+    HBK_ASSERT(f->tmp[0] && f->fd >= 0 && "a file that was not begun, or is sealed");
+    return hbk__write_all(f->fd, (const char *)data, n, f->tmp, err);
+}
+
+HBK_DEF bool hbk_file_seal(hbk_file *f, hbk_error *err)
+{
+    if (f->fd < 0) return true;
+    bool ok = fsync(f->fd) == 0 || hbk__fail_errno(err, f->tmp, "synced");
+    if (close(f->fd) != 0 && ok) ok = hbk__fail_errno(err, f->tmp, "closed"); /* NFS reports late */
+    f->fd = -1;
+    return ok;
+}
+
+HBK_DEF void hbk_file_abandon(hbk_file *f)
+{
+    if (!f->tmp[0]) return;
+    if (f->fd >= 0) close(f->fd);
+    unlink(f->tmp);
+    f->tmp[0] = 0;
+    f->fd = -1;
+}
+
+HBK_DEF bool hbk_file_commit(hbk_file *f, hbk_error *err)
+{
+    HBK_ASSERT(f->tmp[0] && "a file that was not begun");
+    bool ok = hbk_file_seal(f, err);
+    if (ok && rename(f->tmp, f->path) != 0) ok = hbk__fail_errno(err, f->path, "replaced by its .tmp");
     if (!ok) {
-        unlink(tmp);
+        hbk_file_abandon(f);
         return false;
     }
-    return hbk__sync_folder_of(path, err);
+    f->tmp[0] = 0;
+    return hbk__sync_folder_of(f->path, err);
+}
+
+HBK_DEF bool hbk_file_write(const char *path, const void *data, size_t n, hbk_error *err)
+{
+    hbk_file f;
+    if (!hbk_file_begin(&f, path, err)) return false;
+    if (hbk_file_put(&f, data, n, err)) return hbk_file_commit(&f, err);
+    hbk_file_abandon(&f);
+    return false;
 }
 
 HBK_DEF bool hbk_file_exists(const char *path)
@@ -4248,22 +4339,53 @@ HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_err
 #else
 #define HBK__CLONES
 #endif
+#if defined(__GNUC__) || defined(__clang__)
+#define HBK__INLINE static inline __attribute__((always_inline)) /* into each of these generations */
+#else
+#define HBK__INLINE static inline
+#endif
+#define HBK__SIMD _Pragma("omp simd")
 
 HBK_DEF const char *hbk_dtype_name(hbk_dtype t)
 {
     switch (t) {
-    case HBK_F32: return "f32";
-    case HBK_F16: return "f16";
-    case HBK_BF16: return "bf16";
-    case HBK_F64: return "f64";
+#define HBK_X(name, text, gguf, block, bytes)                                                                \
+    case HBK_##name: return #text;
+        HBK_DTYPES(HBK_X)
+#undef HBK_X
     case HBK_DTYPE_COUNT: break;
     }
     return "?";
 }
 
-HBK_DEF size_t hbk_dtype_bytes(hbk_dtype t)
+HBK_DEF int hbk_dtype_gguf(hbk_dtype t)
 {
-    return t == HBK_F64 ? 8 : t == HBK_F32 ? 4 : 2;
+#define HBK_X(name, text, gguf, block, bytes) gguf,
+    static const int ids[] = {HBK_DTYPES(HBK_X)};
+#undef HBK_X
+    return ids[t];
+}
+
+HBK_DEF hbk_int hbk_dtype_block(hbk_dtype t)
+{
+#define HBK_X(name, text, gguf, block, bytes) block,
+    static const hbk_int blocks[] = {HBK_DTYPES(HBK_X)};
+#undef HBK_X
+    return blocks[t];
+}
+
+HBK_DEF size_t hbk_dtype_size(hbk_dtype t, hbk_int n)
+{
+#define HBK_X(name, text, gguf, block, bytes) bytes,
+    static const size_t sizes[] = {HBK_DTYPES(HBK_X)};
+#undef HBK_X
+    HBK_ASSERT(n >= 0 && n % hbk_dtype_block(t) == 0);
+    return (size_t)(n / hbk_dtype_block(t)) * sizes[t];
+}
+
+HBK_DEF bool hbk_dtype_packs(hbk_dtype t)
+{
+    return t == HBK_F32 || t == HBK_F16 || t == HBK_BF16 || t == HBK_F64 || t == HBK_Q8_0;
 }
 
 static float hbk__f32_of_bits(uint32_t u)
@@ -4315,55 +4437,275 @@ static uint16_t hbk__f16_of_f32(float f)
     return (uint16_t)(sign | ((abs - 0x38000000u) >> 13));
 }
 
-/* n elements of type t at `in`, of any alignment, as reals. */
+/* 8.1  Unpacking: hbk__unpack_TYPE turns n elements at p, of any alignment, into reals.
+
+   A block of a Q type is small integers q that share one or two halves d, m: y = d q, or y = d q + m. The K
+   types cut 256 elements into sub-blocks whose own scales are small integers again: y = d s q - dmin t. All
+   products have fewer than 24 bits and so are exact: neither their order nor a fused addition matters, and
+   the result is that of ggml, whose ggml-common.h defines the layouts. */
+
+static void hbk__unpack_f32(hbk_real *out, const unsigned char *p, hbk_int n)
+{
+    for (hbk_int i = 0; i < n; i++) {
+        float f;
+        memcpy(&f, p + 4 * i, 4);
+        out[i] = (hbk_real)f;
+    }
+}
+
+static void hbk__unpack_f64(hbk_real *out, const unsigned char *p, hbk_int n)
+{
+    for (hbk_int i = 0; i < n; i++) {
+        double f;
+        memcpy(&f, p + 8 * i, 8);
+        out[i] = (hbk_real)f;
+    }
+}
+
 HBK__CLONES
+static void hbk__unpack_f16(hbk_real *out, const unsigned char *p, hbk_int n)
+{
+    for (hbk_int i = 0; i < n; i++) {
+        uint16_t h;
+        memcpy(&h, p + 2 * i, 2);
+        out[i] = (hbk_real)hbk__f32_of_f16(h);
+    }
+}
+
+HBK__CLONES
+static void hbk__unpack_bf16(hbk_real *out, const unsigned char *p, hbk_int n)
+{
+    for (hbk_int i = 0; i < n; i++) {
+        uint16_t h;
+        memcpy(&h, p + 2 * i, 2);
+        out[i] = (hbk_real)hbk__f32_of_bf16(h);
+    }
+}
+
+/* The bare integers: their scales are the matrix's. */
+HBK__CLONES
+static void hbk__unpack_int8(hbk_real *out, const unsigned char *p, hbk_int n)
+{
+    for (hbk_int i = 0; i < n; i++) out[i] = (hbk_real)(int8_t)p[i];
+}
+
+static float hbk__half_at(const unsigned char *p)
+{
+    return hbk__f32_of_f16((uint16_t)(p[0] | p[1] << 8));
+}
+
+/* d; i8 q[32] */
+HBK__CLONES
+static void hbk__unpack_q8_0(hbk_real *out, const unsigned char *p, hbk_int n)
+{
+    for (; n > 0; n -= 32, p += 34, out += 32) {
+        float d = hbk__half_at(p);
+        HBK__SIMD
+        for (int j = 0; j < 32; j++) out[j] = (hbk_real)(d * (float)(int8_t)p[2 + j]);
+    }
+}
+
+/* d; m in the _1 types; u32 of fifth bits in the 5 types; 16 bytes whose low nibbles are elements 0 .. 15
+   and whose high nibbles 16 .. 31. Without m, q is around 0. */
+HBK__INLINE void hbk__unpack_nibbles(hbk_real *out, const unsigned char *p, hbk_int n, bool fifth, bool min)
+{
+    int zero = min ? 0 : fifth ? 16 : 8;
+    for (; n > 0; n -= 32, p += 16, out += 32) {
+        float d = hbk__half_at(p), m = 0;
+        uint32_t high = 0;
+        p += 2;
+        if (min) m = hbk__half_at(p), p += 2;
+        if (fifth) memcpy(&high, p, 4), p += 4;
+        HBK__SIMD
+        for (int j = 0; j < 16; j++) {
+            int low = (p[j] & 15) | (int)(high >> j & 1) << 4;
+            int top = p[j] >> 4 | (int)(high >> (j + 16) & 1) << 4;
+            float y = d * (float)(low - zero), z = d * (float)(top - zero);
+            out[j] = (hbk_real)(min ? y + m : y); /* y + 0 would lose the sign of a zero */
+            out[j + 16] = (hbk_real)(min ? z + m : z);
+        }
+    }
+}
+
+HBK__CLONES
+static void hbk__unpack_q4_0(hbk_real *out, const unsigned char *p, hbk_int n)
+{
+    hbk__unpack_nibbles(out, p, n, false, false);
+}
+
+HBK__CLONES
+static void hbk__unpack_q4_1(hbk_real *out, const unsigned char *p, hbk_int n)
+{
+    hbk__unpack_nibbles(out, p, n, false, true);
+}
+
+HBK__CLONES
+static void hbk__unpack_q5_0(hbk_real *out, const unsigned char *p, hbk_int n)
+{
+    hbk__unpack_nibbles(out, p, n, true, false);
+}
+
+HBK__CLONES
+static void hbk__unpack_q5_1(hbk_real *out, const unsigned char *p, hbk_int n)
+{
+    hbk__unpack_nibbles(out, p, n, true, true);
+}
+
+/* u8 scales[16] (low nibble s, high t); 2-bit q[64]; d; dmin. In each half of 128, byte l of 32 holds, two
+   bits each, elements l, l + 32, l + 64, l + 96; a scale serves 16 elements. */
+HBK__CLONES
+static void hbk__unpack_q2_k(hbk_real *out, const unsigned char *p, hbk_int n)
+{
+    for (; n > 0; n -= 256, p += 84) {
+        float d = hbk__half_at(p + 80), dmin = hbk__half_at(p + 82);
+        for (int k = 0; k < 16; k++, out += 16) { /* k: half, pair of bits, left or right 16 */
+            const unsigned char *q = p + 16 + k / 8 * 32 + k % 2 * 16;
+            float a = d * (float)(p[k] & 15), b = dmin * (float)(p[k] >> 4);
+            int shift = k % 8 / 2 * 2;
+            HBK__SIMD
+            for (int l = 0; l < 16; l++) out[l] = (hbk_real)(a * (float)(q[l] >> shift & 3) - b);
+        }
+    }
+}
+
+/* third bits[32]; 2-bit q[64]; 6-bit scales in 12 bytes; d. Elements lie as in Q2_K; the third bit of an
+   element is bit k / 2 of byte l. Scales: low four bits in 8 bytes of nibbles, high two in 4 bytes. */
+HBK__CLONES
+static void hbk__unpack_q3_k(hbk_real *out, const unsigned char *p, hbk_int n)
+{
+    for (; n > 0; n -= 256, p += 110) {
+        const unsigned char *s = p + 96;
+        float d = hbk__half_at(p + 108);
+        for (int k = 0; k < 16; k++, out += 16) {
+            const unsigned char *q = p + 32 + k / 8 * 32 + k % 2 * 16, *high = p + k % 2 * 16;
+            int scale = (s[k % 8] >> k / 8 * 4 & 15) | (s[8 + k % 4] >> k / 4 * 2 & 3) << 4;
+            float a = d * (float)(scale - 32);
+            int shift = k % 8 / 2 * 2, bit = k / 2;
+            HBK__SIMD
+            for (int l = 0; l < 16; l++)
+                out[l] = (hbk_real)(a * (float)((q[l] >> shift & 3) + (high[l] >> bit & 1) * 4 - 4));
+        }
+    }
+}
+
+/* d; dmin; 8 pairs (s, t) of 6 bits in 12 bytes; in Q5_K 32 bytes of fifth bits; 128 bytes of nibbles. Each
+   32 bytes hold 32 elements of one sub-block in their low nibbles, and of the next in their high ones. */
+HBK__INLINE void hbk__unpack_k(hbk_real *out, const unsigned char *p, hbk_int n, bool fifth)
+{
+    for (; n > 0; n -= 256, p += fifth ? 176 : 144) {
+        const unsigned char *s = p + 4, *high = p + 16, *q = p + (fifth ? 48 : 16);
+        float a[8], b[8], d = hbk__half_at(p), dmin = hbk__half_at(p + 2);
+        for (int j = 0; j < 4; j++) {
+            a[j] = d * (float)(s[j] & 63);
+            b[j] = dmin * (float)(s[j + 4] & 63);
+            a[j + 4] = d * (float)((s[j + 8] & 15) | s[j] >> 6 << 4);
+            b[j + 4] = dmin * (float)(s[j + 8] >> 4 | s[j + 4] >> 6 << 4);
+        }
+        for (int k = 0; k < 8; k += 2, q += 32, out += 64) {
+            float a0 = a[k], b0 = b[k], a1 = a[k + 1], b1 = b[k + 1];
+            HBK__SIMD
+            for (int l = 0; l < 32; l++) {
+                int low = (q[l] & 15) | (fifth ? (high[l] >> k & 1) << 4 : 0);
+                int top = q[l] >> 4 | (fifth ? (high[l] >> (k + 1) & 1) << 4 : 0);
+                out[l] = (hbk_real)(a0 * (float)low - b0);
+                out[l + 32] = (hbk_real)(a1 * (float)top - b1);
+            }
+        }
+    }
+}
+
+HBK__CLONES
+static void hbk__unpack_q4_k(hbk_real *out, const unsigned char *p, hbk_int n)
+{
+    hbk__unpack_k(out, p, n, false);
+}
+
+HBK__CLONES
+static void hbk__unpack_q5_k(hbk_real *out, const unsigned char *p, hbk_int n)
+{
+    hbk__unpack_k(out, p, n, true);
+}
+
+/* low four bits[128]; high two[64]; i8 scales[16]; d. In each half of 128, 64 bytes of nibbles: low ones are
+   elements 0 .. 63, high ones 64 .. 127; a byte of high bits serves elements l, l + 32, l + 64, l + 96. */
+HBK__CLONES
+static void hbk__unpack_q6_k(hbk_real *out, const unsigned char *p, hbk_int n)
+{
+    for (; n > 0; n -= 256, p += 210) {
+        float d = hbk__half_at(p + 208);
+        for (int k = 0; k < 16; k++, out += 16) { /* 16 elements and their scale */
+            const unsigned char *q = p + k / 8 * 64 + k % 4 * 16, *high = p + 128 + k / 8 * 32 + k % 2 * 16;
+            float a = d * (float)(int8_t)p[192 + k];
+            int shift = k % 8 / 4 * 4, pair = k % 8 / 2 * 2;
+            HBK__SIMD
+            for (int l = 0; l < 16; l++)
+                out[l] = (hbk_real)(a * (float)(((q[l] >> shift & 15) | (high[l] >> pair & 3) << 4) - 32));
+        }
+    }
+}
+
+/* n elements of type t at `in`, of any alignment, as reals. */
 static void hbk__unpack(hbk_real *out, hbk_dtype t, const void *in, hbk_int n)
 {
-    const char *p = (const char *)in;
+    HBK_ASSERT(n % hbk_dtype_block(t) == 0);
     if (t == HBK_REAL) {
-        memcpy(out, p, (size_t)n * sizeof *out);
-    } else if (t == HBK_BF16) {
-        for (hbk_int i = 0; i < n; i++) {
-            uint16_t h;
-            memcpy(&h, p + 2 * i, 2);
-            out[i] = (hbk_real)hbk__f32_of_bf16(h);
-        }
-    } else if (t == HBK_F16) {
-        for (hbk_int i = 0; i < n; i++) {
-            uint16_t h;
-            memcpy(&h, p + 2 * i, 2);
-            out[i] = (hbk_real)hbk__f32_of_f16(h);
-        }
-    } else if (t == HBK_F32) {
-        for (hbk_int i = 0; i < n; i++) {
-            float f;
-            memcpy(&f, p + 4 * i, 4);
-            out[i] = (hbk_real)f;
-        }
-    } else {
-        for (hbk_int i = 0; i < n; i++) {
-            double f;
-            memcpy(&f, p + 8 * i, 8);
-            out[i] = (hbk_real)f;
-        }
+        memcpy(out, in, (size_t)n * sizeof *out);
+        return;
+    }
+    switch (t) {
+#define HBK_X(name, text, gguf, block, bytes)                                                                \
+    case HBK_##name: hbk__unpack_##text(out, (const unsigned char *)in, n); break;
+        HBK_DTYPES(HBK_X)
+#undef HBK_X
+    case HBK_DTYPE_COUNT: break;
     }
 }
 
 static const void *hbk__row(const hbk_matrix *w, hbk_int row)
 {
-    return (const char *)w->data + (size_t)row * (size_t)w->cols * hbk_dtype_bytes(w->dtype);
+    return (const char *)w->data + (size_t)row * hbk_dtype_size(w->dtype, w->cols);
+}
+
+/* Multiplies elements at .. at+n-1 of an INT8 matrix, unpacked in x, with their groups' scales. */
+static void hbk__apply_scales(hbk_real *x, const hbk_matrix *w, hbk_int at, hbk_int n)
+{
+    for (hbk_int i = 0; i < n;) {
+        hbk_int group = (at + i) / w->group, end = HBK__MIN((group + 1) * w->group - at, n);
+        float scale;
+        memcpy(&scale, (const char *)w->scales + 4 * group, 4);
+        for (; i < end; i++) x[i] = (hbk_real)((float)x[i] * scale);
+    }
 }
 
 HBK_DEF void hbk_matrix_unpack(hbk_real *out, const hbk_matrix *w, hbk_int first, hbk_int n)
 {
     HBK_ASSERT(first >= 0 && n >= 0 && first + n <= w->rows);
     hbk__unpack(out, w->dtype, hbk__row(w, first), n * w->cols);
+    if (w->dtype == HBK_INT8) hbk__apply_scales(out, w, first * w->cols, n * w->cols);
+}
+
+/* A block of Q8_0: d = max |x| / 127, q = x / d with d as it was before it became a half. */
+static void hbk__pack_q8_0(unsigned char *p, const hbk_real *x)
+{
+    float most = 0;
+    for (int j = 0; j < 32; j++) most = HBK__MAX(most, fabsf((float)x[j]));
+    float d = most / 127, inverse = d != 0 ? 1 / d : 0;
+    uint16_t h = hbk__f16_of_f32(d);
+    p[0] = (unsigned char)(h & 255);
+    p[1] = (unsigned char)(h >> 8);
+    for (int j = 0; j < 32; j++) {
+        float q = roundf((float)x[j] * inverse);
+        p[2 + j] = (unsigned char)(fabsf(q) <= 127 ? (int8_t)q : 0); /* beyond: 1 / d overflowed, or a NaN */
+    }
 }
 
 HBK_DEF void hbk_pack(void *out, hbk_dtype t, const hbk_real *x, hbk_int n)
 {
     char *p = (char *)out;
-    for (hbk_int i = 0; i < n; i++) {
+    HBK_ASSERT(hbk_dtype_packs(t) && n % hbk_dtype_block(t) == 0);
+    for (hbk_int i = 0; t == HBK_Q8_0 && i < n; i += 32)
+        hbk__pack_q8_0((unsigned char *)out + hbk_dtype_size(t, i), x + i);
+    for (hbk_int i = 0; t != HBK_Q8_0 && i < n; i++) {
         float f = (float)x[i];
         double d = (double)x[i];
         uint16_t h = t == HBK_BF16 ? hbk__bf16_of_f32(f) : t == HBK_F16 ? hbk__f16_of_f32(f) : 0;
@@ -5199,7 +5541,7 @@ static void hbk__rope_frequencies(double *inv_freq, const hbk_config *c)
 
 static hbk_matrix hbk__matrix(hbk_int rows, hbk_int cols, hbk_real *data)
 {
-    hbk_matrix m = {HBK_REAL, rows, cols, data};
+    hbk_matrix m = {HBK_REAL, rows, cols, data, NULL, 0};
     return m;
 }
 
@@ -6185,12 +6527,9 @@ static bool hbk__dtype_of(const char *name, hbk_dtype *t)
 /* A tensor of dtype F32, F16 or BF16 as a matrix. The data are the file's: nothing writes to them. */
 static hbk_matrix hbk__tensor_matrix(const hbk_tensor *t, hbk_int rows, hbk_int cols)
 {
-    hbk_matrix w;
-    w.dtype = HBK_F32;
+    /* drops const without -Wcast-qual */
+    hbk_matrix w = {HBK_F32, rows, cols, (void *)(uintptr_t)t->data, NULL, 0};
     hbk__dtype_of(t->dtype, &w.dtype);
-    w.rows = rows;
-    w.cols = cols;
-    w.data = (void *)(uintptr_t)t->data; /* drops const without -Wcast-qual */
     return w;
 }
 
@@ -6256,16 +6595,15 @@ static double hbk__dtype_limit(hbk_dtype t)
 
 /* The numbers of one tensor. A trainer that diverged must not replace a good file by one full of NaN, nor a
    narrow type turn large weights into infinities: both end the writing. */
-static bool hbk__st_put(int fd, const char *path, const hbk__st_item *item, hbk_allocator *alloc,
-                        hbk_error *err)
+static bool hbk__st_put(hbk_file *f, const hbk__st_item *item, hbk_allocator *alloc, hbk_error *err)
 {
-    if (!item->from) return hbk__write_all(fd, (const char *)item->t.data, item->t.bytes, path, err);
+    if (!item->from) return hbk_file_put(f, item->t.data, item->t.bytes, err);
     hbk_dtype type = HBK_F32;
     hbk__dtype_of(item->t.dtype, &type);
     const hbk_matrix *w = item->from;
     hbk_int step = hbk__panel_rows(w);
     hbk_real *x = HBK__NEW(alloc, hbk_real, step * w->cols, err);
-    char *packed = x ? (char *)hbk_alloc(alloc, step * w->cols, hbk_dtype_bytes(type), err) : NULL;
+    char *packed = x ? (char *)hbk_alloc(alloc, step, hbk_dtype_size(type, w->cols), err) : NULL;
     double limit = hbk__dtype_limit(type);
     bool ok = packed != NULL;
     for (hbk_int row = 0; ok && row < w->rows; row += step) {
@@ -6273,42 +6611,35 @@ static bool hbk__st_put(int fd, const char *path, const hbk__st_item *item, hbk_
         hbk_matrix_unpack(x, w, row, n / w->cols);
         while (bad < n && fabs((double)x[bad]) < limit) bad++; /* false for a NaN, too */
         if (bad < n)
-            ok = hbk_fail_at(err, HBK_ERROR_NUMERIC, path, 0,
+            ok = hbk_fail_at(err, HBK_ERROR_NUMERIC, f->path, 0,
                              "tensor %s: holds %g, which %s cannot; nothing was written", item->t.name,
                              (double)x[bad], item->t.dtype);
         if (!ok) break;
         hbk_pack(packed, type, x, n);
-        ok = hbk__write_all(fd, packed, (size_t)n * hbk_dtype_bytes(type), path, err);
+        ok = hbk_file_put(f, packed, hbk_dtype_size(type, n), err);
     }
     hbk_free(alloc, x);
     hbk_free(alloc, packed);
     return ok;
 }
 
-/* Writes sorted items to a new file, synced, and reads its table back. */
-static bool hbk__st_write(const char *path, const hbk__st_item *items, hbk_int n, hbk_allocator *alloc,
+/* Writes sorted items to a file under construction, and reads its table back. */
+static bool hbk__st_write(hbk_file *f, const hbk__st_item *items, hbk_int n, hbk_allocator *alloc,
                           hbk_error *err)
 {
+    char length[8];
     hbk_text header;
     memset(&header, 0, sizeof header);
     header.alloc = alloc;
-    bool ok = hbk__st_header(&header, items, n, path, err);
-    int fd = ok ? open(path, O_WRONLY | O_CREAT | O_TRUNC, 0666) : -1;
-    if (ok && fd < 0) ok = hbk__fail_errno(err, path, "created");
-    if (ok) {
-        char length[8];
-        for (int i = 0; i < 8; i++) length[i] = (char)((uint64_t)header.len >> (8 * i) & 0xff);
-        ok = hbk__write_all(fd, length, 8, path, err) &&
-             hbk__write_all(fd, header.data, header.len, path, err);
-    }
-    for (hbk_int i = 0; i < n && ok; i++) ok = hbk__st_put(fd, path, &items[i], alloc, err);
-    if (ok && fsync(fd) != 0) ok = hbk__fail_errno(err, path, "synced");
-    if (fd >= 0 && close(fd) != 0 && ok) ok = hbk__fail_errno(err, path, "closed");
+    bool ok = hbk__st_header(&header, items, n, f->path, err);
+    for (int i = 0; i < 8; i++) length[i] = (char)((uint64_t)header.len >> (8 * i) & 0xff);
+    ok = ok && hbk_file_put(f, length, 8, err) && hbk_file_put(f, header.data, header.len, err);
+    for (hbk_int i = 0; i < n && ok; i++) ok = hbk__st_put(f, &items[i], alloc, err);
     hbk_text_free(&header);
-    if (!ok) return false;
-    hbk_safetensors *back = hbk_safetensors_open(path, alloc, err);
+    if (!ok || !hbk_file_seal(f, err)) return false;
+    hbk_safetensors *back = hbk_safetensors_open(f->tmp, alloc, err);
     if (back && back->n != n)
-        ok = hbk_fail_at(err, HBK_ERROR_FILE, path, 0,
+        ok = hbk_fail_at(err, HBK_ERROR_FILE, f->path, 0,
                          "was written but does not read back: is the disk sound?");
     hbk_safetensors_close(back);
     return back && ok;
@@ -6318,9 +6649,7 @@ static bool hbk__st_write(const char *path, const hbk__st_item *items, hbk_int n
 static bool hbk__tensors_write(const char *path, const hbk_tensor *tensors, const hbk_matrix *from, hbk_int n,
                                hbk_allocator *alloc, hbk_error *err)
 {
-    char tmp[512];
-    if (snprintf(tmp, sizeof tmp, "%s.tmp", path) >= (int)sizeof tmp)
-        return hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "the path is longer than 507 bytes");
+    hbk_file f;
     hbk__st_item *items = HBK__NEW(alloc, hbk__st_item, n, err);
     if (!items) return false;
     bool ok = true;
@@ -6333,11 +6662,12 @@ static bool hbk__tensors_write(const char *path, const hbk_tensor *tensors, cons
                              tensors[i].name, tensors[i].dtype);
     }
     if (ok) qsort(items, (size_t)n, sizeof *items, hbk__by_type);
-    ok = ok && hbk__st_write(tmp, items, n, alloc, err);
-    if (ok && rename(tmp, path) != 0) ok = hbk__fail_errno(err, path, "replaced by its .tmp");
-    if (!ok) unlink(tmp);
+    if (ok && (ok = hbk_file_begin(&f, path, err))) {
+        ok = hbk__st_write(&f, items, n, alloc, err) && hbk_file_commit(&f, err);
+        if (!ok) hbk_file_abandon(&f);
+    }
     hbk_free(alloc, items);
-    return ok && hbk__sync_folder_of(path, err);
+    return ok;
 }
 
 HBK_DEF bool hbk_safetensors_write(const char *path, const hbk_tensor *tensors, hbk_int n, hbk_error *err)
@@ -9138,7 +9468,7 @@ static uint64_t hbk__model_hash(const hbk_model *m)
     h = hbk_hash(h, m->final_norm, (size_t)c->dim * sizeof(hbk_real));
     for (hbk_int l = 0; l < c->n_layers; l++) {
         const hbk_matrix *w = &m->layers[l].w[HBK_Q];
-        h = hbk_hash(h, w->data, (size_t)w->cols * hbk_dtype_bytes(w->dtype));
+        h = hbk_hash(h, w->data, hbk_dtype_size(w->dtype, w->cols));
     }
     return h;
 }
@@ -10928,26 +11258,23 @@ static bool hbk__merge_kept(const char *candidates, const char *ratings, const h
 HBK_DEF bool hbk_select(const hbk_curate_options *o, const char *candidates, const char *ratings,
                         const char *curated, hbk_curate_counts *counts, hbk_allocator *alloc, hbk_error *err)
 {
-    char temporary[512]; /* the result is derived whole: it takes its name when it is complete */
+    hbk_file f; /* the result is derived whole: it takes its name when it is complete */
     hbk_curate_counts c;
     hbk__rated *rated = NULL;
     hbk_int n;
     memset(&c, 0, sizeof c);
+    memset(&f, 0, sizeof f);
     if (hbk__same_file(curated, candidates) || hbk__same_file(curated, ratings))
         return hbk_fail_at(err, HBK_ERROR_OPTION, curated, 0, "is an input too: choose another output file");
-    if (snprintf(temporary, sizeof temporary, "%s.tmp", curated) >= (int)sizeof temporary)
-        return hbk_fail_at(err, HBK_ERROR_FILE, curated, 0, "the path is longer than 507 bytes");
     bool ok = hbk__read_ratings(ratings, &c, &rated, &n, alloc, err);
     bool *kept = ok ? HBK__NEW(alloc, bool, n, err) : NULL;
     hbk_jsonl_writer *out = NULL;
     ok = kept && hbk__mark_kept(o, rated, n, kept, &c, alloc, err);
-    if (ok) ok = (out = hbk_jsonl_create(temporary, 0, alloc, err)) != NULL;
+    ok = ok && hbk_file_begin(&f, curated, err) && (out = hbk_jsonl_create(f.tmp, 0, alloc, err)) != NULL;
     ok = ok && hbk__merge_kept(candidates, ratings, rated, kept, n, out, alloc, err);
     if (out && !hbk_jsonl_finish(out, ok ? err : NULL)) ok = false;
-    if (ok && rename(temporary, curated) != 0)
-        ok = hbk_fail_at(err, HBK_ERROR_FILE, curated, 0, "cannot be written: %s", strerror(errno));
-    ok = ok && hbk__sync_folder_of(curated, err);
-    if (!ok && out) unlink(temporary);
+    ok = ok && hbk_file_commit(&f, err);
+    hbk_file_abandon(&f);
     hbk_free(alloc, kept);
     hbk_free(alloc, rated);
     if (ok && counts) *counts = c;

@@ -399,22 +399,6 @@ static void cmd_drop_empty(const char *out)
     unlink(path);
 }
 
-/* The name under which an output is written until it is whole, and its renaming; a failure leaves what stood
-   under the real name alone. */
-static bool cmd_part_path(cli *c, char part[512], const char *out)
-{
-    int n = snprintf(part, 512, "%s.part", out);
-    return n < 512 || hbk_fail_at(&c->err, HBK_ERROR_RANGE, out, 0, "this path is too long");
-}
-
-static bool cmd_part_end(cli *c, const char *part, const char *out, bool ok)
-{
-    if (ok && rename(part, out) == 0) return true;
-    unlink(part);
-    return ok ? hbk_fail_at(&c->err, HBK_ERROR_FILE, out, 0, "cannot be written: %s", strerror(errno))
-              : false;
-}
-
 /* ==== 3  LOOKING ============================================================ */
 
 /* --jsonl: every line holds one JSON string, and gives one array. */
@@ -864,15 +848,17 @@ static int cmd_corpus(cli *c)
         if (strcmp(c->operands[i], path) == 0)
             return cli_misused(c, "--out %.200s is an input as well", path);
     const hbk_progress *progress = cli_watch(c);
-    char part[512];
+    hbk_file f;
+    memset(&f, 0, sizeof f);
     hbk_corpus *corpus =
-        cmd_part_path(c, part, path) ? hbk_corpus_new(&o, part, rejects, NULL, &c->err) : NULL;
+        hbk_file_begin(&f, path, &c->err) ? hbk_corpus_new(&o, f.tmp, rejects, NULL, &c->err) : NULL;
     bool ok = corpus != NULL;
     for (int i = 0; ok && i < c->n_operands; i++)
         ok = cmd_corpus_input(corpus, c->operands[i], &c->err) &&
              hbk_report(progress, "corpus", i + 1, c->n_operands, "files", &c->err, "%s", c->operands[i]);
-    if (corpus)
-        ok = cmd_part_end(c, part, path, hbk_corpus_finish(corpus, counts, ok ? &c->err : NULL) && ok);
+    if (corpus) ok = hbk_corpus_finish(corpus, counts, ok ? &c->err : NULL) && ok;
+    ok = ok && hbk_file_commit(&f, &c->err);
+    hbk_file_abandon(&f);
     if (!ok) return cli_fail(c);
     cli_draw_end(&c->meter);
     json_t *drops = json_object();
@@ -892,10 +878,12 @@ static int cmd_seeds(cli *c)
     tool_seed_counts counts;
     const char *out = cli_text(c, "out");
     if (strcmp(c->operands[0], out) == 0) return cli_misused(c, "--out %.200s is the input as well", out);
-    char part[512];
-    bool ok =
-        cmd_part_path(c, part, out) &&
-        cmd_part_end(c, part, out, tool_seeds(c->operands[0], part, cli_int(c, "limit"), &counts, &c->err));
+    hbk_file f;
+    memset(&f, 0, sizeof f);
+    bool ok = hbk_file_begin(&f, out, &c->err) &&
+              tool_seeds(c->operands[0], f.tmp, cli_int(c, "limit"), &counts, &c->err) &&
+              hbk_file_commit(&f, &c->err);
+    hbk_file_abandon(&f);
     if (!ok) return cli_fail(c);
     json_t *fates = json_pack("{s:s, s:I}", "format", counts.format, "rows", (json_int_t)counts.rows);
     cli_say(c, "%lld rows of format %s\n", (long long)counts.rows, counts.format);
