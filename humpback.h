@@ -5603,11 +5603,11 @@ static hbk_int hbk__per_layer(const hbk_config *c)
 }
 
 /* Tensor k of a layer, and its name without the layer's. */
-static void hbk__layer_place(const hbk_config *c, hbk_layer *layer, hbk_int k, hbk__place *p, char name[64])
+static void hbk__layer_place(const hbk_config *c, hbk_layer *layer, hbk_int k, hbk__place *p, char name[48])
 {
     if (k == 0 || k == 5) {
         p->vector = k ? &layer->ffn_norm : &layer->attn_norm;
-        snprintf(name, 64, "%s.weight", k ? "post_attention_layernorm" : "input_layernorm");
+        snprintf(name, 48, "%s.weight", k ? "post_attention_layernorm" : "input_layernorm");
         return;
     }
     bool bias = k >= HBK_N_SLOTS + 2;
@@ -5619,7 +5619,7 @@ static void hbk__layer_place(const hbk_config *c, hbk_layer *layer, hbk_int k, h
         p->vector = &layer->bias[s];
     else
         p->w = &layer->w[s];
-    snprintf(name, 64, "%s%s.%s", hbk__slot_group(p->slot), hbk_slot_name(p->slot), bias ? "bias" : "weight");
+    snprintf(name, 48, "%s%s.%s", hbk__slot_group(p->slot), hbk_slot_name(p->slot), bias ? "bias" : "weight");
 }
 
 /* The place of tensor i, and its name; false after the last. */
@@ -5633,7 +5633,7 @@ static bool hbk__place_at(hbk_model *m, hbk_int i, hbk__place *p, char name[96])
         snprintf(name, 96, "model.embed_tokens.weight");
         p->w = &m->embed;
     } else if (i <= n_layer) {
-        char part[64];
+        char part[48];
         hbk_int l = (i - 1) / per_layer;
         hbk__layer_place(&m->config, &m->layers[l], (i - 1) % per_layer, p, part);
         snprintf(name, 96, "model.layers.%lld.%s", (long long)l, part);
