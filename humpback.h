@@ -795,17 +795,26 @@ HBK_DEF bool hbk_pairs_add(hbk_pairs *p, const char *id, const char *instruction
                            const char *source, double score, hbk_error *err);
 HBK_DEF void hbk_pairs_free(hbk_pairs *p);
 
-/* Tokenised examples: example i is tokens start[i] .. start[i+1]-1; its loss begins at token
-   start[i] + n_prompt[i] (that token is the first to be predicted). */
+/* Tokenised examples: example i is tokens start[i] .. start[i+1]-1, and learn[k] is 1 where token k is to be
+   predicted with loss. Zero it, set .alloc, free with hbk_dataset_free. */
 typedef struct hbk_dataset {
     hbk_allocator *alloc;
     hbk_tokens tokens;
-    hbk_int *start, *n_prompt;
-    hbk_int n, cap;
+    unsigned char *learn; /* (tokens.n) */
+    hbk_int *start;       /* (n + 1) */
+    hbk_int n, cap, learn_cap;
     hbk_int max_length; /* longest example */
-    hbk_int n_too_long; /* left out because they exceed the limit */
+    hbk_int n_targets;  /* tokens with loss, of all examples */
+    hbk_int n_too_long; /* examples left out because they exceed the limit */
 } hbk_dataset;
+/* Appends an example of n ids, a copy; the loss is on all but its first n_prompt. Error: no token is left to
+   learn (the first of an example is never predicted). */
 HBK_DEF bool hbk_dataset_add(hbk_dataset *d, const int32_t *ids, hbk_int n, hbk_int n_prompt, hbk_error *err);
+/* The same with a mask of n bytes, for examples whose targets stand in several places. */
+HBK_DEF bool hbk_dataset_add_masked(hbk_dataset *d, const int32_t *ids, const unsigned char *learn, hbk_int n,
+                                    hbk_error *err);
+/* Tokens of example i that carry loss. */
+HBK_DEF hbk_int hbk_dataset_targets(const hbk_dataset *d, hbk_int i);
 /* Every pair through the template: forward, or reversed for the backward model, which has no tags. Tags by
    source (NULL: none). Examples longer than max_length tokens (0: no limit) are left out and counted. */
 HBK_DEF bool hbk_dataset_add_pairs(hbk_dataset *d, const hbk_pairs *p, const hbk_template *t,
@@ -8312,7 +8321,7 @@ HBK_DEF int32_t hbk_template_stop(const hbk_template *t, const hbk_tokenizer *to
 /* ==== 15  EXAMPLES AND BATCHES ===============================================
 
    pairs    what people wrote or the loop made: (instruction, output) and where it came from
-   dataset  the same as token ids, all examples in one array, with the place where each one's loss begins
+   dataset  the same as token ids, all examples in one array, and for each token whether it carries loss
    packer   a batch under construction: examples laid end to end, no padding anywhere
 
    An example of n ids x_0 .. x_(n-1), whose first n_prompt are the prompt, is fed as n - 1 tokens:
@@ -8442,24 +8451,31 @@ HBK_DEF bool hbk_pairs_load(hbk_pairs *p, const char *path, const char *source, 
     return got == 0;
 }
 
-HBK_DEF bool hbk_dataset_add(hbk_dataset *d, const int32_t *ids, hbk_int n, hbk_int n_prompt, hbk_error *err)
+/* Room for one more example of n tokens. Nothing of what is there changes. */
+static bool hbk__dataset_reserve(hbk_dataset *d, hbk_int n, hbk_error *err)
 {
-    if (n < 2 || n_prompt < 0 || n_prompt >= n)
-        return hbk_fail(err, HBK_ERROR_RANGE,
-                        "an example of %lld tokens, %lld of them prompt: there is no token to learn",
-                        (long long)n, (long long)n_prompt);
-    if (d->n == d->cap) {
-        hbk_int cap = d->cap < 16 ? 16 : 2 * d->cap;
-        hbk_int *start = (hbk_int *)hbk_realloc(d->alloc, d->start, cap + 1, sizeof *start, err);
-        if (!start) return false;
-        d->start = start; /* longer than `cap` says, should the next line fail */
-        hbk_int *prompts = (hbk_int *)hbk_realloc(d->alloc, d->n_prompt, cap, sizeof *prompts, err);
-        if (!prompts) return false;
-        d->n_prompt = prompts;
-        d->cap = cap;
-        d->start[0] = 0;
-    }
-    hbk_int before = d->tokens.n;
+    void *learn = d->learn;
+    if (!hbk__reserve(d->alloc, &learn, &d->learn_cap, d->tokens.n + n, sizeof *d->learn, err)) return false;
+    d->learn = (unsigned char *)learn;
+    if (d->n < d->cap) return true;
+    hbk_int cap = d->cap < 16 ? 16 : 2 * d->cap;
+    hbk_int *start = (hbk_int *)hbk_realloc(d->alloc, d->start, cap + 1, sizeof *start, err);
+    if (!start) return false;
+    d->start = start;
+    d->cap = cap;
+    d->start[0] = 0;
+    return true;
+}
+
+/* The loss is on tokens where learn is not 0 or, learn NULL, on those from n_prompt on. */
+static bool hbk__dataset_append(hbk_dataset *d, const int32_t *ids, const unsigned char *learn,
+                                hbk_int n_prompt, hbk_int n, hbk_error *err)
+{
+    hbk_int targets = 0, before = d->tokens.n;
+    for (hbk_int k = 1; k < n; k++) targets += learn ? learn[k] != 0 : k >= n_prompt;
+    if (targets == 0)
+        return hbk_fail(err, HBK_ERROR_RANGE, "an example of %lld tokens: there is no token to learn", (long long)n);
+    if (!hbk__dataset_reserve(d, n, err)) return false;
     d->tokens.alloc = d->alloc;
     hbk_tokens_append(&d->tokens, ids, n);
     if (!hbk_tokens_ok(&d->tokens, err)) {
@@ -8467,10 +8483,30 @@ HBK_DEF bool hbk_dataset_add(hbk_dataset *d, const int32_t *ids, hbk_int n, hbk_
         d->tokens.failed = false; /* what was added before is whole */
         return false;
     }
-    d->n_prompt[d->n++] = n_prompt;
-    d->start[d->n] = d->tokens.n;
+    for (hbk_int k = 0; k < n; k++) /* nothing predicts token 0 */
+        d->learn[before + k] = k > 0 && (learn ? learn[k] != 0 : k >= n_prompt);
+    d->start[++d->n] = d->tokens.n;
     d->max_length = HBK__MAX(d->max_length, n);
+    d->n_targets += targets;
     return true;
+}
+
+HBK_DEF bool hbk_dataset_add(hbk_dataset *d, const int32_t *ids, hbk_int n, hbk_int n_prompt, hbk_error *err)
+{
+    return hbk__dataset_append(d, ids, NULL, n_prompt, n, err);
+}
+
+HBK_DEF bool hbk_dataset_add_masked(hbk_dataset *d, const int32_t *ids, const unsigned char *learn, hbk_int n,
+                                    hbk_error *err)
+{
+    return hbk__dataset_append(d, ids, learn, 0, n, err);
+}
+
+HBK_DEF hbk_int hbk_dataset_targets(const hbk_dataset *d, hbk_int i)
+{
+    hbk_int n = 0;
+    for (hbk_int k = d->start[i]; k < d->start[i + 1]; k++) n += d->learn[k];
+    return n;
 }
 
 /* Adds an example unless it is longer than max_length (0 or less: no limit), which is counted. */
@@ -8488,6 +8524,7 @@ static void hbk__dataset_cut(hbk_dataset *d, const hbk_dataset *old)
     d->n = old->n;
     d->tokens.n = old->tokens.n;
     d->max_length = old->max_length;
+    d->n_targets = old->n_targets;
     d->n_too_long = old->n_too_long;
 }
 
@@ -8562,9 +8599,10 @@ HBK_DEF void hbk_dataset_free(hbk_dataset *d)
 {
     hbk_tokens_free(&d->tokens);
     hbk_free(d->alloc, d->start);
-    hbk_free(d->alloc, d->n_prompt);
-    d->start = d->n_prompt = NULL;
-    d->n = d->cap = d->max_length = d->n_too_long = 0;
+    hbk_free(d->alloc, d->learn);
+    d->start = NULL;
+    d->learn = NULL;
+    d->n = d->cap = d->learn_cap = d->max_length = d->n_targets = d->n_too_long = 0;
 }
 
 HBK_DEF bool hbk_packer_init(hbk_packer *p, hbk_int max_tokens, hbk_int max_seqs, hbk_allocator *alloc,
@@ -8606,13 +8644,13 @@ HBK_DEF bool hbk_packer_add(hbk_packer *p, const hbk_dataset *d, hbk_int i)
 {
     HBK_ASSERT(i >= 0 && i < d->n);
     const int32_t *x = d->tokens.data + d->start[i];
+    const unsigned char *learn = d->learn + d->start[i];
     hbk_int n = d->start[i + 1] - d->start[i] - 1;
     if (n > p->max_tokens - p->n_tokens || p->n_seqs == p->max_seqs) return false;
     for (hbk_int j = 0; j < n; j++) {
-        bool counts = j + 1 >= d->n_prompt[i];
         p->tokens[p->n_tokens + j] = x[j];
-        p->targets[p->n_tokens + j] = counts ? x[j + 1] : -1;
-        p->n_targets += counts;
+        p->targets[p->n_tokens + j] = learn[j + 1] ? x[j + 1] : -1;
+        p->n_targets += learn[j + 1];
     }
     p->n_tokens += n;
     p->seq_start[++p->n_seqs] = p->n_tokens;
@@ -9009,7 +9047,7 @@ static bool hbk__train_step(hbk_trainer *t, hbk__plan *p, hbk_int step, double *
     *tokens = 0;
     for (hbk_int i = 0; i < per_step; i++) {
         hbk_int x = hbk__step_example(p, step, i, &d);
-        targets += d->start[x + 1] - d->start[x] - HBK__MAX(d->n_prompt[x], 1); /* nothing predicts token 0 */
+        targets += hbk_dataset_targets(d, x);
         *tokens += d->start[x + 1] - d->start[x] - 1;
     }
     double sum = 0, part;
@@ -9087,7 +9125,7 @@ static json_t *hbk__train_json(const hbk__plan *p, const hbk_model *m, const hbk
     const hbk_dataset *again = p->replay;
     uint64_t data = hbk_hash(0, p->data->tokens.data, (size_t)p->data->tokens.n * sizeof(int32_t));
     data = hbk_hash(data, p->data->start, (size_t)p->data->n * sizeof(hbk_int));
-    data = hbk_hash(data, p->data->n_prompt, (size_t)p->data->n * sizeof(hbk_int));
+    data = hbk_hash(data, p->data->learn, (size_t)p->data->tokens.n);
     if (again) {
         data = hbk_hash(data, again->tokens.data, (size_t)again->tokens.n * sizeof(int32_t));
         data = hbk_hash(data, again->start, (size_t)again->n * sizeof(hbk_int));

@@ -247,8 +247,8 @@ static double t17_add(hbk_trainer *t, const hbk_dataset *d, hbk_int first, hbk_i
 
 static hbk_int t17_targets(const hbk_dataset *d, hbk_int first, hbk_int n)
 {
-    hbk_int targets = d->start[first + n] - d->start[first];
-    for (hbk_int i = first; i < first + n; i++) targets -= d->n_prompt[i];
+    hbk_int targets = 0;
+    for (hbk_int i = first; i < first + n; i++) targets += hbk_dataset_targets(d, i);
     return targets;
 }
 

@@ -932,10 +932,10 @@ static void cmd_dump_labels(const hbk_dataset *d, const hbk_tokenizer *tok)
     for (hbk_int i = 0; i < most; i++) {
         hbk_int n = d->start[i + 1] - d->start[i];
         const int32_t *ids = d->tokens.data + d->start[i];
-        printf("# example %lld: %lld tokens, the loss is on the last %lld\n", (long long)i + 1, (long long)n,
-               (long long)(n - d->n_prompt[i]));
+        printf("# example %lld: %lld tokens, the loss is on %lld of them\n", (long long)i + 1, (long long)n,
+               (long long)hbk_dataset_targets(d, i));
         for (hbk_int k = 0; k < n; k++) {
-            bool target = k >= d->n_prompt[i];
+            bool target = d->learn[d->start[i] + k] != 0;
             printf("%s%6lld  %7d  %s  ", colour && target ? "\033[32m" : "", (long long)k, (int)ids[k],
                    target ? "loss" : "-   ");
             cmd_print_piece(hbk_tokenizer_piece(tok, ids[k]));
