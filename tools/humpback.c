@@ -985,9 +985,10 @@ static bool cmd_train(cli *c, const cmd_world *w, const hbk_train_options *o, co
         recipe.tag_web = cli_text(c, "tag-web");
         recipe.inference_tag = w->tag[0] ? w->tag : NULL;
     }
+    hbk_train_data data = {d, replay->n ? replay : NULL, NULL};
     hbk_adapter *init = NULL;
     if (init_dir && !(init = hbk_adapter_load(init_dir, &w->base->config, NULL, &c->err))) return false;
-    bool ok = hbk_finetune(w->base, d, replay->n ? replay : NULL, o, init, &recipe, dir, cli_watch(c), NULL,
+    bool ok = hbk_finetune(w->base, &data, o, init, &recipe, dir, cli_watch(c), NULL,
                            &c->err);
     hbk_adapter_free(init);
     if (!ok) return false;
