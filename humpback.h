@@ -847,17 +847,26 @@ HBK_DEF bool hbk_pairs_add(hbk_pairs *p, const char *id, const char *instruction
                            const char *source, double score, hbk_error *err);
 HBK_DEF void hbk_pairs_free(hbk_pairs *p);
 
-/* Tokenised examples: example i is tokens start[i] .. start[i+1]-1; its loss begins at token
-   start[i] + n_prompt[i] (that token is the first to be predicted). */
+/* Tokenised examples: example i is tokens start[i] .. start[i+1]-1, and learn[k] is 1 where token k is to be
+   predicted with loss. Zero it, set .alloc, free with hbk_dataset_free. */
 typedef struct hbk_dataset {
     hbk_allocator *alloc;
     hbk_tokens tokens;
-    hbk_int *start, *n_prompt;
-    hbk_int n, cap;
+    unsigned char *learn; /* (tokens.n) */
+    hbk_int *start;       /* (n + 1) */
+    hbk_int n, cap, learn_cap;
     hbk_int max_length; /* longest example */
-    hbk_int n_too_long; /* left out because they exceed the limit */
+    hbk_int n_targets;  /* tokens with loss, of all examples */
+    hbk_int n_too_long; /* examples left out because they exceed the limit */
 } hbk_dataset;
+/* Appends an example of n ids, a copy; the loss is on all but its first n_prompt. Error: no token is left to
+   learn (the first of an example is never predicted). */
 HBK_DEF bool hbk_dataset_add(hbk_dataset *d, const int32_t *ids, hbk_int n, hbk_int n_prompt, hbk_error *err);
+/* The same with a mask of n bytes, for examples whose targets stand in several places. */
+HBK_DEF bool hbk_dataset_add_masked(hbk_dataset *d, const int32_t *ids, const unsigned char *learn, hbk_int n,
+                                    hbk_error *err);
+/* Tokens of example i that carry loss. */
+HBK_DEF hbk_int hbk_dataset_targets(const hbk_dataset *d, hbk_int i);
 /* Every pair through the template: forward, or reversed for the backward model, which has no tags. Tags by
    source (NULL: none). Examples longer than max_length tokens (0: no limit) are left out and counted. */
 HBK_DEF bool hbk_dataset_add_pairs(hbk_dataset *d, const hbk_pairs *p, const hbk_template *t,
@@ -925,6 +934,8 @@ typedef struct hbk_train_options {
     hbk_int max_tokens;       /* most tokens in one pass; a batch may take several    2048 */
     hbk_int max_length;       /* longest example in tokens; -1: the model's context   -1 */
     hbk_int replay;           /* raw documents per batch, from the replay set         0 */
+    hbk_int validate_every;   /* steps between validations, where there is a set; 0: the end only    50 */
+    hbk_int patience;         /* stop after so many validations without a lower loss; 0: never       0 */
     uint64_t seed;            /* of order, dropout and the adapter's start            1 */
     bool shuffle;             /* true */
     hbk_int save_every;       /* steps between checkpoints; 0 = only at the end       100 */
@@ -963,14 +974,23 @@ typedef struct hbk_recipe {
     hbk_use use;
 } hbk_recipe;
 
-/* Trains on `data` (and replays from `replay`, NULL for none) and leaves in `dir` a PEFT adapter, or a model
-   folder when full, with humpback.json, metrics.jsonl and timings.jsonl. Killed at any moment and called
-   again it continues, and ends with the same bytes; a finished folder returns at once; another option or data
-   set than the folder's checkpoint was made with is an error. */
-HBK_DEF bool hbk_finetune(const hbk_model *m, const hbk_dataset *data, const hbk_dataset *replay,
-                          const hbk_train_options *o, const hbk_adapter *init, const hbk_recipe *recipe,
-                          const char *dir, const hbk_progress *progress, hbk_allocator *alloc,
-                          hbk_error *err);
+/* What a finetuning reads; it borrows all three. */
+typedef struct hbk_train_data {
+    const hbk_dataset *examples;
+    const hbk_dataset *replay;     /* raw documents mixed in, o->replay per batch; NULL: none */
+    const hbk_dataset *validation; /* never trained on; NULL: none */
+} hbk_train_data;
+
+/* Trains and leaves in `dir` a PEFT adapter, or a model folder when full, with humpback.json, metrics.jsonl
+   and timings.jsonl. With a validation set the result is the weights of its lowest loss, else the last ones.
+   Killed at any moment and called again it continues, and ends with the same bytes; a finished folder returns
+   at once; another option or data set than the folder's checkpoint was made with is an error. A loss or
+   gradient that is not finite is an error too, and the last checkpoint stays.
+   init  an adapter to start from, copied (LoRA), or NULL
+   Thread safety: one call per folder; models and data may be shared. */
+HBK_DEF bool hbk_finetune(const hbk_model *m, const hbk_train_data *data, const hbk_train_options *o,
+                          const hbk_adapter *init, const hbk_recipe *recipe, const char *dir,
+                          const hbk_progress *progress, hbk_allocator *alloc, hbk_error *err);
 
 /* A finetuned folder opened on its base: an adapter, or a model of its own. Free with hbk_tuned_free. */
 typedef struct hbk_tuned {
@@ -8704,7 +8724,7 @@ HBK_DEF int32_t hbk_template_stop(const hbk_template *t, const hbk_tokenizer *to
 /* ==== 15  EXAMPLES AND BATCHES ===============================================
 
    pairs    what people wrote or the loop made: (instruction, output) and where it came from
-   dataset  the same as token ids, all examples in one array, with the place where each one's loss begins
+   dataset  the same as token ids, all examples in one array, and for each token whether it carries loss
    packer   a batch under construction: examples laid end to end, no padding anywhere
 
    An example of n ids x_0 .. x_(n-1), whose first n_prompt are the prompt, is fed as n - 1 tokens:
@@ -8834,24 +8854,32 @@ HBK_DEF bool hbk_pairs_load(hbk_pairs *p, const char *path, const char *source, 
     return got == 0;
 }
 
-HBK_DEF bool hbk_dataset_add(hbk_dataset *d, const int32_t *ids, hbk_int n, hbk_int n_prompt, hbk_error *err)
+/* Room for one more example of n tokens. Nothing of what is there changes. */
+static bool hbk__dataset_reserve(hbk_dataset *d, hbk_int n, hbk_error *err)
 {
-    if (n < 2 || n_prompt < 0 || n_prompt >= n)
-        return hbk_fail(err, HBK_ERROR_RANGE,
-                        "an example of %lld tokens, %lld of them prompt: there is no token to learn",
-                        (long long)n, (long long)n_prompt);
-    if (d->n == d->cap) {
-        hbk_int cap = d->cap < 16 ? 16 : 2 * d->cap;
-        hbk_int *start = (hbk_int *)hbk_realloc(d->alloc, d->start, cap + 1, sizeof *start, err);
-        if (!start) return false;
-        d->start = start; /* longer than `cap` says, should the next line fail */
-        hbk_int *prompts = (hbk_int *)hbk_realloc(d->alloc, d->n_prompt, cap, sizeof *prompts, err);
-        if (!prompts) return false;
-        d->n_prompt = prompts;
-        d->cap = cap;
-        d->start[0] = 0;
-    }
-    hbk_int before = d->tokens.n;
+    void *learn = d->learn;
+    if (!hbk__reserve(d->alloc, &learn, &d->learn_cap, d->tokens.n + n, sizeof *d->learn, err)) return false;
+    d->learn = (unsigned char *)learn;
+    if (d->n < d->cap) return true;
+    hbk_int cap = d->cap < 16 ? 16 : 2 * d->cap;
+    hbk_int *start = (hbk_int *)hbk_realloc(d->alloc, d->start, cap + 1, sizeof *start, err);
+    if (!start) return false;
+    d->start = start;
+    d->cap = cap;
+    d->start[0] = 0;
+    return true;
+}
+
+/* The loss is on tokens where learn is not 0 or, learn NULL, on those from n_prompt on. */
+static bool hbk__dataset_append(hbk_dataset *d, const int32_t *ids, const unsigned char *learn,
+                                hbk_int n_prompt, hbk_int n, hbk_error *err)
+{
+    hbk_int targets = 0, before = d->tokens.n;
+    for (hbk_int k = 1; k < n; k++) targets += learn ? learn[k] != 0 : k >= n_prompt;
+    if (targets == 0)
+        return hbk_fail(err, HBK_ERROR_RANGE, "an example of %lld tokens: there is no token to learn",
+                        (long long)n);
+    if (!hbk__dataset_reserve(d, n, err)) return false;
     d->tokens.alloc = d->alloc;
     hbk_tokens_append(&d->tokens, ids, n);
     if (!hbk_tokens_ok(&d->tokens, err)) {
@@ -8859,10 +8887,30 @@ HBK_DEF bool hbk_dataset_add(hbk_dataset *d, const int32_t *ids, hbk_int n, hbk_
         d->tokens.failed = false; /* what was added before is whole */
         return false;
     }
-    d->n_prompt[d->n++] = n_prompt;
-    d->start[d->n] = d->tokens.n;
+    for (hbk_int k = 0; k < n; k++) /* nothing predicts token 0 */
+        d->learn[before + k] = k > 0 && (learn ? learn[k] != 0 : k >= n_prompt);
+    d->start[++d->n] = d->tokens.n;
     d->max_length = HBK__MAX(d->max_length, n);
+    d->n_targets += targets;
     return true;
+}
+
+HBK_DEF bool hbk_dataset_add(hbk_dataset *d, const int32_t *ids, hbk_int n, hbk_int n_prompt, hbk_error *err)
+{
+    return hbk__dataset_append(d, ids, NULL, n_prompt, n, err);
+}
+
+HBK_DEF bool hbk_dataset_add_masked(hbk_dataset *d, const int32_t *ids, const unsigned char *learn, hbk_int n,
+                                    hbk_error *err)
+{
+    return hbk__dataset_append(d, ids, learn, 0, n, err);
+}
+
+HBK_DEF hbk_int hbk_dataset_targets(const hbk_dataset *d, hbk_int i)
+{
+    hbk_int n = 0;
+    for (hbk_int k = d->start[i]; k < d->start[i + 1]; k++) n += d->learn[k];
+    return n;
 }
 
 /* Adds an example unless it is longer than max_length (0 or less: no limit), which is counted. */
@@ -8880,6 +8928,7 @@ static void hbk__dataset_cut(hbk_dataset *d, const hbk_dataset *old)
     d->n = old->n;
     d->tokens.n = old->tokens.n;
     d->max_length = old->max_length;
+    d->n_targets = old->n_targets;
     d->n_too_long = old->n_too_long;
 }
 
@@ -8954,9 +9003,10 @@ HBK_DEF void hbk_dataset_free(hbk_dataset *d)
 {
     hbk_tokens_free(&d->tokens);
     hbk_free(d->alloc, d->start);
-    hbk_free(d->alloc, d->n_prompt);
-    d->start = d->n_prompt = NULL;
-    d->n = d->cap = d->max_length = d->n_too_long = 0;
+    hbk_free(d->alloc, d->learn);
+    d->start = NULL;
+    d->learn = NULL;
+    d->n = d->cap = d->learn_cap = d->max_length = d->n_targets = d->n_too_long = 0;
 }
 
 HBK_DEF bool hbk_packer_init(hbk_packer *p, hbk_int max_tokens, hbk_int max_seqs, hbk_allocator *alloc,
@@ -8998,13 +9048,13 @@ HBK_DEF bool hbk_packer_add(hbk_packer *p, const hbk_dataset *d, hbk_int i)
 {
     HBK_ASSERT(i >= 0 && i < d->n);
     const int32_t *x = d->tokens.data + d->start[i];
+    const unsigned char *learn = d->learn + d->start[i];
     hbk_int n = d->start[i + 1] - d->start[i] - 1;
     if (n > p->max_tokens - p->n_tokens || p->n_seqs == p->max_seqs) return false;
     for (hbk_int j = 0; j < n; j++) {
-        bool counts = j + 1 >= d->n_prompt[i];
         p->tokens[p->n_tokens + j] = x[j];
-        p->targets[p->n_tokens + j] = counts ? x[j + 1] : -1;
-        p->n_targets += counts;
+        p->targets[p->n_tokens + j] = learn[j + 1] ? x[j + 1] : -1;
+        p->n_targets += learn[j + 1];
     }
     p->n_tokens += n;
     p->seq_start[++p->n_seqs] = p->n_tokens;
@@ -9136,6 +9186,7 @@ HBK_DEF hbk_train_options hbk_train_defaults(bool full)
     o.max_length = -1;
     o.seed = 1;
     o.shuffle = true;
+    o.validate_every = 50;
     o.save_every = 100;
     return o;
 }
@@ -9154,12 +9205,20 @@ HBK_DEF hbk_int hbk_train_steps(hbk_int n)
 
 /* ---- the trainer ----------------------------------------------------------------- */
 
+/* The validations so far: the lowest loss, the step that had it (0: none yet), and how many came since. */
+typedef struct hbk__best_of {
+    double loss;
+    int64_t step, since;
+} hbk__best_of;
+
 struct hbk_trainer {
     hbk_allocator *alloc;
     const hbk_model *base;
     hbk_train_options o;
     hbk_real *values, *grads, *m, *v; /* (n) each */
     hbk_int n, step;
+    hbk_real *best;     /* (n) the values of the lowest validation loss so far; NULL: none is kept */
+    hbk__best_of found; /* where that was */
     hbk_int passes;                  /* since the last update: part of the dropout's address */
     hbk_model *model, *dmodel;       /* full: views of values and grads */
     hbk_adapter *adapter, *dadapter; /* LoRA: likewise */
@@ -9178,6 +9237,7 @@ HBK_DEF void hbk_trainer_free(hbk_trainer *t)
     hbk_free(t->alloc, t->grads);
     hbk_free(t->alloc, t->m);
     hbk_free(t->alloc, t->v);
+    hbk_free(t->alloc, t->best);
     hbk_free(t->alloc, t);
 }
 
@@ -9311,35 +9371,47 @@ static hbk_tensor hbk__state_tensor(const char *name, const char *dtype, hbk_int
     return t;
 }
 
-HBK_DEF bool hbk_trainer_save(const hbk_trainer *t, const char *path, hbk_error *err)
+/* What a checkpoint holds, in its order: numbers of the trainer, which `data` of each tensor points at. */
+enum { HBK__STATE_MAX = 6 };
+static hbk_int hbk__trainer_state(const hbk_trainer *t, int64_t *step, hbk_tensor state[HBK__STATE_MAX])
 {
     const char *real = sizeof(hbk_real) == 8 ? "F64" : "F32";
-    int64_t step = t->step;
-    hbk_tensor tensors[4];
-    tensors[0] = hbk__state_tensor("values", real, t->n, t->values, sizeof(hbk_real));
-    tensors[1] = hbk__state_tensor("m", real, t->n, t->m, sizeof(hbk_real));
-    tensors[2] = hbk__state_tensor("v", real, t->n, t->v, sizeof(hbk_real));
-    tensors[3] = hbk__state_tensor("step", "I64", 1, &step, sizeof step);
-    return hbk_safetensors_write(path, tensors, 4, err);
+    hbk_int n = 0;
+    *step = t->step;
+    state[n++] = hbk__state_tensor("values", real, t->n, t->values, sizeof(hbk_real));
+    state[n++] = hbk__state_tensor("m", real, t->n, t->m, sizeof(hbk_real));
+    state[n++] = hbk__state_tensor("v", real, t->n, t->v, sizeof(hbk_real));
+    state[n++] = hbk__state_tensor("step", "I64", 1, step, sizeof *step);
+    if (!t->best) return n;
+    state[n++] = hbk__state_tensor("best", real, t->n, t->best, sizeof(hbk_real));
+    state[n++] = hbk__state_tensor("found", "U8", sizeof t->found, &t->found, 1);
+    return n;
+}
+
+HBK_DEF bool hbk_trainer_save(const hbk_trainer *t, const char *path, hbk_error *err)
+{
+    int64_t step;
+    hbk_tensor state[HBK__STATE_MAX];
+    hbk_int n = hbk__trainer_state(t, &step, state);
+    return hbk_safetensors_write(path, state, n, err);
 }
 
 HBK_DEF bool hbk_trainer_resume(hbk_trainer *t, const char *path, hbk_error *err)
 {
     hbk_safetensors *s = hbk_safetensors_open(path, t->alloc, err);
     if (!s) return false;
-    const char *names[4] = {"values", "m", "v", "step"};
-    const hbk_tensor *in[4];
+    int64_t step;
+    hbk_tensor state[HBK__STATE_MAX];
+    const hbk_tensor *in[HBK__STATE_MAX];
+    hbk_int n = hbk__trainer_state(t, &step, state);
     bool ok = true;
-    for (int i = 0; i < 4; i++) {
-        in[i] = hbk_safetensors_find(s, names[i]);
-        if (!in[i] || in[i]->bytes != (i < 3 ? (size_t)t->n * sizeof(hbk_real) : sizeof(int64_t))) ok = false;
+    for (hbk_int i = 0; i < n; i++) {
+        in[i] = hbk_safetensors_find(s, state[i].name);
+        if (!in[i] || in[i]->bytes != state[i].bytes) ok = false;
     }
     if (ok) {
-        int64_t step;
-        memcpy(t->values, in[0]->data, in[0]->bytes);
-        memcpy(t->m, in[1]->data, in[1]->bytes);
-        memcpy(t->v, in[2]->data, in[2]->bytes);
-        memcpy(&step, in[3]->data, sizeof step);
+        for (hbk_int i = 0; i < n; i++) /* the trainer's own memory, which is not const behind *t */
+            memcpy((void *)(uintptr_t)state[i].data, in[i]->data, in[i]->bytes);
         t->step = step;
         t->passes = 0;
         memset(t->grads, 0, (size_t)t->n * sizeof *t->grads);
@@ -9356,13 +9428,22 @@ HBK_DEF bool hbk_trainer_resume(hbk_trainer *t, const char *path, hbk_error *err
 
 /* ---- the loop over steps ----------------------------------------------------------- */
 
+/* An example of the step in work, and the pass that it is put into. */
+typedef struct hbk__step_item {
+    const hbk_dataset *from;
+    hbk_int example, tokens, pass;
+} hbk__step_item;
+
 /* Everything about a finetuning that is settled before its first step. */
 typedef struct hbk__plan {
-    const hbk_dataset *data, *replay;
+    const hbk_dataset *data, *replay, *validation;
     hbk_train_options o;         /* batch and steps resolved */
     hbk_int *order;              /* (data->n) the epoch's permutation */
     hbk_int *replay_order;       /* (replay->n) */
     hbk_int epoch, replay_epoch; /* which those are of; -1: none yet */
+    hbk_int per_step;            /* examples of a step, replayed ones included */
+    hbk__step_item *items;            /* (per_step) */
+    hbk_int *room;               /* (per_step) tokens that still fit into each pass */
     hbk_packer packer;
     hbk_allocator *alloc;
 } hbk__plan;
@@ -9392,49 +9473,145 @@ static hbk_int hbk__step_example(hbk__plan *p, hbk_int step, hbk_int i, const hb
                            batch * p->o.replay + k - p->o.batch);
 }
 
-/* One step: its examples packed into as few passes as fit, then the update. */
-static bool hbk__train_step(hbk_trainer *t, hbk__plan *p, hbk_int step, double *loss, double *norm,
-                            double *lr, hbk_int *tokens, hbk_error *err)
+static int hbk__by_length(const void *a, const void *b)
 {
-    hbk_int per_step = p->o.accumulate * (p->o.batch + p->o.replay), targets = 0;
-    const hbk_dataset *d;
-    *tokens = 0;
-    for (hbk_int i = 0; i < per_step; i++) {
-        hbk_int x = hbk__step_example(p, step, i, &d);
-        targets += d->start[x + 1] - d->start[x] - HBK__MAX(d->n_prompt[x], 1); /* nothing predicts token 0 */
-        *tokens += d->start[x + 1] - d->start[x] - 1;
+    const hbk__step_item *x = (const hbk__step_item *)a, *y = (const hbk__step_item *)b;
+    if (x->tokens != y->tokens) return x->tokens < y->tokens ? 1 : -1;
+    return x->pass < y->pass ? -1 : 1; /* before packing: the place in the step */
+}
+
+/* Spreads a step's examples over passes, as few as best fit finds: longest first, each to the pass that it
+   leaves the least room in. Returns their number. Source: Johnson 1974, best fit decreasing. */
+static hbk_int hbk__pack(hbk__plan *p)
+{
+    hbk_int n_passes = 0;
+    qsort(p->items, (size_t)p->per_step, sizeof *p->items, hbk__by_length);
+    for (hbk_int i = 0; i < p->per_step; i++) {
+        hbk__step_item *x = &p->items[i];
+        hbk_int best = -1;
+        for (hbk_int k = 0; k < n_passes; k++)
+            if (p->room[k] >= x->tokens && (best < 0 || p->room[k] < p->room[best])) best = k;
+        if (best < 0) p->room[best = n_passes++] = p->packer.max_tokens;
+        p->room[best] -= x->tokens;
+        x->pass = best;
     }
-    double sum = 0, part;
+    return n_passes;
+}
+
+/* Adds the gradient of one pass of the step, whose examples keep the order of hbk__pack. */
+static bool hbk__train_pass(hbk_trainer *t, hbk__plan *p, hbk_int pass, hbk_int targets, double *sum,
+                            hbk_error *err)
+{
+    double part;
     hbk_packer_clear(&p->packer);
-    for (hbk_int i = 0; i <= per_step; i++) {
-        hbk_int x = i < per_step ? hbk__step_example(p, step, i, &d) : -1;
-        if (x >= 0 && hbk_packer_add(&p->packer, d, x)) continue;
-        hbk_batch b = hbk_packer_batch(&p->packer);
-        if (!hbk_trainer_accumulate(t, &b, 1 / (double)targets, &part, err)) return false;
-        sum += part;
-        hbk_packer_clear(&p->packer);
-        if (x >= 0) hbk_packer_add(&p->packer, d, x);
+    for (hbk_int i = 0; i < p->per_step; i++)
+        if (p->items[i].pass == pass) hbk_packer_add(&p->packer, p->items[i].from, p->items[i].example);
+    hbk_batch b = hbk_packer_batch(&p->packer);
+    if (!hbk_trainer_accumulate(t, &b, 1 / (double)targets, &part, err)) return false;
+    *sum += part;
+    return true;
+}
+
+/* Names the examples of the step, as far as they fit into the message. */
+static bool hbk__not_finite(const hbk__plan *p, hbk_int step, double loss, hbk_error *err)
+{
+    char list[160] = "";
+    size_t used = 0;
+    for (hbk_int i = 0; i < p->per_step && used < sizeof list - 24; i++)
+        used += (size_t)snprintf(list + used, sizeof list - used, "%s%s%lld", i ? ", " : "",
+                                 p->items[i].from == p->data ? "" : "replayed ",
+                                 (long long)p->items[i].example + 1);
+    return hbk_fail(err, HBK_ERROR_NUMERIC,
+                    "step %lld: the %s is not finite; the weights of the step before stay. Its examples: "
+                    "%s%s. Lower the learning rate, or look for a broken example",
+                    (long long)step, isfinite(loss) ? "gradient" : "loss", list,
+                    used < sizeof list - 24 ? "" : " ...");
+}
+
+/* What is known of a step when it is done. */
+typedef struct hbk__step_facts {
+    double loss, lr, norm; /* of the gradient, before clipping */
+    double val_loss;       /* NAN: not validated */
+    hbk_int tokens;
+} hbk__step_facts;
+
+/* One step: its examples packed into passes, then the update. */
+static bool hbk__train_step(hbk_trainer *t, hbk__plan *p, hbk_int step, hbk__step_facts *facts,
+                            hbk_error *err)
+{
+    hbk_int targets = 0;
+    for (hbk_int i = 0; i < p->per_step; i++) {
+        hbk__step_item *x = &p->items[i];
+        x->example = hbk__step_example(p, step, i, &x->from);
+        x->tokens = x->from->start[x->example + 1] - x->from->start[x->example] - 1; /* the last is not fed */
+        x->pass = i;
+        targets += hbk_dataset_targets(x->from, x->example);
+        facts->tokens += x->tokens;
     }
-    *loss = sum / (double)targets;
-    if (!isfinite(*loss))
-        return hbk_fail(err, HBK_ERROR_NUMERIC, "step %lld: the loss is not finite; lower the learning rate",
-                        (long long)step);
-    *lr = hbk_learning_rate(p->o.schedule, step, p->o.steps, p->o.warmup, p->o.lr, p->o.lr_end);
-    return hbk_trainer_update(t, *lr, norm, err);
+    double sum = 0;
+    hbk_int n_passes = hbk__pack(p);
+    for (hbk_int k = 0; k < n_passes; k++)
+        if (!hbk__train_pass(t, p, k, targets, &sum, err)) return false;
+    facts->loss = sum / (double)targets;
+    facts->lr = hbk_learning_rate(p->o.schedule, step, p->o.steps, p->o.warmup, p->o.lr, p->o.lr_end);
+    if (isfinite(facts->loss) && hbk_trainer_update(t, facts->lr, &facts->norm, err)) return true;
+    return hbk__not_finite(p, step, facts->loss, err);
+}
+
+/* Mean loss of a target token of the validation set, without dropout. */
+static bool hbk__validation_loss(hbk_trainer *t, hbk__plan *p, double *loss, hbk_error *err)
+{
+    const hbk_dataset *d = p->validation;
+    hbk_pass forward;
+    memset(&forward, 0, sizeof forward);
+    forward.adapter = t->adapter;
+    double sum = 0, part;
+    for (hbk_int i = 0; i < d->n;) {
+        hbk_packer_clear(&p->packer);
+        while (i < d->n && hbk_packer_add(&p->packer, d, i)) i++;
+        hbk_batch b = hbk_packer_batch(&p->packer);
+        if (!hbk_model_pass(t->acts, hbk_trainer_model(t), &b, &forward, &part, NULL, err)) return false;
+        sum += part;
+    }
+    *loss = sum / (double)d->n_targets;
+    if (isfinite(*loss)) return true;
+    return hbk_fail(err, HBK_ERROR_NUMERIC,
+                    "step %lld: the validation loss is not finite; lower the learning rate",
+                    (long long)t->step);
+}
+
+/* Validates where it is due and keeps the best weights. *loss stays NAN where it is not. */
+static bool hbk__validate(hbk_trainer *t, hbk__plan *p, double *loss, hbk_error *err)
+{
+    bool last = t->step == p->o.steps;
+    *loss = (double)NAN;
+    if (!p->validation || !(last || (p->o.validate_every > 0 && t->step % p->o.validate_every == 0)))
+        return true;
+    if (!hbk__validation_loss(t, p, loss, err)) return false;
+    t->found.since++;
+    if (t->found.step == 0 || *loss < t->found.loss) {
+        t->found.loss = *loss;
+        t->found.step = t->step;
+        t->found.since = 0;
+        memcpy(t->best, t->values, (size_t)t->n * sizeof *t->values);
+    }
+    return true;
 }
 
 /* Adds every option to `into`, keys led by `prefix`: flat, so that a difference can be named. */
 static bool hbk__options_json(json_t *into, const char *prefix, const hbk_train_options *o)
 {
     json_t *j = json_pack(
-        "{s:b s:I s:f s:i s:f s:f s:f s:i s:I s:f s:f s:f s:f s:f s:I s:I s:I s:f s:I s:I s:I s:I s:b}",
+        "{s:b s:I s:f s:i s:f s:f s:f s:i s:I s:f s:f s:f s:f s:f s:I s:I s:I s:f s:I s:I s:I s:I s:I s:I "
+        "s:b}",
         "full", o->full, "rank", (json_int_t)o->rank, "alpha", o->alpha, "targets", (int)o->targets,
         "dropout", o->dropout, "lr", o->lr, "lr_end", o->lr_end, "schedule", (int)o->schedule, "warmup",
         (json_int_t)o->warmup, "beta1", o->beta1, "beta2", o->beta2, "eps", o->eps, "weight_decay",
         o->weight_decay, "clip", o->clip, "batch", (json_int_t)o->batch, "accumulate",
         (json_int_t)o->accumulate, "steps", (json_int_t)o->steps, "epochs", o->epochs, "max_tokens",
         (json_int_t)o->max_tokens, "max_length", (json_int_t)o->max_length, "replay", (json_int_t)o->replay,
-        "seed", (json_int_t)o->seed, "shuffle", o->shuffle);
+        "validate_every", (json_int_t)o->validate_every, "patience", (json_int_t)o->patience, "seed",
+        (json_int_t)o->seed, "shuffle", o->shuffle);
     const char *key;
     json_t *value;
     bool ok = into && j;
@@ -9473,18 +9650,20 @@ static uint64_t hbk__model_hash(const hbk_model *m)
     return h;
 }
 
+static uint64_t hbk__dataset_hash(uint64_t h, const hbk_dataset *d)
+{
+    h = hbk_hash(h, d->tokens.data, (size_t)d->tokens.n * sizeof(int32_t));
+    h = hbk_hash(h, d->start, (size_t)d->n * sizeof(hbk_int));
+    return hbk_hash(h, d->learn, (size_t)d->tokens.n);
+}
+
 /* Options, base and data as one JSON object: what a checkpoint must have been made with to be continued. */
 static json_t *hbk__train_json(const hbk__plan *p, const hbk_model *m, const hbk_adapter *init,
                                const hbk_recipe *r)
 {
-    const hbk_dataset *again = p->replay;
-    uint64_t data = hbk_hash(0, p->data->tokens.data, (size_t)p->data->tokens.n * sizeof(int32_t));
-    data = hbk_hash(data, p->data->start, (size_t)p->data->n * sizeof(hbk_int));
-    data = hbk_hash(data, p->data->n_prompt, (size_t)p->data->n * sizeof(hbk_int));
-    if (again) {
-        data = hbk_hash(data, again->tokens.data, (size_t)again->tokens.n * sizeof(int32_t));
-        data = hbk_hash(data, again->start, (size_t)again->n * sizeof(hbk_int));
-    }
+    uint64_t data = hbk__dataset_hash(0, p->data);
+    if (p->replay) data = hbk__dataset_hash(data, p->replay);
+    if (p->validation) data = hbk__dataset_hash(data, p->validation);
     if (init) {
         data = hbk_hash(data, init->values, (size_t)init->n_values * sizeof(hbk_real));
         data = hbk_hash(data, &init->alpha, sizeof init->alpha);
@@ -9552,13 +9731,23 @@ static bool hbk__train_check(const hbk_train_options *o, hbk_error *err)
            hbk__in_range("warmup", (double)o->warmup, 0, any, err);
 }
 
-static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_dataset *data,
-                           const hbk_dataset *replay, const hbk_train_options *o, hbk_allocator *alloc,
-                           hbk_error *err)
+/* Tokens of the longest example that a plan reads. */
+static hbk_int hbk__longest(const hbk__plan *p)
 {
+    hbk_int n = p->data->max_length;
+    if (p->replay) n = HBK__MAX(n, p->replay->max_length);
+    if (p->validation) n = HBK__MAX(n, p->validation->max_length);
+    return n;
+}
+
+static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_train_data *in,
+                           const hbk_train_options *o, hbk_allocator *alloc, hbk_error *err)
+{
+    const hbk_dataset *data = in->examples, *replay = in->replay;
     memset(p, 0, sizeof *p);
     p->data = data;
     p->replay = o->replay > 0 ? replay : NULL;
+    p->validation = in->validation;
     p->o = *o;
     p->alloc = alloc;
     p->epoch = p->replay_epoch = -1;
@@ -9570,6 +9759,15 @@ static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_dataset *
         return hbk_fail(err, HBK_ERROR_DATA,
                         "%lld replayed documents per batch were asked for, but none are given",
                         (long long)o->replay);
+    if (p->validation && p->validation->n < 1)
+        return hbk_fail(err, HBK_ERROR_DATA, "the validation set is empty (%lld examples were too long)",
+                        (long long)p->validation->n_too_long);
+    if (o->patience > 0 && !p->validation)
+        return hbk_fail(err, HBK_ERROR_OPTION, "patience %lld needs a validation set",
+                        (long long)o->patience);
+    if (o->validate_every < 0 || o->patience < 0)
+        return hbk_fail(err, HBK_ERROR_OPTION, "validate_every %lld and patience %lld must not be negative",
+                        (long long)o->validate_every, (long long)o->patience);
     if (o->batch < 0) p->o.batch = data->n < 3000 ? 8 : 32;
     if (p->o.batch < 1 || o->accumulate < 1 || o->steps == 0 || o->replay < 0 || !(o->lr > 0))
         return hbk_fail(err, HBK_ERROR_OPTION,
@@ -9580,7 +9778,7 @@ static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_dataset *
         p->o.steps =
             o->epochs > 0 ? (hbk_int)ceil(o->epochs * (double)data->n / per_step) : hbk_train_steps(data->n);
     p->o.steps = HBK__MAX(p->o.steps, 1);
-    hbk_int longest = HBK__MAX(data->max_length, p->replay ? replay->max_length : 0);
+    hbk_int longest = hbk__longest(p);
     hbk_int all = p->o.accumulate * (p->o.batch + p->o.replay); /* a step never needs more than this */
     hbk_int room = HBK__MIN(HBK__MAX(o->max_tokens, longest), all * longest);
     if (o->max_length > 0 && longest > o->max_length)
@@ -9590,7 +9788,10 @@ static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_dataset *
         return hbk_fail(err, HBK_ERROR_RANGE, "an example of %lld tokens exceeds the model's context of %lld",
                         (long long)longest, (long long)m->config.context_length);
     if (!hbk_packer_init(&p->packer, room, all, alloc, err)) return false;
-    p->order = HBK__NEW(alloc, hbk_int, data->n, err);
+    p->per_step = all;
+    p->items = HBK__NEW(alloc, hbk__step_item, all, err);
+    if (p->items) p->room = HBK__NEW(alloc, hbk_int, all, err);
+    if (p->room) p->order = HBK__NEW(alloc, hbk_int, data->n, err);
     if (p->order) p->replay_order = HBK__NEW(alloc, hbk_int, p->replay ? replay->n : 1, err);
     return p->replay_order != NULL;
 }
@@ -9598,6 +9799,8 @@ static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_dataset *
 static void hbk__plan_free(hbk__plan *p)
 {
     hbk_packer_free(&p->packer);
+    hbk_free(p->alloc, p->items);
+    hbk_free(p->alloc, p->room);
     hbk_free(p->alloc, p->order);
     hbk_free(p->alloc, p->replay_order);
 }
@@ -9623,6 +9826,34 @@ static bool hbk__write_row(hbk_jsonl_writer *w, json_t *row, hbk_error *err)
     return ok;
 }
 
+/* Did the validation loss not fall for longer than wanted? */
+static bool hbk__patience_ends(const hbk_trainer *t, const hbk__plan *p)
+{
+    return p->o.patience > 0 && t->found.since >= p->o.patience;
+}
+
+/* One row of metrics.jsonl. */
+static json_t *hbk__facts_json(hbk_int step, const hbk__step_facts *x)
+{
+    json_t *row = json_pack("{s:I s:f s:f s:f s:I}", "step", (json_int_t)step, "loss", x->loss, "lr", x->lr,
+                            "grad_norm", x->norm, "tokens", (json_int_t)x->tokens);
+    if (row && !isnan(x->val_loss) && json_object_set_new(row, "val_loss", json_real(x->val_loss))) {
+        json_decref(row);
+        return NULL;
+    }
+    return row;
+}
+
+static bool hbk__report_step(const hbk_progress *progress, const char *stage, const hbk_trainer *t,
+                             const hbk__plan *p, const hbk__step_facts *x, double seconds, hbk_error *err)
+{
+    char speed[40] = "", val[40] = "";
+    if (seconds > 0) snprintf(speed, sizeof speed, "  %.0f tokens/s", (double)x->tokens / seconds);
+    if (t->found.step > 0) snprintf(val, sizeof val, "  best val %.3f", t->found.loss);
+    return hbk_report(progress, stage, t->step, p->o.steps, "steps", err, "loss %.3f%s  lr %.2g  norm %.2g%s",
+                      x->loss, val, x->lr, x->norm, speed);
+}
+
 /* Steps from the trainer's own to the last, with metrics, timings and checkpoints. */
 static bool hbk__train_run(hbk_trainer *t, hbk__plan *p, const hbk__train_files *f, const char *stage,
                            const hbk_progress *progress, hbk_error *err)
@@ -9634,23 +9865,21 @@ static bool hbk__train_run(hbk_trainer *t, hbk__plan *p, const hbk__train_files 
     if (ok && now)
         ok = hbk_jsonl_count(f->timings, &timed, err) &&
              (timings = hbk_jsonl_create(f->timings, HBK__MIN(timed, t->step), t->alloc, err)) != NULL;
-    while (ok && t->step < p->o.steps) {
-        hbk_int step = t->step + 1, tokens = 0;
-        double loss = 0, norm = 0, lr = 0, start = now ? now(progress->ctx) : 0;
-        ok = hbk__train_step(t, p, step, &loss, &norm, &lr, &tokens, err) &&
-             hbk__write_row(metrics,
-                            json_pack("{s:I s:f s:f s:f s:I}", "step", (json_int_t)step, "loss", loss, "lr",
-                                      lr, "grad_norm", norm, "tokens", (json_int_t)tokens),
-                            err);
-        if (ok && now) {
-            double seconds = now(progress->ctx) - start;
+    while (ok && t->step < p->o.steps && !hbk__patience_ends(t, p)) {
+        hbk_int step = t->step + 1;
+        hbk__step_facts x;
+        double start = now ? now(progress->ctx) : 0;
+        memset(&x, 0, sizeof x);
+        ok = hbk__train_step(t, p, step, &x, err);
+        double seconds = now ? now(progress->ctx) - start : 0;
+        ok = ok && hbk__validate(t, p, &x.val_loss, err) &&
+             hbk__write_row(metrics, hbk__facts_json(step, &x), err);
+        if (ok && now)
             ok = hbk__write_row(timings,
                                 json_pack("{s:I s:f s:f}", "step", (json_int_t)step, "seconds", seconds,
-                                          "tokens_per_s", seconds > 0 ? (double)tokens / seconds : 0.0),
+                                          "tokens_per_s", seconds > 0 ? (double)x.tokens / seconds : 0.0),
                                 err);
-        }
-        bool go_on =
-            ok && hbk_report(progress, stage, step, p->o.steps, "steps", err, "loss %.3f  lr %.2g", loss, lr);
+        bool go_on = ok && hbk__report_step(progress, stage, t, p, &x, seconds, err);
         bool due = p->o.save_every > 0 && step % p->o.save_every == 0 && step < p->o.steps;
         if (ok && (due || !go_on)) /* rows first: a checkpoint promises the rows before it */
             ok = hbk_jsonl_sync(metrics, err) && hbk_dir_make(f->checkpoint_dir, err) &&
@@ -9664,10 +9893,12 @@ static bool hbk__train_run(hbk_trainer *t, hbk__plan *p, const hbk__train_files 
     return ok;
 }
 
-/* The result, and last humpback.json, whose presence says that the folder is whole. */
-static bool hbk__train_finish(const hbk_trainer *t, const hbk_recipe *r, const char *dir,
+/* The result, the best weights where there was a validation, and last humpback.json, whose presence says that
+   the folder is whole. */
+static bool hbk__train_finish(hbk_trainer *t, const hbk_recipe *r, const char *dir,
                               const hbk__train_files *f, hbk_error *err)
 {
+    if (t->found.step > 0) memcpy(t->values, t->best, (size_t)t->n * sizeof *t->values);
     if (t->o.full) {
         if (!hbk_model_save(t->model, dir, HBK_F32, err)) return false;
         if (r->tok && !hbk_tokenizer_save(r->tok, dir, err)) return false;
@@ -9679,20 +9910,26 @@ static bool hbk__train_finish(const hbk_trainer *t, const hbk_recipe *r, const c
                           t->o.full ? "full" : "lora", "use", use, "tag_seed", r->tag_seed, "tag_web",
                           r->tag_web, "inference_tag", r->inference_tag, "template",
                           r->tmpl ? hbk__template_json(r->tmpl) : json_null());
+    if (t->found.step > 0 && j &&
+        (json_object_set_new(j, "best_step", json_integer(t->found.step)) ||
+         json_object_set_new(j, "val_loss", json_real(t->found.loss)))) {
+        json_decref(j);
+        j = NULL;
+    }
     if (!j) return hbk_fail(err, HBK_ERROR_MEMORY, "out of memory while writing %s", f->done);
     bool ok = hbk_json_write(f->done, j, err);
     json_decref(j);
     return ok;
 }
 
-HBK_DEF bool hbk_finetune(const hbk_model *m, const hbk_dataset *data, const hbk_dataset *replay,
-                          const hbk_train_options *o, const hbk_adapter *init, const hbk_recipe *recipe,
-                          const char *dir, const hbk_progress *progress, hbk_allocator *alloc, hbk_error *err)
+HBK_DEF bool hbk_finetune(const hbk_model *m, const hbk_train_data *data, const hbk_train_options *o,
+                          const hbk_adapter *init, const hbk_recipe *recipe, const char *dir,
+                          const hbk_progress *progress, hbk_allocator *alloc, hbk_error *err)
 {
     hbk__plan plan;
     hbk__train_files f;
     hbk_trainer *t = NULL;
-    bool ok = hbk__plan_init(&plan, m, data, replay, o, alloc, err) && hbk__train_paths(&f, dir, err) &&
+    bool ok = hbk__plan_init(&plan, m, data, o, alloc, err) && hbk__train_paths(&f, dir, err) &&
               hbk_dir_make(dir, err);
     json_t *options = ok ? hbk__train_json(&plan, m, init, recipe) : NULL;
     if (ok && !options) ok = hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for the options of %s", dir);
@@ -9701,9 +9938,9 @@ HBK_DEF bool hbk_finetune(const hbk_model *m, const hbk_dataset *data, const hbk
     ok = ok && (begun ? hbk__same_options(f.train, options, err) : hbk_json_write(f.train, options, err));
     if (ok && !hbk_file_exists(f.done)) {
         const char *stage = strrchr(dir, '/') ? strrchr(dir, '/') + 1 : dir;
-        hbk_int longest = HBK__MAX(data->max_length, plan.replay ? replay->max_length : 0);
-        t = hbk_trainer_new(m, &plan.o, init, plan.packer.max_tokens, longest, alloc, err);
-        ok = t && (!hbk_file_exists(f.checkpoint) || hbk_trainer_resume(t, f.checkpoint, err)) &&
+        t = hbk_trainer_new(m, &plan.o, init, plan.packer.max_tokens, hbk__longest(&plan), alloc, err);
+        ok = t && (!plan.validation || (t->best = HBK__NEW(alloc, hbk_real, t->n, err)) != NULL);
+        ok = ok && (!hbk_file_exists(f.checkpoint) || hbk_trainer_resume(t, f.checkpoint, err)) &&
              hbk__train_run(t, &plan, &f, stage, progress, err) && hbk__train_finish(t, recipe, dir, &f, err);
     }
     if (ok) { /* here, not with the last file: a kill in between must not leave it behind */
@@ -11686,7 +11923,8 @@ static bool hbk__loop_finetune(hbk__loop *l, const char *name, const hbk_dataset
         r.tag_web = l->o->tag_web;
         r.inference_tag = l->inference_tag;
     }
-    if (!hbk_finetune(l->m, d, l->replay.n ? &l->replay : NULL, o, NULL, &r, dir, l->progress, l->alloc, err))
+    hbk_train_data data = {d, l->replay.n ? &l->replay : NULL, NULL};
+    if (!hbk_finetune(l->m, &data, o, NULL, &r, dir, l->progress, l->alloc, err))
         return false;
     snprintf(l->r.final_dir, sizeof l->r.final_dir, "%s", dir);
     return hbk__stage_done(l, name) ||
