@@ -106,7 +106,7 @@ static const cli_flag cmd_train_flags[] = {
      offsetof(hbk_train_options, schedule)},
     {"warmup", CLI_INT, "N", NULL, "steps in which the rate rises from 0", 0, 1e9,
      offsetof(hbk_train_options, warmup)},
-    {"weight-decay", CLI_REAL, "X", NULL, "on matrices, never on norms", 0, 1e3,
+    {"weight-decay", CLI_REAL, "X", NULL, "on matrices, never on norms or biases", 0, 1e3,
      offsetof(hbk_train_options, weight_decay)},
     {"beta1", CLI_REAL, "X", NULL, "decay of AdamW's mean", 0, 0.999999, offsetof(hbk_train_options, beta1)},
     {"beta2", CLI_REAL, "X", NULL, "decay of AdamW's square", 0, 0.999999,
@@ -881,10 +881,10 @@ static void cmd_dump_labels(const hbk_dataset *d, const hbk_tokenizer *tok)
     for (hbk_int i = 0; i < most; i++) {
         hbk_int n = d->start[i + 1] - d->start[i];
         const int32_t *ids = d->tokens.data + d->start[i];
-        printf("# example %lld: %lld tokens, the loss is on the last %lld\n", (long long)i + 1, (long long)n,
-               (long long)(n - d->n_prompt[i]));
+        printf("# example %lld: %lld tokens, the loss is on %lld of them\n", (long long)i + 1, (long long)n,
+               (long long)hbk_dataset_targets(d, i));
         for (hbk_int k = 0; k < n; k++) {
-            bool target = k >= d->n_prompt[i];
+            bool target = d->learn[d->start[i] + k] != 0;
             printf("%s%6lld  %7d  %s  ", colour && target ? "\033[32m" : "", (long long)k, (int)ids[k],
                    target ? "loss" : "-   ");
             cmd_print_piece(hbk_tokenizer_piece(tok, ids[k]));
@@ -934,9 +934,10 @@ static bool cmd_train(cli *c, const cmd_world *w, const hbk_train_options *o, co
         recipe.tag_web = cli_text(c, "tag-web");
         recipe.inference_tag = w->tag[0] ? w->tag : NULL;
     }
+    hbk_train_data data = {d, replay->n ? replay : NULL, NULL};
     hbk_adapter *init = NULL;
     if (init_dir && !(init = hbk_adapter_load(init_dir, &w->base->config, NULL, &c->err))) return false;
-    bool ok = hbk_finetune(w->base, d, replay->n ? replay : NULL, o, init, &recipe, dir, cli_watch(c), NULL,
+    bool ok = hbk_finetune(w->base, &data, o, init, &recipe, dir, cli_watch(c), NULL,
                            &c->err);
     hbk_adapter_free(init);
     if (!ok) return false;
