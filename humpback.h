@@ -256,6 +256,7 @@ HBK_DEF void hbk_text_append(hbk_text *t, const char *s, size_t n); /* n bytes, 
 HBK_DEF void hbk_text_add(hbk_text *t, const char *s);              /* NUL-terminated; NULL adds nothing */
 HBK_DEF void hbk_text_printf(hbk_text *t, const char *fmt, ...) HBK_PRINTF(2, 3);
 HBK_DEF void hbk_text_clear(hbk_text *t);               /* empties it, keeps the memory */
+HBK_DEF void hbk_text_trim(hbk_text *t); /* drops blanks, tabs and line breaks at both ends */
 HBK_DEF const char *hbk_text_string(const hbk_text *t); /* never NULL */
 HBK_DEF bool hbk_text_ok(const hbk_text *t, hbk_error *err);
 HBK_DEF void hbk_text_free(hbk_text *t); /* frees and empties */
@@ -298,6 +299,8 @@ HBK_DEF bool hbk_file_exists(const char *path); /* file or folder */
 HBK_DEF bool hbk_dir_exists(const char *path);
 HBK_DEF bool hbk_dir_make(const char *path, hbk_error *err); /* parents too; an existing one is fine */
 HBK_DEF bool hbk_file_hash(const char *path, uint64_t *hash, hbk_error *err); /* hbk_hash of its bytes */
+/* Renames a file or folder to PATH.1, PATH.2 ...: what --force replaces is kept. */
+HBK_DEF bool hbk_file_set_aside(const char *path, hbk_error *err);
 /* dir + "/" + name into out[512]; a longer path is an error. */
 HBK_DEF bool hbk_path(char out[512], const char *dir, const char *name, hbk_error *err);
 
@@ -311,8 +314,15 @@ HBK_DEF void hbk_mapping_close(hbk_mapping *m);
 
 /* A whole JSON file; the caller owns the value (json_decref). Numbers beyond 64 bits become reals. */
 HBK_DEF struct json_t *hbk_json_read(const char *path, hbk_error *err);
-/* Writes `value` with hbk_file_write, indented, keys in insertion order. */
+/* Appends `value` as JSON text: jansson's flags (JSON_COMPACT, JSON_INDENT(2)); keys in insertion order, a
+   real in few digits that read back as the same number: 0.1 where jansson writes 0.10000000000000001. */
+HBK_DEF bool hbk_json_text(hbk_text *out, const struct json_t *value, size_t flags, hbk_error *err);
+/* Writes `value` with hbk_file_write, indented. */
 HBK_DEF bool hbk_json_write(const char *path, const struct json_t *value, hbk_error *err);
+/* Whether each key of the object `now` has the same value in `then`, what PATH was begun with. The first that
+   differs is named, with both values and what else can be done: "another folder". */
+HBK_DEF bool hbk_json_same(const struct json_t *then, const struct json_t *now, const char *path,
+                           const char *remedy, hbk_error *err);
 /* The string of key `key` in object `row`; an absent key or another type fails and names file and line. */
 HBK_DEF bool hbk_json_string(const struct json_t *row, const char *key, const char **out, const char *file,
                              hbk_int line, hbk_error *err);
@@ -549,6 +559,8 @@ struct hbk_config;
 HBK_DEF hbk_adapter *hbk_adapter_new(const struct hbk_config *config, hbk_int rank, double alpha,
                                      unsigned targets, uint64_t seed, hbk_allocator *alloc, hbk_error *err);
 HBK_DEF void hbk_adapter_free(hbk_adapter *a);
+/* hbk_hash, started from h, of all that an adapter adds to a model. */
+HBK_DEF uint64_t hbk_adapter_hash(uint64_t h, const hbk_adapter *a);
 /* "q_proj,v_proj" or "all" into bits; an unknown name is an error that lists the known ones. */
 HBK_DEF bool hbk_adapter_targets(const char *names, unsigned *targets, hbk_error *err);
 
@@ -602,6 +614,8 @@ typedef struct hbk_model {
 HBK_DEF void hbk_model_free(hbk_model *m); /* unmaps its files too; NULL is fine */
 /* Trainable numbers of a model of this shape. */
 HBK_DEF hbk_int hbk_model_count(const hbk_config *c);
+/* What tells two models apart without reading all of their weights: shape, final norm, first rows of q. */
+HBK_DEF uint64_t hbk_model_hash(const hbk_model *m);
 /* A model whose tensors are reals inside `values` (hbk_model_count of them, owned by the caller, in the
    order of hbk_tensor_at); for trained weights and for gradients. */
 HBK_DEF hbk_model *hbk_model_view(const hbk_config *c, hbk_real *values, hbk_allocator *alloc,
@@ -1604,6 +1618,15 @@ HBK_DEF const char *hbk_text_string(const hbk_text *t)
     return t->data ? t->data : "";
 }
 
+HBK_DEF void hbk_text_trim(hbk_text *t)
+{
+    static const char blanks[] = " \t\r\n";
+    while (t->len && memchr(blanks, t->data[t->len - 1], sizeof blanks - 1)) t->data[--t->len] = 0;
+    size_t lead = t->len ? strspn(t->data, blanks) : 0;
+    if (lead) memmove(t->data, t->data + lead, t->len - lead + 1);
+    t->len -= lead;
+}
+
 HBK_DEF bool hbk_text_ok(const hbk_text *t, hbk_error *err)
 {
     if (!t->failed) return true;
@@ -1897,6 +1920,19 @@ static bool hbk__inside(const char *dir, const char *path)
     return inside;
 }
 
+HBK_DEF bool hbk_file_set_aside(const char *path, hbk_error *err)
+{
+    char to[640];
+    for (int k = 1; k < 10000; k++) {
+        int n = snprintf(to, sizeof to, "%s.%d", path, k);
+        if (n < 0 || n >= (int)sizeof to) break;
+        if (hbk_file_exists(to)) continue;
+        return rename(path, to) == 0 || hbk_fail_at(err, HBK_ERROR_FILE, path, 0,
+                                                    "cannot be renamed to %s: %s", to, strerror(errno));
+    }
+    return hbk_fail_at(err, HBK_ERROR_FILE, path, 0, "9999 earlier ones stand beside it: remove some");
+}
+
 HBK_DEF bool hbk_file_hash(const char *path, uint64_t *hash, hbk_error *err)
 {
     int fd = hbk__open(path, NULL, err);
@@ -2012,15 +2048,114 @@ HBK_DEF struct json_t *hbk_json_read(const char *path, hbk_error *err)
     return value;
 }
 
+static int hbk__text_sink(const char *s, size_t n, void *text)
+{
+    hbk_text_append((hbk_text *)text, s, n);
+    return 0;
+}
+
+/* A real's n bytes in the first of 15, 16, 17 digits that reads back, in place; returns the new length. 17
+   always suffice, and 15 are enough for what people write. A process whose locale has a decimal comma cannot
+   read the number here, and it stays as it is. */
+static size_t hbk__real_shorten(char *s, size_t n)
+{
+    char old[40], text[40], *end, *power;
+    if (n >= sizeof old) return n;
+    memcpy(old, s, n);
+    old[n] = 0;
+    double x = strtod(old, &end);
+    if (*end) return n;
+    for (int digits = 15; digits <= 17; digits++) {
+        snprintf(text, sizeof text - 2, "%.*g", digits, x);
+        if (strtod(text, NULL) == x) break;
+    }
+    if ((power = strchr(text, 'e')) != NULL) { /* e+09 is e9, as jansson writes it */
+        power += power[1] == '-' ? 2 : 1;
+        size_t idle = strspn(power, "+0");
+        memmove(power, power + idle, strlen(power + idle) + 1);
+    } else if (!strchr(text, '.')) { /* it must stay a real */
+        strcat(text, ".0");
+    }
+    size_t len = strlen(text);
+    if (len > n) return n;
+    memcpy(s, text, len);
+    return len;
+}
+
+/* The same for every real of JSON text, whose strings stay as they are; returns the new length. */
+static size_t hbk__json_shorten(char *s, size_t n)
+{
+    size_t to = 0;
+    bool quoted = false;
+    for (size_t i = 0; i < n;) {
+        size_t len = quoted || !strchr("-0123456789", s[i]) ? 0 : strspn(s + i, "-+.0123456789eE");
+        if (len) {
+            memmove(s + to, s + i, len);
+            bool real = false;
+            for (size_t k = 0; k < len; k++) real = real || strchr(".eE", s[to + k]);
+            to += real ? hbk__real_shorten(s + to, len) : len;
+            i += len;
+            continue;
+        }
+        if (s[i] == '"') quoted = !quoted;
+        if (quoted && s[i] == '\\') s[to++] = s[i++]; /* and what it escapes */
+        s[to++] = s[i++];
+    }
+    s[to] = 0;
+    return to;
+}
+
+HBK_DEF bool hbk_json_text(hbk_text *out, const struct json_t *value, size_t flags, hbk_error *err)
+{
+    size_t before = out->len;
+    int code = json_dump_callback(value, hbk__text_sink, out, flags | JSON_ENCODE_ANY);
+    if (code == 0 && !out->failed)
+        out->len = before + hbk__json_shorten(out->data + before, out->len - before);
+    if (code == 0) return hbk_text_ok(out, err);
+    out->len = before;
+    if (out->data) out->data[before] = 0;
+    return hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for JSON text, or no JSON value to write");
+}
+
 HBK_DEF bool hbk_json_write(const char *path, const struct json_t *value, hbk_error *err)
 {
-    char *s = json_dumps(value, JSON_INDENT(2) | JSON_ENCODE_ANY);
-    if (!s) return hbk_fail_at(err, HBK_ERROR_MEMORY, path, 0, "out of memory, or no JSON value to write");
-    size_t n = strlen(s);
-    s[n] = '\n'; /* in the NUL's place: the file ends with a newline */
-    bool ok = hbk_file_write(path, s, n + 1, err);
-    free(s);
+    hbk_text text;
+    memset(&text, 0, sizeof text);
+    bool ok = hbk_json_text(&text, value, JSON_INDENT(2), err);
+    hbk_text_append(&text, "\n", 1);
+    ok = ok && hbk_text_ok(&text, err) && hbk_file_write(path, text.data, text.len, err);
+    hbk_text_free(&text);
     return ok;
+}
+
+/* "PATH: was begun with KEY OLD, not VALUE: use the same, or REMEDY". */
+static bool hbk__fail_begun(const char *path, const char *key, const json_t *old, const json_t *value,
+                            const char *remedy, hbk_error *err)
+{
+    hbk_text a, b;
+    memset(&a, 0, sizeof a);
+    memset(&b, 0, sizeof b);
+    if (!old || !hbk_json_text(&a, old, JSON_COMPACT, NULL)) hbk_text_add(&a, "unset");
+    if (!value || !hbk_json_text(&b, value, JSON_COMPACT, NULL)) hbk_text_add(&b, "unset");
+    hbk_fail_at(err, HBK_ERROR_OPTION, path, 0, "was begun with %s %.100s, not %.100s: use the same, or %s",
+                key, hbk_text_string(&a), hbk_text_string(&b), remedy);
+    hbk_text_free(&a);
+    hbk_text_free(&b);
+    return false;
+}
+
+HBK_DEF bool hbk_json_same(const struct json_t *then, const struct json_t *now, const char *path,
+                           const char *remedy, hbk_error *err)
+{
+    json_t *object = (json_t *)(uintptr_t)now; /* jansson's iterators know no const */
+    const char *key;
+    json_t *value;
+    json_object_foreach(object, key, value)
+    {
+        const json_t *old = json_object_get(then, key);
+        if (!old || !json_equal(old, value)) return hbk__fail_begun(path, key, old, value, remedy, err);
+    }
+    return true;
 }
 
 HBK_DEF bool hbk_json_string(const struct json_t *row, const char *key, const char **out, const char *file,
@@ -2212,11 +2347,8 @@ static bool hbk__jsonl_flush(hbk_jsonl_writer *w, hbk_error *err)
 
 HBK_DEF bool hbk_jsonl_write(hbk_jsonl_writer *w, const struct json_t *row, hbk_error *err)
 {
-    char *s = json_dumps(row, JSON_COMPACT);
-    if (!s) return hbk_fail_at(err, HBK_ERROR_MEMORY, w->path, 0, "out of memory, or the row is no object");
-    hbk_text_add(&w->pending, s);
+    if (!hbk_json_text(&w->pending, row, JSON_COMPACT, err)) return false;
     hbk_text_append(&w->pending, "\n", 1);
-    free(s);
     if (!hbk_text_ok(&w->pending, err)) return false;
     return w->pending.len < ((size_t)1 << 20) || hbk__jsonl_flush(w, err);
 }
@@ -5369,6 +5501,13 @@ static void hbk__slot_shape(const hbk_config *c, int slot, hbk_int *out, hbk_int
     *in = slot == HBK_O ? q : slot == HBK_DOWN ? c->ffn_dim : c->dim;
 }
 
+HBK_DEF uint64_t hbk_adapter_hash(uint64_t h, const hbk_adapter *a)
+{
+    h = hbk_hash(h, a->values, (size_t)a->n_values * sizeof(hbk_real));
+    h = hbk_hash(h, &a->alpha, sizeof a->alpha);
+    return hbk_hash(h, &a->targets, sizeof a->targets);
+}
+
 HBK_DEF bool hbk_adapter_targets(const char *names, unsigned *targets, hbk_error *err)
 {
     unsigned bits = 0;
@@ -5675,6 +5814,23 @@ HBK_DEF bool hbk_tensor_at(const hbk_model *m, hbk_int i, char name[96], hbk_mat
     if (p.slot < HBK_N_SLOTS) hbk__slot_shape(&m->config, p.slot, &cols, &in);
     *out = p.w ? *p.w : hbk__matrix(1, cols, *p.vector);
     return true;
+}
+
+HBK_DEF uint64_t hbk_model_hash(const hbk_model *m)
+{
+    const hbk_config *c = &m->config;
+    hbk_int sizes[] = {c->n_layers, c->n_heads, c->n_kv_heads, c->head_dim,
+                       c->dim,      c->ffn_dim, c->vocab_size};
+    uint64_t h = hbk_hash(0, sizes, sizeof sizes);
+    if (c->biases) h = hbk_hash(h, &c->biases, sizeof c->biases);
+    h = hbk_hash(h, &c->rms_norm_eps, sizeof c->rms_norm_eps);
+    h = hbk_hash(h, m->inv_freq, (size_t)(c->head_dim / 2) * sizeof(double));
+    h = hbk_hash(h, m->final_norm, (size_t)c->dim * sizeof(hbk_real));
+    for (hbk_int l = 0; l < c->n_layers; l++) {
+        const hbk_matrix *w = &m->layers[l].w[HBK_Q];
+        h = hbk_hash(h, w->data, hbk_dtype_size(w->dtype, w->cols));
+    }
+    return h;
 }
 
 HBK_DEF hbk_int hbk_model_count(const hbk_config *c)
@@ -6571,12 +6727,6 @@ static int hbk__by_type(const void *a, const void *b)
     return order ? order : strcmp(x->name, y->name);
 }
 
-static int hbk__text_sink(const char *s, size_t n, void *text)
-{
-    hbk_text_append((hbk_text *)text, s, n);
-    return 0;
-}
-
 /* The header of sorted items, into `out`. */
 static bool hbk__st_header(hbk_text *out, const hbk__st_item *items, hbk_int n, const char *path,
                            hbk_error *err)
@@ -6599,8 +6749,7 @@ static bool hbk__st_header(hbk_text *out, const hbk__st_item *items, hbk_int n, 
         if (!ok) hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "a tensor's name is not UTF-8: %s", t->name);
         at += (hbk_int)t->bytes;
     }
-    if (ok && json_dump_callback(header, hbk__text_sink, out, JSON_COMPACT) != 0)
-        ok = hbk_fail_at(err, HBK_ERROR_MEMORY, path, 0, "out of memory for the header");
+    ok = ok && hbk_json_text(out, header, JSON_COMPACT, err);
     while (out->len % 8 && !out->failed) hbk_text_append(out, " ", 1);
     json_decref(header);
     return ok && hbk_text_ok(out, err);
@@ -9632,24 +9781,6 @@ static json_t *hbk__hex(uint64_t h)
     return json_string(text);
 }
 
-/* What tells two base models apart without reading all of their weights: shape, final norm, first rows. */
-static uint64_t hbk__model_hash(const hbk_model *m)
-{
-    const hbk_config *c = &m->config;
-    hbk_int sizes[] = {c->n_layers, c->n_heads, c->n_kv_heads, c->head_dim,
-                       c->dim,      c->ffn_dim, c->vocab_size};
-    uint64_t h = hbk_hash(0, sizes, sizeof sizes);
-    if (c->biases) h = hbk_hash(h, &c->biases, sizeof c->biases);
-    h = hbk_hash(h, &c->rms_norm_eps, sizeof c->rms_norm_eps);
-    h = hbk_hash(h, m->inv_freq, (size_t)(c->head_dim / 2) * sizeof(double));
-    h = hbk_hash(h, m->final_norm, (size_t)c->dim * sizeof(hbk_real));
-    for (hbk_int l = 0; l < c->n_layers; l++) {
-        const hbk_matrix *w = &m->layers[l].w[HBK_Q];
-        h = hbk_hash(h, w->data, hbk_dtype_size(w->dtype, w->cols));
-    }
-    return h;
-}
-
 static uint64_t hbk__dataset_hash(uint64_t h, const hbk_dataset *d)
 {
     h = hbk_hash(h, d->tokens.data, (size_t)d->tokens.n * sizeof(int32_t));
@@ -9664,15 +9795,11 @@ static json_t *hbk__train_json(const hbk__plan *p, const hbk_model *m, const hbk
     uint64_t data = hbk__dataset_hash(0, p->data);
     if (p->replay) data = hbk__dataset_hash(data, p->replay);
     if (p->validation) data = hbk__dataset_hash(data, p->validation);
-    if (init) {
-        data = hbk_hash(data, init->values, (size_t)init->n_values * sizeof(hbk_real));
-        data = hbk_hash(data, &init->alpha, sizeof init->alpha);
-        data = hbk_hash(data, &init->targets, sizeof init->targets);
-    }
+    if (init) data = hbk_adapter_hash(data, init);
     json_t *j = json_object();
     if (hbk__options_json(j, "", &p->o) && !json_object_set_new(j, "examples", json_integer(p->data->n)) &&
         !json_object_set_new(j, "data", hbk__hex(data)) &&
-        !json_object_set_new(j, "model", hbk__hex(hbk__model_hash(m))) &&
+        !json_object_set_new(j, "model", hbk__hex(hbk_model_hash(m))) &&
         !json_object_set_new(j, "threads", json_integer(hbk__n_threads())) && /* sums differ by them */
         !json_object_set_new(j, "template", hbk__hex(r->tmpl ? hbk_template_hash(r->tmpl) : 0)) &&
         !json_object_set_new(j, "tag_seed", r->tag_seed ? json_string(r->tag_seed) : json_null()) &&
@@ -9685,26 +9812,10 @@ static json_t *hbk__train_json(const hbk__plan *p, const hbk_model *m, const hbk
 }
 
 /* Compares `now` with what DIR/train.json says; a difference is named. */
-static bool hbk__same_options(const char *path, json_t *now, hbk_error *err)
+static bool hbk__same_options(const char *path, const json_t *now, hbk_error *err)
 {
     json_t *then = hbk_json_read(path, err);
-    if (!then) return false;
-    const char *key;
-    json_t *value;
-    bool ok = true;
-    json_object_foreach(now, key, value)
-    {
-        json_t *old = json_object_get(then, key);
-        if (ok && (!old || !json_equal(old, value))) {
-            char *a = old ? json_dumps(old, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
-            char *b = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
-            ok = hbk_fail_at(err, HBK_ERROR_OPTION, path, 0,
-                             "this folder was begun with %s %s, not %s: use its options, or another folder",
-                             key, a ? a : "unset", b ? b : "?");
-            free(a);
-            free(b);
-        }
-    }
+    bool ok = then && hbk_json_same(then, now, path, "another folder", err);
     json_decref(then);
     return ok;
 }
@@ -10699,7 +10810,7 @@ typedef struct hbk__stage {
 
 static json_t *hbk__prov(const hbk__stage *s)
 {
-    return json_pack("{s:o s:s s:s s:o s:I}", "model", hbk__hex(hbk__model_hash(s->m)), "adapter",
+    return json_pack("{s:o s:s s:s s:o s:I}", "model", hbk__hex(hbk_model_hash(s->m)), "adapter",
                      s->prov_adapter ? s->prov_adapter : "", "template", hbk_template_name(s->t),
                      "template_hash", hbk__hex(hbk_template_hash(s->t)), "seed", (json_int_t)s->o->seed);
 }
@@ -10862,11 +10973,7 @@ static bool hbk__reply_text(const hbk__stage *s, const hbk_request *r, hbk_text 
         hbk_text_free(out);
         return false;
     }
-    const char *space = " \t\r\n";
-    while (out->len && strchr(space, out->data[out->len - 1])) out->data[--out->len] = 0;
-    size_t lead = out->len ? strspn(out->data, space) : 0;
-    if (lead) memmove(out->data, out->data + lead, out->len - lead + 1);
-    out->len -= lead;
+    hbk_text_trim(out);
     return true;
 }
 
@@ -11652,7 +11759,7 @@ static json_t *hbk__loop_json(const hbk__loop *l)
     json_t *j = json_object();
     bool ok =
         j && hbk__add(j, "model", json_string(o->model_name)) &&
-        hbk__add(j, "model_hash", hbk__hex(hbk__model_hash(l->m))) &&
+        hbk__add(j, "model_hash", hbk__hex(hbk_model_hash(l->m))) &&
         hbk__add(j, "template", json_string(hbk_template_name(l->t))) &&
         hbk__add(j, "template_hash", hbk__hex(hbk_template_hash(l->t))) &&
         hbk__add(j, "tag_seed", hbk__or_null(o->tag_seed)) &&
@@ -11683,35 +11790,26 @@ static json_t *hbk__input_json(const char *path, hbk_error *err)
     return json_pack("{s:s s:o}", "path", path, "hash", hbk__hex(hash));
 }
 
-/* The first key of two flat objects whose values differ, or NULL. */
-static const char *hbk__first_difference(json_t *a, json_t *b)
-{
-    const char *key;
-    json_t *value;
-    json_object_foreach(a, key, value)
-    {
-        json_t *other = json_object_get(b, key);
-        if (!other || !json_equal(value, other)) return key;
-    }
-    return NULL;
-}
-
-/* Moves a folder aside to DIR.1, DIR.2 ...: what --force replaces is kept. */
-static bool hbk__set_aside(const char *dir, hbk_error *err)
-{
-    char to[640];
-    for (int k = 1; k < 10000; k++) {
-        snprintf(to, sizeof to, "%s.%d", dir, k);
-        if (hbk_file_exists(to)) continue;
-        if (rename(dir, to) == 0) return true;
-        return hbk_fail_at(err, HBK_ERROR_FILE, dir, 0, "cannot be renamed to %s: %s", to, strerror(errno));
-    }
-    return hbk_fail_at(err, HBK_ERROR_FILE, dir, 0, "9999 earlier folders stand beside it; remove some");
-}
-
 static bool hbk__save_state(hbk__loop *l, hbk_error *err)
 {
     return hbk_json_write(l->run, l->state, err);
+}
+
+/* Is the run that `then` records this one? A difference is named. An input may move, but not change. */
+static bool hbk__same_run(const json_t *then, const json_t *now, const char *dir, hbk_error *err)
+{
+    static const char *const names[] = {"seed", "segments", "replay"};
+    const char *remedy = "another folder, or --force, which sets the old one aside";
+    if (!hbk_json_same(json_object_get(then, "options"), json_object_get(now, "options"), dir, remedy, err))
+        return false;
+    for (int i = 0; i < 3; i++) {
+        const json_t *a = json_object_get(json_object_get(then, "inputs"), names[i]);
+        const json_t *b = json_object_get(json_object_get(now, "inputs"), names[i]);
+        json_t *x = json_object_get(a, "hash"), *y = json_object_get(b, "hash");
+        if ((x || y) && !(x && y && json_equal(x, y)))
+            return hbk__fail_begun(dir, names[i], a, b, remedy, err);
+    }
+    return true;
 }
 
 /* Opens or begins the folder: l->state is run.json with these options, or the difference is named. */
@@ -11729,39 +11827,14 @@ static bool hbk__loop_open(hbk__loop *l, hbk_error *err)
     }
     if (hbk_file_exists(l->run)) {
         json_t *then = hbk_json_read(l->run, err);
-        if (!then) {
-            json_decref(now);
-            return false;
-        }
-        const char *key =
-            hbk__first_difference(json_object_get(now, "options"), json_object_get(then, "options"));
-        json_t *a = json_object_get(then, key ? "options" : "inputs"),
-               *b = json_object_get(now, key ? "options" : "inputs");
-        const char *names[] = {"seed", "segments", "replay"};
-        for (int i = 0; i < 3 && !key; i++) { /* a file may move, but not change */
-            json_t *x = json_object_get(json_object_get(a, names[i]), "hash");
-            json_t *y = json_object_get(json_object_get(b, names[i]), "hash");
-            if ((x || y) && !(x && y && json_equal(x, y))) key = names[i];
-        }
-        if (!key || !l->o->force) {
-            bool ok = true;
-            if (key) {
-                char *was = json_dumps(json_object_get(a, key), JSON_ENCODE_ANY | JSON_COMPACT);
-                char *is = json_dumps(json_object_get(b, key), JSON_ENCODE_ANY | JSON_COMPACT);
-                ok = hbk_fail_at(
-                    err, HBK_ERROR_OPTION, l->dir, 0,
-                    "this run was begun with %s = %s, not %s: use the same, another folder, or --force, "
-                    "which sets the old one aside",
-                    key, was ? was : "?", is ? is : "?");
-                free(was);
-                free(is);
-            }
+        if (then && hbk__same_run(then, now, l->dir, err)) {
             json_decref(now);
             l->state = then;
-            return ok;
+            return true;
         }
+        bool aside = then && l->o->force && hbk_file_set_aside(l->dir, err);
         json_decref(then);
-        if (!hbk__set_aside(l->dir, err)) {
+        if (!aside) {
             json_decref(now);
             return false;
         }
