@@ -875,6 +875,10 @@ HBK_DEF bool hbk_dataset_add_pairs(hbk_dataset *d, const hbk_pairs *p, const hbk
 /* Raw documents, the "text" of a JSONL file: bos, text, eos, loss on all but bos. */
 HBK_DEF bool hbk_dataset_add_texts(hbk_dataset *d, const char *path, const hbk_tokenizer *tok,
                                    hbk_int max_length, hbk_error *err);
+/* Moves a share of the examples, drawn by `seed`, from d to the end of `held`: at least one, and not all.
+   Error: d has fewer than two examples. */
+HBK_DEF bool hbk_dataset_split(hbk_dataset *d, hbk_dataset *held, double share, uint64_t seed,
+                               hbk_error *err);
 HBK_DEF void hbk_dataset_free(hbk_dataset *d);
 
 /* A batch under construction: the packed arrays behind an hbk_batch. */
@@ -9007,6 +9011,45 @@ HBK_DEF void hbk_dataset_free(hbk_dataset *d)
     d->start = NULL;
     d->learn = NULL;
     d->n = d->cap = d->learn_cap = d->max_length = d->n_targets = d->n_too_long = 0;
+}
+
+/* Appends example i of `from`. */
+static bool hbk__dataset_copy(hbk_dataset *to, const hbk_dataset *from, hbk_int i, hbk_error *err)
+{
+    hbk_int at = from->start[i];
+    return hbk_dataset_add_masked(to, from->tokens.data + at, from->learn + at, from->start[i + 1] - at, err);
+}
+
+HBK_DEF bool hbk_dataset_split(hbk_dataset *d, hbk_dataset *held, double share, uint64_t seed,
+                               hbk_error *err)
+{
+    if (d->n < 2 || !(share > 0 && share < 1))
+        return hbk_fail(err, HBK_ERROR_DATA,
+                        "a share of %g of %lld examples cannot be held out: expected a share between 0 and 1 "
+                        "of at least two examples",
+                        share, (long long)d->n);
+    hbk_int n_held = HBK__MAX(1, HBK__MIN(d->n - 1, (hbk_int)floor(share * (double)d->n + 0.5)));
+    const hbk_dataset before = *held;
+    hbk_dataset rest;
+    memset(&rest, 0, sizeof rest);
+    rest.alloc = d->alloc;
+    rest.n_too_long = d->n_too_long;
+    hbk_rng rng = hbk_rng_at(seed, "split", 0);
+    bool ok = true;
+    hbk_int wanted = n_held;
+    for (hbk_int i = 0; i < d->n && ok; i++) { /* Knuth, TAOCP 2, algorithm 3.4.2 S: file order stays */
+        bool out = hbk_rng_below(&rng, d->n - i) < wanted;
+        wanted -= out;
+        ok = hbk__dataset_copy(out ? held : &rest, d, i, err);
+    }
+    if (ok) {
+        hbk_dataset_free(d);
+        *d = rest;
+    } else {
+        hbk_dataset_free(&rest);
+        hbk__dataset_cut(held, &before);
+    }
+    return ok;
 }
 
 HBK_DEF bool hbk_packer_init(hbk_packer *p, hbk_int max_tokens, hbk_int max_seqs, hbk_allocator *alloc,
