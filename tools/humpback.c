@@ -315,10 +315,8 @@ static bool cmd_inference_tag(cli *c, char tag[512])
 /* The options of a decoding stage over the file `input`; NULL on failure. */
 static json_t *cmd_options(cli *c, const cmd_world *w, const hbk_decode_options *o, const char *input)
 {
-    uint64_t data, model = hbk_hash(0, w->tuned.model->final_norm,
-                                    (size_t)w->tuned.model->config.dim * sizeof(hbk_real));
-    const hbk_adapter *a = w->tuned.adapter;
-    if (a) model = hbk_hash(model, a->values, (size_t)a->n_values * sizeof(hbk_real));
+    uint64_t data, model = hbk_model_hash(w->tuned.model);
+    if (w->tuned.adapter) model = hbk_adapter_hash(model, w->tuned.adapter);
     if (!hbk_file_hash(input, &data, &c->err)) return NULL;
     json_t *options = json_pack(
         "{s:s, s:o, s:o, s:o, s:s, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:i}", "command", c->command->name,
@@ -329,40 +327,6 @@ static json_t *cmd_options(cli *c, const cmd_world *w, const hbk_decode_options 
         "slots", (json_int_t)o->slots, "max_length", (json_int_t)o->max_length, "threads", hbk__n_threads());
     if (!options) hbk_fail(&c->err, HBK_ERROR_MEMORY, "out of memory for the options");
     return options;
-}
-
-/* Names the first option that differs between two files' records; false then. */
-static bool cmd_compare(const char *out, const json_t *then, json_t *now, hbk_error *err)
-{
-    const char *key;
-    json_t *value;
-    json_object_foreach(now, key, value)
-    {
-        json_t *old = json_object_get(then, key);
-        if (old && json_equal(old, value)) continue;
-        char *a = old ? json_dumps(old, JSON_ENCODE_ANY) : NULL, *b = json_dumps(value, JSON_ENCODE_ANY);
-        hbk_fail_at(
-            err, HBK_ERROR_OPTION, out, 0,
-            "was begun with %s %s, not %s: use the same, another --out, or --force, which sets it aside", key,
-            a ? a : "unset", b ? b : "?");
-        free(a);
-        free(b);
-        return false;
-    }
-    return true;
-}
-
-/* Renames `path` to path.1, path.2 ... */
-static bool cmd_set_aside(const char *path, hbk_error *err)
-{
-    char to[600];
-    for (int k = 1; k < 1000; k++) {
-        snprintf(to, sizeof to, "%s.%d", path, k);
-        if (!hbk_file_exists(to))
-            return rename(path, to) == 0 ||
-                   hbk_fail_at(err, HBK_ERROR_FILE, path, 0, "cannot be renamed to %s", to);
-    }
-    return hbk_fail_at(err, HBK_ERROR_FILE, path, 0, "999 earlier files stand beside it: remove some");
 }
 
 static bool cmd_record_path(char path[512], const char *out, hbk_error *err)
@@ -380,8 +344,9 @@ static bool cmd_begin(cli *c, const char *out, json_t *options)
     bool ok = options && cmd_record_path(path, out, &c->err) && hbk_jsonl_count(out, &rows, &c->err);
     if (ok && rows > 0) {
         if (hbk_file_exists(path)) ok = (then = hbk_json_read(path, &c->err)) != NULL;
-        ok = ok && cmd_compare(out, then, options, &c->err);
-        if (!ok && cli_has(c, "force")) ok = cmd_set_aside(out, &c->err);
+        ok = ok &&
+             hbk_json_same(then, options, out, "another --out, or --force, which sets it aside", &c->err);
+        if (!ok && cli_has(c, "force")) ok = hbk_file_set_aside(out, &c->err);
     }
     ok = ok && hbk_json_write(path, options, &c->err);
     json_decref(then);
@@ -561,11 +526,7 @@ static bool cmd_reply(const cmd_world *w, const hbk_tokens *ids, hbk_text *out, 
     unsigned flags = w->tmpl ? 0 : HBK_ENCODE_CONTINUE;
     if (!hbk_tokenizer_decode(w->tok, ids->data, ids->n, flags, out, err) || !hbk_text_ok(out, err))
         return false;
-    if (!w->tmpl || !out->len) return true;
-    size_t lead = strspn(out->data, " \t\r\n");
-    memmove(out->data, out->data + lead, out->len - lead + 1);
-    out->len -= lead;
-    while (out->len && strchr(" \t\r\n", out->data[out->len - 1])) out->data[--out->len] = 0;
+    if (w->tmpl) hbk_text_trim(out);
     return true;
 }
 
