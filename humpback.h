@@ -663,10 +663,14 @@ typedef struct hbk_batch {
 
 /* What a forward keeps for its backward, and all scratch, in one block. One thread at a time. */
 typedef struct hbk_acts hbk_acts;
-/* Room for batches of up to max_tokens tokens, no sequence longer than max_seq. `adapter` NULL: none.
-   train false: forward only, a fraction of the memory. */
+typedef enum hbk_keep {
+    HBK_KEEP_NONE,  /* forward only: a fraction of the memory */
+    HBK_KEEP_ALL,   /* what each layer's backward reads */
+    HBK_KEEP_INPUTS /* each layer's input alone; the rest is computed a second time, to the same bits */
+} hbk_keep;
+/* Room for batches of up to max_tokens tokens, no sequence longer than max_seq. `adapter` NULL: none. */
 HBK_DEF hbk_acts *hbk_acts_new(const hbk_model *m, const hbk_adapter *adapter, hbk_int max_tokens,
-                               hbk_int max_seq, bool train, hbk_allocator *alloc, hbk_error *err);
+                               hbk_int max_seq, hbk_keep keep, hbk_allocator *alloc, hbk_error *err);
 HBK_DEF void hbk_acts_free(hbk_acts *a);
 
 typedef struct hbk_pass {
@@ -676,6 +680,7 @@ typedef struct hbk_pass {
     double scale;               /* multiplies the loss before differentiation, e.g. 1 / targets */
     double dropout;             /* of the adapter's input (LoRA) or the residual branches (full) */
     uint64_t dropout_seed;
+    double neftune; /* noise on the embeddings, in +-neftune / sqrt(T C), where there is a backward; 0: none */
 } hbk_pass;
 
 /* Forward, loss and (where gradients are given) backward of one batch.
@@ -962,6 +967,9 @@ typedef struct hbk_train_options {
     double alpha;             /* scale = alpha / rank                                 32 */
     unsigned targets;         /* bits of hbk_slot and HBK_LM_HEAD                     all seven */
     double dropout;           /* 0.05 LoRA, 0.1 full */
+    double neftune;           /* noise on the embeddings (Jain et al. 2023); 5 is usual          0 */
+    double lora_plus;         /* learning rate of B over that of A (LoRA+, Hayou et al. 2024)    1 */
+    bool recompute;           /* less memory, more time, the same bits                           false */
     double lr, lr_end;        /* first and last learning rate     2e-4 to 2e-5 LoRA, 1e-5 to 9e-6 full */
     hbk_schedule schedule;    /* HBK_LINEAR */
     hbk_int warmup;           /* steps                                                0 */
@@ -6030,7 +6038,7 @@ typedef struct hbk__env {
     const hbk_adapter *adapter;
     hbk_real *panel;
     hbk_real *drop; /* (N, widest input): the adapter's input after dropout */
-    double lora_dropout, residual_dropout;
+    double lora_dropout, residual_dropout, neftune;
     uint64_t seed;
 } hbk__env;
 
@@ -6132,16 +6140,23 @@ static void hbk__residual(const hbk__env *e, hbk_int layer, int slot, hbk_real *
     }
 }
 
-/* From the attention's result to the next layer's residual stream y. norm (N, C), act (N, F): scratch. */
-static void hbk__block_out(const hbk__env *e, hbk_int layer, const hbk__block_acts *b, hbk_real *y,
-                           hbk_real *norm, hbk_real *act, hbk_int N)
+/* From the attention's result to gate and up. norm (N, C) is scratch. */
+static void hbk__block_middle(const hbk__env *e, hbk_int layer, const hbk__block_acts *b, hbk_real *norm,
+                              hbk_int N)
 {
     const hbk_config *c = &e->m->config;
     hbk__residual(e, layer, HBK_O, b->h, b->x, b->att, N, norm, b->xa[HBK_O]);
     hbk_rms_norm_forward(norm, b->h, e->m->layers[layer].ffn_norm, N, c->dim, c->rms_norm_eps);
     hbk__project(e, layer, HBK_GATE, b->gate, norm, N, false, b->xa[HBK_GATE]);
     hbk__project(e, layer, HBK_UP, b->up, norm, N, false, b->xa[HBK_UP]);
-    hbk_swiglu_forward(act, b->gate, b->up, N * c->ffn_dim);
+}
+
+/* From the attention's result to the next layer's residual stream y. norm (N, C), act (N, F): scratch. */
+static void hbk__block_out(const hbk__env *e, hbk_int layer, const hbk__block_acts *b, hbk_real *y,
+                           hbk_real *norm, hbk_real *act, hbk_int N)
+{
+    hbk__block_middle(e, layer, b, norm, N);
+    hbk_swiglu_forward(act, b->gate, b->up, N * e->m->config.ffn_dim);
     hbk__residual(e, layer, HBK_DOWN, y, b->h, act, N, norm, b->xa[HBK_DOWN]);
 }
 
@@ -6152,9 +6167,9 @@ static void hbk__block_out(const hbk__env *e, hbk_int layer, const hbk__block_ac
 struct hbk_acts {
     hbk_allocator *alloc;
     hbk_int max_tokens, max_seq;
-    bool train;
+    hbk_keep keep;
     int threads;
-    hbk__block_acts *blocks; /* (L); without training all share one layer's buffers */
+    hbk__block_acts *blocks; /* (L); all share one layer's buffers but for what `keep` says */
     hbk_real *block;         /* every buffer below and above lies in it */
     hbk_real *last;          /* (N, C) the residual stream after the last layer */
     hbk_real *norm, *act, *drop, *rope, *work, *panel, *logits;
@@ -6188,13 +6203,19 @@ static hbk_int hbk__acts_layout(hbk_acts *a, const hbk_config *c, const hbk_adap
     hbk_int N = a->max_tokens, C = c->dim, F = c->ffn_dim, Q = c->n_heads * c->head_dim, total = 0;
     hbk_int KV = c->n_kv_heads * c->head_dim, wide = HBK__MAX(HBK__MAX(C, F), Q);
     hbk_int R = hbk__max_rank(adapter);
+    bool train = a->keep != HBK_KEEP_NONE;
     for (hbk_int l = 0; l < c->n_layers; l++) {
         hbk__block_acts *b = &a->blocks[l];
-        if (l > 0 && !a->train) {
-            *b = a->blocks[0];
-            continue;
-        }
+        if (l > 0 && a->keep != HBK_KEEP_ALL) *b = a->blocks[0];
+        if (l > 0 && !train) continue;
         b->x = hbk__take(&at, &total, N * C);
+        for (int s = 0; s < HBK_N_SLOTS; s++) { /* narrow, so kept for every layer by all who train */
+            const hbk_lora *own = hbk__lora_of(adapter, l, s);
+            b->xa[s] = !train ? (s ? b->xa[0] : hbk__take(&at, &total, N * R))
+                       : own  ? hbk__take(&at, &total, N * own->rank)
+                              : NULL;
+        }
+        if (l > 0 && a->keep == HBK_KEEP_INPUTS) continue;
         b->q = hbk__take(&at, &total, N * Q);
         b->k = hbk__take(&at, &total, N * KV);
         b->v = hbk__take(&at, &total, N * KV);
@@ -6203,14 +6224,8 @@ static hbk_int hbk__acts_layout(hbk_acts *a, const hbk_config *c, const hbk_adap
         b->h = hbk__take(&at, &total, N * C);
         b->gate = hbk__take(&at, &total, N * F);
         b->up = hbk__take(&at, &total, N * F);
-        for (int s = 0; s < HBK_N_SLOTS; s++) {
-            const hbk_lora *own = hbk__lora_of(adapter, l, s);
-            b->xa[s] = !a->train ? (s ? b->xa[0] : hbk__take(&at, &total, N * R)) /* kept for no backward */
-                       : own     ? hbk__take(&at, &total, N * own->rank)
-                                 : NULL;
-        }
     }
-    a->last = a->train ? hbk__take(&at, &total, N * C) : a->blocks[0].x;
+    a->last = train ? hbk__take(&at, &total, N * C) : a->blocks[0].x;
     a->norm = hbk__take(&at, &total, N * C);
     a->act = hbk__take(&at, &total, N * F);
     a->rope = hbk__take(&at, &total, N * c->head_dim);
@@ -6220,7 +6235,7 @@ static hbk_int hbk__acts_layout(hbk_acts *a, const hbk_config *c, const hbk_adap
     a->head_x = hbk__take(&at, &total, N * C);
     a->head_n = hbk__take(&at, &total, N * C);
     a->head_xa = hbk__take(&at, &total, hbk__head_lora(adapter) ? N * hbk__head_lora(adapter)->rank : 0);
-    if (!a->train) return total;
+    if (!train) return total;
     a->drop = hbk__take(&at, &total, N * wide);
     a->dhead = hbk__take(&at, &total, N * C);
     a->dx = hbk__take(&at, &total, N * C);
@@ -6252,7 +6267,7 @@ HBK_DEF void hbk_acts_free(hbk_acts *a)
 }
 
 HBK_DEF hbk_acts *hbk_acts_new(const hbk_model *m, const hbk_adapter *adapter, hbk_int max_tokens,
-                               hbk_int max_seq, bool train, hbk_allocator *alloc, hbk_error *err)
+                               hbk_int max_seq, hbk_keep keep, hbk_allocator *alloc, hbk_error *err)
 {
     const hbk_config *c = &m->config;
     if (max_tokens < 1 || max_tokens > INT32_MAX / 64 || max_seq < 1) {
@@ -6265,7 +6280,7 @@ HBK_DEF hbk_acts *hbk_acts_new(const hbk_model *m, const hbk_adapter *adapter, h
     a->alloc = alloc;
     a->max_tokens = max_tokens;
     a->max_seq = HBK__MIN(max_seq, max_tokens);
-    a->train = train;
+    a->keep = keep;
     a->threads = hbk__n_threads();
     a->head_rows = HBK__MIN(max_tokens, HBK__MAX(16, HBK__HEAD_REALS / c->vocab_size));
     a->blocks = HBK__NEW(alloc, hbk__block_acts, c->n_layers, err);
@@ -6324,17 +6339,39 @@ static void hbk__spans_at(hbk_acts *a, const hbk_config *c, const hbk__block_act
     }
 }
 
+/* A layer from its input to the attention's result. */
+static void hbk__attend(hbk_acts *a, const hbk__env *e, hbk_int l, const hbk_batch *b)
+{
+    const hbk_config *c = &e->m->config;
+    const hbk__block_acts *k = &a->blocks[l];
+    hbk__block_in(e, l, k, a->norm, a->rope, b->n_tokens);
+    hbk__spans_at(a, c, k, b->n_seqs);
+    hbk_attention_forward(k->att, k->lse, k->q, a->spans, b->n_seqs, c->n_heads, c->n_kv_heads, c->head_dim,
+                          a->work, a->threads);
+}
+
+/* Uniform noise on the embeddings of a training step, narrower in longer sequences. It is a constant to the
+   gradient. Source: Jain et al. 2023 (NEFTune), algorithm 1. */
+static void hbk__embed_noise(hbk_real *x, const hbk_batch *b, hbk_int C, double alpha, uint64_t seed)
+{
+    for (hbk_int s = 0; s < b->n_seqs; s++) {
+        hbk_int start = b->seq_start[s], T = b->seq_start[s + 1] - start;
+        double bound = alpha / sqrt((double)(T * C));
+        hbk_rng r = hbk_rng_at(seed, "neftune", (uint64_t)s);
+        for (hbk_int i = start * C; i < (start + T) * C; i++)
+            x[i] += (hbk_real)(bound * (2 * hbk_rng_uniform(&r) - 1));
+    }
+}
+
 static void hbk__layers_forward(hbk_acts *a, const hbk__env *e, const hbk_batch *b)
 {
     const hbk_config *c = &e->m->config;
     hbk_int N = b->n_tokens;
     hbk_embed_forward(a->blocks[0].x, &e->m->embed, b->tokens, N);
+    if (e->neftune > 0) hbk__embed_noise(a->blocks[0].x, b, c->dim, e->neftune, e->seed);
     for (hbk_int l = 0; l < c->n_layers; l++) {
         hbk__block_acts *k = &a->blocks[l];
-        hbk__block_in(e, l, k, a->norm, a->rope, N);
-        hbk__spans_at(a, c, k, b->n_seqs);
-        hbk_attention_forward(k->att, k->lse, k->q, a->spans, b->n_seqs, c->n_heads, c->n_kv_heads,
-                              c->head_dim, a->work, a->threads);
+        hbk__attend(a, e, l, b);
         hbk__block_out(e, l, k, l + 1 < c->n_layers ? a->blocks[l + 1].x : a->last, a->norm, a->act, N);
     }
 }
@@ -6451,6 +6488,10 @@ static void hbk__layer_backward(hbk_acts *a, const hbk__env *e, const hbk_pass *
     hbk__block_acts *k = &a->blocks[l];
     hbk_int N = b->n_tokens, C = c->dim, F = c->ffn_dim, Q = c->n_heads * c->head_dim;
     hbk_int KV = c->n_kv_heads * c->head_dim;
+    if (a->keep == HBK_KEEP_INPUTS && l + 1 < c->n_layers) { /* the last layer's is still there */
+        hbk__attend(a, e, l, b);
+        hbk__block_middle(e, l, k, a->norm, N);
+    }
 
     /* forward: y = h + act DOWN^T, act = silu(gate) * up */
     const hbk_real *dbranch = hbk__residual_backward(e, l, HBK_DOWN, a->dx, N, a->dh);
@@ -6499,6 +6540,7 @@ static hbk__env hbk__env_of(const hbk_acts *a, const hbk_model *m, const hbk_pas
     bool backward = p->dmodel || p->dadapter; /* dropout belongs to training only */
     e.lora_dropout = backward && p->adapter ? p->dropout : 0;
     e.residual_dropout = p->dmodel && !p->adapter ? p->dropout : 0;
+    e.neftune = backward ? p->neftune : 0;
     e.seed = p->dropout_seed;
     return e;
 }
@@ -6518,7 +6560,7 @@ static hbk_int hbk__lowest_layer(const hbk_model *m, const hbk_pass *p)
 HBK_DEF bool hbk_model_pass(hbk_acts *a, const hbk_model *m, const hbk_batch *b, const hbk_pass *p,
                             double *loss, double *nll, hbk_error *err)
 {
-    HBK_ASSERT(a->train || !(p->dmodel || p->dadapter));
+    HBK_ASSERT(a->keep != HBK_KEEP_NONE || !(p->dmodel || p->dadapter));
     if (!hbk__batch_begin(a, m, b, err)) return false;
     hbk__env e = hbk__env_of(a, m, p);
     hbk__layers_forward(a, &e, b);
@@ -9546,6 +9588,7 @@ HBK_DEF hbk_train_options hbk_train_defaults(bool full)
     o.alpha = 32;
     o.targets = HBK_ALL_SLOTS;
     o.dropout = full ? 0.1 : 0.05;
+    o.lora_plus = 1;
     o.lr = full ? 1e-5 : 2e-4;
     o.lr_end = full ? 9e-6 : 2e-5;
     o.schedule = HBK_LINEAR;
@@ -9652,7 +9695,8 @@ HBK_DEF hbk_trainer *hbk_trainer_new(const hbk_model *m, const hbk_train_options
         if (t->grads) t->m = HBK__NEW(alloc, hbk_real, t->n, err);
         if (t->m) t->v = HBK__NEW(alloc, hbk_real, t->n, err);
         if (t->v && hbk__trainer_views(t, init, err))
-            t->acts = hbk_acts_new(m, t->adapter, max_tokens, max_seq, true, alloc, err);
+            t->acts = hbk_acts_new(m, t->adapter, max_tokens, max_seq, o->recompute ? HBK_KEEP_INPUTS : HBK_KEEP_ALL,
+                                   alloc, err);
     }
     hbk_adapter_free(fresh);
     if (t && !t->acts) {
@@ -9681,21 +9725,44 @@ HBK_DEF bool hbk_trainer_accumulate(hbk_trainer *t, const hbk_batch *b, double s
                                     hbk_error *err)
 {
     hbk_pass p;
+    memset(&p, 0, sizeof p);
     p.adapter = t->adapter;
     p.dmodel = t->dmodel;
     p.dadapter = t->dadapter;
     p.scale = scale;
     p.dropout = t->o.dropout;
+    p.neftune = t->o.neftune;
     hbk_rng r = hbk_rng_at(t->o.seed, "dropout", (uint64_t)t->step * 4096 + (uint64_t)t->passes++);
     p.dropout_seed = hbk_rng_next(&r);
     return hbk_model_pass(t->acts, hbk_trainer_model(t), b, &p, loss, NULL, err);
+}
+
+/* n values from number `at` on. */
+static void hbk__trainer_adamw_some(hbk_trainer *t, hbk_int at, hbk_int n, double scale, const hbk_adamw *o)
+{
+    hbk_adamw_step(t->values + at, t->m + at, t->v + at, t->grads + at, n, t->step, scale, o);
+}
+
+/* LoRA+: each B, which lies right behind its A, steps with a rate of its own. */
+static void hbk__trainer_adamw_lora(hbk_trainer *t, double scale, hbk_adamw o)
+{
+    const double lr = o.lr;
+    for (hbk_int i = 0; i <= t->adapter->n_layers * HBK_N_SLOTS && t->o.lora_plus != 1; i++) {
+        const hbk_lora *l = &t->adapter->loras[i];
+        if (!l->a) continue;
+        o.lr = lr;
+        hbk__trainer_adamw_some(t, l->a - t->values, l->rank * l->in, scale, &o);
+        o.lr = lr * t->o.lora_plus;
+        hbk__trainer_adamw_some(t, l->b - t->values, l->rank * l->out, scale, &o);
+    }
+    if (t->o.lora_plus == 1) hbk__trainer_adamw_some(t, 0, t->n, scale, &o);
 }
 
 /* Steps over every value; norms and biases, the one-row tensors of a model, do not decay. */
 static void hbk__trainer_adamw(hbk_trainer *t, double scale, hbk_adamw o)
 {
     if (t->adapter) {
-        hbk_adamw_step(t->values, t->m, t->v, t->grads, t->n, t->step, scale, &o);
+        hbk__trainer_adamw_lora(t, scale, o);
         return;
     }
     char name[96];
@@ -9704,8 +9771,7 @@ static void hbk__trainer_adamw(hbk_trainer *t, double scale, hbk_adamw o)
     double decay = o.weight_decay;
     for (hbk_int i = 0; hbk_tensor_at(t->model, i, name, &w); i++) {
         o.weight_decay = w.rows == 1 ? 0 : decay;
-        hbk_adamw_step(t->values + at, t->m + at, t->v + at, t->grads + at, w.rows * w.cols, t->step, scale,
-                       &o);
+        hbk__trainer_adamw_some(t, at, w.rows * w.cols, scale, &o);
         at += w.rows * w.cols;
     }
 }
@@ -9977,7 +10043,7 @@ static bool hbk__options_json(json_t *into, const char *prefix, const hbk_train_
 {
     json_t *j = json_pack(
         "{s:b s:I s:f s:i s:f s:f s:f s:i s:I s:f s:f s:f s:f s:f s:I s:I s:I s:f s:I s:I s:I s:I s:I s:I "
-        "s:b}",
+        "s:b s:f s:f}",
         "full", o->full, "rank", (json_int_t)o->rank, "alpha", o->alpha, "targets", (int)o->targets,
         "dropout", o->dropout, "lr", o->lr, "lr_end", o->lr_end, "schedule", (int)o->schedule, "warmup",
         (json_int_t)o->warmup, "beta1", o->beta1, "beta2", o->beta2, "eps", o->eps, "weight_decay",
@@ -9985,7 +10051,8 @@ static bool hbk__options_json(json_t *into, const char *prefix, const hbk_train_
         (json_int_t)o->accumulate, "steps", (json_int_t)o->steps, "epochs", o->epochs, "max_tokens",
         (json_int_t)o->max_tokens, "max_length", (json_int_t)o->max_length, "replay", (json_int_t)o->replay,
         "validate_every", (json_int_t)o->validate_every, "patience", (json_int_t)o->patience, "seed",
-        (json_int_t)o->seed, "shuffle", o->shuffle);
+        (json_int_t)o->seed, "shuffle", o->shuffle, "neftune", o->neftune, "lora_plus", o->lora_plus);
+    /* not "recompute": it changes no bit */
     const char *key;
     json_t *value;
     bool ok = into && j;
@@ -10063,6 +10130,8 @@ static bool hbk__train_check(const hbk_train_options *o, hbk_error *err)
            hbk__in_range("dropout", o->dropout, 0, 1, err) && hbk__in_range("beta1", o->beta1, 0, 1, err) &&
            hbk__in_range("beta2", o->beta2, 0, 1, err) && hbk__in_range("eps", o->eps, 1e-30, any, err) &&
            hbk__in_range("weight_decay", o->weight_decay, 0, any, err) &&
+           hbk__in_range("neftune", o->neftune, 0, any, err) &&
+           hbk__in_range("lora_plus", o->lora_plus, 1e-9, any, err) &&
            hbk__in_range("epochs", o->epochs, 0, any, err) &&
            hbk__in_range("warmup", (double)o->warmup, 0, any, err);
 }
@@ -12455,7 +12524,7 @@ HBK_DEF bool hbk_evaluate_loss(const hbk_model *m, const hbk_adapter *adapter, c
     hbk_packer p;
     hbk_int room = HBK__MAX(max_tokens, d->max_length), targets = 0;
     if (!hbk_packer_init(&p, room, d->n, alloc, err)) return false;
-    hbk_acts *a = hbk_acts_new(m, adapter, room, d->max_length, false, alloc, err);
+    hbk_acts *a = hbk_acts_new(m, adapter, room, d->max_length, HBK_KEEP_NONE, alloc, err);
     hbk_pass pass;
     memset(&pass, 0, sizeof pass);
     pass.adapter = adapter;
