@@ -2066,6 +2066,15 @@ static json_t *hbk__json_parse(const char *s, size_t n, hbk_allocator *alloc, js
     return value;
 }
 
+/* The commonest broken model: a text of 130 bytes that a clone without git-lfs leaves in a file's place. */
+static bool hbk__check_pointer(const void *data, size_t n, const char *path, hbk_error *err)
+{
+    static const char lead[] = "version https://git-lfs";
+    if (n < sizeof lead - 1 || memcmp(data, lead, sizeof lead - 1) != 0) return true;
+    return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0,
+                       "is a git-lfs pointer, not the file itself: fetch it with `git lfs pull`");
+}
+
 HBK_DEF struct json_t *hbk_json_read(const char *path, hbk_error *err)
 {
     hbk_text text;
@@ -2077,7 +2086,8 @@ HBK_DEF struct json_t *hbk_json_read(const char *path, hbk_error *err)
         const char *s = hbk_text_string(&text);
         size_t bom = text.len >= 3 && memcmp(s, "\xef\xbb\xbf", 3) == 0 ? 3 : 0;
         value = hbk__json_parse(s + bom, text.len - bom, NULL, &e, &code);
-        if (!value) hbk_fail_at(err, code, path, e.line, "is no JSON: %s", e.text);
+        if (!value && hbk__check_pointer(s, text.len, path, err))
+            hbk_fail_at(err, code, path, e.line, "is no JSON: %s", e.text);
     }
     hbk_text_free(&text);
     return value;
@@ -5892,11 +5902,11 @@ static hbk_int hbk__per_layer(const hbk_config *c)
 }
 
 /* Tensor k of a layer, and its name without the layer's. */
-static void hbk__layer_place(const hbk_config *c, hbk_layer *layer, hbk_int k, hbk__place *p, char name[64])
+static void hbk__layer_place(const hbk_config *c, hbk_layer *layer, hbk_int k, hbk__place *p, char name[48])
 {
     if (k == 0 || k == 5) {
         p->vector = k ? &layer->ffn_norm : &layer->attn_norm;
-        snprintf(name, 64, "%s.weight", k ? "post_attention_layernorm" : "input_layernorm");
+        snprintf(name, 48, "%s.weight", k ? "post_attention_layernorm" : "input_layernorm");
         return;
     }
     bool bias = k >= HBK_N_SLOTS + 2;
@@ -5908,7 +5918,7 @@ static void hbk__layer_place(const hbk_config *c, hbk_layer *layer, hbk_int k, h
         p->vector = &layer->bias[s];
     else
         p->w = &layer->w[s];
-    snprintf(name, 64, "%s%s.%s", hbk__slot_group(p->slot), hbk_slot_name(p->slot), bias ? "bias" : "weight");
+    snprintf(name, 48, "%s%s.%s", hbk__slot_group(p->slot), hbk_slot_name(p->slot), bias ? "bias" : "weight");
 }
 
 /* The place of tensor i, and its name; false after the last. */
@@ -5922,7 +5932,7 @@ static bool hbk__place_at(hbk_model *m, hbk_int i, hbk__place *p, char name[96])
         snprintf(name, 96, "model.embed_tokens.weight");
         p->w = &m->embed;
     } else if (i <= n_layer) {
-        char part[64];
+        char part[48];
         hbk_int l = (i - 1) / per_layer;
         hbk__layer_place(&m->config, &m->layers[l], (i - 1) % per_layer, p, part);
         snprintf(name, 96, "model.layers.%lld.%s", (long long)l, part);
@@ -6670,15 +6680,6 @@ static uint64_t hbk__little_endian(const unsigned char *p, int n)
     return x;
 }
 
-/* The commonest broken model: a text of 130 bytes that a clone without git-lfs leaves in a file's place. */
-static bool hbk__check_pointer(const hbk_mapping *map, const char *path, hbk_error *err)
-{
-    static const char lead[] = "version https://git-lfs";
-    if (map->size < sizeof lead - 1 || memcmp(map->data, lead, sizeof lead - 1) != 0) return true;
-    return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0,
-                       "is a git-lfs pointer, not the file itself: fetch it with `git lfs pull`");
-}
-
 /* An empty table over the mapped file; safetensors fill it from their header, llama2.c from its order. */
 static hbk_safetensors *hbk__st_map(const char *path, hbk_allocator *alloc, hbk_error *err)
 {
@@ -6687,7 +6688,8 @@ static hbk_safetensors *hbk__st_map(const char *path, hbk_allocator *alloc, hbk_
     s->alloc = alloc;
     bool fits = snprintf(s->path, sizeof s->path, "%s", path) < (int)sizeof s->path;
     if (!fits) hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "the path is longer than 511 bytes");
-    if (!fits || !hbk_mapping_open(&s->map, path, err) || !hbk__check_pointer(&s->map, path, err)) {
+    if (!fits || !hbk_mapping_open(&s->map, path, err) ||
+        !hbk__check_pointer(s->map.data, s->map.size, path, err)) {
         hbk_safetensors_close(s);
         return NULL;
     }
@@ -7067,7 +7069,9 @@ HBK_DEF bool hbk_safetensors_write(const char *path, const hbk_tensor *tensors, 
 
 /* ---- 12.3 config.json -------------------------------------------------------
 
-   A field that is absent or null has the value that transformers' LlamaConfig gives it. Two spellings of
+   A field that is absent or null has the value that transformers' LlamaConfig gives it, or MistralConfig: a
+   Mistral whose window hides nothing is a LLaMA. Keys that change no number (pretraining_tp, use_cache,
+   dropout rates) are not looked at; those that would are refused by name. Two spellings of
    the rope fields are about: rope_theta and rope_scaling {"rope_type" or "type", ...} beside the others,
    and, since transformers 5, all of them inside rope_parameters. */
 
@@ -7094,6 +7098,8 @@ static hbk_int hbk__field_int(hbk__fields *f, const char *key, hbk_int absent)
     const json_t *v = hbk__json_field(f, key);
     if (!v) return absent;
     if (json_is_integer(v)) return (hbk_int)json_integer_value(v);
+    double x = json_real_value(v); /* 0 for what is no number; some writers know reals only */
+    if (json_is_real(v) && x == floor(x) && fabs(x) < 1e15) return (hbk_int)x;
     f->ok = hbk_fail_at(f->err, HBK_ERROR_FORMAT, f->path, 0, "%s: expected a whole number", key);
     return absent;
 }
@@ -7154,7 +7160,8 @@ static void hbk__read_eos(hbk__fields *f, hbk_config *c)
     }
 }
 
-/* `original` is the context length that some files give beside the scaling instead of inside it. */
+/* `original` is the context length that some files give beside the scaling instead of inside it, or else, as
+   in transformers, the model's. */
 static void hbk__read_llama3(hbk__fields *f, hbk_config *c, hbk_int original)
 {
     c->rope_low_freq_factor = hbk__field_real(f, "low_freq_factor", 0);
@@ -7167,12 +7174,20 @@ static void hbk__read_llama3(hbk__fields *f, hbk_config *c, hbk_int original)
                             "original_max_position_embeddings above 0");
 }
 
+/* The share of a head that turns: all of it, or another model. */
+static void hbk__read_share(hbk__fields *f)
+{
+    if (hbk__field_real(f, "partial_rotary_factor", 1) != 1)
+        hbk__field_refuse(f, "partial_rotary_factor", NULL);
+}
+
 static void hbk__read_rope(hbk__fields *f, hbk_config *c)
 {
     const json_t *whole = f->o, *scaling = hbk__json_field(f, "rope_scaling");
     if (!scaling || (json_is_object(scaling) && !json_object_size(scaling)))
         scaling = hbk__json_field(f, "rope_parameters");
-    hbk_int original = hbk__field_int(f, "original_max_position_embeddings", 0);
+    hbk_int original = hbk__field_int(f, "original_max_position_embeddings", c->context_length);
+    hbk__read_share(f);
     c->rope_theta = hbk__field_real(f, "rope_theta", 10000);
     c->rope_scaling = HBK_ROPE_DEFAULT;
     c->rope_factor = c->rope_low_freq_factor = c->rope_high_freq_factor = 1;
@@ -7182,17 +7197,17 @@ static void hbk__read_rope(hbk__fields *f, hbk_config *c)
     if (!scaling || !f->ok) return;
     const char *type = json_string_value(json_object_get(scaling, "rope_type"));
     if (!type) type = json_string_value(json_object_get(scaling, "type")); /* before transformers 4.43 */
-    /* alone, rope_theta needs no rope_type */
-    size_t theta = json_object_get(scaling, "rope_theta") ? 1 : 0;
+    /* these say nothing of a type and may stand without one */
+    size_t alone = (json_object_get(scaling, "rope_theta") ? 1 : 0) +
+                   (json_object_get(scaling, "partial_rotary_factor") ? 1 : 0);
     f->o = scaling;
     c->rope_theta = hbk__field_real(f, "rope_theta", c->rope_theta);
-    if (hbk__field_real(f, "partial_rotary_factor", 1) != 1)
-        hbk__field_refuse(f, "partial_rotary_factor", NULL);
+    hbk__read_share(f);
     if (type && !strcmp(type, "linear"))
         c->rope_scaling = HBK_ROPE_LINEAR;
     else if (type && !strcmp(type, "llama3"))
         c->rope_scaling = HBK_ROPE_LLAMA3;
-    else if (type ? strcmp(type, "default") != 0 : json_object_size(scaling) > theta)
+    else if (type ? strcmp(type, "default") != 0 : json_object_size(scaling) > alone)
         f->ok = f->ok && hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->path, 0,
                                      "rope scaling %.40s is not supported: default, linear and llama3 are",
                                      type ? type : "without rope_type");
@@ -7206,38 +7221,87 @@ static void hbk__read_rope(hbk__fields *f, hbk_config *c)
     f->o = whole;
 }
 
-/* Qwen, Mistral and the like differ from LLaMA in biases, windows or norms while their tensors have the same
-   names: the configuration is the only place to tell them apart. */
-static bool hbk__read_config(hbk__fields *f, hbk_config *c)
+/* Which architecture the numbers are for. Qwen, Gemma and the like differ from LLaMA in norms, activations
+   or windows while their tensors have the same names: the configuration is the only place to tell them apart.
+   LLaMAForCausalLM is what the first conversions called it. */
+static bool hbk__read_architecture(hbk__fields *f, bool *mistral)
 {
+    static const char *const known[] = {"LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM"};
     const char *model = json_string_value(hbk__json_field(f, "model_type"));
-    const char *class_name = json_string_value(json_array_get(hbk__json_field(f, "architectures"), 0));
-    if ((model && strcmp(model, "llama") != 0) ||
-        (class_name && strcmp(class_name, "LlamaForCausalLM") != 0) || (!model && !class_name))
+    const char *name = json_string_value(json_array_get(hbk__json_field(f, "architectures"), 0));
+    bool fits = model ? !strcmp(model, "llama") || !strcmp(model, "mistral") : name != NULL;
+    int k = 0;
+    while (k < 3 && name && strcmp(name, known[k]) != 0) k++;
+    if (!fits || k == 3)
         return hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->path, 0,
-                           "model_type %.40s, architectures %.60s: only llama, LlamaForCausalLM is supported",
-                           model ? model : "absent", class_name ? class_name : "absent");
-    hbk__field_refuse(f, "hidden_act", "silu");
-    hbk__field_refuse(f, "quantization_config", NULL);
+                           "model_type %.40s, architectures %.60s: only llama (LlamaForCausalLM) and mistral "
+                           "(MistralForCausalLM) are supported",
+                           model ? model : "absent", name ? name : "absent");
+    *mistral = model ? !strcmp(model, "mistral") : k == 2;
+    return true;
+}
+
+/* Mistral is LLaMA but for a window, beyond which a token sees no other. A window of the whole context, like
+   none, hides nothing; a shorter one gives other numbers from its length on. An absent key means 4096. */
+static void hbk__read_window(hbk__fields *f, const hbk_config *c)
+{
+    bool given = json_object_get(f->o, "sliding_window") != NULL;
+    hbk_int window = hbk__field_int(f, "sliding_window", given ? c->context_length : 4096);
+    if (!f->ok || window >= c->context_length) return;
+    f->ok = hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->path, 0,
+                        "sliding_window %lld is shorter than max_position_embeddings %lld, which is not "
+                        "supported; to use the model up to the window, lower max_position_embeddings to it",
+                        (long long)window, (long long)c->context_length);
+}
+
+static void hbk__read_quantization(hbk__fields *f)
+{
+    const json_t *v = hbk__json_field(f, "quantization_config");
+    const char *method = json_string_value(json_object_get(v, "quant_method"));
+    if (!v || (json_is_object(v) && !json_object_size(v))) return;
+    f->ok = hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->path, 0,
+                        "quantization_config: weights packed by %.40s are not supported; take the model in "
+                        "F32, F16 or BF16",
+                        method ? method : "an unnamed quant_method");
+}
+
+/* Sizes and numbers; what is absent has the value that the architecture's configuration class gives it. */
+static bool hbk__read_sizes(hbk__fields *f, hbk_config *c, bool mistral)
+{
     c->vocab_size = hbk__field_int(f, "vocab_size", 32000);
     c->dim = hbk__field_int(f, "hidden_size", 4096);
-    c->ffn_dim = hbk__field_int(f, "intermediate_size", 11008);
+    c->ffn_dim = hbk__field_int(f, "intermediate_size", mistral ? 14336 : 11008);
     c->n_layers = hbk__field_int(f, "num_hidden_layers", 32);
     c->n_heads = hbk__field_int(f, "num_attention_heads", 32);
-    c->n_kv_heads = hbk__field_int(f, "num_key_value_heads", c->n_heads);
+    bool eight = mistral && !json_object_get(f->o, "num_key_value_heads");
+    c->n_kv_heads = hbk__field_int(f, "num_key_value_heads", eight ? 8 : c->n_heads);
     c->head_dim = hbk__field_int(f, "head_dim", 0);
-    if (c->head_dim == 0 && f->ok) {
-        if (c->n_heads < 1 || c->dim % c->n_heads)
-            return hbk_fail_at(f->err, HBK_ERROR_RANGE, f->path, 0,
-                               "hidden_size %lld is no multiple of num_attention_heads %lld; give head_dim",
-                               (long long)c->dim, (long long)c->n_heads);
-        c->head_dim = c->dim / c->n_heads;
-    }
-    c->context_length = hbk__field_int(f, "max_position_embeddings", 2048);
+    c->context_length = hbk__field_int(f, "max_position_embeddings", mistral ? 131072 : 2048);
     c->rms_norm_eps = hbk__field_real(f, "rms_norm_eps", 1e-6);
+    if (c->head_dim != 0 || !f->ok) return f->ok;
+    if (c->n_heads < 1 || c->dim % c->n_heads)
+        return hbk_fail_at(f->err, HBK_ERROR_RANGE, f->path, 0,
+                           "hidden_size %lld is no multiple of num_attention_heads %lld; give head_dim",
+                           (long long)c->dim, (long long)c->n_heads);
+    c->head_dim = c->dim / c->n_heads;
+    return true;
+}
+
+static bool hbk__read_config(hbk__fields *f, hbk_config *c)
+{
+    bool mistral = false;
+    if (!hbk__read_architecture(f, &mistral)) return false;
+    const char *act = json_string_value(hbk__json_field(f, "hidden_act"));
+    if (!act || strcmp(act, "swish") != 0) hbk__field_refuse(f, "hidden_act", "silu"); /* one and the same */
+    hbk__read_quantization(f);
+    if (!f->ok || !hbk__read_sizes(f, c, mistral)) return false;
+    if (mistral) {
+        hbk__read_window(f, c); /* it knows no biases: keys for them mean nothing to it */
+    } else {
+        c->biases = (hbk__field_bool(f, "attention_bias", false) ? HBK__ATTENTION : 0) |
+                    (hbk__field_bool(f, "mlp_bias", false) ? HBK__MLP : 0);
+    }
     c->tied = hbk__field_bool(f, "tie_word_embeddings", false);
-    c->biases = (hbk__field_bool(f, "attention_bias", false) ? HBK__ATTENTION : 0) |
-                (hbk__field_bool(f, "mlp_bias", false) ? HBK__MLP : 0);
     const json_t *bos = json_object_get(f->o, "bos_token_id");
     c->bos = bos ? hbk__field_id(f, bos, "bos_token_id") : 1;
     c->eos[0] = 2;
@@ -7247,7 +7311,8 @@ static bool hbk__read_config(hbk__fields *f, hbk_config *c)
     return f->ok;
 }
 
-/* DIR/config.json; generation_config.json, where there is one, has the last word on what ends a text. */
+/* DIR/config.json. What ends a text is taken from generation_config.json, as transformers' generate does, and
+   from config.json where that file is absent or names nothing. */
 static bool hbk__config_load(const char *dir, hbk_config *c, hbk_error *err)
 {
     char path[512];
@@ -7430,8 +7495,9 @@ static bool hbk__check_tensor(const char *path, const hbk_tensor *t, const hbk_m
         snprintf(why, sizeof why, "ffn_dim=%lld ", (long long)c->ffn_dim);
     else if (p->w)
         snprintf(why, sizeof why, "vocab_size=%lld ", (long long)c->vocab_size);
-    return hbk_fail_at(err, HBK_ERROR_SHAPE, path, 0, "tensor %s: shape %s, expected %s for %sdim=%lld",
-                       t->name, got, want, why, (long long)c->dim);
+    return hbk_fail_at(err, HBK_ERROR_SHAPE, path, 0, "tensor %s: shape %s, expected %s for %sdim=%lld%s",
+                       t->name, got, want, why, (long long)c->dim,
+                       vocabulary ? "; vocab_size may be lower than the rows, not higher" : "");
 }
 
 static bool hbk__must_permute(const hbk_safetensors *file, const hbk__place *p)
@@ -7460,20 +7526,31 @@ static void hbk__copy_tensor(hbk_real *out, const hbk_matrix *t, bool interleave
     }
 }
 
-/* Tensors that the model has no place for would be weights that are left out: an error. Left out by
-   right are the rotary tables that old files hold. */
+/* Left out by right: tables that old files hold beside the weights, of rotary angles and the causal mask. */
+static bool hbk__is_buffer(const char *name)
+{
+    static const char *const tails[] = {"rotary_emb.inv_freq", "attn.masked_bias"};
+    size_t n = strlen(name);
+    for (int i = 0; i < 2; i++)
+        if (n >= strlen(tails[i]) && !strcmp(name + n - strlen(tails[i]), tails[i])) return true;
+    return false;
+}
+
+/* Tensors that the model has no place for would be weights that are left out: an error. */
 static bool hbk__check_strangers(hbk_model *m, const hbk__source *src, hbk_error *err)
 {
-    static const char table[] = "rotary_emb.inv_freq";
     for (hbk_int i = 0; i < src->n_files; i++)
         for (hbk_int k = 0; k < src->files[i]->n; k++) {
             const char *name = src->files[i]->tensors[k].name;
-            size_t n = strlen(name), tail = sizeof table - 1;
             hbk__place p;
-            if (hbk__place_of(m, name, &p) || (n >= tail && !strcmp(name + n - tail, table))) continue;
+            if (hbk__place_of(m, name, &p) || hbk__is_buffer(name)) continue;
+            bool bias = p.slot < HBK_N_SLOTS && strstr(name, "_proj.bias") != NULL;
             return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, src->files[i]->path, 0,
-                               "tensor %.200s: a LLaMA of %lld layers has no such weight", name,
-                               (long long)m->config.n_layers);
+                               "tensor %.200s: a LLaMA of %lld layers%s has no such weight", name,
+                               (long long)m->config.n_layers,
+                               !bias             ? ""
+                               : p.slot <= HBK_O ? " without attention_bias in its config.json"
+                                                 : " without mlp_bias in its config.json");
         }
     return true;
 }
@@ -7520,6 +7597,36 @@ static bool hbk__bind(hbk_model *m, hbk__source *src, hbk_error *err)
 
 /* ---- 12.5 folders ----------------------------------------------------------- */
 
+static const hbk_safetensors *hbk__shard(const hbk__source *s, const char *name)
+{
+    for (hbk_int i = 0; i < s->n_files; i++)
+        if (!strcmp(name, hbk__base_name(s->files[i]->path))) return s->files[i];
+    return NULL;
+}
+
+/* Index and shards must agree: every tensor that the index names is where it says, and none is in two shards,
+   of which one would be left out. A tensor that the index does not name is taken from where it is. */
+static bool hbk__check_index(const hbk__source *s, hbk_error *err)
+{
+    const char *name;
+    json_t *value;
+    json_object_foreach(s->shard_of, name, value)
+    {
+        if (!hbk_safetensors_find(hbk__shard(s, json_string_value(value)), name) && !hbk__is_buffer(name))
+            return hbk__missing(s, name, err);
+    }
+    for (hbk_int i = 0; i < s->n_files; i++)
+        for (hbk_int k = 0; k < s->files[i]->n; k++)
+            for (hbk_int j = 0; j < i; j++) {
+                name = s->files[i]->tensors[k].name;
+                if (hbk__st_find(s->files[j], name))
+                    return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0,
+                                       "tensor %.200s is in two shards, %.100s and %.100s", name,
+                                       hbk__base_name(s->files[j]->path), hbk__base_name(s->files[i]->path));
+            }
+    return true;
+}
+
 /* Opens every file that the index names. A name with a folder in it could read any file of the machine;
    total_size, often wrong after an edit, is not looked at. */
 static bool hbk__open_shards(hbk__source *s, const char *index_path, hbk_error *err)
@@ -7536,20 +7643,18 @@ static bool hbk__open_shards(hbk__source *s, const char *index_path, hbk_error *
     {
         const char *shard = json_string_value(value);
         char path[512];
-        hbk_int i = 0;
         if (!shard || !*shard || strchr(shard, '/') || strstr(shard, ".."))
             return hbk_fail_at(err, HBK_ERROR_FORMAT, index_path, 0,
                                "the shard of %s is '%.100s', expected a file name in the same folder", name,
                                shard ? shard : "");
-        while (i < s->n_files && strcmp(shard, hbk__base_name(s->files[i]->path)) != 0) i++;
-        if (i < s->n_files) continue;
+        if (hbk__shard(s, shard)) continue;
         if (!hbk_path(path, s->path, shard, err)) return false;
         if (!hbk_file_exists(path))
             return hbk_fail_at(err, HBK_ERROR_FILE, index_path, 0, "shard %.100s is missing from the folder",
                                shard);
         if (!hbk__source_add(s, hbk_safetensors_open(path, s->alloc, err), err)) return false;
     }
-    return true;
+    return hbk__check_index(s, err);
 }
 
 static bool hbk__open_folder(hbk__source *s, hbk_error *err)
@@ -7559,10 +7664,17 @@ static bool hbk__open_folder(hbk__source *s, hbk_error *err)
     if (hbk_file_exists(path)) return hbk__source_add(s, hbk_safetensors_open(path, s->alloc, err), err);
     if (!hbk_path(path, s->path, "model.safetensors.index.json", err)) return false;
     if (hbk_file_exists(path)) return hbk__open_shards(s, path, err);
-    if (!hbk_path(path, s->path, "pytorch_model.bin", err)) return false;
+    static const char *const other[] = {"pytorch_model.bin", "pytorch_model.bin.index.json",
+                                        "consolidated.00.pth"};
+    const char *found = NULL;
+    for (int i = 0; i < 3 && !found; i++) {
+        if (!hbk_path(path, s->path, other[i], err)) return false;
+        if (hbk_file_exists(path)) found = other[i];
+    }
     return hbk_fail_at(err, HBK_ERROR_FILE, s->path, 0,
-                       "holds neither model.safetensors nor model.safetensors.index.json%s",
-                       hbk_file_exists(path) ? "; save its pytorch_model.bin as safetensors first" : "");
+                       "holds neither model.safetensors nor model.safetensors.index.json%s%s%s",
+                       found ? "; its weights are in " : "", found ? found : "",
+                       found ? ": save the model as safetensors first (transformers' save_pretrained)" : "");
 }
 
 /* Sizes that the configuration claims, held against the files before memory is taken by them. */
@@ -7582,15 +7694,26 @@ static bool hbk__check_claims(const hbk__source *s, const hbk_config *c, hbk_err
                        (long long)c->dim, (long long)c->head_dim);
 }
 
+/* Whether head and embedding are one. They are where both names lead to one tensor, by the metadata or
+   because the other is not stored. Two copies that differ are two tensors whatever the configuration says,
+   as in transformers 5: whoever wrote both meant both. */
+static bool hbk__is_tied(const hbk__source *s, bool said)
+{
+    const hbk_safetensors *file;
+    const hbk_tensor *embed = hbk__source_find(s, HBK__EMBED, &file);
+    const hbk_tensor *head = hbk__source_find(s, HBK__HEAD, &file);
+    if (embed == head || !said) return embed == head;
+    return embed->bytes == head->bytes && !strcmp(embed->dtype, head->dtype) &&
+           !memcmp(embed->data, head->data, embed->bytes);
+}
+
 static hbk_model *hbk__load_folder(hbk__source *s, hbk_error *err)
 {
     hbk_config c;
     memset(&c, 0, sizeof c);
     if (!hbk__config_load(s->path, &c, err) || !hbk__open_folder(s, err) || !hbk__check_claims(s, &c, err))
         return NULL;
-    const hbk_safetensors *file;
-    /* both names lead to one tensor: by the metadata, or because the other is not stored */
-    if (hbk__source_find(s, HBK__EMBED, &file) == hbk__source_find(s, HBK__HEAD, &file)) c.tied = true;
+    c.tied = hbk__is_tied(s, c.tied);
     return hbk__model_new(&c, s->alloc, err);
 }
 
