@@ -1718,22 +1718,64 @@ static bool hbk__sync_folder_of(const char *path, hbk_error *err)
     return ok;
 }
 
+/* A file on its way to its name: open, put, seal, perhaps a look at what was written, publish. Whoever fails
+   in between drops it, and what stood under the name before still does. */
+typedef struct hbk__draft {
+    int fd;                   /* -1: not open */
+    char path[512], tmp[512]; /* tmp is "" where there is nothing to drop */
+} hbk__draft;
+
+static bool hbk__draft_open(hbk__draft *d, const char *path, hbk_error *err)
+{
+    d->fd = -1;
+    int n = snprintf(d->tmp, sizeof d->tmp, "%s.tmp", path);
+    bool fits = n < (int)sizeof d->tmp;
+    if (fits) memcpy(d->path, path, (size_t)n - 3);
+    if (fits) d->fd = open(d->tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (d->fd >= 0) return true;
+    if (fits)
+        hbk__fail_errno(err, d->tmp, "created");
+    else
+        hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "the path is longer than 507 bytes");
+    d->tmp[0] = 0;
+    return false;
+}
+
+static bool hbk__draft_put(const hbk__draft *d, const void *data, size_t n, hbk_error *err)
+{
+    return hbk__write_all(d->fd, (const char *)data, n, d->tmp, err);
+}
+
+static bool hbk__draft_seal(hbk__draft *d, hbk_error *err)
+{
+    bool ok = fsync(d->fd) == 0 || hbk__fail_errno(err, d->tmp, "synced");
+    if (close(d->fd) != 0 && ok) ok = hbk__fail_errno(err, d->tmp, "closed"); /* NFS reports late */
+    d->fd = -1;
+    return ok;
+}
+
+static bool hbk__draft_publish(hbk__draft *d, hbk_error *err)
+{
+    if (rename(d->tmp, d->path) != 0) return hbk__fail_errno(err, d->path, "replaced by its .tmp");
+    d->tmp[0] = 0;
+    return hbk__sync_folder_of(d->path, err);
+}
+
+static void hbk__draft_drop(hbk__draft *d)
+{
+    if (d->fd >= 0) close(d->fd);
+    if (d->tmp[0]) unlink(d->tmp);
+    d->fd = -1;
+    d->tmp[0] = 0;
+}
+
 HBK_DEF bool hbk_file_write(const char *path, const void *data, size_t n, hbk_error *err)
 {
-    char tmp[512];
-    if (snprintf(tmp, sizeof tmp, "%s.tmp", path) >= (int)sizeof tmp)
-        return hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "the path is longer than 500 bytes");
-    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0) return hbk__fail_errno(err, tmp, "created");
-    bool ok = hbk__write_all(fd, (const char *)data, n, tmp, err);
-    if (ok && fsync(fd) != 0) ok = hbk__fail_errno(err, tmp, "synced");
-    if (close(fd) != 0 && ok) ok = hbk__fail_errno(err, tmp, "closed"); /* NFS reports late */
-    if (ok && rename(tmp, path) != 0) ok = hbk__fail_errno(err, path, "replaced by its .tmp");
-    if (!ok) {
-        unlink(tmp);
-        return false;
-    }
-    return hbk__sync_folder_of(path, err);
+    hbk__draft d;
+    bool ok = hbk__draft_open(&d, path, err) && hbk__draft_put(&d, data, n, err) &&
+              hbk__draft_seal(&d, err) && hbk__draft_publish(&d, err);
+    if (!ok) hbk__draft_drop(&d);
+    return ok;
 }
 
 HBK_DEF bool hbk_file_exists(const char *path)
@@ -6242,42 +6284,38 @@ static bool hbk__st_put(int fd, const char *path, const hbk__st_item *item, hbk_
     return ok;
 }
 
-/* Writes sorted items to a new file, synced, and reads its table back. */
+/* Writes sorted items to a new file, and reads its table back before it gets its name. */
 static bool hbk__st_write(const char *path, const hbk__st_item *items, hbk_int n, hbk_allocator *alloc,
                           hbk_error *err)
 {
     hbk_text header;
+    hbk__draft d;
     memset(&header, 0, sizeof header);
     header.alloc = alloc;
+    if (!hbk__draft_open(&d, path, err)) return false;
     bool ok = hbk__st_header(&header, items, n, path, err);
-    int fd = ok ? open(path, O_WRONLY | O_CREAT | O_TRUNC, 0666) : -1;
-    if (ok && fd < 0) ok = hbk__fail_errno(err, path, "created");
     if (ok) {
         char length[8];
         for (int i = 0; i < 8; i++) length[i] = (char)((uint64_t)header.len >> (8 * i) & 0xff);
-        ok = hbk__write_all(fd, length, 8, path, err) &&
-             hbk__write_all(fd, header.data, header.len, path, err);
+        ok = hbk__draft_put(&d, length, 8, err) && hbk__draft_put(&d, header.data, header.len, err);
     }
-    for (hbk_int i = 0; i < n && ok; i++) ok = hbk__st_put(fd, path, &items[i], alloc, err);
-    if (ok && fsync(fd) != 0) ok = hbk__fail_errno(err, path, "synced");
-    if (fd >= 0 && close(fd) != 0 && ok) ok = hbk__fail_errno(err, path, "closed");
-    hbk_text_free(&header);
-    if (!ok) return false;
-    hbk_safetensors *back = hbk_safetensors_open(path, alloc, err);
+    for (hbk_int i = 0; i < n && ok; i++) ok = hbk__st_put(d.fd, d.tmp, &items[i], alloc, err);
+    ok = ok && hbk__draft_seal(&d, err);
+    hbk_safetensors *back = ok ? hbk_safetensors_open(d.tmp, alloc, err) : NULL;
     if (back && back->n != n)
         ok = hbk_fail_at(err, HBK_ERROR_FILE, path, 0,
                          "was written but does not read back: is the disk sound?");
+    ok = back && ok && hbk__draft_publish(&d, err);
     hbk_safetensors_close(back);
-    return back && ok;
+    if (!ok) hbk__draft_drop(&d);
+    hbk_text_free(&header);
+    return ok;
 }
 
 /* Tensors, and for each the matrix whose numbers it takes (from NULL: its own data), into a file. */
 static bool hbk__tensors_write(const char *path, const hbk_tensor *tensors, const hbk_matrix *from, hbk_int n,
                                hbk_allocator *alloc, hbk_error *err)
 {
-    char tmp[512];
-    if (snprintf(tmp, sizeof tmp, "%s.tmp", path) >= (int)sizeof tmp)
-        return hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "the path is longer than 507 bytes");
     hbk__st_item *items = HBK__NEW(alloc, hbk__st_item, n, err);
     if (!items) return false;
     bool ok = true;
@@ -6290,11 +6328,9 @@ static bool hbk__tensors_write(const char *path, const hbk_tensor *tensors, cons
                              tensors[i].name, tensors[i].dtype);
     }
     if (ok) qsort(items, (size_t)n, sizeof *items, hbk__by_type);
-    ok = ok && hbk__st_write(tmp, items, n, alloc, err);
-    if (ok && rename(tmp, path) != 0) ok = hbk__fail_errno(err, path, "replaced by its .tmp");
-    if (!ok) unlink(tmp);
+    ok = ok && hbk__st_write(path, items, n, alloc, err);
     hbk_free(alloc, items);
-    return ok && hbk__sync_folder_of(path, err);
+    return ok;
 }
 
 HBK_DEF bool hbk_safetensors_write(const char *path, const hbk_tensor *tensors, hbk_int n, hbk_error *err)
