@@ -40,7 +40,7 @@
                              3  memory              hbk_allocator
                              4  random              hbk_rng_*
      B  Text                 5  strings and UTF-8   hbk_text_*  hbk_utf8_*
-                             6  files, JSON, JSONL  hbk_file_*  hbk_jsonl_*
+                             6  files, JSON, GGUF   hbk_file_*  hbk_jsonl_*  hbk_gguf_*
                              7  tokenizers          hbk_tokenizer_*
      C  Numbers              8  matrices            hbk_matrix  hbk_matmul
                              9  layers              hbk_rms_norm_*  hbk_rope_*  hbk_attention_*  ...
@@ -269,7 +269,7 @@ HBK_DEF size_t hbk_utf8_encode(char out[4], int32_t cp); /* returns 1 to 4 bytes
 HBK_DEF bool hbk_utf8_valid(const char *s, size_t n, size_t *bad);
 HBK_DEF hbk_int hbk_utf8_length(const char *s, size_t n); /* code points; an invalid byte counts as one */
 
-/* ==== 6  FILES, JSON, JSONL ================================================== [hbk_file_*]
+/* ==== 6  FILES, JSON, GGUF =================================================== [hbk_file_*]
 
    A file is complete or absent: written under a temporary name, fsynced, renamed. Only .jsonl files
    grow, by whole waves that are fsynced together. */
@@ -346,6 +346,99 @@ HBK_DEF bool hbk_jsonl_sync(hbk_jsonl_writer *w, hbk_error *err);   /* flush and
 HBK_DEF bool hbk_jsonl_finish(hbk_jsonl_writer *w, hbk_error *err); /* sync, close, free; NULL is fine */
 /* Complete rows (lines ended by a newline) of the file; 0 if it does not exist. */
 HBK_DEF bool hbk_jsonl_count(const char *path, hbk_int *rows, hbk_error *err);
+
+/* GGUF, the container of llama.cpp: keys with typed values, then tensors, in one file or in several (open
+   NAME-00001-of-00003.gguf). Mapped, and checked whole when opened; what is handed out lies in the file or
+   beside it, and lives until it is closed. Versions 2 and 3. Thread safety: read-only once open. */
+typedef struct hbk_gguf hbk_gguf;
+
+/* A value's type, in the file's numbering. */
+typedef enum hbk_gguf_type {
+    HBK_GGUF_U8,
+    HBK_GGUF_I8,
+    HBK_GGUF_U16,
+    HBK_GGUF_I16,
+    HBK_GGUF_U32,
+    HBK_GGUF_I32,
+    HBK_GGUF_F32,
+    HBK_GGUF_BOOL,
+    HBK_GGUF_STRING,
+    HBK_GGUF_ARRAY,
+    HBK_GGUF_U64,
+    HBK_GGUF_I64,
+    HBK_GGUF_F64,
+    HBK_GGUF_TYPE_COUNT
+} hbk_gguf_type;
+
+typedef struct hbk_gguf_value {
+    const char *key;
+    hbk_gguf_type type; /* of an array: of its elements, which are no arrays */
+    bool is_array;
+    hbk_int n;                 /* elements of an array, else 1 */
+    const unsigned char *data; /* little-endian, perhaps unaligned */
+    hbk_int *at;               /* (n) where each string of an array begins in data; else NULL */
+} hbk_gguf_value;
+
+typedef struct hbk_gguf_tensor {
+    const char *name;
+    const char *type;          /* as ggml calls it: "F32", "Q4_K" ... */
+    hbk_int n_dims, shape[4];  /* PyTorch's order: the last dimension is contiguous */
+    const unsigned char *data; /* aligned to general.alignment within the file */
+    size_t bytes;
+} hbk_gguf_tensor;
+
+/* Everything in it that is wrong (sizes, types, overlaps, duplicates, missing parts) is an error by name. */
+HBK_DEF hbk_gguf *hbk_gguf_open(const char *path, hbk_allocator *alloc, hbk_error *err);
+HBK_DEF void hbk_gguf_close(hbk_gguf *g); /* NULL is fine */
+
+/* Keys in the order of the (first) file. */
+HBK_DEF hbk_int hbk_gguf_key_count(const hbk_gguf *g);
+HBK_DEF const hbk_gguf_value *hbk_gguf_key_at(const hbk_gguf *g, hbk_int i);
+HBK_DEF const hbk_gguf_value *hbk_gguf_find(const hbk_gguf *g, const char *key); /* or NULL */
+HBK_DEF const char *hbk_gguf_type_name(hbk_gguf_type t);                         /* "u8" ... "f64" */
+/* Tensors of all files together, in the order of the files. */
+HBK_DEF hbk_int hbk_gguf_tensor_count(const hbk_gguf *g);
+HBK_DEF const hbk_gguf_tensor *hbk_gguf_tensor_at(const hbk_gguf *g, hbk_int i);
+HBK_DEF const hbk_gguf_tensor *hbk_gguf_tensor_find(const hbk_gguf *g, const char *name); /* or NULL */
+
+/* Element i < v->n of a value: an integer of any width, a real (or integer), a bool, a string of *n bytes
+   that no NUL ends. False (NULL) if the value is of another type, or an integer is beyond hbk_int. */
+HBK_DEF bool hbk_gguf_int_at(const hbk_gguf_value *v, hbk_int i, hbk_int *x);
+HBK_DEF bool hbk_gguf_real_at(const hbk_gguf_value *v, hbk_int i, double *x);
+HBK_DEF bool hbk_gguf_bool_at(const hbk_gguf_value *v, hbk_int i, bool *x);
+HBK_DEF const char *hbk_gguf_string_at(const hbk_gguf_value *v, hbk_int i, size_t *n);
+/* The single value of a key. An absent key leaves *x as it is, which is how defaults are given; a value of
+   another type is an error that names the key. */
+HBK_DEF bool hbk_gguf_int(const hbk_gguf *g, const char *key, hbk_int *x, hbk_error *err);
+HBK_DEF bool hbk_gguf_real(const hbk_gguf *g, const char *key, double *x, hbk_error *err);
+HBK_DEF bool hbk_gguf_bool(const hbk_gguf *g, const char *key, bool *x, hbk_error *err);
+HBK_DEF bool hbk_gguf_string(const hbk_gguf *g, const char *key, const char **s, size_t *n, hbk_error *err);
+/* An array whose elements are of type t: *v, or NULL if the key is absent. */
+HBK_DEF bool hbk_gguf_array(const hbk_gguf *g, const char *key, hbk_gguf_type t, const hbk_gguf_value **v,
+                            hbk_error *err);
+
+/* Writes a GGUF of version 3: first the keys, then the tensors' descriptions, then their data in the same
+   order, padded as it passes. The first failure sticks; hbk_gguf_finish reports it. The file is complete or
+   absent. One thread at a time. */
+typedef struct hbk_gguf_writer hbk_gguf_writer;
+HBK_DEF hbk_gguf_writer *hbk_gguf_create(const char *path, hbk_allocator *alloc, hbk_error *err);
+/* An integer of type t (a width that x does not fit is an error), an f32, a bool, a string, any value. */
+HBK_DEF void hbk_gguf_put_int(hbk_gguf_writer *w, const char *key, hbk_gguf_type t, hbk_int x);
+HBK_DEF void hbk_gguf_put_real(hbk_gguf_writer *w, const char *key, double x);
+HBK_DEF void hbk_gguf_put_bool(hbk_gguf_writer *w, const char *key, bool x);
+HBK_DEF void hbk_gguf_put_string(hbk_gguf_writer *w, const char *key, const char *s, size_t n);
+HBK_DEF void hbk_gguf_put_value(hbk_gguf_writer *w, const hbk_gguf_value *v);
+/* An array of n elements of type t, which the next n calls of hbk_gguf_add_* give. */
+HBK_DEF void hbk_gguf_put_array(hbk_gguf_writer *w, const char *key, hbk_gguf_type t, hbk_int n);
+HBK_DEF void hbk_gguf_add_int(hbk_gguf_writer *w, hbk_int x);
+HBK_DEF void hbk_gguf_add_real(hbk_gguf_writer *w, double x);
+HBK_DEF void hbk_gguf_add_string(hbk_gguf_writer *w, const char *s, size_t n);
+/* Describes a tensor: name, type, n_dims and shape; the rest is not looked at. */
+HBK_DEF void hbk_gguf_put_tensor(hbk_gguf_writer *w, const hbk_gguf_tensor *t);
+HBK_DEF void hbk_gguf_put_data(hbk_gguf_writer *w, const void *data, size_t n);
+/* Ends the file and frees w, in every case. False, and no file, if anything failed or data are missing. */
+HBK_DEF bool hbk_gguf_finish(hbk_gguf_writer *w, hbk_error *err);
+HBK_DEF void hbk_gguf_discard(hbk_gguf_writer *w); /* frees w without a file; NULL is fine */
 
 /* ==== 7  TOKENIZERS ========================================================== [hbk_tokenizer_*] */
 
@@ -1735,7 +1828,7 @@ HBK_DEF hbk_int hbk_utf8_length(const char *s, size_t n)
     return count;
 }
 
-/* ==== 6  FILES, JSON, JSONL ==================================================
+/* ==== 6  FILES, JSON, GGUF ===================================================
 
    What a crash may leave behind. A file written whole goes PATH.tmp -> fsync -> rename -> fsync of the
    folder: after a power cut it is the old one or the new one, never half of either. A .jsonl file grows
@@ -1748,7 +1841,10 @@ HBK_DEF hbk_int hbk_utf8_length(const char *s, size_t n)
      - \u0000 in a string is allowed; invalid UTF-8 and lone surrogates are errors of their line;
      - objects keep the order in which keys were put in, so what is written twice is the same bytes.
 
-   jansson allocates with malloc; what it is fed is bounded by HBK__JSON_MAX. */
+   jansson allocates with malloc; what it is fed is bounded by HBK__JSON_MAX.
+
+   GGUF stands last in this chapter because two read it: its keys hold a vocabulary (chapter 7), its tensors
+   a model (chapter 12). */
 
 enum { HBK__JSON_MAX = 1 << 30 }; /* bytes of one JSON file, or of one row */
 
@@ -2019,6 +2115,22 @@ HBK_DEF void hbk_mapping_close(hbk_mapping *m)
     if (m->size > 0) munmap((void *)(uintptr_t)m->data, m->size);
     m->data = NULL;
     m->size = 0;
+}
+
+static uint64_t hbk__little_endian(const unsigned char *p, int n)
+{
+    uint64_t x = 0;
+    while (n > 0) x = x << 8 | p[--n];
+    return x;
+}
+
+/* The commonest broken model: a text of 130 bytes that a clone without git-lfs leaves in a file's place. */
+static bool hbk__check_pointer(const hbk_mapping *map, const char *path, hbk_error *err)
+{
+    static const char lead[] = "version https://git-lfs";
+    if (map->size < sizeof lead - 1 || memcmp(map->data, lead, sizeof lead - 1) != 0) return true;
+    return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0,
+                       "is a git-lfs pointer, not the file itself: fetch it with `git lfs pull`");
 }
 
 /* Copies JSON text, giving each integer that no 64 bits hold the exponent that makes it a real. */
@@ -2426,6 +2538,859 @@ HBK_DEF bool hbk_jsonl_count(const char *path, hbk_int *rows, hbk_error *err)
     }
     *rows = lines;
     return true;
+}
+
+/* ---- GGUF -------------------------------------------------------------------
+
+       "GGUF" | u32 version | u64 tensors | u64 keys
+       keys:      string name, u32 type, value         string: u64 length, bytes
+       tensors:   string name, u32 n, u64 dims[n], u32 type, u64 offset
+       zeros up to a multiple of general.alignment (32)
+       data:      each tensor at its offset, which is such a multiple too
+
+   All of it little-endian and packed. A value of type array is u32 element type, u64 n, elements. Dimensions
+   run from the contiguous one outwards; here they are turned round, into PyTorch's order. Source: ggml's
+   docs/gguf.md.
+
+   Every count is held against the bytes that are left before memory is taken by it, and every name is
+   unique, so whoever reads values and tensors later need not look again. Strings of an array are found
+   through an index made at opening: a vocabulary has 128,000. */
+
+enum { HBK__GGUF_KEY_MAX = 65535, HBK__GGUF_TENSOR_MAX = 63, HBK__GGUF_LENGTH_MAX = 1 << 30 };
+
+typedef struct hbk__ggml_type {
+    char name[12];
+    int id, block, bytes; /* elements of a block and their bytes */
+} hbk__ggml_type;
+
+/* All that files hold, so that what chapter 8 cannot multiply is refused by its name. */
+static const hbk__ggml_type hbk__ggml_types[] = {
+    {"F32", 0, 1, 4},         {"F16", 1, 1, 2},        {"Q4_0", 2, 32, 18},      {"Q4_1", 3, 32, 20},
+    {"Q5_0", 6, 32, 22},      {"Q5_1", 7, 32, 24},     {"Q8_0", 8, 32, 34},      {"Q2_K", 10, 256, 84},
+    {"Q3_K", 11, 256, 110},   {"Q4_K", 12, 256, 144},  {"Q5_K", 13, 256, 176},   {"Q6_K", 14, 256, 210},
+    {"IQ2_XXS", 16, 256, 66}, {"IQ2_XS", 17, 256, 74}, {"IQ3_XXS", 18, 256, 98}, {"IQ1_S", 19, 256, 50},
+    {"IQ4_NL", 20, 32, 18},   {"IQ3_S", 21, 256, 110}, {"IQ2_S", 22, 256, 82},   {"IQ4_XS", 23, 256, 136},
+    {"I8", 24, 1, 1},         {"I16", 25, 1, 2},       {"I32", 26, 1, 4},        {"I64", 27, 1, 8},
+    {"F64", 28, 1, 8},        {"IQ1_M", 29, 256, 56},  {"BF16", 30, 1, 2},       {"TQ1_0", 34, 256, 54},
+    {"TQ2_0", 35, 256, 66},   {"MXFP4", 39, 32, 17},   {"NVFP4", 40, 64, 36},    {"Q1_0", 41, 128, 18}};
+
+/* By name, or by id where name is NULL; NULL if there is none. */
+static const hbk__ggml_type *hbk__ggml_type_of(const char *name, uint64_t id)
+{
+    for (size_t i = 0; i < sizeof hbk__ggml_types / sizeof *hbk__ggml_types; i++) {
+        const hbk__ggml_type *t = &hbk__ggml_types[i];
+        if (name ? !strcmp(name, t->name) : (uint64_t)t->id == id) return t;
+    }
+    return NULL;
+}
+
+/* Bytes of a tensor's data, by type and shape; false if its rows are no whole blocks, or too large. */
+static bool hbk__ggml_size(const hbk__ggml_type *type, const hbk_gguf_tensor *t, size_t *bytes)
+{
+    hbk_int n = 1, size;
+    for (hbk_int i = 0; i < t->n_dims; i++)
+        if (!hbk__mul(&n, n, t->shape[i])) return false;
+    if ((t->n_dims ? t->shape[t->n_dims - 1] : 1) % type->block) return false;
+    if (!hbk__mul(&size, n / type->block, type->bytes)) return false;
+    *bytes = (size_t)size;
+    return true;
+}
+
+/* Name and bytes of a value's types; an array's stand for the least that one takes. */
+static const char hbk__gguf_names[HBK_GGUF_TYPE_COUNT][8] = {
+    "u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "string", "array", "u64", "i64", "f64"};
+static const int hbk__gguf_sizes[HBK_GGUF_TYPE_COUNT] = {1, 1, 2, 2, 4, 4, 4, 1, 8, 12, 8, 8, 8};
+
+HBK_DEF const char *hbk_gguf_type_name(hbk_gguf_type t)
+{
+    return (unsigned)t < HBK_GGUF_TYPE_COUNT ? hbk__gguf_names[t] : "unknown";
+}
+
+struct hbk_gguf {
+    char path[512];
+    hbk_allocator *alloc;
+    hbk_mapping map;
+    hbk_text names; /* of keys, then of tensors, each with its NUL */
+    hbk_gguf_value *values;
+    const hbk_gguf_value **by_key; /* sorted */
+    hbk_int n_values;
+    hbk_gguf_tensor *own; /* the tensors of this file */
+    hbk_int n_own;
+    hbk_gguf **rest; /* the further files of a split model */
+    hbk_int n_rest;
+    const hbk_gguf_tensor **tensors, **by_name; /* of all files, in order, and sorted */
+    hbk_int n_tensors;
+};
+
+/* What reads the tables: `what` names the entry that is read, for messages. */
+typedef struct hbk__gguf_cursor {
+    hbk_gguf *g;
+    size_t at;
+    char what[128];
+    hbk_error *err;
+} hbk__gguf_cursor;
+
+static bool hbk__gguf_short(const hbk__gguf_cursor *c)
+{
+    return hbk_fail_at(c->err, HBK_ERROR_FORMAT, c->g->path, 0,
+                       "truncated: the file ends within %s; fetch it again", c->what);
+}
+
+/* The next n bytes, or NULL where the file has fewer. */
+static const unsigned char *hbk__gguf_take(hbk__gguf_cursor *c, uint64_t n)
+{
+    if (n > c->g->map.size - c->at) {
+        hbk__gguf_short(c);
+        return NULL;
+    }
+    c->at += (size_t)n;
+    return c->g->map.data + c->at - n;
+}
+
+static bool hbk__gguf_number(hbk__gguf_cursor *c, int bytes, uint64_t *x)
+{
+    const unsigned char *p = hbk__gguf_take(c, (uint64_t)bytes);
+    if (p) *x = hbk__little_endian(p, bytes);
+    return p != NULL;
+}
+
+/* The name of entry i, copied to the end of `names`. */
+static bool hbk__gguf_name(hbk__gguf_cursor *c, const char *kind, hbk_int i, int most)
+{
+    uint64_t n;
+    snprintf(c->what, sizeof c->what, "%s %lld", kind, (long long)i + 1);
+    if (!hbk__gguf_number(c, 8, &n)) return false;
+    if (n < 1 || n > (uint64_t)most)
+        return hbk_fail_at(c->err, HBK_ERROR_FORMAT, c->g->path, 0,
+                           "%s: its name has %llu bytes, expected 1 to %d", c->what, (unsigned long long)n,
+                           most);
+    const char *s = (const char *)hbk__gguf_take(c, n);
+    if (!s) return false;
+    if (memchr(s, 0, (size_t)n))
+        return hbk_fail_at(c->err, HBK_ERROR_FORMAT, c->g->path, 0, "%s: its name holds a NUL byte", c->what);
+    hbk_text_append(&c->g->names, s, (size_t)n);
+    hbk_text_append(&c->g->names, "", 1);
+    snprintf(c->what, sizeof c->what, "%s %.*s", kind, (int)HBK__MIN(n, 100), s);
+    return hbk_text_ok(&c->g->names, c->err);
+}
+
+/* The v->n strings that follow; an array of them gets its index. */
+static bool hbk__gguf_strings(hbk__gguf_cursor *c, hbk_gguf_value *v)
+{
+    size_t start = c->at;
+    v->data = c->g->map.data + start;
+    if (v->is_array) {
+        v->at = HBK__NEW(c->g->alloc, hbk_int, v->n, c->err);
+        if (!v->at) return false;
+    }
+    for (hbk_int i = 0; i < v->n; i++) {
+        uint64_t n;
+        if (v->at) v->at[i] = (hbk_int)(c->at - start);
+        if (!hbk__gguf_number(c, 8, &n)) return false;
+        if (n > HBK__GGUF_LENGTH_MAX)
+            return hbk_fail_at(c->err, HBK_ERROR_RANGE, c->g->path, 0,
+                               "%s: a string of %llu bytes, at most %d are allowed", c->what,
+                               (unsigned long long)n, (int)HBK__GGUF_LENGTH_MAX);
+        if (!hbk__gguf_take(c, n)) return false;
+    }
+    return true;
+}
+
+/* Key i: its name, already in `names`, its type and its value. */
+static bool hbk__gguf_read_value(hbk__gguf_cursor *c, hbk_gguf_value *v)
+{
+    uint64_t type, n = 1;
+    if (!hbk__gguf_number(c, 4, &type)) return false;
+    v->is_array = type == HBK_GGUF_ARRAY;
+    if (v->is_array && (!hbk__gguf_number(c, 4, &type) || !hbk__gguf_number(c, 8, &n))) return false;
+    if (v->is_array && type == HBK_GGUF_ARRAY)
+        return hbk_fail_at(c->err, HBK_ERROR_UNSUPPORTED, c->g->path, 0,
+                           "%s: an array of arrays is not supported", c->what);
+    if (type >= HBK_GGUF_TYPE_COUNT)
+        return hbk_fail_at(c->err, HBK_ERROR_FORMAT, c->g->path, 0, "%s: unknown value type %llu", c->what,
+                           (unsigned long long)type);
+    if (n > HBK__GGUF_LENGTH_MAX)
+        return hbk_fail_at(c->err, HBK_ERROR_RANGE, c->g->path, 0,
+                           "%s: an array of %llu elements, at most %d are allowed", c->what,
+                           (unsigned long long)n, (int)HBK__GGUF_LENGTH_MAX);
+    v->type = (hbk_gguf_type)type;
+    v->n = (hbk_int)n;
+    uint64_t least = n * (uint64_t)hbk__gguf_sizes[type];
+    if (least > c->g->map.size - c->at) return hbk__gguf_short(c);
+    if (v->type == HBK_GGUF_STRING) return hbk__gguf_strings(c, v);
+    v->data = hbk__gguf_take(c, least);
+    return true;
+}
+
+/* A tensor's description after its name. Until hbk__gguf_place its data lie at the offset from the file's
+   beginning: where the data begin is known only when all descriptions were read. */
+static bool hbk__gguf_read_tensor(hbk__gguf_cursor *c, hbk_gguf_tensor *t, hbk_int alignment)
+{
+    uint64_t n, dim, id, offset;
+    const char *path = c->g->path;
+    if (!hbk__gguf_number(c, 4, &n)) return false;
+    if (n > 4)
+        return hbk_fail_at(c->err, HBK_ERROR_FORMAT, path, 0, "%s: has %llu dimensions, at most 4", c->what,
+                           (unsigned long long)n);
+    t->n_dims = (hbk_int)n;
+    for (hbk_int i = t->n_dims - 1; i >= 0; i--) {
+        if (!hbk__gguf_number(c, 8, &dim)) return false;
+        if (dim < 1 || dim > INT64_MAX)
+            return hbk_fail_at(c->err, HBK_ERROR_FORMAT, path, 0, "%s: a dimension of %llu", c->what,
+                               (unsigned long long)dim);
+        t->shape[i] = (hbk_int)dim;
+    }
+    if (!hbk__gguf_number(c, 4, &id) || !hbk__gguf_number(c, 8, &offset)) return false;
+    const hbk__ggml_type *type = hbk__ggml_type_of(NULL, id);
+    if (!type)
+        return hbk_fail_at(c->err, HBK_ERROR_UNSUPPORTED, path, 0, "%s: unknown tensor type %llu", c->what,
+                           (unsigned long long)id);
+    t->type = type->name;
+    if (!hbk__ggml_size(type, t, &t->bytes))
+        return hbk_fail_at(c->err, HBK_ERROR_FORMAT, path, 0,
+                           "%s: its shape overflows, or its rows are not whole blocks of %d, as %s asks for",
+                           c->what, type->block, type->name);
+    if (offset % (uint64_t)alignment)
+        return hbk_fail_at(c->err, HBK_ERROR_FORMAT, path, 0,
+                           "%s: its offset %llu is no multiple of general.alignment %lld", c->what,
+                           (unsigned long long)offset, (long long)alignment);
+    if (offset > c->g->map.size || t->bytes > c->g->map.size - offset)
+        return hbk_fail_at(c->err, HBK_ERROR_FORMAT, path, 0,
+                           "truncated: %s has %zu bytes at offset %llu, the file %zu; fetch it again",
+                           c->what, t->bytes, (unsigned long long)offset, c->g->map.size);
+    t->data = c->g->map.data + offset;
+    return true;
+}
+
+/* Names get their pointers once `names` has stopped growing, data theirs once their beginning is known. */
+static bool hbk__gguf_place(hbk__gguf_cursor *c, hbk_int alignment)
+{
+    hbk_gguf *g = c->g;
+    const char *name = hbk_text_string(&g->names);
+    size_t size = g->map.size, align = (size_t)alignment, start = (c->at + align - 1) / align * align;
+    for (hbk_int i = 0; i < g->n_values; i++, name += strlen(name) + 1) g->values[i].key = name;
+    for (hbk_int i = 0; i < g->n_own; i++, name += strlen(name) + 1) {
+        hbk_gguf_tensor *t = &g->own[i];
+        size_t offset = (size_t)(t->data - g->map.data);
+        t->name = name;
+        if (start > size || offset > size - start || t->bytes > size - start - offset)
+            return hbk_fail_at(c->err, HBK_ERROR_FORMAT, g->path, 0,
+                               "truncated: tensor %s ends at byte %zu, the file at %zu; fetch it again", name,
+                               start + offset + t->bytes, size);
+        t->data += start;
+    }
+    return true;
+}
+
+/* Magic, version and counts, which the file must have room for. */
+static bool hbk__gguf_header(hbk__gguf_cursor *c, uint64_t *n_tensors, uint64_t *n_keys)
+{
+    const char *path = c->g->path;
+    size_t size = c->g->map.size;
+    if (size < 4 || memcmp(c->g->map.data, "GGUF", 4) != 0)
+        return hbk_fail_at(c->err, HBK_ERROR_FORMAT, path, 0, "is no GGUF file: it does not begin with GGUF");
+    c->at = 4;
+    uint64_t version;
+    if (!hbk__gguf_number(c, 4, &version)) return false;
+    if (version && (version & 0xffff) == 0)
+        return hbk_fail_at(c->err, HBK_ERROR_UNSUPPORTED, path, 0,
+                           "is a big-endian GGUF, which is not supported: fetch the little-endian one");
+    if (version != 2 && version != 3)
+        return hbk_fail_at(c->err, HBK_ERROR_UNSUPPORTED, path, 0,
+                           "is a GGUF of version %llu: 2 and 3 are supported; convert it with llama.cpp",
+                           (unsigned long long)version);
+    if (!hbk__gguf_number(c, 8, n_tensors) || !hbk__gguf_number(c, 8, n_keys)) return false;
+    /* the least that an entry takes: a name of one byte, and no dimension or a value of one byte */
+    if (*n_tensors > (size - c->at) / 25 || *n_keys > (size - c->at) / 14)
+        return hbk_fail_at(c->err, HBK_ERROR_FORMAT, path, 0,
+                           "announces %llu tensors and %llu keys, for which its %zu bytes have no room",
+                           (unsigned long long)*n_tensors, (unsigned long long)*n_keys, size);
+    return true;
+}
+
+static int hbk__by_key(const void *a, const void *b)
+{
+    return strcmp((*(const hbk_gguf_value *const *)a)->key, (*(const hbk_gguf_value *const *)b)->key);
+}
+
+static int hbk__by_tensor_name(const void *a, const void *b)
+{
+    return strcmp((*(const hbk_gguf_tensor *const *)a)->name, (*(const hbk_gguf_tensor *const *)b)->name);
+}
+
+static int hbk__by_tensor_place(const void *a, const void *b)
+{
+    const unsigned char *x = (*(const hbk_gguf_tensor *const *)a)->data;
+    const unsigned char *y = (*(const hbk_gguf_tensor *const *)b)->data;
+    return x < y ? -1 : x > y;
+}
+
+/* Sorts the keys; the same one twice is an error. Done before tensors are read: they need the alignment. */
+static bool hbk__gguf_sort_keys(hbk_gguf *g, hbk_error *err)
+{
+    g->by_key = HBK__NEW(g->alloc, const hbk_gguf_value *, g->n_values, err);
+    if (!g->by_key) return false;
+    const char *name = hbk_text_string(&g->names);
+    for (hbk_int i = 0; i < g->n_values; i++, name += strlen(name) + 1) {
+        g->values[i].key = name;
+        g->by_key[i] = &g->values[i];
+    }
+    qsort(g->by_key, (size_t)g->n_values, sizeof *g->by_key, hbk__by_key);
+    for (hbk_int i = 1; i < g->n_values; i++)
+        if (!strcmp(g->by_key[i - 1]->key, g->by_key[i]->key))
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, g->path, 0, "key %.100s: is there twice",
+                               g->by_key[i]->key);
+    return true;
+}
+
+/* The tables of the file mapped in g. */
+static bool hbk__gguf_tables(hbk_gguf *g, hbk_error *err)
+{
+    uint64_t n_tensors, n_keys;
+    hbk_int alignment = 32;
+    hbk__gguf_cursor c;
+    memset(&c, 0, sizeof c);
+    c.g = g;
+    c.err = err;
+    snprintf(c.what, sizeof c.what, "the header");
+    if (!hbk__gguf_header(&c, &n_tensors, &n_keys)) return false;
+    g->values = HBK__NEW(g->alloc, hbk_gguf_value, (hbk_int)n_keys, err);
+    if (g->values) g->own = HBK__NEW(g->alloc, hbk_gguf_tensor, (hbk_int)n_tensors, err);
+    if (!g->own) return false;
+    while (g->n_values < (hbk_int)n_keys) /* counted before it is read: closing frees what it holds so far */
+        if (!hbk__gguf_name(&c, "key", g->n_values, HBK__GGUF_KEY_MAX) ||
+            !hbk__gguf_read_value(&c, &g->values[g->n_values++]))
+            return false;
+    if (!hbk__gguf_sort_keys(g, err) || !hbk_gguf_int(g, "general.alignment", &alignment, err)) return false;
+    if (alignment < 1 || alignment > HBK__GGUF_LENGTH_MAX || (alignment & (alignment - 1)))
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, g->path, 0,
+                           "key general.alignment: is %lld, expected a power of two", (long long)alignment);
+    for (; g->n_own < (hbk_int)n_tensors; g->n_own++)
+        if (!hbk__gguf_name(&c, "tensor", g->n_own, HBK__GGUF_TENSOR_MAX) ||
+            !hbk__gguf_read_tensor(&c, &g->own[g->n_own], alignment))
+            return false;
+    return hbk__gguf_place(&c, alignment);
+}
+
+/* One file, whatever split it may be part of. */
+static hbk_gguf *hbk__gguf_open_one(const char *path, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_gguf *g = HBK__NEW(alloc, hbk_gguf, 1, err);
+    if (!g) return NULL;
+    g->alloc = g->names.alloc = alloc;
+    bool ok = snprintf(g->path, sizeof g->path, "%s", path) < (int)sizeof g->path;
+    if (!ok) hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "the path is longer than 511 bytes");
+    if (ok && hbk_mapping_open(&g->map, path, err) && hbk__check_pointer(&g->map, path, err) &&
+        hbk__gguf_tables(g, err))
+        return g;
+    hbk_gguf_close(g);
+    return NULL;
+}
+
+/* Part i (from 0) of a split model, from the name of its first: PREFIX-00001-of-00003.gguf. False if `first`
+   is not such a name. */
+static bool hbk__gguf_part(char out[512], const char *first, hbk_int i, hbk_int n)
+{
+    char tail[40];
+    int len = snprintf(tail, sizeof tail, "-%05lld-of-%05lld.gguf", 1LL, (long long)n);
+    size_t stem = strlen(first);
+    if (stem < (size_t)len || strcmp(first + stem - (size_t)len, tail) != 0) return false;
+    memcpy(out, first, stem -= (size_t)len);
+    return snprintf(out + stem, 512 - stem, "-%05lld-of-%05lld.gguf", (long long)i + 1, (long long)n) <
+           (int)(512 - stem);
+}
+
+/* Opens part i of g's split; its own keys must say that it is. */
+static bool hbk__gguf_open_part(hbk_gguf *g, hbk_int i, hbk_int n, hbk_error *err)
+{
+    char path[512];
+    if (!hbk__gguf_part(path, g->path, i, n))
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, g->path, 0,
+                           "key split.count: the model has %lld files, but this name does not end with "
+                           "-00001-of-%05lld.gguf; restore the files' names",
+                           (long long)n, (long long)n);
+    if (!hbk_file_exists(path))
+        return hbk_fail_at(err, HBK_ERROR_FILE, g->path, 0, "part %lld of %lld is missing: expected %.300s",
+                           (long long)i + 1, (long long)n, path);
+    hbk_gguf *part = hbk__gguf_open_one(path, g->alloc, err);
+    if (!part) return false;
+    g->rest[g->n_rest++] = part;
+    hbk_int no = -1, count = -1;
+    if (!hbk_gguf_int(part, "split.no", &no, err) || !hbk_gguf_int(part, "split.count", &count, err))
+        return false;
+    if (no == i && count == n) return true;
+    return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0,
+                       "keys split.no, split.count: are %lld, %lld, expected %lld, %lld; is it part of "
+                       "another model?",
+                       (long long)no, (long long)count, (long long)i, (long long)n);
+}
+
+static bool hbk__gguf_open_rest(hbk_gguf *g, hbk_error *err)
+{
+    hbk_int count = 1, no = 0;
+    if (!hbk_gguf_int(g, "split.count", &count, err) || !hbk_gguf_int(g, "split.no", &no, err)) return false;
+    if (count < 0 || count > 99999)
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, g->path, 0, "key split.count: is %lld, expected 1 to 99999",
+                           (long long)count);
+    if (no != 0)
+        return hbk_fail_at(err, HBK_ERROR_OPTION, g->path, 0,
+                           "is part %lld of %lld: open the first, ...-00001-of-%05lld.gguf",
+                           (long long)no + 1, (long long)count, (long long)count);
+    if (count < 2) return true;
+    g->rest = HBK__NEW(g->alloc, hbk_gguf *, count - 1, err);
+    if (!g->rest) return false;
+    hbk_int n = g->n_own;
+    for (hbk_int i = 1; i < count; i++) {
+        if (!hbk__gguf_open_part(g, i, count, err)) return false;
+        n += g->rest[i - 1]->n_own;
+    }
+    hbk_int wanted = n;
+    if (!hbk_gguf_int(g, "split.tensors.count", &wanted, err)) return false;
+    return wanted == n || hbk_fail_at(err, HBK_ERROR_FORMAT, g->path, 0,
+                                      "key split.tensors.count: is %lld, but the files hold %lld tensors",
+                                      (long long)wanted, (long long)n);
+}
+
+/* The tensors of all files together: no name twice, none over another. */
+static bool hbk__gguf_index(hbk_gguf *g, hbk_error *err)
+{
+    hbk_int n = g->n_own, k = 0;
+    for (hbk_int f = 0; f < g->n_rest; f++) n += g->rest[f]->n_own;
+    g->tensors = HBK__NEW(g->alloc, const hbk_gguf_tensor *, n, err);
+    if (g->tensors) g->by_name = HBK__NEW(g->alloc, const hbk_gguf_tensor *, n, err);
+    if (!g->by_name) return false;
+    for (hbk_int f = -1; f < g->n_rest; f++) {
+        const hbk_gguf *part = f < 0 ? g : g->rest[f];
+        for (hbk_int i = 0; i < part->n_own; i++) g->tensors[k++] = &part->own[i];
+    }
+    g->n_tensors = n;
+    if (n) memcpy(g->by_name, g->tensors, (size_t)n * sizeof *g->tensors);
+    qsort(g->by_name, (size_t)n, sizeof *g->by_name, hbk__by_tensor_place);
+    for (hbk_int i = 1; i < n; i++) {
+        const hbk_gguf_tensor *t = g->by_name[i - 1], *u = g->by_name[i];
+        if ((uintptr_t)u->data - (uintptr_t)t->data < t->bytes)
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, g->path, 0, "tensors %s and %s overlap", t->name,
+                               u->name);
+    }
+    qsort(g->by_name, (size_t)n, sizeof *g->by_name, hbk__by_tensor_name);
+    for (hbk_int i = 1; i < n; i++)
+        if (!strcmp(g->by_name[i - 1]->name, g->by_name[i]->name))
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, g->path, 0, "tensor %s: is there twice",
+                               g->by_name[i]->name);
+    return true;
+}
+
+HBK_DEF hbk_gguf *hbk_gguf_open(const char *path, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_gguf *g = hbk__gguf_open_one(path, alloc, err);
+    if (!g || (hbk__gguf_open_rest(g, err) && hbk__gguf_index(g, err))) return g;
+    hbk_gguf_close(g);
+    return NULL;
+}
+
+HBK_DEF void hbk_gguf_close(hbk_gguf *g)
+{
+    if (!g) return;
+    for (hbk_int i = 0; i < g->n_rest; i++) hbk_gguf_close(g->rest[i]);
+    for (hbk_int i = 0; i < g->n_values; i++) hbk_free(g->alloc, g->values[i].at);
+    if (g->map.data) hbk_mapping_close(&g->map); /* NULL: a model has taken it over */
+    hbk_text_free(&g->names);
+    hbk_free(g->alloc, g->values);
+    hbk_free(g->alloc, g->by_key);
+    hbk_free(g->alloc, g->own);
+    hbk_free(g->alloc, g->rest);
+    hbk_free(g->alloc, g->tensors);
+    hbk_free(g->alloc, g->by_name);
+    hbk_free(g->alloc, g);
+}
+
+HBK_DEF hbk_int hbk_gguf_key_count(const hbk_gguf *g)
+{
+    return g->n_values;
+}
+
+HBK_DEF const hbk_gguf_value *hbk_gguf_key_at(const hbk_gguf *g, hbk_int i)
+{
+    HBK_ASSERT(i >= 0 && i < g->n_values);
+    return &g->values[i];
+}
+
+HBK_DEF const hbk_gguf_value *hbk_gguf_find(const hbk_gguf *g, const char *key)
+{
+    for (hbk_int low = 0, high = g->n_values; low < high;) {
+        hbk_int middle = (low + high) / 2;
+        int order = strcmp(key, g->by_key[middle]->key);
+        if (order == 0) return g->by_key[middle];
+        if (order < 0)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return NULL;
+}
+
+HBK_DEF hbk_int hbk_gguf_tensor_count(const hbk_gguf *g)
+{
+    return g->n_tensors;
+}
+
+HBK_DEF const hbk_gguf_tensor *hbk_gguf_tensor_at(const hbk_gguf *g, hbk_int i)
+{
+    HBK_ASSERT(i >= 0 && i < g->n_tensors);
+    return g->tensors[i];
+}
+
+HBK_DEF const hbk_gguf_tensor *hbk_gguf_tensor_find(const hbk_gguf *g, const char *name)
+{
+    for (hbk_int low = 0, high = g->n_tensors; low < high;) {
+        hbk_int middle = (low + high) / 2;
+        int order = strcmp(name, g->by_name[middle]->name);
+        if (order == 0) return g->by_name[middle];
+        if (order < 0)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return NULL;
+}
+
+HBK_DEF bool hbk_gguf_int_at(const hbk_gguf_value *v, hbk_int i, hbk_int *x)
+{
+    HBK_ASSERT(i >= 0 && i < v->n);
+    int size = hbk__gguf_sizes[v->type];
+    bool is_signed = v->type == HBK_GGUF_I8 || v->type == HBK_GGUF_I16 || v->type == HBK_GGUF_I32 ||
+                     v->type == HBK_GGUF_I64;
+    if (!is_signed && v->type != HBK_GGUF_U8 && v->type != HBK_GGUF_U16 && v->type != HBK_GGUF_U32 &&
+        v->type != HBK_GGUF_U64)
+        return false;
+    uint64_t bits = hbk__little_endian(v->data + i * size, size);
+    if (!is_signed && bits > INT64_MAX) return false;
+    uint64_t sign = (uint64_t)1 << (8 * size - 1);
+    if (is_signed) bits = (bits ^ sign) - sign; /* carries the sign bit up to the 64th */
+    *x = (hbk_int)bits;
+    return true;
+}
+
+HBK_DEF bool hbk_gguf_real_at(const hbk_gguf_value *v, hbk_int i, double *x)
+{
+    hbk_int whole;
+    HBK_ASSERT(i >= 0 && i < v->n);
+    if (v->type == HBK_GGUF_F32) {
+        float f;
+        memcpy(&f, v->data + 4 * i, 4);
+        *x = (double)f;
+        return true;
+    }
+    if (v->type == HBK_GGUF_F64) {
+        memcpy(x, v->data + 8 * i, 8);
+        return true;
+    }
+    if (!hbk_gguf_int_at(v, i, &whole)) return false;
+    *x = (double)whole;
+    return true;
+}
+
+HBK_DEF bool hbk_gguf_bool_at(const hbk_gguf_value *v, hbk_int i, bool *x)
+{
+    HBK_ASSERT(i >= 0 && i < v->n);
+    if (v->type != HBK_GGUF_BOOL) return false;
+    *x = v->data[i] != 0;
+    return true;
+}
+
+HBK_DEF const char *hbk_gguf_string_at(const hbk_gguf_value *v, hbk_int i, size_t *n)
+{
+    HBK_ASSERT(i >= 0 && i < v->n);
+    if (v->type != HBK_GGUF_STRING) return NULL;
+    const unsigned char *p = v->data + (v->at ? v->at[i] : 0);
+    *n = (size_t)hbk__little_endian(p, 8);
+    return (const char *)p + 8;
+}
+
+static bool hbk__gguf_mistyped(const hbk_gguf *g, const hbk_gguf_value *v, const char *wanted, hbk_error *err)
+{
+    return hbk_fail_at(err, HBK_ERROR_FORMAT, g->path, 0, "key %.100s: expected %s, found %s%s", v->key,
+                       wanted, v->is_array ? "an array of " : "", hbk_gguf_type_name(v->type));
+}
+
+HBK_DEF bool hbk_gguf_int(const hbk_gguf *g, const char *key, hbk_int *x, hbk_error *err)
+{
+    const hbk_gguf_value *v = hbk_gguf_find(g, key);
+    if (!v || (!v->is_array && hbk_gguf_int_at(v, 0, x))) return true;
+    return hbk__gguf_mistyped(g, v, "a whole number below 2^63", err);
+}
+
+HBK_DEF bool hbk_gguf_real(const hbk_gguf *g, const char *key, double *x, hbk_error *err)
+{
+    const hbk_gguf_value *v = hbk_gguf_find(g, key);
+    if (!v || (!v->is_array && hbk_gguf_real_at(v, 0, x))) return true;
+    return hbk__gguf_mistyped(g, v, "a number", err);
+}
+
+HBK_DEF bool hbk_gguf_bool(const hbk_gguf *g, const char *key, bool *x, hbk_error *err)
+{
+    const hbk_gguf_value *v = hbk_gguf_find(g, key);
+    if (!v || (!v->is_array && hbk_gguf_bool_at(v, 0, x))) return true;
+    return hbk__gguf_mistyped(g, v, "a bool", err);
+}
+
+HBK_DEF bool hbk_gguf_string(const hbk_gguf *g, const char *key, const char **s, size_t *n, hbk_error *err)
+{
+    const hbk_gguf_value *v = hbk_gguf_find(g, key);
+    if (!v) return true;
+    if (v->is_array || v->type != HBK_GGUF_STRING) return hbk__gguf_mistyped(g, v, "a string", err);
+    *s = hbk_gguf_string_at(v, 0, n);
+    return true;
+}
+
+HBK_DEF bool hbk_gguf_array(const hbk_gguf *g, const char *key, hbk_gguf_type t, const hbk_gguf_value **v,
+                            hbk_error *err)
+{
+    char wanted[32];
+    *v = hbk_gguf_find(g, key);
+    if (!*v || ((*v)->is_array && (*v)->type == t)) return true;
+    snprintf(wanted, sizeof wanted, "an array of %s", hbk_gguf_type_name(t));
+    bool ok = hbk__gguf_mistyped(g, *v, wanted, err);
+    *v = NULL;
+    return ok;
+}
+
+/* Writing. Keys and descriptions are gathered in two texts; the file is begun with the first data. ggml
+   reads a file only if each offset is the sum of the padded sizes before it, so that is what it gets. */
+struct hbk_gguf_writer {
+    hbk_allocator *alloc;
+    char path[512];
+    hbk_file file;
+    bool begun;
+    hbk_error err; /* the first failure */
+    hbk_text keys, table;
+    hbk_int n_keys, n_tensors;
+    hbk_gguf_type item; /* of the array begun last, */
+    hbk_int items;      /* of which so many are still to come */
+    hbk_int *sizes;     /* (n_tensors) bytes of data */
+    hbk_int room;
+    hbk_int offset;       /* of the next tensor that is described */
+    hbk_int current, put; /* the tensor whose data come next, and how many of its bytes have come */
+};
+
+enum { HBK__GGUF_ALIGN = 32 };
+
+HBK_DEF hbk_gguf_writer *hbk_gguf_create(const char *path, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_gguf_writer *w = HBK__NEW(alloc, hbk_gguf_writer, 1, err);
+    if (!w) return NULL;
+    w->alloc = w->keys.alloc = w->table.alloc = alloc;
+    w->file.fd = -1;
+    if (snprintf(w->path, sizeof w->path, "%s", path) < (int)sizeof w->path) return w;
+    hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "the path is longer than 511 bytes");
+    hbk_free(alloc, w);
+    return NULL;
+}
+
+static void hbk__gguf_emit(hbk_text *t, uint64_t x, int bytes)
+{
+    char s[8];
+    for (int i = 0; i < bytes; i++) s[i] = (char)(x >> (8 * i) & 0xff);
+    hbk_text_append(t, s, (size_t)bytes);
+}
+
+static void hbk__gguf_emit_string(hbk_text *t, const char *s, size_t n)
+{
+    hbk__gguf_emit(t, n, 8);
+    hbk_text_append(t, s, n);
+}
+
+/* Begins a value; the elements, `n` of type t, are to follow. */
+static void hbk__gguf_begin_value(hbk_gguf_writer *w, const char *key, hbk_gguf_type t, hbk_int n, bool array)
+{
+    HBK_ASSERT(w->items == 0 && !w->begun && n >= 0 && t != HBK_GGUF_ARRAY);
+    hbk__gguf_emit_string(&w->keys, key, strlen(key));
+    if (array) hbk__gguf_emit(&w->keys, HBK_GGUF_ARRAY, 4);
+    hbk__gguf_emit(&w->keys, t, 4);
+    if (array) hbk__gguf_emit(&w->keys, (uint64_t)n, 8);
+    w->item = t;
+    w->items = n;
+    w->n_keys++;
+}
+
+HBK_DEF void hbk_gguf_put_array(hbk_gguf_writer *w, const char *key, hbk_gguf_type t, hbk_int n)
+{
+    hbk__gguf_begin_value(w, key, t, n, true);
+}
+
+HBK_DEF void hbk_gguf_add_int(hbk_gguf_writer *w, hbk_int x)
+{
+    HBK_ASSERT(w->items > 0);
+    int size = hbk__gguf_sizes[w->item];
+    hbk_gguf_value v;
+    unsigned char bytes[8];
+    hbk_int back;
+    memset(&v, 0, sizeof v);
+    for (int i = 0; i < 8; i++) bytes[i] = (unsigned char)((uint64_t)x >> (8 * i) & 0xff);
+    v.type = w->item;
+    v.n = 1;
+    v.data = bytes;
+    hbk_text_append(&w->keys, (const char *)bytes, (size_t)size);
+    w->items--;
+    if (w->err.code == HBK_ERROR_NONE && (!hbk_gguf_int_at(&v, 0, &back) || back != x))
+        hbk_fail_at(&w->err, HBK_ERROR_RANGE, w->path, 0, "key %lld: %lld is no %s", (long long)w->n_keys,
+                    (long long)x, hbk_gguf_type_name(w->item));
+}
+
+HBK_DEF void hbk_gguf_add_real(hbk_gguf_writer *w, double x)
+{
+    HBK_ASSERT(w->items > 0 && w->item == HBK_GGUF_F32);
+    float f = (float)x;
+    hbk_text_append(&w->keys, (const char *)&f, 4);
+    w->items--;
+}
+
+HBK_DEF void hbk_gguf_add_string(hbk_gguf_writer *w, const char *s, size_t n)
+{
+    HBK_ASSERT(w->items > 0 && w->item == HBK_GGUF_STRING);
+    hbk__gguf_emit_string(&w->keys, s, n);
+    w->items--;
+}
+
+HBK_DEF void hbk_gguf_put_int(hbk_gguf_writer *w, const char *key, hbk_gguf_type t, hbk_int x)
+{
+    hbk__gguf_begin_value(w, key, t, 1, false);
+    hbk_gguf_add_int(w, x);
+}
+
+HBK_DEF void hbk_gguf_put_real(hbk_gguf_writer *w, const char *key, double x)
+{
+    hbk__gguf_begin_value(w, key, HBK_GGUF_F32, 1, false);
+    hbk_gguf_add_real(w, x);
+}
+
+HBK_DEF void hbk_gguf_put_bool(hbk_gguf_writer *w, const char *key, bool x)
+{
+    hbk__gguf_begin_value(w, key, HBK_GGUF_BOOL, 1, false);
+    hbk__gguf_emit(&w->keys, x, 1);
+    w->items--;
+}
+
+HBK_DEF void hbk_gguf_put_string(hbk_gguf_writer *w, const char *key, const char *s, size_t n)
+{
+    hbk__gguf_begin_value(w, key, HBK_GGUF_STRING, 1, false);
+    hbk_gguf_add_string(w, s, n);
+}
+
+HBK_DEF void hbk_gguf_put_value(hbk_gguf_writer *w, const hbk_gguf_value *v)
+{
+    size_t bytes = (size_t)v->n * (size_t)hbk__gguf_sizes[v->type], last;
+    if (v->type == HBK_GGUF_STRING && v->n > 0) { /* they lie one after another */
+        const char *s = hbk_gguf_string_at(v, v->n - 1, &last);
+        bytes = (size_t)(s + last - (const char *)v->data);
+    }
+    hbk__gguf_begin_value(w, v->key, v->type, v->n, v->is_array);
+    hbk_text_append(&w->keys, (const char *)v->data, bytes);
+    w->items = 0;
+}
+
+static hbk_int hbk__gguf_padded(hbk_int n)
+{
+    return n + (HBK__GGUF_ALIGN - n % HBK__GGUF_ALIGN) % HBK__GGUF_ALIGN;
+}
+
+HBK_DEF void hbk_gguf_put_tensor(hbk_gguf_writer *w, const hbk_gguf_tensor *t)
+{
+    void *sizes = w->sizes;
+    size_t bytes = 0;
+    HBK_ASSERT(!w->begun && t->n_dims >= 0 && t->n_dims <= 4);
+    if (w->err.code != HBK_ERROR_NONE) return;
+    const hbk__ggml_type *type = hbk__ggml_type_of(t->type, 0);
+    if (!type || !hbk__ggml_size(type, t, &bytes) || bytes == 0 || bytes > INT64_MAX / 4 ||
+        w->offset > INT64_MAX / 4) {
+        hbk_fail_at(&w->err, HBK_ERROR_RANGE, w->path, 0,
+                    "tensor %.100s: no size for this shape in type %.20s", t->name, t->type);
+        return;
+    }
+    if (!hbk__reserve(w->alloc, &sizes, &w->room, w->n_tensors + 1, sizeof *w->sizes, &w->err)) return;
+    w->sizes = (hbk_int *)sizes;
+    w->sizes[w->n_tensors++] = (hbk_int)bytes;
+    hbk__gguf_emit_string(&w->table, t->name, strlen(t->name));
+    hbk__gguf_emit(&w->table, (uint64_t)t->n_dims, 4);
+    for (hbk_int i = t->n_dims - 1; i >= 0; i--) hbk__gguf_emit(&w->table, (uint64_t)t->shape[i], 8);
+    hbk__gguf_emit(&w->table, (uint64_t)type->id, 4);
+    hbk__gguf_emit(&w->table, (uint64_t)w->offset, 8);
+    w->offset += hbk__gguf_padded((hbk_int)bytes);
+}
+
+/* The zeros that bring n bytes to the alignment. */
+static bool hbk__gguf_pad(hbk_gguf_writer *w, hbk_int n)
+{
+    static const char zeros[HBK__GGUF_ALIGN] = {0};
+    return hbk_file_put(&w->file, zeros, (size_t)(hbk__gguf_padded(n) - n), &w->err);
+}
+
+/* Everything before the data, once. */
+static bool hbk__gguf_begin(hbk_gguf_writer *w)
+{
+    HBK_ASSERT(w->items == 0);
+    if (w->err.code != HBK_ERROR_NONE || !hbk_text_ok(&w->keys, &w->err) || !hbk_text_ok(&w->table, &w->err))
+        return false;
+    if (w->begun) return true;
+    w->begun = true;
+    hbk_text head;
+    memset(&head, 0, sizeof head);
+    head.alloc = w->alloc;
+    hbk_text_append(&head, "GGUF", 4);
+    hbk__gguf_emit(&head, 3, 4);
+    hbk__gguf_emit(&head, (uint64_t)w->n_tensors, 8);
+    hbk__gguf_emit(&head, (uint64_t)w->n_keys, 8);
+    bool ok = hbk_text_ok(&head, &w->err) && hbk_file_begin(&w->file, w->path, &w->err) &&
+              hbk_file_put(&w->file, head.data, head.len, &w->err) &&
+              hbk_file_put(&w->file, hbk_text_string(&w->keys), w->keys.len, &w->err) &&
+              hbk_file_put(&w->file, hbk_text_string(&w->table), w->table.len, &w->err) &&
+              (!w->n_tensors || hbk__gguf_pad(w, (hbk_int)(head.len + w->keys.len + w->table.len)));
+    hbk_text_free(&head);
+    return ok;
+}
+
+HBK_DEF void hbk_gguf_put_data(hbk_gguf_writer *w, const void *data, size_t n)
+{
+    const char *p = (const char *)data;
+    if (!hbk__gguf_begin(w)) return;
+    while (n > 0) {
+        HBK_ASSERT(w->current < w->n_tensors); /* more data than were described */
+        size_t step = HBK__MIN(n, (size_t)(w->sizes[w->current] - w->put));
+        if (!hbk_file_put(&w->file, p, step, &w->err)) return;
+        p += step;
+        n -= step;
+        w->put += (hbk_int)step;
+        if (w->put < w->sizes[w->current]) return;
+        if (!hbk__gguf_pad(w, w->put)) return;
+        w->current++;
+        w->put = 0;
+    }
+}
+
+HBK_DEF void hbk_gguf_discard(hbk_gguf_writer *w)
+{
+    if (!w) return;
+    hbk_file_abandon(&w->file);
+    hbk_text_free(&w->keys);
+    hbk_text_free(&w->table);
+    hbk_free(w->alloc, w->sizes);
+    hbk_free(w->alloc, w);
+}
+
+/* The file is read back before it gets its name: a duplicate key or a name too long shows there. */
+HBK_DEF bool hbk_gguf_finish(hbk_gguf_writer *w, hbk_error *err)
+{
+    bool ok = hbk__gguf_begin(w);
+    if (ok && w->current < w->n_tensors)
+        ok = hbk_fail_at(&w->err, HBK_ERROR_DATA, w->path, 0, "the data of %lld of %lld tensors are missing",
+                         (long long)(w->n_tensors - w->current), (long long)w->n_tensors);
+    ok = ok && hbk_file_seal(&w->file, &w->err);
+    hbk_gguf *back = ok ? hbk__gguf_open_one(w->file.tmp, w->alloc, &w->err) : NULL;
+    ok = back && hbk__gguf_index(back, &w->err) && hbk_file_commit(&w->file, &w->err);
+    hbk_gguf_close(back);
+    if (!ok && err) *err = w->err;
+    hbk_gguf_discard(w);
+    return ok;
 }
 
 /* ==== 7  TOKENIZERS ==========================================================
@@ -6671,13 +7636,6 @@ static bool hbk__tensor_size(hbk_tensor *t)
     t->n_elements = n;
     t->bytes = (size_t)(bits / 8);
     return true;
-}
-
-static uint64_t hbk__little_endian(const unsigned char *p, int n)
-{
-    uint64_t x = 0;
-    while (n > 0) x = x << 8 | p[--n];
-    return x;
 }
 
 /* An empty table over the mapped file; safetensors fill it from their header, llama2.c from its order. */
