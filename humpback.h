@@ -3509,6 +3509,13 @@ static bool hbk__map_add(hbk__map *m, uint64_t key, hbk_int value, hbk_error *er
     return true;
 }
 
+/* The value of a key that stands once, or -1. */
+static hbk_int hbk__map_get(const hbk__map *m, uint64_t key)
+{
+    hbk_int probe = 0;
+    return hbk__map_next(m, key, &probe);
+}
+
 /* Two ids as one key: never negative, so that no pair equals another. */
 static uint64_t hbk__pair_key(int32_t left, int32_t right)
 {
@@ -3531,7 +3538,8 @@ typedef struct hbk__piece {
     hbk_int at; /* in hbk__vocab.bytes, NUL-terminated */
     int32_t len;
     int32_t kind;
-    float score; /* SentencePiece only */
+    bool hidden; /* decoding leaves it out, like a control piece */
+    float score; /* the higher, the earlier it is merged; 0 where merges have no scores */
 } hbk__piece;
 
 /* All pieces lie in one text, by offset: it moves while it grows. */
@@ -3585,8 +3593,8 @@ static bool hbk__vocab_set(hbk__vocab *v, hbk_int id, const char *s, hbk_int n, 
     for (; v->n <= id; v->n++) memset(&v->pieces[v->n], 0, sizeof *v->pieces);
     hbk__piece *p = &v->pieces[id];
     if (p->kind != HBK__PIECE_NONE)
-        return hbk_fail(err, HBK_ERROR_FORMAT, "token id %lld is used twice: by \"%.40s\" and \"%.40s\"",
-                        (long long)id, hbk__vocab_piece(v, id), s);
+        return hbk_fail(err, HBK_ERROR_FORMAT, "token id %lld is used twice: by \"%.40s\" and \"%.*s\"",
+                        (long long)id, hbk__vocab_piece(v, id), (int)HBK__MIN(n, 40), s);
     if (v->bytes.len == 0) hbk_text_append(&v->bytes, "", 1); /* offset 0: the piece of missing ids */
     p->at = (hbk_int)v->bytes.len;
     hbk_text_append(&v->bytes, s, (size_t)n);
@@ -3619,8 +3627,15 @@ static int hbk__byte_of(const char *s, hbk_int n)
 enum {                    /* how a text falls into words */
        HBK__WORDS_ALL,    /* it does not: one word */
        HBK__WORDS_SPACE,  /* before every U+2581 */
+       HBK__WORDS_RUNS,   /* before every run of U+2581: a short cut for WORDS_ALL where no merge crosses it */
        HBK__WORDS_GPT2,   /* by GPT-2's expression */
        HBK__WORDS_LLAMA3, /* by Llama-3's */
+};
+enum {                    /* what decoding takes off a text's beginning */
+       HBK__STRIP_NONE,
+       HBK__STRIP_MARK,   /* SentencePiece: one U+2581 of a piece, or all if spaces are collapsed */
+       HBK__STRIP_MARKS,  /* Metaspace: every U+2581 of the first piece */
+       HBK__STRIP_SPACE   /* Strip: one space of the text */
 };
 enum { /* when U+2581 is put before a text */
        HBK__PREFIX_NEVER,
@@ -3645,11 +3660,14 @@ struct hbk_tokenizer {
     bool adds_bos;
     int format;
 
-    hbk__map merges;  /* pair -> rank; tokenizer.json only */
-    int32_t *results; /* rank -> the id that the pair becomes */
-    bool by_rank;     /* merge by `merges`; else by scores */
-    bool ignore_merges, byte_fallback, fuse_unk;
-    int32_t byte_ids[256]; /* of <0xXX>, or -1 */
+    hbk__map rules;        /* (left, right) -> rank << 32 | what they become; the lowest rank merges first */
+    hbk__vocab letters;    /* characters that only occur inside pieces; their symbols follow the vocabulary */
+    bool sentencepiece;    /* its reading of pieces, else Hugging Face's */
+    bool ignore_merges;    /* a word that is a piece is that piece */
+    bool byte_fallback;    /* an unknown character becomes the bytes below */
+    bool fuse_unk;         /* a run of unknown characters is one unk */
+    bool resplits;         /* some pieces are unused: merges pass through them, ids must not */
+    int32_t byte_ids[256]; /* of <0xXX>, in the byte-level family of each byte itself; or -1 */
 
     /* normaliser */
     bool escape;   /* ' ' -> U+2581 */
@@ -3663,12 +3681,15 @@ struct hbk_tokenizer {
     bool byte_level, prefix_space;
     int32_t byte_char[256]; /* byte -> its printable code point */
     int32_t char_byte[512]; /* and back, -1 if none */
-    bool strip;             /* decoding drops the first space */
+    int strip;              /* HBK__STRIP_* */
+    bool decode_bytes;      /* <0xXX> is a byte again */
+    hbk_text unk_text;      /* what SentencePiece writes for unk */
 
     hbk__added *added;
     hbk_int n_added, cap_added;
     hbk_text patterns;
     bool begins[2][256]; /* [normalized][byte]: some pattern begins so */
+    bool cuts[2];        /* [normalized]: some of them are cut out of any text, special tokens or not */
 
     char folder[512];  /* of the file and its companions; "" if it stands alone */
     char file[512];    /* that it was loaded from; "" if trained */
@@ -3683,8 +3704,9 @@ static hbk_tokenizer *hbk__tokenizer_new(hbk_allocator *alloc, hbk_error *err)
 {
     hbk_tokenizer *t = HBK__NEW(alloc, hbk_tokenizer, 1, err);
     if (!t) return NULL;
-    t->alloc = t->merges.alloc = t->patterns.alloc = t->document.alloc = alloc;
+    t->alloc = t->rules.alloc = t->patterns.alloc = t->unk_text.alloc = t->document.alloc = alloc;
     hbk__vocab_init(&t->vocab, alloc);
+    hbk__vocab_init(&t->letters, alloc);
     t->bos = t->eos = t->unk = -1;
     for (int i = 0; i < 512; i++) t->char_byte[i] = -1;
     for (int b = 0, next = 256; b < 256; b++) {
@@ -3700,10 +3722,11 @@ HBK_DEF void hbk_tokenizer_free(hbk_tokenizer *t)
 {
     if (!t) return;
     hbk__vocab_free(&t->vocab);
-    hbk_free(t->alloc, t->merges.slots);
-    hbk_free(t->alloc, t->results);
+    hbk__vocab_free(&t->letters);
+    hbk_free(t->alloc, t->rules.slots);
     hbk_free(t->alloc, t->added);
     hbk_text_free(&t->patterns);
+    hbk_text_free(&t->unk_text);
     hbk_text_free(&t->document);
     hbk_free(t->alloc, t);
 }
@@ -3712,8 +3735,90 @@ HBK_DEF void hbk_tokenizer_free(hbk_tokenizer *t)
 static bool hbk__may_spell(const hbk_tokenizer *t, int32_t id)
 {
     int32_t kind = t->vocab.pieces[id].kind;
-    if (kind == HBK__PIECE_BYTE) return t->by_rank; /* an ordinary piece to Hugging Face's merges */
-    return kind == HBK__PIECE_NORMAL || kind == HBK__PIECE_USER;
+    if (kind == HBK__PIECE_BYTE) return !t->sentencepiece; /* an ordinary piece to Hugging Face's merges */
+    return kind == HBK__PIECE_NORMAL || kind == HBK__PIECE_USER || kind == HBK__PIECE_UNUSED;
+}
+
+/* What n bytes are to the merge loop: a piece, a letter of pieces, or -1. */
+static int32_t hbk__symbol_of(const hbk_tokenizer *t, const char *s, hbk_int n)
+{
+    int32_t id = hbk__vocab_find(&t->vocab, s, n);
+    if (id >= 0 && hbk__may_spell(t, id)) return id;
+    id = hbk__vocab_find(&t->letters, s, n);
+    return id < 0 ? -1 : (int32_t)t->vocab.n + id;
+}
+
+/* Two symbols may become `id`. Of two rules for one pair the first entered holds. */
+static bool hbk__add_rule(hbk_tokenizer *t, int32_t left, int32_t right, hbk_int rank, int32_t id,
+                          hbk_error *err)
+{
+    uint64_t key = hbk__pair_key(left, right);
+    return hbk__map_get(&t->rules, key) >= 0 || hbk__map_add(&t->rules, key, rank << 32 | id, err);
+}
+
+/* Formats without a merge list score their pieces, and any two symbols that spell a piece may merge: that is
+   the same as a rule for each way to cut each piece in two, ranked by the piece's score. It is worth writing
+   out, because merging then looks up pairs of numbers and never a text. */
+typedef struct hbk__scored {
+    float score;
+    int32_t id;
+} hbk__scored;
+
+static int hbk__scored_order(const void *a, const void *b)
+{
+    const hbk__scored *x = (const hbk__scored *)a, *y = (const hbk__scored *)b;
+    if (x->score < y->score || x->score > y->score) return x->score > y->score ? -1 : 1;
+    return (x->id > y->id) - (x->id < y->id);
+}
+
+/* A character that pieces hold but that is none itself can still be merged away. */
+static bool hbk__find_letters(hbk_tokenizer *t, const hbk__scored *list, hbk_int n, hbk_error *err)
+{
+    for (hbk_int k = 0; k < n; k++) {
+        const hbk__piece *p = &t->vocab.pieces[list[k].id];
+        const char *s = hbk__vocab_piece(&t->vocab, list[k].id);
+        for (hbk_int i = 0, len; i < p->len; i += len) {
+            int32_t cp;
+            len = (hbk_int)hbk_utf8_decode(s + i, (size_t)(p->len - i), &cp);
+            if (hbk__symbol_of(t, s + i, len) < 0 &&
+                !hbk__vocab_set(&t->letters, t->letters.n, s + i, len, HBK__PIECE_NORMAL, 0, err))
+                return false;
+        }
+    }
+    return true;
+}
+
+static bool hbk__cut_piece(hbk_tokenizer *t, int32_t id, hbk_int rank, hbk_error *err)
+{
+    const char *s = hbk__vocab_piece(&t->vocab, id);
+    hbk_int n = t->vocab.pieces[id].len;
+    for (hbk_int i = 1; i < n; i++) {
+        if (((unsigned char)s[i] & 0xC0) == 0x80) continue; /* inside a character */
+        int32_t left = hbk__symbol_of(t, s, i), right = left < 0 ? -1 : hbk__symbol_of(t, s + i, n - i);
+        if (right >= 0 && !hbk__add_rule(t, left, right, rank, id, err)) return false;
+    }
+    return true;
+}
+
+/* Pieces of one score share one rank, and the leftmost pair decides between them. */
+static bool hbk__rules_by_score(hbk_tokenizer *t, hbk_error *err)
+{
+    hbk__scored *list = HBK__NEW(t->alloc, hbk__scored, t->vocab.n, err);
+    hbk_int n = 0, rank = 0;
+    if (!list) return false;
+    for (int32_t id = 0; id < t->vocab.n; id++) {
+        if (!hbk__may_spell(t, id)) continue;
+        list[n].score = t->vocab.pieces[id].score;
+        list[n++].id = id;
+    }
+    qsort(list, (size_t)n, sizeof *list, hbk__scored_order);
+    bool ok = hbk__find_letters(t, list, n, err);
+    for (hbk_int k = 0; k < n && ok; k++) {
+        if (k > 0 && list[k].score < list[k - 1].score) rank = k;
+        ok = hbk__cut_piece(t, list[k].id, rank, err);
+    }
+    hbk_free(t->alloc, list);
+    return ok;
 }
 
 /* ---- 7.3 words
@@ -3743,11 +3848,18 @@ static int hbk__class(int32_t cp)
     return category >= UTF8PROC_CATEGORY_ND && category <= UTF8PROC_CATEGORY_NO ? HBK__N : HBK__O;
 }
 
+/* Does U+2581 stand at s[i]? */
+static bool hbk__is_mark(const char *s, hbk_int n, hbk_int i)
+{
+    return n - i >= 3 && memcmp(s + i, HBK__SPACE, 3) == 0;
+}
+
 /* The class at s[i] and its length; class -1 and length 0 at the end. The text is valid UTF-8. */
 static int hbk__class_at(const char *s, hbk_int n, hbk_int i, hbk_int *len)
 {
-    int32_t cp;
-    *len = i < n ? (hbk_int)hbk_utf8_decode(s + i, (size_t)(n - i), &cp) : 0;
+    int32_t cp = i < n ? (unsigned char)s[i] : 0;
+    *len = i < n;
+    if (cp >= 128) *len = (hbk_int)hbk_utf8_decode(s + i, (size_t)(n - i), &cp);
     return *len ? hbk__class(cp) : -1;
 }
 
@@ -3820,10 +3932,10 @@ static hbk_int hbk__word_llama3(const char *s, hbk_int n, hbk_int i)
 static hbk_int hbk__word_end(const hbk_tokenizer *t, const char *s, hbk_int n, hbk_int i)
 {
     hbk_int len;
-    if (t->words == HBK__WORDS_SPACE) {
-        for (i++; i < n; i++)
-            if (n - i >= 3 && memcmp(s + i, HBK__SPACE, 3) == 0) break;
-        return i;
+    if (t->words == HBK__WORDS_SPACE || t->words == HBK__WORDS_RUNS) {
+        while (t->words == HBK__WORDS_RUNS && hbk__is_mark(s, n, i)) i += 3;
+        for (i++; i < n && !hbk__is_mark(s, n, i);) i++;
+        return HBK__MIN(i, n);
     }
     if (t->digits) { /* a digit stands alone, and is a border to the words beside it */
         if (hbk__class_at(s, n, i, &len) == HBK__N) return i + len;
@@ -3836,20 +3948,40 @@ static hbk_int hbk__word_end(const hbk_tokenizer *t, const char *s, hbk_int n, h
     return n;
 }
 
+/* Where no piece holds U+2581 behind another character, nothing merges across the border before a run of
+   U+2581, and a text that is one word by its format may be cut there. */
+static void hbk__find_borders(hbk_tokenizer *t)
+{
+    if (t->words != HBK__WORDS_ALL || t->digits || t->byte_level || t->ignore_merges || t->resplits) return;
+    if (hbk__symbol_of(t, HBK__SPACE, 3) < 0) return; /* unk would reach across */
+    for (int32_t id = 0; id < t->vocab.n; id++) {
+        const char *s = hbk__vocab_piece(&t->vocab, id);
+        hbk_int n = t->vocab.pieces[id].len;
+        for (hbk_int i = 1; i < n && hbk__may_spell(t, id); i++)
+            if (hbk__is_mark(s, n, i) && !(i >= 3 && hbk__is_mark(s, n, i - 3))) return;
+    }
+    t->words = HBK__WORDS_RUNS;
+}
+
 /* ---- 7.4 encoding */
 
 typedef struct hbk__symbol {
-    hbk_int at, len;    /* its bytes in the word; len 0: merged into the one before */
-    hbk_int prev, next; /* -1 at the ends */
-    int32_t id;         /* -1: no piece (yet) */
+    int32_t id;
+    int32_t prev, next; /* -1 at the ends */
+    int32_t len;        /* bytes of the word that it covers; 0: merged into the one before */
 } hbk__symbol;
 
 typedef struct hbk__merge { /* a candidate in the heap */
-    double key;             /* rank, or minus the score: the smallest goes first */
-    hbk_int left, right;    /* symbols */
-    hbk_int len;            /* of both when it was entered: another one now means stale */
+    uint64_t order;         /* rank << 32 | left symbol: the smallest goes first, ties to the left */
     int32_t id;             /* what they become */
+    int32_t len;            /* of both when it was entered: another one now means stale */
 } hbk__merge;
+
+typedef struct hbk__known { /* a word that was met, in the cache */
+    uint64_t hash;
+    hbk_int at, len;       /* its bytes in `seen`; len 0: an empty slot */
+    hbk_int ids, n_ids;    /* its ids in `out` */
+} hbk__known;
 
 /* The state of one call; its buffers serve every word. */
 typedef struct hbk__encoder {
@@ -3857,20 +3989,18 @@ typedef struct hbk__encoder {
     unsigned flags;
     const char *begin; /* of the text, to know its first segment */
     bool first;        /* the segment at hand is the first */
-    hbk_text normal, spaced, spelled;
+    bool unknown;      /* the last id was unk: a second one may join it */
+    hbk_text normal, spaced, spelled, seen;
     hbk__symbol *symbols;
     hbk_int n_symbols, cap_symbols;
     hbk__merge *heap;
     hbk_int n_heap, cap_heap;
+    hbk__known *words; /* by hash; a later word takes the slot of an earlier one */
+    hbk_int n_words;  /* a power of two, or 0 */
+    uint64_t *halves; /* of each unused piece: ~ the pair that may become it, seen last; or 0 */
     hbk_tokens *out;
     hbk_error *err;
 } hbk__encoder;
-
-/* Ties to the leftmost, which both families ask for; keys are finite, so that this is a strict order. */
-static bool hbk__merge_before(const hbk__merge *a, const hbk__merge *b)
-{
-    return a->key < b->key || (!(a->key > b->key) && a->left < b->left);
-}
 
 /* A binary heap: parents of i at (i - 1) / 2. Instead of swapping, the hole moves. */
 static bool hbk__heap_push(hbk__encoder *e, hbk__merge m)
@@ -3879,8 +4009,7 @@ static bool hbk__heap_push(hbk__encoder *e, hbk__merge m)
     if (!hbk__reserve(e->t->alloc, &heap, &e->cap_heap, e->n_heap + 1, sizeof m, e->err)) return false;
     e->heap = (hbk__merge *)heap;
     hbk_int i = e->n_heap++;
-    for (; i > 0 && hbk__merge_before(&m, &e->heap[(i - 1) / 2]); i = (i - 1) / 2)
-        e->heap[i] = e->heap[(i - 1) / 2];
+    for (; i > 0 && m.order < e->heap[(i - 1) / 2].order; i = (i - 1) / 2) e->heap[i] = e->heap[(i - 1) / 2];
     e->heap[i] = m;
     return true;
 }
@@ -3890,8 +4019,8 @@ static hbk__merge hbk__heap_pop(hbk__encoder *e)
     hbk__merge top = e->heap[0], m = e->heap[--e->n_heap];
     hbk_int i = 0, child;
     while ((child = 2 * i + 1) < e->n_heap) {
-        if (child + 1 < e->n_heap && hbk__merge_before(&e->heap[child + 1], &e->heap[child])) child++;
-        if (!hbk__merge_before(&e->heap[child], &m)) break;
+        if (child + 1 < e->n_heap && e->heap[child + 1].order < e->heap[child].order) child++;
+        if (e->heap[child].order >= m.order) break;
         e->heap[i] = e->heap[child];
         i = child;
     }
@@ -3899,44 +4028,32 @@ static hbk__merge hbk__heap_pop(hbk__encoder *e)
     return top;
 }
 
-/* Enters the pair (left, right) of the word s if it may merge. */
-static bool hbk__try_pair(hbk__encoder *e, const char *s, hbk_int left, hbk_int right)
+/* Enters the symbols left and right if a rule joins them. */
+static bool hbk__try_pair(hbk__encoder *e, int32_t left, int32_t right)
 {
-    const hbk_tokenizer *t = e->t;
     if (left < 0 || right < 0) return true;
     const hbk__symbol *a = &e->symbols[left], *b = &e->symbols[right];
+    uint64_t key = hbk__pair_key(a->id, b->id);
+    hbk_int rule = hbk__map_get(&e->t->rules, key);
+    if (rule < 0) return true;
     hbk__merge m;
-    m.left = left;
-    m.right = right;
+    m.id = (int32_t)(rule & INT32_MAX);
+    m.order = (uint64_t)(rule >> 32) << 32 | (uint32_t)left;
     m.len = a->len + b->len;
-    if (t->by_rank) {
-        hbk_int probe = 0, rank = hbk__map_next(&t->merges, hbk__pair_key(a->id, b->id), &probe);
-        if (rank < 0) return true;
-        m.id = t->results[rank];
-        m.key = (double)rank;
-    } else {
-        m.id = hbk__vocab_find(&t->vocab, s + a->at, m.len);
-        if (m.id < 0 || !hbk__may_spell(t, m.id)) return true;
-        m.key = -(double)t->vocab.pieces[m.id].score;
-    }
+    if (e->halves && e->t->vocab.pieces[m.id].kind == HBK__PIECE_UNUSED) e->halves[m.id] = ~key;
     return hbk__heap_push(e, m);
 }
 
-/* Links one symbol more behind the last. Links are indices: the array moves while it grows. */
-static bool hbk__add_symbol(hbk__encoder *e, hbk_int at, hbk_int len, int32_t id)
+/* Links one symbol more behind the last; there is room. */
+static void hbk__add_symbol(hbk__encoder *e, int32_t id, hbk_int len)
 {
-    void *symbols = e->symbols;
-    if (!hbk__reserve(e->t->alloc, &symbols, &e->cap_symbols, e->n_symbols + 1, sizeof(hbk__symbol), e->err))
-        return false;
-    e->symbols = (hbk__symbol *)symbols;
-    hbk__symbol *x = &e->symbols[e->n_symbols];
-    x->at = at;
-    x->len = len;
+    int32_t i = (int32_t)e->n_symbols++;
+    hbk__symbol *x = &e->symbols[i];
     x->id = id;
-    x->prev = e->n_symbols++ - 1;
+    x->len = (int32_t)len;
+    x->prev = i - 1;
     x->next = -1;
-    if (x->prev >= 0) e->symbols[x->prev].next = e->n_symbols - 1;
-    return true;
+    if (i > 0) e->symbols[i - 1].next = i;
 }
 
 /* Have all n bytes of a character a piece to fall back to? */
@@ -3948,79 +4065,137 @@ static bool hbk__has_bytes(const hbk_tokenizer *t, const char *s, hbk_int n)
     return true;
 }
 
-/* The symbols of a word before anything merges. By rank, unknown characters become bytes or unk at once:
-   Hugging Face merges ids. By score they stay text, which may still merge into a piece. */
+/* The symbols of a word before anything merges: its bytes, or its characters, of which an unknown one falls
+   back to its bytes or to unk. A vocabulary without unk drops what it cannot spell. */
 static bool hbk__split_symbols(hbk__encoder *e, const char *s, hbk_int n)
 {
     const hbk_tokenizer *t = e->t;
+    void *symbols = e->symbols;
+    if (n > INT32_MAX)
+        return hbk_fail(e->err, HBK_ERROR_RANGE, "a text of %lld bytes is too long to encode at once: cut it",
+                        (long long)n);
+    if (!hbk__reserve(t->alloc, &symbols, &e->cap_symbols, n, sizeof *e->symbols, e->err)) return false;
+    e->symbols = (hbk__symbol *)symbols;
     e->n_symbols = 0;
-    for (hbk_int i = 0, len; i < n; i += len) {
-        int32_t cp;
-        len = (hbk_int)hbk_utf8_decode(s + i, (size_t)(n - i), &cp);
-        int32_t id = hbk__vocab_find(&t->vocab, s + i, len);
-        if (id >= 0 && !hbk__may_spell(t, id)) id = -1;
-        if (id >= 0 || !t->by_rank) {
-            if (!hbk__add_symbol(e, i, len, id)) return false;
-        } else if (hbk__has_bytes(t, s + i, len)) {
-            for (hbk_int k = 0; k < len; k++)
-                if (!hbk__add_symbol(e, i + k, 1, t->byte_ids[(unsigned char)s[i + k]])) return false;
-        } else if (t->unk >= 0) { /* a vocabulary without unk drops what it cannot spell */
-            hbk__symbol *last = e->n_symbols ? &e->symbols[e->n_symbols - 1] : NULL;
-            if (t->fuse_unk && last && last->id == t->unk)
-                last->len += len;
-            else if (!hbk__add_symbol(e, i, len, t->unk))
-                return false;
-        }
+    for (hbk_int i = 0, len = 1; i < n; i += len) {
+        int32_t cp, id;
+        if (!t->byte_level) len = (hbk_int)hbk_utf8_decode(s + i, (size_t)(n - i), &cp);
+        id = t->byte_level ? t->byte_ids[(unsigned char)s[i]] : hbk__symbol_of(t, s + i, len);
+        if (id < 0 && hbk__has_bytes(t, s + i, len))
+            for (hbk_int k = 0; k < len; k++) hbk__add_symbol(e, t->byte_ids[(unsigned char)s[i + k]], 1);
+        else if (id >= 0 || t->unk >= 0)
+            hbk__add_symbol(e, id >= 0 ? id : t->unk, len);
     }
     return true;
 }
 
-/* What is left of the word after merging, as ids. */
-static void hbk__emit_symbols(hbk__encoder *e, const char *s)
+/* One symbol as ids: an unused piece as the halves that made it, a letter as bytes or unk. */
+static void hbk__emit(hbk__encoder *e, int32_t id)
 {
     const hbk_tokenizer *t = e->t;
-    bool unknown = false; /* SentencePiece makes one unk of a run */
-    for (hbk_int i = e->n_symbols ? 0 : -1; i >= 0; i = e->symbols[i].next) {
-        const hbk__symbol *x = &e->symbols[i];
-        if (x->id >= 0) {
-            hbk_tokens_push(e->out, x->id);
-        } else if (hbk__has_bytes(t, s + x->at, x->len)) {
-            for (hbk_int k = 0; k < x->len; k++)
-                hbk_tokens_push(e->out, t->byte_ids[(unsigned char)s[x->at + k]]);
-        } else if (t->unk >= 0 && !unknown) {
-            hbk_tokens_push(e->out, t->unk);
-        }
-        unknown = x->id < 0;
+    while (e->halves && id < t->vocab.n && e->halves[id]) {
+        uint64_t pair = ~e->halves[id];
+        hbk__emit(e, (int32_t)(pair >> 32));
+        id = (int32_t)(pair & INT32_MAX);
     }
+    if (id >= t->vocab.n) {
+        const char *s = hbk__vocab_piece(&t->letters, id - t->vocab.n);
+        hbk_int n = t->letters.pieces[id - t->vocab.n].len;
+        bool bytes = hbk__has_bytes(t, s, n);
+        for (hbk_int k = 0; k < n && bytes; k++)
+            hbk_tokens_push(e->out, t->byte_ids[(unsigned char)s[k]]);
+        if (bytes) e->unknown = false;
+        id = bytes ? -1 : t->unk;
+    }
+    if (id < 0 || (id == t->unk && e->unknown && t->fuse_unk)) return;
+    e->unknown = id == t->unk;
+    hbk_tokens_push(e->out, id);
+}
+
+/* Bytes as the printable characters that stand for them. */
+static void hbk__spell(const hbk_tokenizer *t, const char *s, hbk_int n, hbk_text *out)
+{
+    for (hbk_int i = 0; i < n; i++) {
+        char c[4];
+        size_t len = hbk_utf8_encode(c, t->byte_char[(unsigned char)s[i]]);
+        hbk_text_append(out, c, len);
+    }
+}
+
+/* The piece that is the whole word, or -1. */
+static bool hbk__whole_word(hbk__encoder *e, const char *s, hbk_int n, int32_t *id)
+{
+    const hbk_tokenizer *t = e->t;
+    *id = -1;
+    if (!t->ignore_merges || n > t->vocab.longest) return true;
+    if (t->byte_level) {
+        hbk_text_clear(&e->spelled);
+        hbk__spell(t, s, n, &e->spelled);
+        if (!hbk_text_ok(&e->spelled, e->err)) return false;
+        s = e->spelled.data;
+        n = (hbk_int)e->spelled.len;
+    }
+    *id = hbk__vocab_find(&t->vocab, s, n);
+    if (*id >= 0 && !hbk__may_spell(t, *id)) *id = -1;
+    return true;
 }
 
 /* The merge loop. A merge makes two new neighbourhoods, and stale entries are passed over when they come
    up: taking them out at once would need a search. n symbols enter at most 3n candidates. */
-static bool hbk__encode_word(hbk__encoder *e, const char *s, hbk_int n)
+static bool hbk__merge_word(hbk__encoder *e, const char *s, hbk_int n)
 {
-    const hbk_tokenizer *t = e->t;
-    int32_t whole = t->ignore_merges ? hbk__vocab_find(&t->vocab, s, n) : -1;
-    if (whole >= 0 && hbk__may_spell(t, whole)) {
+    int32_t whole;
+    e->unknown = false;
+    if (!hbk__whole_word(e, s, n, &whole)) return false;
+    if (whole >= 0) {
         hbk_tokens_push(e->out, whole);
         return true;
     }
     if (!hbk__split_symbols(e, s, n)) return false;
     e->n_heap = 0;
-    for (hbk_int i = 0; i + 1 < e->n_symbols; i++)
-        if (!hbk__try_pair(e, s, i, i + 1)) return false;
+    for (int32_t i = 0; i + 1 < e->n_symbols; i++)
+        if (!hbk__try_pair(e, i, i + 1)) return false;
     while (e->n_heap > 0) {
         hbk__merge m = hbk__heap_pop(e);
-        hbk__symbol *a = &e->symbols[m.left], *b = &e->symbols[m.right];
-        if (a->len == 0 || b->len == 0 || a->len + b->len != m.len) continue;
+        int32_t left = (int32_t)(m.order & INT32_MAX);
+        hbk__symbol *a = &e->symbols[left];
+        if (a->len == 0 || a->next < 0 || a->len + e->symbols[a->next].len != m.len) continue;
+        hbk__symbol *b = &e->symbols[a->next];
         a->len = m.len;
         a->id = m.id;
         a->next = b->next;
-        if (b->next >= 0) e->symbols[b->next].prev = m.left;
+        if (b->next >= 0) e->symbols[b->next].prev = left;
         b->len = 0;
-        if (!hbk__try_pair(e, s, a->prev, m.left) || !hbk__try_pair(e, s, m.left, a->next)) return false;
+        if (!hbk__try_pair(e, a->prev, left) || !hbk__try_pair(e, left, a->next)) return false;
     }
-    hbk__emit_symbols(e, s);
+    for (int32_t i = e->n_symbols ? 0 : -1; i >= 0; i = e->symbols[i].next) hbk__emit(e, e->symbols[i].id);
     return true;
+}
+
+/* Most words of a text were met before: their ids are copied. */
+static bool hbk__encode_word(hbk__encoder *e, const char *s, hbk_int n)
+{
+    enum { LONGEST = 64 }; /* what is longer hardly comes again */
+    uint64_t hash = 0;
+    hbk__known *w = NULL;
+    if (e->n_words && n <= LONGEST) {
+        hash = hbk_hash(0, s, (size_t)n);
+        w = &e->words[hash & (uint64_t)(e->n_words - 1)];
+        if (w->hash == hash && w->len == n && memcmp(e->seen.data + w->at, s, (size_t)n) == 0) {
+            for (hbk_int k = 0; k < w->n_ids; k++) hbk_tokens_push(e->out, e->out->data[w->ids + k]);
+            return true;
+        }
+    }
+    hbk_int before = e->out->n;
+    if (!hbk__merge_word(e, s, n)) return false;
+    if (!w) return true;
+    w->hash = hash;
+    w->at = (hbk_int)e->seen.len;
+    w->len = n;
+    w->ids = before;
+    w->n_ids = e->out->n - before;
+    hbk_text_append(&e->seen, s, (size_t)n);
+    return hbk_text_ok(&e->seen, e->err) && hbk_tokens_ok(e->out, e->err);
 }
 
 /* Copies n bytes with every ' ' as U+2581. */
@@ -4034,7 +4209,7 @@ static void hbk__escape(hbk_text *out, const char *s, hbk_int n)
     }
 }
 
-/* The last stage before merging: cuts text into words, spells bytes. */
+/* The last stage before merging: cuts text into words. */
 static bool hbk__encode_words(hbk__encoder *e, const char *s, hbk_int n)
 {
     const hbk_tokenizer *t = e->t;
@@ -4042,7 +4217,7 @@ static bool hbk__encode_words(hbk__encoder *e, const char *s, hbk_int n)
     if (n == 0) return true;
     hbk_text_clear(&e->spaced);
     if (t->metaspace) {
-        bool has = s[0] == ' ' || (n >= 3 && memcmp(s, HBK__SPACE, 3) == 0);
+        bool has = s[0] == ' ' || hbk__is_mark(s, n, 0);
         bool wants = t->meta_prefix == HBK__PREFIX_ALWAYS || (t->meta_prefix == HBK__PREFIX_FIRST && first);
         if (wants && !has && !(e->flags & HBK_ENCODE_CONTINUE)) hbk_text_append(&e->spaced, HBK__SPACE, 3);
         hbk__escape(&e->spaced, s, n);
@@ -4057,76 +4232,76 @@ static bool hbk__encode_words(hbk__encoder *e, const char *s, hbk_int n)
     }
     for (hbk_int i = 0, end; i < n; i = end) {
         end = hbk__word_end(t, s, n, i);
-        const char *word = s + i;
-        hbk_int len = end - i;
-        if (t->byte_level) {
-            hbk_text_clear(&e->spelled);
-            for (hbk_int k = i; k < end; k++) {
-                char c[4];
-                size_t c_len = hbk_utf8_encode(c, t->byte_char[(unsigned char)s[k]]);
-                hbk_text_append(&e->spelled, c, c_len);
-            }
-            if (!hbk_text_ok(&e->spelled, e->err)) return false;
-            word = hbk_text_string(&e->spelled);
-            len = (hbk_int)e->spelled.len;
-        }
-        if (!hbk__encode_word(e, word, len)) return false;
+        if (!hbk__encode_word(e, s + i, end - i)) return false;
     }
     return true;
 }
 
-/* \w of the regular expressions: letters, marks, decimal digits, joining punctuation. */
+/* \w of the regular expressions: letters, marks, decimal digits, joining punctuation, what else counts as
+   alphabetic (letter numbers, circled and squared letters), and the two joiners. */
 static bool hbk__is_word_char(const char *s, hbk_int n, hbk_int i)
 {
     int32_t cp;
     if (i >= n || hbk_utf8_decode(s + i, (size_t)(n - i), &cp) == 0) return false;
     int c = (int)utf8proc_category(cp);
-    return (c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_ND) || c == UTF8PROC_CATEGORY_PC;
+    return (c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_NL) || c == UTF8PROC_CATEGORY_PC ||
+           (cp >= 0x24B6 && cp <= 0x24E9) || (cp >= 0x1F130 && cp <= 0x1F149) ||
+           (cp >= 0x1F150 && cp <= 0x1F169) || (cp >= 0x1F170 && cp <= 0x1F189) || cp == 0x200C || cp == 0x200D;
 }
 
-/* Does the token stand at s[i], by itself if it must? */
-static bool hbk__added_here(const hbk_tokenizer *t, const hbk__added *a, const char *s, hbk_int n, hbk_int i)
+/* The beginning of the character that ends before i > 0. */
+static hbk_int hbk__before(const char *s, hbk_int i)
 {
-    if (a->len > n - i || memcmp(t->patterns.data + a->at, s + i, (size_t)a->len) != 0) return false;
-    if (!a->single_word) return true;
-    hbk_int before = i;
-    while (before > 0 && ((unsigned char)s[--before] & 0xC0) == 0x80) {
-    }
-    return !(i > 0 && hbk__is_word_char(s, n, before)) && !hbk__is_word_char(s, n, i + a->len);
+    for (i--; i > 0 && ((unsigned char)s[i] & 0xC0) == 0x80;) i--;
+    return i;
 }
 
 /* The longest added token at s[i], or NULL. */
-static const hbk__added *hbk__added_at(const hbk__encoder *e, bool normalized, const char *s, hbk_int n,
+static const hbk__added *hbk__added_at(const hbk_tokenizer *t, bool normalized, const char *s, hbk_int n,
                                        hbk_int i)
 {
-    const hbk_tokenizer *t = e->t;
     const hbk__added *best = NULL;
     if (!t->begins[normalized][(unsigned char)s[i]]) return NULL;
     for (hbk_int k = 0; k < t->n_added; k++) {
         const hbk__added *a = &t->added[k];
-        if (a->normalized != normalized || (a->special && !(e->flags & HBK_ENCODE_SPECIAL))) continue;
-        if ((!best || a->len > best->len) && hbk__added_here(t, a, s, n, i)) best = a;
+        if (a->normalized == normalized && a->len <= n - i && (!best || a->len > best->len) &&
+            memcmp(t->patterns.data + a->at, s + i, (size_t)a->len) == 0)
+            best = a;
     }
     return best;
 }
 
-/* Cuts added tokens out of s, leftmost and longest first, and hands what lies between to `gap`. */
+/* May it be cut out where it was found? */
+static bool hbk__added_fits(const hbk__encoder *e, const hbk__added *a, const char *s, hbk_int n, hbk_int i)
+{
+    if (a->special && !(e->flags & HBK_ENCODE_SPECIAL)) return false;
+    return !a->single_word || (!(i > 0 && hbk__is_word_char(s, n, hbk__before(s, i))) &&
+                               !hbk__is_word_char(s, n, i + a->len));
+}
+
+/* Cuts added tokens out of s, leftmost and longest first, and hands what lies between to `gap`. As Hugging
+   Face does it, a token that is found but may not be cut out still hides what it covers. */
 static bool hbk__split_added(hbk__encoder *e, const char *s, hbk_int n, bool normalized,
                              bool (*gap)(hbk__encoder *e, const char *s, hbk_int n))
 {
-    hbk_int from = 0, i = 0;
+    const hbk_tokenizer *t = e->t;
+    hbk_int from = 0, i = 0, len;
+    if (!(e->flags & HBK_ENCODE_SPECIAL) && !t->cuts[normalized]) return gap(e, s, n);
     while (i < n) {
-        const hbk__added *a = hbk__added_at(e, normalized, s, n, i);
+        const hbk__added *a = hbk__added_at(t, normalized, s, n, i);
         if (!a) {
             i++;
             continue;
         }
         hbk_int begin = i, end = i + a->len;
-        while (a->lstrip && begin > from && hbk__json_space(s[begin - 1])) begin--;
-        while (a->rstrip && end < n && hbk__json_space(s[end])) end++;
-        if (!gap(e, s + from, begin - from)) return false;
+        i = end;
+        if (!hbk__added_fits(e, a, s, n, begin)) continue;
+        while (a->lstrip && begin > from && hbk__class_at(s, n, hbk__before(s, begin), &len) == HBK__S)
+            begin -= len;
+        while (a->rstrip && hbk__class_at(s, n, end, &len) == HBK__S) end += len;
+        if (begin > from && !gap(e, s + from, begin - from)) return false;
         hbk_tokens_push(e->out, a->id);
-        from = i = end;
+        from = end;
     }
     return gap(e, s + from, n - from);
 }
@@ -4145,6 +4320,7 @@ static void hbk__collapse(hbk_text *out, const char *s, hbk_int n)
 static void hbk__normalise(const hbk_tokenizer *t, const char *s, hbk_int n, bool first, unsigned flags,
                            hbk_text *out, hbk_text *scratch)
 {
+    size_t before = out->len;
     if (t->collapse) {
         hbk_text_clear(scratch);
         hbk__collapse(scratch, s, n);
@@ -4153,11 +4329,14 @@ static void hbk__normalise(const hbk_tokenizer *t, const char *s, hbk_int n, boo
         n = (hbk_int)scratch->len;
     }
     bool wants = t->prefix == HBK__PREFIX_ALWAYS || (t->prefix == HBK__PREFIX_FIRST && first);
-    if (wants && n > 0 && !(flags & HBK_ENCODE_CONTINUE)) hbk_text_append(out, HBK__SPACE, 3);
+    if (wants && n > 0 && !(flags & HBK_ENCODE_CONTINUE))
+        hbk_text_add(out, t->escape || !t->sentencepiece ? HBK__SPACE : " ");
     if (t->escape)
         hbk__escape(out, s, n);
     else
         hbk_text_append(out, s, (size_t)n);
+    while (t->collapse && t->escape && out->len >= before + 3 && hbk__is_mark(out->data, (hbk_int)out->len, (hbk_int)out->len - 3))
+        out->data[out->len -= 3] = 0; /* also those that the text itself ends with */
 }
 
 /* What lies between two raw special tokens: normalised, then cut at the normalised ones. */
@@ -4184,6 +4363,33 @@ static void hbk__repair(hbk_text *out, const char *s, size_t n)
     hbk_text_append(out, s, n);
 }
 
+/* What a text of n bytes needs: a cache that suits its length, and where pieces are unused, their halves.
+   Those depend on the whole text, so that no word can be taken from the cache then. */
+static bool hbk__encoder_open(hbk__encoder *e, size_t n)
+{
+    const hbk_tokenizer *t = e->t;
+    if (t->resplits) {
+        e->halves = HBK__NEW(t->alloc, uint64_t, t->vocab.n, e->err);
+        return e->halves != NULL;
+    }
+    if (n < 256) return true;
+    for (e->n_words = 16; (size_t)e->n_words < n / 16 && e->n_words < 1 << 14;) e->n_words *= 2;
+    e->words = HBK__NEW(t->alloc, hbk__known, e->n_words, e->err);
+    return e->words != NULL;
+}
+
+static void hbk__encoder_close(hbk__encoder *e)
+{
+    hbk_text_free(&e->normal);
+    hbk_text_free(&e->spaced);
+    hbk_text_free(&e->spelled);
+    hbk_text_free(&e->seen);
+    hbk_free(e->t->alloc, e->symbols);
+    hbk_free(e->t->alloc, e->heap);
+    hbk_free(e->t->alloc, e->words);
+    hbk_free(e->t->alloc, e->halves);
+}
+
 HBK_DEF bool hbk_tokenizer_encode(const hbk_tokenizer *t, const char *text, size_t n, unsigned flags,
                                   hbk_tokens *out, hbk_error *err)
 {
@@ -4191,7 +4397,7 @@ HBK_DEF bool hbk_tokenizer_encode(const hbk_tokenizer *t, const char *text, size
     memset(&e, 0, sizeof e);
     hbk_text repaired;
     memset(&repaired, 0, sizeof repaired);
-    e.normal.alloc = e.spaced.alloc = e.spelled.alloc = repaired.alloc = t->alloc;
+    e.normal.alloc = e.spaced.alloc = e.spelled.alloc = e.seen.alloc = repaired.alloc = t->alloc;
     e.t = t;
     e.flags = flags;
     e.out = out;
@@ -4203,15 +4409,11 @@ HBK_DEF bool hbk_tokenizer_encode(const hbk_tokenizer *t, const char *text, size
         n = repaired.len;
     }
     e.begin = text;
-    bool ok = hbk_text_ok(&repaired, err) &&
+    bool ok = hbk_text_ok(&repaired, err) && hbk__encoder_open(&e, n) &&
               hbk__split_added(&e, text, (hbk_int)n, false, hbk__encode_segment) && hbk_tokens_ok(out, err);
     if (!ok) out->n = before;
     hbk_text_free(&repaired);
-    hbk_text_free(&e.normal);
-    hbk_text_free(&e.spaced);
-    hbk_text_free(&e.spelled);
-    hbk_free(t->alloc, e.symbols);
-    hbk_free(t->alloc, e.heap);
+    hbk__encoder_close(&e);
     return ok;
 }
 
@@ -4224,7 +4426,7 @@ static void hbk__flush_bytes(const hbk_tokenizer *t, hbk_text *run, hbk_text *ou
     if (run->failed) out->failed = true;
     if (run->len == 0) return;
     const char *s = hbk_text_string(run);
-    if (!t->by_rank || hbk_utf8_valid(s, run->len, NULL))
+    if (t->sentencepiece || hbk_utf8_valid(s, run->len, NULL))
         hbk__repair(out, s, run->len);
     else
         for (size_t i = 0; i < run->len; i++) hbk_text_append(out, "\xef\xbf\xbd", 3);
@@ -4268,26 +4470,50 @@ static void hbk__unspell(const hbk_tokenizer *t, const char *s, hbk_int n, hbk_t
     }
 }
 
-/* Appends a piece's text: U+2581 as ' ', the first one dropped where a text begins. */
+/* Appends a piece's text: U+2581 as ' ', less what a text's beginning loses. `begin` says whether it still
+   begins here. */
 static void hbk__decode_piece(const hbk_tokenizer *t, int32_t id, bool *begin, hbk_text *out)
 {
+    const hbk__piece *p = &t->vocab.pieces[id];
     const char *s = hbk__vocab_piece(&t->vocab, id);
-    hbk_int n = t->vocab.pieces[id].len;
-    if (t->vocab.pieces[id].kind == HBK__PIECE_UNKNOWN && !t->by_rank) {
-        s = " \xe2\x81\x87 "; /* SentencePiece's default surface of unk, U+2047 */
-        n = 5;
+    hbk_int n = p->len;
+    if (p->kind == HBK__PIECE_UNKNOWN && t->sentencepiece) {
+        s = hbk_text_string(&t->unk_text);
+        n = (hbk_int)t->unk_text.len;
     }
-    bool drop = *begin && n >= 3 && memcmp(s, HBK__SPACE, 3) == 0;
-    if (drop) {
-        s += 3;
-        n -= 3;
+    bool drop = *begin && t->strip == HBK__STRIP_MARK && hbk__is_mark(s, n, 0);
+    bool drop_all = *begin && t->strip == HBK__STRIP_MARKS;
+    hbk_int from = drop ? 3 : 0;
+    *begin = *begin && t->strip == HBK__STRIP_MARK && from == n && (t->collapse || !drop);
+    for (hbk_int i = from; i < n;) {
+        bool mark = hbk__is_mark(s, n, i);
+        if (!mark || !drop_all) hbk_text_append(out, mark ? " " : s + i, 1);
+        i += mark ? 3 : 1;
     }
-    *begin = *begin && n == 0 && (t->collapse || !drop); /* one space, or with `collapse` all of them */
-    for (hbk_int i = 0; i < n;) {
-        bool space = n - i >= 3 && memcmp(s + i, HBK__SPACE, 3) == 0;
-        hbk_text_append(out, space ? " " : s + i, 1);
-        i += space ? 3 : 1;
+}
+
+/* The pieces' texts one after another. Byte-level pieces are all left in `run`. */
+static void hbk__decode_pieces(const hbk_tokenizer *t, const int32_t *ids, hbk_int n, bool begin,
+                               hbk_text *run, hbk_text *out)
+{
+    for (hbk_int i = 0; i < n; i++) {
+        const hbk__piece *p = &t->vocab.pieces[ids[i]];
+        const char *s = hbk__vocab_piece(&t->vocab, ids[i]);
+        bool hidden = p->hidden || p->kind == HBK__PIECE_CONTROL || p->kind == HBK__PIECE_NONE;
+        if (hidden && t->sentencepiece) hbk__flush_bytes(t, run, out); /* bytes do not reach over it */
+        if (hidden) continue;
+        if (t->byte_level) {
+            hbk__unspell(t, s, p->len, run);
+        } else if (p->kind == HBK__PIECE_BYTE && t->decode_bytes) {
+            char c = (char)hbk__byte_of(s, p->len);
+            hbk_text_append(run, &c, 1);
+            begin = false;
+        } else {
+            hbk__flush_bytes(t, run, out);
+            hbk__decode_piece(t, ids[i], &begin, out);
+        }
     }
+    if (!t->byte_level) hbk__flush_bytes(t, run, out);
 }
 
 HBK_DEF bool hbk_tokenizer_decode(const hbk_tokenizer *t, const int32_t *ids, hbk_int n, unsigned flags,
@@ -4301,23 +4527,8 @@ HBK_DEF bool hbk_tokenizer_decode(const hbk_tokenizer *t, const int32_t *ids, hb
     memset(&run, 0, sizeof run);
     run.alloc = t->alloc;
     size_t before = out->len;
-    bool begin = t->strip && !(flags & HBK_ENCODE_CONTINUE);
-    for (hbk_int i = 0; i < n; i++) {
-        const hbk__piece *p = &t->vocab.pieces[ids[i]];
-        const char *s = hbk__vocab_piece(&t->vocab, ids[i]);
-        if (p->kind == HBK__PIECE_CONTROL || p->kind == HBK__PIECE_NONE) continue;
-        if (t->byte_level) {
-            hbk__unspell(t, s, p->len, &run);
-        } else if (p->kind == HBK__PIECE_BYTE) {
-            char c = (char)hbk__byte_of(s, p->len);
-            hbk_text_append(&run, &c, 1);
-            begin = false;
-        } else {
-            hbk__flush_bytes(t, &run, out);
-            hbk__decode_piece(t, ids[i], &begin, out);
-        }
-    }
-    if (!t->byte_level) hbk__flush_bytes(t, &run, out);
+    bool begin = t->strip != HBK__STRIP_NONE && !(flags & HBK_ENCODE_CONTINUE);
+    hbk__decode_pieces(t, ids, n, begin, &run, out);
     for (size_t i = 0, step; i < run.len; i += step) {
         int32_t cp;
         step = hbk_utf8_decode(run.data + i, run.len - i, &cp);
@@ -4325,6 +4536,10 @@ HBK_DEF bool hbk_tokenizer_decode(const hbk_tokenizer *t, const int32_t *ids, hb
         hbk_text_append(out, cp < 0 ? "\xef\xbf\xbd" : run.data + i, cp < 0 ? 3 : step);
     }
     bool ok = hbk_text_ok(&run, err) && hbk_text_ok(out, err);
+    if (ok && begin && t->strip == HBK__STRIP_SPACE && out->len > before && out->data[before] == ' ') {
+        memmove(out->data + before, out->data + before + 1, out->len - before); /* the NUL too */
+        out->len--;
+    }
     if (!ok && out->data) {
         out->len = before;
         out->data[before] = 0;
@@ -4366,6 +4581,52 @@ HBK_DEF int32_t hbk_tokenizer_find(const hbk_tokenizer *t, const char *piece)
 HBK_DEF const char *hbk_tokenizer_piece(const hbk_tokenizer *t, int32_t id)
 {
     return id >= 0 && id < t->vocab.n ? hbk__vocab_piece(&t->vocab, id) : NULL;
+}
+
+/* What writers of other formats ask: pieces by id in t->vocab.pieces, and the following. */
+
+typedef struct hbk__rule {
+    int32_t left, right, id;
+    hbk_int rank;
+} hbk__rule;
+
+static int hbk__rule_order(const void *a, const void *b)
+{
+    const hbk__rule *x = (const hbk__rule *)a, *y = (const hbk__rule *)b;
+    if (x->rank != y->rank) return x->rank < y->rank ? -1 : 1;
+    if (x->left != y->left) return x->left < y->left ? -1 : 1;
+    return (x->right > y->right) - (x->right < y->right);
+}
+
+/* The merges in their order; the caller frees the list with hbk_free(t->alloc). Rules of letters are left
+   out: they have no piece. NULL: no memory. */
+static hbk__rule *hbk__tokenizer_rules(const hbk_tokenizer *t, hbk_int *n, hbk_error *err)
+{
+    hbk__rule *list = HBK__NEW(t->alloc, hbk__rule, t->rules.n, err);
+    *n = 0;
+    for (hbk_int i = 0; list && i < t->rules.cap; i++) {
+        const hbk__slot *slot = &t->rules.slots[i];
+        if (!slot->value) continue;
+        hbk__rule *r = &list[*n];
+        r->left = (int32_t)(slot->key >> 32);
+        r->right = (int32_t)(slot->key & INT32_MAX);
+        r->id = (int32_t)((slot->value - 1) & INT32_MAX);
+        r->rank = (slot->value - 1) >> 32;
+        if (r->left < t->vocab.n && r->right < t->vocab.n) ++*n;
+    }
+    if (list) qsort(list, (size_t)*n, sizeof *list, hbk__rule_order);
+    return list;
+}
+
+/* GGUF's name for how a byte-level text falls into words: "" for the families without bytes (GGUF's model
+   "llama"), NULL if no name fits. */
+static const char *hbk__tokenizer_pre(const hbk_tokenizer *t)
+{
+    bool smollm = t->words == HBK__WORDS_GPT2 && t->digits;
+    if (!t->byte_level) return "";
+    if (t->prefix_space || (t->ignore_merges != (t->words == HBK__WORDS_LLAMA3))) return NULL;
+    if (t->words == HBK__WORDS_LLAMA3 && !t->digits) return "llama-bpe";
+    return smollm ? "smollm" : t->words == HBK__WORDS_GPT2 ? "gpt-2" : NULL;
 }
 
 /* ---- 7.6 tokenizer.json
@@ -4416,16 +4677,20 @@ static bool hbk__json_normalizer(hbk_tokenizer *t, const json_t *node, const cha
     return hbk__refuse_node(path, "normalizer", type, err);
 }
 
-/* The newer spelling of the same, done after special tokens are cut out. "prepend_scheme" replaced
-   "add_prefix_space", and both are optional. */
+/* When a Metaspace prepends: "prepend_scheme" replaced "add_prefix_space", and both are optional. */
+static int hbk__json_scheme(const json_t *node)
+{
+    if (hbk__node_is(node, "prepend_scheme", "first")) return HBK__PREFIX_FIRST;
+    if (hbk__node_is(node, "prepend_scheme", "never")) return HBK__PREFIX_NEVER;
+    return json_is_false(json_object_get(node, "add_prefix_space")) ? HBK__PREFIX_NEVER : HBK__PREFIX_ALWAYS;
+}
+
+/* The newer spelling of the same, done after special tokens are cut out. */
 static void hbk__json_metaspace(hbk_tokenizer *t, const json_t *node)
 {
-    const json_t *split = json_object_get(node, "split"), *old = json_object_get(node, "add_prefix_space");
     t->metaspace = true;
-    t->meta_prefix = json_is_false(old) ? HBK__PREFIX_NEVER : HBK__PREFIX_ALWAYS;
-    if (hbk__node_is(node, "prepend_scheme", "first")) t->meta_prefix = HBK__PREFIX_FIRST;
-    if (hbk__node_is(node, "prepend_scheme", "never")) t->meta_prefix = HBK__PREFIX_NEVER;
-    t->words = json_is_false(split) ? HBK__WORDS_ALL : HBK__WORDS_SPACE;
+    t->meta_prefix = hbk__json_scheme(node);
+    t->words = json_is_false(json_object_get(node, "split")) ? HBK__WORDS_ALL : HBK__WORDS_SPACE;
 }
 
 /* Cutting by a regular expression: letter for letter one of those that 7.3 knows. */
@@ -4437,6 +4702,7 @@ static bool hbk__json_split(hbk_tokenizer *t, const json_t *node, const char *pa
                                       "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
     const char *regex = json_string_value(json_object_get(json_object_get(node, "pattern"), "Regex"));
     bool plain = hbk__node_is(node, "behavior", "Isolated") && !json_is_true(json_object_get(node, "invert"));
+    plain = plain && t->words == HBK__WORDS_ALL; /* two of them would cut twice */
     if (regex && plain && strcmp(regex, gpt2) == 0)
         t->words = HBK__WORDS_GPT2;
     else if (regex && plain && strcmp(regex, llama3) == 0)
@@ -4483,30 +4749,49 @@ static bool hbk__json_pre_tokenizer(hbk_tokenizer *t, const json_t *node, const 
     return hbk__refuse_node(path, "pre_tokenizer", type, err);
 }
 
-/* Decoding follows from encoding but for one thing, whether the first space goes. The names are checked
-   all the same: another decoder means another kind of vocabulary. */
+/* Is this the node of the one form that the family uses at step k of a decoder? */
+static bool hbk__json_decoder_step(const json_t *node, int k)
+{
+    const json_t *start = json_object_get(node, "start"), *stop = json_object_get(node, "stop");
+    if (k == 0)
+        return hbk__node_is(json_object_get(node, "pattern"), "String", HBK__SPACE) &&
+               hbk__node_is(node, "content", " ");
+    return k < 3 || (hbk__node_is(node, "content", " ") && json_integer_value(start) == 1 &&
+                     json_integer_value(stop) == 0);
+}
+
+/* ByteLevel; Metaspace; or a sequence of these steps in this order, the first always, Strip only behind
+   Fuse: before it, each piece would lose its space. Another decoder means another kind of vocabulary. */
 static bool hbk__json_decoder(hbk_tokenizer *t, const json_t *node, const char *path, hbk_error *err)
 {
+    static const char *const steps[4] = {"Replace", "ByteFallback", "Fuse", "Strip"};
     const char *type = hbk__node_type(node);
+    const json_t *list = json_object_get(node, "decoders");
+    int done = -1;
     if (!node || json_is_null(node)) { /* then what encoding put before a text is taken off again */
-        t->strip = t->prefix != HBK__PREFIX_NEVER || t->meta_prefix != HBK__PREFIX_NEVER;
+        bool prefix = t->prefix != HBK__PREFIX_NEVER || t->meta_prefix != HBK__PREFIX_NEVER;
+        t->strip = prefix && !t->byte_level ? HBK__STRIP_SPACE : HBK__STRIP_NONE;
+        t->decode_bytes = true;
         return true;
     }
-    if (strcmp(type, "Sequence") == 0) {
-        const json_t *list = json_object_get(node, "decoders");
-        for (size_t i = 0; i < json_array_size(list); i++)
-            if (!hbk__json_decoder(t, json_array_get(list, i), path, err)) return false;
+    if (strcmp(type, "ByteLevel") == 0 && t->byte_level) return true;
+    if (strcmp(type, "Metaspace") == 0 && !t->byte_level && hbk__node_is(node, "replacement", HBK__SPACE)) {
+        if (hbk__json_scheme(node) != HBK__PREFIX_NEVER) t->strip = HBK__STRIP_MARKS;
         return true;
     }
-    if (strcmp(type, "Strip") == 0)
-        t->strip = json_integer_value(json_object_get(node, "start")) > 0;
-    else if (strcmp(type, "Metaspace") == 0)
-        t->strip = !hbk__node_is(node, "prepend_scheme", "never") &&
-                   !json_is_false(json_object_get(node, "add_prefix_space"));
-    else if (strcmp(type, "ByteLevel") != 0 && strcmp(type, "Replace") != 0 && strcmp(type, "Fuse") != 0 &&
-             strcmp(type, "ByteFallback") != 0)
-        return hbk__refuse_node(path, "decoder", type, err);
-    return true;
+    if (json_array_size(list) == 1) return hbk__json_decoder(t, json_array_get(list, 0), path, err);
+    if (strcmp(type, "Sequence") != 0 || t->byte_level) return hbk__refuse_node(path, "decoder", type, err);
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *step = json_array_get(list, i);
+        int k = done + 1, last = done < 0 ? 0 : 3;
+        while (k <= last && !hbk__node_is(step, "type", steps[k])) k++;
+        if (k > last || !hbk__json_decoder_step(step, k) || (k == 3 && done != 2))
+            return hbk__refuse_node(path, "decoder Sequence with", hbk__node_type(step), err);
+        done = k;
+        if (k == 1) t->decode_bytes = true;
+        if (k == 3) t->strip = HBK__STRIP_SPACE;
+    }
+    return done >= 0 || hbk__refuse_node(path, "decoder Sequence", "of nothing", err);
 }
 
 /* Does every text begin with a special token? That is bos. */
@@ -4538,7 +4823,7 @@ static bool hbk__add_added(hbk_tokenizer *t, hbk__added a, const char *s, hbk_in
     if (!hbk__reserve(t->alloc, &added, &t->cap_added, t->n_added + 1, sizeof a, err)) return false;
     t->added = (hbk__added *)added;
     a.at = (hbk_int)t->patterns.len;
-    if (a.normalized && t->by_rank)
+    if (a.normalized && !t->sentencepiece)
         hbk__normalise(t, s, n, true, 0, &t->patterns, &scratch);
     else
         hbk_text_append(&t->patterns, s, (size_t)n);
@@ -4546,6 +4831,7 @@ static bool hbk__add_added(hbk_tokenizer *t, hbk__added a, const char *s, hbk_in
     if (!hbk_text_ok(&t->patterns, err)) return false;
     a.len = (hbk_int)t->patterns.len - a.at;
     t->begins[a.normalized][(unsigned char)t->patterns.data[a.at]] = true;
+    if (!a.special) t->cuts[a.normalized] = true;
     t->added[t->n_added++] = a;
     return true;
 }
@@ -4573,9 +4859,20 @@ static bool hbk__json_added(hbk_tokenizer *t, const json_t *entry, hbk_int id, c
         if (!hbk__vocab_set(&t->vocab, id, s, n, HBK__PIECE_NORMAL, 0, err)) return false;
         a.id = (int32_t)id;
     }
-    int32_t *kind = &t->vocab.pieces[a.id].kind;
-    if (a.special && *kind == HBK__PIECE_NORMAL) *kind = HBK__PIECE_CONTROL; /* unk and bytes stay so */
+    hbk__piece *p = &t->vocab.pieces[a.id];
+    if (a.special && p->kind == HBK__PIECE_NORMAL) p->kind = HBK__PIECE_CONTROL; /* unk and bytes stay so */
+    p->hidden = a.special;
     return hbk__add_added(t, a, s, n, err);
+}
+
+/* In the byte-level family every byte is a character of the alphabet, and that is its symbol. */
+static void hbk__find_byte_pieces(hbk_tokenizer *t)
+{
+    for (int b = 0; b < 256 && t->byte_level; b++) {
+        char c[4];
+        hbk_int n = (hbk_int)hbk_utf8_encode(c, t->byte_char[b]);
+        t->byte_ids[b] = hbk__symbol_of(t, c, n);
+    }
 }
 
 /* Pieces, unk, and the bytes that unknown characters fall back to. */
@@ -4598,7 +4895,8 @@ static bool hbk__json_vocab(hbk_tokenizer *t, const json_t *model, const char *p
     if (unk && t->unk < 0)
         return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "unk_token \"%.40s\" is no piece", unk);
     if (unk) t->vocab.pieces[t->unk].kind = HBK__PIECE_UNKNOWN;
-    t->byte_fallback = json_is_true(json_object_get(model, "byte_fallback"));
+    hbk__find_byte_pieces(t);
+    t->byte_fallback = json_is_true(json_object_get(model, "byte_fallback")) && !t->byte_level;
     for (hbk_int id = 0; id < t->vocab.n && t->byte_fallback; id++) {
         int b = hbk__byte_of(hbk__vocab_piece(&t->vocab, id), t->vocab.pieces[id].len);
         if (b < 0) continue;
@@ -4643,18 +4941,16 @@ static bool hbk__json_merge(const hbk_tokenizer *t, const json_t *entry, int32_t
     return true;
 }
 
-/* The position in the list is the rank. Both parts and their whole must be pieces. */
+/* The position in the list is the rank. Both parts and their whole must be pieces. The list is read from its
+   end: a pair that it names twice has its last rank, as Hugging Face reads it. */
 static bool hbk__json_merges(hbk_tokenizer *t, const json_t *merges, const char *path, hbk_error *err)
 {
-    hbk_int n = (hbk_int)json_array_size(merges), rank;
     hbk_text joined;
     memset(&joined, 0, sizeof joined);
     joined.alloc = t->alloc;
-    t->results = HBK__NEW(t->alloc, int32_t, n, err);
-    bool ok = t->results != NULL;
-    for (rank = 0; rank < n && ok; rank++) {
+    bool ok = true;
+    for (hbk_int rank = (hbk_int)json_array_size(merges) - 1; rank >= 0 && ok; rank--) {
         int32_t left = -1, right = -1, id = -1;
-        hbk_int probe = 0;
         const json_t *entry = json_array_get(merges, (size_t)rank);
         if (hbk__is_void_merge(entry)) continue;
         bool pair = hbk__json_merge(t, entry, &left, &right, &joined);
@@ -4669,9 +4965,8 @@ static bool hbk__json_merges(hbk_tokenizer *t, const json_t *merges, const char 
                              "merge %lld, making \"%.40s\", names a piece that the vocabulary lacks",
                              (long long)rank, hbk_text_string(&joined));
         if (!ok || !hbk__may_spell(t, id)) continue;
-        t->results[rank] = id;
-        if (hbk__map_next(&t->merges, hbk__pair_key(left, right), &probe) < 0)
-            ok = hbk__map_add(&t->merges, hbk__pair_key(left, right), rank, err);
+        ok = hbk__add_rule(t, left, right, rank, id, err);
+        t->vocab.pieces[id].score = -(float)rank; /* for formats that score pieces */
     }
     hbk_text_free(&joined);
     return ok;
@@ -4700,7 +4995,6 @@ static bool hbk__json_check_model(const json_t *model, const char *path, hbk_err
 static bool hbk__load_json(hbk_tokenizer *t, const json_t *root, const char *path, hbk_error *err)
 {
     const json_t *model = json_object_get(root, "model"), *added = json_object_get(root, "added_tokens");
-    t->by_rank = true;
     t->ignore_merges = json_is_true(json_object_get(model, "ignore_merges"));
     t->fuse_unk = json_is_true(json_object_get(model, "fuse_unk"));
     if (!hbk__json_check_model(model, path, err) ||
@@ -4715,7 +5009,9 @@ static bool hbk__load_json(hbk_tokenizer *t, const json_t *root, const char *pat
             return false;
     }
     hbk__json_post_processor(t, json_object_get(root, "post_processor"));
-    return hbk__json_merges(t, json_object_get(model, "merges"), path, err);
+    if (!hbk__json_merges(t, json_object_get(model, "merges"), path, err)) return false;
+    hbk__find_borders(t);
+    return true;
 }
 
 /* ---- 7.7 SentencePiece and llama2.c
@@ -4725,7 +5021,7 @@ static bool hbk__load_json(hbk_tokenizer *t, const json_t *root, const char *pat
        ModelProto      1 piece*  2 trainer_spec  3 normalizer_spec
        piece           1 text    2 score (f32)   3 type, NORMAL if absent
        trainer_spec    3 model_type (2 = BPE; absent = unigram)   24 whitespace as suffix
-                       35 byte_fallback   40 unk_id  41 bos_id  42 eos_id
+                       35 byte_fallback   40 unk_id  41 bos_id  42 eos_id  44 text of unk
        normalizer_spec 2 compiled map   3 dummy prefix   4 remove extra spaces   5 escape; absent = true
 
    tokenizer.bin is i32 longest, then {f32 score, i32 length, bytes} to its end, with ' ' for U+2581. */
@@ -4785,20 +5081,26 @@ static float hbk__float_of(uint32_t bits)
     return f;
 }
 
+enum { HBK__LONGEST_PIECE = 4096 }; /* bytes; the halves of unused pieces nest that deep */
+
 /* A piece of either file: remembers bytes, control tokens and pieces to be matched whole. */
 static bool hbk__add_piece(hbk_tokenizer *t, const char *s, hbk_int n, float score, int32_t kind,
                            const char *path, hbk_error *err)
 {
     hbk_int id = t->vocab.n;
     int byte = kind == HBK__PIECE_BYTE ? hbk__byte_of(s, n) : 0;
-    if (kind < HBK__PIECE_NORMAL || kind > HBK__PIECE_BYTE || kind == HBK__PIECE_UNUSED || byte < 0)
-        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0, "piece %lld has type %ld, which is not read",
-                           (long long)id, (long)kind);
+    if (kind < HBK__PIECE_NORMAL || kind > HBK__PIECE_BYTE || byte < 0)
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
+                           "piece %lld has type %ld, which is not read", (long long)id, (long)kind);
+    if (n < 1 || n > HBK__LONGEST_PIECE)
+        return hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "piece %lld has %lld bytes, expected 1 to %d",
+                           (long long)id, (long long)n, (int)HBK__LONGEST_PIECE);
     if (!(score > -3e38f && score < 3e38f) || !hbk_utf8_valid(s, (size_t)n, NULL))
         return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "piece %lld has no finite score, or is no UTF-8",
                            (long long)id);
     if (!hbk__vocab_set(&t->vocab, id, s, n, kind, score, err)) return false;
     if (kind == HBK__PIECE_BYTE) t->byte_ids[byte] = (int32_t)id;
+    if (kind == HBK__PIECE_UNUSED) t->resplits = true;
     if (kind != HBK__PIECE_CONTROL && kind != HBK__PIECE_USER) return true;
     hbk__added a;
     memset(&a, 0, sizeof a);
@@ -4806,6 +5108,22 @@ static bool hbk__add_piece(hbk_tokenizer *t, const char *s, hbk_int n, float sco
     a.special = kind == HBK__PIECE_CONTROL;
     a.normalized = !a.special;
     return hbk__add_added(t, a, s, n, err);
+}
+
+/* SentencePiece's conventions, before any piece is added. */
+static bool hbk__be_sentencepiece(hbk_tokenizer *t, hbk_error *err)
+{
+    t->sentencepiece = t->fuse_unk = t->decode_bytes = true;
+    hbk_text_add(&t->unk_text, " \xe2\x81\x87 "); /* U+2047 */
+    return hbk_text_ok(&t->unk_text, err);
+}
+
+/* After the last piece. */
+static bool hbk__finish_scored(hbk_tokenizer *t, hbk_error *err)
+{
+    if (!hbk__rules_by_score(t, err)) return false;
+    hbk__find_borders(t);
+    return true;
 }
 
 static bool hbk__proto_piece(hbk_tokenizer *t, hbk__proto *m, const char *path, hbk_error *err)
@@ -4840,7 +5158,12 @@ static bool hbk__proto_trainer(hbk_tokenizer *t, hbk__proto *m, const char *path
         if (f.number == 40) t->unk = id;
         if (f.number == 41) t->bos = id;
         if (f.number == 42) t->eos = id;
+        if (f.number == 44) {
+            hbk_text_clear(&t->unk_text);
+            hbk_text_append(&t->unk_text, (const char *)f.body.p, (size_t)(f.body.end - f.body.p));
+        }
     }
+    if (!hbk_text_ok(&t->unk_text, err)) return false;
     if (m->bad) return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "its trainer_spec is damaged");
     if (model_type != 2)
         return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
@@ -4891,6 +5214,7 @@ static bool hbk__load_model(hbk_tokenizer *t, const char *data, size_t n, const 
     m.p = (const unsigned char *)data;
     m.end = m.p + n;
     m.bad = false;
+    if (!hbk__be_sentencepiece(t, err)) return false;
     t->escape = t->collapse = t->adds_bos = true; /* absent is true in this format */
     t->prefix = HBK__PREFIX_FIRST;
     while (ok && hbk__proto_next(&m, &f)) {
@@ -4901,8 +5225,8 @@ static bool hbk__load_model(hbk_tokenizer *t, const char *data, size_t n, const 
     if (!ok) return false;
     if (m.bad || t->vocab.n == 0 || !bpe)
         return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "is no SentencePiece model, or is cut short");
-    t->strip = t->collapse || t->prefix != HBK__PREFIX_NEVER;
-    return hbk__check_ids(t, path, err);
+    if (t->collapse || t->prefix != HBK__PREFIX_NEVER) t->strip = HBK__STRIP_MARK;
+    return hbk__check_ids(t, path, err) && hbk__finish_scored(t, err);
 }
 
 /* Neither the number of pieces nor their types are stored: pieces run to the end of the file, unk, bos and
@@ -4914,7 +5238,7 @@ static bool hbk__load_bin(hbk_tokenizer *t, const char *data, size_t n, const ch
     hbk_text piece;
     memset(&piece, 0, sizeof piece);
     piece.alloc = t->alloc;
-    bool ok = true;
+    bool ok = hbk__be_sentencepiece(t, err);
     if (n >= at) memcpy(&longest, data, sizeof longest);
     while (ok && at + sizeof word <= n) {
         memcpy(word, data + at, sizeof word);
@@ -4939,12 +5263,13 @@ static bool hbk__load_bin(hbk_tokenizer *t, const char *data, size_t n, const ch
     if (at != n || t->vocab.n < 4)
         return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0,
                            "is no tokenizer.bin of llama2.c, or is cut short");
-    t->escape = t->strip = t->byte_fallback = t->adds_bos = true;
+    t->escape = t->byte_fallback = t->adds_bos = true;
+    t->strip = HBK__STRIP_MARK;
     t->prefix = HBK__PREFIX_FIRST;
     t->unk = 0;
     t->bos = 1;
     t->eos = 2;
-    return hbk__check_ids(t, path, err);
+    return hbk__check_ids(t, path, err) && hbk__finish_scored(t, err);
 }
 
 /* ---- 7.8 loading */
