@@ -52,6 +52,10 @@ examples: $(EXAMPLES)
 bench: build/humpback
 	build/humpback bench
 
+## conformance logits, gradients, ids and files against transformers, PEFT, gguf and llama.cpp (Python)
+conformance: build/humpback build/conformance-gradients $(filter build/venv%,$(VENV)/ready)
+	$(VENV)/bin/python tests/conformance/run
+
 ## deps        installs what make demo and make test lack (they do so by themselves)
 deps: deps-test
 
@@ -88,6 +92,19 @@ build/test-noblas: EXTRA  = -DHBK_NO_BLAS
 build/test-serial: OPENMP = -fopenmp-simd
 $(TESTS): humpback.h $(TEST_FILES) $(TOOL_HEADERS) | deps-test
 	$(call build,tests/test_main.c,-lcmocka)
+
+# The reference implementations, as tests/conformance/requirements.txt names them; VENV names an environment
+# that is there already. llama-cpp-python takes a compiler long; SKIP_LLAMA_CPP=1 does without.
+VENV           = build/venv
+SKIP_LLAMA_CPP =
+export SKIP_LLAMA_CPP
+build/venv/ready: tests/conformance/requirements.txt
+	python3 -m venv build/venv
+	build/venv/bin/pip install -r $<
+	$(if $(SKIP_LLAMA_CPP),,build/venv/bin/pip install llama-cpp-python==0.3.36)
+	touch $@
+build/conformance-gradients: tests/conformance/gradients.c humpback.h | deps-header
+	$(call build,$<)
 
 flags: # what the scripts under tests/ compile with
 	@echo '$(WARNINGS)'
@@ -128,5 +145,5 @@ check-san: build/test-san
 $(HOOKS:tests/%=check-%): check-%: build/humpback
 	$(STEP) $* tests/$*
 
-.PHONY: all demo test examples bench deps style install clean help check $(CHECKS) flags \
+.PHONY: all demo test examples bench conformance deps style install clean help check $(CHECKS) flags \
         deps-header deps-test deps-check

@@ -40,6 +40,46 @@ static void t06_files(void **state)
     check_error(hbk_file_write(path, "x", 1, &err), HBK_ERROR_FILE, "cannot be created");
 }
 
+/* Promise: what is under construction stands under its .tmp alone; sealed it can be read back; a commit
+   replaces the old file, abandoning keeps it; a name that cannot be taken is an error without traces. */
+static void t06_construction(void **state)
+{
+    (void)state;
+    char path[512], longer[600];
+    hbk_error err;
+    hbk_file f;
+    memset(&f, 0, sizeof f);
+    hbk_file_abandon(&f); /* nothing, twice */
+    hbk_file_abandon(&f);
+    t06_write(path, "t06_door", "old");
+    check_ok(hbk_file_begin(&f, path, &err));
+    check_ok(hbk_file_put(&f, "half", 4, &err));
+    t06_holds(path, "old");
+    hbk_file_abandon(&f);
+    t06_holds(path, "old");
+    check_ok(hbk_file_begin(&f, path, &err));
+    char tmp[512];
+    snprintf(tmp, sizeof tmp, "%s", f.tmp);
+    check_ok(hbk_file_put(&f, "ne", 2, &err));
+    check_ok(hbk_file_put(&f, "w", 1, &err));
+    check_ok(hbk_file_seal(&f, &err));
+    t06_holds(tmp, "new");
+    t06_holds(path, "old");
+    check_ok(hbk_file_commit(&f, &err));
+    hbk_file_abandon(&f);
+    t06_holds(path, "new");
+    assert_false(hbk_file_exists(tmp));
+    test_tmp(path, "t06_door_folder");
+    assert_true(hbk_dir_make(path, NULL));
+    check_ok(hbk_file_begin(&f, path, &err));
+    snprintf(tmp, sizeof tmp, "%s", f.tmp);
+    check_error(hbk_file_commit(&f, &err), HBK_ERROR_FILE, "cannot be replaced");
+    assert_false(hbk_file_exists(tmp));
+    memset(longer, 'x', sizeof longer);
+    longer[508] = 0;
+    check_error(hbk_file_begin(&f, longer, &err), HBK_ERROR_RANGE, "507 bytes");
+}
+
 /* Promise: folders are made with their parents; a file in the way is an error; paths have a length. */
 static void t06_folders(void **state)
 {
@@ -225,7 +265,7 @@ static void t06_write_rows(void **state)
 }
 
 static const struct CMUnitTest tests_06[] = {
-    cmocka_unit_test(t06_files),      cmocka_unit_test(t06_folders), cmocka_unit_test(t06_mapping),
-    cmocka_unit_test(t06_json),       cmocka_unit_test(t06_fields),  cmocka_unit_test(t06_read_rows),
-    cmocka_unit_test(t06_write_rows),
+    cmocka_unit_test(t06_files),   cmocka_unit_test(t06_construction), cmocka_unit_test(t06_folders),
+    cmocka_unit_test(t06_mapping), cmocka_unit_test(t06_json),         cmocka_unit_test(t06_fields),
+    cmocka_unit_test(t06_read_rows), cmocka_unit_test(t06_write_rows),
 };

@@ -106,7 +106,7 @@ static const cli_flag cmd_train_flags[] = {
      offsetof(hbk_train_options, schedule)},
     {"warmup", CLI_INT, "N", NULL, "steps in which the rate rises from 0", 0, 1e9,
      offsetof(hbk_train_options, warmup)},
-    {"weight-decay", CLI_REAL, "X", NULL, "on matrices, never on norms", 0, 1e3,
+    {"weight-decay", CLI_REAL, "X", NULL, "on matrices, never on norms or biases", 0, 1e3,
      offsetof(hbk_train_options, weight_decay)},
     {"beta1", CLI_REAL, "X", NULL, "decay of AdamW's mean", 0, 0.999999, offsetof(hbk_train_options, beta1)},
     {"beta2", CLI_REAL, "X", NULL, "decay of AdamW's square", 0, 0.999999,
@@ -397,22 +397,6 @@ static void cmd_drop_empty(const char *out)
     if (!hbk_jsonl_count(out, &rows, NULL) || rows > 0 || !cmd_record_path(path, out, NULL)) return;
     unlink(out);
     unlink(path);
-}
-
-/* The name under which an output is written until it is whole, and its renaming; a failure leaves what stood
-   under the real name alone. */
-static bool cmd_part_path(cli *c, char part[512], const char *out)
-{
-    int n = snprintf(part, 512, "%s.part", out);
-    return n < 512 || hbk_fail_at(&c->err, HBK_ERROR_RANGE, out, 0, "this path is too long");
-}
-
-static bool cmd_part_end(cli *c, const char *part, const char *out, bool ok)
-{
-    if (ok && rename(part, out) == 0) return true;
-    unlink(part);
-    return ok ? hbk_fail_at(&c->err, HBK_ERROR_FILE, out, 0, "cannot be written: %s", strerror(errno))
-              : false;
 }
 
 /* ==== 3  LOOKING ============================================================ */
@@ -864,15 +848,17 @@ static int cmd_corpus(cli *c)
         if (strcmp(c->operands[i], path) == 0)
             return cli_misused(c, "--out %.200s is an input as well", path);
     const hbk_progress *progress = cli_watch(c);
-    char part[512];
+    hbk_file f;
+    memset(&f, 0, sizeof f);
     hbk_corpus *corpus =
-        cmd_part_path(c, part, path) ? hbk_corpus_new(&o, part, rejects, NULL, &c->err) : NULL;
+        hbk_file_begin(&f, path, &c->err) ? hbk_corpus_new(&o, f.tmp, rejects, NULL, &c->err) : NULL;
     bool ok = corpus != NULL;
     for (int i = 0; ok && i < c->n_operands; i++)
         ok = cmd_corpus_input(corpus, c->operands[i], &c->err) &&
              hbk_report(progress, "corpus", i + 1, c->n_operands, "files", &c->err, "%s", c->operands[i]);
-    if (corpus)
-        ok = cmd_part_end(c, part, path, hbk_corpus_finish(corpus, counts, ok ? &c->err : NULL) && ok);
+    if (corpus) ok = hbk_corpus_finish(corpus, counts, ok ? &c->err : NULL) && ok;
+    ok = ok && hbk_file_commit(&f, &c->err);
+    hbk_file_abandon(&f);
     if (!ok) return cli_fail(c);
     cli_draw_end(&c->meter);
     json_t *drops = json_object();
@@ -892,10 +878,12 @@ static int cmd_seeds(cli *c)
     tool_seed_counts counts;
     const char *out = cli_text(c, "out");
     if (strcmp(c->operands[0], out) == 0) return cli_misused(c, "--out %.200s is the input as well", out);
-    char part[512];
-    bool ok =
-        cmd_part_path(c, part, out) &&
-        cmd_part_end(c, part, out, tool_seeds(c->operands[0], part, cli_int(c, "limit"), &counts, &c->err));
+    hbk_file f;
+    memset(&f, 0, sizeof f);
+    bool ok = hbk_file_begin(&f, out, &c->err) &&
+              tool_seeds(c->operands[0], f.tmp, cli_int(c, "limit"), &counts, &c->err) &&
+              hbk_file_commit(&f, &c->err);
+    hbk_file_abandon(&f);
     if (!ok) return cli_fail(c);
     json_t *fates = json_pack("{s:s, s:I}", "format", counts.format, "rows", (json_int_t)counts.rows);
     cli_say(c, "%lld rows of format %s\n", (long long)counts.rows, counts.format);
@@ -932,10 +920,10 @@ static void cmd_dump_labels(const hbk_dataset *d, const hbk_tokenizer *tok)
     for (hbk_int i = 0; i < most; i++) {
         hbk_int n = d->start[i + 1] - d->start[i];
         const int32_t *ids = d->tokens.data + d->start[i];
-        printf("# example %lld: %lld tokens, the loss is on the last %lld\n", (long long)i + 1, (long long)n,
-               (long long)(n - d->n_prompt[i]));
+        printf("# example %lld: %lld tokens, the loss is on %lld of them\n", (long long)i + 1, (long long)n,
+               (long long)hbk_dataset_targets(d, i));
         for (hbk_int k = 0; k < n; k++) {
-            bool target = k >= d->n_prompt[i];
+            bool target = d->learn[d->start[i] + k] != 0;
             printf("%s%6lld  %7d  %s  ", colour && target ? "\033[32m" : "", (long long)k, (int)ids[k],
                    target ? "loss" : "-   ");
             cmd_print_piece(hbk_tokenizer_piece(tok, ids[k]));
@@ -985,9 +973,10 @@ static bool cmd_train(cli *c, const cmd_world *w, const hbk_train_options *o, co
         recipe.tag_web = cli_text(c, "tag-web");
         recipe.inference_tag = w->tag[0] ? w->tag : NULL;
     }
+    hbk_train_data data = {d, replay->n ? replay : NULL, NULL};
     hbk_adapter *init = NULL;
     if (init_dir && !(init = hbk_adapter_load(init_dir, &w->base->config, NULL, &c->err))) return false;
-    bool ok = hbk_finetune(w->base, d, replay->n ? replay : NULL, o, init, &recipe, dir, cli_watch(c), NULL,
+    bool ok = hbk_finetune(w->base, &data, o, init, &recipe, dir, cli_watch(c), NULL,
                            &c->err);
     hbk_adapter_free(init);
     if (!ok) return false;
