@@ -2124,15 +2124,6 @@ static uint64_t hbk__little_endian(const unsigned char *p, int n)
     return x;
 }
 
-/* The commonest broken model: a text of 130 bytes that a clone without git-lfs leaves in a file's place. */
-static bool hbk__check_pointer(const hbk_mapping *map, const char *path, hbk_error *err)
-{
-    static const char lead[] = "version https://git-lfs";
-    if (map->size < sizeof lead - 1 || memcmp(map->data, lead, sizeof lead - 1) != 0) return true;
-    return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0,
-                       "is a git-lfs pointer, not the file itself: fetch it with `git lfs pull`");
-}
-
 /* Copies JSON text, giving each integer that no 64 bits hold the exponent that makes it a real. */
 static void hbk__json_widen(hbk_text *out, const char *s, size_t n)
 {
@@ -2880,7 +2871,7 @@ static hbk_gguf *hbk__gguf_open_one(const char *path, hbk_allocator *alloc, hbk_
     g->alloc = g->names.alloc = alloc;
     bool ok = snprintf(g->path, sizeof g->path, "%s", path) < (int)sizeof g->path;
     if (!ok) hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "the path is longer than 511 bytes");
-    if (ok && hbk_mapping_open(&g->map, path, err) && hbk__check_pointer(&g->map, path, err) &&
+    if (ok && hbk_mapping_open(&g->map, path, err) && hbk__check_pointer(g->map.data, g->map.size, path, err) &&
         hbk__gguf_tables(g, err))
         return g;
     hbk_gguf_close(g);

@@ -128,19 +128,20 @@ typedef struct t11_lora {
     unsigned targets;
     hbk_int begin, end, rank_of_v, rank_of_head;
     double dropout;
-    bool tied;
+    bool tied, biased;
 } t11_lora;
 
 static const t11_lora t11_loras[] = {
-    {"lora", HBK_ALL_SLOTS, 0, 0, 0, 0, 0, false},
-    {"lora, q, v, biases", 1u << HBK_Q | 1u << HBK_V, 0, 0, 0, 0, 0, false},
-    {"lora, down", 1u << HBK_DOWN, 0, 0, 0, 0, 0, false},
-    {"lora, dropout", HBK_ALL_SLOTS, 0, 0, 0, 0, 0.3, false},
-    {"lora, ranks, head", HBK_ALL_SLOTS | 1u << HBK_LM_HEAD, 0, 0, 7, 5, 0, false},
-    {"lora, upper layer", HBK_ALL_SLOTS | 1u << HBK_LM_HEAD, 1, 2, 1, 2, 0.3, false},
-    {"lora, lower layer", 1u << HBK_K | 1u << HBK_V, 0, 1, 2, 0, 0, false},
-    {"lora, head alone", 1u << HBK_LM_HEAD, 0, 0, 0, 4, 0.2, false},
-    {"lora, tied head", 1u << HBK_O | 1u << HBK_LM_HEAD, 0, 0, 0, 2, 0, true},
+    {"lora", HBK_ALL_SLOTS, 0, 0, 0, 0, 0, false, false},
+    {"lora, q and v", 1u << HBK_Q | 1u << HBK_V, 0, 0, 0, 0, 0, false, false},
+    {"lora, biases", 1u << HBK_Q | 1u << HBK_V, 0, 0, 0, 0, 0, false, true},
+    {"lora, down", 1u << HBK_DOWN, 0, 0, 0, 0, 0, false, false},
+    {"lora, dropout", HBK_ALL_SLOTS, 0, 0, 0, 0, 0.3, false, false},
+    {"lora, ranks, head", HBK_ALL_SLOTS | 1u << HBK_LM_HEAD, 0, 0, 7, 5, 0, false, false},
+    {"lora, upper layer", HBK_ALL_SLOTS | 1u << HBK_LM_HEAD, 1, 2, 1, 2, 0.3, false, false},
+    {"lora, lower layer", 1u << HBK_K | 1u << HBK_V, 0, 1, 2, 0, 0, false, false},
+    {"lora, head alone", 1u << HBK_LM_HEAD, 0, 0, 0, 4, 0.2, false, false},
+    {"lora, tied head", 1u << HBK_O | 1u << HBK_LM_HEAD, 0, 0, 0, 2, 0, true, false},
 };
 
 static hbk_adapter *t11_adapter(const hbk_config *c, const t11_lora *v, uint64_t seed)
@@ -169,7 +170,7 @@ static void t11_lora_gradient(void **state)
     for (size_t variant = 0; variant < sizeof t11_loras / sizeof *t11_loras; variant++) {
         hbk_error err;
         const t11_lora *v = &t11_loras[variant];
-        hbk_config c = variant == 1 ? t11_biased() : t11_config(v->tied);
+        hbk_config c = v->biased ? t11_biased() : t11_config(v->tied);
         hbk_model *m = hbk_model_random(&c, 3, NULL, &err);
         hbk_adapter *w = t11_adapter(&c, v, 1), *d = t11_adapter(&c, v, 2);
         hbk_rng r = hbk_rng_at(4, "b", 0);
@@ -259,14 +260,15 @@ static void t11_lora_paths(void **state)
 {
     (void)state;
     hbk_error err;
-    t11_lora v = t11_loras[4];
+    t11_lora v = t11_loras[5];
     hbk_config c = t11_config(true);
     hbk_model *m = hbk_model_random(&c, 3, NULL, &err);
     hbk_adapter *w = t11_adapter(&c, &v, 1);
     hbk_rng r = hbk_rng_at(4, "b", 0);
     for (hbk_int i = 0; i < w->n_values; i++) w->values[i] = (hbk_real)(0.3 * hbk_rng_normal(&r));
     hbk_batch b = t11_batch();
-    hbk_acts *a = hbk_acts_new(m, w, 15, 6, HBK_KEEP_NONE, NULL, &err), *t = hbk_acts_new(m, w, 15, 6, HBK_KEEP_ALL, NULL, &err);
+    hbk_acts *a = hbk_acts_new(m, w, 15, 6, HBK_KEEP_NONE, NULL, &err);
+    hbk_acts *t = hbk_acts_new(m, w, 15, 6, HBK_KEEP_ALL, NULL, &err);
     hbk_real all[15 * 37], fed[15 * 37];
     double loss = 0, trained, nll[15];
     check_ok(hbk_model_logits(a, m, &b, w, all, &err));
