@@ -773,7 +773,7 @@ typedef struct hbk_pass {
     double scale;               /* multiplies the loss before differentiation, e.g. 1 / targets */
     double dropout;             /* of the adapter's input (LoRA) or the residual branches (full) */
     uint64_t dropout_seed;
-    double neftune; /* noise on the embeddings, in +-neftune / sqrt(T C), where there is a backward; 0: none */
+    double neftune; /* noise on the embeddings, in +-neftune / sqrt(T C), in training; 0: none */
 } hbk_pass;
 
 /* Forward, loss and (where gradients are given) backward of one batch.
@@ -829,35 +829,49 @@ HBK_DEF bool hbk_adapter_save(const hbk_adapter *a, const char *dir, const char 
 
 /* ==== 13  GENERATION ========================================================= [hbk_session_*] */
 
-/* Key/value caches of n_slots sequences over one model and adapter. One thread at a time; any number of
-   sessions share a model. */
+/* Key/value caches of sequences ("slots") over one model and adapter, which it borrows. One thread at a time;
+   any number of sessions share a model. What a slot holds was computed with the weights as they were: after a
+   step of training take a new session, or rewind its slots to 0. */
 typedef struct hbk_session hbk_session;
+/* n_slots     sequences side by side, numbered from 0; each is empty at first
+   max_length  most tokens of a sequence; beyond the model's context_length it never learned to look
+   Memory: 2 L K D reals for each slot (and one more, if there are several) and token, which the system hands
+   out as they are filled, and the buffers of a pass of 512 tokens. */
 HBK_DEF hbk_session *hbk_session_new(const hbk_model *m, const hbk_adapter *adapter, hbk_int n_slots,
                                      hbk_int max_length, hbk_allocator *alloc, hbk_error *err);
-HBK_DEF void hbk_session_free(hbk_session *s);
+HBK_DEF void hbk_session_free(hbk_session *s); /* NULL is fine */
 
 typedef struct hbk_feed {
     hbk_int slot;
     const int32_t *tokens;
-    hbk_int n;
+    hbk_int n; /* at least 1 */
 } hbk_feed;
 /* Appends each feed's tokens to its slot (a slot at most once per call), all in one pass.
    logits  (n_feeds, V): after the last token of each feed; or, with all true, (sum of n, V): after each
    Errors: an id beyond the vocabulary, a slot that would outgrow max_length; then nothing is appended. */
 HBK_DEF bool hbk_session_feed(hbk_session *s, const hbk_feed *feeds, hbk_int n_feeds, bool all,
                               hbk_real *logits, hbk_error *err);
+/* Tokens that the slot holds. */
 HBK_DEF hbk_int hbk_session_length(const hbk_session *s, hbk_int slot);
-HBK_DEF void hbk_session_rewind(hbk_session *s, hbk_int slot, hbk_int length); /* forgets what follows */
+/* Forgets what follows the first `length` tokens of the slot, 0 to all of them: what is fed next stands there
+   instead. */
+HBK_DEF void hbk_session_rewind(hbk_session *s, hbk_int slot, hbk_int length);
+/* Makes slot `to` a copy of the first `length` tokens of slot `from`, another one, which stays as it is. What
+   `to` held is lost. */
 HBK_DEF void hbk_session_fork(hbk_session *s, hbk_int to, hbk_int from, hbk_int length);
 
+/* How the next id is chosen. The fields act in this order: repetition_penalty, temperature, top_k, top_p,
+   min_p; each filter sees what the one before it left, as in Hugging Face's transformers. */
 typedef struct hbk_sampling {
-    double temperature; /* 0: greedy */
+    double temperature; /* 0: greedy, and the filters have no say */
     double top_p;       /* nucleus: the smallest set of that much probability; 1 = all */
-    hbk_int top_k;      /* most likely ids only; 0 = all */
+    hbk_int top_k;      /* most likely ids only, of equals the lower ones; 0 = all */
     hbk_int max_new;    /* tokens */
     int32_t stop;       /* an id that ends a text besides the model's eos; -1 = none */
+    double min_p;       /* ids of at least that share of the most likely one's probability; 0 = all */
+    double repetition_penalty; /* see hbk_penalise; 1 or 0 = none */
 } hbk_sampling;
-HBK_DEF hbk_sampling hbk_sampling_defaults(void); /* the paper's: 0.7, 0.9, 0, 512 */
+HBK_DEF hbk_sampling hbk_sampling_defaults(void); /* the paper's: 0.7, 0.9, 0, 512, and the rest neutral */
 typedef struct hbk_candidate {
     double p;
     int32_t id;
@@ -865,32 +879,107 @@ typedef struct hbk_candidate {
 /* The next id from logits (V); scratch (V). Greedy ties go to the lower id. */
 HBK_DEF int32_t hbk_sample(const hbk_real *logits, hbk_int V, const hbk_sampling *o, hbk_rng *rng,
                            hbk_candidate *scratch);
+/* Makes ids that were used less likely: the logit of each id of ids[0..n-1] is divided by `penalty` where it
+   is positive and multiplied where it is negative, once however often the id occurs.
+   seen (V) all false before and after. Source: Keskar et al. 2019, section 4.1, in transformers' form. */
+HBK_DEF void hbk_penalise(hbk_real *logits, const int32_t *ids, hbk_int n, double penalty, bool *seen);
 
-typedef enum hbk_finish { HBK_FINISH_EOS, HBK_FINISH_LENGTH, HBK_FINISH_TOO_LONG } hbk_finish;
+/* A reply's text while its ids come. A character may be spread over ids and a stop string over both, so
+   hbk_reply_take hands out only what can no longer change: whole characters, and nothing that may yet be the
+   beginning of a stop string or, with `trim`, white space at the end. Set the first five fields and zero the
+   rest; free it afterwards.
+   stops  n_stops strings, none empty: the text ends before the one that is the first to be complete (the
+          longest, if several are), however the text is cut into ids
+   trim   white space around the text is not part of it */
+typedef struct hbk_reply {
+    hbk_allocator *alloc;
+    const hbk_tokenizer *tok;
+    const char *const *stops;
+    hbk_int n_stops;
+    bool trim;
+    bool stopped;       /* out: by a stop string; further ids are passed over */
+    hbk_tokens pending; /* ids whose characters are not whole yet */
+    hbk_text text;
+    size_t start, shown, taken; /* where it begins, up to where it is settled, up to where it was taken */
+} hbk_reply;
+/* Takes the next id. An id that the tokenizer does not have is an error. */
+HBK_DEF bool hbk_reply_add(hbk_reply *r, int32_t id, hbk_error *err);
+/* No more ids: settles the rest of the text. */
+HBK_DEF bool hbk_reply_end(hbk_reply *r, hbk_error *err);
+/* What has been settled since the last call: returns its bytes, 0 if there is nothing, and points *s there
+   until the next hbk_reply_ call. */
+HBK_DEF size_t hbk_reply_take(hbk_reply *r, const char **s);
+HBK_DEF const char *hbk_reply_text(const hbk_reply *r); /* all of it, NUL-terminated, after hbk_reply_end */
+HBK_DEF void hbk_reply_clear(hbk_reply *r);             /* for the next reply; keeps the first five fields */
+HBK_DEF void hbk_reply_free(hbk_reply *r);
+
+/* Log-probabilities of a text's tokens, natural, under the model's own distribution, which is what serving
+   engines report too: temperature 1, no filter, no penalty. Row t, 1 + n_top entries from
+   data[t * (1 + n_top)] on, is token t itself and then the n_top most likely ids, the likeliest first. */
+typedef struct hbk_logprob {
+    double logprob;
+    int32_t id;
+} hbk_logprob;
+typedef struct hbk_logprobs {
+    hbk_allocator *alloc; /* set this and n_top, 0 to V; zero the rest */
+    hbk_int n_top;
+    hbk_logprob *data;
+    hbk_int n, cap; /* rows; entries that there is room for */
+} hbk_logprobs;
+HBK_DEF void hbk_logprobs_free(hbk_logprobs *p);
+
+#define HBK_FINISHES(X)                                                                                      \
+    X(EOS, "eos")             /* an id of the model's eos list */                                            \
+    X(STOP, "stop")           /* the stop id, or a stop string */                                            \
+    X(LENGTH, "length")       /* max_new tokens */                                                           \
+    X(CONTEXT, "context")     /* the sequence has max_length tokens */                                       \
+    X(TOO_LONG, "too_long")   /* the prompt leaves no room: nothing was generated */                         \
+    X(CANCELLED, "cancelled") /* on_token returned false */
+typedef enum hbk_finish {
+#define HBK_X(name, text) HBK_FINISH_##name,
+    HBK_FINISHES(HBK_X)
+#undef HBK_X
+        HBK_FINISH_COUNT
+} hbk_finish;
+HBK_DEF const char *hbk_finish_name(hbk_finish f); /* "eos" ... */
+
 /* One prompt in, its continuation out. */
 typedef struct hbk_request {
     const int32_t *prompt;
     hbk_int n_prompt;
-    hbk_rng rng;       /* this record's own stream */
-    hbk_tokens output; /* appended to, without the id that ended it; set .alloc first, free afterwards */
-    hbk_finish finish; /* TOO_LONG: the prompt leaves no room, nothing was generated */
+    hbk_rng rng;            /* this record's own stream */
+    hbk_tokens output;      /* appended to, without the id that ended it; set .alloc first, free afterwards */
+    hbk_finish finish;      /* out */
+    hbk_reply *reply;       /* NULL, or where the text goes; its stop strings end the request */
+    hbk_logprobs *logprobs; /* NULL, or a row is appended for each token of output */
 } hbk_request;
-/* Serves n requests, in order, over the session's slots: a slot that finishes takes the next request, and
-   a beginning that all prompts share is computed once. Streaming: on_token(ctx, request, id) after each
-   token; returning false ends that request. */
+/* Streaming: on_token(ctx, request, id) after each token that was appended; returning false ends that
+   request. */
 typedef struct hbk_stream {
     bool (*on_token)(void *ctx, hbk_int request, int32_t id);
     void *ctx;
 } hbk_stream;
+/* Serves n requests, in order, over the session's slots: a slot that finishes takes the next request. A
+   beginning that all prompts share is computed once, and one that some slot still holds, from this call or an
+   earlier one, not again: a conversation that is passed whole each time costs its new tokens. Between calls a
+   session of one slot holds the request that came last, all but its last token.
+   o       must be in range: temperature >= 0, top_p, min_p 0 to 1, top_k, repetition_penalty >= 0
+   stream  may be NULL
+   Errors: such an option, an id beyond the vocabulary, logits that are not finite, memory. On failure output,
+   finish, rng and logprobs are as before; a reply and a stream keep what they were given. */
 HBK_DEF bool hbk_generate(hbk_session *s, hbk_request *requests, hbk_int n, const hbk_sampling *o,
                           const hbk_stream *stream, hbk_error *err);
 
-/* Log-likelihood of each continuation after its prompt: (prompt, continuation) pairs of token ids. */
+/* A continuation of a prompt, and how likely the model finds it. */
 typedef struct hbk_scoring {
     const int32_t *prompt, *continuation;
     hbk_int n_prompt, n_continuation;
-    double log_likelihood; /* out: sum over the continuation's tokens; NAN if it does not fit */
+    double log_likelihood; /* out: sum over its tokens; NAN where it does not fit, or one is empty */
 } hbk_scoring;
+/* Scores n items in order over the session's slots. What neighbours in the list share is computed once: a
+   prompt with several continuations, their common beginning, the common beginning of two prompts; with
+   several slots those continuations go through the model together.
+   Errors: an id beyond the vocabulary, memory. On failure no item is changed. */
 HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error *err);
 
 /* ==== 14  TEMPLATES AND TAGS ================================================= [hbk_template_*]
@@ -2871,8 +2960,8 @@ static hbk_gguf *hbk__gguf_open_one(const char *path, hbk_allocator *alloc, hbk_
     g->alloc = g->names.alloc = alloc;
     bool ok = snprintf(g->path, sizeof g->path, "%s", path) < (int)sizeof g->path;
     if (!ok) hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "the path is longer than 511 bytes");
-    if (ok && hbk_mapping_open(&g->map, path, err) && hbk__check_pointer(g->map.data, g->map.size, path, err) &&
-        hbk__gguf_tables(g, err))
+    if (ok && hbk_mapping_open(&g->map, path, err) &&
+        hbk__check_pointer(g->map.data, g->map.size, path, err) && hbk__gguf_tables(g, err))
         return g;
     hbk_gguf_close(g);
     return NULL;
@@ -9504,18 +9593,29 @@ HBK_DEF bool hbk_adapter_save(const hbk_adapter *a, const char *dir, const char 
 
        feed   any mix of whole prompts and single tokens, packed into one batch per pass
        slot   one sequence's cache; a slot that finishes takes the next request at once
-       fork   a beginning that all prompts share (a rubric) is computed once and copied
+        fork   a beginning that prompts share (a rubric, a conversation) is computed once and copied
 
-   Caches are (layer, slot, position, K*D), in reals. */
+   Caches are (layer, slot, position, K*D), in reals. Beside them stand the ids that they were computed from:
+   what a slot holds is known without asking the caller.
+
+   How the next id is drawn, from logits z over the vocabulary:
+
+       z_i <- z_i / r or z_i r, for ids that occurred       repetition_penalty, Keskar et al. 2019
+       p    = softmax(z / T)                                temperature
+       keep the k most likely; the smallest set of mass P of those; p_i >= m max p       top_k, top_p, min_p
+
+   Source of the nucleus: Holtzman et al. 2020; of min_p: Nguyen et al. 2024. */
 
 struct hbk_session {
     const hbk_model *m;
     const hbk_adapter *adapter;
     hbk_allocator *alloc;
-    hbk_int n_slots, max_length; /* one slot more is allocated, for the shared beginning */
-    hbk_int *length;             /* (n_slots + 1) */
-    hbk_real *keys, *values;     /* (L, n_slots + 1, max_length, K*D) */
-    hbk__block_acts b;           /* buffers of one layer, (HBK__FEED_TOKENS) rows */
+    hbk_int n_slots, max_length;
+    hbk_int n_caches;        /* n_slots, and where there are several one more, for a shared beginning */
+    hbk_int *length;         /* (n_slots + 1) */
+    int32_t *held;           /* (n_caches, max_length): the ids behind the caches */
+    hbk_real *keys, *values; /* (L, n_caches, max_length, K*D) */
+    hbk__block_acts b;       /* buffers of one layer, (HBK__FEED_TOKENS) rows */
     hbk_real *block, *y, *norm, *act, *rope, *work, *panel, *head_x;
     hbk_span *spans; /* per pass */
     int32_t *tokens, *pos;
@@ -9528,10 +9628,7 @@ static hbk_int hbk__session_layout(hbk_session *s, hbk_real *at)
 {
     const hbk_config *c = &s->m->config;
     hbk_int N = HBK__FEED_TOKENS, C = c->dim, Q = c->n_heads * c->head_dim, KV = c->n_kv_heads * c->head_dim;
-    hbk_int R = hbk__max_rank(s->adapter), cache = c->n_layers * (s->n_slots + 1) * s->max_length * KV;
-    hbk_int total = 0;
-    s->keys = hbk__take(&at, &total, cache);
-    s->values = hbk__take(&at, &total, cache);
+    hbk_int R = hbk__max_rank(s->adapter), total = 0;
     s->b.x = hbk__take(&at, &total, N * C);
     s->b.q = hbk__take(&at, &total, N * Q);
     s->b.k = hbk__take(&at, &total, N * KV);
@@ -9556,6 +9653,9 @@ HBK_DEF void hbk_session_free(hbk_session *s)
 {
     if (!s) return;
     hbk_free(s->alloc, s->length);
+    hbk_free(s->alloc, s->held);
+    hbk_free(s->alloc, s->keys);
+    hbk_free(s->alloc, s->values);
     hbk_free(s->alloc, s->block);
     hbk_free(s->alloc, s->spans);
     hbk_free(s->alloc, s->tokens);
@@ -9564,6 +9664,17 @@ HBK_DEF void hbk_session_free(hbk_session *s)
     hbk_free(s->alloc, s->rows);
     hbk_free(s->alloc, s->row_out);
     hbk_free(s->alloc, s);
+}
+
+/* The caches are not zeroed: pages that no token reaches are never the process's own. */
+static bool hbk__session_caches(hbk_session *s, hbk_error *err)
+{
+    const hbk_config *c = &s->m->config;
+    hbk_int tokens = s->n_caches * s->max_length, reals = tokens * c->n_layers * c->n_kv_heads * c->head_dim;
+    s->held = (int32_t *)hbk_realloc(s->alloc, NULL, tokens, sizeof *s->held, err);
+    if (s->held) s->keys = (hbk_real *)hbk_realloc(s->alloc, NULL, reals, sizeof *s->keys, err);
+    if (s->keys) s->values = (hbk_real *)hbk_realloc(s->alloc, NULL, reals, sizeof *s->values, err);
+    return s->values != NULL;
 }
 
 HBK_DEF hbk_session *hbk_session_new(const hbk_model *m, const hbk_adapter *adapter, hbk_int n_slots,
@@ -9583,11 +9694,13 @@ HBK_DEF hbk_session *hbk_session_new(const hbk_model *m, const hbk_adapter *adap
     s->adapter = adapter;
     s->alloc = alloc;
     s->n_slots = n_slots;
+    s->n_caches = n_slots > 1 ? n_slots + 1 : 1; /* one slot shares with itself: see hbk__admit */
     s->max_length = max_length;
     s->threads = hbk__n_threads();
     hbk_int N = HBK__FEED_TOKENS;
     s->length = HBK__NEW(alloc, hbk_int, n_slots + 1, err);
-    if (s->length) s->block = HBK__NEW(alloc, hbk_real, hbk__session_layout(s, NULL), err);
+    if (s->length && hbk__session_caches(s, err))
+        s->block = HBK__NEW(alloc, hbk_real, hbk__session_layout(s, NULL), err);
     if (s->block) s->spans = HBK__NEW(alloc, hbk_span, N, err);
     if (s->spans) s->tokens = HBK__NEW(alloc, int32_t, N, err);
     if (s->tokens) s->pos = HBK__NEW(alloc, int32_t, N, err);
@@ -9609,7 +9722,7 @@ HBK_DEF hbk_int hbk_session_length(const hbk_session *s, hbk_int slot)
 
 HBK_DEF void hbk_session_rewind(hbk_session *s, hbk_int slot, hbk_int length)
 {
-    HBK_ASSERT(length >= 0 && length <= s->length[slot]);
+    HBK_ASSERT(slot >= 0 && slot < s->n_caches && length >= 0 && length <= s->length[slot]);
     s->length[slot] = length;
 }
 
@@ -9617,18 +9730,34 @@ HBK_DEF void hbk_session_rewind(hbk_session *s, hbk_int slot, hbk_int length)
 static hbk_int hbk__cache_at(const hbk_session *s, hbk_int layer, hbk_int slot)
 {
     hbk_int KV = s->m->config.n_kv_heads * s->m->config.head_dim;
-    return (layer * (s->n_slots + 1) + slot) * s->max_length * KV;
+    return (layer * s->n_caches + slot) * s->max_length * KV;
 }
 
 HBK_DEF void hbk_session_fork(hbk_session *s, hbk_int to, hbk_int from, hbk_int length)
 {
+    HBK_ASSERT(to >= 0 && to < s->n_caches && from >= 0 && from < s->n_caches);
     HBK_ASSERT(to != from && length >= 0 && length <= s->length[from]);
     size_t bytes = (size_t)(length * s->m->config.n_kv_heads * s->m->config.head_dim) * sizeof(hbk_real);
     for (hbk_int l = 0; l < s->m->config.n_layers; l++) {
         memcpy(s->keys + hbk__cache_at(s, l, to), s->keys + hbk__cache_at(s, l, from), bytes);
         memcpy(s->values + hbk__cache_at(s, l, to), s->values + hbk__cache_at(s, l, from), bytes);
     }
+    memcpy(s->held + to * s->max_length, s->held + from * s->max_length, (size_t)length * sizeof *s->held);
     s->length[to] = length;
+}
+
+/* How many first ids of both are the same. */
+static hbk_int hbk__common_ids(const int32_t *a, hbk_int n_a, const int32_t *b, hbk_int n_b)
+{
+    hbk_int k = 0;
+    while (k < n_a && k < n_b && a[k] == b[k]) k++;
+    return k;
+}
+
+/* How many of the first ids of ids[0..n-1] the slot holds. */
+static hbk_int hbk__held_ids(const hbk_session *s, hbk_int slot, const int32_t *ids, hbk_int n)
+{
+    return hbk__common_ids(s->held + slot * s->max_length, s->length[slot], ids, n);
 }
 
 /* Runs one packed pass of N rows in n_spans spans whose tokens, slots and positions are set, and writes
@@ -9683,19 +9812,19 @@ static bool hbk__ids_known(const hbk_session *s, const int32_t *ids, hbk_int n, 
     return true;
 }
 
-HBK_DEF bool hbk_session_feed(hbk_session *s, const hbk_feed *feeds, hbk_int n_feeds, bool all,
-                              hbk_real *logits, hbk_error *err)
+/* Is no slot fed twice? Two feeds of one slot in a pass would be written to the same places. */
+static bool hbk__slots_differ(const hbk_feed *feeds, hbk_int n)
 {
-    for (hbk_int f = 0; f < n_feeds; f++) {
-        const hbk_feed *p = &feeds[f];
-        HBK_ASSERT(p->slot >= 0 && p->slot <= s->n_slots && p->n >= 1);
-        if (s->length[p->slot] + p->n > s->max_length)
-            return hbk_fail(err, HBK_ERROR_RANGE,
-                            "%lld tokens after %lld exceed the session's %lld per sequence", (long long)p->n,
-                            (long long)s->length[p->slot], (long long)s->max_length);
-        if (!hbk__ids_known(s, p->tokens, p->n, err)) return false;
-    }
-    hbk_int N = 0, n_spans = 0, n_rows = 0, fed = 0;
+    for (hbk_int i = 1; i < n; i++)
+        for (hbk_int k = 0; k < i; k++)
+            if (feeds[i].slot == feeds[k].slot) return false;
+    return true;
+}
+
+/* hbk_session_feed for feeds that are known to fit; logits after each of the last `last` tokens of a feed. */
+static void hbk__feed(hbk_session *s, const hbk_feed *feeds, hbk_int n_feeds, hbk_int last, hbk_real *logits)
+{
+    hbk_int N = 0, n_spans = 0, n_rows = 0, out = 0;
     for (hbk_int f = 0; f < n_feeds; f++)
         for (hbk_int i = 0; i < feeds[f].n;) { /* the next piece of this feed that fits into the pass */
             hbk_int slot = feeds[f].slot, n = HBK__MIN(feeds[f].n - i, HBK__FEED_TOKENS - N);
@@ -9704,18 +9833,34 @@ HBK_DEF bool hbk_session_feed(hbk_session *s, const hbk_feed *feeds, hbk_int n_f
             p->T = n;
             p->past = s->length[slot];
             s->slot_of[n_spans++] = slot;
-            for (hbk_int j = 0; j < n; j++, i++, N++, fed++) {
-                s->tokens[N] = feeds[f].tokens[i];
+            for (hbk_int j = 0; j < n; j++, i++, N++) {
+                s->tokens[N] = s->held[slot * s->max_length + p->past + j] = feeds[f].tokens[i];
                 s->pos[N] = (int32_t)(p->past + j);
-                if (!all && i + 1 < feeds[f].n) continue;
+                if (i < feeds[f].n - last) continue;
                 s->rows[n_rows] = N;
-                s->row_out[n_rows++] = all ? fed : f;
+                s->row_out[n_rows++] = out++;
             }
             s->length[slot] += n;
             if (N < HBK__FEED_TOKENS && !(f + 1 == n_feeds && i == feeds[f].n)) continue;
             hbk__session_pass(s, N, n_spans, n_rows, logits);
             N = n_spans = n_rows = 0;
         }
+}
+
+HBK_DEF bool hbk_session_feed(hbk_session *s, const hbk_feed *feeds, hbk_int n_feeds, bool all,
+                              hbk_real *logits, hbk_error *err)
+{
+    HBK_ASSERT(hbk__slots_differ(feeds, n_feeds));
+    for (hbk_int f = 0; f < n_feeds; f++) {
+        const hbk_feed *p = &feeds[f];
+        HBK_ASSERT(p->slot >= 0 && p->slot < s->n_slots && p->n >= 1);
+        if (s->length[p->slot] + p->n > s->max_length)
+            return hbk_fail(err, HBK_ERROR_RANGE,
+                            "%lld tokens after %lld exceed the session's %lld per sequence", (long long)p->n,
+                            (long long)s->length[p->slot], (long long)s->max_length);
+        if (!hbk__ids_known(s, p->tokens, p->n, err)) return false;
+    }
+    hbk__feed(s, feeds, n_feeds, all ? s->max_length : 1, logits);
     return true;
 }
 
@@ -9723,42 +9868,83 @@ HBK_DEF bool hbk_session_feed(hbk_session *s, const hbk_feed *feeds, hbk_int n_f
 
 HBK_DEF hbk_sampling hbk_sampling_defaults(void)
 {
-    hbk_sampling o = {0.7, 0.9, 0, 512, -1};
+    hbk_sampling o = {0.7, 0.9, 0, 512, -1, 0, 1};
     return o;
+}
+
+static hbk_int hbk__likeliest(const hbk_real *logits, hbk_int V)
+{
+    hbk_int best = 0;
+    for (hbk_int i = 1; i < V; i++)
+        if (logits[i] > logits[best]) best = i;
+    return best;
 }
 
 static int hbk__by_probability(const void *x, const void *y)
 {
     const hbk_candidate *a = (const hbk_candidate *)x, *b = (const hbk_candidate *)y;
     if (a->p != b->p) return a->p > b->p ? -1 : 1;
-    return a->id < b->id ? -1 : 1;
+    return a->id < b->id ? -1 : a->id > b->id;
+}
+
+/* Brings the k most likely of n candidates to the front, in any order (Hoare's selection). */
+static void hbk__select(hbk_candidate *a, hbk_int n, hbk_int k)
+{
+    for (hbk_int low = 0, high = n - 1; low < high;) {
+        hbk_candidate pivot = a[low + (high - low) / 2];
+        hbk_int i = low, j = high;
+        while (i <= j) {
+            while (hbk__by_probability(&a[i], &pivot) < 0) i++;
+            while (hbk__by_probability(&a[j], &pivot) > 0) j--;
+            if (i > j) break;
+            hbk_candidate t = a[i];
+            a[i++] = a[j];
+            a[j--] = t;
+        }
+        if (k <= j) high = j;
+        else if (k > i) low = i;
+        else return; /* the border runs between j and i */
+    }
+}
+
+/* Writes the ids that the options leave, with their probabilities before any filter, and returns how many:
+   at least one; the likeliest first where top_k or top_p made it necessary to sort. */
+static hbk_int hbk__filter(const hbk_real *logits, hbk_int V, const hbk_sampling *o, hbk_candidate *kept)
+{
+    double highest = (double)logits[hbk__likeliest(logits, V)], total = 0, mass = 1, sum = 0;
+    for (hbk_int i = 0; i < V; i++) total += exp(((double)logits[i] - highest) / o->temperature);
+    /* An id of less than (1 - p) / V cannot be among the most likely that make up p: not worth sorting. */
+    double least = o->top_p < 1 && o->top_k <= 0 ? (1 - o->top_p) / (double)V : 0;
+    hbk_int n = 0, left = 0;
+    for (hbk_int i = 0; i < V; i++) {
+        double p = exp(((double)logits[i] - highest) / o->temperature) / total;
+        if (p < least) continue;
+        kept[n].p = p;
+        kept[n++].id = (int32_t)i;
+    }
+    if (o->top_k > 0 && o->top_k < n) {
+        hbk__select(kept, n, o->top_k);
+        n = o->top_k;
+        mass = 0;
+        for (hbk_int i = 0; i < n; i++) mass += kept[i].p;
+    }
+    if (o->top_k > 0 || o->top_p < 1) qsort(kept, (size_t)n, sizeof *kept, hbk__by_probability);
+    if (o->top_p < 1) {
+        for (; left < n && (sum < o->top_p * mass || left == 0); left++) sum += kept[left].p;
+        n = left;
+    }
+    for (hbk_int i = left = 0; i < n; i++) /* 1 / total is the likeliest one's probability */
+        if (kept[i].p * total >= o->min_p) kept[left++] = kept[i];
+    return left;
 }
 
 HBK_DEF int32_t hbk_sample(const hbk_real *logits, hbk_int V, const hbk_sampling *o, hbk_rng *rng,
                            hbk_candidate *scratch)
 {
-    hbk_int best = 0, n = 0;
-    for (hbk_int i = 1; i < V; i++)
-        if (logits[i] > logits[best]) best = i;
-    if (o->temperature <= 0) return (int32_t)best;
-    double total = 0;
-    for (hbk_int i = 0; i < V; i++) total += exp(((double)logits[i] - (double)logits[best]) / o->temperature);
-    /* An id of less than (1 - p) / V cannot be among the most likely that make up p: not worth sorting. */
-    double least = o->top_p < 1 ? (1 - o->top_p) / (double)V : 0, mass = 0;
-    for (hbk_int i = 0; i < V; i++) {
-        double p = exp(((double)logits[i] - (double)logits[best]) / o->temperature) / total;
-        if (p < least) continue;
-        scratch[n].p = p;
-        scratch[n++].id = (int32_t)i;
-    }
-    if (o->top_p < 1 || o->top_k > 0) {
-        qsort(scratch, (size_t)n, sizeof *scratch, hbk__by_probability);
-        hbk_int keep = o->top_k > 0 ? HBK__MIN(n, o->top_k) : n, i = 0;
-        for (; i < keep && (mass < o->top_p || i == 0); i++) mass += scratch[i].p;
-        n = i;
-    } else {
-        for (hbk_int i = 0; i < n; i++) mass += scratch[i].p;
-    }
+    if (o->temperature <= 0) return (int32_t)hbk__likeliest(logits, V);
+    hbk_int n = hbk__filter(logits, V, o, scratch);
+    double mass = 0;
+    for (hbk_int i = 0; i < n; i++) mass += scratch[i].p;
     double r = hbk_rng_uniform(rng) * mass;
     for (hbk_int i = 0; i < n; i++) {
         r -= scratch[i].p;
@@ -9767,140 +9953,30 @@ HBK_DEF int32_t hbk_sample(const hbk_real *logits, hbk_int V, const hbk_sampling
     return scratch[n - 1].id;
 }
 
-/* ---- serving requests ------------------------------------------------------------ */
-
-static bool hbk__is_eos(const hbk_config *c, const hbk_sampling *o, int32_t id)
+HBK_DEF void hbk_penalise(hbk_real *logits, const int32_t *ids, hbk_int n, double penalty, bool *seen)
 {
-    if (id == o->stop) return true;
-    for (hbk_int i = 0; i < c->n_eos; i++)
-        if (id == c->eos[i]) return true;
-    return false;
+    for (hbk_int i = 0; i < n; i++) {
+        double z = (double)logits[ids[i]];
+        if (!seen[ids[i]]) logits[ids[i]] = (hbk_real)(z < 0 ? z * penalty : z / penalty);
+        seen[ids[i]] = true;
+    }
+    for (hbk_int i = 0; i < n; i++) seen[ids[i]] = false;
 }
 
-/* How many first tokens all prompts share, one being left to each. */
-static hbk_int hbk__shared_prefix(const hbk_request *r, hbk_int n)
+static bool hbk__sampling_check(const hbk_sampling *o, hbk_error *err)
 {
-    hbk_int shared = n > 1 ? r[0].n_prompt - 1 : 0;
-    for (hbk_int i = 1; i < n; i++) {
-        hbk_int k = 0;
-        while (k < shared && k < r[i].n_prompt - 1 && r[i].prompt[k] == r[0].prompt[k]) k++;
-        shared = k;
-    }
-    return HBK__MAX(shared, 0);
-}
-
-/* State of hbk_generate: which request each slot serves, and what it will be fed next. */
-typedef struct hbk__serving {
-    hbk_int *request; /* (n_slots) or -1 */
-    hbk_feed *feeds;  /* (n_slots) */
-    int32_t *last;    /* (n_slots) the token sampled last */
-    hbk_int *made;    /* (n_slots) tokens so far */
-    hbk_real *logits; /* (n_slots, V) */
-    hbk_candidate *scratch;
-} hbk__serving;
-
-static void hbk__serving_free(hbk_session *s, hbk__serving *v)
-{
-    hbk_free(s->alloc, v->request);
-    hbk_free(s->alloc, v->feeds);
-    hbk_free(s->alloc, v->last);
-    hbk_free(s->alloc, v->made);
-    hbk_free(s->alloc, v->logits);
-    hbk_free(s->alloc, v->scratch);
-}
-
-static bool hbk__serving_new(hbk_session *s, hbk__serving *v, hbk_error *err)
-{
-    hbk_int V = s->m->config.vocab_size;
-    memset(v, 0, sizeof *v);
-    v->request = HBK__NEW(s->alloc, hbk_int, s->n_slots, err);
-    if (v->request) v->feeds = HBK__NEW(s->alloc, hbk_feed, s->n_slots, err);
-    if (v->feeds) v->last = HBK__NEW(s->alloc, int32_t, s->n_slots, err);
-    if (v->last) v->made = HBK__NEW(s->alloc, hbk_int, s->n_slots, err);
-    if (v->made) v->logits = HBK__NEW(s->alloc, hbk_real, s->n_slots * V, err);
-    if (v->logits) v->scratch = HBK__NEW(s->alloc, hbk_candidate, V, err);
-    if (!v->scratch) hbk__serving_free(s, v);
-    return v->scratch != NULL;
-}
-
-/* Takes the token that `slot` sampled into its request; false when the request is finished. */
-static bool hbk__serve_token(hbk_session *s, hbk__serving *v, hbk_request *r, hbk_int index, hbk_int slot,
-                             const hbk_real *logits, const hbk_sampling *o, const hbk_stream *stream)
-{
-    int32_t id = hbk_sample(logits, s->m->config.vocab_size, o, &r->rng, v->scratch);
-    if (hbk__is_eos(&s->m->config, o, id)) {
-        r->finish = HBK_FINISH_EOS;
-        return false;
-    }
-    hbk_tokens_push(&r->output, id);
-    r->finish = HBK_FINISH_LENGTH;
-    v->last[slot] = id;
-    if (stream && stream->on_token && !stream->on_token(stream->ctx, index, id)) {
-        r->finish = HBK_FINISH_EOS;
-        return false;
-    }
-    return v->made[slot]++ + 1 < o->max_new && s->length[slot] < s->max_length;
-}
-
-/* Gives waiting requests to free slots; prompts that leave no room for a reply are marked and passed over. */
-static void hbk__admit(hbk_session *s, hbk__serving *v, hbk_request *r, hbk_int n, hbk_int *next,
-                       hbk_int shared, const hbk_sampling *o)
-{
-    for (hbk_int slot = 0; slot < s->n_slots; slot++) {
-        if (v->request[slot] >= 0) continue;
-        while (*next < n && (r[*next].n_prompt >= s->max_length || r[*next].n_prompt < 1 || o->max_new < 1)) {
-            r[*next].finish = r[*next].n_prompt >= s->max_length ? HBK_FINISH_TOO_LONG : HBK_FINISH_LENGTH;
-            ++*next;
-        }
-        if (*next == n) return;
-        const hbk_request *q = &r[*next];
-        s->length[slot] = 0;
-        if (shared) hbk_session_fork(s, slot, s->n_slots, shared);
-        v->feeds[slot].slot = slot;
-        v->feeds[slot].tokens = q->prompt + shared;
-        v->feeds[slot].n = q->n_prompt - shared;
-        v->made[slot] = 0;
-        v->request[slot] = (*next)++;
-    }
-}
-
-HBK_DEF bool hbk_generate(hbk_session *s, hbk_request *requests, hbk_int n, const hbk_sampling *o,
-                          const hbk_stream *stream, hbk_error *err)
-{
-    enum { WORTH_SHARING = 8 };
-    hbk__serving v;
-    if (!hbk__serving_new(s, &v, err)) return false;
-    hbk_int next = 0, shared = hbk__shared_prefix(requests, n);
-    bool ok = true;
-    if (shared < WORTH_SHARING || shared >= s->max_length) shared = 0;
-    if (shared) {
-        hbk_feed prefix = {s->n_slots, requests[0].prompt, shared};
-        s->length[s->n_slots] = 0;
-        ok = hbk_session_feed(s, &prefix, 1, false, v.logits, err);
-    }
-    for (hbk_int slot = 0; slot < s->n_slots; slot++) v.request[slot] = -1;
-    while (ok) {
-        hbk__admit(s, &v, requests, n, &next, shared, o);
-        hbk_int n_feeds = 0;
-        for (hbk_int slot = 0; slot < s->n_slots; slot++) /* packed to the front: feed order is slot order */
-            if (v.request[slot] >= 0) v.feeds[n_feeds++] = v.feeds[slot];
-        if (!n_feeds) break;
-        ok = hbk_session_feed(s, v.feeds, n_feeds, false, v.logits, err);
-        if (!ok) break;
-        for (hbk_int f = n_feeds - 1; f >= 0; f--) { /* backwards, since feeds unpack into their slots */
-            hbk_int slot = v.feeds[f].slot;
-            hbk_request *r = &requests[v.request[slot]];
-            bool more = hbk__serve_token(s, &v, r, v.request[slot], slot,
-                                         v.logits + f * s->m->config.vocab_size, o, stream);
-            ok = ok && hbk_tokens_ok(&r->output, err);
-            if (!more) v.request[slot] = -1;
-            v.feeds[slot].slot = slot;
-            v.feeds[slot].tokens = &v.last[slot];
-            v.feeds[slot].n = 1;
-        }
-    }
-    hbk__serving_free(s, &v);
-    return ok;
+    if (!(o->temperature >= 0 && isfinite(o->temperature)))
+        return hbk_fail(err, HBK_ERROR_OPTION, "temperature %g: expected 0 (greedy) or more", o->temperature);
+    if (!(o->top_p >= 0 && o->top_p <= 1))
+        return hbk_fail(err, HBK_ERROR_OPTION, "top_p %g: expected 0 to 1 (all)", o->top_p);
+    if (!(o->min_p >= 0 && o->min_p <= 1))
+        return hbk_fail(err, HBK_ERROR_OPTION, "min_p %g: expected 0 (all) to 1", o->min_p);
+    if (o->top_k < 0)
+        return hbk_fail(err, HBK_ERROR_OPTION, "top_k %lld: expected 0 (all) or more", (long long)o->top_k);
+    if (!(o->repetition_penalty >= 0 && isfinite(o->repetition_penalty)))
+        return hbk_fail(err, HBK_ERROR_OPTION, "repetition_penalty %g: expected 1 (none) or more",
+                        o->repetition_penalty);
+    return true;
 }
 
 /* log softmax(logits)_id */
@@ -9911,52 +9987,532 @@ static double hbk__log_probability(const hbk_real *logits, hbk_int V, int32_t id
     return -nll;
 }
 
-/* Scores one item after slot 0 holds its prompt and `first` the logits there. */
-static bool hbk__score_one(hbk_session *s, hbk_scoring *p, const hbk_real *first, hbk_real *logits,
-                           hbk_error *err)
+/* Appends the row of token `id`. The likeliest ids come by insertion, for they are few. */
+static bool hbk__log_token(hbk_logprobs *p, const hbk_real *logits, hbk_int V, int32_t id, hbk_error *err)
 {
-    hbk_int V = s->m->config.vocab_size, n = p->n_continuation - 1, at = s->length[0];
-    p->log_likelihood = hbk__log_probability(first, V, p->continuation[0]);
-    if (n < 1) return true;
-    hbk_feed rest = {0, p->continuation, n};
-    if (!hbk_session_feed(s, &rest, 1, true, logits, err)) return false;
-    for (hbk_int i = 0; i < n; i++)
-        p->log_likelihood += hbk__log_probability(logits + i * V, V, p->continuation[i + 1]);
-    hbk_session_rewind(s, 0, at);
+    hbk_int width = 1 + p->n_top, found = 0;
+    void *data = p->data;
+    if (!hbk__reserve(p->alloc, &data, &p->cap, (p->n + 1) * width, sizeof *p->data, err)) return false;
+    p->data = (hbk_logprob *)data;
+    hbk_logprob *row = p->data + p->n++ * width, *top = row + 1;
+    row->logprob = hbk__log_probability(logits, V, id);
+    row->id = id;
+    double shift = row->logprob - (double)logits[id];
+    for (hbk_int i = 0; i < V && p->n_top > 0; i++) {
+        double logprob = (double)logits[i] + shift;
+        if (found == p->n_top && logprob <= top[found - 1].logprob) continue;
+        hbk_int at = found < p->n_top ? found++ : found - 1;
+        for (; at > 0 && top[at - 1].logprob < logprob; at--) top[at] = top[at - 1];
+        top[at].logprob = logprob;
+        top[at].id = (int32_t)i;
+    }
+    return true;
+}
+
+HBK_DEF void hbk_logprobs_free(hbk_logprobs *p)
+{
+    hbk_free(p->alloc, p->data);
+    p->data = NULL;
+    p->n = p->cap = 0;
+}
+
+/* ---- a reply's text -------------------------------------------------------------- */
+
+/* Bytes at the end of the text that may be the beginning of a stop string. */
+static size_t hbk__held_back(const hbk_reply *r)
+{
+    size_t most = 0;
+    for (hbk_int i = 0; i < r->n_stops; i++) {
+        size_t n = HBK__MIN(strlen(r->stops[i]) - 1, r->text.len - r->start);
+        while (n > most && memcmp(r->text.data + r->text.len - n, r->stops[i], n) != 0) n--;
+        most = HBK__MAX(most, n);
+    }
+    return most;
+}
+
+/* Looks for stop strings that end behind the first `from` bytes and cuts the text at the first to be
+   complete. Byte by byte, so that it does not matter how many bytes came at once. */
+static void hbk__find_stop(hbk_reply *r, size_t from)
+{
+    for (size_t end = from + 1; end <= r->text.len; end++) {
+        size_t longest = 0;
+        for (hbk_int i = 0; i < r->n_stops; i++) {
+            size_t n = strlen(r->stops[i]);
+            if (n > longest && n <= end && memcmp(r->text.data + end - n, r->stops[i], n) == 0) longest = n;
+        }
+        if (!longest) continue;
+        r->text.len = end - longest;
+        r->stopped = true;
+        return;
+    }
+}
+
+/* Settles what can be settled of the text: all of it, if nothing follows. */
+static void hbk__settle(hbk_reply *r, bool whole)
+{
+    static const char space[] = " \t\r\n";
+    if (!r->text.data) return;
+    r->text.data[r->text.len] = 0;
+    r->start = HBK__MIN(r->start, r->text.len); /* white space may have been part of a stop string */
+    if (r->trim && r->shown <= r->start) r->start += strspn(r->text.data + r->start, space);
+    size_t end = r->text.len - (whole ? 0 : hbk__held_back(r));
+    while (r->trim && end > r->start && memchr(space, r->text.data[end - 1], sizeof space - 1)) end--;
+    r->shown = end;
+    if (whole) r->text.data[r->text.len = end] = 0;
+}
+
+/* Decodes the ids that wait. U+FFFD at their end may be a character whose other bytes are still to come: they
+   go on waiting, unless there are no more. */
+static bool hbk__decode_pending(hbk_reply *r, bool whole, hbk_error *err)
+{
+    static const char broken[] = "\xef\xbf\xbd";
+    size_t from = r->text.len;
+    if (!hbk_tokenizer_decode(r->tok, r->pending.data, r->pending.n, HBK_ENCODE_CONTINUE, &r->text, err))
+        return false;
+    if (r->text.len == from) return true; /* control tokens have no text */
+    if (!whole && r->text.len - from >= 3 && memcmp(r->text.data + r->text.len - 3, broken, 3) == 0) {
+        r->text.len = from;
+        return true;
+    }
+    r->pending.n = 0;
+    hbk__find_stop(r, from);
+    return true;
+}
+
+HBK_DEF bool hbk_reply_add(hbk_reply *r, int32_t id, hbk_error *err)
+{
+    if (r->stopped) return true;
+    r->text.alloc = r->pending.alloc = r->alloc;
+    hbk_tokens_push(&r->pending, id);
+    if (!hbk_tokens_ok(&r->pending, err) || !hbk__decode_pending(r, false, err)) return false;
+    hbk__settle(r, r->stopped);
+    return true;
+}
+
+HBK_DEF bool hbk_reply_end(hbk_reply *r, hbk_error *err)
+{
+    if (!r->stopped && !hbk__decode_pending(r, true, err)) return false;
+    hbk__settle(r, true);
+    return true;
+}
+
+HBK_DEF size_t hbk_reply_take(hbk_reply *r, const char **s)
+{
+    size_t from = HBK__MAX(r->taken, r->start), n = r->shown > from ? r->shown - from : 0;
+    *s = n ? r->text.data + from : "";
+    r->taken = from + n;
+    return n;
+}
+
+HBK_DEF const char *hbk_reply_text(const hbk_reply *r)
+{
+    return hbk_text_string(&r->text) + r->start;
+}
+
+HBK_DEF void hbk_reply_clear(hbk_reply *r)
+{
+    hbk_text_clear(&r->text);
+    r->pending.n = 0;
+    r->pending.failed = r->stopped = false;
+    r->start = r->shown = r->taken = 0;
+}
+
+HBK_DEF void hbk_reply_free(hbk_reply *r)
+{
+    hbk_reply_clear(r);
+    hbk_text_free(&r->text);
+    hbk_tokens_free(&r->pending);
+}
+
+/* ---- serving requests ------------------------------------------------------------ */
+
+HBK_DEF const char *hbk_finish_name(hbk_finish f)
+{
+    static const char *const names[] = {
+#define HBK_X(name, text) text,
+        HBK_FINISHES(HBK_X)
+#undef HBK_X
+    };
+    return (unsigned)f < HBK_FINISH_COUNT ? names[f] : "?";
+}
+
+/* What a request was before it was served: a failure takes it back there. */
+typedef struct hbk__before {
+    hbk_rng rng;
+    hbk_finish finish;
+    hbk_int n_output, n_logprobs;
+} hbk__before;
+
+/* State of hbk_generate: which request each slot serves, and what it will be fed next. */
+typedef struct hbk__serving {
+    hbk_session *s;
+    hbk_request *r;
+    hbk_int n, next; /* requests, and the first that waits */
+    const hbk_sampling *o;
+    const hbk_stream *stream;
+    hbk__before *before; /* (n) */
+    hbk_int *request;    /* (n_slots) or -1 */
+    hbk_feed *feeds;     /* (n_slots) */
+    int32_t *last;       /* (n_slots) the token sampled last */
+    hbk_int *made;       /* (n_slots) tokens so far */
+    hbk_real *logits;    /* (n_slots, V) */
+    hbk_real *penalised; /* (V) */
+    bool *seen;          /* (V) */
+    hbk_candidate *scratch;
+} hbk__serving;
+
+static void hbk__serving_free(hbk__serving *v)
+{
+    hbk_allocator *a = v->s->alloc;
+    hbk_free(a, v->before);
+    hbk_free(a, v->request);
+    hbk_free(a, v->feeds);
+    hbk_free(a, v->last);
+    hbk_free(a, v->made);
+    hbk_free(a, v->logits);
+    hbk_free(a, v->penalised);
+    hbk_free(a, v->seen);
+    hbk_free(a, v->scratch);
+}
+
+static bool hbk__serving_new(hbk__serving *v, hbk_error *err)
+{
+    hbk_allocator *a = v->s->alloc;
+    hbk_int V = v->s->m->config.vocab_size, n_slots = v->s->n_slots;
+    v->before = HBK__NEW(a, hbk__before, v->n, err);
+    if (v->before) v->request = HBK__NEW(a, hbk_int, n_slots, err);
+    if (v->request) v->feeds = HBK__NEW(a, hbk_feed, n_slots, err);
+    if (v->feeds) v->last = HBK__NEW(a, int32_t, n_slots, err);
+    if (v->last) v->made = HBK__NEW(a, hbk_int, n_slots, err);
+    if (v->made) v->logits = HBK__NEW(a, hbk_real, n_slots * V, err);
+    if (v->logits) v->penalised = HBK__NEW(a, hbk_real, V, err);
+    if (v->penalised) v->seen = HBK__NEW(a, bool, V, err);
+    if (v->seen) v->scratch = HBK__NEW(a, hbk_candidate, V, err);
+    if (!v->scratch) return false;
+    for (hbk_int slot = 0; slot < n_slots; slot++) v->request[slot] = -1;
+    for (hbk_int i = 0; i < v->n; i++) {
+        v->before[i].rng = v->r[i].rng;
+        v->before[i].finish = v->r[i].finish;
+        v->before[i].n_output = v->r[i].output.n;
+        v->before[i].n_logprobs = v->r[i].logprobs ? v->r[i].logprobs->n : 0;
+    }
+    return true;
+}
+
+static void hbk__serving_undo(hbk__serving *v)
+{
+    for (hbk_int i = 0; i < v->n; i++) {
+        v->r[i].rng = v->before[i].rng;
+        v->r[i].finish = v->before[i].finish;
+        v->r[i].output.n = v->before[i].n_output;
+        v->r[i].output.failed = false;
+        if (v->r[i].logprobs) v->r[i].logprobs->n = v->before[i].n_logprobs;
+    }
+}
+
+/* Everything that can be wrong with requests is found before the first is served. */
+static bool hbk__requests_check(const hbk_session *s, const hbk_request *r, hbk_int n, const hbk_sampling *o,
+                                hbk_error *err)
+{
+    if (!hbk__sampling_check(o, err)) return false;
+    for (hbk_int i = 0; i < n; i++) {
+        hbk_int n_top = r[i].logprobs ? r[i].logprobs->n_top : 0;
+        if (n_top < 0 || n_top > s->m->config.vocab_size)
+            return hbk_fail(err, HBK_ERROR_OPTION, "%lld alternatives per token: expected 0 to %lld",
+                            (long long)n_top, (long long)s->m->config.vocab_size);
+        bool fits = r[i].n_prompt < s->max_length;
+        if (fits && !hbk__ids_known(s, r[i].prompt, r[i].n_prompt, err)) return false;
+    }
+    return true;
+}
+
+enum { HBK__WORTH_SHARING = 8 }; /* tokens */
+
+/* Computes the beginning that all prompts share, one token being left to each, in the slot that is there for
+   it. A session of one slot does without: the next request finds the beginning where the last one was. */
+static void hbk__share_beginning(hbk__serving *v)
+{
+    hbk_session *s = v->s;
+    const int32_t *first = v->n > 1 ? v->r[0].prompt : NULL;
+    hbk_int spare = s->n_slots, shared = first ? HBK__MIN(v->r[0].n_prompt, s->max_length) - 1 : 0;
+    for (hbk_int i = 1; i < v->n; i++)
+        shared = hbk__common_ids(first, shared, v->r[i].prompt, v->r[i].n_prompt - 1);
+    if (shared < HBK__WORTH_SHARING || spare == s->n_caches) return;
+    hbk_int held = hbk__held_ids(s, spare, first, shared);
+    hbk_feed rest = {spare, first + held, shared - held};
+    s->length[spare] = held;
+    if (rest.n) hbk__feed(s, &rest, 1, 0, NULL);
+}
+
+/* Readies a slot for a request: of its prompt stays, or is copied, what this or another slot holds. */
+static void hbk__seat(hbk__serving *v, hbk_int slot, const hbk_request *r)
+{
+    hbk_session *s = v->s;
+    hbk_int from = slot, held = hbk__held_ids(s, slot, r->prompt, r->n_prompt - 1);
+    for (hbk_int k = 0; k < s->n_caches; k++) {
+        hbk_int n = hbk__held_ids(s, k, r->prompt, r->n_prompt - 1);
+        if (n > held) held = n, from = k;
+    }
+    if (held < HBK__WORTH_SHARING) held = 0;
+    if (held && from != slot) hbk_session_fork(s, slot, from, held);
+    s->length[slot] = held;
+    v->feeds[slot].slot = slot;
+    v->feeds[slot].tokens = r->prompt + held;
+    v->feeds[slot].n = r->n_prompt - held;
+    v->made[slot] = 0;
+}
+
+/* Gives waiting requests to free slots; those that leave no room for a reply are marked and passed over. */
+static void hbk__admit(hbk__serving *v)
+{
+    for (hbk_int slot = 0; slot < v->s->n_slots; slot++) {
+        if (v->request[slot] >= 0) continue;
+        for (; v->next < v->n; v->next++) {
+            hbk_request *r = &v->r[v->next];
+            bool too_long = r->n_prompt >= v->s->max_length;
+            if (!too_long && r->n_prompt >= 1 && v->o->max_new >= 1) break;
+            r->finish = too_long ? HBK_FINISH_TOO_LONG : HBK_FINISH_LENGTH;
+        }
+        if (v->next == v->n) return;
+        hbk__seat(v, slot, &v->r[v->next]);
+        v->request[slot] = v->next++;
+    }
+}
+
+static bool hbk__is_eos(const hbk_config *c, int32_t id)
+{
+    for (hbk_int i = 0; i < c->n_eos; i++)
+        if (id == c->eos[i]) return true;
+    return false;
+}
+
+/* The next id of the request in `slot`; -1 on failure. Logits that are no numbers would give the same id for
+   ever. */
+static int32_t hbk__draw(hbk__serving *v, hbk_int slot, const hbk_real *logits, hbk_error *err)
+{
+    const hbk_session *s = v->s;
+    hbk_int V = s->m->config.vocab_size;
+    double sum = 0, penalty = v->o->repetition_penalty;
+    for (hbk_int i = 0; i < V; i++) sum += (double)logits[i];
+    if (!isfinite(sum)) {
+        hbk_fail(err, HBK_ERROR_NUMERIC, "logits after %lld tokens are not finite: the weights%s are broken",
+                 (long long)s->length[slot], s->adapter ? " or the adapter" : "");
+        return -1;
+    }
+    if (penalty > 0 && penalty != 1) {
+        memcpy(v->penalised, logits, (size_t)V * sizeof *logits);
+        hbk_penalise(v->penalised, s->held + slot * s->max_length, s->length[slot], penalty, v->seen);
+        logits = v->penalised;
+    }
+    return hbk_sample(logits, V, v->o, &v->r[v->request[slot]].rng, v->scratch);
+}
+
+/* Takes token `id` into its request; *finish stays HBK_FINISH_COUNT while the request goes on. */
+static bool hbk__take_token(hbk__serving *v, hbk_int slot, const hbk_real *logits, int32_t id,
+                            hbk_finish *finish, hbk_error *err)
+{
+    const hbk_session *s = v->s;
+    hbk_request *r = &v->r[v->request[slot]];
+    hbk_tokens_push(&r->output, id);
+    if (!hbk_tokens_ok(&r->output, err) ||
+        (r->logprobs && !hbk__log_token(r->logprobs, logits, s->m->config.vocab_size, id, err)) ||
+        (r->reply && !hbk_reply_add(r->reply, id, err)))
+        return false;
+    v->last[slot] = id;
+    v->made[slot]++;
+    bool heard = v->stream && v->stream->on_token;
+    bool more = !heard || v->stream->on_token(v->stream->ctx, v->request[slot], id);
+    if (r->reply && r->reply->stopped) *finish = HBK_FINISH_STOP;
+    else if (!more) *finish = HBK_FINISH_CANCELLED;
+    else if (v->made[slot] == v->o->max_new) *finish = HBK_FINISH_LENGTH;
+    else if (s->length[slot] == s->max_length) *finish = HBK_FINISH_CONTEXT;
+    return true;
+}
+
+/* Draws a token for `slot` and readies its next feed, or frees it. */
+static bool hbk__serve_slot(hbk__serving *v, hbk_int slot, const hbk_real *logits, hbk_error *err)
+{
+    hbk_request *r = &v->r[v->request[slot]];
+    hbk_finish finish = HBK_FINISH_COUNT;
+    int32_t id = hbk__draw(v, slot, logits, err);
+    if (id < 0) return false;
+    if (hbk__is_eos(&v->s->m->config, id)) finish = HBK_FINISH_EOS;
+    else if (id == v->o->stop) finish = HBK_FINISH_STOP;
+    else if (!hbk__take_token(v, slot, logits, id, &finish, err)) return false;
+    v->feeds[slot].slot = slot;
+    v->feeds[slot].tokens = &v->last[slot];
+    v->feeds[slot].n = 1;
+    if (finish == HBK_FINISH_COUNT) return true;
+    if (r->reply && !hbk_reply_end(r->reply, err)) return false;
+    r->finish = finish;
+    v->request[slot] = -1;
+    return true;
+}
+
+HBK_DEF bool hbk_generate(hbk_session *s, hbk_request *requests, hbk_int n, const hbk_sampling *o,
+                          const hbk_stream *stream, hbk_error *err)
+{
+    if (!hbk__requests_check(s, requests, n, o, err)) return false;
+    hbk__serving v;
+    memset(&v, 0, sizeof v);
+    v.s = s;
+    v.r = requests;
+    v.n = n;
+    v.o = o;
+    v.stream = stream;
+    bool ready = hbk__serving_new(&v, err), ok = ready;
+    if (ok) hbk__share_beginning(&v);
+    while (ok) {
+        hbk__admit(&v);
+        hbk_int n_feeds = 0;
+        for (hbk_int slot = 0; slot < s->n_slots; slot++) /* packed to the front: feed order is slot order */
+            if (v.request[slot] >= 0) v.feeds[n_feeds++] = v.feeds[slot];
+        if (!n_feeds) break;
+        hbk__feed(s, v.feeds, n_feeds, 1, v.logits);
+        for (hbk_int f = n_feeds - 1; f >= 0 && ok; f--) /* backwards, since feeds unpack into their slots */
+            ok = hbk__serve_slot(&v, v.feeds[f].slot, v.logits + f * s->m->config.vocab_size, err);
+    }
+    if (ready && !ok) hbk__serving_undo(&v);
+    hbk__serving_free(&v);
+    return ok;
+}
+
+/* ---- scores ---------------------------------------------------------------------- */
+
+enum { HBK__SCORE_ROWS = 64 }; /* logits at once */
+
+/* Row r of an item is what the model expects after its prompt and r tokens of the continuation. */
+typedef struct hbk__scoring {
+    hbk_session *s;
+    const hbk_scoring *items;
+    hbk_int *fits;    /* (n) items that can be scored, in order */
+    double *sum;      /* (n) */
+    hbk_real *logits; /* (HBK__SCORE_ROWS, V) */
+    hbk_feed *feeds;  /* (n_slots) */
+    hbk_int *item_of; /* (n_slots) */
+    hbk_tokens ids;
+} hbk__scoring;
+
+/* Adds to item i what `n` rows of logits say, the first being its row `at`. */
+static void hbk__score_rows(hbk__scoring *c, hbk_int i, const hbk_real *logits, hbk_int at, hbk_int n)
+{
+    const hbk_scoring *p = &c->items[i];
+    hbk_int V = c->s->m->config.vocab_size;
+    for (hbk_int k = 0; k < n && at + k < p->n_continuation; k++)
+        c->sum[i] += hbk__log_probability(logits + k * V, V, p->continuation[at + k]);
+}
+
+/* Feeds slot 0 what a group of n items shares, the prompt and `common` tokens, and scores the rows up to
+   there. */
+static bool hbk__score_common(hbk__scoring *c, const hbk_int *group, hbk_int n, hbk_int common,
+                              hbk_error *err)
+{
+    const hbk_scoring *p = &c->items[group[0]];
+    hbk_int held = hbk__held_ids(c->s, 0, p->prompt, p->n_prompt - 1), prompt = p->n_prompt - held, fed = 0;
+    c->s->length[0] = held;
+    c->ids.n = 0;
+    hbk_tokens_append(&c->ids, p->prompt + held, prompt);
+    hbk_tokens_append(&c->ids, p->continuation, common);
+    if (!hbk_tokens_ok(&c->ids, err)) return false;
+    for (hbk_int at = 0, rows; at <= common; at += rows) {
+        rows = HBK__MIN(common + 1 - at, HBK__SCORE_ROWS);
+        hbk_feed piece = {0, c->ids.data + fed, prompt + at + rows - 1 - fed};
+        hbk__feed(c->s, &piece, 1, rows, c->logits);
+        fed += piece.n;
+        for (hbk_int i = 0; i < n; i++) hbk__score_rows(c, group[i], c->logits, at, rows);
+    }
+    return true;
+}
+
+/* The rest of n items, each in its slot, which holds their prompt and `common` tokens. */
+static void hbk__score_rests(hbk__scoring *c, hbk_int n, hbk_int common)
+{
+    hbk_int V = c->s->m->config.vocab_size, step = HBK__SCORE_ROWS / n;
+    for (hbk_int at = common;; at += step) {
+        hbk_int n_feeds = 0, row = 0;
+        for (hbk_int slot = 0; slot < n; slot++) {
+            const hbk_scoring *p = &c->items[c->item_of[slot]];
+            if (p->n_continuation - 1 <= at) continue; /* the last token is never fed */
+            hbk_feed piece = {slot, p->continuation + at, HBK__MIN(p->n_continuation - 1 - at, step)};
+            c->feeds[n_feeds++] = piece;
+        }
+        if (!n_feeds) return;
+        hbk__feed(c->s, c->feeds, n_feeds, step, c->logits);
+        for (hbk_int f = 0; f < n_feeds; row += c->feeds[f++].n)
+            hbk__score_rows(c, c->item_of[c->feeds[f].slot], c->logits + row * V, at + 1, c->feeds[f].n);
+    }
+}
+
+/* Scores a group of n items that have one prompt: what all share first, then the rests side by side. */
+static bool hbk__score_group(hbk__scoring *c, const hbk_int *group, hbk_int n, hbk_error *err)
+{
+    const hbk_scoring *p = &c->items[group[0]];
+    hbk_int common = p->n_continuation - 1, most = HBK__MIN(c->s->n_slots, HBK__SCORE_ROWS);
+    for (hbk_int i = 1; i < n; i++) {
+        const hbk_scoring *q = &c->items[group[i]];
+        common = hbk__common_ids(p->continuation, common, q->continuation, q->n_continuation - 1);
+    }
+    if (!hbk__score_common(c, group, n, common, err)) return false;
+    hbk_int length = c->s->length[0];
+    for (hbk_int i = 0, k; i < n;) {
+        for (k = 0; i < n && k < most; i++)
+            if (c->items[group[i]].n_continuation - 1 > common) c->item_of[k++] = group[i];
+        for (hbk_int slot = 1; slot < k; slot++) hbk_session_fork(c->s, slot, 0, length);
+        if (k) hbk__score_rests(c, k, common);
+        c->s->length[0] = length;
+    }
+    return true;
+}
+
+/* Which items fit, and are of known ids: *n of them. */
+static bool hbk__score_check(hbk__scoring *c, hbk_int n_items, hbk_int *n, hbk_error *err)
+{
+    *n = 0;
+    for (hbk_int i = 0; i < n_items; i++) {
+        const hbk_scoring *p = &c->items[i];
+        if (p->n_prompt < 1 || p->n_continuation < 1 ||
+            p->n_prompt > c->s->max_length - p->n_continuation)
+            continue;
+        if (!hbk__ids_known(c->s, p->prompt, p->n_prompt, err) ||
+            !hbk__ids_known(c->s, p->continuation, p->n_continuation, err))
+            return false;
+        c->fits[(*n)++] = i;
+    }
     return true;
 }
 
 HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error *err)
 {
-    hbk_int V = s->m->config.vocab_size, longest = 1;
-    for (hbk_int i = 0; i < n; i++) longest = HBK__MAX(longest, items[i].n_continuation);
-    hbk_real *first = HBK__NEW(s->alloc, hbk_real, V, err);
-    hbk_real *logits = first ? HBK__NEW(s->alloc, hbk_real, longest * V, err) : NULL;
-    bool ok = logits != NULL;
-    const hbk_scoring *held = NULL; /* the item whose prompt slot 0 holds */
-    s->length[0] = 0;
-    for (hbk_int i = 0; ok && i < n; i++) {
-        hbk_scoring *p = &items[i];
-        p->log_likelihood = (double)NAN;
-        if (p->n_prompt < 1 || p->n_continuation < 1 || p->n_prompt + p->n_continuation > s->max_length)
-            continue;
-        ok = hbk__ids_known(s, p->continuation, p->n_continuation, err); /* its last id is never fed */
-        if (!ok) break;
-        hbk_int same = 0; /* what of the last prompt can stay: all of it, or a shared beginning */
-        if (held)
-            while (same < held->n_prompt && same < p->n_prompt && held->prompt[same] == p->prompt[same])
-                same++;
-        if (!held || same < p->n_prompt || same < held->n_prompt) {
-            same = HBK__MIN(same, p->n_prompt - 1);
-            s->length[0] = HBK__MIN(s->length[0], same);
-            hbk_feed rest = {0, p->prompt + same, p->n_prompt - same};
-            ok = hbk_session_feed(s, &rest, 1, false, first, err);
+    hbk__scoring c;
+    hbk_int n_fits = 0;
+    memset(&c, 0, sizeof c);
+    c.s = s;
+    c.items = items;
+    c.ids.alloc = s->alloc;
+    c.fits = HBK__NEW(s->alloc, hbk_int, n, err);
+    if (c.fits) c.sum = HBK__NEW(s->alloc, double, n, err);
+    if (c.sum) c.logits = HBK__NEW(s->alloc, hbk_real, HBK__SCORE_ROWS * s->m->config.vocab_size, err);
+    if (c.logits) c.feeds = HBK__NEW(s->alloc, hbk_feed, s->n_slots, err);
+    if (c.feeds) c.item_of = HBK__NEW(s->alloc, hbk_int, s->n_slots, err);
+    bool ok = c.item_of && hbk__score_check(&c, n, &n_fits, err);
+    for (hbk_int i = 0, k; ok && i < n_fits; i += k) {
+        const hbk_scoring *p = &items[c.fits[i]];
+        for (k = 1; i + k < n_fits; k++) {
+            const hbk_scoring *q = &items[c.fits[i + k]];
+            if (q->n_prompt != p->n_prompt ||
+                hbk__common_ids(p->prompt, p->n_prompt, q->prompt, q->n_prompt) < p->n_prompt)
+                break;
         }
-        held = p;
-        ok = ok && hbk__score_one(s, p, first, logits, err);
+        ok = hbk__score_group(&c, c.fits + i, k, err);
     }
-    hbk_free(s->alloc, first);
-    hbk_free(s->alloc, logits);
+    for (hbk_int i = 0; ok && i < n; i++) items[i].log_likelihood = (double)NAN;
+    for (hbk_int i = 0; ok && i < n_fits; i++) items[c.fits[i]].log_likelihood = c.sum[c.fits[i]];
+    hbk_free(s->alloc, c.fits);
+    hbk_free(s->alloc, c.sum);
+    hbk_free(s->alloc, c.logits);
+    hbk_free(s->alloc, c.feeds);
+    hbk_free(s->alloc, c.item_of);
+    hbk_tokens_free(&c.ids);
     return ok;
 }
 
@@ -11092,8 +11648,8 @@ HBK_DEF hbk_trainer *hbk_trainer_new(const hbk_model *m, const hbk_train_options
         if (t->grads) t->m = HBK__NEW(alloc, hbk_real, t->n, err);
         if (t->m) t->v = HBK__NEW(alloc, hbk_real, t->n, err);
         if (t->v && hbk__trainer_views(t, init, err))
-            t->acts = hbk_acts_new(m, t->adapter, max_tokens, max_seq, o->recompute ? HBK_KEEP_INPUTS : HBK_KEEP_ALL,
-                                   alloc, err);
+            t->acts = hbk_acts_new(m, t->adapter, max_tokens, max_seq,
+                                   o->recompute ? HBK_KEEP_INPUTS : HBK_KEEP_ALL, alloc, err);
     }
     hbk_adapter_free(fresh);
     if (t && !t->acts) {
@@ -12668,16 +13224,6 @@ static bool hbk__reply_text(const hbk__stage *s, const hbk_request *r, hbk_text 
     return true;
 }
 
-static const char *hbk__finish_name(hbk_finish f)
-{
-    switch (f) {
-    case HBK_FINISH_EOS: return "eos";
-    case HBK_FINISH_LENGTH: return "length";
-    case HBK_FINISH_TOO_LONG: return "too_long";
-    }
-    return "?";
-}
-
 /* ---- augmentation --------------------------------------------------------------------- */
 
 HBK_DEF hbk_decode_options hbk_augment_defaults(void)
@@ -12746,6 +13292,12 @@ static bool hbk__is_leak(const char *instruction, const hbk_template *t, const h
     return false;
 }
 
+/* Did the text end where there was no more room for it? */
+static bool hbk__is_cut(hbk_finish finish)
+{
+    return finish == HBK_FINISH_LENGTH || finish == HBK_FINISH_CONTEXT;
+}
+
 HBK_DEF const char *hbk_augment_status(const char *instruction, const char *output, hbk_finish finish,
                                        const hbk_template *t, const hbk_tokenizer *tok)
 {
@@ -12753,7 +13305,7 @@ HBK_DEF const char *hbk_augment_status(const char *instruction, const char *outp
     hbk_int chars = hbk_utf8_length(instruction, strlen(instruction));
     if (finish == HBK_FINISH_TOO_LONG) return "too_long";
     if (instruction[strspn(instruction, " \t\r\n")] == 0) return "empty";
-    if (finish == HBK_FINISH_LENGTH) return "truncated";
+    if (hbk__is_cut(finish)) return "truncated";
     if (chars < LEAST_CHARS) return "short";
     if (chars > MOST_CHARS) return "long";
     if (hbk__is_leak(instruction, t, tok)) return "leak";
@@ -12791,7 +13343,7 @@ static bool hbk__augment_wave(const hbk__stage *s, hbk__item *items, hbk_int n, 
         ok = hbk__write_row(out,
                             json_pack("{s:s s:s s:s s:s s:s s:o}", "id", items[i].id, "instruction", x,
                                       "output", items[i].output, "status", status, "finish",
-                                      hbk__finish_name(r[i].finish), "prov", hbk__prov(s)),
+                                      hbk_finish_name(r[i].finish), "prov", hbk__prov(s)),
                             err);
         hbk_text_free(&text);
     }
@@ -13083,7 +13635,7 @@ static bool hbk__rating_row(const hbk__stage *s, const hbk__item *item, const hb
     hbk_int read = 0;
     json_t *each = json_array();
     for (hbk_int v = 0; v < votes; v++) {
-        truncated = truncated || r[v].finish == HBK_FINISH_LENGTH;
+        truncated = truncated || hbk__is_cut(r[v].finish);
         json_array_append_new(each, isnan(score[v]) ? json_null() : json_real(score[v]));
         if (isnan(score[v])) continue;
         sum += score[v];
@@ -13104,7 +13656,7 @@ static double hbk__text_rating(const char *text, hbk_finish finish)
 {
     const char *label, *end;
     double rating = hbk__rating_find(text, &label, &end);
-    return finish == HBK_FINISH_LENGTH && !(end && strchr(end, '\n')) ? (double)NAN : rating;
+    return hbk__is_cut(finish) && !(end && strchr(end, '\n')) ? (double)NAN : rating;
 }
 
 static bool hbk__rate_wave(const hbk__stage *s, hbk__item *items, hbk_int n, hbk_jsonl_writer *out,
@@ -13420,17 +13972,20 @@ static bool hbk__add(json_t *into, const char *key, json_t *value)
 
 static bool hbk__decode_json(json_t *j, const char *prefix, const hbk_decode_options *o)
 {
-    const char *names[] = {"temperature", "top_p", "top_k", "max_new", "stop", "wave", "slots", "max_length"};
+    static const char *const names[] = {"temperature", "top_p", "top_k", "min_p", "repetition_penalty",
+                                        "max_new",     "stop",  "wave",  "slots", "max_length"};
     json_t *values[] = {json_real(o->sampling.temperature),
                         json_real(o->sampling.top_p),
                         json_integer(o->sampling.top_k),
+                        json_real(o->sampling.min_p),
+                        json_real(o->sampling.repetition_penalty),
                         json_integer(o->sampling.max_new),
                         json_integer(o->sampling.stop),
                         json_integer(o->wave),
                         json_integer(o->slots),
                         json_integer(o->max_length)};
     bool ok = true;
-    for (int i = 0; i < 8; i++) {
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char key[64];
         snprintf(key, sizeof key, "%s%s", prefix, names[i]);
         ok = hbk__add(j, key, values[i]) && ok;
