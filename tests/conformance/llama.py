@@ -5,32 +5,28 @@ import os
 import numpy
 
 
-def missing():
-    """Why llama.cpp cannot be called, or None."""
-    if os.environ.get("SKIP_LLAMA_CPP"):
-        return "SKIP_LLAMA_CPP is set"
-    try:
-        import llama_cpp
-        llama_cpp.llama_backend_init()
-        llama_cpp.llama_log_set(quiet, None)
-    except Exception as e:
-        return f"llama_cpp cannot be imported ({e}); SKIP_LLAMA_CPP=1 does without"
-    return None
-
-
 errors = []
 
 
 def listen(level, text, _):
+    """In place of llama.cpp's log: keeps what went wrong."""
     if level >= 4:  # GGML_LOG_LEVEL_ERROR
         errors.append(text.decode(errors="replace").strip())
 
 
+absent = None
 try:
     import llama_cpp
-    quiet = llama_cpp.llama_log_callback(listen)
-except Exception:
-    quiet = None
+    quiet = llama_cpp.llama_log_callback(listen)  # must outlive the library
+    llama_cpp.llama_log_set(quiet, None)
+    llama_cpp.llama_backend_init()
+except Exception as e:
+    absent = f"llama_cpp cannot be imported ({e}); SKIP_LLAMA_CPP=1 does without"
+
+
+def missing():
+    """Why llama.cpp is not called, or None."""
+    return "SKIP_LLAMA_CPP is set" if os.environ.get("SKIP_LLAMA_CPP") else absent
 
 
 def fail(what):
