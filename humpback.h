@@ -256,6 +256,7 @@ HBK_DEF void hbk_text_append(hbk_text *t, const char *s, size_t n); /* n bytes, 
 HBK_DEF void hbk_text_add(hbk_text *t, const char *s);              /* NUL-terminated; NULL adds nothing */
 HBK_DEF void hbk_text_printf(hbk_text *t, const char *fmt, ...) HBK_PRINTF(2, 3);
 HBK_DEF void hbk_text_clear(hbk_text *t);               /* empties it, keeps the memory */
+HBK_DEF void hbk_text_trim(hbk_text *t); /* drops blanks, tabs and line breaks at both ends */
 HBK_DEF const char *hbk_text_string(const hbk_text *t); /* never NULL */
 HBK_DEF bool hbk_text_ok(const hbk_text *t, hbk_error *err);
 HBK_DEF void hbk_text_free(hbk_text *t); /* frees and empties */
@@ -275,12 +276,31 @@ HBK_DEF hbk_int hbk_utf8_length(const char *s, size_t n); /* code points; an inv
 
 /* Appends a file's bytes to `out`; more than max_bytes is an error. */
 HBK_DEF bool hbk_file_read(const char *path, size_t max_bytes, hbk_text *out, hbk_error *err);
-/* Writes the file whole: PATH.tmp, fsync, rename. */
+/* A file under construction, under the name PATH.tmp: readers see the old file, or none, until it is whole.
+   begin    creates PATH.tmp; on failure there is nothing to end
+   put      appends n bytes
+   seal     fsyncs and closes it: what was put can be read back under f->tmp, and checked
+   commit   seals it where that was not done, renames it to PATH and fsyncs the folder
+   abandon  removes it; harmless after commit, and on a zeroed hbk_file
+   Something else that writes by name (hbk_jsonl_create) may fill f->tmp instead of put. After a failed put or
+   seal call abandon; a failed commit has removed PATH.tmp. One thread at a time. */
+typedef struct hbk_file {
+    char path[512], tmp[512]; /* tmp "": nothing is under construction */
+    int fd;                   /* -1: sealed */
+} hbk_file;
+HBK_DEF bool hbk_file_begin(hbk_file *f, const char *path, hbk_error *err);
+HBK_DEF bool hbk_file_put(hbk_file *f, const void *data, size_t n, hbk_error *err);
+HBK_DEF bool hbk_file_seal(hbk_file *f, hbk_error *err);
+HBK_DEF bool hbk_file_commit(hbk_file *f, hbk_error *err);
+HBK_DEF void hbk_file_abandon(hbk_file *f);
+/* All of it at once: PATH holds the n bytes, or what it held before. */
 HBK_DEF bool hbk_file_write(const char *path, const void *data, size_t n, hbk_error *err);
 HBK_DEF bool hbk_file_exists(const char *path); /* file or folder */
 HBK_DEF bool hbk_dir_exists(const char *path);
 HBK_DEF bool hbk_dir_make(const char *path, hbk_error *err); /* parents too; an existing one is fine */
 HBK_DEF bool hbk_file_hash(const char *path, uint64_t *hash, hbk_error *err); /* hbk_hash of its bytes */
+/* Renames a file or folder to PATH.1, PATH.2 ...: what --force replaces is kept. */
+HBK_DEF bool hbk_file_set_aside(const char *path, hbk_error *err);
 /* dir + "/" + name into out[512]; a longer path is an error. */
 HBK_DEF bool hbk_path(char out[512], const char *dir, const char *name, hbk_error *err);
 
@@ -294,8 +314,15 @@ HBK_DEF void hbk_mapping_close(hbk_mapping *m);
 
 /* A whole JSON file; the caller owns the value (json_decref). Numbers beyond 64 bits become reals. */
 HBK_DEF struct json_t *hbk_json_read(const char *path, hbk_error *err);
-/* Writes `value` with hbk_file_write, indented, keys in insertion order. */
+/* Appends `value` as JSON text: jansson's flags (JSON_COMPACT, JSON_INDENT(2)); keys in insertion order, a
+   real in few digits that read back as the same number: 0.1 where jansson writes 0.10000000000000001. */
+HBK_DEF bool hbk_json_text(hbk_text *out, const struct json_t *value, size_t flags, hbk_error *err);
+/* Writes `value` with hbk_file_write, indented. */
 HBK_DEF bool hbk_json_write(const char *path, const struct json_t *value, hbk_error *err);
+/* Whether each key of the object `now` has the same value in `then`, what PATH was begun with. The first that
+   differs is named, with both values and what else can be done: "another folder". */
+HBK_DEF bool hbk_json_same(const struct json_t *then, const struct json_t *now, const char *path,
+                           const char *remedy, hbk_error *err);
 /* The string of key `key` in object `row`; an absent key or another type fails and names file and line. */
 HBK_DEF bool hbk_json_string(const struct json_t *row, const char *key, const char **out, const char *file,
                              hbk_int line, hbk_error *err);
@@ -375,25 +402,58 @@ HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_err
 
 /* ==== 8  MATRICES ============================================================ [hbk_matmul] */
 
-typedef enum hbk_dtype { HBK_F32, HBK_F16, HBK_BF16, HBK_F64, HBK_DTYPE_COUNT } hbk_dtype;
+/* The types in which weights are stored: X(name, text, id in GGUF or -1, elements per block, bytes per
+   block). A row of a matrix holds whole blocks. The Q types are GGUF's; INT8 is llama2.c's, whose scales lie
+   apart. */
+#define HBK_DTYPES(X)                                                                                        \
+    X(F32, f32, 0, 1, 4)                                                                                     \
+    X(F16, f16, 1, 1, 2)                                                                                     \
+    X(BF16, bf16, 30, 1, 2)                                                                                  \
+    X(F64, f64, 28, 1, 8)                                                                                    \
+    X(Q4_0, q4_0, 2, 32, 18)                                                                                 \
+    X(Q4_1, q4_1, 3, 32, 20)                                                                                 \
+    X(Q5_0, q5_0, 6, 32, 22)                                                                                 \
+    X(Q5_1, q5_1, 7, 32, 24)                                                                                 \
+    X(Q8_0, q8_0, 8, 32, 34)                                                                                 \
+    X(Q2_K, q2_k, 10, 256, 84)                                                                               \
+    X(Q3_K, q3_k, 11, 256, 110)                                                                              \
+    X(Q4_K, q4_k, 12, 256, 144)                                                                              \
+    X(Q5_K, q5_k, 13, 256, 176)                                                                              \
+    X(Q6_K, q6_k, 14, 256, 210)                                                                              \
+    X(INT8, int8, -1, 1, 1)
+
+typedef enum hbk_dtype {
+#define HBK_X(name, text, gguf, block, bytes) HBK_##name,
+    HBK_DTYPES(HBK_X)
+#undef HBK_X
+        HBK_DTYPE_COUNT
+} hbk_dtype;
 #ifdef HBK_REAL_DOUBLE
 #define HBK_REAL HBK_F64 /* the dtype of hbk_real */
 #else
 #define HBK_REAL HBK_F32
 #endif
 
-/* A weight in its stored type, (rows, cols) row-major; owns nothing. The data may be unaligned. */
+/* A weight in its stored type, (rows, cols) row-major; owns nothing. The data may be unaligned.
+   scales, group  of INT8, else NULL and 0: one f32, perhaps unaligned, for each `group` elements, counted
+                  through the whole matrix */
 typedef struct hbk_matrix {
     hbk_dtype dtype;
     hbk_int rows, cols;
     void *data;
+    const void *scales;
+    hbk_int group;
 } hbk_matrix;
 
-HBK_DEF const char *hbk_dtype_name(hbk_dtype t); /* "f32" ... */
-HBK_DEF size_t hbk_dtype_bytes(hbk_dtype t);     /* bytes per element */
-/* Rows first .. first+n-1 of w as reals into out (n, cols). */
+HBK_DEF const char *hbk_dtype_name(hbk_dtype t);         /* "f32" ... */
+HBK_DEF hbk_int hbk_dtype_block(hbk_dtype t);            /* elements that are stored together: 1, 32, 256 */
+HBK_DEF size_t hbk_dtype_size(hbk_dtype t, hbk_int n);   /* bytes of n elements, n a multiple of the block */
+HBK_DEF int hbk_dtype_gguf(hbk_dtype t);                 /* its id in GGUF files, or -1 */
+HBK_DEF bool hbk_dtype_packs(hbk_dtype t);               /* whether hbk_pack writes it */
+/* Rows first .. first+n-1 of w as reals into out (n, cols). What the blocks say, in f32, to the bit. */
 HBK_DEF void hbk_matrix_unpack(hbk_real *out, const hbk_matrix *w, hbk_int first, hbk_int n);
-/* n reals into elements of type t at out (round to nearest even). */
+/* n reals, a multiple of t's block, into elements of type t at out, for t F32, F16, BF16, F64 (round to
+   nearest even) or Q8_0 (to nearest by block, as ggml's reference quantiser does). */
 HBK_DEF void hbk_pack(void *out, hbk_dtype t, const hbk_real *x, hbk_int n);
 
 /* The one door for products of activations with a weight matrix of any dtype. All three add to their
@@ -471,35 +531,60 @@ HBK_DEF void hbk_dropout(hbk_real *y, const hbk_real *x, hbk_int n, double p, ui
 
 /* The seven projections of a layer, in the order in which data meets them. */
 typedef enum hbk_slot { HBK_Q, HBK_K, HBK_V, HBK_O, HBK_GATE, HBK_UP, HBK_DOWN, HBK_N_SLOTS } hbk_slot;
-#define HBK_ALL_SLOTS ((1u << HBK_N_SLOTS) - 1)
-HBK_DEF const char *hbk_slot_name(hbk_slot s); /* "q_proj" ... as Hugging Face and PEFT name them */
+/* What can be adapted: the seven of each layer, and after them the head. */
+#define HBK_LM_HEAD   HBK_N_SLOTS
+#define HBK_N_TARGETS (HBK_N_SLOTS + 1)
+#define HBK_ALL_SLOTS ((1u << HBK_N_SLOTS) - 1) /* as bits: the seven, without the head */
+/* "q_proj" ... "lm_head", as Hugging Face and PEFT name them. */
+HBK_DEF const char *hbk_slot_name(hbk_slot s);
 
 /* y += scale * (x A^T) B^T: a low-rank correction of one projection. Source: Hu et al. 2021. */
 typedef struct hbk_lora {
     hbk_int in, out, rank;
+    double alpha;
     hbk_real scale;  /* alpha / rank */
     hbk_real *a, *b; /* (rank, in), (out, rank); both NULL where the projection is not adapted */
 } hbk_lora;
 
-/* An adapter of a whole model; also the shape of its gradient. */
+/* An adapter of a whole model; also the shape of its gradient. Each projection may have a rank and an alpha
+   of its own. */
 typedef struct hbk_adapter {
-    hbk_int n_layers, rank;
+    hbk_int n_layers;
+    hbk_int rank;     /* rank and alpha of most of the adapted projections */
     double alpha;
-    unsigned targets; /* bit s set: slot s is adapted */
-    hbk_lora *loras;  /* (n_layers, HBK_N_SLOTS) */
+    unsigned targets; /* bit s set: slot s is adapted, at least in one layer; bit HBK_LM_HEAD: the head */
+    hbk_lora *loras;  /* (n_layers * HBK_N_SLOTS + 1): the layers' projections, last the head */
     hbk_real *values; /* all a and b, one after another: what an optimiser steps over */
     hbk_int n_values;
     bool owns_values;
     hbk_allocator *alloc;
 } hbk_adapter;
 
+/* What a new adapter adapts, and how strongly. Zero in a target's own rank or alpha means the common one. */
+typedef struct hbk_adapter_options {
+    hbk_int rank;                       /* 16 */
+    double alpha;                       /* scale = alpha / rank                              32 */
+    unsigned targets;                   /* bits of hbk_slot and HBK_LM_HEAD                  all seven */
+    bool rslora;                        /* scale = alpha / sqrt(rank) (Kalajdzievski 2023)   false */
+    hbk_int layer_begin, layer_end;     /* layers begin .. end-1; end 0: to the last         0, 0 */
+    hbk_int target_rank[HBK_N_TARGETS]; /* 0 */
+    double target_alpha[HBK_N_TARGETS]; /* 0 */
+} hbk_adapter_options;
+HBK_DEF hbk_adapter_options hbk_adapter_defaults(void);
+
 struct hbk_config;
 /* A new adapter for models of this shape: A uniform in +-1/sqrt(in) from `seed`, B zero (PEFT's start).
-   A rank above a projection's smaller side is an error. */
+   A rank above a projection's smaller side, which could learn no more than that side, is an error. */
+HBK_DEF hbk_adapter *hbk_adapter_make(const struct hbk_config *config, const hbk_adapter_options *o,
+                                      uint64_t seed, hbk_allocator *alloc, hbk_error *err);
+/* The same with one rank and alpha for the targets of every layer. */
 HBK_DEF hbk_adapter *hbk_adapter_new(const struct hbk_config *config, hbk_int rank, double alpha,
                                      unsigned targets, uint64_t seed, hbk_allocator *alloc, hbk_error *err);
 HBK_DEF void hbk_adapter_free(hbk_adapter *a);
-/* "q_proj,v_proj" or "all" into bits; an unknown name is an error that lists the known ones. */
+/* hbk_hash, started from h, of all that an adapter adds to a model. */
+HBK_DEF uint64_t hbk_adapter_hash(uint64_t h, const hbk_adapter *a);
+/* "q_proj,lm_head" into bits, "all" or PEFT's "all-linear" into the seven; an unknown name is an error that
+   lists the known ones. */
 HBK_DEF bool hbk_adapter_targets(const char *names, unsigned *targets, hbk_error *err);
 
 /* y (N, out) += scale * xa B^T with xa (N, R) = x A^T, which the backward needs; x (N, in). */
@@ -520,7 +605,8 @@ typedef struct hbk_config {
     hbk_rope_scaling rope_scaling;
     double rope_factor, rope_low_freq_factor, rope_high_freq_factor;
     hbk_int rope_original_context;
-    bool tied; /* the head is the embedding */
+    bool tied;       /* the head is the embedding */
+    unsigned biases; /* bit s set: projection s of every layer adds a bias */
     int32_t bos, eos[HBK_MAX_EOS];
     hbk_int n_eos;
 } hbk_config;
@@ -531,6 +617,7 @@ HBK_DEF bool hbk_config_check(const hbk_config *c, hbk_error *err);
 typedef struct hbk_layer {
     hbk_real *attn_norm, *ffn_norm; /* (C) */
     hbk_matrix w[HBK_N_SLOTS];      /* q (H*D, C)  k, v (K*D, C)  o (C, H*D)  gate, up (F, C)  down (C, F) */
+    hbk_real *bias[HBK_N_SLOTS];    /* (out), or NULL where the projection has none */
 } hbk_layer;
 
 /* Weights, read-only once loaded and shared by any number of sessions and trainers; also the shape of
@@ -550,18 +637,20 @@ typedef struct hbk_model {
 HBK_DEF void hbk_model_free(hbk_model *m); /* unmaps its files too; NULL is fine */
 /* Trainable numbers of a model of this shape. */
 HBK_DEF hbk_int hbk_model_count(const hbk_config *c);
+/* What tells two models apart without reading all of their weights: shape, final norm, first rows of q. */
+HBK_DEF uint64_t hbk_model_hash(const hbk_model *m);
 /* A model whose tensors are reals inside `values` (hbk_model_count of them, owned by the caller, in the
    order of hbk_tensor_at); for trained weights and for gradients. */
 HBK_DEF hbk_model *hbk_model_view(const hbk_config *c, hbk_real *values, hbk_allocator *alloc,
                                   hbk_error *err);
-/* A model of random weights: embedding N(0, 0.5), head N(0, 0.02), matrices N(0, 0.5/sqrt(C)), and those
-   that write to the residual stream smaller by sqrt(2 L). It owns its values. */
+/* A model of random weights: embedding N(0, 0.5), head N(0, 0.02), matrices and biases N(0, 0.5/sqrt(C)), and
+   those that write to the residual stream smaller by sqrt(2 L); norms 1. It owns its values. */
 HBK_DEF hbk_model *hbk_model_random(const hbk_config *c, uint64_t seed, hbk_allocator *alloc, hbk_error *err);
 /* Copies the weights as reals into values (hbk_model_count). */
 HBK_DEF void hbk_model_unpack(hbk_real *values, const hbk_model *m);
 
-/* Tensor number i in a fixed order, with its Hugging Face name in `name`; a norm is (1, C). Returns false
-   after the last. The head is left out when tied. */
+/* Tensor number i in a fixed order, with its Hugging Face name in `name`; a norm is (1, C), a bias (1, out).
+   Returns false after the last. The head is left out when tied. */
 HBK_DEF bool hbk_tensor_at(const hbk_model *m, hbk_int i, char name[96], hbk_matrix *out);
 
 /* A packed batch: sequence s is tokens seq_start[s] .. seq_start[s+1]-1. targets[n] is the id that token n
@@ -795,17 +884,26 @@ HBK_DEF bool hbk_pairs_add(hbk_pairs *p, const char *id, const char *instruction
                            const char *source, double score, hbk_error *err);
 HBK_DEF void hbk_pairs_free(hbk_pairs *p);
 
-/* Tokenised examples: example i is tokens start[i] .. start[i+1]-1; its loss begins at token
-   start[i] + n_prompt[i] (that token is the first to be predicted). */
+/* Tokenised examples: example i is tokens start[i] .. start[i+1]-1, and learn[k] is 1 where token k is to be
+   predicted with loss. Zero it, set .alloc, free with hbk_dataset_free. */
 typedef struct hbk_dataset {
     hbk_allocator *alloc;
     hbk_tokens tokens;
-    hbk_int *start, *n_prompt;
-    hbk_int n, cap;
+    unsigned char *learn; /* (tokens.n) */
+    hbk_int *start;       /* (n + 1) */
+    hbk_int n, cap, learn_cap;
     hbk_int max_length; /* longest example */
-    hbk_int n_too_long; /* left out because they exceed the limit */
+    hbk_int n_targets;  /* tokens with loss, of all examples */
+    hbk_int n_too_long; /* examples left out because they exceed the limit */
 } hbk_dataset;
+/* Appends an example of n ids, a copy; the loss is on all but its first n_prompt. Error: no token is left to
+   learn (the first of an example is never predicted). */
 HBK_DEF bool hbk_dataset_add(hbk_dataset *d, const int32_t *ids, hbk_int n, hbk_int n_prompt, hbk_error *err);
+/* The same with a mask of n bytes, for examples whose targets stand in several places. */
+HBK_DEF bool hbk_dataset_add_masked(hbk_dataset *d, const int32_t *ids, const unsigned char *learn, hbk_int n,
+                                    hbk_error *err);
+/* Tokens of example i that carry loss. */
+HBK_DEF hbk_int hbk_dataset_targets(const hbk_dataset *d, hbk_int i);
 /* Every pair through the template: forward, or reversed for the backward model, which has no tags. Tags by
    source (NULL: none). Examples longer than max_length tokens (0: no limit) are left out and counted. */
 HBK_DEF bool hbk_dataset_add_pairs(hbk_dataset *d, const hbk_pairs *p, const hbk_template *t,
@@ -858,13 +956,13 @@ typedef struct hbk_train_options {
     bool full;                /* every weight; else LoRA                              default false */
     hbk_int rank;             /* of the adapter                                       16 */
     double alpha;             /* scale = alpha / rank                                 32 */
-    unsigned targets;         /* bits of hbk_slot                                     all seven */
+    unsigned targets;         /* bits of hbk_slot and HBK_LM_HEAD                     all seven */
     double dropout;           /* 0.05 LoRA, 0.1 full */
     double lr, lr_end;        /* first and last learning rate     2e-4 to 2e-5 LoRA, 1e-5 to 9e-6 full */
     hbk_schedule schedule;    /* HBK_LINEAR */
     hbk_int warmup;           /* steps                                                0 */
     double beta1, beta2, eps; /* 0.9, 0.95, 1e-8 */
-    double weight_decay;      /* on matrices, never on norms                          0 LoRA, 0.1 full */
+    double weight_decay;      /* on matrices, never on norms or biases                0 LoRA, 0.1 full */
     double clip;              /* global norm of the gradient; 0 = none                1.0 */
     hbk_int batch;            /* examples per step; -1: 32, and 8 below 3,000 examples (the paper)   -1 */
     hbk_int accumulate;       /* batches summed up per step                           1 */
@@ -873,6 +971,8 @@ typedef struct hbk_train_options {
     hbk_int max_tokens;       /* most tokens in one pass; a batch may take several    2048 */
     hbk_int max_length;       /* longest example in tokens; -1: the model's context   -1 */
     hbk_int replay;           /* raw documents per batch, from the replay set         0 */
+    hbk_int validate_every;   /* steps between validations, where there is a set; 0: the end only    50 */
+    hbk_int patience;         /* stop after so many validations without a lower loss; 0: never       0 */
     uint64_t seed;            /* of order, dropout and the adapter's start            1 */
     bool shuffle;             /* true */
     hbk_int save_every;       /* steps between checkpoints; 0 = only at the end       100 */
@@ -911,14 +1011,23 @@ typedef struct hbk_recipe {
     hbk_use use;
 } hbk_recipe;
 
-/* Trains on `data` (and replays from `replay`, NULL for none) and leaves in `dir` a PEFT adapter, or a model
-   folder when full, with humpback.json, metrics.jsonl and timings.jsonl. Killed at any moment and called
-   again it continues, and ends with the same bytes; a finished folder returns at once; another option or data
-   set than the folder's checkpoint was made with is an error. */
-HBK_DEF bool hbk_finetune(const hbk_model *m, const hbk_dataset *data, const hbk_dataset *replay,
-                          const hbk_train_options *o, const hbk_adapter *init, const hbk_recipe *recipe,
-                          const char *dir, const hbk_progress *progress, hbk_allocator *alloc,
-                          hbk_error *err);
+/* What a finetuning reads; it borrows all three. */
+typedef struct hbk_train_data {
+    const hbk_dataset *examples;
+    const hbk_dataset *replay;     /* raw documents mixed in, o->replay per batch; NULL: none */
+    const hbk_dataset *validation; /* never trained on; NULL: none */
+} hbk_train_data;
+
+/* Trains and leaves in `dir` a PEFT adapter, or a model folder when full, with humpback.json, metrics.jsonl
+   and timings.jsonl. With a validation set the result is the weights of its lowest loss, else the last ones.
+   Killed at any moment and called again it continues, and ends with the same bytes; a finished folder returns
+   at once; another option or data set than the folder's checkpoint was made with is an error. A loss or
+   gradient that is not finite is an error too, and the last checkpoint stays.
+   init  an adapter to start from, copied (LoRA), or NULL
+   Thread safety: one call per folder; models and data may be shared. */
+HBK_DEF bool hbk_finetune(const hbk_model *m, const hbk_train_data *data, const hbk_train_options *o,
+                          const hbk_adapter *init, const hbk_recipe *recipe, const char *dir,
+                          const hbk_progress *progress, hbk_allocator *alloc, hbk_error *err);
 
 /* A finetuned folder opened on its base: an adapter, or a model of its own. Free with hbk_tuned_free. */
 typedef struct hbk_tuned {
@@ -1532,6 +1641,15 @@ HBK_DEF const char *hbk_text_string(const hbk_text *t)
     return t->data ? t->data : "";
 }
 
+HBK_DEF void hbk_text_trim(hbk_text *t)
+{
+    static const char blanks[] = " \t\r\n";
+    while (t->len && memchr(blanks, t->data[t->len - 1], sizeof blanks - 1)) t->data[--t->len] = 0;
+    size_t lead = t->len ? strspn(t->data, blanks) : 0;
+    if (lead) memmove(t->data, t->data + lead, t->len - lead + 1);
+    t->len -= lead;
+}
+
 HBK_DEF bool hbk_text_ok(const hbk_text *t, hbk_error *err)
 {
     if (!t->failed) return true;
@@ -1718,22 +1836,63 @@ static bool hbk__sync_folder_of(const char *path, hbk_error *err)
     return ok;
 }
 
-HBK_DEF bool hbk_file_write(const char *path, const void *data, size_t n, hbk_error *err)
+HBK_DEF bool hbk_file_begin(hbk_file *f, const char *path, hbk_error *err)
 {
-    char tmp[512];
-    if (snprintf(tmp, sizeof tmp, "%s.tmp", path) >= (int)sizeof tmp)
-        return hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "the path is longer than 500 bytes");
-    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0) return hbk__fail_errno(err, tmp, "created");
-    bool ok = hbk__write_all(fd, (const char *)data, n, tmp, err);
-    if (ok && fsync(fd) != 0) ok = hbk__fail_errno(err, tmp, "synced");
-    if (close(fd) != 0 && ok) ok = hbk__fail_errno(err, tmp, "closed"); /* NFS reports late */
-    if (ok && rename(tmp, path) != 0) ok = hbk__fail_errno(err, path, "replaced by its .tmp");
+    hbk_file made;
+    int n = snprintf(made.tmp, sizeof made.tmp, "%s.tmp", path);
+    if (n < 0 || n >= (int)sizeof made.tmp)
+        return hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "the path is longer than 507 bytes");
+    snprintf(made.path, sizeof made.path, "%s", path);
+    made.fd = open(made.tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (made.fd < 0) return hbk__fail_errno(err, made.tmp, "created");
+    *f = made;
+    return true;
+}
+
+HBK_DEF bool hbk_file_put(hbk_file *f, const void *data, size_t n, hbk_error *err)
+{
+    HBK_ASSERT(f->tmp[0] && f->fd >= 0 && "a file that was not begun, or is sealed");
+    return hbk__write_all(f->fd, (const char *)data, n, f->tmp, err);
+}
+
+HBK_DEF bool hbk_file_seal(hbk_file *f, hbk_error *err)
+{
+    if (f->fd < 0) return true;
+    bool ok = fsync(f->fd) == 0 || hbk__fail_errno(err, f->tmp, "synced");
+    if (close(f->fd) != 0 && ok) ok = hbk__fail_errno(err, f->tmp, "closed"); /* NFS reports late */
+    f->fd = -1;
+    return ok;
+}
+
+HBK_DEF void hbk_file_abandon(hbk_file *f)
+{
+    if (!f->tmp[0]) return;
+    if (f->fd >= 0) close(f->fd);
+    unlink(f->tmp);
+    f->tmp[0] = 0;
+    f->fd = -1;
+}
+
+HBK_DEF bool hbk_file_commit(hbk_file *f, hbk_error *err)
+{
+    HBK_ASSERT(f->tmp[0] && "a file that was not begun");
+    bool ok = hbk_file_seal(f, err);
+    if (ok && rename(f->tmp, f->path) != 0) ok = hbk__fail_errno(err, f->path, "replaced by its .tmp");
     if (!ok) {
-        unlink(tmp);
+        hbk_file_abandon(f);
         return false;
     }
-    return hbk__sync_folder_of(path, err);
+    f->tmp[0] = 0;
+    return hbk__sync_folder_of(f->path, err);
+}
+
+HBK_DEF bool hbk_file_write(const char *path, const void *data, size_t n, hbk_error *err)
+{
+    hbk_file f;
+    if (!hbk_file_begin(&f, path, err)) return false;
+    if (hbk_file_put(&f, data, n, err)) return hbk_file_commit(&f, err);
+    hbk_file_abandon(&f);
+    return false;
 }
 
 HBK_DEF bool hbk_file_exists(const char *path)
@@ -1782,6 +1941,19 @@ static bool hbk__inside(const char *dir, const char *path)
     free(d);
     free(p);
     return inside;
+}
+
+HBK_DEF bool hbk_file_set_aside(const char *path, hbk_error *err)
+{
+    char to[640];
+    for (int k = 1; k < 10000; k++) {
+        int n = snprintf(to, sizeof to, "%s.%d", path, k);
+        if (n < 0 || n >= (int)sizeof to) break;
+        if (hbk_file_exists(to)) continue;
+        return rename(path, to) == 0 || hbk_fail_at(err, HBK_ERROR_FILE, path, 0,
+                                                    "cannot be renamed to %s: %s", to, strerror(errno));
+    }
+    return hbk_fail_at(err, HBK_ERROR_FILE, path, 0, "9999 earlier ones stand beside it: remove some");
 }
 
 HBK_DEF bool hbk_file_hash(const char *path, uint64_t *hash, hbk_error *err)
@@ -1899,15 +2071,114 @@ HBK_DEF struct json_t *hbk_json_read(const char *path, hbk_error *err)
     return value;
 }
 
+static int hbk__text_sink(const char *s, size_t n, void *text)
+{
+    hbk_text_append((hbk_text *)text, s, n);
+    return 0;
+}
+
+/* A real's n bytes in the first of 15, 16, 17 digits that reads back, in place; returns the new length. 17
+   always suffice, and 15 are enough for what people write. A process whose locale has a decimal comma cannot
+   read the number here, and it stays as it is. */
+static size_t hbk__real_shorten(char *s, size_t n)
+{
+    char old[40], text[40], *end, *power;
+    if (n >= sizeof old) return n;
+    memcpy(old, s, n);
+    old[n] = 0;
+    double x = strtod(old, &end);
+    if (*end) return n;
+    for (int digits = 15; digits <= 17; digits++) {
+        snprintf(text, sizeof text - 2, "%.*g", digits, x);
+        if (strtod(text, NULL) == x) break;
+    }
+    if ((power = strchr(text, 'e')) != NULL) { /* e+09 is e9, as jansson writes it */
+        power += power[1] == '-' ? 2 : 1;
+        size_t idle = strspn(power, "+0");
+        memmove(power, power + idle, strlen(power + idle) + 1);
+    } else if (!strchr(text, '.')) { /* it must stay a real */
+        strcat(text, ".0");
+    }
+    size_t len = strlen(text);
+    if (len > n) return n;
+    memcpy(s, text, len);
+    return len;
+}
+
+/* The same for every real of JSON text, whose strings stay as they are; returns the new length. */
+static size_t hbk__json_shorten(char *s, size_t n)
+{
+    size_t to = 0;
+    bool quoted = false;
+    for (size_t i = 0; i < n;) {
+        size_t len = quoted || !strchr("-0123456789", s[i]) ? 0 : strspn(s + i, "-+.0123456789eE");
+        if (len) {
+            memmove(s + to, s + i, len);
+            bool real = false;
+            for (size_t k = 0; k < len; k++) real = real || strchr(".eE", s[to + k]);
+            to += real ? hbk__real_shorten(s + to, len) : len;
+            i += len;
+            continue;
+        }
+        if (s[i] == '"') quoted = !quoted;
+        if (quoted && s[i] == '\\') s[to++] = s[i++]; /* and what it escapes */
+        s[to++] = s[i++];
+    }
+    s[to] = 0;
+    return to;
+}
+
+HBK_DEF bool hbk_json_text(hbk_text *out, const struct json_t *value, size_t flags, hbk_error *err)
+{
+    size_t before = out->len;
+    int code = json_dump_callback(value, hbk__text_sink, out, flags | JSON_ENCODE_ANY);
+    if (code == 0 && !out->failed)
+        out->len = before + hbk__json_shorten(out->data + before, out->len - before);
+    if (code == 0) return hbk_text_ok(out, err);
+    out->len = before;
+    if (out->data) out->data[before] = 0;
+    return hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for JSON text, or no JSON value to write");
+}
+
 HBK_DEF bool hbk_json_write(const char *path, const struct json_t *value, hbk_error *err)
 {
-    char *s = json_dumps(value, JSON_INDENT(2) | JSON_ENCODE_ANY);
-    if (!s) return hbk_fail_at(err, HBK_ERROR_MEMORY, path, 0, "out of memory, or no JSON value to write");
-    size_t n = strlen(s);
-    s[n] = '\n'; /* in the NUL's place: the file ends with a newline */
-    bool ok = hbk_file_write(path, s, n + 1, err);
-    free(s);
+    hbk_text text;
+    memset(&text, 0, sizeof text);
+    bool ok = hbk_json_text(&text, value, JSON_INDENT(2), err);
+    hbk_text_append(&text, "\n", 1);
+    ok = ok && hbk_text_ok(&text, err) && hbk_file_write(path, text.data, text.len, err);
+    hbk_text_free(&text);
     return ok;
+}
+
+/* "PATH: was begun with KEY OLD, not VALUE: use the same, or REMEDY". */
+static bool hbk__fail_begun(const char *path, const char *key, const json_t *old, const json_t *value,
+                            const char *remedy, hbk_error *err)
+{
+    hbk_text a, b;
+    memset(&a, 0, sizeof a);
+    memset(&b, 0, sizeof b);
+    if (!old || !hbk_json_text(&a, old, JSON_COMPACT, NULL)) hbk_text_add(&a, "unset");
+    if (!value || !hbk_json_text(&b, value, JSON_COMPACT, NULL)) hbk_text_add(&b, "unset");
+    hbk_fail_at(err, HBK_ERROR_OPTION, path, 0, "was begun with %s %.100s, not %.100s: use the same, or %s",
+                key, hbk_text_string(&a), hbk_text_string(&b), remedy);
+    hbk_text_free(&a);
+    hbk_text_free(&b);
+    return false;
+}
+
+HBK_DEF bool hbk_json_same(const struct json_t *then, const struct json_t *now, const char *path,
+                           const char *remedy, hbk_error *err)
+{
+    json_t *object = (json_t *)(uintptr_t)now; /* jansson's iterators know no const */
+    const char *key;
+    json_t *value;
+    json_object_foreach(object, key, value)
+    {
+        const json_t *old = json_object_get(then, key);
+        if (!old || !json_equal(old, value)) return hbk__fail_begun(path, key, old, value, remedy, err);
+    }
+    return true;
 }
 
 HBK_DEF bool hbk_json_string(const struct json_t *row, const char *key, const char **out, const char *file,
@@ -2099,11 +2370,8 @@ static bool hbk__jsonl_flush(hbk_jsonl_writer *w, hbk_error *err)
 
 HBK_DEF bool hbk_jsonl_write(hbk_jsonl_writer *w, const struct json_t *row, hbk_error *err)
 {
-    char *s = json_dumps(row, JSON_COMPACT);
-    if (!s) return hbk_fail_at(err, HBK_ERROR_MEMORY, w->path, 0, "out of memory, or the row is no object");
-    hbk_text_add(&w->pending, s);
+    if (!hbk_json_text(&w->pending, row, JSON_COMPACT, err)) return false;
     hbk_text_append(&w->pending, "\n", 1);
-    free(s);
     if (!hbk_text_ok(&w->pending, err)) return false;
     return w->pending.len < ((size_t)1 << 20) || hbk__jsonl_flush(w, err);
 }
@@ -4246,22 +4514,53 @@ HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_err
 #else
 #define HBK__CLONES
 #endif
+#if defined(__GNUC__) || defined(__clang__)
+#define HBK__INLINE static inline __attribute__((always_inline)) /* into each of these generations */
+#else
+#define HBK__INLINE static inline
+#endif
+#define HBK__SIMD _Pragma("omp simd")
 
 HBK_DEF const char *hbk_dtype_name(hbk_dtype t)
 {
     switch (t) {
-    case HBK_F32: return "f32";
-    case HBK_F16: return "f16";
-    case HBK_BF16: return "bf16";
-    case HBK_F64: return "f64";
+#define HBK_X(name, text, gguf, block, bytes)                                                                \
+    case HBK_##name: return #text;
+        HBK_DTYPES(HBK_X)
+#undef HBK_X
     case HBK_DTYPE_COUNT: break;
     }
     return "?";
 }
 
-HBK_DEF size_t hbk_dtype_bytes(hbk_dtype t)
+HBK_DEF int hbk_dtype_gguf(hbk_dtype t)
 {
-    return t == HBK_F64 ? 8 : t == HBK_F32 ? 4 : 2;
+#define HBK_X(name, text, gguf, block, bytes) gguf,
+    static const int ids[] = {HBK_DTYPES(HBK_X)};
+#undef HBK_X
+    return ids[t];
+}
+
+HBK_DEF hbk_int hbk_dtype_block(hbk_dtype t)
+{
+#define HBK_X(name, text, gguf, block, bytes) block,
+    static const hbk_int blocks[] = {HBK_DTYPES(HBK_X)};
+#undef HBK_X
+    return blocks[t];
+}
+
+HBK_DEF size_t hbk_dtype_size(hbk_dtype t, hbk_int n)
+{
+#define HBK_X(name, text, gguf, block, bytes) bytes,
+    static const size_t sizes[] = {HBK_DTYPES(HBK_X)};
+#undef HBK_X
+    HBK_ASSERT(n >= 0 && n % hbk_dtype_block(t) == 0);
+    return (size_t)(n / hbk_dtype_block(t)) * sizes[t];
+}
+
+HBK_DEF bool hbk_dtype_packs(hbk_dtype t)
+{
+    return t == HBK_F32 || t == HBK_F16 || t == HBK_BF16 || t == HBK_F64 || t == HBK_Q8_0;
 }
 
 static float hbk__f32_of_bits(uint32_t u)
@@ -4313,55 +4612,275 @@ static uint16_t hbk__f16_of_f32(float f)
     return (uint16_t)(sign | ((abs - 0x38000000u) >> 13));
 }
 
-/* n elements of type t at `in`, of any alignment, as reals. */
+/* 8.1  Unpacking: hbk__unpack_TYPE turns n elements at p, of any alignment, into reals.
+
+   A block of a Q type is small integers q that share one or two halves d, m: y = d q, or y = d q + m. The K
+   types cut 256 elements into sub-blocks whose own scales are small integers again: y = d s q - dmin t. All
+   products have fewer than 24 bits and so are exact: neither their order nor a fused addition matters, and
+   the result is that of ggml, whose ggml-common.h defines the layouts. */
+
+static void hbk__unpack_f32(hbk_real *out, const unsigned char *p, hbk_int n)
+{
+    for (hbk_int i = 0; i < n; i++) {
+        float f;
+        memcpy(&f, p + 4 * i, 4);
+        out[i] = (hbk_real)f;
+    }
+}
+
+static void hbk__unpack_f64(hbk_real *out, const unsigned char *p, hbk_int n)
+{
+    for (hbk_int i = 0; i < n; i++) {
+        double f;
+        memcpy(&f, p + 8 * i, 8);
+        out[i] = (hbk_real)f;
+    }
+}
+
 HBK__CLONES
+static void hbk__unpack_f16(hbk_real *out, const unsigned char *p, hbk_int n)
+{
+    for (hbk_int i = 0; i < n; i++) {
+        uint16_t h;
+        memcpy(&h, p + 2 * i, 2);
+        out[i] = (hbk_real)hbk__f32_of_f16(h);
+    }
+}
+
+HBK__CLONES
+static void hbk__unpack_bf16(hbk_real *out, const unsigned char *p, hbk_int n)
+{
+    for (hbk_int i = 0; i < n; i++) {
+        uint16_t h;
+        memcpy(&h, p + 2 * i, 2);
+        out[i] = (hbk_real)hbk__f32_of_bf16(h);
+    }
+}
+
+/* The bare integers: their scales are the matrix's. */
+HBK__CLONES
+static void hbk__unpack_int8(hbk_real *out, const unsigned char *p, hbk_int n)
+{
+    for (hbk_int i = 0; i < n; i++) out[i] = (hbk_real)(int8_t)p[i];
+}
+
+static float hbk__half_at(const unsigned char *p)
+{
+    return hbk__f32_of_f16((uint16_t)(p[0] | p[1] << 8));
+}
+
+/* d; i8 q[32] */
+HBK__CLONES
+static void hbk__unpack_q8_0(hbk_real *out, const unsigned char *p, hbk_int n)
+{
+    for (; n > 0; n -= 32, p += 34, out += 32) {
+        float d = hbk__half_at(p);
+        HBK__SIMD
+        for (int j = 0; j < 32; j++) out[j] = (hbk_real)(d * (float)(int8_t)p[2 + j]);
+    }
+}
+
+/* d; m in the _1 types; u32 of fifth bits in the 5 types; 16 bytes whose low nibbles are elements 0 .. 15
+   and whose high nibbles 16 .. 31. Without m, q is around 0. */
+HBK__INLINE void hbk__unpack_nibbles(hbk_real *out, const unsigned char *p, hbk_int n, bool fifth, bool min)
+{
+    int zero = min ? 0 : fifth ? 16 : 8;
+    for (; n > 0; n -= 32, p += 16, out += 32) {
+        float d = hbk__half_at(p), m = 0;
+        uint32_t high = 0;
+        p += 2;
+        if (min) m = hbk__half_at(p), p += 2;
+        if (fifth) memcpy(&high, p, 4), p += 4;
+        HBK__SIMD
+        for (int j = 0; j < 16; j++) {
+            int low = (p[j] & 15) | (int)(high >> j & 1) << 4;
+            int top = p[j] >> 4 | (int)(high >> (j + 16) & 1) << 4;
+            float y = d * (float)(low - zero), z = d * (float)(top - zero);
+            out[j] = (hbk_real)(min ? y + m : y); /* y + 0 would lose the sign of a zero */
+            out[j + 16] = (hbk_real)(min ? z + m : z);
+        }
+    }
+}
+
+HBK__CLONES
+static void hbk__unpack_q4_0(hbk_real *out, const unsigned char *p, hbk_int n)
+{
+    hbk__unpack_nibbles(out, p, n, false, false);
+}
+
+HBK__CLONES
+static void hbk__unpack_q4_1(hbk_real *out, const unsigned char *p, hbk_int n)
+{
+    hbk__unpack_nibbles(out, p, n, false, true);
+}
+
+HBK__CLONES
+static void hbk__unpack_q5_0(hbk_real *out, const unsigned char *p, hbk_int n)
+{
+    hbk__unpack_nibbles(out, p, n, true, false);
+}
+
+HBK__CLONES
+static void hbk__unpack_q5_1(hbk_real *out, const unsigned char *p, hbk_int n)
+{
+    hbk__unpack_nibbles(out, p, n, true, true);
+}
+
+/* u8 scales[16] (low nibble s, high t); 2-bit q[64]; d; dmin. In each half of 128, byte l of 32 holds, two
+   bits each, elements l, l + 32, l + 64, l + 96; a scale serves 16 elements. */
+HBK__CLONES
+static void hbk__unpack_q2_k(hbk_real *out, const unsigned char *p, hbk_int n)
+{
+    for (; n > 0; n -= 256, p += 84) {
+        float d = hbk__half_at(p + 80), dmin = hbk__half_at(p + 82);
+        for (int k = 0; k < 16; k++, out += 16) { /* k: half, pair of bits, left or right 16 */
+            const unsigned char *q = p + 16 + k / 8 * 32 + k % 2 * 16;
+            float a = d * (float)(p[k] & 15), b = dmin * (float)(p[k] >> 4);
+            int shift = k % 8 / 2 * 2;
+            HBK__SIMD
+            for (int l = 0; l < 16; l++) out[l] = (hbk_real)(a * (float)(q[l] >> shift & 3) - b);
+        }
+    }
+}
+
+/* third bits[32]; 2-bit q[64]; 6-bit scales in 12 bytes; d. Elements lie as in Q2_K; the third bit of an
+   element is bit k / 2 of byte l. Scales: low four bits in 8 bytes of nibbles, high two in 4 bytes. */
+HBK__CLONES
+static void hbk__unpack_q3_k(hbk_real *out, const unsigned char *p, hbk_int n)
+{
+    for (; n > 0; n -= 256, p += 110) {
+        const unsigned char *s = p + 96;
+        float d = hbk__half_at(p + 108);
+        for (int k = 0; k < 16; k++, out += 16) {
+            const unsigned char *q = p + 32 + k / 8 * 32 + k % 2 * 16, *high = p + k % 2 * 16;
+            int scale = (s[k % 8] >> k / 8 * 4 & 15) | (s[8 + k % 4] >> k / 4 * 2 & 3) << 4;
+            float a = d * (float)(scale - 32);
+            int shift = k % 8 / 2 * 2, bit = k / 2;
+            HBK__SIMD
+            for (int l = 0; l < 16; l++)
+                out[l] = (hbk_real)(a * (float)((q[l] >> shift & 3) + (high[l] >> bit & 1) * 4 - 4));
+        }
+    }
+}
+
+/* d; dmin; 8 pairs (s, t) of 6 bits in 12 bytes; in Q5_K 32 bytes of fifth bits; 128 bytes of nibbles. Each
+   32 bytes hold 32 elements of one sub-block in their low nibbles, and of the next in their high ones. */
+HBK__INLINE void hbk__unpack_k(hbk_real *out, const unsigned char *p, hbk_int n, bool fifth)
+{
+    for (; n > 0; n -= 256, p += fifth ? 176 : 144) {
+        const unsigned char *s = p + 4, *high = p + 16, *q = p + (fifth ? 48 : 16);
+        float a[8], b[8], d = hbk__half_at(p), dmin = hbk__half_at(p + 2);
+        for (int j = 0; j < 4; j++) {
+            a[j] = d * (float)(s[j] & 63);
+            b[j] = dmin * (float)(s[j + 4] & 63);
+            a[j + 4] = d * (float)((s[j + 8] & 15) | s[j] >> 6 << 4);
+            b[j + 4] = dmin * (float)(s[j + 8] >> 4 | s[j + 4] >> 6 << 4);
+        }
+        for (int k = 0; k < 8; k += 2, q += 32, out += 64) {
+            float a0 = a[k], b0 = b[k], a1 = a[k + 1], b1 = b[k + 1];
+            HBK__SIMD
+            for (int l = 0; l < 32; l++) {
+                int low = (q[l] & 15) | (fifth ? (high[l] >> k & 1) << 4 : 0);
+                int top = q[l] >> 4 | (fifth ? (high[l] >> (k + 1) & 1) << 4 : 0);
+                out[l] = (hbk_real)(a0 * (float)low - b0);
+                out[l + 32] = (hbk_real)(a1 * (float)top - b1);
+            }
+        }
+    }
+}
+
+HBK__CLONES
+static void hbk__unpack_q4_k(hbk_real *out, const unsigned char *p, hbk_int n)
+{
+    hbk__unpack_k(out, p, n, false);
+}
+
+HBK__CLONES
+static void hbk__unpack_q5_k(hbk_real *out, const unsigned char *p, hbk_int n)
+{
+    hbk__unpack_k(out, p, n, true);
+}
+
+/* low four bits[128]; high two[64]; i8 scales[16]; d. In each half of 128, 64 bytes of nibbles: low ones are
+   elements 0 .. 63, high ones 64 .. 127; a byte of high bits serves elements l, l + 32, l + 64, l + 96. */
+HBK__CLONES
+static void hbk__unpack_q6_k(hbk_real *out, const unsigned char *p, hbk_int n)
+{
+    for (; n > 0; n -= 256, p += 210) {
+        float d = hbk__half_at(p + 208);
+        for (int k = 0; k < 16; k++, out += 16) { /* 16 elements and their scale */
+            const unsigned char *q = p + k / 8 * 64 + k % 4 * 16, *high = p + 128 + k / 8 * 32 + k % 2 * 16;
+            float a = d * (float)(int8_t)p[192 + k];
+            int shift = k % 8 / 4 * 4, pair = k % 8 / 2 * 2;
+            HBK__SIMD
+            for (int l = 0; l < 16; l++)
+                out[l] = (hbk_real)(a * (float)(((q[l] >> shift & 15) | (high[l] >> pair & 3) << 4) - 32));
+        }
+    }
+}
+
+/* n elements of type t at `in`, of any alignment, as reals. */
 static void hbk__unpack(hbk_real *out, hbk_dtype t, const void *in, hbk_int n)
 {
-    const char *p = (const char *)in;
+    HBK_ASSERT(n % hbk_dtype_block(t) == 0);
     if (t == HBK_REAL) {
-        memcpy(out, p, (size_t)n * sizeof *out);
-    } else if (t == HBK_BF16) {
-        for (hbk_int i = 0; i < n; i++) {
-            uint16_t h;
-            memcpy(&h, p + 2 * i, 2);
-            out[i] = (hbk_real)hbk__f32_of_bf16(h);
-        }
-    } else if (t == HBK_F16) {
-        for (hbk_int i = 0; i < n; i++) {
-            uint16_t h;
-            memcpy(&h, p + 2 * i, 2);
-            out[i] = (hbk_real)hbk__f32_of_f16(h);
-        }
-    } else if (t == HBK_F32) {
-        for (hbk_int i = 0; i < n; i++) {
-            float f;
-            memcpy(&f, p + 4 * i, 4);
-            out[i] = (hbk_real)f;
-        }
-    } else {
-        for (hbk_int i = 0; i < n; i++) {
-            double f;
-            memcpy(&f, p + 8 * i, 8);
-            out[i] = (hbk_real)f;
-        }
+        memcpy(out, in, (size_t)n * sizeof *out);
+        return;
+    }
+    switch (t) {
+#define HBK_X(name, text, gguf, block, bytes)                                                                \
+    case HBK_##name: hbk__unpack_##text(out, (const unsigned char *)in, n); break;
+        HBK_DTYPES(HBK_X)
+#undef HBK_X
+    case HBK_DTYPE_COUNT: break;
     }
 }
 
 static const void *hbk__row(const hbk_matrix *w, hbk_int row)
 {
-    return (const char *)w->data + (size_t)row * (size_t)w->cols * hbk_dtype_bytes(w->dtype);
+    return (const char *)w->data + (size_t)row * hbk_dtype_size(w->dtype, w->cols);
+}
+
+/* Multiplies elements at .. at+n-1 of an INT8 matrix, unpacked in x, with their groups' scales. */
+static void hbk__apply_scales(hbk_real *x, const hbk_matrix *w, hbk_int at, hbk_int n)
+{
+    for (hbk_int i = 0; i < n;) {
+        hbk_int group = (at + i) / w->group, end = HBK__MIN((group + 1) * w->group - at, n);
+        float scale;
+        memcpy(&scale, (const char *)w->scales + 4 * group, 4);
+        for (; i < end; i++) x[i] = (hbk_real)((float)x[i] * scale);
+    }
 }
 
 HBK_DEF void hbk_matrix_unpack(hbk_real *out, const hbk_matrix *w, hbk_int first, hbk_int n)
 {
     HBK_ASSERT(first >= 0 && n >= 0 && first + n <= w->rows);
     hbk__unpack(out, w->dtype, hbk__row(w, first), n * w->cols);
+    if (w->dtype == HBK_INT8) hbk__apply_scales(out, w, first * w->cols, n * w->cols);
+}
+
+/* A block of Q8_0: d = max |x| / 127, q = x / d with d as it was before it became a half. */
+static void hbk__pack_q8_0(unsigned char *p, const hbk_real *x)
+{
+    float most = 0;
+    for (int j = 0; j < 32; j++) most = HBK__MAX(most, fabsf((float)x[j]));
+    float d = most / 127, inverse = d != 0 ? 1 / d : 0;
+    uint16_t h = hbk__f16_of_f32(d);
+    p[0] = (unsigned char)(h & 255);
+    p[1] = (unsigned char)(h >> 8);
+    for (int j = 0; j < 32; j++) {
+        float q = roundf((float)x[j] * inverse);
+        p[2 + j] = (unsigned char)(fabsf(q) <= 127 ? (int8_t)q : 0); /* beyond: 1 / d overflowed, or a NaN */
+    }
 }
 
 HBK_DEF void hbk_pack(void *out, hbk_dtype t, const hbk_real *x, hbk_int n)
 {
     char *p = (char *)out;
-    for (hbk_int i = 0; i < n; i++) {
+    HBK_ASSERT(hbk_dtype_packs(t) && n % hbk_dtype_block(t) == 0);
+    for (hbk_int i = 0; t == HBK_Q8_0 && i < n; i += 32)
+        hbk__pack_q8_0((unsigned char *)out + hbk_dtype_size(t, i), x + i);
+    for (hbk_int i = 0; t != HBK_Q8_0 && i < n; i++) {
         float f = (float)x[i];
         double d = (double)x[i];
         uint16_t h = t == HBK_BF16 ? hbk__bf16_of_f32(f) : t == HBK_F16 ? hbk__f16_of_f32(f) : 0;
@@ -4989,20 +5508,44 @@ HBK_DEF const char *hbk_slot_name(hbk_slot s)
     case HBK_GATE: return "gate_proj";
     case HBK_UP: return "up_proj";
     case HBK_DOWN: return "down_proj";
-    case HBK_N_SLOTS: break;
+    case HBK_LM_HEAD: break;
     }
-    return "?";
+    return "lm_head";
 }
 
-/* (out, in) of a projection in models of this shape. */
+/* (out, in) of a projection, or of the head, in models of this shape. */
 static void hbk__slot_shape(const hbk_config *c, int slot, hbk_int *out, hbk_int *in)
 {
     hbk_int q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
-    *out = slot == HBK_Q                        ? q
+    *out = slot == HBK_LM_HEAD                  ? c->vocab_size
+           : slot == HBK_Q                      ? q
            : slot == HBK_K || slot == HBK_V     ? kv
            : slot == HBK_GATE || slot == HBK_UP ? c->ffn_dim
                                                 : c->dim;
     *in = slot == HBK_O ? q : slot == HBK_DOWN ? c->ffn_dim : c->dim;
+}
+
+HBK_DEF uint64_t hbk_adapter_hash(uint64_t h, const hbk_adapter *a)
+{
+    for (hbk_int i = 0; i <= a->n_layers * HBK_N_SLOTS; i++) {
+        h = hbk_hash(h, &a->loras[i].rank, sizeof a->loras[i].rank);
+        h = hbk_hash(h, &a->loras[i].alpha, sizeof a->loras[i].alpha);
+    }
+    return hbk_hash(h, a->values, (size_t)a->n_values * sizeof(hbk_real));
+}
+
+/* The slot of number i of an adapter's projections; after those of the layers comes the head. */
+static int hbk__lora_slot(const hbk_adapter *a, hbk_int i)
+{
+    return i < a->n_layers * HBK_N_SLOTS ? (int)(i % HBK_N_SLOTS) : HBK_LM_HEAD;
+}
+
+/* The largest rank in the adapter; 0 without one: what scratch must hold. */
+static hbk_int hbk__max_rank(const hbk_adapter *a)
+{
+    hbk_int rank = 0;
+    for (hbk_int i = 0; a && i <= a->n_layers * HBK_N_SLOTS; i++) rank = HBK__MAX(rank, a->loras[i].rank);
+    return rank;
 }
 
 HBK_DEF bool hbk_adapter_targets(const char *names, unsigned *targets, hbk_error *err)
@@ -5011,17 +5554,17 @@ HBK_DEF bool hbk_adapter_targets(const char *names, unsigned *targets, hbk_error
     for (const char *p = names; *p;) {
         size_t n = strcspn(p, ",");
         int found = -1;
-        for (int s = 0; s < HBK_N_SLOTS; s++)
+        for (int s = 0; s < HBK_N_TARGETS; s++)
             if (strlen(hbk_slot_name((hbk_slot)s)) == n && !strncmp(p, hbk_slot_name((hbk_slot)s), n))
                 found = s;
-        if (n == 3 && !strncmp(p, "all", 3))
+        if ((n == 3 && !strncmp(p, "all", 3)) || (n == 10 && !strncmp(p, "all-linear", 10)))
             bits |= HBK_ALL_SLOTS;
         else if (found >= 0)
             bits |= 1u << found;
         else
             return hbk_fail(err, HBK_ERROR_OPTION,
-                            "target '%.*s' is no projection of a LLaMA layer; known: all, q_proj, k_proj, "
-                            "v_proj, o_proj, gate_proj, up_proj, down_proj",
+                            "target '%.*s' is no projection of a LLaMA; known: all, q_proj, k_proj, v_proj, "
+                            "o_proj, gate_proj, up_proj, down_proj, lm_head",
                             (int)HBK__MIN(n, 40), p);
         p += n;
         if (*p) p++;
@@ -5031,59 +5574,127 @@ HBK_DEF bool hbk_adapter_targets(const char *names, unsigned *targets, hbk_error
     return true;
 }
 
-/* An adapter of this shape whose a and b are laid out in `values`, or, values NULL, in a block of its own:
-   zeroed, the shape that a gradient needs too. */
-static hbk_adapter *hbk__adapter_shape(const hbk_config *c, hbk_int rank, double alpha, unsigned targets,
-                                       hbk_real *values, hbk_allocator *alloc, hbk_error *err)
+/* An adapter is made in two steps: here every projection gets its shape; then the caller sets rank and alpha
+   of those that it adapts, and hbk__adapter_lay gives them their numbers. */
+static hbk_adapter *hbk__adapter_begin(const hbk_config *c, hbk_allocator *alloc, hbk_error *err)
 {
-    hbk_int n = 0;
-    for (int s = 0; s < HBK_N_SLOTS; s++) {
-        hbk_int out, in;
-        hbk__slot_shape(c, s, &out, &in);
-        if (!(targets >> s & 1)) continue;
-        if (rank < 1 || rank > HBK__MIN(in, out)) {
-            hbk_fail(err, HBK_ERROR_RANGE, "rank %lld does not fit %s (%lld, %lld): it must be 1 to %lld",
-                     (long long)rank, hbk_slot_name((hbk_slot)s), (long long)out, (long long)in,
-                     (long long)HBK__MIN(in, out));
-            return NULL;
-        }
-        n += c->n_layers * rank * (in + out);
-    }
     hbk_adapter *a = HBK__NEW(alloc, hbk_adapter, 1, err);
     if (!a) return NULL;
     a->alloc = alloc;
     a->n_layers = c->n_layers;
-    a->rank = rank;
-    a->alpha = alpha;
-    a->targets = targets;
-    a->n_values = n;
-    a->loras = HBK__NEW(alloc, hbk_lora, c->n_layers * HBK_N_SLOTS, err);
-    a->values = values ? values : a->loras ? HBK__NEW(alloc, hbk_real, n, err) : NULL;
-    a->owns_values = !values;
-    if (!a->loras || !a->values) {
+    a->loras = HBK__NEW(alloc, hbk_lora, c->n_layers * HBK_N_SLOTS + 1, err);
+    if (!a->loras) {
         hbk_adapter_free(a);
         return NULL;
     }
-    hbk_real *at = a->values;
-    for (hbk_int i = 0; i < c->n_layers * HBK_N_SLOTS; i++) {
-        hbk_lora *l = &a->loras[i];
-        hbk__slot_shape(c, (int)(i % HBK_N_SLOTS), &l->out, &l->in);
-        if (!(targets >> i % HBK_N_SLOTS & 1)) continue;
-        l->rank = rank;
-        l->scale = (hbk_real)(alpha / (double)rank);
-        l->a = at;
-        l->b = at + rank * l->in;
-        at += rank * (l->in + l->out);
-    }
+    for (hbk_int i = 0; i <= c->n_layers * HBK_N_SLOTS; i++)
+        hbk__slot_shape(c, hbk__lora_slot(a, i), &a->loras[i].out, &a->loras[i].in);
     return a;
 }
 
-HBK_DEF hbk_adapter *hbk_adapter_new(const hbk_config *c, hbk_int rank, double alpha, unsigned targets,
-                                     uint64_t seed, hbk_allocator *alloc, hbk_error *err)
+/* Sets the adapter's rank and alpha to those that most of its projections have, the first of equals. */
+static void hbk__adapter_majority(hbk_adapter *a)
 {
-    hbk_adapter *a = hbk__adapter_shape(c, rank, alpha, targets, NULL, alloc, err);
+    hbk_int most = 0;
+    for (hbk_int i = 0; i <= a->n_layers * HBK_N_SLOTS; i++) {
+        const hbk_lora *l = &a->loras[i];
+        hbk_int same = 0;
+        for (hbk_int k = 0; k <= a->n_layers * HBK_N_SLOTS; k++)
+            same += a->loras[k].rank == l->rank && a->loras[k].alpha == l->alpha;
+        if (l->rank == 0 || same <= most) continue;
+        most = same;
+        a->rank = l->rank;
+        a->alpha = l->alpha;
+    }
+}
+
+/* Lays a and b of every projection with a rank out in `values`, or, values NULL, in a zeroed block of the
+   adapter's own. */
+static bool hbk__adapter_lay(hbk_adapter *a, hbk_real *values, hbk_error *err)
+{
+    hbk_int n = 0, part, last = a->n_layers * HBK_N_SLOTS;
+    for (hbk_int i = 0; i <= last; i++) {
+        if (!hbk__mul(&part, a->loras[i].rank, a->loras[i].in + a->loras[i].out) || part > INT64_MAX / 64 - n)
+            return hbk_fail(err, HBK_ERROR_RANGE, "an adapter of rank %lld would not fit any memory",
+                            (long long)a->loras[i].rank);
+        n += part;
+    }
+    a->n_values = n;
+    a->owns_values = !values;
+    a->values = values ? values : HBK__NEW(a->alloc, hbk_real, n, err);
+    if (!a->values) return false;
+    hbk_real *at = a->values;
+    for (hbk_int i = 0; i <= last; i++) {
+        hbk_lora *l = &a->loras[i];
+        if (l->rank == 0) continue;
+        l->scale = (hbk_real)(l->alpha / (double)l->rank);
+        l->a = at;
+        l->b = at + l->rank * l->in;
+        at += l->rank * (l->in + l->out);
+        a->targets |= 1u << hbk__lora_slot(a, i);
+    }
+    hbk__adapter_majority(a);
+    return true;
+}
+
+/* An adapter of the same projections and ranks over other numbers. */
+static hbk_adapter *hbk__adapter_view(const hbk_adapter *like, const hbk_config *c, hbk_real *values,
+                                      hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_adapter *a = hbk__adapter_begin(c, alloc, err);
+    for (hbk_int i = 0; a && i <= a->n_layers * HBK_N_SLOTS; i++) {
+        a->loras[i].rank = like->loras[i].rank;
+        a->loras[i].alpha = like->loras[i].alpha;
+    }
+    if (!a || hbk__adapter_lay(a, values, err)) return a;
+    hbk_adapter_free(a);
+    return NULL;
+}
+
+HBK_DEF hbk_adapter_options hbk_adapter_defaults(void)
+{
+    hbk_adapter_options o;
+    memset(&o, 0, sizeof o);
+    o.rank = 16;
+    o.alpha = 32;
+    o.targets = HBK_ALL_SLOTS;
+    return o;
+}
+
+/* Rank and alpha of each projection that the options name. */
+static bool hbk__adapter_plan(hbk_adapter *a, const hbk_adapter_options *o, hbk_error *err)
+{
+    hbk_int end = o->layer_end ? o->layer_end : a->n_layers;
+    if (o->layer_begin < 0 || o->layer_begin >= end || end > a->n_layers)
+        return hbk_fail(err, HBK_ERROR_RANGE, "layers %lld to %lld are to be adapted, of a model's 0 to %lld",
+                        (long long)o->layer_begin, (long long)end - 1, (long long)a->n_layers - 1);
+    for (hbk_int i = 0; i <= a->n_layers * HBK_N_SLOTS; i++) {
+        hbk_lora *l = &a->loras[i];
+        int slot = hbk__lora_slot(a, i);
+        bool in_range = slot == HBK_LM_HEAD || (i / HBK_N_SLOTS >= o->layer_begin && i / HBK_N_SLOTS < end);
+        if (!in_range || !(o->targets >> slot & 1)) continue;
+        l->rank = o->target_rank[slot] ? o->target_rank[slot] : o->rank;
+        l->alpha = o->target_alpha[slot] > 0 ? o->target_alpha[slot] : o->alpha;
+        if (l->rank < 1 || l->rank > HBK__MIN(l->in, l->out))
+            return hbk_fail(err, HBK_ERROR_RANGE,
+                            "rank %lld does not fit %s (%lld, %lld): it must be 1 to %lld",
+                            (long long)l->rank, hbk_slot_name((hbk_slot)slot), (long long)l->out,
+                            (long long)l->in, (long long)HBK__MIN(l->in, l->out));
+        if (o->rslora) l->alpha *= sqrt((double)l->rank); /* alpha sqrt(R) / R = alpha / sqrt(R) */
+    }
+    return true;
+}
+
+HBK_DEF hbk_adapter *hbk_adapter_make(const hbk_config *c, const hbk_adapter_options *o, uint64_t seed,
+                                      hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_adapter *a = hbk__adapter_begin(c, alloc, err);
     if (!a) return NULL;
-    for (hbk_int i = 0; i < a->n_layers * HBK_N_SLOTS; i++) {
+    if (!hbk__adapter_plan(a, o, err) || !hbk__adapter_lay(a, NULL, err)) {
+        hbk_adapter_free(a);
+        return NULL;
+    }
+    for (hbk_int i = 0; i <= a->n_layers * HBK_N_SLOTS; i++) {
         hbk_lora *l = &a->loras[i];
         if (!l->a) continue;
         hbk_rng rng = hbk_rng_at(seed, "adapter", (uint64_t)i);
@@ -5092,6 +5703,16 @@ HBK_DEF hbk_adapter *hbk_adapter_new(const hbk_config *c, hbk_int rank, double a
             l->a[j] = (hbk_real)(float)((2 * hbk_rng_uniform(&rng) - 1) * bound);
     }
     return a;
+}
+
+HBK_DEF hbk_adapter *hbk_adapter_new(const hbk_config *c, hbk_int rank, double alpha, unsigned targets,
+                                     uint64_t seed, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_adapter_options o = hbk_adapter_defaults();
+    o.rank = rank;
+    o.alpha = alpha;
+    o.targets = targets;
+    return hbk_adapter_make(c, &o, seed, alloc, err);
 }
 
 HBK_DEF void hbk_adapter_free(hbk_adapter *a)
@@ -5128,15 +5749,16 @@ HBK_DEF void hbk_lora_backward(hbk_real *dx, const hbk_lora *d, hbk_real *dxa, c
        h = x + O attention(rope(Q n), rope(K n), V n)       n = rms_norm(x)
        x = h + DOWN (silu(GATE m) * (UP m))                 m = rms_norm(h)
 
-   then logits = HEAD rms_norm(x). The pieces between the attention and its neighbours are the same
-   whether keys come from the batch (training) or from a cache (chapter 13): hbk__block_in and
-   hbk__block_out serve both.
+   then logits = HEAD rms_norm(x). Each projection may add a bias: Hugging Face's attention_bias and mlp_bias
+   do so for whole groups, other files for q, k and v alone. The pieces between the attention and its
+   neighbours are the same whether keys come from the batch (training) or from a cache (chapter 13):
+   hbk__block_in and hbk__block_out serve both.
 
    For the backward a layer keeps x, q, k, v, the attention's result and lse, h, gate and up. Norms and
    silu(gate) * up are computed again: they cost little, and would double the memory.
 
    The head runs on rows that have a target only, HBK__HEAD_REALS at a time: no (N, V) array exists.
-   In LoRA training the lowest layer passes nothing down. */
+   In LoRA training the backward ends at the lowest adapted layer. */
 
 static bool hbk__positive(const char *name, hbk_int value, hbk_error *err)
 {
@@ -5163,6 +5785,9 @@ HBK_DEF bool hbk_config_check(const hbk_config *c, hbk_error *err)
         return hbk_fail(err, HBK_ERROR_RANGE,
                         "configuration: head_dim %lld is odd; rotary positions need pairs",
                         (long long)c->head_dim);
+    if (c->biases & ~HBK_ALL_SLOTS)
+        return hbk_fail(err, HBK_ERROR_RANGE, "configuration: biases 0x%x, expected bits of hbk_slot",
+                        c->biases);
     if (!(c->rms_norm_eps >= 0) || !(c->rope_theta > 0))
         return hbk_fail(err, HBK_ERROR_RANGE,
                         "configuration: rms_norm_eps %g must not be negative, rope_theta %g must be positive",
@@ -5193,7 +5818,7 @@ static void hbk__rope_frequencies(double *inv_freq, const hbk_config *c)
 
 static hbk_matrix hbk__matrix(hbk_int rows, hbk_int cols, hbk_real *data)
 {
-    hbk_matrix m = {HBK_REAL, rows, cols, data};
+    hbk_matrix m = {HBK_REAL, rows, cols, data, NULL, 0};
     return m;
 }
 
@@ -5233,60 +5858,97 @@ HBK_DEF void hbk_model_free(hbk_model *m)
     hbk_free(m->alloc, m);
 }
 
-/* The order of tensors: embedding; per layer attn_norm q k v o ffn_norm gate up down; final norm; head. */
-enum { HBK__PER_LAYER = HBK_N_SLOTS + 2 };
+/* Where a model keeps a tensor: in a matrix, or behind the pointer of a vector, which is a norm or a bias. */
+typedef struct hbk__place {
+    hbk_matrix *w;
+    hbk_real **vector;
+    hbk_slot slot; /* of a projection's weight or bias; else HBK_N_SLOTS */
+} hbk__place;
+
+static const char *hbk__slot_group(hbk_slot slot)
+{
+    return slot <= HBK_O ? "self_attn." : "mlp.";
+}
+
+/* The order of tensors: embedding; per layer attn_norm q k v o ffn_norm gate up down, then the biases that
+   there are; final norm; head. */
+static hbk_int hbk__per_layer(const hbk_config *c)
+{
+    hbk_int n = HBK_N_SLOTS + 2;
+    for (int s = 0; s < HBK_N_SLOTS; s++) n += c->biases >> s & 1;
+    return n;
+}
+
+/* Tensor k of a layer, and its name without the layer's. */
+static void hbk__layer_place(const hbk_config *c, hbk_layer *layer, hbk_int k, hbk__place *p, char name[64])
+{
+    if (k == 0 || k == 5) {
+        p->vector = k ? &layer->ffn_norm : &layer->attn_norm;
+        snprintf(name, 64, "%s.weight", k ? "post_attention_layernorm" : "input_layernorm");
+        return;
+    }
+    bool bias = k >= HBK_N_SLOTS + 2;
+    int s = (int)(k < 5 ? k - 1 : k - 2);
+    if (bias)
+        for (s = -1, k -= HBK_N_SLOTS + 2; k >= 0; k -= c->biases >> s & 1) s++;
+    p->slot = (hbk_slot)s;
+    if (bias)
+        p->vector = &layer->bias[s];
+    else
+        p->w = &layer->w[s];
+    snprintf(name, 64, "%s%s.%s", hbk__slot_group(p->slot), hbk_slot_name(p->slot), bias ? "bias" : "weight");
+}
+
+/* The place of tensor i, and its name; false after the last. */
+static bool hbk__place_at(hbk_model *m, hbk_int i, hbk__place *p, char name[96])
+{
+    hbk_int per_layer = hbk__per_layer(&m->config), n_layer = m->config.n_layers * per_layer;
+    p->w = NULL;
+    p->vector = NULL;
+    p->slot = HBK_N_SLOTS;
+    if (i == 0) {
+        snprintf(name, 96, "model.embed_tokens.weight");
+        p->w = &m->embed;
+    } else if (i <= n_layer) {
+        char part[64];
+        hbk_int l = (i - 1) / per_layer;
+        hbk__layer_place(&m->config, &m->layers[l], (i - 1) % per_layer, p, part);
+        snprintf(name, 96, "model.layers.%lld.%s", (long long)l, part);
+    } else if (i == n_layer + 1) {
+        snprintf(name, 96, "model.norm.weight");
+        p->vector = &m->final_norm;
+    } else if (i == n_layer + 2 && !m->config.tied) {
+        snprintf(name, 96, "lm_head.weight");
+        p->w = &m->head;
+    }
+    return p->w || p->vector;
+}
 
 HBK_DEF bool hbk_tensor_at(const hbk_model *m, hbk_int i, char name[96], hbk_matrix *out)
 {
-    hbk_int C = m->config.dim, n_layer = m->config.n_layers * HBK__PER_LAYER;
-    if (i == 0) {
-        snprintf(name, 96, "model.embed_tokens.weight");
-        *out = m->embed;
-    } else if (i <= n_layer) {
-        int l = (int)((i - 1) / HBK__PER_LAYER), k = (int)((i - 1) % HBK__PER_LAYER);
-        const hbk_layer *layer = &m->layers[l];
-        if (k == 0 || k == 5) {
-            snprintf(name, 96, "model.layers.%d.%s.weight", l,
-                     k ? "post_attention_layernorm" : "input_layernorm");
-            *out = hbk__matrix(1, C, k ? layer->ffn_norm : layer->attn_norm);
-        } else {
-            int slot = k < 5 ? k - 1 : k - 2;
-            snprintf(name, 96, "model.layers.%d.%s.%s.weight", l, slot <= HBK_O ? "self_attn" : "mlp",
-                     hbk_slot_name((hbk_slot)slot));
-            *out = layer->w[slot];
-        }
-    } else if (i == n_layer + 1) {
-        snprintf(name, 96, "model.norm.weight");
-        *out = hbk__matrix(1, C, m->final_norm);
-    } else if (i == n_layer + 2 && !m->config.tied) {
-        snprintf(name, 96, "lm_head.weight");
-        *out = m->head;
-    } else {
-        return false;
-    }
+    hbk__place p;
+    hbk_int cols = m->config.dim, in;
+    if (!hbk__place_at((hbk_model *)(uintptr_t)m, i, &p, name)) return false; /* only read through p */
+    if (p.slot < HBK_N_SLOTS) hbk__slot_shape(&m->config, p.slot, &cols, &in);
+    *out = p.w ? *p.w : hbk__matrix(1, cols, *p.vector);
     return true;
 }
 
-/* Where tensor i's data pointer is kept, so that a view can set it. */
-static void hbk__tensor_set(hbk_model *m, hbk_int i, hbk_real *data)
+HBK_DEF uint64_t hbk_model_hash(const hbk_model *m)
 {
-    hbk_int n_layer = m->config.n_layers * HBK__PER_LAYER;
-    if (i == 0)
-        m->embed.data = data;
-    else if (i == n_layer + 1)
-        m->final_norm = data;
-    else if (i == n_layer + 2)
-        m->head.data = data;
-    else {
-        hbk_layer *layer = &m->layers[(i - 1) / HBK__PER_LAYER];
-        int k = (int)((i - 1) % HBK__PER_LAYER);
-        if (k == 0)
-            layer->attn_norm = data;
-        else if (k == 5)
-            layer->ffn_norm = data;
-        else
-            layer->w[k < 5 ? k - 1 : k - 2].data = data;
+    const hbk_config *c = &m->config;
+    hbk_int sizes[] = {c->n_layers, c->n_heads, c->n_kv_heads, c->head_dim,
+                       c->dim,      c->ffn_dim, c->vocab_size};
+    uint64_t h = hbk_hash(0, sizes, sizeof sizes);
+    if (c->biases) h = hbk_hash(h, &c->biases, sizeof c->biases);
+    h = hbk_hash(h, &c->rms_norm_eps, sizeof c->rms_norm_eps);
+    h = hbk_hash(h, m->inv_freq, (size_t)(c->head_dim / 2) * sizeof(double));
+    h = hbk_hash(h, m->final_norm, (size_t)c->dim * sizeof(hbk_real));
+    for (hbk_int l = 0; l < c->n_layers; l++) {
+        const hbk_matrix *w = &m->layers[l].w[HBK_Q];
+        h = hbk_hash(h, w->data, hbk_dtype_size(w->dtype, w->cols));
     }
+    return h;
 }
 
 HBK_DEF hbk_int hbk_model_count(const hbk_config *c)
@@ -5295,7 +5957,7 @@ HBK_DEF hbk_int hbk_model_count(const hbk_config *c)
     for (int s = 0; s < HBK_N_SLOTS; s++) {
         hbk_int out, in;
         hbk__slot_shape(c, s, &out, &in);
-        n += c->n_layers * out * in;
+        n += c->n_layers * out * (in + (c->biases >> s & 1));
     }
     return n;
 }
@@ -5306,8 +5968,13 @@ HBK_DEF hbk_model *hbk_model_view(const hbk_config *c, hbk_real *values, hbk_all
     if (!m) return NULL;
     char name[96];
     hbk_matrix t;
+    hbk__place p;
     for (hbk_int i = 0; hbk_tensor_at(m, i, name, &t); i++) {
-        hbk__tensor_set(m, i, values);
+        hbk__place_at(m, i, &p, name);
+        if (p.w)
+            p.w->data = values;
+        else
+            *p.vector = values;
         values += t.rows * t.cols;
     }
     if (c->tied) m->head = m->embed;
@@ -5346,7 +6013,7 @@ HBK_DEF hbk_model *hbk_model_random(const hbk_config *c, uint64_t seed, hbk_allo
                            : strstr(name, "o_proj") || strstr(name, "down_proj") ? residual
                                                                                  : narrow;
         for (hbk_int j = 0; j < t.rows * t.cols; j++)
-            x[j] = t.rows == 1 ? 1 : (hbk_real)(float)(deviation * hbk_rng_normal(&rng));
+            x[j] = strstr(name, "norm.") ? 1 : (hbk_real)(float)(deviation * hbk_rng_normal(&rng));
     }
     return m;
 }
@@ -5370,7 +6037,7 @@ typedef struct hbk__block_acts {
     hbk_real *att, *lse;       /* (N, H*D), (N, H) */
     hbk_real *h;               /* (N, C) after the attention */
     hbk_real *gate, *up;       /* (N, F) */
-    hbk_real *xa[HBK_N_SLOTS]; /* (N, R) */
+    hbk_real *xa[HBK_N_SLOTS]; /* (N, R), each with the projection's own R */
 } hbk__block_acts;
 
 /* A dropout mask of its own for each layer and place. */
@@ -5380,10 +6047,16 @@ static uint64_t hbk__drop_seed(const hbk__env *e, hbk_int layer, int place)
     return hbk__splitmix(&x);
 }
 
+/* What corrects a projection, or NULL; the head's is (n_layers, 0), since it comes after the layers. */
 static const hbk_lora *hbk__lora_of(const hbk_adapter *a, hbk_int layer, int slot)
 {
     const hbk_lora *l = a ? &a->loras[layer * HBK_N_SLOTS + slot] : NULL;
     return l && l->a ? l : NULL;
+}
+
+static const hbk_lora *hbk__head_lora(const hbk_adapter *a)
+{
+    return a ? hbk__lora_of(a, a->n_layers, 0) : NULL;
 }
 
 /* The adapter's input: x, or x after dropout in e->drop. */
@@ -5395,15 +6068,36 @@ static const hbk_real *hbk__lora_input(const hbk__env *e, hbk_int layer, int slo
     return e->drop;
 }
 
-/* y (N, out) = x W^T, or with add += x W^T, and the adapter's correction. */
+/* Begins a product that adds to y (N, n): with the bias in each row or, without one, with zero; `add` keeps
+   what is there. */
+static void hbk__begin_rows(hbk_real *y, const hbk_real *bias, hbk_int N, hbk_int n, bool add)
+{
+    if (!add) memset(y, 0, (size_t)(N * n) * sizeof *y);
+    for (hbk_int row = 0; bias && row < N; row++)
+        for (hbk_int i = 0; i < n; i++) y[row * n + i] += bias[i];
+}
+
+/* y (N, out) = x W^T + bias, or with add += that, and the adapter's correction. */
 static void hbk__project(const hbk__env *e, hbk_int layer, int slot, hbk_real *y, const hbk_real *x,
                          hbk_int N, bool add, hbk_real *xa)
 {
     const hbk_matrix *w = &e->m->layers[layer].w[slot];
-    if (!add) memset(y, 0, (size_t)(N * w->rows) * sizeof *y);
+    hbk__begin_rows(y, e->m->layers[layer].bias[slot], N, w->rows, add);
     hbk_matmul(y, x, w, N, e->panel);
     const hbk_lora *l = hbk__lora_of(e->adapter, layer, slot);
     if (l) hbk_lora_forward(y, xa, hbk__lora_input(e, layer, slot, x, N * w->cols), l, N);
+}
+
+/* logits (N, V) = x HEAD^T and the adapter's correction, for x (N, C) after the last norm; xa (N, R) serves
+   the backward. `chunk` tells the rows of one pass from those before: each has a dropout mask of its own. */
+static void hbk__head_forward(const hbk__env *e, hbk_real *logits, const hbk_real *x, hbk_int N, hbk_real *xa,
+                              hbk_int chunk)
+{
+    memset(logits, 0, (size_t)(N * e->m->head.rows) * sizeof *logits);
+    hbk_matmul(logits, x, &e->m->head, N, e->panel);
+    const hbk_lora *l = hbk__head_lora(e->adapter);
+    hbk_int layer = e->m->config.n_layers + chunk;
+    if (l) hbk_lora_forward(logits, xa, hbk__lora_input(e, layer, 0, x, N * e->m->head.cols), l, N);
 }
 
 /* From the residual stream to rotated q, k and v. norm (N, C) is scratch. */
@@ -5464,7 +6158,8 @@ struct hbk_acts {
     hbk_real *dx, *dh, *dnorm;         /* (N, C) */
     hbk_real *datt, *dq, *dk, *dv;     /* (N, H*D), (N, K*D) */
     hbk_real *dgate, *dup, *dact;      /* (N, F) */
-    hbk_real *dxa, *ddrop;             /* (N, R), (N, widest input) */
+    hbk_real *head_xa;                 /* (N, R of the head) */
+    hbk_real *dxa, *ddrop;             /* (N, largest R), (N, widest input) */
     int32_t *pos, *targets;            /* (N) positions; targets of the gathered rows */
     hbk_int *rows;                     /* (N) which rows those are */
     hbk_span *spans;                   /* (sequences) */
@@ -5488,7 +6183,7 @@ static hbk_int hbk__acts_layout(hbk_acts *a, const hbk_config *c, const hbk_adap
 {
     hbk_int N = a->max_tokens, C = c->dim, F = c->ffn_dim, Q = c->n_heads * c->head_dim, total = 0;
     hbk_int KV = c->n_kv_heads * c->head_dim, wide = HBK__MAX(HBK__MAX(C, F), Q);
-    hbk_int R = adapter ? adapter->rank : 0;
+    hbk_int R = hbk__max_rank(adapter);
     for (hbk_int l = 0; l < c->n_layers; l++) {
         hbk__block_acts *b = &a->blocks[l];
         if (l > 0 && !a->train) {
@@ -5504,8 +6199,12 @@ static hbk_int hbk__acts_layout(hbk_acts *a, const hbk_config *c, const hbk_adap
         b->h = hbk__take(&at, &total, N * C);
         b->gate = hbk__take(&at, &total, N * F);
         b->up = hbk__take(&at, &total, N * F);
-        for (int s = 0; s < HBK_N_SLOTS; s++)
-            b->xa[s] = adapter && adapter->targets >> s & 1 ? hbk__take(&at, &total, N * R) : NULL;
+        for (int s = 0; s < HBK_N_SLOTS; s++) {
+            const hbk_lora *own = hbk__lora_of(adapter, l, s);
+            b->xa[s] = !a->train ? (s ? b->xa[0] : hbk__take(&at, &total, N * R)) /* kept for no backward */
+                       : own     ? hbk__take(&at, &total, N * own->rank)
+                                 : NULL;
+        }
     }
     a->last = a->train ? hbk__take(&at, &total, N * C) : a->blocks[0].x;
     a->norm = hbk__take(&at, &total, N * C);
@@ -5516,6 +6215,7 @@ static hbk_int hbk__acts_layout(hbk_acts *a, const hbk_config *c, const hbk_adap
     a->logits = hbk__take(&at, &total, a->head_rows * c->vocab_size);
     a->head_x = hbk__take(&at, &total, N * C);
     a->head_n = hbk__take(&at, &total, N * C);
+    a->head_xa = hbk__take(&at, &total, hbk__head_lora(adapter) ? N * hbk__head_lora(adapter)->rank : 0);
     if (!a->train) return total;
     a->drop = hbk__take(&at, &total, N * wide);
     a->dhead = hbk__take(&at, &total, N * C);
@@ -5635,12 +6335,52 @@ static void hbk__layers_forward(hbk_acts *a, const hbk__env *e, const hbk_batch 
     }
 }
 
+/* Adds the gradients of one adapted projection, given dy: of A and B, of its input x where dx is given. */
+static void hbk__lora_gradient(hbk_acts *a, const hbk__env *e, const hbk_lora *l, const hbk_lora *d,
+                               hbk_int layer, int slot, hbk_real *dx, const hbk_real *dy, const hbk_real *x,
+                               const hbk_real *xa, hbk_int N)
+{
+    if (!l || !d) return;
+    hbk_int n = N * l->in;
+    const hbk_real *in = hbk__lora_input(e, layer, slot, x, n);
+    if (e->lora_dropout <= 0 || !dx) {
+        hbk_lora_backward(dx, d, a->dxa, dy, in, xa, l, N);
+        return;
+    }
+    /* forward: the adapter read dropout(x), so what it passes down goes through the same mask */
+    memset(a->ddrop, 0, (size_t)n * sizeof *a->ddrop);
+    hbk_lora_backward(a->ddrop, d, a->dxa, dy, in, xa, l, N);
+    hbk_dropout(a->ddrop, a->ddrop, n, e->lora_dropout, hbk__drop_seed(e, layer, slot));
+    for (hbk_int i = 0; i < n; i++) dx[i] += a->ddrop[i];
+}
+
+/* N gathered rows from `first` on: logits, loss and, in training, the gradients of the head's weight or
+   adapter and of head_n. Returns the summed loss. */
+static double hbk__head_chunk(hbk_acts *a, const hbk__env *e, const hbk_pass *p, hbk_int first, hbk_int N)
+{
+    const hbk_model *m = e->m;
+    bool backward = p->dmodel || p->dadapter;
+    const hbk_real *x = a->head_n + first * m->config.dim;
+    hbk_real *dx = a->dhead + first * m->config.dim;
+    hbk_int chunk = first / a->head_rows;
+    hbk__head_forward(e, a->logits, x, N, a->head_xa, chunk);
+    double loss = hbk_cross_entropy(backward ? a->logits : NULL, a->nll + first, a->logits,
+                                    a->targets + first, N, m->config.vocab_size, p->scale);
+    if (!backward) return loss;
+    /* from here on a->logits holds dlogits; forward: logits = head_n HEAD^T */
+    hbk_matmul_dx(dx, a->logits, &m->head, N, a->panel);
+    if (p->dmodel) hbk_matmul_dw(&p->dmodel->head, a->logits, x, N);
+    hbk__lora_gradient(a, e, hbk__head_lora(e->adapter), hbk__head_lora(p->dadapter),
+                       m->config.n_layers + chunk, 0, dx, a->logits, x, a->head_xa, N);
+    return loss;
+}
+
 /* Gathers rows with a target, and for chunks of them: logits, loss and, if wanted, the gradients of the
-   head's weight and of the residual stream (into a->dx, zero elsewhere). Returns the summed loss. */
+   head and of the residual stream (into a->dx, zero elsewhere). Returns the summed loss. */
 static double hbk__head(hbk_acts *a, const hbk__env *e, const hbk_batch *b, const hbk_pass *p, double *nll)
 {
     const hbk_model *m = e->m;
-    hbk_int C = m->config.dim, V = m->config.vocab_size, n = 0;
+    hbk_int C = m->config.dim, n = 0;
     bool backward = p->dmodel || p->dadapter;
     for (hbk_int i = 0; i < b->n_tokens; i++) {
         if (nll) nll[i] = 0;
@@ -5652,17 +6392,8 @@ static double hbk__head(hbk_acts *a, const hbk__env *e, const hbk_batch *b, cons
     hbk_rms_norm_forward(a->head_n, a->head_x, m->final_norm, n, C, m->config.rms_norm_eps);
     if (backward) memset(a->dhead, 0, (size_t)(n * C) * sizeof *a->dhead);
     double loss = 0;
-    for (hbk_int i = 0; i < n; i += a->head_rows) {
-        hbk_int k = HBK__MIN(a->head_rows, n - i);
-        memset(a->logits, 0, (size_t)(k * V) * sizeof *a->logits);
-        hbk_matmul(a->logits, a->head_n + i * C, &m->head, k, a->panel);
-        loss += hbk_cross_entropy(backward ? a->logits : NULL, a->nll + i, a->logits, a->targets + i, k, V,
-                                  p->scale);
-        if (!backward) continue;
-        /* from here on a->logits holds dlogits; forward: logits = head_n HEAD^T */
-        hbk_matmul_dx(a->dhead + i * C, a->logits, &m->head, k, a->panel);
-        if (p->dmodel) hbk_matmul_dw(&p->dmodel->head, a->logits, a->head_n + i * C, k);
-    }
+    for (hbk_int i = 0; i < n; i += a->head_rows)
+        loss += hbk__head_chunk(a, e, p, i, HBK__MIN(a->head_rows, n - i));
     if (nll)
         for (hbk_int i = 0; i < n; i++) nll[a->rows[i]] = a->nll[i];
     if (!backward) return loss;
@@ -5676,27 +6407,18 @@ static double hbk__head(hbk_acts *a, const hbk__env *e, const hbk_batch *b, cons
     return loss;
 }
 
-/* Gradients of one projection, given dy: of W and the adapter where they train, of x where dx is given. */
+/* Gradients of one projection, given dy: of W, bias and adapter where they train, of x where dx is given. */
 static void hbk__project_backward(hbk_acts *a, const hbk__env *e, const hbk_pass *p, hbk_int layer, int slot,
                                   hbk_real *dx, const hbk_real *dy, const hbk_real *x, hbk_int N)
 {
     const hbk_matrix *w = &e->m->layers[layer].w[slot];
     if (dx) hbk_matmul_dx(dx, dy, w, N, a->panel);
     if (p->dmodel) hbk_matmul_dw(&p->dmodel->layers[layer].w[slot], dy, x, N);
-    const hbk_lora *l = hbk__lora_of(e->adapter, layer, slot), *d = hbk__lora_of(p->dadapter, layer, slot);
-    if (!l || !d) return;
-    hbk_int n = N * w->cols;
-    const hbk_real *in = hbk__lora_input(e, layer, slot, x, n);
-    const hbk_real *xa = a->blocks[layer].xa[slot];
-    if (e->lora_dropout <= 0 || !dx) {
-        hbk_lora_backward(dx, d, a->dxa, dy, in, xa, l, N);
-        return;
-    }
-    /* forward: the adapter read dropout(x), so what it passes down goes through the same mask */
-    memset(a->ddrop, 0, (size_t)n * sizeof *a->ddrop);
-    hbk_lora_backward(a->ddrop, d, a->dxa, dy, in, xa, l, N);
-    hbk_dropout(a->ddrop, a->ddrop, n, e->lora_dropout, hbk__drop_seed(e, layer, slot));
-    for (hbk_int i = 0; i < n; i++) dx[i] += a->ddrop[i];
+    hbk_real *dbias = p->dmodel ? p->dmodel->layers[layer].bias[slot] : NULL;
+    for (hbk_int row = 0; dbias && row < N; row++) /* forward: y += bias in every row */
+        for (hbk_int i = 0; i < w->rows; i++) dbias[i] += dy[row * w->rows + i];
+    hbk__lora_gradient(a, e, hbk__lora_of(e->adapter, layer, slot), hbk__lora_of(p->dadapter, layer, slot),
+                       layer, slot, dx, dy, x, a->blocks[layer].xa[slot], N);
 }
 
 /* The gradient that enters a residual branch: dy itself, or behind its dropout (in scratch). */
@@ -5777,6 +6499,18 @@ static hbk__env hbk__env_of(const hbk_acts *a, const hbk_model *m, const hbk_pas
     return e;
 }
 
+/* The lowest layer that has something to train; n_layers if only the head has. */
+static hbk_int hbk__lowest_layer(const hbk_model *m, const hbk_pass *p)
+{
+    hbk_int l = 0;
+    while (!p->dmodel && l < m->config.n_layers) {
+        for (int s = 0; s < HBK_N_SLOTS; s++)
+            if (hbk__lora_of(p->dadapter, l, s)) return l;
+        l++;
+    }
+    return l;
+}
+
 HBK_DEF bool hbk_model_pass(hbk_acts *a, const hbk_model *m, const hbk_batch *b, const hbk_pass *p,
                             double *loss, double *nll, hbk_error *err)
 {
@@ -5785,9 +6519,11 @@ HBK_DEF bool hbk_model_pass(hbk_acts *a, const hbk_model *m, const hbk_batch *b,
     hbk__env e = hbk__env_of(a, m, p);
     hbk__layers_forward(a, &e, b);
     double sum = hbk__head(a, &e, b, p, nll);
-    if (p->dmodel || p->dadapter)
-        for (hbk_int l = m->config.n_layers - 1; l >= 0; l--)
-            hbk__layer_backward(a, &e, p, l, b, l == 0 && !p->dmodel);
+    if (p->dmodel || p->dadapter) {
+        hbk_int lowest = hbk__lowest_layer(m, p);
+        for (hbk_int l = m->config.n_layers - 1; l >= lowest; l--)
+            hbk__layer_backward(a, &e, p, l, b, l == lowest && !p->dmodel);
+    }
     if (p->dmodel) hbk_embed_backward(&p->dmodel->embed, a->dx, b->tokens, b->n_tokens);
     if (loss) *loss = sum;
     return true;
@@ -5804,7 +6540,7 @@ HBK_DEF bool hbk_model_logits(hbk_acts *a, const hbk_model *m, const hbk_batch *
     hbk__layers_forward(a, &e, b);
     hbk_int N = b->n_tokens, C = m->config.dim;
     hbk_rms_norm_forward(a->head_n, a->last, m->final_norm, N, C, m->config.rms_norm_eps);
-    hbk_matmul(hbk__zeroed(logits, N * m->config.vocab_size), a->head_n, &m->head, N, a->panel);
+    hbk__head_forward(&e, logits, a->head_n, N, a->head_xa, 0);
     return true;
 }
 
@@ -6142,12 +6878,9 @@ static bool hbk__dtype_of(const char *name, hbk_dtype *t)
 /* A tensor of dtype F32, F16 or BF16 as a matrix. The data are the file's: nothing writes to them. */
 static hbk_matrix hbk__tensor_matrix(const hbk_tensor *t, hbk_int rows, hbk_int cols)
 {
-    hbk_matrix w;
-    w.dtype = HBK_F32;
+    /* drops const without -Wcast-qual */
+    hbk_matrix w = {HBK_F32, rows, cols, (void *)(uintptr_t)t->data, NULL, 0};
     hbk__dtype_of(t->dtype, &w.dtype);
-    w.rows = rows;
-    w.cols = cols;
-    w.data = (void *)(uintptr_t)t->data; /* drops const without -Wcast-qual */
     return w;
 }
 
@@ -6167,12 +6900,6 @@ static int hbk__by_type(const void *a, const void *b)
     const hbk_tensor *x = &((const hbk__st_item *)a)->t, *y = &((const hbk__st_item *)b)->t;
     int order = hbk__st_type_of(y->dtype) - hbk__st_type_of(x->dtype);
     return order ? order : strcmp(x->name, y->name);
-}
-
-static int hbk__text_sink(const char *s, size_t n, void *text)
-{
-    hbk_text_append((hbk_text *)text, s, n);
-    return 0;
 }
 
 /* The header of sorted items, into `out`. */
@@ -6197,8 +6924,7 @@ static bool hbk__st_header(hbk_text *out, const hbk__st_item *items, hbk_int n, 
         if (!ok) hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "a tensor's name is not UTF-8: %s", t->name);
         at += (hbk_int)t->bytes;
     }
-    if (ok && json_dump_callback(header, hbk__text_sink, out, JSON_COMPACT) != 0)
-        ok = hbk_fail_at(err, HBK_ERROR_MEMORY, path, 0, "out of memory for the header");
+    ok = ok && hbk_json_text(out, header, JSON_COMPACT, err);
     while (out->len % 8 && !out->failed) hbk_text_append(out, " ", 1);
     json_decref(header);
     return ok && hbk_text_ok(out, err);
@@ -6213,16 +6939,15 @@ static double hbk__dtype_limit(hbk_dtype t)
 
 /* The numbers of one tensor. A trainer that diverged must not replace a good file by one full of NaN, nor a
    narrow type turn large weights into infinities: both end the writing. */
-static bool hbk__st_put(int fd, const char *path, const hbk__st_item *item, hbk_allocator *alloc,
-                        hbk_error *err)
+static bool hbk__st_put(hbk_file *f, const hbk__st_item *item, hbk_allocator *alloc, hbk_error *err)
 {
-    if (!item->from) return hbk__write_all(fd, (const char *)item->t.data, item->t.bytes, path, err);
+    if (!item->from) return hbk_file_put(f, item->t.data, item->t.bytes, err);
     hbk_dtype type = HBK_F32;
     hbk__dtype_of(item->t.dtype, &type);
     const hbk_matrix *w = item->from;
     hbk_int step = hbk__panel_rows(w);
     hbk_real *x = HBK__NEW(alloc, hbk_real, step * w->cols, err);
-    char *packed = x ? (char *)hbk_alloc(alloc, step * w->cols, hbk_dtype_bytes(type), err) : NULL;
+    char *packed = x ? (char *)hbk_alloc(alloc, step, hbk_dtype_size(type, w->cols), err) : NULL;
     double limit = hbk__dtype_limit(type);
     bool ok = packed != NULL;
     for (hbk_int row = 0; ok && row < w->rows; row += step) {
@@ -6230,42 +6955,35 @@ static bool hbk__st_put(int fd, const char *path, const hbk__st_item *item, hbk_
         hbk_matrix_unpack(x, w, row, n / w->cols);
         while (bad < n && fabs((double)x[bad]) < limit) bad++; /* false for a NaN, too */
         if (bad < n)
-            ok = hbk_fail_at(err, HBK_ERROR_NUMERIC, path, 0,
+            ok = hbk_fail_at(err, HBK_ERROR_NUMERIC, f->path, 0,
                              "tensor %s: holds %g, which %s cannot; nothing was written", item->t.name,
                              (double)x[bad], item->t.dtype);
         if (!ok) break;
         hbk_pack(packed, type, x, n);
-        ok = hbk__write_all(fd, packed, (size_t)n * hbk_dtype_bytes(type), path, err);
+        ok = hbk_file_put(f, packed, hbk_dtype_size(type, n), err);
     }
     hbk_free(alloc, x);
     hbk_free(alloc, packed);
     return ok;
 }
 
-/* Writes sorted items to a new file, synced, and reads its table back. */
-static bool hbk__st_write(const char *path, const hbk__st_item *items, hbk_int n, hbk_allocator *alloc,
+/* Writes sorted items to a file under construction, and reads its table back. */
+static bool hbk__st_write(hbk_file *f, const hbk__st_item *items, hbk_int n, hbk_allocator *alloc,
                           hbk_error *err)
 {
+    char length[8];
     hbk_text header;
     memset(&header, 0, sizeof header);
     header.alloc = alloc;
-    bool ok = hbk__st_header(&header, items, n, path, err);
-    int fd = ok ? open(path, O_WRONLY | O_CREAT | O_TRUNC, 0666) : -1;
-    if (ok && fd < 0) ok = hbk__fail_errno(err, path, "created");
-    if (ok) {
-        char length[8];
-        for (int i = 0; i < 8; i++) length[i] = (char)((uint64_t)header.len >> (8 * i) & 0xff);
-        ok = hbk__write_all(fd, length, 8, path, err) &&
-             hbk__write_all(fd, header.data, header.len, path, err);
-    }
-    for (hbk_int i = 0; i < n && ok; i++) ok = hbk__st_put(fd, path, &items[i], alloc, err);
-    if (ok && fsync(fd) != 0) ok = hbk__fail_errno(err, path, "synced");
-    if (fd >= 0 && close(fd) != 0 && ok) ok = hbk__fail_errno(err, path, "closed");
+    bool ok = hbk__st_header(&header, items, n, f->path, err);
+    for (int i = 0; i < 8; i++) length[i] = (char)((uint64_t)header.len >> (8 * i) & 0xff);
+    ok = ok && hbk_file_put(f, length, 8, err) && hbk_file_put(f, header.data, header.len, err);
+    for (hbk_int i = 0; i < n && ok; i++) ok = hbk__st_put(f, &items[i], alloc, err);
     hbk_text_free(&header);
-    if (!ok) return false;
-    hbk_safetensors *back = hbk_safetensors_open(path, alloc, err);
+    if (!ok || !hbk_file_seal(f, err)) return false;
+    hbk_safetensors *back = hbk_safetensors_open(f->tmp, alloc, err);
     if (back && back->n != n)
-        ok = hbk_fail_at(err, HBK_ERROR_FILE, path, 0,
+        ok = hbk_fail_at(err, HBK_ERROR_FILE, f->path, 0,
                          "was written but does not read back: is the disk sound?");
     hbk_safetensors_close(back);
     return back && ok;
@@ -6275,9 +6993,7 @@ static bool hbk__st_write(const char *path, const hbk__st_item *items, hbk_int n
 static bool hbk__tensors_write(const char *path, const hbk_tensor *tensors, const hbk_matrix *from, hbk_int n,
                                hbk_allocator *alloc, hbk_error *err)
 {
-    char tmp[512];
-    if (snprintf(tmp, sizeof tmp, "%s.tmp", path) >= (int)sizeof tmp)
-        return hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "the path is longer than 507 bytes");
+    hbk_file f;
     hbk__st_item *items = HBK__NEW(alloc, hbk__st_item, n, err);
     if (!items) return false;
     bool ok = true;
@@ -6290,11 +7006,12 @@ static bool hbk__tensors_write(const char *path, const hbk_tensor *tensors, cons
                              tensors[i].name, tensors[i].dtype);
     }
     if (ok) qsort(items, (size_t)n, sizeof *items, hbk__by_type);
-    ok = ok && hbk__st_write(tmp, items, n, alloc, err);
-    if (ok && rename(tmp, path) != 0) ok = hbk__fail_errno(err, path, "replaced by its .tmp");
-    if (!ok) unlink(tmp);
+    if (ok && (ok = hbk_file_begin(&f, path, err))) {
+        ok = hbk__st_write(&f, items, n, alloc, err) && hbk_file_commit(&f, err);
+        if (!ok) hbk_file_abandon(&f);
+    }
     hbk_free(alloc, items);
-    return ok && hbk__sync_folder_of(path, err);
+    return ok;
 }
 
 HBK_DEF bool hbk_safetensors_write(const char *path, const hbk_tensor *tensors, hbk_int n, hbk_error *err)
@@ -6307,6 +7024,10 @@ HBK_DEF bool hbk_safetensors_write(const char *path, const hbk_tensor *tensors, 
    A field that is absent or null has the value that transformers' LlamaConfig gives it. Two spellings of
    the rope fields are about: rope_theta and rope_scaling {"rope_type" or "type", ...} beside the others,
    and, since transformers 5, all of them inside rope_parameters. */
+
+/* The two groups of projections that a config.json gives biases to, whole or not at all. */
+#define HBK__ATTENTION (1u << HBK_Q | 1u << HBK_K | 1u << HBK_V | 1u << HBK_O)
+#define HBK__MLP       (1u << HBK_GATE | 1u << HBK_UP | 1u << HBK_DOWN)
 
 typedef struct hbk__fields {
     const json_t *o;
@@ -6451,8 +7172,6 @@ static bool hbk__read_config(hbk__fields *f, hbk_config *c)
                            "model_type %.40s, architectures %.60s: only llama, LlamaForCausalLM is supported",
                            model ? model : "absent", class_name ? class_name : "absent");
     hbk__field_refuse(f, "hidden_act", "silu");
-    hbk__field_refuse(f, "attention_bias", NULL);
-    hbk__field_refuse(f, "mlp_bias", NULL);
     hbk__field_refuse(f, "quantization_config", NULL);
     c->vocab_size = hbk__field_int(f, "vocab_size", 32000);
     c->dim = hbk__field_int(f, "hidden_size", 4096);
@@ -6471,6 +7190,8 @@ static bool hbk__read_config(hbk__fields *f, hbk_config *c)
     c->context_length = hbk__field_int(f, "max_position_embeddings", 2048);
     c->rms_norm_eps = hbk__field_real(f, "rms_norm_eps", 1e-6);
     c->tied = hbk__field_bool(f, "tie_word_embeddings", false);
+    c->biases = (hbk__field_bool(f, "attention_bias", false) ? HBK__ATTENTION : 0) |
+                (hbk__field_bool(f, "mlp_bias", false) ? HBK__MLP : 0);
     const json_t *bos = json_object_get(f->o, "bos_token_id");
     c->bos = bos ? hbk__field_id(f, bos, "bos_token_id") : 1;
     c->eos[0] = 2;
@@ -6593,11 +7314,6 @@ static const char *hbk__after_layer(const char *s, hbk_int *layer)
     return hbk__after(s, ".");
 }
 
-static const char *hbk__slot_group(hbk_slot slot)
-{
-    return slot <= HBK_O ? "self_attn." : "mlp.";
-}
-
 /* What follows a projection such as "self_attn.q_proj", and which one it is. */
 static const char *hbk__after_slot(const char *s, hbk_slot *slot)
 {
@@ -6610,32 +7326,26 @@ static const char *hbk__after_slot(const char *s, hbk_slot *slot)
     return NULL;
 }
 
-/* Where a model keeps a tensor: in a matrix, or behind the pointer of a norm. */
-typedef struct hbk__place {
-    hbk_matrix *w;
-    hbk_real **norm;
-    hbk_slot slot; /* of a projection; else HBK_N_SLOTS */
-} hbk__place;
-
-/* The inverse of hbk_tensor_at: a name's place, or false for a name that no tensor of m has. */
+/* The inverse of hbk__place_at: a name's place, or false for a name that no tensor of m has. */
 static bool hbk__place_of(hbk_model *m, const char *name, hbk__place *p)
 {
     hbk_int layer = 0;
     const char *rest = hbk__after_layer(name, &layer);
     p->w = NULL;
-    p->norm = NULL;
+    p->vector = NULL;
     p->slot = HBK_N_SLOTS;
     if (!strcmp(name, HBK__EMBED)) p->w = &m->embed;
     if (!strcmp(name, HBK__HEAD)) p->w = &m->head;
-    if (!strcmp(name, HBK__NORM)) p->norm = &m->final_norm;
+    if (!strcmp(name, HBK__NORM)) p->vector = &m->final_norm;
     if (rest && layer < m->config.n_layers) {
         hbk_layer *l = &m->layers[layer];
-        if (!strcmp(rest, "input_layernorm.weight")) p->norm = &l->attn_norm;
-        if (!strcmp(rest, "post_attention_layernorm.weight")) p->norm = &l->ffn_norm;
+        if (!strcmp(rest, "input_layernorm.weight")) p->vector = &l->attn_norm;
+        if (!strcmp(rest, "post_attention_layernorm.weight")) p->vector = &l->ffn_norm;
         const char *end = hbk__after_slot(rest, &p->slot);
         if (end && !strcmp(end, ".weight")) p->w = &l->w[p->slot];
+        if (end && !strcmp(end, ".bias") && m->config.biases >> p->slot & 1) p->vector = &l->bias[p->slot];
     }
-    return p->w || p->norm;
+    return p->w || p->vector;
 }
 
 static void hbk__shape_text(char out[192], const hbk_tensor *t)
@@ -6656,13 +7366,13 @@ static bool hbk__check_tensor(const char *path, const hbk_tensor *t, const hbk_m
                            "tensor %s: type %s is not supported; convert the model to F32, F16 or BF16",
                            t->name, t->dtype);
     bool vocabulary = p->w && p->slot == HBK_N_SLOTS;
-    if (p->norm ? t->n_dims == 1 && t->shape[0] == w->cols
-                : t->n_dims == 2 && t->shape[1] == w->cols &&
-                      (t->shape[0] == w->rows || (vocabulary && t->shape[0] > w->rows)))
+    if (p->vector ? t->n_dims == 1 && t->shape[0] == w->cols
+                  : t->n_dims == 2 && t->shape[1] == w->cols &&
+                        (t->shape[0] == w->rows || (vocabulary && t->shape[0] > w->rows)))
         return true;
     char got[192], want[64], why[96] = "";
     hbk__shape_text(got, t);
-    if (p->norm)
+    if (p->vector)
         snprintf(want, sizeof want, "(%lld)", (long long)w->cols);
     else
         snprintf(want, sizeof want, "(%lld,%lld)", (long long)w->rows, (long long)w->cols);
@@ -6683,11 +7393,12 @@ static bool hbk__must_permute(const hbk_safetensors *file, const hbk__place *p)
     return file->interleaved && (p->slot == HBK_Q || p->slot == HBK_K);
 }
 
-/* Whether a tensor cannot stay where it is: norms are reals, floats must be aligned to be read in place,
-   and llama2.c's q and k have their rows in another order. */
+/* Whether a tensor cannot stay where it is: norms and biases are reals, floats must be aligned to be read in
+   place, and llama2.c's q and k have their rows in another order. */
 static bool hbk__must_copy(const hbk_safetensors *file, const hbk_tensor *t, const hbk__place *p)
 {
-    return p->norm || (!strcmp(t->dtype, "F32") && (uintptr_t)t->data % 4 != 0) || hbk__must_permute(file, p);
+    return p->vector || (!strcmp(t->dtype, "F32") && (uintptr_t)t->data % 4 != 0) ||
+           hbk__must_permute(file, p);
 }
 
 /* Copies t as reals. Interleaved rows: 2i + s of a head is its row s D/2 + i here. */
@@ -6747,7 +7458,7 @@ static bool hbk__bind(hbk_model *m, hbk__source *src, hbk_error *err)
         hbk__place_of(m, name, &p);
         if (hbk__must_copy(file, t, &p)) {
             hbk__copy_tensor(at, &stored, hbk__must_permute(file, &p), m->config.head_dim);
-            if (p.norm) *p.norm = at;
+            if (p.vector) *p.vector = at;
             stored = hbk__matrix(w.rows, w.cols, at);
             at += w.rows * w.cols;
         }
@@ -6925,9 +7636,9 @@ static bool hbk__llama2c_table(hbk_safetensors *s, hbk_model *m, int version, hb
             hbk__place_of(m, name, &p);
             hbk_tensor *t = hbk__st_add(s, name);
             snprintf(t->dtype, sizeof t->dtype, "F32");
-            t->n_dims = p.norm ? 1 : 2;
-            t->shape[0] = p.norm ? c->dim : p.w->rows;
-            t->shape[1] = p.norm ? 0 : p.w->cols;
+            t->n_dims = p.vector ? 1 : 2;
+            t->shape[0] = p.vector ? c->dim : p.w->rows;
+            t->shape[1] = p.vector ? 0 : p.w->cols;
             t->data = at;
             hbk__tensor_size(t);
             at += t->bytes;
@@ -7025,18 +7736,18 @@ static bool hbk__json_file(const char *dir, const char *name, json_t *value, hbk
 static bool hbk__config_save(const hbk_config *c, const char *dir, hbk_dtype t, hbk_error *err)
 {
     const char *dtype = t == HBK_F32 ? "float32" : t == HBK_F16 ? "float16" : "bfloat16";
-    json_t *o = json_pack("{s:[s],s:b,s:f,s:o,s:o,s:I,s:s,s:I,s:f,s:I,s:I,s:b,"
-                          "s:s,s:I,s:I,s:I,s:f,s:o,s:f,s:b,s:s,s:b,s:I}",
-                          "architectures", "LlamaForCausalLM", "attention_bias", 0, "attention_dropout", 0.0,
-                          "bos_token_id", hbk__bos_json(c), "eos_token_id", hbk__eos_json(c), "head_dim",
-                          (json_int_t)c->head_dim, "hidden_act", "silu", "hidden_size", (json_int_t)c->dim,
-                          "initializer_range", 0.02, "intermediate_size", (json_int_t)c->ffn_dim,
-                          "max_position_embeddings", (json_int_t)c->context_length, "mlp_bias", 0,
-                          "model_type", "llama", "num_attention_heads", (json_int_t)c->n_heads,
-                          "num_hidden_layers", (json_int_t)c->n_layers, "num_key_value_heads",
-                          (json_int_t)c->n_kv_heads, "rms_norm_eps", c->rms_norm_eps, "rope_scaling",
-                          hbk__rope_json(c), "rope_theta", c->rope_theta, "tie_word_embeddings", (int)c->tied,
-                          "torch_dtype", dtype, "use_cache", 1, "vocab_size", (json_int_t)c->vocab_size);
+    json_t *o = json_pack(
+        "{s:[s],s:b,s:f,s:o,s:o,s:I,s:s,s:I,s:f,s:I,s:I,s:b,"
+        "s:s,s:I,s:I,s:I,s:f,s:o,s:f,s:b,s:s,s:b,s:I}",
+        "architectures", "LlamaForCausalLM", "attention_bias", (c->biases & HBK__ATTENTION) != 0,
+        "attention_dropout", 0.0, "bos_token_id", hbk__bos_json(c), "eos_token_id", hbk__eos_json(c),
+        "head_dim", (json_int_t)c->head_dim, "hidden_act", "silu", "hidden_size", (json_int_t)c->dim,
+        "initializer_range", 0.02, "intermediate_size", (json_int_t)c->ffn_dim, "max_position_embeddings",
+        (json_int_t)c->context_length, "mlp_bias", (c->biases & HBK__MLP) != 0, "model_type", "llama",
+        "num_attention_heads", (json_int_t)c->n_heads, "num_hidden_layers", (json_int_t)c->n_layers,
+        "num_key_value_heads", (json_int_t)c->n_kv_heads, "rms_norm_eps", c->rms_norm_eps, "rope_scaling",
+        hbk__rope_json(c), "rope_theta", c->rope_theta, "tie_word_embeddings", (int)c->tied, "torch_dtype",
+        dtype, "use_cache", 1, "vocab_size", (json_int_t)c->vocab_size);
     return hbk__json_file(dir, "config.json", o, err) &&
            hbk__json_file(
                dir, "generation_config.json",
@@ -7044,32 +7755,57 @@ static bool hbk__config_save(const hbk_config *c, const char *dir, hbk_dtype t, 
                err);
 }
 
+/* A model with m's weights in which a group that has one bias has all: those that m lacks are zero (other
+   files give q, k and v alone a bias). Free its layers, and *zeros. */
+static bool hbk__whole_groups(hbk_model *whole, const hbk_model *m, hbk_real **zeros, hbk_error *err)
+{
+    hbk_config *c = &whole->config;
+    *whole = *m;
+    if (c->biases & HBK__ATTENTION) c->biases |= HBK__ATTENTION;
+    if (c->biases & HBK__MLP) c->biases |= HBK__MLP;
+    hbk_int widest = HBK__MAX(c->n_heads * c->head_dim, HBK__MAX(c->dim, c->ffn_dim));
+    *zeros = HBK__NEW(m->alloc, hbk_real, widest, err);
+    whole->layers = *zeros ? HBK__NEW(m->alloc, hbk_layer, c->n_layers, err) : NULL;
+    for (hbk_int l = 0; whole->layers && l < c->n_layers; l++) {
+        whole->layers[l] = m->layers[l];
+        for (int s = 0; s < HBK_N_SLOTS; s++)
+            if (!whole->layers[l].bias[s]) whole->layers[l].bias[s] = *zeros;
+    }
+    return whole->layers != NULL;
+}
+
 HBK_DEF bool hbk_model_save(const hbk_model *m, const char *dir, hbk_dtype t, hbk_error *err)
 {
     char path[512], name[96];
+    hbk_model whole;
+    hbk_real *zeros;
     hbk_int n = 0;
     hbk_matrix w;
     if (t != HBK_F32 && t != HBK_F16 && t != HBK_BF16)
         return hbk_fail(err, HBK_ERROR_OPTION, "a model is saved as f32, f16 or bf16, not as %s",
                         hbk_dtype_name(t));
     if (!hbk_dir_make(dir, err) || !hbk_path(path, dir, "model.safetensors", err)) return false;
-    while (hbk_tensor_at(m, n, name, &w)) n++;
-    hbk_tensor *tensors = HBK__NEW(m->alloc, hbk_tensor, n, err);
+    bool ok = hbk__whole_groups(&whole, m, &zeros, err);
+    while (ok && hbk_tensor_at(&whole, n, name, &w)) n++;
+    hbk_tensor *tensors = ok ? HBK__NEW(m->alloc, hbk_tensor, n, err) : NULL;
     hbk_matrix *from = tensors ? HBK__NEW(m->alloc, hbk_matrix, n, err) : NULL;
     char *names = from ? HBK__NEW(m->alloc, char, 96 * n, err) : NULL;
     for (hbk_int i = 0; names && i < n; i++) {
-        hbk_tensor_at(m, i, names + 96 * i, &from[i]);
-        bool norm = strstr(names + 96 * i, "norm.weight") != NULL;
+        hbk__place p;
+        hbk_tensor_at(&whole, i, names + 96 * i, &from[i]);
+        bool vector = hbk__place_at(&whole, i, &p, names + 96 * i) && p.vector;
         tensors[i].name = names + 96 * i;
         snprintf(tensors[i].dtype, sizeof tensors[i].dtype, "%s", hbk__st_type_name(t));
-        tensors[i].n_dims = norm ? 1 : 2;
-        tensors[i].shape[0] = norm ? from[i].cols : from[i].rows;
-        tensors[i].shape[1] = norm ? 0 : from[i].cols;
+        tensors[i].n_dims = vector ? 1 : 2;
+        tensors[i].shape[0] = vector ? from[i].cols : from[i].rows;
+        tensors[i].shape[1] = vector ? 0 : from[i].cols;
     }
-    bool ok = names && hbk__tensors_write(path, tensors, from, n, m->alloc, err);
+    ok = names && hbk__tensors_write(path, tensors, from, n, m->alloc, err);
     hbk_free(m->alloc, names);
     hbk_free(m->alloc, from);
     hbk_free(m->alloc, tensors);
+    hbk_free(m->alloc, whole.layers);
+    hbk_free(m->alloc, zeros);
     return ok && hbk__config_save(&m->config, dir, t, err);
 }
 
@@ -7260,6 +7996,17 @@ HBK_DEF hbk_adapter *hbk_adapter_load(const char *dir, const hbk_config *config,
     return a;
 }
 
+/* The module of number i of an adapter's projections: "model.layers.3.mlp.up_proj", "lm_head". */
+static void hbk__lora_module(char name[64], const hbk_adapter *a, hbk_int i)
+{
+    hbk_slot slot = (hbk_slot)hbk__lora_slot(a, i);
+    if (slot == HBK_LM_HEAD)
+        snprintf(name, 64, "lm_head");
+    else
+        snprintf(name, 64, "model.layers.%lld.%s%s", (long long)(i / HBK_N_SLOTS), hbk__slot_group(slot),
+                 hbk_slot_name(slot));
+}
+
 /* Only keys that every version of PEFT knows: old ones stop at a key that they do not. */
 static bool hbk__adapter_config_save(const hbk_adapter *a, const char *dir, const char *base_name,
                                      double dropout, hbk_error *err)
@@ -7281,18 +8028,17 @@ HBK_DEF bool hbk_adapter_save(const hbk_adapter *a, const char *dir, const char 
                               hbk_error *err)
 {
     char path[512];
-    hbk_int n = 0, most = a->n_layers * HBK_N_SLOTS * 2;
+    hbk_int n = 0, most = (a->n_layers * HBK_N_SLOTS + 1) * 2;
     if (!hbk_dir_make(dir, err) || !hbk_path(path, dir, "adapter_model.safetensors", err)) return false;
     hbk_tensor *tensors = HBK__NEW(a->alloc, hbk_tensor, most, err);
     hbk_matrix *from = tensors ? HBK__NEW(a->alloc, hbk_matrix, most, err) : NULL;
     char *names = from ? HBK__NEW(a->alloc, char, 96 * most, err) : NULL;
     for (hbk_int i = 0; names && i < most; i++) {
         const hbk_lora *l = &a->loras[i / 2];
-        hbk_slot slot = (hbk_slot)(i / 2 % HBK_N_SLOTS);
+        char module[64];
         if (!l->a) continue;
-        snprintf(names + 96 * n, 96, "base_model.model.model.layers.%lld.%s%s.lora_%c.weight",
-                 (long long)(i / 2 / HBK_N_SLOTS), hbk__slot_group(slot), hbk_slot_name(slot),
-                 i % 2 ? 'B' : 'A');
+        hbk__lora_module(module, a, i / 2);
+        snprintf(names + 96 * n, 96, "base_model.model.%s.lora_%c.weight", module, i % 2 ? 'B' : 'A');
         from[n] = i % 2 ? hbk__matrix(l->out, l->rank, l->b) : hbk__matrix(l->rank, l->in, l->a);
         tensors[n].name = names + 96 * n;
         snprintf(tensors[n].dtype, sizeof tensors[n].dtype, "F32");
@@ -7339,8 +8085,7 @@ static hbk_int hbk__session_layout(hbk_session *s, hbk_real *at)
 {
     const hbk_config *c = &s->m->config;
     hbk_int N = HBK__FEED_TOKENS, C = c->dim, Q = c->n_heads * c->head_dim, KV = c->n_kv_heads * c->head_dim;
-    hbk_int R = s->adapter ? s->adapter->rank : 0,
-            cache = c->n_layers * (s->n_slots + 1) * s->max_length * KV;
+    hbk_int R = hbk__max_rank(s->adapter), cache = c->n_layers * (s->n_slots + 1) * s->max_length * KV;
     hbk_int total = 0;
     s->keys = hbk__take(&at, &total, cache);
     s->values = hbk__take(&at, &total, cache);
@@ -7481,8 +8226,7 @@ static void hbk__session_pass(hbk_session *s, hbk_int N, hbk_int n_spans, hbk_in
     for (hbk_int i = 0, n; i < n_rows; i += n) { /* runs of rows that also lie together in the result */
         for (n = 1; i + n < n_rows && s->row_out[i + n] == s->row_out[i] + n; n++) {
         }
-        hbk_real *out = hbk__zeroed(logits + s->row_out[i] * V, n * V);
-        hbk_matmul(out, s->norm + i * C, &s->m->head, n, s->panel);
+        hbk__head_forward(&e, logits + s->row_out[i] * V, s->norm + i * C, n, s->b.xa[0], 0);
     }
 }
 
@@ -8312,7 +9056,7 @@ HBK_DEF int32_t hbk_template_stop(const hbk_template *t, const hbk_tokenizer *to
 /* ==== 15  EXAMPLES AND BATCHES ===============================================
 
    pairs    what people wrote or the loop made: (instruction, output) and where it came from
-   dataset  the same as token ids, all examples in one array, with the place where each one's loss begins
+   dataset  the same as token ids, all examples in one array, and for each token whether it carries loss
    packer   a batch under construction: examples laid end to end, no padding anywhere
 
    An example of n ids x_0 .. x_(n-1), whose first n_prompt are the prompt, is fed as n - 1 tokens:
@@ -8442,24 +9186,32 @@ HBK_DEF bool hbk_pairs_load(hbk_pairs *p, const char *path, const char *source, 
     return got == 0;
 }
 
-HBK_DEF bool hbk_dataset_add(hbk_dataset *d, const int32_t *ids, hbk_int n, hbk_int n_prompt, hbk_error *err)
+/* Room for one more example of n tokens. Nothing of what is there changes. */
+static bool hbk__dataset_reserve(hbk_dataset *d, hbk_int n, hbk_error *err)
 {
-    if (n < 2 || n_prompt < 0 || n_prompt >= n)
-        return hbk_fail(err, HBK_ERROR_RANGE,
-                        "an example of %lld tokens, %lld of them prompt: there is no token to learn",
-                        (long long)n, (long long)n_prompt);
-    if (d->n == d->cap) {
-        hbk_int cap = d->cap < 16 ? 16 : 2 * d->cap;
-        hbk_int *start = (hbk_int *)hbk_realloc(d->alloc, d->start, cap + 1, sizeof *start, err);
-        if (!start) return false;
-        d->start = start; /* longer than `cap` says, should the next line fail */
-        hbk_int *prompts = (hbk_int *)hbk_realloc(d->alloc, d->n_prompt, cap, sizeof *prompts, err);
-        if (!prompts) return false;
-        d->n_prompt = prompts;
-        d->cap = cap;
-        d->start[0] = 0;
-    }
-    hbk_int before = d->tokens.n;
+    void *learn = d->learn;
+    if (!hbk__reserve(d->alloc, &learn, &d->learn_cap, d->tokens.n + n, sizeof *d->learn, err)) return false;
+    d->learn = (unsigned char *)learn;
+    if (d->n < d->cap) return true;
+    hbk_int cap = d->cap < 16 ? 16 : 2 * d->cap;
+    hbk_int *start = (hbk_int *)hbk_realloc(d->alloc, d->start, cap + 1, sizeof *start, err);
+    if (!start) return false;
+    d->start = start;
+    d->cap = cap;
+    d->start[0] = 0;
+    return true;
+}
+
+/* The loss is on tokens where learn is not 0 or, learn NULL, on those from n_prompt on. */
+static bool hbk__dataset_append(hbk_dataset *d, const int32_t *ids, const unsigned char *learn,
+                                hbk_int n_prompt, hbk_int n, hbk_error *err)
+{
+    hbk_int targets = 0, before = d->tokens.n;
+    for (hbk_int k = 1; k < n; k++) targets += learn ? learn[k] != 0 : k >= n_prompt;
+    if (targets == 0)
+        return hbk_fail(err, HBK_ERROR_RANGE, "an example of %lld tokens: there is no token to learn",
+                        (long long)n);
+    if (!hbk__dataset_reserve(d, n, err)) return false;
     d->tokens.alloc = d->alloc;
     hbk_tokens_append(&d->tokens, ids, n);
     if (!hbk_tokens_ok(&d->tokens, err)) {
@@ -8467,10 +9219,30 @@ HBK_DEF bool hbk_dataset_add(hbk_dataset *d, const int32_t *ids, hbk_int n, hbk_
         d->tokens.failed = false; /* what was added before is whole */
         return false;
     }
-    d->n_prompt[d->n++] = n_prompt;
-    d->start[d->n] = d->tokens.n;
+    for (hbk_int k = 0; k < n; k++) /* nothing predicts token 0 */
+        d->learn[before + k] = k > 0 && (learn ? learn[k] != 0 : k >= n_prompt);
+    d->start[++d->n] = d->tokens.n;
     d->max_length = HBK__MAX(d->max_length, n);
+    d->n_targets += targets;
     return true;
+}
+
+HBK_DEF bool hbk_dataset_add(hbk_dataset *d, const int32_t *ids, hbk_int n, hbk_int n_prompt, hbk_error *err)
+{
+    return hbk__dataset_append(d, ids, NULL, n_prompt, n, err);
+}
+
+HBK_DEF bool hbk_dataset_add_masked(hbk_dataset *d, const int32_t *ids, const unsigned char *learn, hbk_int n,
+                                    hbk_error *err)
+{
+    return hbk__dataset_append(d, ids, learn, 0, n, err);
+}
+
+HBK_DEF hbk_int hbk_dataset_targets(const hbk_dataset *d, hbk_int i)
+{
+    hbk_int n = 0;
+    for (hbk_int k = d->start[i]; k < d->start[i + 1]; k++) n += d->learn[k];
+    return n;
 }
 
 /* Adds an example unless it is longer than max_length (0 or less: no limit), which is counted. */
@@ -8488,6 +9260,7 @@ static void hbk__dataset_cut(hbk_dataset *d, const hbk_dataset *old)
     d->n = old->n;
     d->tokens.n = old->tokens.n;
     d->max_length = old->max_length;
+    d->n_targets = old->n_targets;
     d->n_too_long = old->n_too_long;
 }
 
@@ -8562,9 +9335,10 @@ HBK_DEF void hbk_dataset_free(hbk_dataset *d)
 {
     hbk_tokens_free(&d->tokens);
     hbk_free(d->alloc, d->start);
-    hbk_free(d->alloc, d->n_prompt);
-    d->start = d->n_prompt = NULL;
-    d->n = d->cap = d->max_length = d->n_too_long = 0;
+    hbk_free(d->alloc, d->learn);
+    d->start = NULL;
+    d->learn = NULL;
+    d->n = d->cap = d->learn_cap = d->max_length = d->n_targets = d->n_too_long = 0;
 }
 
 HBK_DEF bool hbk_packer_init(hbk_packer *p, hbk_int max_tokens, hbk_int max_seqs, hbk_allocator *alloc,
@@ -8606,13 +9380,13 @@ HBK_DEF bool hbk_packer_add(hbk_packer *p, const hbk_dataset *d, hbk_int i)
 {
     HBK_ASSERT(i >= 0 && i < d->n);
     const int32_t *x = d->tokens.data + d->start[i];
+    const unsigned char *learn = d->learn + d->start[i];
     hbk_int n = d->start[i + 1] - d->start[i] - 1;
     if (n > p->max_tokens - p->n_tokens || p->n_seqs == p->max_seqs) return false;
     for (hbk_int j = 0; j < n; j++) {
-        bool counts = j + 1 >= d->n_prompt[i];
         p->tokens[p->n_tokens + j] = x[j];
-        p->targets[p->n_tokens + j] = counts ? x[j + 1] : -1;
-        p->n_targets += counts;
+        p->targets[p->n_tokens + j] = learn[j + 1] ? x[j + 1] : -1;
+        p->n_targets += learn[j + 1];
     }
     p->n_tokens += n;
     p->seq_start[++p->n_seqs] = p->n_tokens;
@@ -8744,6 +9518,7 @@ HBK_DEF hbk_train_options hbk_train_defaults(bool full)
     o.max_length = -1;
     o.seed = 1;
     o.shuffle = true;
+    o.validate_every = 50;
     o.save_every = 100;
     return o;
 }
@@ -8762,12 +9537,20 @@ HBK_DEF hbk_int hbk_train_steps(hbk_int n)
 
 /* ---- the trainer ----------------------------------------------------------------- */
 
+/* The validations so far: the lowest loss, the step that had it (0: none yet), and how many came since. */
+typedef struct hbk__best_of {
+    double loss;
+    int64_t step, since;
+} hbk__best_of;
+
 struct hbk_trainer {
     hbk_allocator *alloc;
     const hbk_model *base;
     hbk_train_options o;
     hbk_real *values, *grads, *m, *v; /* (n) each */
     hbk_int n, step;
+    hbk_real *best;     /* (n) the values of the lowest validation loss so far; NULL: none is kept */
+    hbk__best_of found; /* where that was */
     hbk_int passes;                  /* since the last update: part of the dropout's address */
     hbk_model *model, *dmodel;       /* full: views of values and grads */
     hbk_adapter *adapter, *dadapter; /* LoRA: likewise */
@@ -8786,6 +9569,7 @@ HBK_DEF void hbk_trainer_free(hbk_trainer *t)
     hbk_free(t->alloc, t->grads);
     hbk_free(t->alloc, t->m);
     hbk_free(t->alloc, t->v);
+    hbk_free(t->alloc, t->best);
     hbk_free(t->alloc, t);
 }
 
@@ -8799,9 +9583,8 @@ static bool hbk__trainer_views(hbk_trainer *t, const hbk_adapter *init, hbk_erro
         if (t->dmodel) hbk_model_unpack(t->values, t->base);
         return t->dmodel != NULL;
     }
-    t->adapter = hbk__adapter_shape(c, init->rank, init->alpha, init->targets, t->values, t->alloc, err);
-    if (t->adapter)
-        t->dadapter = hbk__adapter_shape(c, init->rank, init->alpha, init->targets, t->grads, t->alloc, err);
+    t->adapter = hbk__adapter_view(init, c, t->values, t->alloc, err);
+    if (t->adapter) t->dadapter = hbk__adapter_view(init, c, t->grads, t->alloc, err);
     if (t->dadapter) memcpy(t->values, init->values, (size_t)t->n * sizeof *t->values);
     return t->dadapter != NULL;
 }
@@ -8865,7 +9648,7 @@ HBK_DEF bool hbk_trainer_accumulate(hbk_trainer *t, const hbk_batch *b, double s
     return hbk_model_pass(t->acts, hbk_trainer_model(t), b, &p, loss, NULL, err);
 }
 
-/* Steps over every value; norms, the one-row tensors of a model, do not decay. */
+/* Steps over every value; norms and biases, the one-row tensors of a model, do not decay. */
 static void hbk__trainer_adamw(hbk_trainer *t, double scale, hbk_adamw o)
 {
     if (t->adapter) {
@@ -8919,35 +9702,47 @@ static hbk_tensor hbk__state_tensor(const char *name, const char *dtype, hbk_int
     return t;
 }
 
-HBK_DEF bool hbk_trainer_save(const hbk_trainer *t, const char *path, hbk_error *err)
+/* What a checkpoint holds, in its order: numbers of the trainer, which `data` of each tensor points at. */
+enum { HBK__STATE_MAX = 6 };
+static hbk_int hbk__trainer_state(const hbk_trainer *t, int64_t *step, hbk_tensor state[HBK__STATE_MAX])
 {
     const char *real = sizeof(hbk_real) == 8 ? "F64" : "F32";
-    int64_t step = t->step;
-    hbk_tensor tensors[4];
-    tensors[0] = hbk__state_tensor("values", real, t->n, t->values, sizeof(hbk_real));
-    tensors[1] = hbk__state_tensor("m", real, t->n, t->m, sizeof(hbk_real));
-    tensors[2] = hbk__state_tensor("v", real, t->n, t->v, sizeof(hbk_real));
-    tensors[3] = hbk__state_tensor("step", "I64", 1, &step, sizeof step);
-    return hbk_safetensors_write(path, tensors, 4, err);
+    hbk_int n = 0;
+    *step = t->step;
+    state[n++] = hbk__state_tensor("values", real, t->n, t->values, sizeof(hbk_real));
+    state[n++] = hbk__state_tensor("m", real, t->n, t->m, sizeof(hbk_real));
+    state[n++] = hbk__state_tensor("v", real, t->n, t->v, sizeof(hbk_real));
+    state[n++] = hbk__state_tensor("step", "I64", 1, step, sizeof *step);
+    if (!t->best) return n;
+    state[n++] = hbk__state_tensor("best", real, t->n, t->best, sizeof(hbk_real));
+    state[n++] = hbk__state_tensor("found", "U8", sizeof t->found, &t->found, 1);
+    return n;
+}
+
+HBK_DEF bool hbk_trainer_save(const hbk_trainer *t, const char *path, hbk_error *err)
+{
+    int64_t step;
+    hbk_tensor state[HBK__STATE_MAX];
+    hbk_int n = hbk__trainer_state(t, &step, state);
+    return hbk_safetensors_write(path, state, n, err);
 }
 
 HBK_DEF bool hbk_trainer_resume(hbk_trainer *t, const char *path, hbk_error *err)
 {
     hbk_safetensors *s = hbk_safetensors_open(path, t->alloc, err);
     if (!s) return false;
-    const char *names[4] = {"values", "m", "v", "step"};
-    const hbk_tensor *in[4];
+    int64_t step;
+    hbk_tensor state[HBK__STATE_MAX];
+    const hbk_tensor *in[HBK__STATE_MAX];
+    hbk_int n = hbk__trainer_state(t, &step, state);
     bool ok = true;
-    for (int i = 0; i < 4; i++) {
-        in[i] = hbk_safetensors_find(s, names[i]);
-        if (!in[i] || in[i]->bytes != (i < 3 ? (size_t)t->n * sizeof(hbk_real) : sizeof(int64_t))) ok = false;
+    for (hbk_int i = 0; i < n; i++) {
+        in[i] = hbk_safetensors_find(s, state[i].name);
+        if (!in[i] || in[i]->bytes != state[i].bytes) ok = false;
     }
     if (ok) {
-        int64_t step;
-        memcpy(t->values, in[0]->data, in[0]->bytes);
-        memcpy(t->m, in[1]->data, in[1]->bytes);
-        memcpy(t->v, in[2]->data, in[2]->bytes);
-        memcpy(&step, in[3]->data, sizeof step);
+        for (hbk_int i = 0; i < n; i++) /* the trainer's own memory, which is not const behind *t */
+            memcpy((void *)(uintptr_t)state[i].data, in[i]->data, in[i]->bytes);
         t->step = step;
         t->passes = 0;
         memset(t->grads, 0, (size_t)t->n * sizeof *t->grads);
@@ -8964,13 +9759,22 @@ HBK_DEF bool hbk_trainer_resume(hbk_trainer *t, const char *path, hbk_error *err
 
 /* ---- the loop over steps ----------------------------------------------------------- */
 
+/* An example of the step in work, and the pass that it is put into. */
+typedef struct hbk__step_item {
+    const hbk_dataset *from;
+    hbk_int example, tokens, pass;
+} hbk__step_item;
+
 /* Everything about a finetuning that is settled before its first step. */
 typedef struct hbk__plan {
-    const hbk_dataset *data, *replay;
+    const hbk_dataset *data, *replay, *validation;
     hbk_train_options o;         /* batch and steps resolved */
     hbk_int *order;              /* (data->n) the epoch's permutation */
     hbk_int *replay_order;       /* (replay->n) */
     hbk_int epoch, replay_epoch; /* which those are of; -1: none yet */
+    hbk_int per_step;            /* examples of a step, replayed ones included */
+    hbk__step_item *items;            /* (per_step) */
+    hbk_int *room;               /* (per_step) tokens that still fit into each pass */
     hbk_packer packer;
     hbk_allocator *alloc;
 } hbk__plan;
@@ -9000,49 +9804,145 @@ static hbk_int hbk__step_example(hbk__plan *p, hbk_int step, hbk_int i, const hb
                            batch * p->o.replay + k - p->o.batch);
 }
 
-/* One step: its examples packed into as few passes as fit, then the update. */
-static bool hbk__train_step(hbk_trainer *t, hbk__plan *p, hbk_int step, double *loss, double *norm,
-                            double *lr, hbk_int *tokens, hbk_error *err)
+static int hbk__by_length(const void *a, const void *b)
 {
-    hbk_int per_step = p->o.accumulate * (p->o.batch + p->o.replay), targets = 0;
-    const hbk_dataset *d;
-    *tokens = 0;
-    for (hbk_int i = 0; i < per_step; i++) {
-        hbk_int x = hbk__step_example(p, step, i, &d);
-        targets += d->start[x + 1] - d->start[x] - HBK__MAX(d->n_prompt[x], 1); /* nothing predicts token 0 */
-        *tokens += d->start[x + 1] - d->start[x] - 1;
+    const hbk__step_item *x = (const hbk__step_item *)a, *y = (const hbk__step_item *)b;
+    if (x->tokens != y->tokens) return x->tokens < y->tokens ? 1 : -1;
+    return x->pass < y->pass ? -1 : 1; /* before packing: the place in the step */
+}
+
+/* Spreads a step's examples over passes, as few as best fit finds: longest first, each to the pass that it
+   leaves the least room in. Returns their number. Source: Johnson 1974, best fit decreasing. */
+static hbk_int hbk__pack(hbk__plan *p)
+{
+    hbk_int n_passes = 0;
+    qsort(p->items, (size_t)p->per_step, sizeof *p->items, hbk__by_length);
+    for (hbk_int i = 0; i < p->per_step; i++) {
+        hbk__step_item *x = &p->items[i];
+        hbk_int best = -1;
+        for (hbk_int k = 0; k < n_passes; k++)
+            if (p->room[k] >= x->tokens && (best < 0 || p->room[k] < p->room[best])) best = k;
+        if (best < 0) p->room[best = n_passes++] = p->packer.max_tokens;
+        p->room[best] -= x->tokens;
+        x->pass = best;
     }
-    double sum = 0, part;
+    return n_passes;
+}
+
+/* Adds the gradient of one pass of the step, whose examples keep the order of hbk__pack. */
+static bool hbk__train_pass(hbk_trainer *t, hbk__plan *p, hbk_int pass, hbk_int targets, double *sum,
+                            hbk_error *err)
+{
+    double part;
     hbk_packer_clear(&p->packer);
-    for (hbk_int i = 0; i <= per_step; i++) {
-        hbk_int x = i < per_step ? hbk__step_example(p, step, i, &d) : -1;
-        if (x >= 0 && hbk_packer_add(&p->packer, d, x)) continue;
-        hbk_batch b = hbk_packer_batch(&p->packer);
-        if (!hbk_trainer_accumulate(t, &b, 1 / (double)targets, &part, err)) return false;
-        sum += part;
-        hbk_packer_clear(&p->packer);
-        if (x >= 0) hbk_packer_add(&p->packer, d, x);
+    for (hbk_int i = 0; i < p->per_step; i++)
+        if (p->items[i].pass == pass) hbk_packer_add(&p->packer, p->items[i].from, p->items[i].example);
+    hbk_batch b = hbk_packer_batch(&p->packer);
+    if (!hbk_trainer_accumulate(t, &b, 1 / (double)targets, &part, err)) return false;
+    *sum += part;
+    return true;
+}
+
+/* Names the examples of the step, as far as they fit into the message. */
+static bool hbk__not_finite(const hbk__plan *p, hbk_int step, double loss, hbk_error *err)
+{
+    char list[160] = "";
+    size_t used = 0;
+    for (hbk_int i = 0; i < p->per_step && used < sizeof list - 24; i++)
+        used += (size_t)snprintf(list + used, sizeof list - used, "%s%s%lld", i ? ", " : "",
+                                 p->items[i].from == p->data ? "" : "replayed ",
+                                 (long long)p->items[i].example + 1);
+    return hbk_fail(err, HBK_ERROR_NUMERIC,
+                    "step %lld: the %s is not finite; the weights of the step before stay. Its examples: "
+                    "%s%s. Lower the learning rate, or look for a broken example",
+                    (long long)step, isfinite(loss) ? "gradient" : "loss", list,
+                    used < sizeof list - 24 ? "" : " ...");
+}
+
+/* What is known of a step when it is done. */
+typedef struct hbk__step_facts {
+    double loss, lr, norm; /* of the gradient, before clipping */
+    double val_loss;       /* NAN: not validated */
+    hbk_int tokens;
+} hbk__step_facts;
+
+/* One step: its examples packed into passes, then the update. */
+static bool hbk__train_step(hbk_trainer *t, hbk__plan *p, hbk_int step, hbk__step_facts *facts,
+                            hbk_error *err)
+{
+    hbk_int targets = 0;
+    for (hbk_int i = 0; i < p->per_step; i++) {
+        hbk__step_item *x = &p->items[i];
+        x->example = hbk__step_example(p, step, i, &x->from);
+        x->tokens = x->from->start[x->example + 1] - x->from->start[x->example] - 1; /* the last is not fed */
+        x->pass = i;
+        targets += hbk_dataset_targets(x->from, x->example);
+        facts->tokens += x->tokens;
     }
-    *loss = sum / (double)targets;
-    if (!isfinite(*loss))
-        return hbk_fail(err, HBK_ERROR_NUMERIC, "step %lld: the loss is not finite; lower the learning rate",
-                        (long long)step);
-    *lr = hbk_learning_rate(p->o.schedule, step, p->o.steps, p->o.warmup, p->o.lr, p->o.lr_end);
-    return hbk_trainer_update(t, *lr, norm, err);
+    double sum = 0;
+    hbk_int n_passes = hbk__pack(p);
+    for (hbk_int k = 0; k < n_passes; k++)
+        if (!hbk__train_pass(t, p, k, targets, &sum, err)) return false;
+    facts->loss = sum / (double)targets;
+    facts->lr = hbk_learning_rate(p->o.schedule, step, p->o.steps, p->o.warmup, p->o.lr, p->o.lr_end);
+    if (isfinite(facts->loss) && hbk_trainer_update(t, facts->lr, &facts->norm, err)) return true;
+    return hbk__not_finite(p, step, facts->loss, err);
+}
+
+/* Mean loss of a target token of the validation set, without dropout. */
+static bool hbk__validation_loss(hbk_trainer *t, hbk__plan *p, double *loss, hbk_error *err)
+{
+    const hbk_dataset *d = p->validation;
+    hbk_pass forward;
+    memset(&forward, 0, sizeof forward);
+    forward.adapter = t->adapter;
+    double sum = 0, part;
+    for (hbk_int i = 0; i < d->n;) {
+        hbk_packer_clear(&p->packer);
+        while (i < d->n && hbk_packer_add(&p->packer, d, i)) i++;
+        hbk_batch b = hbk_packer_batch(&p->packer);
+        if (!hbk_model_pass(t->acts, hbk_trainer_model(t), &b, &forward, &part, NULL, err)) return false;
+        sum += part;
+    }
+    *loss = sum / (double)d->n_targets;
+    if (isfinite(*loss)) return true;
+    return hbk_fail(err, HBK_ERROR_NUMERIC,
+                    "step %lld: the validation loss is not finite; lower the learning rate",
+                    (long long)t->step);
+}
+
+/* Validates where it is due and keeps the best weights. *loss stays NAN where it is not. */
+static bool hbk__validate(hbk_trainer *t, hbk__plan *p, double *loss, hbk_error *err)
+{
+    bool last = t->step == p->o.steps;
+    *loss = (double)NAN;
+    if (!p->validation || !(last || (p->o.validate_every > 0 && t->step % p->o.validate_every == 0)))
+        return true;
+    if (!hbk__validation_loss(t, p, loss, err)) return false;
+    t->found.since++;
+    if (t->found.step == 0 || *loss < t->found.loss) {
+        t->found.loss = *loss;
+        t->found.step = t->step;
+        t->found.since = 0;
+        memcpy(t->best, t->values, (size_t)t->n * sizeof *t->values);
+    }
+    return true;
 }
 
 /* Adds every option to `into`, keys led by `prefix`: flat, so that a difference can be named. */
 static bool hbk__options_json(json_t *into, const char *prefix, const hbk_train_options *o)
 {
     json_t *j = json_pack(
-        "{s:b s:I s:f s:i s:f s:f s:f s:i s:I s:f s:f s:f s:f s:f s:I s:I s:I s:f s:I s:I s:I s:I s:b}",
+        "{s:b s:I s:f s:i s:f s:f s:f s:i s:I s:f s:f s:f s:f s:f s:I s:I s:I s:f s:I s:I s:I s:I s:I s:I "
+        "s:b}",
         "full", o->full, "rank", (json_int_t)o->rank, "alpha", o->alpha, "targets", (int)o->targets,
         "dropout", o->dropout, "lr", o->lr, "lr_end", o->lr_end, "schedule", (int)o->schedule, "warmup",
         (json_int_t)o->warmup, "beta1", o->beta1, "beta2", o->beta2, "eps", o->eps, "weight_decay",
         o->weight_decay, "clip", o->clip, "batch", (json_int_t)o->batch, "accumulate",
         (json_int_t)o->accumulate, "steps", (json_int_t)o->steps, "epochs", o->epochs, "max_tokens",
         (json_int_t)o->max_tokens, "max_length", (json_int_t)o->max_length, "replay", (json_int_t)o->replay,
-        "seed", (json_int_t)o->seed, "shuffle", o->shuffle);
+        "validate_every", (json_int_t)o->validate_every, "patience", (json_int_t)o->patience, "seed",
+        (json_int_t)o->seed, "shuffle", o->shuffle);
     const char *key;
     json_t *value;
     bool ok = into && j;
@@ -9063,44 +9963,25 @@ static json_t *hbk__hex(uint64_t h)
     return json_string(text);
 }
 
-/* What tells two base models apart without reading all of their weights: shape, final norm, first rows. */
-static uint64_t hbk__model_hash(const hbk_model *m)
+static uint64_t hbk__dataset_hash(uint64_t h, const hbk_dataset *d)
 {
-    const hbk_config *c = &m->config;
-    hbk_int sizes[] = {c->n_layers, c->n_heads, c->n_kv_heads, c->head_dim,
-                       c->dim,      c->ffn_dim, c->vocab_size};
-    uint64_t h = hbk_hash(0, sizes, sizeof sizes);
-    h = hbk_hash(h, &c->rms_norm_eps, sizeof c->rms_norm_eps);
-    h = hbk_hash(h, m->inv_freq, (size_t)(c->head_dim / 2) * sizeof(double));
-    h = hbk_hash(h, m->final_norm, (size_t)c->dim * sizeof(hbk_real));
-    for (hbk_int l = 0; l < c->n_layers; l++) {
-        const hbk_matrix *w = &m->layers[l].w[HBK_Q];
-        h = hbk_hash(h, w->data, (size_t)w->cols * hbk_dtype_bytes(w->dtype));
-    }
-    return h;
+    h = hbk_hash(h, d->tokens.data, (size_t)d->tokens.n * sizeof(int32_t));
+    h = hbk_hash(h, d->start, (size_t)d->n * sizeof(hbk_int));
+    return hbk_hash(h, d->learn, (size_t)d->tokens.n);
 }
 
 /* Options, base and data as one JSON object: what a checkpoint must have been made with to be continued. */
 static json_t *hbk__train_json(const hbk__plan *p, const hbk_model *m, const hbk_adapter *init,
                                const hbk_recipe *r)
 {
-    const hbk_dataset *again = p->replay;
-    uint64_t data = hbk_hash(0, p->data->tokens.data, (size_t)p->data->tokens.n * sizeof(int32_t));
-    data = hbk_hash(data, p->data->start, (size_t)p->data->n * sizeof(hbk_int));
-    data = hbk_hash(data, p->data->n_prompt, (size_t)p->data->n * sizeof(hbk_int));
-    if (again) {
-        data = hbk_hash(data, again->tokens.data, (size_t)again->tokens.n * sizeof(int32_t));
-        data = hbk_hash(data, again->start, (size_t)again->n * sizeof(hbk_int));
-    }
-    if (init) {
-        data = hbk_hash(data, init->values, (size_t)init->n_values * sizeof(hbk_real));
-        data = hbk_hash(data, &init->alpha, sizeof init->alpha);
-        data = hbk_hash(data, &init->targets, sizeof init->targets);
-    }
+    uint64_t data = hbk__dataset_hash(0, p->data);
+    if (p->replay) data = hbk__dataset_hash(data, p->replay);
+    if (p->validation) data = hbk__dataset_hash(data, p->validation);
+    if (init) data = hbk_adapter_hash(data, init);
     json_t *j = json_object();
     if (hbk__options_json(j, "", &p->o) && !json_object_set_new(j, "examples", json_integer(p->data->n)) &&
         !json_object_set_new(j, "data", hbk__hex(data)) &&
-        !json_object_set_new(j, "model", hbk__hex(hbk__model_hash(m))) &&
+        !json_object_set_new(j, "model", hbk__hex(hbk_model_hash(m))) &&
         !json_object_set_new(j, "threads", json_integer(hbk__n_threads())) && /* sums differ by them */
         !json_object_set_new(j, "template", hbk__hex(r->tmpl ? hbk_template_hash(r->tmpl) : 0)) &&
         !json_object_set_new(j, "tag_seed", r->tag_seed ? json_string(r->tag_seed) : json_null()) &&
@@ -9113,26 +9994,10 @@ static json_t *hbk__train_json(const hbk__plan *p, const hbk_model *m, const hbk
 }
 
 /* Compares `now` with what DIR/train.json says; a difference is named. */
-static bool hbk__same_options(const char *path, json_t *now, hbk_error *err)
+static bool hbk__same_options(const char *path, const json_t *now, hbk_error *err)
 {
     json_t *then = hbk_json_read(path, err);
-    if (!then) return false;
-    const char *key;
-    json_t *value;
-    bool ok = true;
-    json_object_foreach(now, key, value)
-    {
-        json_t *old = json_object_get(then, key);
-        if (ok && (!old || !json_equal(old, value))) {
-            char *a = old ? json_dumps(old, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
-            char *b = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
-            ok = hbk_fail_at(err, HBK_ERROR_OPTION, path, 0,
-                             "this folder was begun with %s %s, not %s: use its options, or another folder",
-                             key, a ? a : "unset", b ? b : "?");
-            free(a);
-            free(b);
-        }
-    }
+    bool ok = then && hbk_json_same(then, now, path, "another folder", err);
     json_decref(then);
     return ok;
 }
@@ -9148,7 +10013,7 @@ static bool hbk__in_range(const char *name, double x, double least, double most,
 static bool hbk__train_check(const hbk_train_options *o, hbk_error *err)
 {
     const double any = 1e30;
-    if (!o->full && !(o->targets & HBK_ALL_SLOTS))
+    if (!o->full && !(o->targets & (HBK_ALL_SLOTS | 1u << HBK_LM_HEAD)))
         return hbk_fail(err, HBK_ERROR_OPTION, "no projection is to be adapted: name targets, or all");
     return hbk__in_range("lr", o->lr, 0, any, err) && hbk__in_range("lr_end", o->lr_end, 0, any, err) &&
            hbk__in_range("alpha", o->alpha, 0, any, err) && hbk__in_range("clip", o->clip, 0, any, err) &&
@@ -9159,13 +10024,23 @@ static bool hbk__train_check(const hbk_train_options *o, hbk_error *err)
            hbk__in_range("warmup", (double)o->warmup, 0, any, err);
 }
 
-static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_dataset *data,
-                           const hbk_dataset *replay, const hbk_train_options *o, hbk_allocator *alloc,
-                           hbk_error *err)
+/* Tokens of the longest example that a plan reads. */
+static hbk_int hbk__longest(const hbk__plan *p)
 {
+    hbk_int n = p->data->max_length;
+    if (p->replay) n = HBK__MAX(n, p->replay->max_length);
+    if (p->validation) n = HBK__MAX(n, p->validation->max_length);
+    return n;
+}
+
+static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_train_data *in,
+                           const hbk_train_options *o, hbk_allocator *alloc, hbk_error *err)
+{
+    const hbk_dataset *data = in->examples, *replay = in->replay;
     memset(p, 0, sizeof *p);
     p->data = data;
     p->replay = o->replay > 0 ? replay : NULL;
+    p->validation = in->validation;
     p->o = *o;
     p->alloc = alloc;
     p->epoch = p->replay_epoch = -1;
@@ -9177,6 +10052,15 @@ static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_dataset *
         return hbk_fail(err, HBK_ERROR_DATA,
                         "%lld replayed documents per batch were asked for, but none are given",
                         (long long)o->replay);
+    if (p->validation && p->validation->n < 1)
+        return hbk_fail(err, HBK_ERROR_DATA, "the validation set is empty (%lld examples were too long)",
+                        (long long)p->validation->n_too_long);
+    if (o->patience > 0 && !p->validation)
+        return hbk_fail(err, HBK_ERROR_OPTION, "patience %lld needs a validation set",
+                        (long long)o->patience);
+    if (o->validate_every < 0 || o->patience < 0)
+        return hbk_fail(err, HBK_ERROR_OPTION, "validate_every %lld and patience %lld must not be negative",
+                        (long long)o->validate_every, (long long)o->patience);
     if (o->batch < 0) p->o.batch = data->n < 3000 ? 8 : 32;
     if (p->o.batch < 1 || o->accumulate < 1 || o->steps == 0 || o->replay < 0 || !(o->lr > 0))
         return hbk_fail(err, HBK_ERROR_OPTION,
@@ -9187,7 +10071,7 @@ static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_dataset *
         p->o.steps =
             o->epochs > 0 ? (hbk_int)ceil(o->epochs * (double)data->n / per_step) : hbk_train_steps(data->n);
     p->o.steps = HBK__MAX(p->o.steps, 1);
-    hbk_int longest = HBK__MAX(data->max_length, p->replay ? replay->max_length : 0);
+    hbk_int longest = hbk__longest(p);
     hbk_int all = p->o.accumulate * (p->o.batch + p->o.replay); /* a step never needs more than this */
     hbk_int room = HBK__MIN(HBK__MAX(o->max_tokens, longest), all * longest);
     if (o->max_length > 0 && longest > o->max_length)
@@ -9197,7 +10081,10 @@ static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_dataset *
         return hbk_fail(err, HBK_ERROR_RANGE, "an example of %lld tokens exceeds the model's context of %lld",
                         (long long)longest, (long long)m->config.context_length);
     if (!hbk_packer_init(&p->packer, room, all, alloc, err)) return false;
-    p->order = HBK__NEW(alloc, hbk_int, data->n, err);
+    p->per_step = all;
+    p->items = HBK__NEW(alloc, hbk__step_item, all, err);
+    if (p->items) p->room = HBK__NEW(alloc, hbk_int, all, err);
+    if (p->room) p->order = HBK__NEW(alloc, hbk_int, data->n, err);
     if (p->order) p->replay_order = HBK__NEW(alloc, hbk_int, p->replay ? replay->n : 1, err);
     return p->replay_order != NULL;
 }
@@ -9205,6 +10092,8 @@ static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_dataset *
 static void hbk__plan_free(hbk__plan *p)
 {
     hbk_packer_free(&p->packer);
+    hbk_free(p->alloc, p->items);
+    hbk_free(p->alloc, p->room);
     hbk_free(p->alloc, p->order);
     hbk_free(p->alloc, p->replay_order);
 }
@@ -9230,6 +10119,34 @@ static bool hbk__write_row(hbk_jsonl_writer *w, json_t *row, hbk_error *err)
     return ok;
 }
 
+/* Did the validation loss not fall for longer than wanted? */
+static bool hbk__patience_ends(const hbk_trainer *t, const hbk__plan *p)
+{
+    return p->o.patience > 0 && t->found.since >= p->o.patience;
+}
+
+/* One row of metrics.jsonl. */
+static json_t *hbk__facts_json(hbk_int step, const hbk__step_facts *x)
+{
+    json_t *row = json_pack("{s:I s:f s:f s:f s:I}", "step", (json_int_t)step, "loss", x->loss, "lr", x->lr,
+                            "grad_norm", x->norm, "tokens", (json_int_t)x->tokens);
+    if (row && !isnan(x->val_loss) && json_object_set_new(row, "val_loss", json_real(x->val_loss))) {
+        json_decref(row);
+        return NULL;
+    }
+    return row;
+}
+
+static bool hbk__report_step(const hbk_progress *progress, const char *stage, const hbk_trainer *t,
+                             const hbk__plan *p, const hbk__step_facts *x, double seconds, hbk_error *err)
+{
+    char speed[40] = "", val[40] = "";
+    if (seconds > 0) snprintf(speed, sizeof speed, "  %.0f tokens/s", (double)x->tokens / seconds);
+    if (t->found.step > 0) snprintf(val, sizeof val, "  best val %.3f", t->found.loss);
+    return hbk_report(progress, stage, t->step, p->o.steps, "steps", err, "loss %.3f%s  lr %.2g  norm %.2g%s",
+                      x->loss, val, x->lr, x->norm, speed);
+}
+
 /* Steps from the trainer's own to the last, with metrics, timings and checkpoints. */
 static bool hbk__train_run(hbk_trainer *t, hbk__plan *p, const hbk__train_files *f, const char *stage,
                            const hbk_progress *progress, hbk_error *err)
@@ -9241,23 +10158,21 @@ static bool hbk__train_run(hbk_trainer *t, hbk__plan *p, const hbk__train_files 
     if (ok && now)
         ok = hbk_jsonl_count(f->timings, &timed, err) &&
              (timings = hbk_jsonl_create(f->timings, HBK__MIN(timed, t->step), t->alloc, err)) != NULL;
-    while (ok && t->step < p->o.steps) {
-        hbk_int step = t->step + 1, tokens = 0;
-        double loss = 0, norm = 0, lr = 0, start = now ? now(progress->ctx) : 0;
-        ok = hbk__train_step(t, p, step, &loss, &norm, &lr, &tokens, err) &&
-             hbk__write_row(metrics,
-                            json_pack("{s:I s:f s:f s:f s:I}", "step", (json_int_t)step, "loss", loss, "lr",
-                                      lr, "grad_norm", norm, "tokens", (json_int_t)tokens),
-                            err);
-        if (ok && now) {
-            double seconds = now(progress->ctx) - start;
+    while (ok && t->step < p->o.steps && !hbk__patience_ends(t, p)) {
+        hbk_int step = t->step + 1;
+        hbk__step_facts x;
+        double start = now ? now(progress->ctx) : 0;
+        memset(&x, 0, sizeof x);
+        ok = hbk__train_step(t, p, step, &x, err);
+        double seconds = now ? now(progress->ctx) - start : 0;
+        ok = ok && hbk__validate(t, p, &x.val_loss, err) &&
+             hbk__write_row(metrics, hbk__facts_json(step, &x), err);
+        if (ok && now)
             ok = hbk__write_row(timings,
                                 json_pack("{s:I s:f s:f}", "step", (json_int_t)step, "seconds", seconds,
-                                          "tokens_per_s", seconds > 0 ? (double)tokens / seconds : 0.0),
+                                          "tokens_per_s", seconds > 0 ? (double)x.tokens / seconds : 0.0),
                                 err);
-        }
-        bool go_on =
-            ok && hbk_report(progress, stage, step, p->o.steps, "steps", err, "loss %.3f  lr %.2g", loss, lr);
+        bool go_on = ok && hbk__report_step(progress, stage, t, p, &x, seconds, err);
         bool due = p->o.save_every > 0 && step % p->o.save_every == 0 && step < p->o.steps;
         if (ok && (due || !go_on)) /* rows first: a checkpoint promises the rows before it */
             ok = hbk_jsonl_sync(metrics, err) && hbk_dir_make(f->checkpoint_dir, err) &&
@@ -9271,10 +10186,12 @@ static bool hbk__train_run(hbk_trainer *t, hbk__plan *p, const hbk__train_files 
     return ok;
 }
 
-/* The result, and last humpback.json, whose presence says that the folder is whole. */
-static bool hbk__train_finish(const hbk_trainer *t, const hbk_recipe *r, const char *dir,
+/* The result, the best weights where there was a validation, and last humpback.json, whose presence says that
+   the folder is whole. */
+static bool hbk__train_finish(hbk_trainer *t, const hbk_recipe *r, const char *dir,
                               const hbk__train_files *f, hbk_error *err)
 {
+    if (t->found.step > 0) memcpy(t->values, t->best, (size_t)t->n * sizeof *t->values);
     if (t->o.full) {
         if (!hbk_model_save(t->model, dir, HBK_F32, err)) return false;
         if (r->tok && !hbk_tokenizer_save(r->tok, dir, err)) return false;
@@ -9286,20 +10203,26 @@ static bool hbk__train_finish(const hbk_trainer *t, const hbk_recipe *r, const c
                           t->o.full ? "full" : "lora", "use", use, "tag_seed", r->tag_seed, "tag_web",
                           r->tag_web, "inference_tag", r->inference_tag, "template",
                           r->tmpl ? hbk__template_json(r->tmpl) : json_null());
+    if (t->found.step > 0 && j &&
+        (json_object_set_new(j, "best_step", json_integer(t->found.step)) ||
+         json_object_set_new(j, "val_loss", json_real(t->found.loss)))) {
+        json_decref(j);
+        j = NULL;
+    }
     if (!j) return hbk_fail(err, HBK_ERROR_MEMORY, "out of memory while writing %s", f->done);
     bool ok = hbk_json_write(f->done, j, err);
     json_decref(j);
     return ok;
 }
 
-HBK_DEF bool hbk_finetune(const hbk_model *m, const hbk_dataset *data, const hbk_dataset *replay,
-                          const hbk_train_options *o, const hbk_adapter *init, const hbk_recipe *recipe,
-                          const char *dir, const hbk_progress *progress, hbk_allocator *alloc, hbk_error *err)
+HBK_DEF bool hbk_finetune(const hbk_model *m, const hbk_train_data *data, const hbk_train_options *o,
+                          const hbk_adapter *init, const hbk_recipe *recipe, const char *dir,
+                          const hbk_progress *progress, hbk_allocator *alloc, hbk_error *err)
 {
     hbk__plan plan;
     hbk__train_files f;
     hbk_trainer *t = NULL;
-    bool ok = hbk__plan_init(&plan, m, data, replay, o, alloc, err) && hbk__train_paths(&f, dir, err) &&
+    bool ok = hbk__plan_init(&plan, m, data, o, alloc, err) && hbk__train_paths(&f, dir, err) &&
               hbk_dir_make(dir, err);
     json_t *options = ok ? hbk__train_json(&plan, m, init, recipe) : NULL;
     if (ok && !options) ok = hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for the options of %s", dir);
@@ -9308,9 +10231,9 @@ HBK_DEF bool hbk_finetune(const hbk_model *m, const hbk_dataset *data, const hbk
     ok = ok && (begun ? hbk__same_options(f.train, options, err) : hbk_json_write(f.train, options, err));
     if (ok && !hbk_file_exists(f.done)) {
         const char *stage = strrchr(dir, '/') ? strrchr(dir, '/') + 1 : dir;
-        hbk_int longest = HBK__MAX(data->max_length, plan.replay ? replay->max_length : 0);
-        t = hbk_trainer_new(m, &plan.o, init, plan.packer.max_tokens, longest, alloc, err);
-        ok = t && (!hbk_file_exists(f.checkpoint) || hbk_trainer_resume(t, f.checkpoint, err)) &&
+        t = hbk_trainer_new(m, &plan.o, init, plan.packer.max_tokens, hbk__longest(&plan), alloc, err);
+        ok = t && (!plan.validation || (t->best = HBK__NEW(alloc, hbk_real, t->n, err)) != NULL);
+        ok = ok && (!hbk_file_exists(f.checkpoint) || hbk_trainer_resume(t, f.checkpoint, err)) &&
              hbk__train_run(t, &plan, &f, stage, progress, err) && hbk__train_finish(t, recipe, dir, &f, err);
     }
     if (ok) { /* here, not with the last file: a kill in between must not leave it behind */
@@ -10069,7 +10992,7 @@ typedef struct hbk__stage {
 
 static json_t *hbk__prov(const hbk__stage *s)
 {
-    return json_pack("{s:o s:s s:s s:o s:I}", "model", hbk__hex(hbk__model_hash(s->m)), "adapter",
+    return json_pack("{s:o s:s s:s s:o s:I}", "model", hbk__hex(hbk_model_hash(s->m)), "adapter",
                      s->prov_adapter ? s->prov_adapter : "", "template", hbk_template_name(s->t),
                      "template_hash", hbk__hex(hbk_template_hash(s->t)), "seed", (json_int_t)s->o->seed);
 }
@@ -10232,11 +11155,7 @@ static bool hbk__reply_text(const hbk__stage *s, const hbk_request *r, hbk_text 
         hbk_text_free(out);
         return false;
     }
-    const char *space = " \t\r\n";
-    while (out->len && strchr(space, out->data[out->len - 1])) out->data[--out->len] = 0;
-    size_t lead = out->len ? strspn(out->data, space) : 0;
-    if (lead) memmove(out->data, out->data + lead, out->len - lead + 1);
-    out->len -= lead;
+    hbk_text_trim(out);
     return true;
 }
 
@@ -10865,26 +11784,23 @@ static bool hbk__merge_kept(const char *candidates, const char *ratings, const h
 HBK_DEF bool hbk_select(const hbk_curate_options *o, const char *candidates, const char *ratings,
                         const char *curated, hbk_curate_counts *counts, hbk_allocator *alloc, hbk_error *err)
 {
-    char temporary[512]; /* the result is derived whole: it takes its name when it is complete */
+    hbk_file f; /* the result is derived whole: it takes its name when it is complete */
     hbk_curate_counts c;
     hbk__rated *rated = NULL;
     hbk_int n;
     memset(&c, 0, sizeof c);
+    memset(&f, 0, sizeof f);
     if (hbk__same_file(curated, candidates) || hbk__same_file(curated, ratings))
         return hbk_fail_at(err, HBK_ERROR_OPTION, curated, 0, "is an input too: choose another output file");
-    if (snprintf(temporary, sizeof temporary, "%s.tmp", curated) >= (int)sizeof temporary)
-        return hbk_fail_at(err, HBK_ERROR_FILE, curated, 0, "the path is longer than 507 bytes");
     bool ok = hbk__read_ratings(ratings, &c, &rated, &n, alloc, err);
     bool *kept = ok ? HBK__NEW(alloc, bool, n, err) : NULL;
     hbk_jsonl_writer *out = NULL;
     ok = kept && hbk__mark_kept(o, rated, n, kept, &c, alloc, err);
-    if (ok) ok = (out = hbk_jsonl_create(temporary, 0, alloc, err)) != NULL;
+    ok = ok && hbk_file_begin(&f, curated, err) && (out = hbk_jsonl_create(f.tmp, 0, alloc, err)) != NULL;
     ok = ok && hbk__merge_kept(candidates, ratings, rated, kept, n, out, alloc, err);
     if (out && !hbk_jsonl_finish(out, ok ? err : NULL)) ok = false;
-    if (ok && rename(temporary, curated) != 0)
-        ok = hbk_fail_at(err, HBK_ERROR_FILE, curated, 0, "cannot be written: %s", strerror(errno));
-    ok = ok && hbk__sync_folder_of(curated, err);
-    if (!ok && out) unlink(temporary);
+    ok = ok && hbk_file_commit(&f, err);
+    hbk_file_abandon(&f);
     hbk_free(alloc, kept);
     hbk_free(alloc, rated);
     if (ok && counts) *counts = c;
@@ -11025,7 +11941,7 @@ static json_t *hbk__loop_json(const hbk__loop *l)
     json_t *j = json_object();
     bool ok =
         j && hbk__add(j, "model", json_string(o->model_name)) &&
-        hbk__add(j, "model_hash", hbk__hex(hbk__model_hash(l->m))) &&
+        hbk__add(j, "model_hash", hbk__hex(hbk_model_hash(l->m))) &&
         hbk__add(j, "template", json_string(hbk_template_name(l->t))) &&
         hbk__add(j, "template_hash", hbk__hex(hbk_template_hash(l->t))) &&
         hbk__add(j, "tag_seed", hbk__or_null(o->tag_seed)) &&
@@ -11056,35 +11972,26 @@ static json_t *hbk__input_json(const char *path, hbk_error *err)
     return json_pack("{s:s s:o}", "path", path, "hash", hbk__hex(hash));
 }
 
-/* The first key of two flat objects whose values differ, or NULL. */
-static const char *hbk__first_difference(json_t *a, json_t *b)
-{
-    const char *key;
-    json_t *value;
-    json_object_foreach(a, key, value)
-    {
-        json_t *other = json_object_get(b, key);
-        if (!other || !json_equal(value, other)) return key;
-    }
-    return NULL;
-}
-
-/* Moves a folder aside to DIR.1, DIR.2 ...: what --force replaces is kept. */
-static bool hbk__set_aside(const char *dir, hbk_error *err)
-{
-    char to[640];
-    for (int k = 1; k < 10000; k++) {
-        snprintf(to, sizeof to, "%s.%d", dir, k);
-        if (hbk_file_exists(to)) continue;
-        if (rename(dir, to) == 0) return true;
-        return hbk_fail_at(err, HBK_ERROR_FILE, dir, 0, "cannot be renamed to %s: %s", to, strerror(errno));
-    }
-    return hbk_fail_at(err, HBK_ERROR_FILE, dir, 0, "9999 earlier folders stand beside it; remove some");
-}
-
 static bool hbk__save_state(hbk__loop *l, hbk_error *err)
 {
     return hbk_json_write(l->run, l->state, err);
+}
+
+/* Is the run that `then` records this one? A difference is named. An input may move, but not change. */
+static bool hbk__same_run(const json_t *then, const json_t *now, const char *dir, hbk_error *err)
+{
+    static const char *const names[] = {"seed", "segments", "replay"};
+    const char *remedy = "another folder, or --force, which sets the old one aside";
+    if (!hbk_json_same(json_object_get(then, "options"), json_object_get(now, "options"), dir, remedy, err))
+        return false;
+    for (int i = 0; i < 3; i++) {
+        const json_t *a = json_object_get(json_object_get(then, "inputs"), names[i]);
+        const json_t *b = json_object_get(json_object_get(now, "inputs"), names[i]);
+        json_t *x = json_object_get(a, "hash"), *y = json_object_get(b, "hash");
+        if ((x || y) && !(x && y && json_equal(x, y)))
+            return hbk__fail_begun(dir, names[i], a, b, remedy, err);
+    }
+    return true;
 }
 
 /* Opens or begins the folder: l->state is run.json with these options, or the difference is named. */
@@ -11102,39 +12009,14 @@ static bool hbk__loop_open(hbk__loop *l, hbk_error *err)
     }
     if (hbk_file_exists(l->run)) {
         json_t *then = hbk_json_read(l->run, err);
-        if (!then) {
-            json_decref(now);
-            return false;
-        }
-        const char *key =
-            hbk__first_difference(json_object_get(now, "options"), json_object_get(then, "options"));
-        json_t *a = json_object_get(then, key ? "options" : "inputs"),
-               *b = json_object_get(now, key ? "options" : "inputs");
-        const char *names[] = {"seed", "segments", "replay"};
-        for (int i = 0; i < 3 && !key; i++) { /* a file may move, but not change */
-            json_t *x = json_object_get(json_object_get(a, names[i]), "hash");
-            json_t *y = json_object_get(json_object_get(b, names[i]), "hash");
-            if ((x || y) && !(x && y && json_equal(x, y))) key = names[i];
-        }
-        if (!key || !l->o->force) {
-            bool ok = true;
-            if (key) {
-                char *was = json_dumps(json_object_get(a, key), JSON_ENCODE_ANY | JSON_COMPACT);
-                char *is = json_dumps(json_object_get(b, key), JSON_ENCODE_ANY | JSON_COMPACT);
-                ok = hbk_fail_at(
-                    err, HBK_ERROR_OPTION, l->dir, 0,
-                    "this run was begun with %s = %s, not %s: use the same, another folder, or --force, "
-                    "which sets the old one aside",
-                    key, was ? was : "?", is ? is : "?");
-                free(was);
-                free(is);
-            }
+        if (then && hbk__same_run(then, now, l->dir, err)) {
             json_decref(now);
             l->state = then;
-            return ok;
+            return true;
         }
+        bool aside = then && l->o->force && hbk_file_set_aside(l->dir, err);
         json_decref(then);
-        if (!hbk__set_aside(l->dir, err)) {
+        if (!aside) {
             json_decref(now);
             return false;
         }
@@ -11296,7 +12178,8 @@ static bool hbk__loop_finetune(hbk__loop *l, const char *name, const hbk_dataset
         r.tag_web = l->o->tag_web;
         r.inference_tag = l->inference_tag;
     }
-    if (!hbk_finetune(l->m, d, l->replay.n ? &l->replay : NULL, o, NULL, &r, dir, l->progress, l->alloc, err))
+    hbk_train_data data = {d, l->replay.n ? &l->replay : NULL, NULL};
+    if (!hbk_finetune(l->m, &data, o, NULL, &r, dir, l->progress, l->alloc, err))
         return false;
     snprintf(l->r.final_dir, sizeof l->r.final_dir, "%s", dir);
     return hbk__stage_done(l, name) ||

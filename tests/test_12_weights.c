@@ -380,7 +380,9 @@ static void t12_model_round_trip(void **state)
             c.eos[1] = 30;
             c.n_eos = 2;
             c.bos = -1;
+            c.biases = HBK_ALL_SLOTS;
         }
+        if (i == 4) c.biases = HBK__MLP;
         hbk_model *m = t12_saved(&c, t, dir, weights, "t12_round"), *l = hbk_model_load(dir, NULL, &err);
         if (!l) fail_msg("%s", err.message);
         t12_same_weights(m, l, t);
@@ -393,7 +395,8 @@ static void t12_model_round_trip(void **state)
         assert_true(l->config.rms_norm_eps == 1e-5 && l->config.rope_theta == c.rope_theta);
         assert_true(l->config.bos == c.bos && l->config.n_eos == c.n_eos && l->config.eos[0] == 2);
         hbk_safetensors *s = hbk_safetensors_open(weights, NULL, &err);
-        assert_int_equal(hbk_safetensors_count(s), 2 * 9 + 2 + !c.tied);
+        assert_int_equal(hbk_safetensors_count(s), 2 * hbk__per_layer(&c) + 2 + !c.tied);
+        assert_int_equal(l->config.biases, c.biases);
         assert_int_equal(hbk_safetensors_find(s, "lm_head.weight") != NULL, !c.tied);
         hbk_safetensors_close(s);
         test_tmp(again, "t12_round_again");
@@ -406,6 +409,26 @@ static void t12_model_round_trip(void **state)
         hbk_model_free(l);
         hbk_model_free(m);
     }
+}
+
+/* Promise: a model whose q, k and v alone have biases, as other files know them, is saved as one whose o has
+   a bias of zero, which Hugging Face's configuration can say. */
+static void t12_bias_groups(void **state)
+{
+    (void)state;
+    hbk_error err;
+    hbk_config c = t12_config(false);
+    c.biases = 1u << HBK_Q | 1u << HBK_K | 1u << HBK_V;
+    char dir[512], weights[512];
+    hbk_model *m = t12_saved(&c, HBK_F32, dir, weights, "t12_groups"), *l = hbk_model_load(dir, NULL, &err);
+    check_ok(l);
+    assert_int_equal(l->config.biases, HBK__ATTENTION);
+    for (hbk_int i = 0; i < c.dim; i++) assert_true(l->layers[1].bias[HBK_O][i] == 0);
+    hbk_int kv = c.n_kv_heads * c.head_dim;
+    assert_memory_equal(l->layers[1].bias[HBK_V], m->layers[1].bias[HBK_V], (size_t)kv * sizeof(hbk_real));
+    assert_null(l->layers[1].bias[HBK_UP]);
+    hbk_model_free(l);
+    hbk_model_free(m);
 }
 
 /* Promise: what cannot be saved is an error, and the file that was there stays. */
@@ -451,8 +474,10 @@ static void t12_config_errors(void **state)
     } cases[] = {
         {"hidden_act", "\"gelu\"", HBK_ERROR_UNSUPPORTED,
          "hidden_act \"gelu\" is not supported, only \"silu\""},
-        {"attention_bias", "true", HBK_ERROR_UNSUPPORTED, "attention_bias true is not supported"},
-        {"mlp_bias", "true", HBK_ERROR_UNSUPPORTED, "mlp_bias true is not supported"},
+        {"attention_bias", "true", HBK_ERROR_FORMAT,
+         "tensor model.layers.0.self_attn.q_proj.bias is missing"},
+        {"mlp_bias", "true", HBK_ERROR_FORMAT, "tensor model.layers.0.mlp.gate_proj.bias is missing"},
+        {"mlp_bias", "1", HBK_ERROR_FORMAT, "mlp_bias: expected true or false"},
         {"quantization_config", "{\"bits\":4}", HBK_ERROR_UNSUPPORTED,
          "quantization_config {\"bits\":4} is not"},
         {"model_type", "\"qwen2\"", HBK_ERROR_UNSUPPORTED, "model_type qwen2"},
@@ -1426,6 +1451,7 @@ static const struct CMUnitTest tests_12[] = {
     cmocka_unit_test(t12_safetensors_errors),
     cmocka_unit_test(t12_safetensors_write),
     cmocka_unit_test(t12_model_round_trip),
+    cmocka_unit_test(t12_bias_groups),
     cmocka_unit_test(t12_model_save_errors),
     cmocka_unit_test(t12_config_errors),
     cmocka_unit_test(t12_config_spellings),

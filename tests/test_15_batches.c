@@ -77,7 +77,7 @@ static void t15_prompt(hbk_text *out, const hbk_dataset *d, const hbk_tokenizer 
 {
     hbk_error err;
     const int32_t *ids = d->tokens.data + d->start[i];
-    hbk_int n = d->start[i + 1] - d->start[i], p = d->n_prompt[i];
+    hbk_int n = d->start[i + 1] - d->start[i], p = n - hbk_dataset_targets(d, i);
     hbk_text_clear(out);
     check_ok(hbk_tokenizer_decode(tok, target ? ids + p : ids, target ? n - p : p, 0, out, &err));
 }
@@ -220,7 +220,7 @@ static void t15_texts(void **state)
     assert_int_equal(d.tokens.data[0], hbk_tokenizer_bos(tok));
     assert_memory_equal(d.tokens.data + 1, ids.data, sizeof(int32_t) * (size_t)ids.n);
     assert_int_equal(d.tokens.data[d.start[1] - 1], hbk_tokenizer_eos(tok));
-    assert_int_equal(d.n_prompt[0], 1);
+    assert_int_equal(hbk_dataset_targets(&d, 0), d.start[1] - 1);
     assert_int_equal(t14_count(&d.tokens, hbk_tokenizer_eos(tok)), 2);
     hbk_tokens_free(&ids);
 

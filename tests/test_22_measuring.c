@@ -135,7 +135,7 @@ static void t22_loss(void **state)
             hbk_acts *acts = hbk_acts_new(m, a, n, n, false, NULL, &err);
             hbk_real logits[12 * T22_VOCABULARY];
             check_ok(hbk_model_logits(acts, m, &b, a, logits, &err));
-            for (hbk_int k = d.n_prompt[i]; k < n; k++, targets++)
+            for (hbk_int k = n - hbk_dataset_targets(&d, i); k < n; k++, targets++)
                 sum += hbk_cross_entropy(NULL, NULL, logits + (k - 1) * T22_VOCABULARY, ids + k, 1,
                                          T22_VOCABULARY, 1);
             hbk_acts_free(acts);
