@@ -20,6 +20,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 
 import numpy
 
@@ -36,6 +37,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+warnings.simplefilter("ignore")  # of the libraries, about their own next versions
 
 counts = {"ok": 0, "failed": 0, "skipped": 0}
 

@@ -7,7 +7,6 @@ mean square error, with a limit that only a wrong layout would exceed."""
 import filecmp
 import os
 import re
-import warnings
 
 import numpy
 
@@ -266,7 +265,6 @@ def story():
 
 
 def main():
-    warnings.simplefilter("ignore")
     folder = scratch()
     if re.search("cannot be imported", llama.missing() or ""):
         check("llama.cpp", "import", False, llama.missing())
