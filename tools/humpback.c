@@ -457,7 +457,7 @@ static bool cmd_write_logits(cli *c, const cmd_world *w, const hbk_tokens *ids)
     start[0] = 0;
     start[1] = n;
     hbk_batch batch = {n, 1, ids->data, NULL, start};
-    hbk_acts *acts = hbk_acts_new(m, w->tuned.adapter, n, n, false, NULL, &c->err);
+    hbk_acts *acts = hbk_acts_new(m, w->tuned.adapter, n, n, HBK_KEEP_NONE, NULL, &c->err);
     hbk_real *logits = acts ? (hbk_real *)hbk_alloc(NULL, n * V, sizeof *logits, &c->err) : NULL;
     float *out = logits ? (float *)hbk_alloc(NULL, n * V, sizeof *out, &c->err) : NULL;
     bool ok = out && hbk_model_logits(acts, m, &batch, w->tuned.adapter, logits, &c->err);
