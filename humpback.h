@@ -531,37 +531,60 @@ HBK_DEF void hbk_dropout(hbk_real *y, const hbk_real *x, hbk_int n, double p, ui
 
 /* The seven projections of a layer, in the order in which data meets them. */
 typedef enum hbk_slot { HBK_Q, HBK_K, HBK_V, HBK_O, HBK_GATE, HBK_UP, HBK_DOWN, HBK_N_SLOTS } hbk_slot;
-#define HBK_ALL_SLOTS ((1u << HBK_N_SLOTS) - 1)
-HBK_DEF const char *hbk_slot_name(hbk_slot s); /* "q_proj" ... as Hugging Face and PEFT name them */
+/* What can be adapted: the seven of each layer, and after them the head. */
+#define HBK_LM_HEAD   HBK_N_SLOTS
+#define HBK_N_TARGETS (HBK_N_SLOTS + 1)
+#define HBK_ALL_SLOTS ((1u << HBK_N_SLOTS) - 1) /* as bits: the seven, without the head */
+/* "q_proj" ... "lm_head", as Hugging Face and PEFT name them. */
+HBK_DEF const char *hbk_slot_name(hbk_slot s);
 
 /* y += scale * (x A^T) B^T: a low-rank correction of one projection. Source: Hu et al. 2021. */
 typedef struct hbk_lora {
     hbk_int in, out, rank;
+    double alpha;
     hbk_real scale;  /* alpha / rank */
     hbk_real *a, *b; /* (rank, in), (out, rank); both NULL where the projection is not adapted */
 } hbk_lora;
 
-/* An adapter of a whole model; also the shape of its gradient. */
+/* An adapter of a whole model; also the shape of its gradient. Each projection may have a rank and an alpha
+   of its own. */
 typedef struct hbk_adapter {
-    hbk_int n_layers, rank;
+    hbk_int n_layers;
+    hbk_int rank;     /* rank and alpha of most of the adapted projections */
     double alpha;
-    unsigned targets; /* bit s set: slot s is adapted */
-    hbk_lora *loras;  /* (n_layers, HBK_N_SLOTS) */
+    unsigned targets; /* bit s set: slot s is adapted, at least in one layer; bit HBK_LM_HEAD: the head */
+    hbk_lora *loras;  /* (n_layers * HBK_N_SLOTS + 1): the layers' projections, last the head */
     hbk_real *values; /* all a and b, one after another: what an optimiser steps over */
     hbk_int n_values;
     bool owns_values;
     hbk_allocator *alloc;
 } hbk_adapter;
 
+/* What a new adapter adapts, and how strongly. Zero in a target's own rank or alpha means the common one. */
+typedef struct hbk_adapter_options {
+    hbk_int rank;                       /* 16 */
+    double alpha;                       /* scale = alpha / rank                              32 */
+    unsigned targets;                   /* bits of hbk_slot and HBK_LM_HEAD                  all seven */
+    bool rslora;                        /* scale = alpha / sqrt(rank) (Kalajdzievski 2023)   false */
+    hbk_int layer_begin, layer_end;     /* layers begin .. end-1; end 0: to the last         0, 0 */
+    hbk_int target_rank[HBK_N_TARGETS]; /* 0 */
+    double target_alpha[HBK_N_TARGETS]; /* 0 */
+} hbk_adapter_options;
+HBK_DEF hbk_adapter_options hbk_adapter_defaults(void);
+
 struct hbk_config;
 /* A new adapter for models of this shape: A uniform in +-1/sqrt(in) from `seed`, B zero (PEFT's start).
-   A rank above a projection's smaller side is an error. */
+   A rank above a projection's smaller side, which could learn no more than that side, is an error. */
+HBK_DEF hbk_adapter *hbk_adapter_make(const struct hbk_config *config, const hbk_adapter_options *o,
+                                      uint64_t seed, hbk_allocator *alloc, hbk_error *err);
+/* The same with one rank and alpha for the targets of every layer. */
 HBK_DEF hbk_adapter *hbk_adapter_new(const struct hbk_config *config, hbk_int rank, double alpha,
                                      unsigned targets, uint64_t seed, hbk_allocator *alloc, hbk_error *err);
 HBK_DEF void hbk_adapter_free(hbk_adapter *a);
 /* hbk_hash, started from h, of all that an adapter adds to a model. */
 HBK_DEF uint64_t hbk_adapter_hash(uint64_t h, const hbk_adapter *a);
-/* "q_proj,v_proj" or "all" into bits; an unknown name is an error that lists the known ones. */
+/* "q_proj,lm_head" into bits, "all" or PEFT's "all-linear" into the seven; an unknown name is an error that
+   lists the known ones. */
 HBK_DEF bool hbk_adapter_targets(const char *names, unsigned *targets, hbk_error *err);
 
 /* y (N, out) += scale * xa B^T with xa (N, R) = x A^T, which the backward needs; x (N, in). */
@@ -933,7 +956,7 @@ typedef struct hbk_train_options {
     bool full;                /* every weight; else LoRA                              default false */
     hbk_int rank;             /* of the adapter                                       16 */
     double alpha;             /* scale = alpha / rank                                 32 */
-    unsigned targets;         /* bits of hbk_slot                                     all seven */
+    unsigned targets;         /* bits of hbk_slot and HBK_LM_HEAD                     all seven */
     double dropout;           /* 0.05 LoRA, 0.1 full */
     double lr, lr_end;        /* first and last learning rate     2e-4 to 2e-5 LoRA, 1e-5 to 9e-6 full */
     hbk_schedule schedule;    /* HBK_LINEAR */
@@ -5485,16 +5508,17 @@ HBK_DEF const char *hbk_slot_name(hbk_slot s)
     case HBK_GATE: return "gate_proj";
     case HBK_UP: return "up_proj";
     case HBK_DOWN: return "down_proj";
-    case HBK_N_SLOTS: break;
+    case HBK_LM_HEAD: break;
     }
-    return "?";
+    return "lm_head";
 }
 
-/* (out, in) of a projection in models of this shape. */
+/* (out, in) of a projection, or of the head, in models of this shape. */
 static void hbk__slot_shape(const hbk_config *c, int slot, hbk_int *out, hbk_int *in)
 {
     hbk_int q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
-    *out = slot == HBK_Q                        ? q
+    *out = slot == HBK_LM_HEAD                  ? c->vocab_size
+           : slot == HBK_Q                      ? q
            : slot == HBK_K || slot == HBK_V     ? kv
            : slot == HBK_GATE || slot == HBK_UP ? c->ffn_dim
                                                 : c->dim;
@@ -5503,9 +5527,25 @@ static void hbk__slot_shape(const hbk_config *c, int slot, hbk_int *out, hbk_int
 
 HBK_DEF uint64_t hbk_adapter_hash(uint64_t h, const hbk_adapter *a)
 {
-    h = hbk_hash(h, a->values, (size_t)a->n_values * sizeof(hbk_real));
-    h = hbk_hash(h, &a->alpha, sizeof a->alpha);
-    return hbk_hash(h, &a->targets, sizeof a->targets);
+    for (hbk_int i = 0; i <= a->n_layers * HBK_N_SLOTS; i++) {
+        h = hbk_hash(h, &a->loras[i].rank, sizeof a->loras[i].rank);
+        h = hbk_hash(h, &a->loras[i].alpha, sizeof a->loras[i].alpha);
+    }
+    return hbk_hash(h, a->values, (size_t)a->n_values * sizeof(hbk_real));
+}
+
+/* The slot of number i of an adapter's projections; after those of the layers comes the head. */
+static int hbk__lora_slot(const hbk_adapter *a, hbk_int i)
+{
+    return i < a->n_layers * HBK_N_SLOTS ? (int)(i % HBK_N_SLOTS) : HBK_LM_HEAD;
+}
+
+/* The largest rank in the adapter; 0 without one: what scratch must hold. */
+static hbk_int hbk__max_rank(const hbk_adapter *a)
+{
+    hbk_int rank = 0;
+    for (hbk_int i = 0; a && i <= a->n_layers * HBK_N_SLOTS; i++) rank = HBK__MAX(rank, a->loras[i].rank);
+    return rank;
 }
 
 HBK_DEF bool hbk_adapter_targets(const char *names, unsigned *targets, hbk_error *err)
@@ -5514,17 +5554,17 @@ HBK_DEF bool hbk_adapter_targets(const char *names, unsigned *targets, hbk_error
     for (const char *p = names; *p;) {
         size_t n = strcspn(p, ",");
         int found = -1;
-        for (int s = 0; s < HBK_N_SLOTS; s++)
+        for (int s = 0; s < HBK_N_TARGETS; s++)
             if (strlen(hbk_slot_name((hbk_slot)s)) == n && !strncmp(p, hbk_slot_name((hbk_slot)s), n))
                 found = s;
-        if (n == 3 && !strncmp(p, "all", 3))
+        if ((n == 3 && !strncmp(p, "all", 3)) || (n == 10 && !strncmp(p, "all-linear", 10)))
             bits |= HBK_ALL_SLOTS;
         else if (found >= 0)
             bits |= 1u << found;
         else
             return hbk_fail(err, HBK_ERROR_OPTION,
-                            "target '%.*s' is no projection of a LLaMA layer; known: all, q_proj, k_proj, "
-                            "v_proj, o_proj, gate_proj, up_proj, down_proj",
+                            "target '%.*s' is no projection of a LLaMA; known: all, q_proj, k_proj, v_proj, "
+                            "o_proj, gate_proj, up_proj, down_proj, lm_head",
                             (int)HBK__MIN(n, 40), p);
         p += n;
         if (*p) p++;
@@ -5534,59 +5574,127 @@ HBK_DEF bool hbk_adapter_targets(const char *names, unsigned *targets, hbk_error
     return true;
 }
 
-/* An adapter of this shape whose a and b are laid out in `values`, or, values NULL, in a block of its own:
-   zeroed, the shape that a gradient needs too. */
-static hbk_adapter *hbk__adapter_shape(const hbk_config *c, hbk_int rank, double alpha, unsigned targets,
-                                       hbk_real *values, hbk_allocator *alloc, hbk_error *err)
+/* An adapter is made in two steps: here every projection gets its shape; then the caller sets rank and alpha
+   of those that it adapts, and hbk__adapter_lay gives them their numbers. */
+static hbk_adapter *hbk__adapter_begin(const hbk_config *c, hbk_allocator *alloc, hbk_error *err)
 {
-    hbk_int n = 0;
-    for (int s = 0; s < HBK_N_SLOTS; s++) {
-        hbk_int out, in;
-        hbk__slot_shape(c, s, &out, &in);
-        if (!(targets >> s & 1)) continue;
-        if (rank < 1 || rank > HBK__MIN(in, out)) {
-            hbk_fail(err, HBK_ERROR_RANGE, "rank %lld does not fit %s (%lld, %lld): it must be 1 to %lld",
-                     (long long)rank, hbk_slot_name((hbk_slot)s), (long long)out, (long long)in,
-                     (long long)HBK__MIN(in, out));
-            return NULL;
-        }
-        n += c->n_layers * rank * (in + out);
-    }
     hbk_adapter *a = HBK__NEW(alloc, hbk_adapter, 1, err);
     if (!a) return NULL;
     a->alloc = alloc;
     a->n_layers = c->n_layers;
-    a->rank = rank;
-    a->alpha = alpha;
-    a->targets = targets;
-    a->n_values = n;
-    a->loras = HBK__NEW(alloc, hbk_lora, c->n_layers * HBK_N_SLOTS, err);
-    a->values = values ? values : a->loras ? HBK__NEW(alloc, hbk_real, n, err) : NULL;
-    a->owns_values = !values;
-    if (!a->loras || !a->values) {
+    a->loras = HBK__NEW(alloc, hbk_lora, c->n_layers * HBK_N_SLOTS + 1, err);
+    if (!a->loras) {
         hbk_adapter_free(a);
         return NULL;
     }
-    hbk_real *at = a->values;
-    for (hbk_int i = 0; i < c->n_layers * HBK_N_SLOTS; i++) {
-        hbk_lora *l = &a->loras[i];
-        hbk__slot_shape(c, (int)(i % HBK_N_SLOTS), &l->out, &l->in);
-        if (!(targets >> i % HBK_N_SLOTS & 1)) continue;
-        l->rank = rank;
-        l->scale = (hbk_real)(alpha / (double)rank);
-        l->a = at;
-        l->b = at + rank * l->in;
-        at += rank * (l->in + l->out);
-    }
+    for (hbk_int i = 0; i <= c->n_layers * HBK_N_SLOTS; i++)
+        hbk__slot_shape(c, hbk__lora_slot(a, i), &a->loras[i].out, &a->loras[i].in);
     return a;
 }
 
-HBK_DEF hbk_adapter *hbk_adapter_new(const hbk_config *c, hbk_int rank, double alpha, unsigned targets,
-                                     uint64_t seed, hbk_allocator *alloc, hbk_error *err)
+/* Sets the adapter's rank and alpha to those that most of its projections have, the first of equals. */
+static void hbk__adapter_majority(hbk_adapter *a)
 {
-    hbk_adapter *a = hbk__adapter_shape(c, rank, alpha, targets, NULL, alloc, err);
+    hbk_int most = 0;
+    for (hbk_int i = 0; i <= a->n_layers * HBK_N_SLOTS; i++) {
+        const hbk_lora *l = &a->loras[i];
+        hbk_int same = 0;
+        for (hbk_int k = 0; k <= a->n_layers * HBK_N_SLOTS; k++)
+            same += a->loras[k].rank == l->rank && a->loras[k].alpha == l->alpha;
+        if (l->rank == 0 || same <= most) continue;
+        most = same;
+        a->rank = l->rank;
+        a->alpha = l->alpha;
+    }
+}
+
+/* Lays a and b of every projection with a rank out in `values`, or, values NULL, in a zeroed block of the
+   adapter's own. */
+static bool hbk__adapter_lay(hbk_adapter *a, hbk_real *values, hbk_error *err)
+{
+    hbk_int n = 0, part, last = a->n_layers * HBK_N_SLOTS;
+    for (hbk_int i = 0; i <= last; i++) {
+        if (!hbk__mul(&part, a->loras[i].rank, a->loras[i].in + a->loras[i].out) || part > INT64_MAX / 64 - n)
+            return hbk_fail(err, HBK_ERROR_RANGE, "an adapter of rank %lld would not fit any memory",
+                            (long long)a->loras[i].rank);
+        n += part;
+    }
+    a->n_values = n;
+    a->owns_values = !values;
+    a->values = values ? values : HBK__NEW(a->alloc, hbk_real, n, err);
+    if (!a->values) return false;
+    hbk_real *at = a->values;
+    for (hbk_int i = 0; i <= last; i++) {
+        hbk_lora *l = &a->loras[i];
+        if (l->rank == 0) continue;
+        l->scale = (hbk_real)(l->alpha / (double)l->rank);
+        l->a = at;
+        l->b = at + l->rank * l->in;
+        at += l->rank * (l->in + l->out);
+        a->targets |= 1u << hbk__lora_slot(a, i);
+    }
+    hbk__adapter_majority(a);
+    return true;
+}
+
+/* An adapter of the same projections and ranks over other numbers. */
+static hbk_adapter *hbk__adapter_view(const hbk_adapter *like, const hbk_config *c, hbk_real *values,
+                                      hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_adapter *a = hbk__adapter_begin(c, alloc, err);
+    for (hbk_int i = 0; a && i <= a->n_layers * HBK_N_SLOTS; i++) {
+        a->loras[i].rank = like->loras[i].rank;
+        a->loras[i].alpha = like->loras[i].alpha;
+    }
+    if (!a || hbk__adapter_lay(a, values, err)) return a;
+    hbk_adapter_free(a);
+    return NULL;
+}
+
+HBK_DEF hbk_adapter_options hbk_adapter_defaults(void)
+{
+    hbk_adapter_options o;
+    memset(&o, 0, sizeof o);
+    o.rank = 16;
+    o.alpha = 32;
+    o.targets = HBK_ALL_SLOTS;
+    return o;
+}
+
+/* Rank and alpha of each projection that the options name. */
+static bool hbk__adapter_plan(hbk_adapter *a, const hbk_adapter_options *o, hbk_error *err)
+{
+    hbk_int end = o->layer_end ? o->layer_end : a->n_layers;
+    if (o->layer_begin < 0 || o->layer_begin >= end || end > a->n_layers)
+        return hbk_fail(err, HBK_ERROR_RANGE, "layers %lld to %lld are to be adapted, of a model's 0 to %lld",
+                        (long long)o->layer_begin, (long long)end - 1, (long long)a->n_layers - 1);
+    for (hbk_int i = 0; i <= a->n_layers * HBK_N_SLOTS; i++) {
+        hbk_lora *l = &a->loras[i];
+        int slot = hbk__lora_slot(a, i);
+        bool in_range = slot == HBK_LM_HEAD || (i / HBK_N_SLOTS >= o->layer_begin && i / HBK_N_SLOTS < end);
+        if (!in_range || !(o->targets >> slot & 1)) continue;
+        l->rank = o->target_rank[slot] ? o->target_rank[slot] : o->rank;
+        l->alpha = o->target_alpha[slot] > 0 ? o->target_alpha[slot] : o->alpha;
+        if (l->rank < 1 || l->rank > HBK__MIN(l->in, l->out))
+            return hbk_fail(err, HBK_ERROR_RANGE,
+                            "rank %lld does not fit %s (%lld, %lld): it must be 1 to %lld",
+                            (long long)l->rank, hbk_slot_name((hbk_slot)slot), (long long)l->out,
+                            (long long)l->in, (long long)HBK__MIN(l->in, l->out));
+        if (o->rslora) l->alpha *= sqrt((double)l->rank); /* alpha sqrt(R) / R = alpha / sqrt(R) */
+    }
+    return true;
+}
+
+HBK_DEF hbk_adapter *hbk_adapter_make(const hbk_config *c, const hbk_adapter_options *o, uint64_t seed,
+                                      hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_adapter *a = hbk__adapter_begin(c, alloc, err);
     if (!a) return NULL;
-    for (hbk_int i = 0; i < a->n_layers * HBK_N_SLOTS; i++) {
+    if (!hbk__adapter_plan(a, o, err) || !hbk__adapter_lay(a, NULL, err)) {
+        hbk_adapter_free(a);
+        return NULL;
+    }
+    for (hbk_int i = 0; i <= a->n_layers * HBK_N_SLOTS; i++) {
         hbk_lora *l = &a->loras[i];
         if (!l->a) continue;
         hbk_rng rng = hbk_rng_at(seed, "adapter", (uint64_t)i);
@@ -5595,6 +5703,16 @@ HBK_DEF hbk_adapter *hbk_adapter_new(const hbk_config *c, hbk_int rank, double a
             l->a[j] = (hbk_real)(float)((2 * hbk_rng_uniform(&rng) - 1) * bound);
     }
     return a;
+}
+
+HBK_DEF hbk_adapter *hbk_adapter_new(const hbk_config *c, hbk_int rank, double alpha, unsigned targets,
+                                     uint64_t seed, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_adapter_options o = hbk_adapter_defaults();
+    o.rank = rank;
+    o.alpha = alpha;
+    o.targets = targets;
+    return hbk_adapter_make(c, &o, seed, alloc, err);
 }
 
 HBK_DEF void hbk_adapter_free(hbk_adapter *a)
@@ -5640,7 +5758,7 @@ HBK_DEF void hbk_lora_backward(hbk_real *dx, const hbk_lora *d, hbk_real *dxa, c
    silu(gate) * up are computed again: they cost little, and would double the memory.
 
    The head runs on rows that have a target only, HBK__HEAD_REALS at a time: no (N, V) array exists.
-   In LoRA training the lowest layer passes nothing down. */
+   In LoRA training the backward ends at the lowest adapted layer. */
 
 static bool hbk__positive(const char *name, hbk_int value, hbk_error *err)
 {
@@ -5919,7 +6037,7 @@ typedef struct hbk__block_acts {
     hbk_real *att, *lse;       /* (N, H*D), (N, H) */
     hbk_real *h;               /* (N, C) after the attention */
     hbk_real *gate, *up;       /* (N, F) */
-    hbk_real *xa[HBK_N_SLOTS]; /* (N, R) */
+    hbk_real *xa[HBK_N_SLOTS]; /* (N, R), each with the projection's own R */
 } hbk__block_acts;
 
 /* A dropout mask of its own for each layer and place. */
@@ -5929,10 +6047,16 @@ static uint64_t hbk__drop_seed(const hbk__env *e, hbk_int layer, int place)
     return hbk__splitmix(&x);
 }
 
+/* What corrects a projection, or NULL; the head's is (n_layers, 0), since it comes after the layers. */
 static const hbk_lora *hbk__lora_of(const hbk_adapter *a, hbk_int layer, int slot)
 {
     const hbk_lora *l = a ? &a->loras[layer * HBK_N_SLOTS + slot] : NULL;
     return l && l->a ? l : NULL;
+}
+
+static const hbk_lora *hbk__head_lora(const hbk_adapter *a)
+{
+    return a ? hbk__lora_of(a, a->n_layers, 0) : NULL;
 }
 
 /* The adapter's input: x, or x after dropout in e->drop. */
@@ -5962,6 +6086,18 @@ static void hbk__project(const hbk__env *e, hbk_int layer, int slot, hbk_real *y
     hbk_matmul(y, x, w, N, e->panel);
     const hbk_lora *l = hbk__lora_of(e->adapter, layer, slot);
     if (l) hbk_lora_forward(y, xa, hbk__lora_input(e, layer, slot, x, N * w->cols), l, N);
+}
+
+/* logits (N, V) = x HEAD^T and the adapter's correction, for x (N, C) after the last norm; xa (N, R) serves
+   the backward. `chunk` tells the rows of one pass from those before: each has a dropout mask of its own. */
+static void hbk__head_forward(const hbk__env *e, hbk_real *logits, const hbk_real *x, hbk_int N, hbk_real *xa,
+                              hbk_int chunk)
+{
+    memset(logits, 0, (size_t)(N * e->m->head.rows) * sizeof *logits);
+    hbk_matmul(logits, x, &e->m->head, N, e->panel);
+    const hbk_lora *l = hbk__head_lora(e->adapter);
+    hbk_int layer = e->m->config.n_layers + chunk;
+    if (l) hbk_lora_forward(logits, xa, hbk__lora_input(e, layer, 0, x, N * e->m->head.cols), l, N);
 }
 
 /* From the residual stream to rotated q, k and v. norm (N, C) is scratch. */
@@ -6022,7 +6158,8 @@ struct hbk_acts {
     hbk_real *dx, *dh, *dnorm;         /* (N, C) */
     hbk_real *datt, *dq, *dk, *dv;     /* (N, H*D), (N, K*D) */
     hbk_real *dgate, *dup, *dact;      /* (N, F) */
-    hbk_real *dxa, *ddrop;             /* (N, R), (N, widest input) */
+    hbk_real *head_xa;                 /* (N, R of the head) */
+    hbk_real *dxa, *ddrop;             /* (N, largest R), (N, widest input) */
     int32_t *pos, *targets;            /* (N) positions; targets of the gathered rows */
     hbk_int *rows;                     /* (N) which rows those are */
     hbk_span *spans;                   /* (sequences) */
@@ -6046,7 +6183,7 @@ static hbk_int hbk__acts_layout(hbk_acts *a, const hbk_config *c, const hbk_adap
 {
     hbk_int N = a->max_tokens, C = c->dim, F = c->ffn_dim, Q = c->n_heads * c->head_dim, total = 0;
     hbk_int KV = c->n_kv_heads * c->head_dim, wide = HBK__MAX(HBK__MAX(C, F), Q);
-    hbk_int R = adapter ? adapter->rank : 0;
+    hbk_int R = hbk__max_rank(adapter);
     for (hbk_int l = 0; l < c->n_layers; l++) {
         hbk__block_acts *b = &a->blocks[l];
         if (l > 0 && !a->train) {
@@ -6062,8 +6199,12 @@ static hbk_int hbk__acts_layout(hbk_acts *a, const hbk_config *c, const hbk_adap
         b->h = hbk__take(&at, &total, N * C);
         b->gate = hbk__take(&at, &total, N * F);
         b->up = hbk__take(&at, &total, N * F);
-        for (int s = 0; s < HBK_N_SLOTS; s++)
-            b->xa[s] = adapter && adapter->targets >> s & 1 ? hbk__take(&at, &total, N * R) : NULL;
+        for (int s = 0; s < HBK_N_SLOTS; s++) {
+            const hbk_lora *own = hbk__lora_of(adapter, l, s);
+            b->xa[s] = !a->train ? (s ? b->xa[0] : hbk__take(&at, &total, N * R)) /* kept for no backward */
+                       : own     ? hbk__take(&at, &total, N * own->rank)
+                                 : NULL;
+        }
     }
     a->last = a->train ? hbk__take(&at, &total, N * C) : a->blocks[0].x;
     a->norm = hbk__take(&at, &total, N * C);
@@ -6074,6 +6215,7 @@ static hbk_int hbk__acts_layout(hbk_acts *a, const hbk_config *c, const hbk_adap
     a->logits = hbk__take(&at, &total, a->head_rows * c->vocab_size);
     a->head_x = hbk__take(&at, &total, N * C);
     a->head_n = hbk__take(&at, &total, N * C);
+    a->head_xa = hbk__take(&at, &total, hbk__head_lora(adapter) ? N * hbk__head_lora(adapter)->rank : 0);
     if (!a->train) return total;
     a->drop = hbk__take(&at, &total, N * wide);
     a->dhead = hbk__take(&at, &total, N * C);
@@ -6193,12 +6335,52 @@ static void hbk__layers_forward(hbk_acts *a, const hbk__env *e, const hbk_batch 
     }
 }
 
+/* Adds the gradients of one adapted projection, given dy: of A and B, of its input x where dx is given. */
+static void hbk__lora_gradient(hbk_acts *a, const hbk__env *e, const hbk_lora *l, const hbk_lora *d,
+                               hbk_int layer, int slot, hbk_real *dx, const hbk_real *dy, const hbk_real *x,
+                               const hbk_real *xa, hbk_int N)
+{
+    if (!l || !d) return;
+    hbk_int n = N * l->in;
+    const hbk_real *in = hbk__lora_input(e, layer, slot, x, n);
+    if (e->lora_dropout <= 0 || !dx) {
+        hbk_lora_backward(dx, d, a->dxa, dy, in, xa, l, N);
+        return;
+    }
+    /* forward: the adapter read dropout(x), so what it passes down goes through the same mask */
+    memset(a->ddrop, 0, (size_t)n * sizeof *a->ddrop);
+    hbk_lora_backward(a->ddrop, d, a->dxa, dy, in, xa, l, N);
+    hbk_dropout(a->ddrop, a->ddrop, n, e->lora_dropout, hbk__drop_seed(e, layer, slot));
+    for (hbk_int i = 0; i < n; i++) dx[i] += a->ddrop[i];
+}
+
+/* N gathered rows from `first` on: logits, loss and, in training, the gradients of the head's weight or
+   adapter and of head_n. Returns the summed loss. */
+static double hbk__head_chunk(hbk_acts *a, const hbk__env *e, const hbk_pass *p, hbk_int first, hbk_int N)
+{
+    const hbk_model *m = e->m;
+    bool backward = p->dmodel || p->dadapter;
+    const hbk_real *x = a->head_n + first * m->config.dim;
+    hbk_real *dx = a->dhead + first * m->config.dim;
+    hbk_int chunk = first / a->head_rows;
+    hbk__head_forward(e, a->logits, x, N, a->head_xa, chunk);
+    double loss = hbk_cross_entropy(backward ? a->logits : NULL, a->nll + first, a->logits,
+                                    a->targets + first, N, m->config.vocab_size, p->scale);
+    if (!backward) return loss;
+    /* from here on a->logits holds dlogits; forward: logits = head_n HEAD^T */
+    hbk_matmul_dx(dx, a->logits, &m->head, N, a->panel);
+    if (p->dmodel) hbk_matmul_dw(&p->dmodel->head, a->logits, x, N);
+    hbk__lora_gradient(a, e, hbk__head_lora(e->adapter), hbk__head_lora(p->dadapter),
+                       m->config.n_layers + chunk, 0, dx, a->logits, x, a->head_xa, N);
+    return loss;
+}
+
 /* Gathers rows with a target, and for chunks of them: logits, loss and, if wanted, the gradients of the
-   head's weight and of the residual stream (into a->dx, zero elsewhere). Returns the summed loss. */
+   head and of the residual stream (into a->dx, zero elsewhere). Returns the summed loss. */
 static double hbk__head(hbk_acts *a, const hbk__env *e, const hbk_batch *b, const hbk_pass *p, double *nll)
 {
     const hbk_model *m = e->m;
-    hbk_int C = m->config.dim, V = m->config.vocab_size, n = 0;
+    hbk_int C = m->config.dim, n = 0;
     bool backward = p->dmodel || p->dadapter;
     for (hbk_int i = 0; i < b->n_tokens; i++) {
         if (nll) nll[i] = 0;
@@ -6210,17 +6392,8 @@ static double hbk__head(hbk_acts *a, const hbk__env *e, const hbk_batch *b, cons
     hbk_rms_norm_forward(a->head_n, a->head_x, m->final_norm, n, C, m->config.rms_norm_eps);
     if (backward) memset(a->dhead, 0, (size_t)(n * C) * sizeof *a->dhead);
     double loss = 0;
-    for (hbk_int i = 0; i < n; i += a->head_rows) {
-        hbk_int k = HBK__MIN(a->head_rows, n - i);
-        memset(a->logits, 0, (size_t)(k * V) * sizeof *a->logits);
-        hbk_matmul(a->logits, a->head_n + i * C, &m->head, k, a->panel);
-        loss += hbk_cross_entropy(backward ? a->logits : NULL, a->nll + i, a->logits, a->targets + i, k, V,
-                                  p->scale);
-        if (!backward) continue;
-        /* from here on a->logits holds dlogits; forward: logits = head_n HEAD^T */
-        hbk_matmul_dx(a->dhead + i * C, a->logits, &m->head, k, a->panel);
-        if (p->dmodel) hbk_matmul_dw(&p->dmodel->head, a->logits, a->head_n + i * C, k);
-    }
+    for (hbk_int i = 0; i < n; i += a->head_rows)
+        loss += hbk__head_chunk(a, e, p, i, HBK__MIN(a->head_rows, n - i));
     if (nll)
         for (hbk_int i = 0; i < n; i++) nll[a->rows[i]] = a->nll[i];
     if (!backward) return loss;
@@ -6244,20 +6417,8 @@ static void hbk__project_backward(hbk_acts *a, const hbk__env *e, const hbk_pass
     hbk_real *dbias = p->dmodel ? p->dmodel->layers[layer].bias[slot] : NULL;
     for (hbk_int row = 0; dbias && row < N; row++) /* forward: y += bias in every row */
         for (hbk_int i = 0; i < w->rows; i++) dbias[i] += dy[row * w->rows + i];
-    const hbk_lora *l = hbk__lora_of(e->adapter, layer, slot), *d = hbk__lora_of(p->dadapter, layer, slot);
-    if (!l || !d) return;
-    hbk_int n = N * w->cols;
-    const hbk_real *in = hbk__lora_input(e, layer, slot, x, n);
-    const hbk_real *xa = a->blocks[layer].xa[slot];
-    if (e->lora_dropout <= 0 || !dx) {
-        hbk_lora_backward(dx, d, a->dxa, dy, in, xa, l, N);
-        return;
-    }
-    /* forward: the adapter read dropout(x), so what it passes down goes through the same mask */
-    memset(a->ddrop, 0, (size_t)n * sizeof *a->ddrop);
-    hbk_lora_backward(a->ddrop, d, a->dxa, dy, in, xa, l, N);
-    hbk_dropout(a->ddrop, a->ddrop, n, e->lora_dropout, hbk__drop_seed(e, layer, slot));
-    for (hbk_int i = 0; i < n; i++) dx[i] += a->ddrop[i];
+    hbk__lora_gradient(a, e, hbk__lora_of(e->adapter, layer, slot), hbk__lora_of(p->dadapter, layer, slot),
+                       layer, slot, dx, dy, x, a->blocks[layer].xa[slot], N);
 }
 
 /* The gradient that enters a residual branch: dy itself, or behind its dropout (in scratch). */
@@ -6338,6 +6499,18 @@ static hbk__env hbk__env_of(const hbk_acts *a, const hbk_model *m, const hbk_pas
     return e;
 }
 
+/* The lowest layer that has something to train; n_layers if only the head has. */
+static hbk_int hbk__lowest_layer(const hbk_model *m, const hbk_pass *p)
+{
+    hbk_int l = 0;
+    while (!p->dmodel && l < m->config.n_layers) {
+        for (int s = 0; s < HBK_N_SLOTS; s++)
+            if (hbk__lora_of(p->dadapter, l, s)) return l;
+        l++;
+    }
+    return l;
+}
+
 HBK_DEF bool hbk_model_pass(hbk_acts *a, const hbk_model *m, const hbk_batch *b, const hbk_pass *p,
                             double *loss, double *nll, hbk_error *err)
 {
@@ -6346,9 +6519,11 @@ HBK_DEF bool hbk_model_pass(hbk_acts *a, const hbk_model *m, const hbk_batch *b,
     hbk__env e = hbk__env_of(a, m, p);
     hbk__layers_forward(a, &e, b);
     double sum = hbk__head(a, &e, b, p, nll);
-    if (p->dmodel || p->dadapter)
-        for (hbk_int l = m->config.n_layers - 1; l >= 0; l--)
-            hbk__layer_backward(a, &e, p, l, b, l == 0 && !p->dmodel);
+    if (p->dmodel || p->dadapter) {
+        hbk_int lowest = hbk__lowest_layer(m, p);
+        for (hbk_int l = m->config.n_layers - 1; l >= lowest; l--)
+            hbk__layer_backward(a, &e, p, l, b, l == lowest && !p->dmodel);
+    }
     if (p->dmodel) hbk_embed_backward(&p->dmodel->embed, a->dx, b->tokens, b->n_tokens);
     if (loss) *loss = sum;
     return true;
@@ -6365,7 +6540,7 @@ HBK_DEF bool hbk_model_logits(hbk_acts *a, const hbk_model *m, const hbk_batch *
     hbk__layers_forward(a, &e, b);
     hbk_int N = b->n_tokens, C = m->config.dim;
     hbk_rms_norm_forward(a->head_n, a->last, m->final_norm, N, C, m->config.rms_norm_eps);
-    hbk_matmul(hbk__zeroed(logits, N * m->config.vocab_size), a->head_n, &m->head, N, a->panel);
+    hbk__head_forward(&e, logits, a->head_n, N, a->head_xa, 0);
     return true;
 }
 
@@ -7821,6 +7996,17 @@ HBK_DEF hbk_adapter *hbk_adapter_load(const char *dir, const hbk_config *config,
     return a;
 }
 
+/* The module of number i of an adapter's projections: "model.layers.3.mlp.up_proj", "lm_head". */
+static void hbk__lora_module(char name[64], const hbk_adapter *a, hbk_int i)
+{
+    hbk_slot slot = (hbk_slot)hbk__lora_slot(a, i);
+    if (slot == HBK_LM_HEAD)
+        snprintf(name, 64, "lm_head");
+    else
+        snprintf(name, 64, "model.layers.%lld.%s%s", (long long)(i / HBK_N_SLOTS), hbk__slot_group(slot),
+                 hbk_slot_name(slot));
+}
+
 /* Only keys that every version of PEFT knows: old ones stop at a key that they do not. */
 static bool hbk__adapter_config_save(const hbk_adapter *a, const char *dir, const char *base_name,
                                      double dropout, hbk_error *err)
@@ -7842,18 +8028,17 @@ HBK_DEF bool hbk_adapter_save(const hbk_adapter *a, const char *dir, const char 
                               hbk_error *err)
 {
     char path[512];
-    hbk_int n = 0, most = a->n_layers * HBK_N_SLOTS * 2;
+    hbk_int n = 0, most = (a->n_layers * HBK_N_SLOTS + 1) * 2;
     if (!hbk_dir_make(dir, err) || !hbk_path(path, dir, "adapter_model.safetensors", err)) return false;
     hbk_tensor *tensors = HBK__NEW(a->alloc, hbk_tensor, most, err);
     hbk_matrix *from = tensors ? HBK__NEW(a->alloc, hbk_matrix, most, err) : NULL;
     char *names = from ? HBK__NEW(a->alloc, char, 96 * most, err) : NULL;
     for (hbk_int i = 0; names && i < most; i++) {
         const hbk_lora *l = &a->loras[i / 2];
-        hbk_slot slot = (hbk_slot)(i / 2 % HBK_N_SLOTS);
+        char module[64];
         if (!l->a) continue;
-        snprintf(names + 96 * n, 96, "base_model.model.model.layers.%lld.%s%s.lora_%c.weight",
-                 (long long)(i / 2 / HBK_N_SLOTS), hbk__slot_group(slot), hbk_slot_name(slot),
-                 i % 2 ? 'B' : 'A');
+        hbk__lora_module(module, a, i / 2);
+        snprintf(names + 96 * n, 96, "base_model.model.%s.lora_%c.weight", module, i % 2 ? 'B' : 'A');
         from[n] = i % 2 ? hbk__matrix(l->out, l->rank, l->b) : hbk__matrix(l->rank, l->in, l->a);
         tensors[n].name = names + 96 * n;
         snprintf(tensors[n].dtype, sizeof tensors[n].dtype, "F32");
@@ -7900,8 +8085,7 @@ static hbk_int hbk__session_layout(hbk_session *s, hbk_real *at)
 {
     const hbk_config *c = &s->m->config;
     hbk_int N = HBK__FEED_TOKENS, C = c->dim, Q = c->n_heads * c->head_dim, KV = c->n_kv_heads * c->head_dim;
-    hbk_int R = s->adapter ? s->adapter->rank : 0,
-            cache = c->n_layers * (s->n_slots + 1) * s->max_length * KV;
+    hbk_int R = hbk__max_rank(s->adapter), cache = c->n_layers * (s->n_slots + 1) * s->max_length * KV;
     hbk_int total = 0;
     s->keys = hbk__take(&at, &total, cache);
     s->values = hbk__take(&at, &total, cache);
@@ -8042,8 +8226,7 @@ static void hbk__session_pass(hbk_session *s, hbk_int N, hbk_int n_spans, hbk_in
     for (hbk_int i = 0, n; i < n_rows; i += n) { /* runs of rows that also lie together in the result */
         for (n = 1; i + n < n_rows && s->row_out[i + n] == s->row_out[i] + n; n++) {
         }
-        hbk_real *out = hbk__zeroed(logits + s->row_out[i] * V, n * V);
-        hbk_matmul(out, s->norm + i * C, &s->m->head, n, s->panel);
+        hbk__head_forward(&e, logits + s->row_out[i] * V, s->norm + i * C, n, s->b.xa[0], 0);
     }
 }
 
@@ -9400,9 +9583,8 @@ static bool hbk__trainer_views(hbk_trainer *t, const hbk_adapter *init, hbk_erro
         if (t->dmodel) hbk_model_unpack(t->values, t->base);
         return t->dmodel != NULL;
     }
-    t->adapter = hbk__adapter_shape(c, init->rank, init->alpha, init->targets, t->values, t->alloc, err);
-    if (t->adapter)
-        t->dadapter = hbk__adapter_shape(c, init->rank, init->alpha, init->targets, t->grads, t->alloc, err);
+    t->adapter = hbk__adapter_view(init, c, t->values, t->alloc, err);
+    if (t->adapter) t->dadapter = hbk__adapter_view(init, c, t->grads, t->alloc, err);
     if (t->dadapter) memcpy(t->values, init->values, (size_t)t->n * sizeof *t->values);
     return t->dadapter != NULL;
 }
@@ -9831,7 +10013,7 @@ static bool hbk__in_range(const char *name, double x, double least, double most,
 static bool hbk__train_check(const hbk_train_options *o, hbk_error *err)
 {
     const double any = 1e30;
-    if (!o->full && !(o->targets & HBK_ALL_SLOTS))
+    if (!o->full && !(o->targets & (HBK_ALL_SLOTS | 1u << HBK_LM_HEAD)))
         return hbk_fail(err, HBK_ERROR_OPTION, "no projection is to be adapted: name targets, or all");
     return hbk__in_range("lr", o->lr, 0, any, err) && hbk__in_range("lr_end", o->lr_end, 0, any, err) &&
            hbk__in_range("alpha", o->alpha, 0, any, err) && hbk__in_range("clip", o->clip, 0, any, err) &&

@@ -106,31 +106,66 @@ static void t11_full_gradient(void **state)
     }
 }
 
+/* The adapters whose gradients are checked: which projections, of which layers, with which ranks. */
+typedef struct t11_lora {
+    const char *name;
+    unsigned targets;
+    hbk_int begin, end, rank_of_v, rank_of_head;
+    double dropout;
+    bool tied;
+} t11_lora;
+
+static const t11_lora t11_loras[] = {
+    {"lora", HBK_ALL_SLOTS, 0, 0, 0, 0, 0, false},
+    {"lora, q, v, biases", 1u << HBK_Q | 1u << HBK_V, 0, 0, 0, 0, 0, false},
+    {"lora, down", 1u << HBK_DOWN, 0, 0, 0, 0, 0, false},
+    {"lora, dropout", HBK_ALL_SLOTS, 0, 0, 0, 0, 0.3, false},
+    {"lora, ranks, head", HBK_ALL_SLOTS | 1u << HBK_LM_HEAD, 0, 0, 7, 5, 0, false},
+    {"lora, upper layer", HBK_ALL_SLOTS | 1u << HBK_LM_HEAD, 1, 2, 1, 2, 0.3, false},
+    {"lora, lower layer", 1u << HBK_K | 1u << HBK_V, 0, 1, 2, 0, 0, false},
+    {"lora, head alone", 1u << HBK_LM_HEAD, 0, 0, 0, 4, 0.2, false},
+    {"lora, tied head", 1u << HBK_O | 1u << HBK_LM_HEAD, 0, 0, 0, 2, 0, true},
+};
+
+static hbk_adapter *t11_adapter(const hbk_config *c, const t11_lora *v, uint64_t seed)
+{
+    hbk_error err;
+    hbk_adapter_options o = hbk_adapter_defaults();
+    o.rank = 3;
+    o.alpha = 5;
+    o.targets = v->targets;
+    o.layer_begin = v->begin;
+    o.layer_end = v->end;
+    o.target_rank[HBK_V] = v->rank_of_v;
+    o.target_rank[HBK_LM_HEAD] = v->rank_of_head;
+    o.target_alpha[HBK_LM_HEAD] = 1.5;
+    hbk_adapter *a = hbk_adapter_make(c, &o, seed, NULL, &err);
+    check_ok(a);
+    return a;
+}
+
 /* Promise: in LoRA training the gradient of A and B is the derivative of the loss for any set of targets,
-   the lowest layer and dropout included. */
+   the head among them, with ranks of their own, in all layers or some, with dropout; and the head in
+   several chunks. */
 static void t11_lora_gradient(void **state)
 {
     (void)state;
-    static const unsigned targets[] = {HBK_ALL_SLOTS, 1u << HBK_Q | 1u << HBK_V, 1u << HBK_DOWN,
-                                       HBK_ALL_SLOTS};
-    for (int variant = 0; variant < 4; variant++) {
+    for (size_t variant = 0; variant < sizeof t11_loras / sizeof *t11_loras; variant++) {
         hbk_error err;
-        hbk_config c = variant == 1 ? t11_biased() : t11_config(false);
+        const t11_lora *v = &t11_loras[variant];
+        hbk_config c = variant == 1 ? t11_biased() : t11_config(v->tied);
         hbk_model *m = hbk_model_random(&c, 3, NULL, &err);
-        hbk_adapter *w = hbk_adapter_new(&c, 3, 5, targets[variant], 1, NULL, &err);
-        hbk_adapter *d = hbk_adapter_new(&c, 3, 5, targets[variant], 2, NULL, &err);
+        hbk_adapter *w = t11_adapter(&c, v, 1), *d = t11_adapter(&c, v, 2);
         hbk_rng r = hbk_rng_at(4, "b", 0);
         for (hbk_int i = 0; i < w->n_values; i++) w->values[i] = (hbk_real)(0.3 * hbk_rng_normal(&r));
         memset(d->values, 0, sizeof *d->values * (size_t)d->n_values);
         hbk_acts *a = hbk_acts_new(m, w, 15, 6, true, NULL, &err);
-        hbk_pass p = {w, NULL, d, 0.25, variant == 3 ? 0.3 : 0, 12};
+        if (w->targets >> HBK_LM_HEAD) a->head_rows = 4; /* 12 targets: three chunks */
+        hbk_pass p = {w, NULL, d, 0.25, v->dropout, 12};
         t11_loss(a, m, &p);
         hbk_real *keep = HBK__NEW(NULL, hbk_real, d->n_values, &err);
         memcpy(keep, d->values, sizeof *keep * (size_t)d->n_values);
-        t11_check(variant == 3   ? "lora, dropout"
-                  : variant == 1 ? "lora, biases"
-                                 : "lora",
-                  a, m, &p, w->values, keep, w->n_values, sizeof(hbk_real) == 8 ? 1 : 5);
+        t11_check(v->name, a, m, &p, w->values, keep, w->n_values, sizeof(hbk_real) == 8 ? 1 : 5);
         hbk_acts_free(a);
         hbk_adapter_free(w);
         hbk_adapter_free(d);
@@ -199,6 +234,45 @@ static void t11_tensors(void **state)
     hbk_model_free(m);
     c.biases = 1u << HBK_N_SLOTS;
     check_error(hbk_config_check(&c, &err), HBK_ERROR_RANGE, "biases 0x80, expected bits of hbk_slot");
+}
+
+/* Promise: with an adapter of mixed ranks, on the head too, the training pass, the logits of a batch and a
+   session's agree: one reads its buffers per layer, the others share them. */
+static void t11_lora_paths(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t11_lora v = t11_loras[4];
+    hbk_config c = t11_config(true);
+    hbk_model *m = hbk_model_random(&c, 3, NULL, &err);
+    hbk_adapter *w = t11_adapter(&c, &v, 1);
+    hbk_rng r = hbk_rng_at(4, "b", 0);
+    for (hbk_int i = 0; i < w->n_values; i++) w->values[i] = (hbk_real)(0.3 * hbk_rng_normal(&r));
+    hbk_batch b = t11_batch();
+    hbk_acts *a = hbk_acts_new(m, w, 15, 6, false, NULL, &err), *t = hbk_acts_new(m, w, 15, 6, true, NULL, &err);
+    hbk_real all[15 * 37], fed[15 * 37];
+    double loss = 0, trained, nll[15];
+    check_ok(hbk_model_logits(a, m, &b, w, all, &err));
+    hbk_pass p = {w, NULL, NULL, 1, 0, 0};
+    check_ok(hbk_model_pass(t, m, &b, &p, &trained, NULL, &err));
+    for (int i = 0; i < 15; i++) {
+        if (b.targets[i] < 0) continue;
+        hbk_cross_entropy(NULL, nll, all + 37 * i, &b.targets[i], 1, 37, 1);
+        loss += *nll;
+    }
+    check_near(loss, trained, sizeof(hbk_real) == 8 ? 1e-12 : 1e-5);
+    hbk_session *s = hbk_session_new(m, w, 3, 8, NULL, &err);
+    check_ok(s);
+    for (hbk_int i = 0; i < 3; i++) {
+        hbk_feed feed = {i, t11_tokens + t11_start[i], t11_start[i + 1] - t11_start[i]};
+        check_ok(hbk_session_feed(s, &feed, 1, true, fed + 37 * t11_start[i], &err));
+    }
+    for (int i = 0; i < 15 * 37; i++) check_near(fed[i], all[i], sizeof(hbk_real) == 8 ? 1e-12 : 1e-5);
+    hbk_session_free(s);
+    hbk_acts_free(a);
+    hbk_acts_free(t);
+    hbk_adapter_free(w);
+    hbk_model_free(m);
 }
 
 /* Promise: a packed batch has the losses of its sequences taken alone; a later token changes no earlier
@@ -447,8 +521,8 @@ static void t11_golden_gradients(void **state)
 }
 
 static const struct CMUnitTest tests_11[] = {
-    cmocka_unit_test(t11_full_gradient),    cmocka_unit_test(t11_lora_gradient),
-    cmocka_unit_test(t11_tensors),          cmocka_unit_test(t11_packing),
-    cmocka_unit_test(t11_refusals),         cmocka_unit_test(t11_golden_logits),
-    cmocka_unit_test(t11_golden_gradients),
+    cmocka_unit_test(t11_full_gradient), cmocka_unit_test(t11_lora_gradient),
+    cmocka_unit_test(t11_lora_paths),    cmocka_unit_test(t11_tensors),
+    cmocka_unit_test(t11_packing),       cmocka_unit_test(t11_refusals),
+    cmocka_unit_test(t11_golden_logits), cmocka_unit_test(t11_golden_gradients),
 };

@@ -8,7 +8,7 @@ A script is a list of comparisons like
 
 and ends with common.finish(), which prints the counts and leaves with 1 if anything failed. Each prints
 
-    logits    gqa bf16                              largest 1.2e-05  limit 1e-04  ok
+    logits     gqa bf16                                     largest 1.2e-05  limit 1e-04  ok
 
 Its files stay under build/conformance/NAME until the next run. This folder is taken off the module path as
 soon as this module is imported (so import it first): a script here may be called like the package that it
@@ -50,7 +50,7 @@ def line(topic, what, result, verdict):
     """Prints one comparison; verdict is ok, failed or skipped."""
     counts[verdict] += 1
     mark = verdict if verdict != "failed" else "FAILED"
-    print(f"{topic:<9} {what:<44} {result}  {mark}", flush=True)
+    print(f"{topic:<10} {what:<44} {result}  {mark}", flush=True)
     return verdict == "ok"
 
 
