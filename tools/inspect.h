@@ -11,7 +11,8 @@
         "chat_template"  {"recognised": NAME} or {"unknown": its first line}; null: none
         "memory"         bytes of the weights, of the cache per token and of a full context
         "adapter", "recipe", "metadata", "run"   where the thing has them
-        "not_supported"  the message with which the library refuses it; absent: it loads}
+        "not_supported"  the message with which the library refuses a variant
+        "broken"         or one about what is missing or damaged; neither: it loads}
 
    What the library cannot load is inspected all the same, out of its files: a yarn model still has layers.
 
@@ -90,11 +91,12 @@ static bool inspect_has(const char *dir, const char *name)
     return hbk_path(path, dir, name, NULL) && hbk_file_exists(path);
 }
 
-/* Why the library refuses a thing; the first reason stays. */
+/* Why the library does not load a thing; the first reason stays. */
 static void inspect_refused(json_t *facts, const hbk_error *e)
 {
-    if (!json_object_get(facts, "not_supported"))
-        json_object_set_new(facts, "not_supported", json_string(e->message));
+    if (json_object_get(facts, "not_supported") || json_object_get(facts, "broken")) return;
+    json_object_set_new(facts, e->code == HBK_ERROR_UNSUPPORTED ? "not_supported" : "broken",
+                        json_string(e->message));
 }
 
 /* ---- 2 tensors ---------------------------------------------------------------------- */
@@ -624,6 +626,15 @@ static void inspect_row(const char *label, const char *fmt, ...)
     va_end(args);
 }
 
+/* A line about why something does not load; false if it does. */
+static bool inspect_print_refused(const char *label, const json_t *facts)
+{
+    const char *refused = inspect_string(facts, "not_supported"), *broken = inspect_string(facts, "broken");
+    if (refused) inspect_row(label, "not supported: %s", refused);
+    if (broken) inspect_row(label, "does not load: %s", broken);
+    return refused || broken;
+}
+
 /* The keys of an object, or the strings of an array, with commas between. */
 static void inspect_list(hbk_text *out, const json_t *list)
 {
@@ -745,8 +756,7 @@ static void inspect_print_tokenizer(const json_t *o)
         hbk_text_printf(&t, "%sbos is%s put before a text", t.len ? "; " : "",
                         json_is_true(json_object_get(o, "adds_bos")) ? "" : " not");
     if (t.len) inspect_row("", "%s", hbk_text_string(&t));
-    if (inspect_string(o, "not_supported"))
-        inspect_row("", "NOT SUPPORTED: %s", inspect_string(o, "not_supported"));
+    inspect_print_refused("", o);
     hbk_text_free(&t);
 }
 
@@ -920,7 +930,6 @@ static void inspect_print(const json_t *facts, bool all)
     char a[32], b[32], c[32];
     const json_t *config = json_object_get(facts, "config"), *weights = json_object_get(facts, "weights"),
                  *memory = json_object_get(facts, "memory"), *adapter = json_object_get(facts, "adapter");
-    const char *refused = inspect_string(facts, "not_supported");
     printf("%s: %s\n\n", inspect_string(facts, "path"), inspect_string(facts, "kind"));
     if (config) inspect_print_config(config, weights);
     if (adapter) inspect_print_adapter(adapter, json_object_get(facts, "tried_on"));
@@ -936,11 +945,9 @@ static void inspect_print(const json_t *facts, bool all)
                     inspect_bytes((double)inspect_int(memory, "cache_bytes_per_token"), b),
                     inspect_bytes((double)inspect_int(memory, "full_context_bytes"), c));
     if (json_object_get(facts, "run")) inspect_print_run(json_object_get(facts, "run"));
-    if (refused)
-        inspect_row("humpback", "NOT SUPPORTED: %s", refused);
-    else if (memory)
-        inspect_row("humpback", "runs and finetunes it");
-    else if (json_is_string(json_object_get(facts, "tried_on")))
+    bool refused = inspect_print_refused("humpback", facts);
+    if (!refused && memory) inspect_row("humpback", "runs and finetunes it");
+    if (!refused && inspect_string(facts, "tried_on"))
         inspect_row("humpback", "runs it on %s", inspect_string(facts, "tried_on"));
     inspect_print_tensors(json_object_get(facts, "tensors"), all);
 }
