@@ -21,6 +21,7 @@
 
 #include "bench.h"
 #include "demo.h"
+#include "inspect.h"
 #include "report.h"
 #include "seeds.h"
 
@@ -1551,6 +1552,13 @@ static const cli_command cmd_commands[] = {
      0,
      {&cmd_logits_group},
      cmd_logits},
+    {"inspect",
+     "what a model, adapter, tokenizer or run folder holds",
+     "FILE|DIR [flags]",
+     1,
+     1,
+     {&inspect_group},
+     inspect_main},
     {"report",
      "writes a run folder's report.json and report.html again",
      "RUN [--out F]",
