@@ -100,6 +100,9 @@
 #if defined(HUMPBACK_IMPLEMENTATION) && !defined(_XOPEN_SOURCE)
 #define _XOPEN_SOURCE 700
 #endif
+#if defined(HUMPBACK_IMPLEMENTATION) && !defined(_DEFAULT_SOURCE)
+#define _DEFAULT_SOURCE /* madvise; done without where it stays hidden */
+#endif
 #if defined(HUMPBACK_IMPLEMENTATION) && defined(__APPLE__) && !defined(_DARWIN_C_SOURCE)
 #define _DARWIN_C_SOURCE
 #endif
@@ -1616,9 +1619,12 @@ static void *hbk__hook(hbk_allocator *a, void *p, size_t old_size, size_t size)
     return NULL;
 }
 
-HBK_DEF void *hbk_realloc(hbk_allocator *a, void *p, hbk_int count, size_t size, hbk_error *err)
+/* A new block with the beginning of p, which is freed; or, p NULL, a fresh one, zeroed where `zero`. Without
+   a hook the C library does that: large blocks come as zero pages, which cost nothing until touched. */
+static void *hbk__grow(hbk_allocator *a, void *p, hbk_int count, size_t size, bool zero, hbk_error *err)
 {
     hbk_int want;
+    bool hooked = a && a->realloc;
     if (!hbk__mul(&want, count, (hbk_int)size) || want > INT64_MAX - 2 * HBK__ALIGN) {
         hbk_fail(err, HBK_ERROR_RANGE, "%lld elements of %zu bytes are more than memory can address",
                  (long long)count, size);
@@ -1631,7 +1637,7 @@ HBK_DEF void *hbk_realloc(hbk_allocator *a, void *p, hbk_int count, size_t size,
                  (long long)want, a->limit, a->live);
         return NULL;
     }
-    char *base = (char *)hbk__hook(a, NULL, 0, bytes);
+    char *base = (char *)(zero && !hooked ? calloc(1, bytes) : hbk__hook(a, NULL, 0, bytes));
     if (!base) {
         hbk__count(a, 0, bytes);
         hbk_fail(err, HBK_ERROR_MEMORY, "out of memory: %lld bytes were not to be had", (long long)want);
@@ -1643,6 +1649,7 @@ HBK_DEF void *hbk_realloc(hbk_allocator *a, void *p, hbk_int count, size_t size,
     block->base = base;
     block->bytes = bytes;
     block->size = (size_t)want;
+    if (zero && hooked) memset(data, 0, (size_t)want);
     if (p) {
         hbk__block *old = hbk__block_of(p);
         memcpy(data, p, HBK__MIN(old->size, block->size));
@@ -1652,11 +1659,14 @@ HBK_DEF void *hbk_realloc(hbk_allocator *a, void *p, hbk_int count, size_t size,
     return data;
 }
 
+HBK_DEF void *hbk_realloc(hbk_allocator *a, void *p, hbk_int count, size_t size, hbk_error *err)
+{
+    return hbk__grow(a, p, count, size, false, err);
+}
+
 HBK_DEF void *hbk_alloc(hbk_allocator *a, hbk_int count, size_t size, hbk_error *err)
 {
-    void *p = hbk_realloc(a, NULL, count, size, err);
-    if (p) memset(p, 0, (size_t)count * size);
-    return p;
+    return hbk__grow(a, NULL, count, size, true, err);
 }
 
 HBK_DEF void hbk_free(hbk_allocator *a, void *p)
@@ -2197,6 +2207,17 @@ HBK_DEF bool hbk_mapping_open(hbk_mapping *m, const char *path, hbk_error *err)
     m->data = data;
     m->size = (size_t)size;
     return true;
+}
+
+/* Pages that were looked at leave this process; the kernel's cache may keep them, and they come back when
+   they are looked at again. Looking at one brings its neighbours along: 2 MB, where those are cached. */
+static void hbk__mapping_forget(const hbk_mapping *m)
+{
+#ifdef MADV_DONTNEED
+    if (m->size > 0) madvise((void *)(uintptr_t)m->data, m->size, MADV_DONTNEED);
+#else
+    (void)m;
+#endif
 }
 
 HBK_DEF void hbk_mapping_close(hbk_mapping *m)
@@ -8957,6 +8978,7 @@ static bool hbk__bind(hbk_model *m, hbk__source *src, hbk_error *err)
     }
     if (m->config.tied) m->head = m->embed;
     for (hbk_int i = 0; i < src->n_files; i++) {
+        hbk__mapping_forget(&src->files[i]->map); /* the norms have been copied, the rest was not read */
         m->maps[m->n_maps++] = src->files[i]->map;
         src->files[i]->map.data = NULL;
     }

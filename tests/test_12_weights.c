@@ -1553,6 +1553,49 @@ static void t12_damaged_configs(void **state)
     hbk_text_free(&file);
 }
 
+/* ---- cost ----------------------------------------------------------------------- */
+
+/* Promise: opening a model reads its table and its norms, and keeps no more than these: what it allocates
+   does not grow with the matrices, whose pages stay in the file until they are used; nor does a session's
+   cache take memory before there is something in it. */
+static void t12_cost(void **state)
+{
+    (void)state;
+    for (int layers = 2; layers <= 8; layers += 6) {
+        hbk_error err;
+        hbk_allocator alloc;
+        hbk_config c = t12_config(false);
+        memset(&alloc, 0, sizeof alloc);
+        c.n_layers = layers;
+        c.dim = 256;
+        c.ffn_dim = 512;
+        c.vocab_size = 4000;
+        c.context_length = 100000;
+        char dir[512], weights[512];
+        hbk_model_free(t12_saved(&c, HBK_BF16, dir, weights, "t12_cost")); /* 6.7 and 14.6 MB */
+        hbk_model_free(hbk_model_load(dir, NULL, &err));
+        long before = test_resident();
+        hbk_model *m = hbk_model_load(dir, &alloc, &err);
+        check_ok(m);
+        long open = test_resident();
+        size_t norms = (size_t)(2 * layers + 1) * 256 * sizeof(hbk_real);
+        if (alloc.live > norms + (size_t)layers * sizeof(hbk_layer) + 4096)
+            fail_msg("%d layers: %zu bytes are allocated, %zu of them norms", layers, alloc.live, norms);
+        if (alloc.peak > alloc.live + 40000) fail_msg("%zu bytes for a moment", alloc.peak);
+        if (open - before > 500000) fail_msg("opening mapped %ld bytes in", open - before);
+        hbk_session *s = hbk_session_new(m, NULL, 4, 100000, &alloc, &err);
+        check_ok(s);
+        assert_true(alloc.live > (size_t)layers * 4 * 100000 * 2 * 12 * sizeof(hbk_real));
+#ifndef __SANITIZE_ADDRESS__
+        long session = test_resident();
+        if (session - open > 1000000) fail_msg("a session mapped %ld bytes in", session - open);
+#endif
+        hbk_session_free(s);
+        hbk_model_free(m);
+        assert_int_equal(alloc.live, 0);
+    }
+}
+
 /* ---- failing memory ----------------------------------------------------------- */
 
 static bool t12_load_model(void *ctx, hbk_allocator *a, hbk_error *err)
@@ -1659,16 +1702,28 @@ static void t12_reference_files(void **state)
 }
 
 static const struct CMUnitTest tests_12[] = {
-    cmocka_unit_test(t12_safetensors_valid),   cmocka_unit_test(t12_safetensors_errors),
-    cmocka_unit_test(t12_safetensors_write),   cmocka_unit_test(t12_model_round_trip),
-    cmocka_unit_test(t12_bias_groups),         cmocka_unit_test(t12_model_save_errors),
-    cmocka_unit_test(t12_config_errors),       cmocka_unit_test(t12_config_spellings),
-    cmocka_unit_test(t12_config_accepted),     cmocka_unit_test(t12_tied),
-    cmocka_unit_test(t12_two_copies),          cmocka_unit_test(t12_tensor_errors),
-    cmocka_unit_test(t12_unaligned),           cmocka_unit_test(t12_shards),
-    cmocka_unit_test(t12_llama2c_files),       cmocka_unit_test(t12_adapter_round_trip),
-    cmocka_unit_test(t12_adapter_config),      cmocka_unit_test(t12_adapter_tensors),
-    cmocka_unit_test(t12_damaged_safetensors), cmocka_unit_test(t12_damaged_weights),
-    cmocka_unit_test(t12_damaged_configs),     cmocka_unit_test(t12_faults),
+    cmocka_unit_test(t12_safetensors_valid),
+    cmocka_unit_test(t12_safetensors_errors),
+    cmocka_unit_test(t12_safetensors_write),
+    cmocka_unit_test(t12_model_round_trip),
+    cmocka_unit_test(t12_bias_groups),
+    cmocka_unit_test(t12_model_save_errors),
+    cmocka_unit_test(t12_config_errors),
+    cmocka_unit_test(t12_config_spellings),
+    cmocka_unit_test(t12_config_accepted),
+    cmocka_unit_test(t12_tied),
+    cmocka_unit_test(t12_two_copies),
+    cmocka_unit_test(t12_tensor_errors),
+    cmocka_unit_test(t12_unaligned),
+    cmocka_unit_test(t12_shards),
+    cmocka_unit_test(t12_llama2c_files),
+    cmocka_unit_test(t12_adapter_round_trip),
+    cmocka_unit_test(t12_adapter_config),
+    cmocka_unit_test(t12_adapter_tensors),
+    cmocka_unit_test(t12_damaged_safetensors),
+    cmocka_unit_test(t12_damaged_weights),
+    cmocka_unit_test(t12_damaged_configs),
+    cmocka_unit_test(t12_cost),
+    cmocka_unit_test(t12_faults),
     cmocka_unit_test(t12_reference_files),
 };
