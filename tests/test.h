@@ -30,7 +30,7 @@ static void test_tmp(char path[512], const char *name)
     snprintf(path, 512, "%s/%s", dir, name);
 }
 
-/* Bytes of memory that this process has mapped in, cached files included; -1 where the kernel does not tell. */
+/* Bytes that this process has mapped in, cached files included; -1 where the kernel does not tell. */
 static long test_resident(void)
 {
     long size = 0, resident = -1;
