@@ -6545,6 +6545,7 @@ HBK_DEF void hbk_rms_norm_backward(hbk_real *dx, hbk_real *dw, const hbk_real *d
        x_i' = x_i cos - x_{i+D/2} sin          x_{i+D/2}' = x_{i+D/2} cos + x_i sin
 
    so that q . k depends on the distance of positions alone. A rotation's transpose is the rotation back.
+   Angles are rounded to float, as the models were trained with: at position 2000 that moves logits by 1e-3.
    Meta's files pair (x_{2i}, x_{2i+1}) instead; chapter 12 reorders their rows when loading. */
 
 HBK_DEF void hbk_rope_table(hbk_real *table, const int32_t *pos, const double *inv_freq, hbk_int N, hbk_int D)
@@ -6554,8 +6555,9 @@ HBK_DEF void hbk_rope_table(hbk_real *table, const int32_t *pos, const double *i
 #endif
     for (hbk_int n = 0; n < N; n++)
         for (hbk_int i = 0; i < D / 2; i++) {
-            table[n * D + i] = (hbk_real)cos(pos[n] * inv_freq[i]);
-            table[n * D + D / 2 + i] = (hbk_real)sin(pos[n] * inv_freq[i]);
+            double angle = (double)(float)(pos[n] * inv_freq[i]);
+            table[n * D + i] = (hbk_real)cos(angle);
+            table[n * D + D / 2 + i] = (hbk_real)sin(angle);
         }
 }
 
@@ -7190,19 +7192,22 @@ HBK_DEF bool hbk_config_check(const hbk_config *c, hbk_error *err)
 }
 
 /* Inverse frequencies theta^(-2i/D). llama3 slows long wavelengths down by `factor`, keeps short ones, and
-   blends between; source: Llama 3.1's reference code. */
+   blends between; source: Llama 3.1's reference code. In float and step by step as there: a position of some
+   thousands multiplies what the last bit says. */
 static void hbk__rope_frequencies(double *inv_freq, const hbk_config *c)
 {
+    float factor = (float)c->rope_factor, old = (float)c->rope_original_context;
+    float low = (float)c->rope_low_freq_factor, high = (float)c->rope_high_freq_factor;
     for (hbk_int i = 0; i < c->head_dim / 2; i++) {
-        double f = pow(c->rope_theta, -2.0 * (double)i / (double)c->head_dim);
-        double wavelength = 6.283185307179586 / f, old = (double)c->rope_original_context;
-        double low = c->rope_low_freq_factor, high = c->rope_high_freq_factor;
-        if (c->rope_scaling == HBK_ROPE_LINEAR) f /= c->rope_factor;
+        float exponent = (float)(2 * i) / (float)c->head_dim;
+        float f = 1 / (float)pow((double)(float)c->rope_theta, (double)exponent);
+        float wavelength = 6.2831853f / f;
+        if (c->rope_scaling == HBK_ROPE_LINEAR) f /= factor;
         if (c->rope_scaling == HBK_ROPE_LLAMA3 && wavelength >= old / high) {
-            double blend = wavelength > old / low ? 0 : (old / wavelength - low) / (high - low);
-            f = (1 - blend) * f / c->rope_factor + blend * f;
+            float blend = wavelength > old / low ? 0 : (old / wavelength - low) / (high - low);
+            f = (1 - blend) * f / factor + blend * f;
         }
-        inv_freq[i] = f;
+        inv_freq[i] = (double)f;
     }
 }
 
