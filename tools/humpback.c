@@ -975,7 +975,7 @@ static bool cmd_train(cli *c, const cmd_world *w, const hbk_train_options *o, co
     }
     hbk_train_data data = {d, replay->n ? replay : NULL, NULL};
     hbk_adapter *init = NULL;
-    if (init_dir && !(init = hbk_adapter_load(init_dir, &w->base->config, NULL, &c->err))) return false;
+    if (init_dir && !(init = hbk_adapter_load(init_dir, w->base, NULL, &c->err))) return false;
     bool ok = hbk_finetune(w->base, &data, o, init, &recipe, dir, cli_watch(c), NULL,
                            &c->err);
     hbk_adapter_free(init);
