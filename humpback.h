@@ -686,6 +686,10 @@ HBK_DEF void hbk_lora_forward(hbk_real *y, hbk_real *xa, const hbk_real *x, cons
 HBK_DEF void hbk_lora_backward(hbk_real *dx, const hbk_lora *d, hbk_real *dxa, const hbk_real *dy,
                                const hbk_real *x, const hbk_real *xa, const hbk_lora *l, hbk_int N);
 
+/* Rows first .. first+n-1 of W + scale B A as reals into out (n, in): a weight with its correction merged;
+   l NULL: of W alone. */
+HBK_DEF void hbk_lora_merge(hbk_real *out, const hbk_matrix *w, const hbk_lora *l, hbk_int first, hbk_int n);
+
 /* ==== 11  MODEL ============================================================== [hbk_model_*] */
 
 typedef enum hbk_rope_scaling { HBK_ROPE_DEFAULT, HBK_ROPE_LINEAR, HBK_ROPE_LLAMA3 } hbk_rope_scaling;
@@ -818,14 +822,31 @@ HBK_DEF hbk_model *hbk_model_load(const char *path, hbk_allocator *alloc, hbk_er
    number that t cannot hold, or a NaN, is an error. */
 HBK_DEF bool hbk_model_save(const hbk_model *m, const char *dir, hbk_dtype t, hbk_error *err);
 
-/* A PEFT folder: adapter_config.json and adapter_model.safetensors. Its rank is that of the tensors; of an
-   rsLoRA adapter, alpha becomes alpha sqrt(rank), which means the same. */
-HBK_DEF hbk_adapter *hbk_adapter_load(const char *dir, const hbk_config *config, hbk_allocator *alloc,
+/* The same of W + scale B A for each adapted W, computed a panel at a time: nothing of the model's size is
+   allocated. A tied head that the adapter corrects becomes a tensor of its own. a NULL: of m as it is. */
+HBK_DEF bool hbk_model_save_merged(const hbk_model *m, const hbk_adapter *a, const char *dir, hbk_dtype t,
+                                   hbk_error *err);
+
+/* An adapter for `base` from a PEFT folder (adapter_config.json, adapter_model.safetensors) or an MLX one
+   (adapter_config.json, adapters.safetensors). Ranks are those of the tensors; of a rank-stabilised adapter,
+   alpha becomes alpha sqrt(rank), which means the same. What would change the result and is not supported is
+   an error that names the key or tensor; so are tensors that do not fit the base. */
+HBK_DEF hbk_adapter *hbk_adapter_load(const char *dir, const hbk_model *base, hbk_allocator *alloc,
                                       hbk_error *err);
-/* base_name: what adapter_config.json calls the base model (NULL: nothing); dropout: what it was trained
-   with. A number that is not finite is an error. */
+/* A PEFT folder, for old and new versions of it.
+   base_name  what adapter_config.json calls the base model (NULL: nothing)
+   dropout    what it was trained with
+   A number that is not finite is an error. */
 HBK_DEF bool hbk_adapter_save(const hbk_adapter *a, const char *dir, const char *base_name, double dropout,
                               hbk_error *err);
+
+/* A model of its own with the adapter merged, in reals: W + scale B A for each adapted W. A tied head that
+   the adapter corrects becomes untied. To write one, hbk_model_save_merged needs less memory. */
+HBK_DEF hbk_model *hbk_adapter_merge(const hbk_model *m, const hbk_adapter *a, hbk_allocator *alloc,
+                                     hbk_error *err);
+/* Adds times scale B A to the weights of m, which must be its own and reals: 1 merges, -1 takes it out again,
+   up to rounding. An adapter of a tied head is an error. */
+HBK_DEF bool hbk_adapter_add(hbk_model *m, const hbk_adapter *a, double times, hbk_error *err);
 
 /* ==== 13  GENERATION ========================================================= [hbk_session_*] */
 
@@ -1423,6 +1444,7 @@ typedef struct hbk_comm {
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
+#include <regex.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -7134,6 +7156,14 @@ HBK_DEF void hbk_lora_backward(hbk_real *dx, const hbk_lora *d, hbk_real *dxa, c
     if (dx) hbk__gemm(false, false, N, l->in, R, 1, dxa, R, l->a, l->in, 1, dx, l->in);
 }
 
+HBK_DEF void hbk_lora_merge(hbk_real *out, const hbk_matrix *w, const hbk_lora *l, hbk_int first, hbk_int n)
+{
+    hbk_matrix_unpack(out, w, first, n);
+    if (l)
+        hbk__gemm(false, false, n, l->in, l->rank, l->scale, l->b + first * l->rank, l->rank, l->a, l->in, 1,
+                  out, l->in);
+}
+
 /* ==== 11  MODEL ==============================================================
 
    LLaMA (Touvron et al. 2023): for each layer, on the residual stream x (N, C),
@@ -7994,7 +8024,8 @@ HBK_DEF bool hbk_model_logits(hbk_acts *a, const hbk_model *m, const hbk_batch *
    give another model silently: a tensor too few, too many or of another shape is an error by name.
 
      12.1 reading safetensors   12.2 writing them     12.3 config.json    12.4 binding a model's tensors
-     12.5 folders               12.6 llama2.c         12.7 saving         12.8 PEFT adapters */
+     12.5 folders               12.6 llama2.c         12.7 saving         12.8 adapters
+     12.9 merging */
 
 /* ---- 12.1 reading safetensors ----------------------------------------------- */
 
@@ -8304,9 +8335,15 @@ static hbk_matrix hbk__tensor_matrix(const hbk_tensor *t, hbk_int rows, hbk_int 
    time between the matrix and the file: no buffer has the size of the file. It appears under its name
    only after it was synced and its table has passed the checks of 12.1. */
 
+/* Where numbers to write come from: a matrix, and what an adapter adds to it, or NULL. */
+typedef struct hbk__origin {
+    hbk_matrix w;
+    const hbk_lora *lora;
+} hbk__origin;
+
 typedef struct hbk__st_item {
     hbk_tensor t;
-    const hbk_matrix *from; /* the source of the numbers, converted to t.dtype; NULL: t.data as they are */
+    const hbk__origin *from; /* the source of the numbers, converted to t.dtype; NULL: t.data as they are */
 } hbk__st_item;
 
 static int hbk__by_type(const void *a, const void *b)
@@ -8358,7 +8395,7 @@ static bool hbk__st_put(hbk_file *f, const hbk__st_item *item, hbk_allocator *al
     if (!item->from) return hbk_file_put(f, item->t.data, item->t.bytes, err);
     hbk_dtype type = HBK_F32;
     hbk__dtype_of(item->t.dtype, &type);
-    const hbk_matrix *w = item->from;
+    const hbk_matrix *w = &item->from->w;
     hbk_int step = hbk__panel_rows(w);
     hbk_real *x = HBK__NEW(alloc, hbk_real, step * w->cols, err);
     char *packed = x ? (char *)hbk_alloc(alloc, step, hbk_dtype_size(type, w->cols), err) : NULL;
@@ -8366,7 +8403,7 @@ static bool hbk__st_put(hbk_file *f, const hbk__st_item *item, hbk_allocator *al
     bool ok = packed != NULL;
     for (hbk_int row = 0; ok && row < w->rows; row += step) {
         hbk_int n = HBK__MIN(step, w->rows - row) * w->cols, bad = 0;
-        hbk_matrix_unpack(x, w, row, n / w->cols);
+        hbk_lora_merge(x, w, item->from->lora, row, n / w->cols);
         while (bad < n && fabs((double)x[bad]) < limit) bad++; /* false for a NaN, too */
         if (bad < n)
             ok = hbk_fail_at(err, HBK_ERROR_NUMERIC, f->path, 0,
@@ -8403,9 +8440,9 @@ static bool hbk__st_write(hbk_file *f, const hbk__st_item *items, hbk_int n, hbk
     return back && ok;
 }
 
-/* Tensors, and for each the matrix whose numbers it takes (from NULL: its own data), into a file. */
-static bool hbk__tensors_write(const char *path, const hbk_tensor *tensors, const hbk_matrix *from, hbk_int n,
-                               hbk_allocator *alloc, hbk_error *err)
+/* Tensors, and for each the origin of its numbers (from NULL: its own data), into a file. */
+static bool hbk__tensors_write(const char *path, const hbk_tensor *tensors, const hbk__origin *from,
+                               hbk_int n, hbk_allocator *alloc, hbk_error *err)
 {
     hbk_file f;
     hbk__st_item *items = HBK__NEW(alloc, hbk__st_item, n, err);
@@ -9290,6 +9327,27 @@ static bool hbk__config_save(const hbk_config *c, const char *dir, hbk_dtype t, 
                err);
 }
 
+/* What the adapter adds to the tensor of this name, or NULL. */
+static const hbk_lora *hbk__tensor_lora(const hbk_adapter *a, const char *name)
+{
+    hbk_int layer = 0;
+    hbk_slot slot;
+    if (!a) return NULL;
+    if (!strcmp(name, HBK__HEAD)) return hbk__head_lora(a);
+    const char *rest = hbk__after_slot(hbk__after_layer(name, &layer), &slot);
+    return rest && !strcmp(rest, ".weight") ? hbk__lora_of(a, layer, slot) : NULL;
+}
+
+/* The model as it is to be merged: under an adapter of the head, a head that is the embedding becomes a
+   matrix of its own. Borrows everything. */
+static hbk_model hbk__merge_view(const hbk_model *m, const hbk_adapter *a)
+{
+    hbk_model view = *m;
+    HBK_ASSERT(!a || a->n_layers == m->config.n_layers);
+    if (hbk__head_lora(a)) view.config.tied = false;
+    return view;
+}
+
 /* A model with m's weights in which a group that has one bias has all: those that m lacks are zero (other
    files give q, k and v alone a bias). Free its layers, and *zeros. */
 static bool hbk__whole_groups(hbk_model *whole, const hbk_model *m, hbk_real **zeros, hbk_error *err)
@@ -9309,10 +9367,11 @@ static bool hbk__whole_groups(hbk_model *whole, const hbk_model *m, hbk_real **z
     return whole->layers != NULL;
 }
 
-HBK_DEF bool hbk_model_save(const hbk_model *m, const char *dir, hbk_dtype t, hbk_error *err)
+HBK_DEF bool hbk_model_save_merged(const hbk_model *m, const hbk_adapter *a, const char *dir, hbk_dtype t,
+                                   hbk_error *err)
 {
     char path[512], name[96];
-    hbk_model whole;
+    hbk_model view = hbk__merge_view(m, a), whole;
     hbk_real *zeros;
     hbk_int n = 0;
     hbk_matrix w;
@@ -9320,20 +9379,21 @@ HBK_DEF bool hbk_model_save(const hbk_model *m, const char *dir, hbk_dtype t, hb
         return hbk_fail(err, HBK_ERROR_OPTION, "a model is saved as f32, f16 or bf16, not as %s",
                         hbk_dtype_name(t));
     if (!hbk_dir_make(dir, err) || !hbk_path(path, dir, "model.safetensors", err)) return false;
-    bool ok = hbk__whole_groups(&whole, m, &zeros, err);
+    bool ok = hbk__whole_groups(&whole, &view, &zeros, err);
     while (ok && hbk_tensor_at(&whole, n, name, &w)) n++;
     hbk_tensor *tensors = ok ? HBK__NEW(m->alloc, hbk_tensor, n, err) : NULL;
-    hbk_matrix *from = tensors ? HBK__NEW(m->alloc, hbk_matrix, n, err) : NULL;
+    hbk__origin *from = tensors ? HBK__NEW(m->alloc, hbk__origin, n, err) : NULL;
     char *names = from ? HBK__NEW(m->alloc, char, 96 * n, err) : NULL;
     for (hbk_int i = 0; names && i < n; i++) {
         hbk__place p;
-        hbk_tensor_at(&whole, i, names + 96 * i, &from[i]);
+        hbk_tensor_at(&whole, i, names + 96 * i, &from[i].w);
+        from[i].lora = hbk__tensor_lora(a, names + 96 * i);
         bool vector = hbk__place_at(&whole, i, &p, names + 96 * i) && p.vector;
         tensors[i].name = names + 96 * i;
         snprintf(tensors[i].dtype, sizeof tensors[i].dtype, "%s", hbk__st_type_name(t));
         tensors[i].n_dims = vector ? 1 : 2;
-        tensors[i].shape[0] = vector ? from[i].cols : from[i].rows;
-        tensors[i].shape[1] = vector ? 0 : from[i].cols;
+        tensors[i].shape[0] = vector ? from[i].w.cols : from[i].w.rows;
+        tensors[i].shape[1] = vector ? 0 : from[i].w.cols;
     }
     ok = names && hbk__tensors_write(path, tensors, from, n, m->alloc, err);
     hbk_free(m->alloc, names);
@@ -9341,221 +9401,555 @@ HBK_DEF bool hbk_model_save(const hbk_model *m, const char *dir, hbk_dtype t, hb
     hbk_free(m->alloc, tensors);
     hbk_free(m->alloc, whole.layers);
     hbk_free(m->alloc, zeros);
-    return ok && hbk__config_save(&m->config, dir, t, err);
+    return ok && hbk__config_save(&view.config, dir, t, err);
 }
 
-/* ---- 12.8 PEFT adapters -----------------------------------------------------
+HBK_DEF bool hbk_model_save(const hbk_model *m, const char *dir, hbk_dtype t, hbk_error *err)
+{
+    return hbk_model_save_merged(m, NULL, dir, t, err);
+}
+
+/* ---- 12.8 adapters ------------------------------------------------------------
+
+   PEFT, adapter_model.safetensors beside adapter_config.json:
 
        base_model.model.model.layers.N.self_attn.q_proj.lora_A.weight  (rank, in)
        base_model.model.model.layers.N.self_attn.q_proj.lora_B.weight  (out, rank)
+       base_model.model.lm_head.lora_A.weight ...
 
-   What is adapted is what the file holds tensors for; the configuration adds alpha, and everything in it
-   that would change the result and is not supported is refused by name. Every tensor must find its place
-   and every adapted projection both its tensors: an adapter that matches nothing would load, and the base
-   model would answer in its stead. */
+   MLX, adapters.safetensors, whose configuration holds the scale itself:
 
-/* The layer, the projection and the half (0: A, 1: B) that a name speaks of. */
-static bool hbk__lora_name(const char *name, hbk_int *layer, hbk_slot *slot, int *half)
+       model.layers.N.self_attn.q_proj.lora_a  (in, rank)
+       model.layers.N.self_attn.q_proj.lora_b  (rank, out)
+
+   What is adapted, and with which rank, is what the file holds tensors for. The configuration says it once
+   more, in r, rank_pattern, target_modules, layers_to_transform and exclude_modules, some of it as regular
+   expressions: lists are held against the tensors, expressions are not needed. What it alone says is alpha,
+   by module, and everything in it that would change the result and is not supported is refused by name.
+   Every tensor must find its place and every adapted projection both its tensors: an adapter that matches
+   nothing would load, and the base model would answer in its stead. */
+
+/* An adapter's two files while they are read. */
+typedef struct hbk__adapter_file {
+    char config_path[512];
+    json_t *config;
+    const json_t *targets, *layers; /* lists that claim what is adapted; targets NULL: none that can be read */
+    bool mlx, all_linear, excludes, rslora;
+    double alpha; /* of MLX: the scale */
+    const hbk_model *base;
+    hbk_safetensors *s;
+    hbk_int n;                /* projections that could be adapted, the head last */
+    const hbk_tensor **found; /* (n, 2) A and B */
+    hbk_allocator *alloc;
+} hbk__adapter_file;
+
+static void hbk__adapter_close(hbk__adapter_file *f)
 {
-    const char *s = hbk__after_slot(hbk__after_layer(hbk__after(name, "base_model.model."), layer), slot);
-    const char *a = hbk__after(s, ".lora_A"), *b = hbk__after(s, ".lora_B");
-    *half = b != NULL;
-    s = a ? a : b;
-    const char *plain = hbk__after(s, ".default"); /* a raw state_dict keeps the adapter's name */
-    return s && !strcmp(plain ? plain : s, ".weight");
+    hbk_free(f->alloc, f->found);
+    hbk_safetensors_close(f->s);
+    json_decref(f->config);
 }
 
-/* Whether t fits half `half` of a projection (out, in), and with what rank. */
-static bool hbk__check_lora(const char *path, const hbk_tensor *t, const hbk_config *c, hbk_int layer,
-                            hbk_slot slot, int half, hbk_error *err)
+/* The module of number i of a model's projections: "model.layers.3.mlp.up_proj", "lm_head". */
+static void hbk__module_name(char name[64], hbk_int i, hbk_int n_layers)
 {
-    hbk_int out, in;
-    hbk_dtype type;
-    if (layer >= c->n_layers)
-        return hbk_fail_at(err, HBK_ERROR_SHAPE, path, 0,
-                           "tensor %s: the model has %lld layers; is this the adapter of another base?",
-                           t->name, (long long)c->n_layers);
-    if (!hbk__dtype_of(t->dtype, &type))
-        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0, "tensor %s: type %s is not supported",
-                           t->name, t->dtype);
-    hbk__slot_shape(c, slot, &out, &in);
-    if (t->n_dims == 2 && t->shape[!half] == (half ? out : in)) return true;
-    char got[192];
-    hbk__shape_text(got, t);
-    return hbk_fail_at(err, HBK_ERROR_SHAPE, path, 0,
-                       "tensor %s: shape %s, expected %s%lld%s; is this the adapter of another base?",
-                       t->name, got, half ? "(" : "(rank,", (long long)(half ? out : in),
-                       half ? ",rank)" : ")");
-}
-
-/* Sorts the file's tensors into found[(layer * HBK_N_SLOTS + slot) * 2 + half]. */
-static bool hbk__adapter_collect(const hbk_safetensors *s, const hbk_config *c, const hbk_tensor **found,
-                                 hbk_int *rank, unsigned *targets, hbk_error *err)
-{
-    *targets = 0;
-    for (hbk_int i = 0; i < s->n; i++) {
-        const hbk_tensor *t = &s->tensors[i];
-        hbk_int layer = 0;
-        hbk_slot slot;
-        int half;
-        if (!hbk__lora_name(t->name, &layer, &slot, &half))
-            return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, s->path, 0, "tensor %.200s: %s", t->name,
-                               hbk__after(t->name, "base_model.model.")
-                                   ? "is not lora_A or lora_B of one of the seven projections: not supported"
-                                   : "PEFT's names begin with base_model.model.: rename the tensors");
-        if (!hbk__check_lora(s->path, t, c, layer, slot, half, err)) return false;
-        if (i == 0) *rank = t->shape[half];
-        if (t->shape[half] != *rank)
-            return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, s->path, 0,
-                               "tensor %s: rank %lld, but %lld elsewhere: one rank for all is supported",
-                               t->name, (long long)t->shape[half], (long long)*rank);
-        const hbk_tensor **place = &found[(layer * HBK_N_SLOTS + slot) * 2 + half];
-        if (*place)
-            return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0, "tensors %s and %s are one and the same",
-                               t->name, (*place)->name);
-        *place = t;
-        *targets |= 1u << slot;
-    }
-    if (*targets) return true;
-    return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0,
-                       "holds no tensor: nothing was trained, or nothing saved");
-}
-
-/* Whether each adapted projection has A and B in every layer, and what the configuration lists is there. */
-static bool hbk__adapter_complete(const hbk_safetensors *s, const hbk_config *c, const hbk_tensor **found,
-                                  unsigned targets, unsigned listed, hbk_error *err)
-{
-    for (hbk_int i = 0; i < c->n_layers * HBK_N_SLOTS; i++) {
-        hbk_slot slot = (hbk_slot)(i % HBK_N_SLOTS);
-        if ((listed & ~targets) >> slot & 1)
-            return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0,
-                               "holds no tensor for %s, which adapter_config.json's target_modules names",
-                               hbk_slot_name(slot));
-        if (!(targets >> slot & 1) || (found[2 * i] && found[2 * i + 1])) continue;
-        return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0,
-                           "tensor base_model.model.model.layers.%lld.%s%s.lora_%c.weight is missing; is "
-                           "this the adapter of another base?",
-                           (long long)(i / HBK_N_SLOTS), hbk__slot_group(slot), hbk_slot_name(slot),
-                           found[2 * i] ? 'B' : 'A');
-    }
-    return true;
-}
-
-/* target_modules: a list, whose projections become bits of *listed, or a pattern, left to the tensors. */
-static void hbk__read_targets(hbk__fields *f, unsigned *listed)
-{
-    const json_t *list = hbk__json_field(f, "target_modules");
-    for (size_t i = 0; i < json_array_size(list) && f->ok; i++) {
-        const char *name = json_string_value(json_array_get(list, i));
-        const char *dot = name ? strrchr(name, '.') : NULL;
-        int slot = 0;
-        if (dot) name = dot + 1;
-        while (slot < HBK_N_SLOTS && name && strcmp(name, hbk_slot_name((hbk_slot)slot)) != 0) slot++;
-        if (name && slot < HBK_N_SLOTS)
-            *listed |= 1u << slot;
-        else
-            f->ok = hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->path, 0,
-                                "target_modules: %.60s is not supported, only a layer's seven projections",
-                                name ? name : "what is no string");
-    }
-}
-
-/* adapter_config.json: alpha, the projections listed, and whether the scale is alpha / sqrt(rank). */
-static bool hbk__adapter_config(const char *dir, double *alpha, bool *rslora, unsigned *listed,
-                                hbk_error *err)
-{
-    static const char refused[][24] = {"use_dora",
-                                       "modules_to_save",
-                                       "layers_to_transform",
-                                       "lora_bias",
-                                       "layer_replication",
-                                       "rank_pattern",
-                                       "alpha_pattern",
-                                       "use_qalora",
-                                       "trainable_token_indices",
-                                       "target_parameters",
-                                       "alora_invocation_tokens"};
-    char path[512];
-    if (!hbk_path(path, dir, "adapter_config.json", err)) return false;
-    json_t *root = hbk_json_read(path, err);
-    if (!root) return false;
-    hbk__fields f = {root, path, err, true};
-    const char *type = json_string_value(hbk__json_field(&f, "peft_type"));
-    if (!type || strcmp(type, "LORA") != 0)
-        f.ok = hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0, "peft_type %.40s: only LORA is supported",
-                           type ? type : "is absent");
-    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) hbk__field_refuse(&f, refused[i], NULL);
-    hbk__field_refuse(&f, "bias", "none");
-    /* pissa, olora, corda and loftq change the base too: their A and B mean nothing on the plain one */
-    const char *init = json_string_value(hbk__json_field(&f, "init_lora_weights"));
-    if (init && strcmp(init, "eva") != 0 && strcmp(init, "orthogonal") != 0)
-        hbk__field_refuse(&f, "init_lora_weights", "gaussian");
-    *alpha = hbk__field_real(&f, "lora_alpha", 8);
-    *rslora = hbk__field_bool(&f, "use_rslora", false);
-    *listed = 0;
-    hbk__read_targets(&f, listed);
-    json_decref(root);
-    return f.ok;
-}
-
-HBK_DEF hbk_adapter *hbk_adapter_load(const char *dir, const hbk_config *config, hbk_allocator *alloc,
-                                      hbk_error *err)
-{
-    char path[512];
-    double alpha;
-    bool rslora;
-    unsigned listed, targets;
-    hbk_int rank = 0;
-    if (!hbk_config_check(config, err) || !hbk__adapter_config(dir, &alpha, &rslora, &listed, err) ||
-        !hbk_path(path, dir, "adapter_model.safetensors", err))
-        return NULL;
-    hbk_safetensors *s = hbk_safetensors_open(path, alloc, err);
-    if (!s) return NULL;
-    hbk_adapter *a = NULL;
-    hbk_int n = config->n_layers * HBK_N_SLOTS;
-    const hbk_tensor **found = HBK__NEW(alloc, const hbk_tensor *, 2 * n, err);
-    if (found && hbk__adapter_collect(s, config, found, &rank, &targets, err) &&
-        hbk__adapter_complete(s, config, found, targets, listed, err))
-        a = hbk_adapter_new(config, rank, rslora ? alpha * sqrt((double)rank) : alpha, targets, 0, alloc,
-                            err);
-    for (hbk_int i = 0; a && i < n; i++) {
-        hbk_lora *l = &a->loras[i];
-        if (!l->a) continue;
-        hbk_matrix A = hbk__tensor_matrix(found[2 * i], rank, l->in);
-        hbk_matrix B = hbk__tensor_matrix(found[2 * i + 1], l->out, rank);
-        hbk_matrix_unpack(l->a, &A, 0, rank);
-        hbk_matrix_unpack(l->b, &B, 0, l->out);
-    }
-    hbk_free(alloc, found);
-    hbk_safetensors_close(s);
-    return a;
-}
-
-/* The module of number i of an adapter's projections: "model.layers.3.mlp.up_proj", "lm_head". */
-static void hbk__lora_module(char name[64], const hbk_adapter *a, hbk_int i)
-{
-    hbk_slot slot = (hbk_slot)hbk__lora_slot(a, i);
-    if (slot == HBK_LM_HEAD)
+    hbk_slot slot = (hbk_slot)(i % HBK_N_SLOTS);
+    if (i == n_layers * HBK_N_SLOTS)
         snprintf(name, 64, "lm_head");
     else
         snprintf(name, 64, "model.layers.%lld.%s%s", (long long)(i / HBK_N_SLOTS), hbk__slot_group(slot),
                  hbk_slot_name(slot));
 }
 
+static void hbk__lora_tensor_name(char name[96], const char *module, int half, bool mlx)
+{
+    if (mlx)
+        snprintf(name, 96, "%s.lora_%c", module, half ? 'b' : 'a');
+    else
+        snprintf(name, 96, "base_model.model.%s.lora_%c.weight", module, half ? 'B' : 'A');
+}
+
+/* The layer, the projection and the half (0: A, 1: B) that a name speaks of. */
+static bool hbk__lora_name(const char *name, bool mlx, hbk_int *layer, hbk_slot *slot, int *half)
+{
+    const char *module = mlx ? name : hbk__after(name, "base_model.model."), *head;
+    const char *s = hbk__after_slot(hbk__after_layer(module, layer), slot);
+    if ((head = hbk__after(module, "lm_head")) != NULL) s = head; /* *slot is HBK_LM_HEAD already */
+    const char *a = hbk__after(s, mlx ? ".lora_a" : ".lora_A"), *b = hbk__after(s, mlx ? ".lora_b" : ".lora_B");
+    *half = b != NULL;
+    s = a ? a : b;
+    if (!s || mlx) return s && !*s;
+    const char *plain = hbk__after(s, ".default"); /* a raw state_dict keeps the adapter's name */
+    return !strcmp(plain ? plain : s, ".weight");
+}
+
+/* The dimension of a half that is the rank: A (rank, in), B (out, rank); MLX has both turned. */
+static int hbk__rank_dim(const hbk__adapter_file *f, int half)
+{
+    return f->mlx ? !half : half;
+}
+
+/* Whether t fits half `half` of a projection (out, in). */
+static bool hbk__check_lora(const hbk__adapter_file *f, const hbk_tensor *t, hbk_int layer, hbk_slot slot,
+                            int half, hbk_error *err)
+{
+    hbk_int out, in, rank_dim = hbk__rank_dim(f, half);
+    hbk_dtype type;
+    char got[192], want[64];
+    if (slot != HBK_LM_HEAD && layer >= f->base->config.n_layers)
+        return hbk_fail_at(err, HBK_ERROR_SHAPE, f->s->path, 0,
+                           "tensor %s: the model has %lld layers; is this the adapter of another base?",
+                           t->name, (long long)f->base->config.n_layers);
+    if (!hbk__dtype_of(t->dtype, &type))
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, f->s->path, 0, "tensor %s: type %s is not supported",
+                           t->name, t->dtype);
+    hbk__slot_shape(&f->base->config, slot, &out, &in);
+    if (t->n_dims == 2 && t->shape[!rank_dim] == (half ? out : in) && t->shape[rank_dim] > 0) return true;
+    hbk__shape_text(got, t);
+    snprintf(want, sizeof want, rank_dim ? "(%lld,rank)" : "(rank,%lld)", (long long)(half ? out : in));
+    return hbk_fail_at(err, HBK_ERROR_SHAPE, f->s->path, 0,
+                       "tensor %s: shape %s, expected %s; is this the adapter of another base?", t->name, got,
+                       want);
+}
+
+/* PEFT puts a copy of the base's head or embedding beside an adapter of the head, and would put it in their
+   place when it loads. It may be rounded to bf16; if it was trained too, that would get lost here. */
+static bool hbk__check_copy(const hbk__adapter_file *f, const hbk_tensor *t, const hbk_matrix *w,
+                            hbk_error *err)
+{
+    hbk_dtype type;
+    double apart = 0, whole = 0;
+    if (!hbk__dtype_of(t->dtype, &type) || t->n_dims != 2 || t->shape[0] != w->rows || t->shape[1] != w->cols)
+        return hbk_fail_at(err, HBK_ERROR_SHAPE, f->s->path, 0,
+                           "tensor %s: is no copy of the base's, which is (%lld,%lld): was the vocabulary "
+                           "resized? That is not supported",
+                           t->name, (long long)w->rows, (long long)w->cols);
+    hbk_matrix copy = hbk__tensor_matrix(t, w->rows, w->cols);
+    hbk_real *x = HBK__NEW(f->alloc, hbk_real, 2 * w->cols, err), *y = x + w->cols;
+    if (!x) return false;
+    for (hbk_int row = 0; row < w->rows; row++) {
+        hbk_matrix_unpack(x, &copy, row, 1);
+        hbk_matrix_unpack(y, w, row, 1);
+        for (hbk_int i = 0; i < w->cols; i++) {
+            apart += (double)((x[i] - y[i]) * (x[i] - y[i]));
+            whole += (double)(y[i] * y[i]);
+        }
+    }
+    hbk_free(f->alloc, x);
+    if (apart <= whole / 65536) return true; /* bf16 rounds by less than a 256th; false for a NaN */
+    return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, f->s->path, 0,
+                       "tensor %s: differs from the base's: it was trained too, or belongs to another base; "
+                       "merge the adapter with PEFT first",
+                       t->name);
+}
+
+/* A tensor that is no half of a correction: a copy of the base's is let pass. */
+static bool hbk__adapter_stranger(const hbk__adapter_file *f, const hbk_tensor *t, hbk_error *err)
+{
+    const char *module = hbk__after(t->name, "base_model.model.");
+    const char *head = hbk__after(module, "lm_head."), *embed = hbk__after(module, "model.embed_tokens.");
+    const char *rest = head ? head : embed;
+    if (rest && (!strcmp(rest, "base_layer.weight") || !strcmp(rest, "weight")))
+        return hbk__check_copy(f, t, head ? &f->base->head : &f->base->embed, err);
+    return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, f->s->path, 0, "tensor %.200s: %s", t->name,
+                       module || f->mlx
+                           ? "is not lora_A or lora_B of a layer's projection or lm_head: not supported"
+                           : "PEFT's names begin with base_model.model.: rename the tensors");
+}
+
+/* Sorts the file's tensors into f->found. */
+static bool hbk__adapter_collect(hbk__adapter_file *f, hbk_error *err)
+{
+    bool any = false;
+    for (hbk_int i = 0; i < f->s->n; i++) {
+        const hbk_tensor *t = &f->s->tensors[i];
+        hbk_int layer = 0;
+        hbk_slot slot;
+        int half;
+        if (!hbk__lora_name(t->name, f->mlx, &layer, &slot, &half)) {
+            if (!hbk__adapter_stranger(f, t, err)) return false;
+            continue;
+        }
+        if (!hbk__check_lora(f, t, layer, slot, half, err)) return false;
+        hbk_int at = slot == HBK_LM_HEAD ? f->n - 1 : layer * HBK_N_SLOTS + slot;
+        const hbk_tensor **place = &f->found[2 * at + half];
+        if (*place)
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, f->s->path, 0, "tensors %s and %s are one and the same",
+                               t->name, (*place)->name);
+        *place = t;
+        any = true;
+    }
+    if (any) return true;
+    return hbk_fail_at(err, HBK_ERROR_FORMAT, f->s->path, 0,
+                       "holds no tensor: nothing was trained, or nothing saved");
+}
+
+/* How a list of PEFT's names a module: 2 in full, 1 by its last parts, 0 not at all. */
+static int hbk__list_names(const json_t *list, const char *module)
+{
+    int best = 0;
+    for (size_t i = 0, m = strlen(module); i < json_array_size(list); i++) {
+        const char *s = json_string_value(json_array_get(list, i));
+        size_t n = s ? strlen(s) : m + 1;
+        if (n == m && !strcmp(s, module)) return 2;
+        if (n < m && module[m - n - 1] == '.' && !strcmp(module + m - n, s)) best = 1;
+    }
+    return best;
+}
+
+/* Whether layers_to_transform, a number or a list, holds the layer; absent or empty it holds all. */
+static bool hbk__layer_listed(const json_t *layers, hbk_int layer)
+{
+    if (json_is_integer(layers)) return json_integer_value(layers) == layer;
+    for (size_t i = 0; i < json_array_size(layers); i++)
+        if (json_integer_value(json_array_get(layers, i)) == layer) return true;
+    return json_array_size(layers) == 0;
+}
+
+/* Whether the configuration claims that projection i is adapted; a module named in full needs no layer. */
+static bool hbk__adapter_claims(const hbk__adapter_file *f, hbk_int i, const char *module)
+{
+    if (f->all_linear) return i + 1 < f->n;
+    int named = hbk__list_names(f->targets, module);
+    return named == 2 || (named == 1 && hbk__layer_listed(f->layers, i / HBK_N_SLOTS));
+}
+
+/* Whether each adapted projection has A and B, of one rank, and the lists of the configuration agree. */
+static bool hbk__adapter_complete(const hbk__adapter_file *f, hbk_error *err)
+{
+    bool lists = f->targets || f->all_linear;
+    for (hbk_int i = 0; i < f->n; i++) {
+        const hbk_tensor *a = f->found[2 * i], *b = f->found[2 * i + 1];
+        char module[64], name[96];
+        hbk__module_name(module, i, f->base->config.n_layers);
+        bool claimed = lists && hbk__adapter_claims(f, i, module);
+        hbk__lora_tensor_name(name, module, a != NULL, f->mlx);
+        if (!a != !b || (claimed && !a && !f->excludes))
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, f->s->path, 0,
+                               "tensor %s is missing%s; is this the adapter of another base?", name,
+                               a || b ? "" : ", which target_modules asks for");
+        if (!a) continue;
+        if (lists && !claimed)
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, f->s->path, 0,
+                               "tensor %s: target_modules of adapter_config.json does not name its module",
+                               a->name);
+        if (a->shape[hbk__rank_dim(f, 0)] != b->shape[hbk__rank_dim(f, 1)])
+            return hbk_fail_at(err, HBK_ERROR_SHAPE, f->s->path, 0, "tensor %s: rank %lld, but %lld in %s",
+                               b->name, (long long)b->shape[hbk__rank_dim(f, 1)],
+                               (long long)a->shape[hbk__rank_dim(f, 0)], a->name);
+    }
+    return true;
+}
+
+/* Refuses what would change the numbers and is not known here: a switch that is on, a list or table that
+   holds something. Texts and numbers only shape what such a switch turns on. Listed are the keys that are
+   read elsewhere, or concern training and its start. */
+static void hbk__refuse_unknown(hbk__fields *f, json_t *config)
+{
+    static const char known[][22] = {
+        "alpha_pattern",  "auto_mapping",   "corda_config",    "eva_config",    "exclude_modules",
+        "fan_in_fan_out", "inference_mode", "layers_pattern",  "lora_ga_config", "init_lora_weights",
+        "loftq_config",   "rank_pattern",   "megatron_config", "runtime_config", "layers_to_transform",
+        "target_modules", "use_rslora",     "velora_config"};
+    const char *key;
+    json_t *value;
+    json_object_foreach(config, key, value)
+    {
+        size_t i = 0, n = sizeof known / sizeof *known;
+        while (i < n && strcmp(key, known[i]) != 0) i++;
+        if (i < n || json_is_string(value) || json_is_number(value)) continue;
+        hbk__field_refuse(f, key, NULL);
+        if (!f->ok) return;
+    }
+}
+
+/* PEFT's adapter_config.json. fan_in_fan_out, of layers that store W transposed, PEFT itself ignores for
+   LLaMA's. */
+static bool hbk__peft_config(hbk__adapter_file *a, hbk_error *err)
+{
+    hbk__fields f = {a->config, a->config_path, err, true};
+    const char *type = json_string_value(hbk__json_field(&f, "peft_type"));
+    if (!type || strcmp(type, "LORA") != 0)
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, f.path, 0, "peft_type %.40s: only LORA is supported",
+                           type ? type : "is absent");
+    hbk__refuse_unknown(&f, a->config);
+    hbk__field_refuse(&f, "bias", "none");
+    /* pissa, olora, corda, loftq and lora_ga change the base too: their A and B mean nothing on the plain one.
+       PEFT's save_pretrained(path_initial_model_for_weight_conversion=...) writes what does. */
+    const char *init = json_string_value(hbk__json_field(&f, "init_lora_weights"));
+    if (init && strcmp(init, "eva") != 0 && strcmp(init, "orthogonal") != 0)
+        hbk__field_refuse(&f, "init_lora_weights", "gaussian");
+    a->alpha = hbk__field_real(&f, "lora_alpha", 8);
+    a->rslora = hbk__field_bool(&f, "use_rslora", false);
+    const json_t *targets = hbk__json_field(&f, "target_modules");
+    const json_t *excludes = hbk__json_field(&f, "exclude_modules");
+    a->excludes = json_array_size(excludes) || json_is_string(excludes);
+    a->layers = hbk__json_field(&f, "layers_to_transform");
+    a->all_linear = json_is_string(targets) && !strcmp(json_string_value(targets), "all-linear");
+    if (json_is_array(targets)) a->targets = targets;
+    for (size_t i = 0; i < json_array_size(targets) && f.ok; i++)
+        if (!json_is_string(json_array_get(targets, i)))
+            f.ok = hbk_fail_at(err, HBK_ERROR_FORMAT, f.path, 0,
+                               "target_modules: expected names of modules");
+    return f.ok;
+}
+
+/* MLX's: lora_parameters {"rank", "scale", ...}; the scale is used as it stands. */
+static bool hbk__mlx_config(hbk__adapter_file *a, hbk_error *err)
+{
+    hbk__fields f = {a->config, a->config_path, err, true};
+    hbk__field_refuse(&f, "fine_tune_type", "lora");
+    hbk__field_refuse(&f, "use_dora", NULL);
+    if (!f.ok) return false;
+    const json_t *scale = json_object_get(json_object_get(a->config, "lora_parameters"), "scale");
+    if (!json_is_number(scale))
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, f.path, 0, "lora_parameters: expected a number as scale");
+    a->alpha = json_number_value(scale);
+    return true;
+}
+
+/* Opens both files of an adapter's folder. */
+static bool hbk__adapter_open(hbk__adapter_file *f, const char *dir, hbk_error *err)
+{
+    char path[512], mlx[512], bin[512];
+    if (!hbk_path(f->config_path, dir, "adapter_config.json", err) ||
+        !hbk_path(path, dir, "adapter_model.safetensors", err) ||
+        !hbk_path(mlx, dir, "adapters.safetensors", err) || !hbk_path(bin, dir, "adapter_model.bin", err))
+        return false;
+    f->mlx = !hbk_file_exists(path) && hbk_file_exists(mlx);
+    f->config = hbk_json_read(f->config_path, err);
+    if (!f->config) return false;
+    if (!(f->mlx ? hbk__mlx_config(f, err) : hbk__peft_config(f, err))) return false;
+    if (!f->mlx && !hbk_file_exists(path) && hbk_file_exists(bin))
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, bin, 0,
+                           "is a PyTorch checkpoint: load and save the adapter with a present PEFT, which "
+                           "writes adapter_model.safetensors");
+    f->s = hbk_safetensors_open(f->mlx ? mlx : path, f->alloc, err);
+    f->found = f->s ? HBK__NEW(f->alloc, const hbk_tensor *, 2 * f->n, err) : NULL;
+    return f->found != NULL;
+}
+
+/* A regular expression of Python's as a POSIX extended one, appended to `out`: what module names ask for.
+   Whether a repetition is lazy makes no difference to whether a whole name matches. False: there is more. */
+static bool hbk__pattern_text(hbk_text *out, const char *p)
+{
+    bool set = false; /* inside [...] */
+    for (; *p; p++) {
+        if (*p == '\\') {
+            const char *range = *++p == 'd' ? "0-9" : *p == 'w' ? "A-Za-z0-9_" : NULL;
+            if (range)
+                hbk_text_printf(out, set ? "%s" : "[%s]", range);
+            else if (!*p || !strchr(set ? "." : ".[]()*+?{}|^$\\-/", *p))
+                return false;
+            else
+                hbk_text_printf(out, set ? "%c" : strchr("]}-/", *p) ? "[%c]" : "\\%c", *p);
+        } else if (set || *p == '[') {
+            if (set && *p == '[') return false;
+            hbk_text_append(out, p, 1);
+            if (!set && p[1] == '^') hbk_text_append(out, ++p, 1);
+            set = *p != ']';
+        } else if (*p == '(' && p[1] == '?') {
+            if (p[2] != ':') return false; /* names, conditions, a look ahead or back */
+            hbk_text_add(out, "(");
+            p += 2;
+        } else if (*p == '*' || *p == '+' || *p == '?') {
+            hbk_text_append(out, p, 1);
+            if (p[1] == '?') p++;
+            if (p[1] == '*' || p[1] == '+') return false;
+        } else if (*p == '{') {
+            return false;
+        } else {
+            hbk_text_append(out, p, 1);
+        }
+    }
+    return !set;
+}
+
+/* Compiles a key of alpha_pattern: it matches a module's whole name, or what follows a dot in it. */
+static bool hbk__pattern_open(regex_t *re, const hbk__adapter_file *f, const char *key, hbk_error *err)
+{
+    hbk_text t;
+    memset(&t, 0, sizeof t);
+    t.alloc = f->alloc;
+    hbk_text_add(&t, "^(.*\\.)?(");
+    bool known = hbk__pattern_text(&t, key), ok;
+    hbk_text_add(&t, ")$");
+    ok = hbk_text_ok(&t, err);
+    if (ok && (!known || regcomp(re, hbk_text_string(&t), REG_EXTENDED | REG_NOSUB) != 0))
+        ok = hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, f->config_path, 0,
+                         "alpha_pattern: the expression %.80s is not supported: list the modules by name",
+                         key);
+    hbk_text_free(&t);
+    return ok;
+}
+
+/* Gives each adapted projection, whose alpha is NAN so far, that of the first key that matches it. */
+static bool hbk__alpha_pattern(const hbk__adapter_file *f, hbk_adapter *a, hbk_error *err)
+{
+    const char *key;
+    json_t *value, *patterns = f->mlx ? NULL : json_object_get(f->config, "alpha_pattern");
+    json_object_foreach(patterns, key, value)
+    {
+        regex_t re;
+        if (!json_is_number(value))
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, f->config_path, 0,
+                               "alpha_pattern: expected a number for %.80s", key);
+        if (!hbk__pattern_open(&re, f, key, err)) return false;
+        for (hbk_int i = 0; i < f->n; i++) {
+            char module[64];
+            hbk__module_name(module, i, a->n_layers);
+            if (a->loras[i].rank && isnan(a->loras[i].alpha) && !regexec(&re, module, 0, NULL, 0))
+                a->loras[i].alpha = json_number_value(value);
+        }
+        regfree(&re);
+    }
+    return true;
+}
+
+/* Half `half` of a projection into out, rows of x turned to columns for MLX. */
+static bool hbk__unpack_half(const hbk__adapter_file *f, hbk_real *out, const hbk_tensor *t, hbk_error *err)
+{
+    hbk_matrix w = hbk__tensor_matrix(t, t->shape[0], t->shape[1]);
+    if (!f->mlx) {
+        hbk_matrix_unpack(out, &w, 0, w.rows);
+        return true;
+    }
+    hbk_real *row = HBK__NEW(f->alloc, hbk_real, w.cols, err);
+    for (hbk_int i = 0; row && i < w.rows; i++) {
+        hbk_matrix_unpack(row, &w, i, 1);
+        for (hbk_int k = 0; k < w.cols; k++) out[k * w.rows + i] = row[k];
+    }
+    hbk_free(f->alloc, row);
+    return row != NULL;
+}
+
+/* Ranks, alphas and numbers of a begun adapter, from files that were found complete. */
+static bool hbk__adapter_fill(const hbk__adapter_file *f, hbk_adapter *a, hbk_error *err)
+{
+    for (hbk_int i = 0; i < f->n; i++) {
+        a->loras[i].rank = f->found[2 * i] ? f->found[2 * i]->shape[hbk__rank_dim(f, 0)] : 0;
+        a->loras[i].alpha = a->loras[i].rank ? NAN : 0;
+    }
+    if (!hbk__alpha_pattern(f, a, err)) return false;
+    for (hbk_int i = 0; i < f->n; i++) {
+        hbk_lora *l = &a->loras[i];
+        double rank = (double)l->rank;
+        if (isnan(l->alpha)) l->alpha = f->mlx ? f->alpha * rank : f->alpha;
+        if (f->rslora) l->alpha *= sqrt(rank);
+    }
+    if (!hbk__adapter_lay(a, NULL, err)) return false;
+    for (hbk_int i = 0; i < f->n; i++)
+        if (a->loras[i].rank && (!hbk__unpack_half(f, a->loras[i].a, f->found[2 * i], err) ||
+                                 !hbk__unpack_half(f, a->loras[i].b, f->found[2 * i + 1], err)))
+            return false;
+    return true;
+}
+
+HBK_DEF hbk_adapter *hbk_adapter_load(const char *dir, const hbk_model *base, hbk_allocator *alloc,
+                                      hbk_error *err)
+{
+    hbk__adapter_file f;
+    memset(&f, 0, sizeof f);
+    f.base = base;
+    f.alloc = alloc;
+    f.n = base->config.n_layers * HBK_N_SLOTS + 1;
+    bool ok = hbk__adapter_open(&f, dir, err) && hbk__adapter_collect(&f, err) &&
+              hbk__adapter_complete(&f, err);
+    hbk_adapter *a = ok ? hbk__adapter_begin(&base->config, alloc, err) : NULL;
+    if (a && !hbk__adapter_fill(&f, a, err)) {
+        hbk_adapter_free(a);
+        a = NULL;
+    }
+    hbk__adapter_close(&f);
+    return a;
+}
+
+/* A whole number as one: old readers want an int for alpha. */
+static json_t *hbk__alpha_json(double alpha)
+{
+    bool whole = alpha == floor(alpha) && fabs(alpha) < 1e15;
+    return whole ? json_integer((json_int_t)alpha) : json_real(alpha);
+}
+
+/* target_modules and layers_to_transform. Where every adapted layer adapts the same projections these are
+   listed, and the layers unless they are all; else each module by its full name. */
+static json_t *hbk__targets_json(const hbk_adapter *a, json_t **layers)
+{
+    bool even = true;
+    json_t *targets = json_array(), *which = json_array();
+    for (hbk_int l = 0; l < a->n_layers; l++) {
+        unsigned bits = 0;
+        for (int s = 0; s < HBK_N_SLOTS; s++) bits |= (hbk__lora_of(a, l, s) ? 1u : 0u) << s;
+        if (bits && bits != (a->targets & HBK_ALL_SLOTS)) even = false;
+        if (bits) json_array_append_new(which, json_integer(l));
+    }
+    for (hbk_int i = 0; i <= a->n_layers * HBK_N_SLOTS; i++) {
+        char module[64];
+        int slot = hbk__lora_slot(a, i);
+        hbk__module_name(module, i, a->n_layers);
+        if (even && i < HBK_N_SLOTS && a->targets >> slot & 1)
+            json_array_append_new(targets, json_string(hbk_slot_name((hbk_slot)slot)));
+        if (a->loras[i].a && (!even || slot == HBK_LM_HEAD))
+            json_array_append_new(targets, json_string(module));
+    }
+    hbk_int n = (hbk_int)json_array_size(which);
+    if (!even || n == 0 || n == a->n_layers) {
+        json_decref(which);
+        which = json_null();
+    }
+    *layers = which;
+    return targets;
+}
+
+/* Puts the rank and alpha of a module into the patterns, where they are not the common ones. */
+static void hbk__pattern_add(json_t *ranks, json_t *alphas, const char *key, const hbk_lora *l,
+                             const hbk_lora *common)
+{
+    if (l->rank != common->rank) json_object_set_new(ranks, key, json_integer(l->rank));
+    if (l->alpha != common->alpha) json_object_set_new(alphas, key, hbk__alpha_json(l->alpha));
+}
+
+/* rank_pattern and alpha_pattern: a projection's name where all layers agree about it, else one key a layer.
+   These begin at "layers", because early versions ask for a dot before what matches; and since lm_head, which
+   no dot precedes, could not be given a rank of its own there, its rank and alpha are the common ones. */
+static void hbk__patterns_json(const hbk_adapter *a, const hbk_lora *common, json_t *ranks, json_t *alphas)
+{
+    for (int s = 0; s < HBK_N_SLOTS; s++) {
+        const hbk_lora *first = NULL;
+        bool same = true;
+        for (hbk_int l = 0; l < a->n_layers; l++) {
+            const hbk_lora *x = hbk__lora_of(a, l, s);
+            if (x && !first) first = x;
+            if (x && (x->rank != first->rank || x->alpha != first->alpha)) same = false;
+        }
+        if (same && first) hbk__pattern_add(ranks, alphas, hbk_slot_name((hbk_slot)s), first, common);
+        for (hbk_int l = 0; !same && l < a->n_layers; l++) {
+            char module[64];
+            hbk__module_name(module, l * HBK_N_SLOTS + s, a->n_layers);
+            if (hbk__lora_of(a, l, s))
+                hbk__pattern_add(ranks, alphas, hbk__after(module, "model."), hbk__lora_of(a, l, s), common);
+        }
+    }
+}
+
 /* Only keys that every version of PEFT knows: old ones stop at a key that they do not. */
 static bool hbk__adapter_config_save(const hbk_adapter *a, const char *dir, const char *base_name,
                                      double dropout, hbk_error *err)
 {
-    bool whole = a->alpha == floor(a->alpha) && fabs(a->alpha) < 1e15; /* old readers want an int */
-    json_t *alpha = whole ? json_integer((json_int_t)a->alpha) : json_real(a->alpha), *targets = json_array();
-    for (int s = 0; s < HBK_N_SLOTS; s++)
-        if (a->targets >> s & 1) json_array_append_new(targets, json_string(hbk_slot_name((hbk_slot)s)));
-    json_t *o = json_pack("{s:{},s:n,s:s?,s:s,s:b,s:b,s:b,s:n,s:n,s:o,s:f,s:n,s:s,s:I,s:{},s:n,s:o,s:s}",
-                          "alpha_pattern", "auto_mapping", "base_model_name_or_path", base_name, "bias",
+    hbk_lora common;
+    memset(&common, 0, sizeof common);
+    common.rank = a->rank;
+    common.alpha = a->alpha;
+    if (hbk__head_lora(a)) common = *hbk__head_lora(a);
+    json_t *layers, *targets = hbk__targets_json(a, &layers), *ranks = json_object(), *alphas = json_object();
+    hbk__patterns_json(a, &common, ranks, alphas);
+    json_t *o = json_pack("{s:o,s:n,s:s?,s:s,s:b,s:b,s:b,s:n,s:o,s:o,s:f,s:n,s:s,s:I,s:o,s:n,s:o,s:s}",
+                          "alpha_pattern", alphas, "auto_mapping", "base_model_name_or_path", base_name, "bias",
                           "none", "fan_in_fan_out", 0, "inference_mode", 1, "init_lora_weights", 1,
-                          "layers_pattern", "layers_to_transform", "lora_alpha", alpha, "lora_dropout",
-                          dropout, "modules_to_save", "peft_type", "LORA", "r", (json_int_t)a->rank,
-                          "rank_pattern", "revision", "target_modules", targets, "task_type", "CAUSAL_LM");
+                          "layers_pattern", "layers_to_transform", layers, "lora_alpha",
+                          hbk__alpha_json(common.alpha), "lora_dropout", dropout, "modules_to_save",
+                          "peft_type", "LORA", "r", (json_int_t)common.rank, "rank_pattern", ranks, "revision",
+                          "target_modules", targets, "task_type", "CAUSAL_LM");
     return hbk__json_file(dir, "adapter_config.json", o, err);
 }
 
@@ -9566,20 +9960,20 @@ HBK_DEF bool hbk_adapter_save(const hbk_adapter *a, const char *dir, const char 
     hbk_int n = 0, most = (a->n_layers * HBK_N_SLOTS + 1) * 2;
     if (!hbk_dir_make(dir, err) || !hbk_path(path, dir, "adapter_model.safetensors", err)) return false;
     hbk_tensor *tensors = HBK__NEW(a->alloc, hbk_tensor, most, err);
-    hbk_matrix *from = tensors ? HBK__NEW(a->alloc, hbk_matrix, most, err) : NULL;
+    hbk__origin *from = tensors ? HBK__NEW(a->alloc, hbk__origin, most, err) : NULL;
     char *names = from ? HBK__NEW(a->alloc, char, 96 * most, err) : NULL;
     for (hbk_int i = 0; names && i < most; i++) {
         const hbk_lora *l = &a->loras[i / 2];
         char module[64];
         if (!l->a) continue;
-        hbk__lora_module(module, a, i / 2);
-        snprintf(names + 96 * n, 96, "base_model.model.%s.lora_%c.weight", module, i % 2 ? 'B' : 'A');
-        from[n] = i % 2 ? hbk__matrix(l->out, l->rank, l->b) : hbk__matrix(l->rank, l->in, l->a);
+        hbk__module_name(module, i / 2, a->n_layers);
+        hbk__lora_tensor_name(names + 96 * n, module, (int)(i % 2), false);
+        from[n].w = i % 2 ? hbk__matrix(l->out, l->rank, l->b) : hbk__matrix(l->rank, l->in, l->a);
         tensors[n].name = names + 96 * n;
         snprintf(tensors[n].dtype, sizeof tensors[n].dtype, "F32");
         tensors[n].n_dims = 2;
-        tensors[n].shape[0] = from[n].rows;
-        tensors[n].shape[1] = from[n].cols;
+        tensors[n].shape[0] = from[n].w.rows;
+        tensors[n].shape[1] = from[n].w.cols;
         n++;
     }
     bool ok = names && hbk__tensors_write(path, tensors, from, n, a->alloc, err);
@@ -9587,6 +9981,52 @@ HBK_DEF bool hbk_adapter_save(const hbk_adapter *a, const char *dir, const char 
     hbk_free(a->alloc, from);
     hbk_free(a->alloc, tensors);
     return ok && hbk__adapter_config_save(a, dir, base_name, dropout, err);
+}
+
+/* ---- 12.9 merging -------------------------------------------------------------- */
+
+HBK_DEF hbk_model *hbk_adapter_merge(const hbk_model *m, const hbk_adapter *a, hbk_allocator *alloc,
+                                     hbk_error *err)
+{
+    hbk_model view = hbk__merge_view(m, a);
+    hbk_real *values = HBK__NEW(alloc, hbk_real, hbk_model_count(&view.config), err);
+    hbk_model *merged = values ? hbk_model_view(&view.config, values, alloc, err) : NULL;
+    if (!merged) {
+        hbk_free(alloc, values);
+        return NULL;
+    }
+    merged->values = values;
+    memcpy(merged->inv_freq, m->inv_freq, (size_t)(m->config.head_dim / 2) * sizeof *m->inv_freq);
+    char name[96];
+    hbk_matrix w;
+    for (hbk_int i = 0; hbk_tensor_at(&view, i, name, &w); i++) {
+        hbk_lora_merge(values, &w, hbk__tensor_lora(a, name), 0, w.rows);
+        values += w.rows * w.cols;
+    }
+    return merged;
+}
+
+HBK_DEF bool hbk_adapter_add(hbk_model *m, const hbk_adapter *a, double times, hbk_error *err)
+{
+    HBK_ASSERT(a->n_layers == m->config.n_layers);
+    if (hbk__head_lora(a) && m->config.tied)
+        return hbk_fail(err, HBK_ERROR_OPTION,
+                        "the adapter corrects a head that is also the embedding: make a merged model of its own");
+    for (int round = 0; round < 2; round++) /* check all before the first is touched */
+        for (hbk_int i = 0; i <= a->n_layers * HBK_N_SLOTS; i++) {
+            const hbk_lora *l = &a->loras[i];
+            int slot = hbk__lora_slot(a, i);
+            const hbk_matrix *w = slot == HBK_LM_HEAD ? &m->head : &m->layers[i / HBK_N_SLOTS].w[slot];
+            if (!l->a) continue;
+            if (!m->values || w->dtype != HBK_REAL)
+                return hbk_fail(err, HBK_ERROR_OPTION,
+                                "weights of a file, or in %s, cannot be changed in place: make a merged model",
+                                hbk_dtype_name(w->dtype));
+            if (round)
+                hbk__gemm(false, false, l->out, l->in, l->rank, (hbk_real)times * l->scale, l->b, l->rank,
+                          l->a, l->in, 1, (hbk_real *)w->data, l->in);
+        }
+    return true;
 }
 
 /* ==== 13  GENERATION =========================================================
@@ -12368,7 +12808,7 @@ HBK_DEF bool hbk_tuned_load(hbk_tuned *t, const hbk_model *base, const char *dir
     r.model = base;
     if (!hbk_path(path, dir, "adapter_config.json", err)) return false;
     if (hbk_file_exists(path)) {
-        r.adapter = hbk_adapter_load(dir, &base->config, alloc, err);
+        r.adapter = hbk_adapter_load(dir, base, alloc, err);
         if (!r.adapter) return false;
     } else {
         r.model = r.own_model = hbk_model_load(dir, alloc, err);

@@ -1093,7 +1093,7 @@ static void t17_init_adapter(void **state)
     check_ok(hbk_finetune(w.m, t17_only(&w.data, &in), &o, init, &w.recipe, dir, NULL, NULL, &err));
     json_t *rows = t17_metrics(dir);
     check_near(t17_metric(rows, 0, "loss"), loss, T17_BAR);
-    hbk_adapter *got = hbk_adapter_load(dir, &w.m->config, NULL, &err);
+    hbk_adapter *got = hbk_adapter_load(dir, w.m, NULL, &err);
     check_ok(got);
     assert_true(got->rank == 3 && got->targets == init->targets && got->alpha == 6);
     double moved = t17_difference(got->values, init->values, init->n_values);

@@ -973,7 +973,7 @@ static bool cmd_train(cli *c, const cmd_world *w, const hbk_train_options *o, co
     const hbk_dataset *d = &s->examples;
     hbk_train_data data = {d, s->replay.n ? &s->replay : NULL, s->validation.n ? &s->validation : NULL};
     hbk_adapter *init = NULL;
-    if (init_dir && !(init = hbk_adapter_load(init_dir, &w->base->config, NULL, &c->err))) return false;
+    if (init_dir && !(init = hbk_adapter_load(init_dir, w->base, NULL, &c->err))) return false;
     cli_say(c, "%lld examples of %lld tokens, the loss is on %lld (%.0f %%)\n", (long long)d->n,
             (long long)d->tokens.n, (long long)d->n_targets, 100.0 * (double)d->n_targets / (double)d->tokens.n);
     bool ok = hbk_finetune(w->base, &data, o, init, &recipe, dir, cli_watch(c), NULL, &c->err);
