@@ -264,6 +264,80 @@ static void t06_write_rows(void **state)
     assert_false(hbk_file_exists(path));
 }
 
+/* Promise: a real is written in few digits that give the same number back, stays a real, and digits inside
+   strings stay as they are. */
+static void t06_reals(void **state)
+{
+    (void)state;
+    hbk_error err;
+    hbk_text text = {NULL, NULL, 0, 0, false};
+    json_t *v = json_pack("{s:[f,f,f,f,f,f], s:s, s:i}", "0.10000000000000001", 0.1, 1.0 / 3, 2e-5, 1e300,
+                          3.0, -0.0, "s", "a \" 0.10000000000000001 \\", "n", 12);
+    hbk_text_add(&text, "> 0.50000000000000000 ");
+    check_ok(hbk_json_text(&text, v, JSON_COMPACT, &err));
+    assert_string_equal(text.data, "> 0.50000000000000000 {\"0.10000000000000001\":"
+                                   "[0.1,0.3333333333333333,2e-5,1e300,3.0,-0.0],"
+                                   "\"s\":\"a \\\" 0.10000000000000001 \\\\\",\"n\":12}");
+    json_decref(v);
+    hbk_rng rng = hbk_rng_at(1, "t06", 0);
+    for (int i = 0; i < 2000; i++) { /* any bits that are a number */
+        uint64_t bits = hbk_rng_next(&rng);
+        double x, back;
+        memcpy(&x, &bits, sizeof x);
+        if (!isfinite(x)) continue;
+        hbk_text_clear(&text);
+        v = json_real(x);
+        check_ok(hbk_json_text(&text, v, 0, &err));
+        json_decref(v);
+        v = json_loads(text.data, JSON_DECODE_ANY, NULL);
+        assert_true(json_is_real(v));
+        back = json_real_value(v);
+        assert_memory_equal(&back, &x, sizeof x);
+        json_decref(v);
+    }
+    check_error(hbk_json_text(&text, NULL, 0, &err), HBK_ERROR_MEMORY, "no JSON value");
+    hbk_text_free(&text);
+}
+
+/* Promise: what differs from the beginning is named with both values; what is only in the old is ignored. */
+static void t06_same(void **state)
+{
+    (void)state;
+    hbk_error err;
+    json_t *then = json_pack("{s:i s:f s:s}", "a", 1, "b", 0.1, "old", "x");
+    json_t *now = json_pack("{s:i s:f}", "a", 1, "b", 0.1);
+    check_ok(hbk_json_same(then, now, "run", "another run", &err));
+    json_object_set_new(now, "b", json_real(0.2));
+    check_error(hbk_json_same(then, now, "run", "another run", &err), HBK_ERROR_OPTION,
+                "run: was begun with b 0.1, not 0.2: use the same, or another run");
+    json_object_set_new(now, "b", json_real(0.1));
+    json_object_set_new(now, "c", json_true());
+    check_error(hbk_json_same(then, now, "run", "another run", &err), HBK_ERROR_OPTION, "c unset, not true");
+    check_error(hbk_json_same(NULL, now, "run", "another run", &err), HBK_ERROR_OPTION, "a unset, not 1");
+    json_decref(then);
+    json_decref(now);
+}
+
+/* Promise: setting aside takes the first free number, for files and folders. */
+static void t06_set_aside(void **state)
+{
+    (void)state;
+    char path[512], to[520];
+    hbk_error err;
+    for (int k = 1; k <= 2; k++) {
+        t06_write(path, "t06_aside", k == 1 ? "one" : "two");
+        check_ok(hbk_file_set_aside(path, &err));
+        assert_false(hbk_file_exists(path));
+        snprintf(to, sizeof to, "%s.%d", path, k);
+        t06_holds(to, k == 1 ? "one" : "two");
+    }
+    check_ok(hbk_dir_make(path, &err));
+    check_ok(hbk_file_set_aside(path, &err));
+    snprintf(to, sizeof to, "%s.3", path);
+    assert_true(hbk_dir_exists(to));
+    check_error(hbk_file_set_aside(path, &err), HBK_ERROR_FILE, "cannot be renamed");
+}
+
 /* ---- GGUF ----------------------------------------------------------------------- */
 
 /* Describes a tensor of up to two dimensions (0: none) in PyTorch's order. */
@@ -825,6 +899,9 @@ static const struct CMUnitTest tests_06[] = {
     cmocka_unit_test(t06_mapping),
     cmocka_unit_test(t06_json),
     cmocka_unit_test(t06_fields),
+    cmocka_unit_test(t06_reals),
+    cmocka_unit_test(t06_same),
+    cmocka_unit_test(t06_set_aside),
     cmocka_unit_test(t06_read_rows),
     cmocka_unit_test(t06_write_rows),
     cmocka_unit_test(t06_gguf_values),

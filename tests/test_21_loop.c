@@ -545,6 +545,8 @@ static const char *t21_change(hbk_loop_options *o, int i)
     T21_CHANGE("augment.temperature", o->augment.sampling.temperature = 1)
     T21_CHANGE("augment.top_p", o->augment.sampling.top_p = 1)
     T21_CHANGE("augment.top_k", o->augment.sampling.top_k = 5)
+    T21_CHANGE("augment.min_p", o->augment.sampling.min_p = 0.1)
+    T21_CHANGE("augment.repetition_penalty", o->augment.sampling.repetition_penalty = 1.1)
     T21_CHANGE("augment.max_new", o->augment.sampling.max_new = 13)
     T21_CHANGE("augment.stop", o->augment.sampling.stop = 9)
     T21_CHANGE("augment.wave", o->augment.wave = 5)
@@ -583,7 +585,7 @@ static void t21_other_options(void **state)
     hbk_loop_options o = w.o;
     int n = 0;
     for (const char *name; w.o = o, (name = t21_change(&w.o, n)) != NULL; n++) {
-        snprintf(begun, sizeof begun, "was begun with %s = ", name);
+        snprintf(begun, sizeof begun, "was begun with %s ", name);
         check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, begun);
         assert_non_null(strstr(err.message, "--force"));
         assert_string_equal(err.file, dir);
@@ -592,7 +594,7 @@ static void t21_other_options(void **state)
     hbk_template *llama2 = hbk_template_load("llama2", NULL, &err);
     w.o.tmpl = llama2;
     check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION,
-                "begun with template = \"plain\", not \"llama2\"");
+                "begun with template \"plain\", not \"llama2\"");
     w.o.tmpl = w.t;
     check_ok(hbk_template_set(w.t, HBK_RATING, "{instruction}\n{output}\nRate it:", &err)); /* --rubric */
     check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "template_hash");
@@ -635,14 +637,14 @@ static void t21_inputs_and_force(void **state)
     check_ok(t21_run(&w, NULL, NULL, &err));
     hbk_text_add(&bytes, "{\"instruction\": \"Is it?\", \"output\": \"It is.\"}\n");
     t19_write(w.seed, hbk_text_string(&bytes));
-    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "begun with seed = ");
+    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "begun with seed ");
     hbk_text_free(&bytes);
     test_tmp(w.seed, "t21_seed.jsonl");
     bytes = t19_read(w.corpus);
     test_tmp(w.corpus, "t21_other_corpus.jsonl");
     bytes.data[bytes.len - 5] = '!';
     t19_write(w.corpus, hbk_text_string(&bytes));
-    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "begun with segments = ");
+    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "begun with segments ");
     test_tmp(w.corpus, "t21_corpus.jsonl");
     hbk_text_free(&bytes);
 

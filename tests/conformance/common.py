@@ -8,7 +8,7 @@ A script is a list of comparisons like
 
 and ends with common.finish(), which prints the counts and leaves with 1 if anything failed. Each prints
 
-    logits    gqa bf16                              largest 1.2e-05  limit 1e-04  ok
+    logits     gqa bf16                                     largest 1.2e-05  limit 1e-04  ok
 
 Its files stay under build/conformance/NAME until the next run. This folder is taken off the module path as
 soon as this module is imported (so import it first): a script here may be called like the package that it
@@ -20,11 +20,12 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 
 import numpy
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[:] = [p for p in sys.path if os.path.abspath(p or ".") != HERE]
+sys.path[:] = [p for p in sys.path if os.path.abspath(p or ".") != HERE] + [HERE]
 ROOT = os.path.dirname(os.path.dirname(HERE))
 BUILD = os.path.join(ROOT, "build")
 HUMPBACK = os.environ.get("HUMPBACK", os.path.join(BUILD, "humpback"))
@@ -36,6 +37,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+warnings.simplefilter("ignore")  # of the libraries, about their own next versions
 
 counts = {"ok": 0, "failed": 0, "skipped": 0}
 
@@ -50,7 +52,7 @@ def line(topic, what, result, verdict):
     """Prints one comparison; verdict is ok, failed or skipped."""
     counts[verdict] += 1
     mark = verdict if verdict != "failed" else "FAILED"
-    print(f"{topic:<9} {what:<44} {result}  {mark}", flush=True)
+    print(f"{topic:<10} {what:<44} {result}  {mark}", flush=True)
     return verdict == "ok"
 
 
