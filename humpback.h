@@ -527,7 +527,7 @@ typedef enum hbk_dtype {
 #define HBK_REAL HBK_F32
 #endif
 
-/* A weight in its stored type, (rows, cols) row-major; owns nothing. The data may be unaligned.
+/* A weight in its stored type, (rows, cols) row-major; owns nothing. The data may be unaligned, reals apart.
    scales, group  of INT8, else NULL and 0: one f32, perhaps unaligned, for each `group` elements, counted
                   through the whole matrix */
 typedef struct hbk_matrix {
@@ -5927,6 +5927,8 @@ HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_err
    other types are unpacked a panel of W at a time into a scratch that stays in cache, and used at once.
    Few rows (a decoding step): W is read from memory once and that is the cost, so a plain loop dots each
    row of W, in its stored type, with the few rows of x; OpenBLAS would first copy W into its own layout.
+   dW is only ever asked for weights of reals: a weight in any other type is trained through an adapter,
+   which needs dx alone.
 
    HBK_NO_BLAS replaces OpenBLAS by the loop that every textbook has: the yardstick for all else. */
 
@@ -6016,10 +6018,10 @@ static uint16_t hbk__bf16_of_f32(float f)
 static float hbk__f32_of_f16(uint16_t h)
 {
     uint32_t sign = (uint32_t)(h & 0x8000) << 16, rest = h & 0x7fff;
-    if (rest >= 0x7c00) return hbk__f32_of_bits(sign | 0x7f800000u | (rest & 0x3ff) << 13);
+    uint32_t special = rest >= 0x7c00 ? 0x7f800000u : 0; /* the exponent of infinities and NaN */
     /* Shifted into place, the number is 2^112 too small, subnormal halves included: one product mends it. */
     float scaled = hbk__f32_of_bits(rest << 13) * hbk__f32_of_bits(0x77800000u);
-    return hbk__f32_of_bits(sign | hbk__bits_of_f32(scaled));
+    return hbk__f32_of_bits(sign | special | hbk__bits_of_f32(scaled));
 }
 
 static uint16_t hbk__f16_of_f32(float f)
@@ -6044,6 +6046,7 @@ static uint16_t hbk__f16_of_f32(float f)
 
 static void hbk__unpack_f32(hbk_real *out, const unsigned char *p, hbk_int n)
 {
+    HBK__SIMD
     for (hbk_int i = 0; i < n; i++) {
         float f;
         memcpy(&f, p + 4 * i, 4);
@@ -6053,6 +6056,7 @@ static void hbk__unpack_f32(hbk_real *out, const unsigned char *p, hbk_int n)
 
 static void hbk__unpack_f64(hbk_real *out, const unsigned char *p, hbk_int n)
 {
+    HBK__SIMD
     for (hbk_int i = 0; i < n; i++) {
         double f;
         memcpy(&f, p + 8 * i, 8);
@@ -6063,6 +6067,7 @@ static void hbk__unpack_f64(hbk_real *out, const unsigned char *p, hbk_int n)
 HBK__CLONES
 static void hbk__unpack_f16(hbk_real *out, const unsigned char *p, hbk_int n)
 {
+    HBK__SIMD
     for (hbk_int i = 0; i < n; i++) {
         uint16_t h;
         memcpy(&h, p + 2 * i, 2);
@@ -6073,6 +6078,7 @@ static void hbk__unpack_f16(hbk_real *out, const unsigned char *p, hbk_int n)
 HBK__CLONES
 static void hbk__unpack_bf16(hbk_real *out, const unsigned char *p, hbk_int n)
 {
+    HBK__SIMD
     for (hbk_int i = 0; i < n; i++) {
         uint16_t h;
         memcpy(&h, p + 2 * i, 2);
@@ -6084,6 +6090,7 @@ static void hbk__unpack_bf16(hbk_real *out, const unsigned char *p, hbk_int n)
 HBK__CLONES
 static void hbk__unpack_int8(hbk_real *out, const unsigned char *p, hbk_int n)
 {
+    HBK__SIMD
     for (hbk_int i = 0; i < n; i++) out[i] = (hbk_real)(int8_t)p[i];
 }
 
@@ -6109,7 +6116,7 @@ HBK__INLINE void hbk__unpack_nibbles(hbk_real *out, const unsigned char *p, hbk_
 {
     int zero = min ? 0 : fifth ? 16 : 8;
     for (; n > 0; n -= 32, p += 16, out += 32) {
-        float d = hbk__half_at(p), m = 0;
+        float d = hbk__half_at(p), m = -0.0f; /* adding that changes nothing, not even the sign of a zero */
         uint32_t high = 0;
         p += 2;
         if (min) m = hbk__half_at(p), p += 2;
@@ -6118,9 +6125,8 @@ HBK__INLINE void hbk__unpack_nibbles(hbk_real *out, const unsigned char *p, hbk_
         for (int j = 0; j < 16; j++) {
             int low = (p[j] & 15) | (int)(high >> j & 1) << 4;
             int top = p[j] >> 4 | (int)(high >> (j + 16) & 1) << 4;
-            float y = d * (float)(low - zero), z = d * (float)(top - zero);
-            out[j] = (hbk_real)(min ? y + m : y); /* y + 0 would lose the sign of a zero */
-            out[j + 16] = (hbk_real)(min ? z + m : z);
+            out[j] = (hbk_real)(d * (float)(low - zero) + m);
+            out[j + 16] = (hbk_real)(d * (float)(top - zero) + m);
         }
     }
 }
@@ -6149,40 +6155,68 @@ static void hbk__unpack_q5_1(hbk_real *out, const unsigned char *p, hbk_int n)
     hbk__unpack_nibbles(out, p, n, true, true);
 }
 
-/* u8 scales[16] (low nibble s, high t); 2-bit q[64]; d; dmin. In each half of 128, byte l of 32 holds, two
-   bits each, elements l, l + 32, l + 64, l + 96; a scale serves 16 elements. */
-HBK__CLONES
-static void hbk__unpack_q2_k(hbk_real *out, const unsigned char *p, hbk_int n)
+/* 16 sub-blocks of 16 elements: y = a q - b. */
+HBK__INLINE void hbk__scale_16(hbk_real *out, const int8_t q[256], const float a[16], const float b[16])
 {
-    for (; n > 0; n -= 256, p += 84) {
-        float d = hbk__half_at(p + 80), dmin = hbk__half_at(p + 82);
-        for (int k = 0; k < 16; k++, out += 16) { /* k: half, pair of bits, left or right 16 */
-            const unsigned char *q = p + 16 + k / 8 * 32 + k % 2 * 16;
-            float a = d * (float)(p[k] & 15), b = dmin * (float)(p[k] >> 4);
-            int shift = k % 8 / 2 * 2;
-            HBK__SIMD
-            for (int l = 0; l < 16; l++) out[l] = (hbk_real)(a * (float)(q[l] >> shift & 3) - b);
-        }
+    for (int k = 0; k < 16; k++, q += 16, out += 16) {
+        float ak = a[k], bk = b[k];
+        HBK__SIMD
+        for (int l = 0; l < 16; l++) out[l] = (hbk_real)(ak * (float)q[l] - bk);
     }
 }
 
-/* third bits[32]; 2-bit q[64]; 6-bit scales in 12 bytes; d. Elements lie as in Q2_K; the third bit of an
-   element is bit k / 2 of byte l. Scales: low four bits in 8 bytes of nibbles, high two in 4 bytes. */
+/* u8 scales[16] (low nibble s, high t); 2-bit q[64]; d; dmin. In each half of 128, byte l of 32 holds, two
+   bits each, elements l, l + 32, l + 64, l + 96. */
+HBK__CLONES
+static void hbk__unpack_q2_k(hbk_real *out, const unsigned char *p, hbk_int n)
+{
+    for (; n > 0; n -= 256, p += 84, out += 256) {
+        float a[16], b[16], d = hbk__half_at(p + 80), dmin = hbk__half_at(p + 82);
+        int8_t q[256];
+        for (int k = 0; k < 16; k++) {
+            a[k] = d * (float)(p[k] & 15);
+            b[k] = dmin * (float)(p[k] >> 4);
+        }
+        for (int half = 0; half < 2; half++) {
+            const unsigned char *two = p + 16 + 32 * half;
+            int8_t *to = q + 128 * half;
+            HBK__SIMD
+            for (int l = 0; l < 32; l++) {
+                to[l] = (int8_t)(two[l] & 3);
+                to[l + 32] = (int8_t)(two[l] >> 2 & 3);
+                to[l + 64] = (int8_t)(two[l] >> 4 & 3);
+                to[l + 96] = (int8_t)(two[l] >> 6);
+            }
+        }
+        hbk__scale_16(out, q, a, b);
+    }
+}
+
+/* third bits[32]; 2-bit q[64]; 6-bit scales in 12 bytes; d. Elements lie as in Q2_K; byte l of the third bits
+   serves l, l + 32 ... l + 224. Scales: low four bits in 8 bytes of nibbles, high two in 4 bytes. */
 HBK__CLONES
 static void hbk__unpack_q3_k(hbk_real *out, const unsigned char *p, hbk_int n)
 {
-    for (; n > 0; n -= 256, p += 110) {
+    static const float zero[16] = {0};
+    for (; n > 0; n -= 256, p += 110, out += 256) {
         const unsigned char *s = p + 96;
-        float d = hbk__half_at(p + 108);
-        for (int k = 0; k < 16; k++, out += 16) {
-            const unsigned char *q = p + 32 + k / 8 * 32 + k % 2 * 16, *high = p + k % 2 * 16;
-            int scale = (s[k % 8] >> k / 8 * 4 & 15) | (s[8 + k % 4] >> k / 4 * 2 & 3) << 4;
-            float a = d * (float)(scale - 32);
-            int shift = k % 8 / 2 * 2, bit = k / 2;
+        float a[16], d = hbk__half_at(p + 108);
+        int8_t q[256];
+        for (int k = 0; k < 16; k++)
+            a[k] = d * (float)(((s[k % 8] >> k / 8 * 4 & 15) | (s[8 + k % 4] >> k / 4 * 2 & 3) << 4) - 32);
+        for (int half = 0; half < 2; half++) {
+            const unsigned char *two = p + 32 + 32 * half;
+            int8_t *to = q + 128 * half;
             HBK__SIMD
-            for (int l = 0; l < 16; l++)
-                out[l] = (hbk_real)(a * (float)((q[l] >> shift & 3) + (high[l] >> bit & 1) * 4 - 4));
+            for (int l = 0; l < 32; l++) {
+                int third = p[l] >> 4 * half;
+                to[l] = (int8_t)((two[l] & 3) + (third & 1) * 4 - 4);
+                to[l + 32] = (int8_t)((two[l] >> 2 & 3) + (third >> 1 & 1) * 4 - 4);
+                to[l + 64] = (int8_t)((two[l] >> 4 & 3) + (third >> 2 & 1) * 4 - 4);
+                to[l + 96] = (int8_t)((two[l] >> 6) + (third >> 3 & 1) * 4 - 4);
+            }
         }
+        hbk__scale_16(out, q, a, zero);
     }
 }
 
@@ -6229,16 +6263,23 @@ static void hbk__unpack_q5_k(hbk_real *out, const unsigned char *p, hbk_int n)
 HBK__CLONES
 static void hbk__unpack_q6_k(hbk_real *out, const unsigned char *p, hbk_int n)
 {
-    for (; n > 0; n -= 256, p += 210) {
-        float d = hbk__half_at(p + 208);
-        for (int k = 0; k < 16; k++, out += 16) { /* 16 elements and their scale */
-            const unsigned char *q = p + k / 8 * 64 + k % 4 * 16, *high = p + 128 + k / 8 * 32 + k % 2 * 16;
-            float a = d * (float)(int8_t)p[192 + k];
-            int shift = k % 8 / 4 * 4, pair = k % 8 / 2 * 2;
+    static const float zero[16] = {0};
+    for (; n > 0; n -= 256, p += 210, out += 256) {
+        float a[16], d = hbk__half_at(p + 208);
+        int8_t q[256];
+        for (int k = 0; k < 16; k++) a[k] = d * (float)(int8_t)p[192 + k];
+        for (int half = 0; half < 2; half++) {
+            const unsigned char *four = p + 64 * half, *two = p + 128 + 32 * half;
+            int8_t *to = q + 128 * half;
             HBK__SIMD
-            for (int l = 0; l < 16; l++)
-                out[l] = (hbk_real)(a * (float)(((q[l] >> shift & 15) | (high[l] >> pair & 3) << 4) - 32));
+            for (int l = 0; l < 32; l++) {
+                to[l] = (int8_t)(((four[l] & 15) | (two[l] & 3) << 4) - 32);
+                to[l + 32] = (int8_t)(((four[l + 32] & 15) | (two[l] >> 2 & 3) << 4) - 32);
+                to[l + 64] = (int8_t)((four[l] >> 4 | (two[l] >> 4 & 3) << 4) - 32);
+                to[l + 96] = (int8_t)((four[l + 32] >> 4 | (two[l] >> 6) << 4) - 32);
+            }
         }
+        hbk__scale_16(out, q, a, zero);
     }
 }
 
@@ -6259,27 +6300,26 @@ static void hbk__unpack(hbk_real *out, hbk_dtype t, const void *in, hbk_int n)
     }
 }
 
-static const void *hbk__row(const hbk_matrix *w, hbk_int row)
+/* Elements at .. at+n-1 of w, counted through all rows; whole blocks. */
+static void hbk__unpack_part(hbk_real *out, const hbk_matrix *w, hbk_int at, hbk_int n)
 {
-    return (const char *)w->data + (size_t)row * hbk_dtype_size(w->dtype, w->cols);
-}
-
-/* Multiplies elements at .. at+n-1 of an INT8 matrix, unpacked in x, with their groups' scales. */
-static void hbk__apply_scales(hbk_real *x, const hbk_matrix *w, hbk_int at, hbk_int n)
-{
-    for (hbk_int i = 0; i < n;) {
+    hbk__unpack(out, w->dtype, (const char *)w->data + hbk_dtype_size(w->dtype, at), n);
+    for (hbk_int i = 0; w->dtype == HBK_INT8 && i < n;) { /* each group's scale */
         hbk_int group = (at + i) / w->group, end = HBK__MIN((group + 1) * w->group - at, n);
         float scale;
         memcpy(&scale, (const char *)w->scales + 4 * group, 4);
-        for (; i < end; i++) x[i] = (hbk_real)((float)x[i] * scale);
+        for (; i < end; i++) out[i] = (hbk_real)((float)out[i] * scale);
     }
 }
 
 HBK_DEF void hbk_matrix_unpack(hbk_real *out, const hbk_matrix *w, hbk_int first, hbk_int n)
 {
-    HBK_ASSERT(first >= 0 && n >= 0 && first + n <= w->rows);
-    hbk__unpack(out, w->dtype, hbk__row(w, first), n * w->cols);
-    if (w->dtype == HBK_INT8) hbk__apply_scales(out, w, first * w->cols, n * w->cols);
+    HBK_ASSERT(first >= 0 && n >= 0 && first + n <= w->rows && w->cols % hbk_dtype_block(w->dtype) == 0);
+#ifdef _OPENMP
+#pragma omp parallel for schedule(static) if (n * w->cols > 50000)
+#endif
+    for (hbk_int row = first; row < first + n; row++)
+        hbk__unpack_part(out + (row - first) * w->cols, w, row * w->cols, w->cols);
 }
 
 /* A block of Q8_0: d = max |x| / 127, q = x / d with d as it was before it became a half. */
@@ -6379,30 +6419,36 @@ HBK__CLONES
     HBK__DOT4(hbk__f32_of_bf16(w[i]))
 }
 
-/* y (N, rows) += x W^T for a few rows of x: each row of W is dotted with all of them while it is in
-   cache. Rows of W are shared out among threads. */
+/* y (N, rows) += x W^T for a few rows of x: each row of W is dotted with all of them while it is in cache.
+   Reals and bf16 are read where they lie; of other types a part of the row is unpacked first, so short that
+   it stays in the first cache. Rows of W are shared out among threads. */
 static void hbk__matmul_few(hbk_real *y, const hbk_real *x, const hbk_matrix *w, hbk_int N)
 {
-    hbk_int C = w->cols, O = w->rows;
+    enum { PART = 1024 };
+    bool real = w->dtype == HBK_REAL, bf16 = w->dtype == HBK_BF16 && (uintptr_t)w->data % 2 == 0;
+    hbk_int C = w->cols, O = w->rows, most = real || bf16 ? C : PART;
 #ifdef _OPENMP
 #pragma omp parallel for schedule(static) if (O * C > 20000)
 #endif
     for (hbk_int o = 0; o < O; o++) {
-        const void *row = hbk__row(w, o);
-        const hbk_real *real = (const hbk_real *)row;
-        const uint16_t *half = (const uint16_t *)row;
-        bool bf16 = w->dtype == HBK_BF16;
-        hbk_int n = 0;
-        for (; n + 4 <= N; n += 4) {
-            hbk_real sum[4];
-            if (bf16)
-                hbk__dot4_bf16(sum, x + n * C, C, half, C);
-            else
-                hbk__dot4(sum, x + n * C, C, real, C);
-            for (int k = 0; k < 4; k++) y[(n + k) * O + o] += sum[k];
+        hbk_real part[PART];
+        for (hbk_int c = 0, n; c < C; c += n) {
+            const hbk_real *xc = x + c, *wc = real ? (const hbk_real *)w->data + o * C : part;
+            const uint16_t *half = (const uint16_t *)w->data + o * C;
+            hbk_int k = 0;
+            n = HBK__MIN(most, C - c);
+            if (!real && !bf16) hbk__unpack_part(part, w, o * C + c, n);
+            for (; k + 4 <= N; k += 4) {
+                hbk_real sum[4];
+                if (bf16)
+                    hbk__dot4_bf16(sum, xc + k * C, C, half, n);
+                else
+                    hbk__dot4(sum, xc + k * C, C, wc, n);
+                for (int i = 0; i < 4; i++) y[(k + i) * O + o] += sum[i];
+            }
+            for (; k < N; k++)
+                y[k * O + o] += bf16 ? hbk__dot_bf16(xc + k * C, half, n) : hbk__dot(xc + k * C, wc, n);
         }
-        for (; n < N; n++)
-            y[n * O + o] += bf16 ? hbk__dot_bf16(x + n * C, half, C) : hbk__dot(x + n * C, real, C);
     }
 }
 
@@ -6415,12 +6461,11 @@ static hbk_int hbk__panel_rows(const hbk_matrix *w)
 HBK_DEF void hbk_matmul(hbk_real *y, const hbk_real *x, const hbk_matrix *w, hbk_int N, hbk_real *panel)
 {
     hbk_int C = w->cols, O = w->rows;
-    /* bf16 data may be unaligned in a file; then only the panel path may read it */
-    bool direct = w->dtype == HBK_REAL || (w->dtype == HBK_BF16 && (uintptr_t)w->data % 2 == 0);
+    bool few = N <= 8;
 #ifdef HBK_NO_BLAS
-    direct = false;
+    few = false;
 #endif
-    if (direct && N <= 8) {
+    if (few) {
         hbk__matmul_few(y, x, w, N);
     } else if (w->dtype == HBK_REAL) {
         hbk__gemm(false, true, N, O, C, 1, x, C, (const hbk_real *)w->data, C, 1, y, O);
