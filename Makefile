@@ -53,7 +53,7 @@ bench: build/humpback
 	build/humpback bench
 
 ## conformance logits, gradients, ids and files against transformers, PEFT, gguf and llama.cpp (Python)
-conformance: build/humpback build/conformance-gradients $(filter build/venv%,$(VENV)/ready)
+conformance: build/humpback build/conformance-gradients build/conformance-tokenizers $(filter build/venv%,$(VENV)/ready)
 	$(VENV)/bin/python tests/conformance/run
 
 ## deps        installs what make demo and make test lack (they do so by themselves)
@@ -103,7 +103,7 @@ build/venv/ready: tests/conformance/requirements.txt
 	build/venv/bin/pip install -r $<
 	$(if $(SKIP_LLAMA_CPP),,build/venv/bin/pip install llama-cpp-python==0.3.36)
 	touch $@
-build/conformance-gradients: tests/conformance/gradients.c humpback.h | deps-header
+build/conformance-%: tests/conformance/%.c humpback.h | deps-header
 	$(call build,$<)
 
 flags: # what the scripts under tests/ compile with
