@@ -810,9 +810,10 @@ HBK_DEF const char *hbk_safetensors_meta(const hbk_safetensors *s, const char *k
    the order and to the byte as the reference writer does. The file is complete or absent. */
 HBK_DEF bool hbk_safetensors_write(const char *path, const hbk_tensor *tensors, hbk_int n, hbk_error *err);
 
-/* A model from a Hugging Face folder (config.json and safetensors, one file or shards) or a llama2.c .bin.
-   Weights stay mapped in their stored type (F32, F16, BF16); norms are copied, and so are unaligned F32
-   tensors and the q and k of llama2.c, whose rows change order. */
+/* A model from a Hugging Face folder (config.json and safetensors, one file or shards), a GGUF file (of a
+   split model: its first) or a llama2.c .bin. Weights stay mapped in their stored type (F32, F16, BF16; in
+   GGUF also Q4_0 to Q6_K); norms are copied, and so are unaligned F32 tensors and the q and k of GGUF and
+   llama2.c, whose rows change order. */
 HBK_DEF hbk_model *hbk_model_load(const char *path, hbk_allocator *alloc, hbk_error *err);
 /* Writes DIR/config.json, generation_config.json and model.safetensors in dtype t (F32, F16 or BF16). A
    number that t cannot hold, or a NaN, is an error. */
@@ -1017,8 +1018,8 @@ typedef struct hbk_template hbk_template;
    "rating" is absent, a wording of ours takes the place of {instruction} in "prompt". Slots: {bos} {eos}
    {instruction} {output}; other braces are text. */
 HBK_DEF hbk_template *hbk_template_load(const char *name_or_path, hbk_allocator *alloc, hbk_error *err);
-/* The one for a model folder: its chat_template recognised by markers (an unknown one is an error that
-   names --template), else llama2. */
+/* The one for a model folder or GGUF file: its chat_template recognised by markers (an unknown one is an
+   error that names --template), else llama2. */
 HBK_DEF hbk_template *hbk_template_for_model(const char *model_path, hbk_allocator *alloc, hbk_error *err);
 /* Replaces the wording of the backward or rating prompt by a text with {output}, and {instruction} for
    rating; it is put into the chat prompt, as an instruction would be, without the line breaks at its end.
@@ -3233,6 +3234,16 @@ HBK_DEF bool hbk_gguf_array(const hbk_gguf *g, const char *key, hbk_gguf_type t,
     bool ok = hbk__gguf_mistyped(g, *v, wanted, err);
     *v = NULL;
     return ok;
+}
+
+/* Whether a file begins as GGUF does; false as well where it cannot be read. */
+static bool hbk__is_gguf(const char *path)
+{
+    char lead[4] = "";
+    int fd = hbk__open(path, NULL, NULL);
+    bool is = fd >= 0 && hbk__read(fd, lead, 4) == 4 && !memcmp(lead, "GGUF", 4);
+    if (fd >= 0) close(fd);
+    return is;
 }
 
 /* Writing. Keys and descriptions are gathered in two texts; the file is begun with the first data. ggml
@@ -7991,16 +8002,18 @@ HBK_DEF bool hbk_model_logits(hbk_acts *a, const hbk_model *m, const hbk_batch *
    so they may be unaligned.
 
    llama2.c's .bin has no table, only an order. Its table is made here, in Hugging Face's names, so that
-   one loader serves both. It differs in one thing: rotary positions turn the pairs (2i, 2i+1) of a head,
-   Hugging Face's the pairs (i, i + D/2). Rows of q and k are brought into the latter order, which is why
-   they are copied while everything else stays mapped in its stored type.
+   one loader serves both; a GGUF file's table is read with its names translated. Both differ in one thing:
+   rotary positions turn the pairs (2i, 2i+1) of a head, Hugging Face's the pairs (i, i + D/2). Rows of q and
+   k are brought into the latter order, which is why they are copied while everything else stays mapped in
+   its stored type.
 
    Loaders are tolerant where the public files differ (which copy of tied weights is stored, null or
    absent metadata, where the configuration keeps its rope fields) and strict about everything that would
    give another model silently: a tensor too few, too many or of another shape is an error by name.
 
      12.1 reading safetensors   12.2 writing them     12.3 config.json    12.4 binding a model's tensors
-     12.5 folders               12.6 llama2.c         12.7 saving         12.8 PEFT adapters */
+     12.5 folders               12.6 llama2.c         12.7 GGUF models    12.8 saving
+     12.9 PEFT adapters */
 
 /* ---- 12.1 reading safetensors ----------------------------------------------- */
 
@@ -8016,7 +8029,7 @@ struct hbk_safetensors {
     char *names;                /* each name with its NUL, one after another */
     size_t names_used;
     hbk_int n;
-    bool interleaved; /* llama2.c: rows 2i and 2i+1 of a head of q and k are a pair */
+    bool interleaved; /* llama2.c, GGUF: rows 2i and 2i+1 of a head of q and k are a pair */
 };
 
 typedef struct hbk__st_type {
@@ -8282,20 +8295,21 @@ HBK_DEF const hbk_tensor *hbk_safetensors_find(const hbk_safetensors *s, const c
     return alias ? hbk__st_find(s, alias) : t;
 }
 
-/* The types of a matrix that files may hold. */
+/* The types of a matrix that files may hold: safetensors the first three, GGUF those that it has ids for. */
 static bool hbk__dtype_of(const char *name, hbk_dtype *t)
 {
-    static const char names[3][5] = {"F32", "F16", "BF16"};
-    static const hbk_dtype types[3] = {HBK_F32, HBK_F16, HBK_BF16};
-    for (int i = 0; i < 3; i++) {
-        if (strcmp(name, names[i]) != 0) continue;
-        *t = types[i];
+#define HBK_X(type, text, gguf, block, bytes) #type,
+    static const char names[][5] = {HBK_DTYPES(HBK_X)};
+#undef HBK_X
+    for (int i = 0; i < HBK_DTYPE_COUNT; i++) {
+        if (strcmp(name, names[i]) != 0 || i == HBK_F64 || i == HBK_INT8) continue;
+        *t = (hbk_dtype)i;
         return true;
     }
     return false;
 }
 
-/* A tensor of dtype F32, F16 or BF16 as a matrix. The data are the file's: nothing writes to them. */
+/* A tensor of a type that hbk__dtype_of knows, as a matrix. The data are the file's: nothing writes to it. */
 static hbk_matrix hbk__tensor_matrix(const hbk_tensor *t, hbk_int rows, hbk_int cols)
 {
     /* drops const without -Wcast-qual */
@@ -8692,7 +8706,7 @@ static bool hbk__config_load(const char *dir, hbk_config *c, hbk_error *err)
     if (!hbk_path(path, dir, "config.json", err)) return false;
     if (!hbk_file_exists(path))
         return hbk_fail_at(err, HBK_ERROR_FILE, path, 0,
-                           "is missing; a model is a Hugging Face folder or a llama2.c .bin");
+                           "is missing; a model is a Hugging Face folder, a GGUF file or a llama2.c .bin");
     json_t *root = hbk_json_read(path, err);
     if (!root) return false;
     f.o = root;
@@ -8724,6 +8738,7 @@ typedef struct hbk__source {
     hbk_safetensors **files;
     hbk_int n_files, room;
     json_t *shard_of; /* weight_map of an index: name to file name; NULL: one file */
+    hbk_gguf *gguf;   /* whose tensors have names of its own; NULL: Hugging Face's */
 } hbk__source;
 
 static void hbk__source_close(hbk__source *s)
@@ -8731,6 +8746,7 @@ static void hbk__source_close(hbk__source *s)
     for (hbk_int i = 0; i < s->n_files; i++) hbk_safetensors_close(s->files[i]);
     hbk_free(s->alloc, s->files);
     json_decref(s->shard_of);
+    hbk_gguf_close(s->gguf);
 }
 
 /* Adds a file, which the source then owns; NULL, from a failed open, fails. */
@@ -8745,6 +8761,39 @@ static bool hbk__source_add(hbk__source *s, hbk_safetensors *file, hbk_error *er
     s->files = (hbk_safetensors **)files;
     s->files[s->n_files++] = file;
     return true;
+}
+
+/* The names of GGUF's tensors: the whole one, or what follows "blk.N." and precedes ".weight" or ".bias". */
+static const char *const hbk__gguf_tensors[][2] = {{HBK__EMBED, "token_embd.weight"},
+                                                   {HBK__HEAD, "output.weight"},
+                                                   {HBK__NORM, "output_norm.weight"},
+                                                   {"input_layernorm", "attn_norm"},
+                                                   {"post_attention_layernorm", "ffn_norm"},
+                                                   {"self_attn.q_proj", "attn_q"},
+                                                   {"self_attn.k_proj", "attn_k"},
+                                                   {"self_attn.v_proj", "attn_v"},
+                                                   {"self_attn.o_proj", "attn_output"},
+                                                   {"mlp.gate_proj", "ffn_gate"},
+                                                   {"mlp.up_proj", "ffn_up"},
+                                                   {"mlp.down_proj", "ffn_down"}};
+
+/* A tensor's GGUF name from Hugging Face's or, with `to` 0, the other way; an unknown name stays. */
+static void hbk__translate(char out[96], const char *name, int to)
+{
+    const char *prefix[2] = {"model.layers.", "blk."};
+    size_t lead = strlen(prefix[!to]), digits;
+    snprintf(out, 96, "%s", name);
+    for (int i = 0; i < 3; i++)
+        if (!strcmp(name, hbk__gguf_tensors[i][!to])) snprintf(out, 96, "%s", hbk__gguf_tensors[i][to]);
+    if (strncmp(name, prefix[!to], lead) != 0) return;
+    digits = strspn(name + lead, "0123456789");
+    const char *part = name + lead + digits + 1, *end = strrchr(name, '.');
+    if (digits < 1 || digits > 9 || part[-1] != '.' || end < part) return;
+    for (int i = 3; i < 12; i++)
+        if (strlen(hbk__gguf_tensors[i][!to]) == (size_t)(end - part) &&
+            !strncmp(part, hbk__gguf_tensors[i][!to], (size_t)(end - part)))
+            snprintf(out, 96, "%s%.*s.%s%.40s", prefix[to], (int)digits, name + lead,
+                     hbk__gguf_tensors[i][to], end);
 }
 
 static const char *hbk__base_name(const char *path)
@@ -8762,6 +8811,11 @@ static const hbk_tensor *hbk__source_find(const hbk__source *s, const char *name
     if (!strcmp(name, HBK__EMBED)) names[1] = HBK__HEAD;
     if (!strcmp(name, HBK__HEAD)) names[1] = HBK__EMBED;
     for (int k = 0; k < 2 && names[k]; k++) {
+        char own[96];
+        if (s->gguf) {
+            hbk__translate(own, names[k], 1);
+            names[k] = own;
+        }
         const char *shard = json_string_value(json_object_get(s->shard_of, names[k]));
         for (hbk_int i = 0; i < s->n_files; i++) {
             if (shard && strcmp(shard, hbk__base_name(s->files[i]->path)) != 0) continue;
@@ -8777,6 +8831,11 @@ static const hbk_tensor *hbk__source_find(const hbk__source *s, const char *name
 static bool hbk__missing(const hbk__source *s, const char *name, hbk_error *err)
 {
     const char *shard = json_string_value(json_object_get(s->shard_of, name));
+    char own[96];
+    if (s->gguf) {
+        hbk__translate(own, name, 1);
+        name = own;
+    }
     return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0, "tensor %s is missing%s%.200s", name,
                        shard ? " from the shard that the index names: " : "", shard ? shard : "");
 }
@@ -8846,7 +8905,8 @@ static bool hbk__check_tensor(const char *path, const hbk_tensor *t, const hbk_m
     hbk_dtype type;
     if (!hbk__dtype_of(t->dtype, &type))
         return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
-                           "tensor %s: type %s is not supported; convert the model to F32, F16 or BF16",
+                           "tensor %s: type %s is not supported; convert the model to F32, F16, BF16 or, in "
+                           "GGUF, Q4_0 to Q6_K",
                            t->name, t->dtype);
     bool vocabulary = p->w && p->slot == HBK_N_SLOTS;
     if (p->vector ? t->n_dims == 1 && t->shape[0] == w->cols
@@ -8877,25 +8937,43 @@ static bool hbk__must_permute(const hbk_safetensors *file, const hbk__place *p)
     return file->interleaved && (p->slot == HBK_Q || p->slot == HBK_K);
 }
 
-/* Whether a tensor cannot stay where it is: norms and biases are reals, floats must be aligned to be read in
-   place, and llama2.c's q and k have their rows in another order. */
-static bool hbk__must_copy(const hbk_safetensors *file, const hbk_tensor *t, const hbk__place *p)
+/* What a tensor needs of the model's block, in reals; 0: it stays where it is. Norms and biases are reals,
+   floats must be aligned to be read in place, and interleaved q and k get their rows in another order: in
+   their stored type, for rows are whole blocks. */
+static hbk_int hbk__copy_reals(const hbk_safetensors *file, const hbk_matrix *t, const hbk__place *p)
 {
-    return p->vector || (!strcmp(t->dtype, "F32") && (uintptr_t)t->data % 4 != 0) ||
-           hbk__must_permute(file, p);
+    hbk_int n = t->rows * t->cols, real = (hbk_int)sizeof(hbk_real);
+    if (p->vector || (t->dtype == HBK_F32 && (uintptr_t)t->data % 4 != 0)) return n;
+    return hbk__must_permute(file, p) ? ((hbk_int)hbk_dtype_size(t->dtype, n) + real - 1) / real : 0;
 }
 
-/* Copies t as reals. Interleaved rows: 2i + s of a head is its row s D/2 + i here. */
-static void hbk__copy_tensor(hbk_real *out, const hbk_matrix *t, bool interleaved, hbk_int D)
+/* The row here of an interleaved row: 2i + s of a head is its row s D/2 + i; or, `back`, the other way. */
+static hbk_int hbk__half_split(hbk_int row, hbk_int D, bool back)
 {
-    if (!interleaved) {
-        hbk_matrix_unpack(out, t, 0, t->rows);
-        return;
+    hbk_int head = row / D * D, r = row % D;
+    return head + (back ? r % (D / 2) * 2 + r / (D / 2) : r % 2 * (D / 2) + r / 2);
+}
+
+/* Copies t into the model's block at out, and leads t there. */
+static void hbk__copy_tensor(hbk_real *out, hbk_matrix *t, const hbk_safetensors *file, const hbk__place *p,
+                             hbk_int D)
+{
+    size_t bytes = hbk_dtype_size(t->dtype, t->cols);
+    bool permute = hbk__must_permute(file, p), same = permute && !p->vector;
+    hbk_matrix to = *t;
+    if (p->vector && permute) { /* a bias: its elements are what its matrix's rows are */
+        to.rows = t->cols;
+        to.cols = t->rows;
     }
-    for (hbk_int row = 0; row < t->rows; row++) {
-        hbk_int head = row / D * D, r = row % D, to = head + r % 2 * (D / 2) + r / 2;
-        hbk_matrix_unpack(out + to * t->cols, t, row, 1);
+    for (hbk_int row = 0; row < to.rows; row++) {
+        hbk_int place = permute ? hbk__half_split(row, D, false) : row;
+        if (same)
+            memcpy((char *)out + (size_t)place * bytes, hbk__row(&to, row), bytes);
+        else
+            hbk_matrix_unpack(out + place * to.cols, &to, row, 1);
     }
+    t->data = out;
+    if (!same) t->dtype = HBK_REAL;
 }
 
 /* Left out by right: tables that old files hold beside the weights, of rotary angles and the causal mask. */
@@ -8914,8 +8992,10 @@ static bool hbk__check_strangers(hbk_model *m, const hbk__source *src, hbk_error
     for (hbk_int i = 0; i < src->n_files; i++)
         for (hbk_int k = 0; k < src->files[i]->n; k++) {
             const char *name = src->files[i]->tensors[k].name;
+            char known[96];
             hbk__place p;
-            if (hbk__place_of(m, name, &p) || hbk__is_buffer(name)) continue;
+            if (src->gguf) hbk__translate(known, name, 0);
+            if (hbk__place_of(m, src->gguf ? known : name, &p) || hbk__is_buffer(name)) continue;
             bool bias = p.slot < HBK_N_SLOTS && strstr(name, "_proj.bias") != NULL;
             return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, src->files[i]->path, 0,
                                "tensor %.200s: a LLaMA of %lld layers%s has no such weight", name,
@@ -8940,7 +9020,8 @@ static bool hbk__bind(hbk_model *m, hbk__source *src, hbk_error *err)
         if (!t) return hbk__missing(src, name, err);
         if (!hbk__place_of(m, name, &p) || !hbk__check_tensor(file->path, t, &w, &p, &m->config, err))
             return false;
-        if (hbk__must_copy(file, t, &p)) copied += w.rows * w.cols;
+        hbk_matrix stored = hbk__tensor_matrix(t, w.rows, w.cols);
+        copied += hbk__copy_reals(file, &stored, &p);
     }
     if (!hbk__check_strangers(m, src, err)) return false;
     m->values = HBK__NEW(m->alloc, hbk_real, copied, err);
@@ -8951,13 +9032,11 @@ static bool hbk__bind(hbk_model *m, hbk__source *src, hbk_error *err)
         const hbk_tensor *t = hbk__source_find(src, name, &file);
         hbk_matrix stored = hbk__tensor_matrix(t, w.rows, w.cols);
         hbk__place_of(m, name, &p);
-        if (hbk__must_copy(file, t, &p)) {
-            hbk__copy_tensor(at, &stored, hbk__must_permute(file, &p), m->config.head_dim);
-            if (p.vector) *p.vector = at;
-            stored = hbk__matrix(w.rows, w.cols, at);
-            at += w.rows * w.cols;
-        }
+        hbk_int reals = hbk__copy_reals(file, &stored, &p);
+        if (reals) hbk__copy_tensor(at, &stored, file, &p, m->config.head_dim);
+        if (p.vector) *p.vector = at;
         if (p.w) *p.w = stored;
+        at += reals;
     }
     if (m->config.tied) m->head = m->embed;
     for (hbk_int i = 0; i < src->n_files; i++) {
@@ -9062,7 +9141,7 @@ static bool hbk__check_claims(const hbk__source *s, const hbk_config *c, hbk_err
     }
     if (c->dim <= bytes && c->head_dim <= bytes) return true;
     return hbk_fail_at(err, HBK_ERROR_SHAPE, s->path, 0,
-                       "config.json asks for hidden_size %lld, head_dim %lld: the files are smaller",
+                       "the configuration asks for width %lld, head_dim %lld: the files are smaller",
                        (long long)c->dim, (long long)c->head_dim);
 }
 
@@ -9139,7 +9218,8 @@ static bool hbk__llama2c_header(const hbk_safetensors *s, hbk_config *c, int *ve
     c->n_eos = 1;
     if (hbk_config_check(c, NULL)) return true;
     return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0,
-                       "is no model: expected a llama2.c .bin, or a folder with config.json and safetensors");
+                       "is no model: expected a GGUF file, a llama2.c .bin, or a folder with config.json and "
+                       "safetensors");
 }
 
 /* The second test of version 0, and the bounds check of both: after it, no tensor can leave the file. */
@@ -9199,11 +9279,10 @@ static hbk_model *hbk__load_llama2c(hbk__source *src, hbk_error *err)
     hbk_safetensors *s = src->files[0];
     const unsigned char *p = s->map.data;
     memset(&c, 0, sizeof c);
-    if (s->map.size > 8 && (!memcmp(p, "GGUF", 4) || !memcmp(p, "PK\3\4", 4) || p[8] == '{')) {
+    if (s->map.size > 8 && (!memcmp(p, "PK\3\4", 4) || p[8] == '{')) {
         hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, src->path, 0, "%s",
-                    p[0] == 'G'   ? "GGUF models cannot be loaded"
-                    : p[8] == '{' ? "is a safetensors file: name the folder that holds it and config.json"
-                                  : "is a PyTorch checkpoint: save it as safetensors first");
+                    p[8] == '{' ? "is a safetensors file: name the folder that holds it and config.json"
+                                : "is a PyTorch checkpoint: save it as safetensors first");
         return NULL;
     }
     if (!hbk__llama2c_header(s, &c, &version, &start, err) ||
@@ -9215,13 +9294,311 @@ static hbk_model *hbk__load_llama2c(hbk__source *src, hbk_error *err)
     return NULL;
 }
 
+/* ---- 12.7 GGUF models -------------------------------------------------------
+
+   llama.cpp's container (chapter 6) holds configuration, tokenizer and tensors. Its tensors have names of
+   their own, and q and k in llama2.c's order; of the rotary scalings, "linear" is a key, and Llama 3's is a
+   tensor of divisors, rope_freqs.weight. The divisors are traced back to Llama 3's four numbers, which is
+   what a config.json, and another training run, can be given; the trace is held against every divisor. */
+
+#define HBK__GGUF_ROPE   "rope_freqs.weight"
+#define HBK__GGUF_LLAMA3 "humpback.rope_scaling" /* f32: factor, low and high frequency factor, old context */
+
+typedef struct hbk__gguf_fields {
+    const hbk_gguf *g;
+    hbk_error *err;
+    bool ok; /* the first failure sticks */
+} hbk__gguf_fields;
+
+/* A size: a number, or one and the same number for every layer. Absent: `absent`, an error if that is -1. */
+static hbk_int hbk__gguf_size(hbk__gguf_fields *f, const char *key, hbk_int absent)
+{
+    hbk_int x = absent, next = 0;
+    const hbk_gguf_value *v = hbk_gguf_find(f->g, key);
+    if (!f->ok) return absent;
+    if (!v && absent < 0)
+        f->ok = hbk_fail_at(f->err, HBK_ERROR_FORMAT, f->g->path, 0, "key %s is missing", key);
+    else if (!v || !v->is_array || v->n < 1 || !hbk_gguf_int_at(v, 0, &x))
+        f->ok = hbk_gguf_int(f->g, key, &x, f->err);
+    for (hbk_int i = 1; v && v->is_array && f->ok && i < v->n; i++)
+        if (!hbk_gguf_int_at(v, i, &next) || next != x)
+            f->ok = hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->g->path, 0,
+                                "key %s: its layers differ, which is not supported", key);
+    return x;
+}
+
+static double hbk__gguf_number_of(hbk__gguf_fields *f, const char *key, double absent)
+{
+    f->ok = f->ok && hbk_gguf_real(f->g, key, &absent, f->err);
+    return absent;
+}
+
+/* Refuses a key whose value is not `only`. */
+static void hbk__gguf_refuse(hbk__gguf_fields *f, const char *key, const char *only, const char *remedy)
+{
+    const char *s = only;
+    size_t n = strlen(only);
+    f->ok = f->ok && hbk_gguf_string(f->g, key, &s, &n, f->err);
+    if (!f->ok || (n == strlen(only) && !memcmp(s, only, n))) return;
+    f->ok = hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->g->path, 0,
+                        "key %s: \"%.*s\" is not supported, only \"%s\"%s", key, (int)HBK__MIN(n, 60), s,
+                        only, remedy);
+}
+
+/* Keys that would change the numbers; `idle` is the value with which they do not. */
+static void hbk__gguf_refuse_numbers(hbk__gguf_fields *f)
+{
+    static const struct {
+        char key[40];
+        double idle;
+    } keys[] = {{"llama.expert_count", 0},
+                {"llama.expert_used_count", 0},
+                {"llama.attention.sliding_window", 0},
+                {"llama.attention.clamp_kqv", 0},
+                {"llama.attention.max_alibi_bias", 0},
+                {"llama.attention.scale", 0},
+                {"llama.logit_scale", 0},
+                {"llama.residual_scale", 0},
+                {"llama.embedding_scale", 0},
+                {"llama.attn_logit_softcapping", 0},
+                {"llama.final_logit_softcapping", 0},
+                {"llama.rope.scaling.attn_factor", 1}};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        double x = hbk__gguf_number_of(f, keys[i].key, keys[i].idle);
+        if (f->ok && x != keys[i].idle)
+            f->ok = hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->g->path, 0, "key %s: %g is not supported",
+                                keys[i].key, x);
+    }
+}
+
+/* A token id; absent, or the -1 that some writers put down, gives `absent`. */
+static int32_t hbk__gguf_id(hbk__gguf_fields *f, const char *key, int32_t absent, hbk_int vocab_size)
+{
+    hbk_int id = -1;
+    f->ok = f->ok && hbk_gguf_int(f->g, key, &id, f->err);
+    if (!f->ok || id == -1 || id == UINT32_MAX) return absent;
+    if (id >= 0 && id < vocab_size) return (int32_t)id;
+    f->ok = hbk_fail_at(f->err, HBK_ERROR_RANGE, f->g->path, 0,
+                        "key %s: is %lld, expected an id below the vocabulary's size %lld", key,
+                        (long long)id, (long long)vocab_size);
+    return absent;
+}
+
+/* bos, and all that ends a text: eos, and the end of a turn or a message. SentencePiece's 1 and 2 stand where
+   its vocabularies, the oldest files, name none. */
+static void hbk__gguf_ids(hbk__gguf_fields *f, hbk_config *c)
+{
+    static const char *const ends[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
+                                       "tokenizer.ggml.eom_token_id"};
+    const char *model = "";
+    size_t n = 0;
+    f->ok = f->ok && hbk_gguf_string(f->g, "tokenizer.ggml.model", &model, &n, f->err);
+    bool spm = n == 5 && !memcmp(model, "llama", 5) && c->vocab_size > 2;
+    c->bos = hbk__gguf_id(f, "tokenizer.ggml.bos_token_id", spm ? 1 : -1, c->vocab_size);
+    for (int i = 0; i < 3; i++) {
+        int32_t id = hbk__gguf_id(f, ends[i], spm && i == 0 ? 2 : -1, c->vocab_size);
+        bool fresh = id >= 0;
+        for (hbk_int k = 0; k < c->n_eos; k++) fresh = fresh && c->eos[k] != id;
+        if (fresh) c->eos[c->n_eos++] = id;
+    }
+}
+
+/* The vocabulary is as large as the embedding; keys that say otherwise belong to another model. */
+static void hbk__gguf_vocabulary(hbk__gguf_fields *f, hbk_config *c)
+{
+    const hbk_gguf_tensor *embed = hbk_gguf_tensor_find(f->g, "token_embd.weight");
+    const hbk_gguf_value *tokens;
+    if (!f->ok || !(f->ok = hbk_gguf_array(f->g, "tokenizer.ggml.tokens", HBK_GGUF_STRING, &tokens, f->err)))
+        return;
+    if (!embed || embed->n_dims != 2) {
+        f->ok = hbk_fail_at(f->err, HBK_ERROR_FORMAT, f->g->path, 0, "tensor token_embd.weight is %s",
+                            embed ? "no matrix" : "missing; is it a vocabulary without a model?");
+        return;
+    }
+    c->vocab_size = embed->shape[0];
+    hbk_int size = hbk__gguf_size(f, "llama.vocab_size", c->vocab_size);
+    bool differ = size != c->vocab_size;
+    if (f->ok && (differ || (tokens && tokens->n != c->vocab_size)))
+        f->ok = hbk_fail_at(f->err, HBK_ERROR_SHAPE, f->g->path, 0,
+                            "key %s: speaks of %lld tokens, but tensor token_embd.weight has %lld rows",
+                            differ ? "llama.vocab_size" : "tokenizer.ggml.tokens",
+                            (long long)(differ ? size : tokens->n), (long long)c->vocab_size);
+}
+
+static bool hbk__gguf_shape(hbk__gguf_fields *f, hbk_config *c)
+{
+    c->n_layers = hbk__gguf_size(f, "llama.block_count", -1);
+    c->context_length = hbk__gguf_size(f, "llama.context_length", -1);
+    c->dim = hbk__gguf_size(f, "llama.embedding_length", -1);
+    c->ffn_dim = hbk__gguf_size(f, "llama.feed_forward_length", -1);
+    c->n_heads = hbk__gguf_size(f, "llama.attention.head_count", -1);
+    c->n_kv_heads = hbk__gguf_size(f, "llama.attention.head_count_kv", c->n_heads);
+    hbk_int whole = c->n_heads > 0 && c->dim % c->n_heads == 0 ? c->dim / c->n_heads : -1;
+    c->head_dim = hbk__gguf_size(f, "llama.attention.key_length", whole);
+    hbk_int value = hbk__gguf_size(f, "llama.attention.value_length", c->head_dim);
+    hbk_int turned = hbk__gguf_size(f, "llama.rope.dimension_count", c->head_dim);
+    if (f->ok && (value != c->head_dim || turned != c->head_dim))
+        f->ok = hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->g->path, 0,
+                            "key llama.%s: is %lld, not the %lld of a head's keys, which is not supported",
+                            value != c->head_dim ? "attention.value_length" : "rope.dimension_count",
+                            (long long)(value != c->head_dim ? value : turned), (long long)c->head_dim);
+    c->rms_norm_eps = hbk__gguf_number_of(f, "llama.attention.layer_norm_rms_epsilon", -1);
+    if (f->ok && c->rms_norm_eps < 0)
+        f->ok = hbk_fail_at(f->err, HBK_ERROR_FORMAT, f->g->path, 0,
+                            "key llama.attention.layer_norm_rms_epsilon is missing or negative");
+    c->rope_theta = hbk__gguf_number_of(f, "llama.rope.freq_base", 10000);
+    hbk__gguf_vocabulary(f, c);
+    c->tied = !hbk_gguf_tensor_find(f->g, "output.weight");
+    for (int s = 0; s < HBK_N_SLOTS; s++) {
+        char name[96];
+        snprintf(name, sizeof name, "blk.0.%s.bias", hbk__gguf_tensors[5 + s][1]);
+        if (hbk_gguf_tensor_find(f->g, name)) c->biases |= 1u << s;
+    }
+    return f->ok;
+}
+
+/* Linear scaling, by its key or the older one. Without a type, a factor means linear. */
+static void hbk__gguf_linear(hbk__gguf_fields *f, hbk_config *c)
+{
+    const char *type = "linear";
+    size_t n = 6;
+    double factor = hbk__gguf_number_of(f, "llama.rope.scaling.factor", 0);
+    if (factor == 0) factor = hbk__gguf_number_of(f, "llama.rope.scale_linear", 0);
+    f->ok = f->ok && hbk_gguf_string(f->g, "llama.rope.scaling.type", &type, &n, f->err);
+    if (!f->ok || (n == 4 && !memcmp(type, "none", 4))) return;
+    hbk__gguf_refuse(f, "llama.rope.scaling.type", "linear", " and \"none\"");
+    if (f->ok && !(factor >= 0 && factor < 1e9))
+        f->ok = hbk_fail_at(f->err, HBK_ERROR_FORMAT, f->g->path, 0,
+                            "key llama.rope.scaling.factor: is %g, expected a factor above 0", factor);
+    if (!f->ok || factor == 0 || factor == 1) return;
+    c->rope_scaling = HBK_ROPE_LINEAR;
+    c->rope_factor = factor;
+}
+
+/* Whether Llama 3's scaling with these numbers divides as the table does. */
+static bool hbk__is_llama3(const hbk_config *c, const hbk_real *divisors, double *plain, double *scaled)
+{
+    hbk_config base = *c;
+    base.rope_scaling = HBK_ROPE_DEFAULT;
+    hbk__rope_frequencies(plain, &base);
+    hbk__rope_frequencies(scaled, c);
+    for (hbk_int i = 0; i < c->head_dim / 2; i++)
+        if (!(fabs(plain[i] / scaled[i] / (double)divisors[i] - 1) < 1e-5)) return false;
+    return true;
+}
+
+/* The four numbers behind a table of divisors: those that a file of ours tells, or else Llama 3's own, with
+   the largest divisor as factor and a power of two as the old context. */
+static bool hbk__gguf_trace(hbk__gguf_fields *f, hbk_config *c, const hbk_real *divisors, double *room)
+{
+    const hbk_gguf_value *own;
+    double *scaled = room + c->head_dim / 2, most = 1;
+    for (hbk_int i = 0; i < c->head_dim / 2; i++) {
+        if (!(divisors[i] > 0))
+            return hbk_fail_at(f->err, HBK_ERROR_FORMAT, f->g->path, 0,
+                               "tensor " HBK__GGUF_ROPE ": holds %g, expected divisors above 0",
+                               (double)divisors[i]);
+        most = HBK__MAX(most, (double)divisors[i]);
+    }
+    if (!hbk_gguf_array(f->g, HBK__GGUF_LLAMA3, HBK_GGUF_F32, &own, f->err)) return false;
+    c->rope_scaling = HBK_ROPE_LLAMA3;
+    for (hbk_int old = own && own->n == 4 ? 4 : 8; old <= (hbk_int)1 << 30; old *= 2) {
+        double x[4] = {most, 1, 4, (double)old};
+        for (hbk_int i = 0; i < 4 && old == 4; i++) hbk_gguf_real_at(own, i, &x[i]);
+        c->rope_factor = x[0];
+        c->rope_low_freq_factor = x[1];
+        c->rope_high_freq_factor = x[2];
+        c->rope_original_context = x[3] >= 1 && x[3] < 1e15 ? (hbk_int)x[3] : 1;
+        if (x[0] > 0 && x[1] > 0 && x[2] > x[1] && hbk__is_llama3(c, divisors, room, scaled)) return true;
+    }
+    return hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->g->path, 0,
+                       "tensor " HBK__GGUF_ROPE ": its divisors are not those of Llama 3's scaling, which "
+                       "alone is supported");
+}
+
+static bool hbk__gguf_rope(hbk__gguf_fields *f, hbk_config *c, hbk_allocator *alloc)
+{
+    const hbk_gguf_tensor *t = hbk_gguf_tensor_find(f->g, HBK__GGUF_ROPE);
+    c->rope_factor = c->rope_low_freq_factor = c->rope_high_freq_factor = 1;
+    c->rope_original_context = c->context_length;
+    hbk__gguf_linear(f, c);
+    if (!f->ok || !t) return f->ok;
+    if (c->rope_scaling == HBK_ROPE_LINEAR || strcmp(t->type, "F32") != 0 ||
+        t->bytes != 4 * (size_t)(c->head_dim / 2))
+        return hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->g->path, 0,
+                           "tensor " HBK__GGUF_ROPE ": expected %lld divisors in F32, and no other scaling",
+                           (long long)(c->head_dim / 2));
+    hbk_real *divisors = HBK__NEW(alloc, hbk_real, c->head_dim / 2, f->err);
+    double *room = divisors ? HBK__NEW(alloc, double, c->head_dim, f->err) : NULL;
+    if (room) hbk__unpack(divisors, HBK_F32, t->data, c->head_dim / 2);
+    bool ok = room && hbk__gguf_trace(f, c, divisors, room);
+    hbk_free(alloc, room);
+    hbk_free(alloc, divisors);
+    return ok;
+}
+
+static bool hbk__gguf_config(const hbk_gguf *g, hbk_config *c, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk__gguf_fields f = {g, err, true};
+    if (!hbk_gguf_find(g, "general.architecture"))
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, g->path, 0, "key general.architecture is missing");
+    hbk__gguf_refuse(&f, "general.type", "model", "; an adapter is opened as an adapter, beside its model");
+    hbk__gguf_refuse(&f, "general.architecture", "llama", "");
+    hbk__gguf_refuse_numbers(&f);
+    if (!f.ok || !hbk__gguf_shape(&f, c) || !hbk_config_check(c, err)) return false;
+    hbk__gguf_ids(&f, c);
+    return f.ok && hbk__gguf_rope(&f, c, alloc);
+}
+
+/* One file's tensors as binding wants them, all but the table of divisors; the mapping goes over. */
+static hbk_safetensors *hbk__gguf_table(hbk_gguf *g, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_safetensors *s = HBK__NEW(alloc, hbk_safetensors, 1, err);
+    if (!s) return NULL;
+    s->alloc = alloc;
+    s->interleaved = true;
+    memcpy(s->path, g->path, sizeof s->path);
+    if (!hbk__st_reserve(s, g->n_own, g->n_own * (HBK__GGUF_TENSOR_MAX + 1), err)) {
+        hbk_safetensors_close(s);
+        return NULL;
+    }
+    for (hbk_int i = 0; i < g->n_own; i++) {
+        const hbk_gguf_tensor *from = &g->own[i];
+        if (!strcmp(from->name, HBK__GGUF_ROPE)) continue;
+        hbk_tensor *t = hbk__st_add(s, from->name);
+        snprintf(t->dtype, sizeof t->dtype, "%s", from->type);
+        t->n_dims = from->n_dims;
+        t->n_elements = 1;
+        for (hbk_int k = 0; k < t->n_dims; k++) t->n_elements *= t->shape[k] = from->shape[k];
+        t->data = from->data;
+        t->bytes = from->bytes;
+    }
+    hbk__st_sort(s);
+    s->map = g->map;
+    g->map.data = NULL;
+    return s;
+}
+
+static hbk_model *hbk__load_gguf(hbk__source *src, hbk_error *err)
+{
+    hbk_config c;
+    memset(&c, 0, sizeof c);
+    hbk_gguf *g = src->gguf = hbk_gguf_open(src->path, src->alloc, err);
+    if (!g || !hbk__gguf_config(g, &c, src->alloc, err)) return NULL;
+    for (hbk_int i = -1; i < g->n_rest; i++)
+        if (!hbk__source_add(src, hbk__gguf_table(i < 0 ? g : g->rest[i], src->alloc, err), err)) return NULL;
+    return hbk__check_claims(src, &c, err) ? hbk__model_new(&c, src->alloc, err) : NULL;
+}
+
 HBK_DEF hbk_model *hbk_model_load(const char *path, hbk_allocator *alloc, hbk_error *err)
 {
     hbk__source src;
     memset(&src, 0, sizeof src);
     src.path = path;
     src.alloc = alloc;
-    hbk_model *m = hbk_dir_exists(path) ? hbk__load_folder(&src, err) : hbk__load_llama2c(&src, err);
+    hbk_model *m = hbk_dir_exists(path) ? hbk__load_folder(&src, err)
+                   : hbk__is_gguf(path) ? hbk__load_gguf(&src, err)
+                                        : hbk__load_llama2c(&src, err);
     if (m && !hbk__bind(m, &src, err)) {
         hbk_model_free(m);
         m = NULL;
@@ -9230,7 +9607,7 @@ HBK_DEF hbk_model *hbk_model_load(const char *path, hbk_allocator *alloc, hbk_er
     return m;
 }
 
-/* ---- 12.7 saving ------------------------------------------------------------ */
+/* ---- 12.8 saving ------------------------------------------------------------ */
 
 static const char *hbk__st_type_name(hbk_dtype t)
 {
@@ -9350,7 +9727,7 @@ HBK_DEF bool hbk_model_save(const hbk_model *m, const char *dir, hbk_dtype t, hb
     return ok && hbk__config_save(&m->config, dir, t, err);
 }
 
-/* ---- 12.8 PEFT adapters -----------------------------------------------------
+/* ---- 12.9 PEFT adapters -----------------------------------------------------
 
        base_model.model.model.layers.N.self_attn.q_proj.lora_A.weight  (rank, in)
        base_model.model.model.layers.N.self_attn.q_proj.lora_B.weight  (out, rank)
@@ -10828,6 +11205,19 @@ static bool hbk__chat_template(const char *dir, hbk_text *out, hbk_error *err)
     return hbk_text_ok(out, err);
 }
 
+/* The same, where the model is a GGUF file. */
+static bool hbk__gguf_chat_template(const char *path, hbk_text *out, hbk_error *err)
+{
+    const char *source = "";
+    size_t n = 0;
+    hbk_gguf *g = hbk_gguf_open(path, out->alloc, err);
+    if (!g) return false;
+    bool ok = hbk_gguf_string(g, "tokenizer.chat_template", &source, &n, err);
+    if (ok) hbk_text_append(out, source, n);
+    hbk_gguf_close(g);
+    return ok && hbk_text_ok(out, err);
+}
+
 HBK_DEF hbk_template *hbk_template_for_model(const char *model_path, hbk_allocator *alloc, hbk_error *err)
 {
     static const char *const markers[][2] = {
@@ -10835,7 +11225,10 @@ HBK_DEF hbk_template *hbk_template_for_model(const char *model_path, hbk_allocat
     hbk_text source;
     memset(&source, 0, sizeof source);
     source.alloc = alloc;
-    if (hbk_dir_exists(model_path) && !hbk__chat_template(model_path, &source, err)) {
+    bool ok = hbk_dir_exists(model_path)
+                  ? hbk__chat_template(model_path, &source, err)
+                  : !hbk__is_gguf(model_path) || hbk__gguf_chat_template(model_path, &source, err);
+    if (!ok) {
         hbk_text_free(&source);
         return NULL;
     }

@@ -1145,11 +1145,12 @@ static void t12_llama2c_files(void **state)
         {"24ka\2", HBK_ERROR_UNSUPPORTED, "llama2.c version 2 (int8) is not supported"},
         {"24ka\7", HBK_ERROR_UNSUPPORTED, "llama2.c version 7 is not supported"},
         {"24ka\1", HBK_ERROR_FORMAT, "is no model"},
-        {"GGUF\3", HBK_ERROR_UNSUPPORTED, "GGUF models cannot be loaded"},
+        {"GGUF\3", HBK_ERROR_FORMAT, "key general.architecture is missing"},
         {"PK\3\4\1", HBK_ERROR_UNSUPPORTED, "is a PyTorch checkpoint"},
         {"12345678{}", HBK_ERROR_UNSUPPORTED, "is a safetensors file: name the folder"},
         {"version https://git-lfs.github.com/spec/v1", HBK_ERROR_FORMAT, "is a git-lfs pointer"},
-        {"anything else", HBK_ERROR_FORMAT, "is no model: expected a llama2.c .bin, or a folder"},
+        {"anything else", HBK_ERROR_FORMAT,
+         "is no model: expected a GGUF file, a llama2.c .bin, or a folder"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char bytes[300] = {0};
