@@ -3794,6 +3794,7 @@ struct hbk_tokenizer {
     int32_t char_byte[512]; /* and back, -1 if none */
     int strip;              /* HBK__STRIP_* */
     bool decode_bytes;      /* <0xXX> is a byte again */
+    bool decode_marks;      /* U+2581 is a space again */
     hbk_text unk_text;      /* what SentencePiece writes for unk */
 
     hbk__added *added;
@@ -4200,7 +4201,8 @@ static bool hbk__split_symbols(hbk__encoder *e, const char *s, hbk_int n)
     return true;
 }
 
-/* One symbol as ids: an unused piece as the halves that made it, a letter as bytes or unk. */
+/* One symbol as ids: an unused piece as the halves that made it; one without halves, and a letter, as bytes
+   or unk. */
 static void hbk__emit(hbk__encoder *e, int32_t id)
 {
     const hbk_tokenizer *t = e->t;
@@ -4209,9 +4211,11 @@ static void hbk__emit(hbk__encoder *e, int32_t id)
         hbk__emit(e, (int32_t)(pair >> 32));
         id = (int32_t)(pair & INT32_MAX);
     }
-    if (id >= t->vocab.n) {
-        const char *s = hbk__vocab_piece(&t->letters, id - t->vocab.n);
-        hbk_int n = t->letters.pieces[id - t->vocab.n].len;
+    bool letter = id >= t->vocab.n;
+    if (letter || t->vocab.pieces[id].kind == HBK__PIECE_UNUSED) {
+        const hbk__vocab *v = letter ? &t->letters : &t->vocab;
+        hbk_int own = letter ? id - t->vocab.n : id, n = v->pieces[own].len;
+        const char *s = hbk__vocab_piece(v, own);
         bool bytes = hbk__has_bytes(t, s, n);
         for (hbk_int k = 0; k < n && bytes; k++)
             hbk_tokens_push(e->out, t->byte_ids[(unsigned char)s[k]]);
@@ -4597,7 +4601,7 @@ static void hbk__decode_piece(const hbk_tokenizer *t, int32_t id, bool *begin, h
     hbk_int from = drop ? 3 : 0;
     *begin = *begin && t->strip == HBK__STRIP_MARK && from == n && (t->collapse || !drop);
     for (hbk_int i = from; i < n;) {
-        bool mark = hbk__is_mark(s, n, i);
+        bool mark = t->decode_marks && hbk__is_mark(s, n, i);
         if (!mark || !drop_all) hbk_text_append(out, mark ? " " : s + i, 1);
         i += mark ? 3 : 1;
     }
@@ -4615,8 +4619,11 @@ static void hbk__decode_pieces(const hbk_tokenizer *t, const int32_t *ids, hbk_i
         if (hidden) continue;
         if (t->byte_level) {
             hbk__unspell(t, s, p->len, run);
-        } else if (p->kind == HBK__PIECE_BYTE && t->decode_bytes) {
-            char c = (char)hbk__byte_of(s, p->len);
+            continue;
+        }
+        int byte = p->kind == HBK__PIECE_BYTE || !t->sentencepiece ? hbk__byte_of(s, p->len) : -1;
+        if (byte >= 0 && t->decode_bytes) {
+            char c = (char)byte;
             hbk_text_append(run, &c, 1);
             begin = false;
         } else {
@@ -4871,38 +4878,40 @@ static bool hbk__json_decoder_step(const json_t *node, int k)
                      json_integer_value(stop) == 0);
 }
 
-/* ByteLevel; Metaspace; or a sequence of these steps in this order, the first always, Strip only behind
-   Fuse: before it, each piece would lose its space. Another decoder means another kind of vocabulary. */
+/* ByteLevel; Metaspace; or some of these steps in this order, Strip only behind Fuse: before it, each piece
+   would lose its space. Another decoder means another kind of vocabulary. */
 static bool hbk__json_decoder(hbk_tokenizer *t, const json_t *node, const char *path, hbk_error *err)
 {
     static const char *const steps[4] = {"Replace", "ByteFallback", "Fuse", "Strip"};
     const char *type = hbk__node_type(node);
     const json_t *list = json_object_get(node, "decoders");
-    int done = -1;
+    size_t n = json_array_size(list), done = 0;
     if (!node || json_is_null(node)) { /* then what encoding put before a text is taken off again */
         bool prefix = t->prefix != HBK__PREFIX_NEVER || t->meta_prefix != HBK__PREFIX_NEVER;
         t->strip = prefix && !t->byte_level ? HBK__STRIP_SPACE : HBK__STRIP_NONE;
-        t->decode_bytes = true;
+        t->decode_bytes = t->decode_marks = true;
         return true;
     }
     if (strcmp(type, "ByteLevel") == 0 && t->byte_level) return true;
     if (strcmp(type, "Metaspace") == 0 && !t->byte_level && hbk__node_is(node, "replacement", HBK__SPACE)) {
         if (hbk__json_scheme(node) != HBK__PREFIX_NEVER) t->strip = HBK__STRIP_MARKS;
+        t->decode_marks = true;
         return true;
     }
-    if (json_array_size(list) == 1) return hbk__json_decoder(t, json_array_get(list, 0), path, err);
-    if (strcmp(type, "Sequence") != 0 || t->byte_level) return hbk__refuse_node(path, "decoder", type, err);
-    for (size_t i = 0; i < json_array_size(list); i++) {
-        const json_t *step = json_array_get(list, i);
-        int k = done + 1, last = done < 0 ? 0 : 3;
-        while (k <= last && !hbk__node_is(step, "type", steps[k])) k++;
-        if (k > last || !hbk__json_decoder_step(step, k) || (k == 3 && done != 2))
-            return hbk__refuse_node(path, "decoder Sequence with", hbk__node_type(step), err);
-        done = k;
+    if (n == 1) return hbk__json_decoder(t, json_array_get(list, 0), path, err);
+    if (t->byte_level) return hbk__refuse_node(path, "decoder", type, err);
+    for (size_t i = 0; i < HBK__MAX(n, 1); i++) {
+        const json_t *step = n ? json_array_get(list, i) : node;
+        size_t k = done;
+        while (k < 4 && !hbk__node_is(step, "type", steps[k])) k++;
+        if (k == 4 || !hbk__json_decoder_step(step, (int)k) || (k == 3 && done != 3))
+            return hbk__refuse_node(path, "decoder", hbk__node_type(step), err);
+        if (k == 0) t->decode_marks = true;
         if (k == 1) t->decode_bytes = true;
         if (k == 3) t->strip = HBK__STRIP_SPACE;
+        done = k + 1;
     }
-    return done >= 0 || hbk__refuse_node(path, "decoder Sequence", "of nothing", err);
+    return true;
 }
 
 /* Does every text begin with a special token? That is bos. */
@@ -5224,7 +5233,7 @@ static bool hbk__add_piece(hbk_tokenizer *t, const char *s, hbk_int n, float sco
 /* SentencePiece's conventions, before any piece is added. */
 static bool hbk__be_sentencepiece(hbk_tokenizer *t, hbk_error *err)
 {
-    t->sentencepiece = t->fuse_unk = t->decode_bytes = true;
+    t->sentencepiece = t->fuse_unk = t->decode_bytes = t->decode_marks = true;
     hbk_text_add(&t->unk_text, " \xe2\x81\x87 "); /* U+2047 */
     return hbk_text_ok(&t->unk_text, err);
 }

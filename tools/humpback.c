@@ -383,81 +383,118 @@ static void cmd_drop_empty(const char *out)
 
 /* ==== 3  LOOKING ============================================================ */
 
-/* --jsonl: every line holds one JSON string, and gives one array. */
-static bool cmd_tokenize_lines(cli *c, const hbk_tokenizer *tok, const char *path, const hbk_text *file)
+/* One text of n bytes as a line of ids, and a list of ids as a JSON string. */
+static bool cmd_tokenize_one(cli *c, const hbk_tokenizer *tok, const char *s, size_t n)
 {
-    const char *s = hbk_text_string(file), *end = s + file->len;
-    bool ok = true;
-    for (hbk_int line = 1; ok && s < end; line++) {
-        const char *stop = (const char *)memchr(s, '\n', (size_t)(end - s));
-        size_t n = stop ? (size_t)(stop - s) : (size_t)(end - s);
-        if (strspn(s, " \t\r") < n) {
-            json_t *value = json_loadb(s, n, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
-            hbk_tokens ids;
-            memset(&ids, 0, sizeof ids);
-            if (!json_is_string(value))
-                ok = hbk_fail_at(&c->err, HBK_ERROR_FORMAT, path, line,
-                                 "expected one JSON string on each line");
-            else
-                ok = cmd_encode(c, tok, json_string_value(value), json_string_length(value), &ids);
-            if (ok) cmd_print_ids(ids.data, ids.n);
-            hbk_tokens_free(&ids);
-            json_decref(value);
-        }
-        s += n + 1;
-    }
+    hbk_tokens ids;
+    memset(&ids, 0, sizeof ids);
+    bool ok = cmd_encode(c, tok, s, n, &ids);
+    if (ok) cmd_print_ids(ids.data, ids.n);
+    hbk_tokens_free(&ids);
     return ok;
 }
 
-static bool cmd_tokenize_text(cli *c, const hbk_tokenizer *tok)
+static bool cmd_decode_one(cli *c, const hbk_tokenizer *tok, const json_t *list)
 {
-    const char *text = cli_text(c, "text"),
-               *path = cli_has(c, "file") ? cli_text(c, "file") : cli_text(c, "jsonl");
-    hbk_text file;
     hbk_tokens ids;
-    memset(&file, 0, sizeof file);
+    hbk_text text;
     memset(&ids, 0, sizeof ids);
-    if (text) hbk_text_add(&file, text);
-    bool ok = text ? hbk_text_ok(&file, &c->err) : hbk_file_read(path, (size_t)1 << 30, &file, &c->err);
-    if (ok && cli_has(c, "jsonl")) {
-        ok = cmd_tokenize_lines(c, tok, path, &file);
-    } else if (ok) {
-        ok = cmd_encode(c, tok, hbk_text_string(&file), file.len, &ids);
-        if (ok) cmd_print_ids(ids.data, ids.n);
+    memset(&text, 0, sizeof text);
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        json_int_t id = json_integer_value(json_array_get(list, i));
+        hbk_tokens_push(&ids, id < 0 || id > INT32_MAX ? -1 : (int32_t)id);
+    }
+    bool ok = hbk_tokens_ok(&ids, &c->err) &&
+              hbk_tokenizer_decode(tok, ids.data, ids.n, 0, &text, &c->err) && hbk_text_ok(&text, &c->err);
+    json_t *value = ok ? json_stringn(hbk_text_string(&text), text.len) : NULL;
+    ok = ok && json_dumpf(value, stdout, JSON_ENCODE_ANY) == 0 && putchar('\n') != EOF;
+    json_decref(value);
+    hbk_text_free(&text);
+    hbk_tokens_free(&ids);
+    return ok;
+}
+
+/* One line of --lines (a text as it stands), --jsonl (a JSON string) or --decode-jsonl (a list of ids). */
+static bool cmd_tokenize_line(cli *c, const hbk_tokenizer *tok, const char *s, size_t n, const char *path,
+                              hbk_int line)
+{
+    if (cli_has(c, "lines")) return cmd_tokenize_one(c, tok, s, n);
+    if (strspn(s, " \t\r") >= n) return true;
+    bool ok, decode = cli_has(c, "decode-jsonl");
+    json_t *value = json_loadb(s, n, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
+    if (decode ? !json_is_array(value) : !json_is_string(value))
+        ok = hbk_fail_at(&c->err, HBK_ERROR_FORMAT, path, line, "expected one JSON %s on each line",
+                         decode ? "array of ids" : "string");
+    else if (decode)
+        ok = cmd_decode_one(c, tok, value);
+    else
+        ok = cmd_tokenize_one(c, tok, json_string_value(value), json_string_length(value));
+    json_decref(value);
+    return ok;
+}
+
+static bool cmd_tokenize_file(cli *c, const hbk_tokenizer *tok, const char *path, bool whole)
+{
+    hbk_text file;
+    memset(&file, 0, sizeof file);
+    bool ok = hbk_file_read(path, (size_t)1 << 30, &file, &c->err);
+    const char *s = hbk_text_string(&file), *end = s + file.len;
+    if (ok && whole) ok = cmd_tokenize_one(c, tok, s, file.len);
+    for (hbk_int line = 1; ok && !whole && s < end; line++) {
+        const char *stop = (const char *)memchr(s, '\n', (size_t)(end - s));
+        size_t n = stop ? (size_t)(stop - s) : (size_t)(end - s);
+        ok = cmd_tokenize_line(c, tok, s, n, path, line);
+        s += n + 1;
     }
     hbk_text_free(&file);
-    hbk_tokens_free(&ids);
+    return ok;
+}
+
+/* --decode: the bytes themselves, and a line feed. */
+static bool cmd_tokenize_back(cli *c, const hbk_tokenizer *tok, const hbk_tokens *ids)
+{
+    hbk_text text;
+    memset(&text, 0, sizeof text);
+    bool ok = hbk_tokens_ok(ids, &c->err) &&
+              hbk_tokenizer_decode(tok, ids->data, ids->n, 0, &text, &c->err) && hbk_text_ok(&text, &c->err);
+    if (ok) {
+        fwrite(hbk_text_string(&text), 1, text.len, stdout);
+        putchar('\n');
+    }
+    hbk_text_free(&text);
     return ok;
 }
 
 static int cmd_tokenize(cli *c)
 {
+    static const char *const sources[6] = {"text", "decode", "file", "lines", "jsonl", "decode-jsonl"};
+    int n_sources = 0, source = 0;
+    const char *given = NULL;
     cmd_world w;
     hbk_tokens ids;
-    hbk_text text;
     memset(&w, 0, sizeof w);
     memset(&ids, 0, sizeof ids);
-    memset(&text, 0, sizeof text);
-    const char *decode = cli_text(c, "decode");
-    int sources = cli_has(c, "text") + cli_has(c, "file") + cli_has(c, "jsonl") + cli_has(c, "decode");
-    if (sources != 1) return cli_misused(c, "tokenize needs one of --text, --file, --jsonl, --decode");
+    for (int i = 0; i < 6; i++) {
+        if (!cli_has(c, sources[i])) continue;
+        n_sources++;
+        source = i;
+        given = cli_text(c, sources[i]);
+    }
+    if (n_sources != 1)
+        return cli_misused(c, "tokenize needs one of --text, --file, --lines, --jsonl, --decode, "
+                              "--decode-jsonl");
     if (!cli_has(c, "model") && !cli_has(c, "tokenizer")) return cli_misused(c, "tokenize needs --model M");
-    if (decode && *decode && !cmd_ids(decode, &ids)) {
+    if (source == 1 && *given && !cmd_ids(given, &ids)) {
         hbk_tokens_free(&ids);
-        return cli_misused(c, "--decode: \"%.60s\" is no list of ids like 1,15043,3186", decode);
+        return cli_misused(c, "--decode: \"%.60s\" is no list of ids like 1,15043,3186", given);
     }
     bool ok = cmd_open_tokenizer(c, &w);
-    if (ok && decode) {
-        ok = hbk_tokens_ok(&ids, &c->err) &&
-             hbk_tokenizer_decode(w.tok, ids.data, ids.n, 0, &text, &c->err) && hbk_text_ok(&text, &c->err);
-        if (ok) {
-            fwrite(hbk_text_string(&text), 1, text.len, stdout);
-            putchar('\n');
-        }
-    } else if (ok) {
-        ok = cmd_tokenize_text(c, w.tok);
-    }
-    hbk_text_free(&text);
+    if (ok && source == 0)
+        ok = cmd_tokenize_one(c, w.tok, given, strlen(given));
+    else if (ok && source == 1)
+        ok = cmd_tokenize_back(c, w.tok, &ids);
+    else if (ok)
+        ok = cmd_tokenize_file(c, w.tok, given, source == 2);
     hbk_tokens_free(&ids);
     cmd_close(&w);
     return cli_end(c, ok);
@@ -1448,8 +1485,11 @@ static const cli_flag cmd_tokenize_flags[] = {
      CLI_FREE},
     {"text", CLI_TEXT, "T", NULL, "a text", 0, 0, CLI_FREE},
     {"file", CLI_TEXT, "F", NULL, "a file that is one text", 0, 0, CLI_FREE},
+    {"lines", CLI_TEXT, "F", NULL, "a file whose every line is a text", 0, 0, CLI_FREE},
     {"jsonl", CLI_TEXT, "F", NULL, "a file with one JSON string a line, each a text", 0, 0, CLI_FREE},
     {"decode", CLI_TEXT, "IDS", NULL, "ids like 1,15043,3186: prints their text", 0, 0, CLI_FREE},
+    {"decode-jsonl", CLI_TEXT, "F", NULL, "a file with one JSON array of ids a line: prints JSON strings", 0, 0,
+     CLI_FREE},
     CMD_FLAGS_TEXT,
     CLI_END};
 static const cli_flag cmd_logits_flags[] = {
@@ -1635,7 +1675,7 @@ static const cli_command cmd_commands[] = {
      cmd_generate},
     {"tokenize",
      "text -> token ids as JSON, and back",
-     "--model M (--text T | --file F | --jsonl F | --decode IDS) [flags]",
+     "--model M (--text T | --file F | --lines F | --jsonl F | --decode IDS | --decode-jsonl F) [flags]",
      0,
      0,
      {&cmd_tokenize_group},
