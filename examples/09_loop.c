@@ -95,8 +95,9 @@ static bool make_toy(hbk_error *err)
     o.batch = 32;
     o.steps = 500;
     recipe.tok = tok; /* saved beside the weights */
+    hbk_train_data train = {&data, NULL, NULL};
     hbk_model *random = ok ? hbk_model_random(&shape, 1, NULL, err) : NULL;
-    ok = random && hbk_finetune(random, &data, NULL, &o, NULL, &recipe, TOY "/base", NULL, NULL, err);
+    ok = random && hbk_finetune(random, &train, &o, NULL, &recipe, TOY "/base", NULL, NULL, err);
     hbk_model_free(random);
     hbk_tokenizer_free(tok);
     hbk_dataset_free(&data);

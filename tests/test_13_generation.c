@@ -73,7 +73,7 @@ static hbk_real *t13_full(const hbk_model *m, const hbk_adapter *w, const int32_
     hbk_error err;
     hbk_int start[2] = {0, n};
     hbk_batch b = {n, 1, ids, NULL, start};
-    hbk_acts *a = hbk_acts_new(m, w, n, n, false, NULL, &err);
+    hbk_acts *a = hbk_acts_new(m, w, n, n, HBK_KEEP_NONE, NULL, &err);
     hbk_real *logits = HBK__NEW(NULL, hbk_real, n * T13_V, &err);
     check_ok(hbk_model_logits(a, m, &b, w, logits, &err));
     hbk_acts_free(a);

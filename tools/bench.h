@@ -101,7 +101,7 @@ static void bench_pack(hbk_matrix *w, hbk_real *row)
 {
     for (hbk_int i = 0; i < w->rows; i++) {
         memcpy(row, (const hbk_real *)w->data + i * w->cols, (size_t)w->cols * sizeof *row);
-        hbk_pack((char *)w->data + (size_t)(i * w->cols) * hbk_dtype_bytes(HBK_BF16), HBK_BF16, row, w->cols);
+        hbk_pack((char *)w->data + hbk_dtype_size(HBK_BF16, i * w->cols), HBK_BF16, row, w->cols);
     }
     w->dtype = HBK_BF16;
 }
@@ -128,7 +128,7 @@ static double bench_bytes(const hbk_model *m, bool read_by_a_token)
     double bytes = 0;
     for (hbk_int i = 0; hbk_tensor_at(m, i, name, &w); i++)
         if (!read_by_a_token || m->config.tied || w.data != m->embed.data)
-            bytes += (double)w.rows * (double)w.cols * (double)hbk_dtype_bytes(w.dtype);
+            bytes += (double)w.rows * (double)hbk_dtype_size(w.dtype, w.cols);
     return bytes;
 }
 

@@ -21,6 +21,7 @@
 
 #include "bench.h"
 #include "demo.h"
+#include "inspect.h"
 #include "report.h"
 #include "seeds.h"
 
@@ -110,7 +111,7 @@ static const cli_flag cmd_train_flags[] = {
      offsetof(hbk_train_options, schedule)},
     {"warmup", CLI_INT, "N", NULL, "steps in which the rate rises from 0", 0, 1e9,
      offsetof(hbk_train_options, warmup)},
-    {"weight-decay", CLI_REAL, "X", NULL, "on matrices, never on norms", 0, 1e3,
+    {"weight-decay", CLI_REAL, "X", NULL, "on matrices, never on norms or biases", 0, 1e3,
      offsetof(hbk_train_options, weight_decay)},
     {"beta1", CLI_REAL, "X", NULL, "decay of AdamW's mean", 0, 0.999999, offsetof(hbk_train_options, beta1)},
     {"beta2", CLI_REAL, "X", NULL, "decay of AdamW's square", 0, 0.999999,
@@ -319,10 +320,8 @@ static bool cmd_inference_tag(cli *c, char tag[512])
 /* The options of a decoding stage over the file `input`; NULL on failure. */
 static json_t *cmd_options(cli *c, const cmd_world *w, const hbk_decode_options *o, const char *input)
 {
-    uint64_t data, model = hbk_hash(0, w->tuned.model->final_norm,
-                                    (size_t)w->tuned.model->config.dim * sizeof(hbk_real));
-    const hbk_adapter *a = w->tuned.adapter;
-    if (a) model = hbk_hash(model, a->values, (size_t)a->n_values * sizeof(hbk_real));
+    uint64_t data, model = hbk_model_hash(w->tuned.model);
+    if (w->tuned.adapter) model = hbk_adapter_hash(model, w->tuned.adapter);
     if (!hbk_file_hash(input, &data, &c->err)) return NULL;
     const hbk_sampling *p = &o->sampling;
     json_t *options = json_pack(
@@ -335,40 +334,6 @@ static json_t *cmd_options(cli *c, const cmd_world *w, const hbk_decode_options 
         "threads", hbk__n_threads());
     if (!options) hbk_fail(&c->err, HBK_ERROR_MEMORY, "out of memory for the options");
     return options;
-}
-
-/* Names the first option that differs between two files' records; false then. */
-static bool cmd_compare(const char *out, const json_t *then, json_t *now, hbk_error *err)
-{
-    const char *key;
-    json_t *value;
-    json_object_foreach(now, key, value)
-    {
-        json_t *old = json_object_get(then, key);
-        if (old && json_equal(old, value)) continue;
-        char *a = old ? json_dumps(old, JSON_ENCODE_ANY) : NULL, *b = json_dumps(value, JSON_ENCODE_ANY);
-        hbk_fail_at(
-            err, HBK_ERROR_OPTION, out, 0,
-            "was begun with %s %s, not %s: use the same, another --out, or --force, which sets it aside", key,
-            a ? a : "unset", b ? b : "?");
-        free(a);
-        free(b);
-        return false;
-    }
-    return true;
-}
-
-/* Renames `path` to path.1, path.2 ... */
-static bool cmd_set_aside(const char *path, hbk_error *err)
-{
-    char to[600];
-    for (int k = 1; k < 1000; k++) {
-        snprintf(to, sizeof to, "%s.%d", path, k);
-        if (!hbk_file_exists(to))
-            return rename(path, to) == 0 ||
-                   hbk_fail_at(err, HBK_ERROR_FILE, path, 0, "cannot be renamed to %s", to);
-    }
-    return hbk_fail_at(err, HBK_ERROR_FILE, path, 0, "999 earlier files stand beside it: remove some");
 }
 
 static bool cmd_record_path(char path[512], const char *out, hbk_error *err)
@@ -386,8 +351,9 @@ static bool cmd_begin(cli *c, const char *out, json_t *options)
     bool ok = options && cmd_record_path(path, out, &c->err) && hbk_jsonl_count(out, &rows, &c->err);
     if (ok && rows > 0) {
         if (hbk_file_exists(path)) ok = (then = hbk_json_read(path, &c->err)) != NULL;
-        ok = ok && cmd_compare(out, then, options, &c->err);
-        if (!ok && cli_has(c, "force")) ok = cmd_set_aside(out, &c->err);
+        ok = ok &&
+             hbk_json_same(then, options, out, "another --out, or --force, which sets it aside", &c->err);
+        if (!ok && cli_has(c, "force")) ok = hbk_file_set_aside(out, &c->err);
     }
     ok = ok && hbk_json_write(path, options, &c->err);
     json_decref(then);
@@ -403,22 +369,6 @@ static void cmd_drop_empty(const char *out)
     if (!hbk_jsonl_count(out, &rows, NULL) || rows > 0 || !cmd_record_path(path, out, NULL)) return;
     unlink(out);
     unlink(path);
-}
-
-/* The name under which an output is written until it is whole, and its renaming; a failure leaves what stood
-   under the real name alone. */
-static bool cmd_part_path(cli *c, char part[512], const char *out)
-{
-    int n = snprintf(part, 512, "%s.part", out);
-    return n < 512 || hbk_fail_at(&c->err, HBK_ERROR_RANGE, out, 0, "this path is too long");
-}
-
-static bool cmd_part_end(cli *c, const char *part, const char *out, bool ok)
-{
-    if (ok && rename(part, out) == 0) return true;
-    unlink(part);
-    return ok ? hbk_fail_at(&c->err, HBK_ERROR_FILE, out, 0, "cannot be written: %s", strerror(errno))
-              : false;
 }
 
 /* ==== 3  LOOKING ============================================================ */
@@ -514,7 +464,7 @@ static bool cmd_write_logits(cli *c, const cmd_world *w, const hbk_tokens *ids)
     start[0] = 0;
     start[1] = n;
     hbk_batch batch = {n, 1, ids->data, NULL, start};
-    hbk_acts *acts = hbk_acts_new(m, w->tuned.adapter, n, n, false, NULL, &c->err);
+    hbk_acts *acts = hbk_acts_new(m, w->tuned.adapter, n, n, HBK_KEEP_NONE, NULL, &c->err);
     hbk_real *logits = acts ? (hbk_real *)hbk_alloc(NULL, n * V, sizeof *logits, &c->err) : NULL;
     float *out = logits ? (float *)hbk_alloc(NULL, n * V, sizeof *out, &c->err) : NULL;
     bool ok = out && hbk_model_logits(acts, m, &batch, w->tuned.adapter, logits, &c->err);
@@ -583,11 +533,7 @@ static bool cmd_reply(const cmd_world *w, const hbk_tokens *ids, hbk_text *out, 
     unsigned flags = w->tmpl ? 0 : HBK_ENCODE_CONTINUE;
     if (!hbk_tokenizer_decode(w->tok, ids->data, ids->n, flags, out, err) || !hbk_text_ok(out, err))
         return false;
-    if (!w->tmpl || !out->len) return true;
-    size_t lead = strspn(out->data, " \t\r\n");
-    memmove(out->data, out->data + lead, out->len - lead + 1);
-    out->len -= lead;
-    while (out->len && strchr(" \t\r\n", out->data[out->len - 1])) out->data[--out->len] = 0;
+    if (w->tmpl) hbk_text_trim(out);
     return true;
 }
 
@@ -870,15 +816,17 @@ static int cmd_corpus(cli *c)
         if (strcmp(c->operands[i], path) == 0)
             return cli_misused(c, "--out %.200s is an input as well", path);
     const hbk_progress *progress = cli_watch(c);
-    char part[512];
+    hbk_file f;
+    memset(&f, 0, sizeof f);
     hbk_corpus *corpus =
-        cmd_part_path(c, part, path) ? hbk_corpus_new(&o, part, rejects, NULL, &c->err) : NULL;
+        hbk_file_begin(&f, path, &c->err) ? hbk_corpus_new(&o, f.tmp, rejects, NULL, &c->err) : NULL;
     bool ok = corpus != NULL;
     for (int i = 0; ok && i < c->n_operands; i++)
         ok = cmd_corpus_input(corpus, c->operands[i], &c->err) &&
              hbk_report(progress, "corpus", i + 1, c->n_operands, "files", &c->err, "%s", c->operands[i]);
-    if (corpus)
-        ok = cmd_part_end(c, part, path, hbk_corpus_finish(corpus, counts, ok ? &c->err : NULL) && ok);
+    if (corpus) ok = hbk_corpus_finish(corpus, counts, ok ? &c->err : NULL) && ok;
+    ok = ok && hbk_file_commit(&f, &c->err);
+    hbk_file_abandon(&f);
     if (!ok) return cli_fail(c);
     cli_draw_end(&c->meter);
     json_t *drops = json_object();
@@ -898,10 +846,12 @@ static int cmd_seeds(cli *c)
     tool_seed_counts counts;
     const char *out = cli_text(c, "out");
     if (strcmp(c->operands[0], out) == 0) return cli_misused(c, "--out %.200s is the input as well", out);
-    char part[512];
-    bool ok =
-        cmd_part_path(c, part, out) &&
-        cmd_part_end(c, part, out, tool_seeds(c->operands[0], part, cli_int(c, "limit"), &counts, &c->err));
+    hbk_file f;
+    memset(&f, 0, sizeof f);
+    bool ok = hbk_file_begin(&f, out, &c->err) &&
+              tool_seeds(c->operands[0], f.tmp, cli_int(c, "limit"), &counts, &c->err) &&
+              hbk_file_commit(&f, &c->err);
+    hbk_file_abandon(&f);
     if (!ok) return cli_fail(c);
     json_t *fates = json_pack("{s:s, s:I}", "format", counts.format, "rows", (json_int_t)counts.rows);
     cli_say(c, "%lld rows of format %s\n", (long long)counts.rows, counts.format);
@@ -938,10 +888,10 @@ static void cmd_dump_labels(const hbk_dataset *d, const hbk_tokenizer *tok)
     for (hbk_int i = 0; i < most; i++) {
         hbk_int n = d->start[i + 1] - d->start[i];
         const int32_t *ids = d->tokens.data + d->start[i];
-        printf("# example %lld: %lld tokens, the loss is on the last %lld\n", (long long)i + 1, (long long)n,
-               (long long)(n - d->n_prompt[i]));
+        printf("# example %lld: %lld tokens, the loss is on %lld of them\n", (long long)i + 1, (long long)n,
+               (long long)hbk_dataset_targets(d, i));
         for (hbk_int k = 0; k < n; k++) {
-            bool target = k >= d->n_prompt[i];
+            bool target = d->learn[d->start[i] + k] != 0;
             printf("%s%6lld  %7d  %s  ", colour && target ? "\033[32m" : "", (long long)k, (int)ids[k],
                    target ? "loss" : "-   ");
             cmd_print_piece(hbk_tokenizer_piece(tok, ids[k]));
@@ -991,9 +941,10 @@ static bool cmd_train(cli *c, const cmd_world *w, const hbk_train_options *o, co
         recipe.tag_web = cli_text(c, "tag-web");
         recipe.inference_tag = w->tag[0] ? w->tag : NULL;
     }
+    hbk_train_data data = {d, replay->n ? replay : NULL, NULL};
     hbk_adapter *init = NULL;
     if (init_dir && !(init = hbk_adapter_load(init_dir, &w->base->config, NULL, &c->err))) return false;
-    bool ok = hbk_finetune(w->base, d, replay->n ? replay : NULL, o, init, &recipe, dir, cli_watch(c), NULL,
+    bool ok = hbk_finetune(w->base, &data, o, init, &recipe, dir, cli_watch(c), NULL,
                            &c->err);
     hbk_adapter_free(init);
     if (!ok) return false;
@@ -1603,6 +1554,13 @@ static const cli_command cmd_commands[] = {
      0,
      {&cmd_logits_group},
      cmd_logits},
+    {"inspect",
+     "what a model, adapter, tokenizer or run folder holds",
+     "FILE|DIR [flags]",
+     1,
+     1,
+     {&inspect_group},
+     inspect_main},
     {"report",
      "writes a run folder's report.json and report.html again",
      "RUN [--out F]",
