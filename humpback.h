@@ -10145,11 +10145,11 @@ HBK_DEF const char *hbk_finish_name(hbk_finish f)
 }
 
 /* What a request was before it was served: a failure takes it back there. */
-typedef struct hbk__before {
+typedef struct hbk__undo {
     hbk_rng rng;
     hbk_finish finish;
     hbk_int n_output, n_logprobs;
-} hbk__before;
+} hbk__undo;
 
 /* State of hbk_generate: which request each slot serves, and what it will be fed next. */
 typedef struct hbk__serving {
@@ -10158,7 +10158,7 @@ typedef struct hbk__serving {
     hbk_int n, next; /* requests, and the first that waits */
     const hbk_sampling *o;
     const hbk_stream *stream;
-    hbk__before *before; /* (n) */
+    hbk__undo *before; /* (n) */
     hbk_int *request;    /* (n_slots) or -1 */
     hbk_feed *feeds;     /* (n_slots) */
     int32_t *last;       /* (n_slots) the token sampled last */
@@ -10187,7 +10187,7 @@ static bool hbk__serving_new(hbk__serving *v, hbk_error *err)
 {
     hbk_allocator *a = v->s->alloc;
     hbk_int V = v->s->m->config.vocab_size, n_slots = v->s->n_slots;
-    v->before = HBK__NEW(a, hbk__before, v->n, err);
+    v->before = HBK__NEW(a, hbk__undo, v->n, err);
     if (v->before) v->request = HBK__NEW(a, hbk_int, n_slots, err);
     if (v->request) v->feeds = HBK__NEW(a, hbk_feed, n_slots, err);
     if (v->feeds) v->last = HBK__NEW(a, int32_t, n_slots, err);
