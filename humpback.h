@@ -1006,14 +1006,17 @@ HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error 
 
 /* ==== 14  TEMPLATES AND TAGS ================================================= [hbk_template_*]
 
-   A template says how an instruction becomes a prompt and where the reply begins. It is data: five strings
-   with slots, turned into spans, each tokenised for itself and joined as ids; the loss mask comes from the
-   spans. The same object serves training, rating and generation.
+   A template says how an instruction becomes a prompt and where the reply begins. It is data: strings with
+   slots, turned into spans, each tokenised for itself and joined as ids; the loss mask comes from the spans.
+   The same object serves training, rating, generation and conversation.
        prompt    "{bos}[INST] {instruction} [/INST]"
        reply     " {output}{eos}": the loss is on what stands from {output} on
        backward  the whole prompt of the backward model, with {output}; its reply is the instruction
        rating    the whole prompt of a rating, with {instruction} and {output}
-       score     what leads to the digit of a rating: "Score:" */
+       score     what leads to the digit of a rating: "Score:"
+       next      what stands between two replies of a conversation: the end of the one and, with
+                 {instruction}, the prompt of the other
+       system    the first prompt of a conversation, with {system}, what is said to the model in advance */
 
 #define HBK_TAG_SEED "Answer in the style of an AI Assistant."
 #define HBK_TAG_WEB  "Answer with knowledge from web search."
@@ -1021,7 +1024,8 @@ HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error 
 typedef enum hbk_use {
     HBK_FORWARD,  /* instruction -> output */
     HBK_BACKWARD, /* output -> instruction */
-    HBK_RATING    /* (instruction, output) -> reasoning and score */
+    HBK_RATING,   /* (instruction, output) -> reasoning and score */
+    HBK_NEXT      /* instruction -> output, behind the text of a reply */
 } hbk_use;
 
 typedef struct hbk_span_text {
@@ -1035,9 +1039,10 @@ typedef struct hbk_span_text {
 
 typedef struct hbk_template hbk_template;
 /* Built in: "llama2" "llama3" "chatml" "plain"; anything else is a JSON file {"name","prompt","reply",
-   "backward"?,"rating"?,"score"?}, or one that holds such an object under "template". Where "backward" or
-   "rating" is absent, a wording of ours takes the place of {instruction} in "prompt". Slots: {bos} {eos}
-   {instruction} {output}; other braces are text. */
+   "backward"?,"rating"?,"score"?,"next"?,"system"?}, or one that holds such an object under "template". Where
+   "backward" or "rating" is absent, a wording of ours takes the place of {instruction} in "prompt"; where
+   "next" is, the end of "reply" and the prompt without its first {bos}; without "system" the template has no
+   place for one. Slots: {bos} {eos} {instruction} {output} {system}; other braces are text. */
 HBK_DEF hbk_template *hbk_template_load(const char *name_or_path, hbk_allocator *alloc, hbk_error *err);
 /* The one for a model folder or GGUF file: its chat_template recognised by markers (an unknown one is an
    error that names --template), else llama2. */
@@ -1050,7 +1055,9 @@ HBK_DEF void hbk_template_free(hbk_template *t);
 HBK_DEF bool hbk_template_save(const hbk_template *t, const char *path, hbk_error *err);
 HBK_DEF const char *hbk_template_name(const hbk_template *t);
 HBK_DEF const char *hbk_template_score(const hbk_template *t); /* what leads to a rating: "Score:" */
-HBK_DEF uint64_t hbk_template_hash(const hbk_template *t);     /* of all its strings */
+/* Of all its strings but those for conversations, which neither training nor rating sees. */
+HBK_DEF uint64_t hbk_template_hash(const hbk_template *t);
+HBK_DEF bool hbk_template_has_system(const hbk_template *t);
 /* Fails if the vocabulary cannot spell the text of prompt and reply, and names --template plain. The
    backward and rating prompts, which not everyone needs, are checked where hbk_template_tokens uses them. */
 HBK_DEF bool hbk_template_check(const hbk_template *t, const hbk_tokenizer *tok, hbk_error *err);
@@ -1059,11 +1066,12 @@ HBK_DEF bool hbk_template_check(const hbk_template *t, const hbk_tokenizer *tok,
 HBK_DEF int32_t hbk_template_stop(const hbk_template *t, const hbk_tokenizer *tok);
 
 /* What a prompt is made of; unused fields NULL. `tag` is appended to the instruction after a blank, in
-   forward use only. `reply` is the target: the output, in backward use the instruction; NULL ends the
-   spans where the model goes on. */
+   forward use and in the next turns only. `reply` is the target: the output, in backward use the instruction;
+   NULL ends the spans where the model goes on. `system` has a say in forward use, where the template has a
+   place for it. */
 typedef struct hbk_render {
     hbk_use use;
-    const char *instruction, *output, *tag, *reply;
+    const char *instruction, *output, *tag, *reply, *system;
 } hbk_render;
 #define HBK_MAX_SPANS 24
 /* Spans of one example, in order; texts point into the template and the arguments. Returns their number. */
@@ -11010,11 +11018,11 @@ HBK_DEF const char *hbk_finish_name(hbk_finish f)
 }
 
 /* What a request was before it was served: a failure takes it back there. */
-typedef struct hbk__as_it_was {
+typedef struct hbk__undo {
     hbk_rng rng;
     hbk_finish finish;
     hbk_int n_output, n_logprobs;
-} hbk__as_it_was;
+} hbk__undo;
 
 /* State of hbk_generate: which request each slot serves, and what it will be fed next. */
 typedef struct hbk__serving {
@@ -11023,7 +11031,7 @@ typedef struct hbk__serving {
     hbk_int n, next; /* requests, and the first that waits */
     const hbk_sampling *o;
     const hbk_stream *stream;
-    hbk__as_it_was *before; /* (n) */
+    hbk__undo *before; /* (n) */
     hbk_int *request;    /* (n_slots) or -1 */
     hbk_feed *feeds;     /* (n_slots) */
     int32_t *last;       /* (n_slots) the token sampled last */
@@ -11052,7 +11060,7 @@ static bool hbk__serving_new(hbk__serving *v, hbk_error *err)
 {
     hbk_allocator *a = v->s->alloc;
     hbk_int V = v->s->m->config.vocab_size, n_slots = v->s->n_slots;
-    v->before = HBK__NEW(a, hbk__as_it_was, v->n, err);
+    v->before = HBK__NEW(a, hbk__undo, v->n, err);
     if (v->before) v->request = HBK__NEW(a, hbk_int, n_slots, err);
     if (v->request) v->feeds = HBK__NEW(a, hbk_feed, n_slots, err);
     if (v->feeds) v->last = HBK__NEW(a, int32_t, n_slots, err);
@@ -11405,9 +11413,13 @@ HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error 
    The grammar is four slots in plain text. A backward or rating prompt that a file does not give is its
    wording put in the place of {instruction} of "prompt": from there on there are only strings with slots.
 
+   A conversation is one prompt and then, behind each reply as the model wrote it, "next". The border lies at
+   the end of the reply's text, not behind its eos, because what ends a reply may be more than one id (in
+   chatml <|im_end|> and a line break), and because a reply that was stopped has no end of its own.
+
    Source: Li et al. 2023, section 2 (the tags, appended to the instruction; the shape of the rating prompt)
    and Li et al. 2024, arXiv 2408.04614, appendix A (the shape of the backward prompt); the words are ours.
-   Unlike most chat wrappers there is no system slot, and nothing is trimmed from what users wrote. */
+   Unlike in most chat wrappers nothing is trimmed from what users wrote. */
 
 enum {
     HBK__TEXT_NAME,
@@ -11416,26 +11428,40 @@ enum {
     HBK__TEXT_BACKWARD,
     HBK__TEXT_RATING,
     HBK__TEXT_SCORE,
+    HBK__TEXT_NEXT,
+    HBK__TEXT_SYSTEM, /* alone may be NULL */
     HBK__N_TEXTS
 };
 
-static const char *const hbk__text_keys[HBK__N_TEXTS] = {"name",     "prompt", "reply",
-                                                         "backward", "rating", "score"};
+static const char *const hbk__text_keys[HBK__N_TEXTS] = {"name",   "prompt", "reply", "backward",
+                                                         "rating", "score",  "next",  "system"};
 
 struct hbk_template {
     hbk_allocator *alloc;
     char *text[HBK__N_TEXTS]; /* all set once the template is complete */
 };
 
-/* chatml has no {bos}: where its models have one it is <|im_start|> itself. */
-static const char *const hbk__built_in[][3] = {
-    {"llama2", "{bos}[INST] {instruction} [/INST]", " {output}{eos}"},
+/* Name, prompt, reply, next, system. chatml has no {bos}: where its models have one it is <|im_start|>
+   itself. The conversations that llama2's chat models learned from have a blank before eos; the reply, which
+   is what is trained here, has none. */
+static const char *const hbk__built_in[][5] = {
+    {"llama2", "{bos}[INST] {instruction} [/INST]", " {output}{eos}",
+     " {eos}{bos}[INST] {instruction} [/INST]",
+     "{bos}[INST] <<SYS>>\n{system}\n<</SYS>>\n\n{instruction} [/INST]"},
     {"llama3",
      "{bos}<|start_header_id|>user<|end_header_id|>\n\n{instruction}<|eot_id|>"
      "<|start_header_id|>assistant<|end_header_id|>\n\n",
-     "{output}<|eot_id|>"},
-    {"chatml", "<|im_start|>user\n{instruction}<|im_end|>\n<|im_start|>assistant\n", "{output}<|im_end|>"},
-    {"plain", "{bos}Instruction:\n{instruction}\n\nResponse:\n", "{output}{eos}"},
+     "{output}<|eot_id|>",
+     "<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n{instruction}<|eot_id|>"
+     "<|start_header_id|>assistant<|end_header_id|>\n\n",
+     "{bos}<|start_header_id|>system<|end_header_id|>\n\n{system}<|eot_id|>"
+     "<|start_header_id|>user<|end_header_id|>\n\n{instruction}<|eot_id|>"
+     "<|start_header_id|>assistant<|end_header_id|>\n\n"},
+    {"chatml", "<|im_start|>user\n{instruction}<|im_end|>\n<|im_start|>assistant\n", "{output}<|im_end|>",
+     "<|im_end|>\n<|im_start|>user\n{instruction}<|im_end|>\n<|im_start|>assistant\n",
+     "<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{instruction}<|im_end|>\n"
+     "<|im_start|>assistant\n"},
+    {"plain", "{bos}Instruction:\n{instruction}\n\nResponse:\n", "{output}{eos}", NULL, NULL},
 };
 enum { HBK__N_BUILT_IN = sizeof hbk__built_in / sizeof hbk__built_in[0] };
 
@@ -11475,9 +11501,12 @@ typedef enum hbk__template_slot {
     HBK__SLOT_BOS,
     HBK__SLOT_EOS,
     HBK__SLOT_INSTRUCTION,
-    HBK__SLOT_OUTPUT
+    HBK__SLOT_OUTPUT,
+    HBK__SLOT_SYSTEM,
+    HBK__N_TEMPLATE_SLOTS
 } hbk__template_slot;
-static const char *const hbk__template_slots[] = {"", "{bos}", "{eos}", "{instruction}", "{output}"};
+static const char *const hbk__template_slots[] = {"",         "{bos}",    "{eos}", "{instruction}",
+                                                  "{output}", "{system}"};
 
 typedef struct hbk__template_piece {
     const char *text; /* a literal's; it points into the template */
@@ -11487,7 +11516,7 @@ typedef struct hbk__template_piece {
 
 static hbk__template_slot hbk__slot_at(const char *s)
 {
-    for (int i = HBK__SLOT_BOS; i <= HBK__SLOT_OUTPUT; i++) {
+    for (int i = HBK__SLOT_BOS; i < HBK__N_TEMPLATE_SLOTS; i++) {
         const char *slot = hbk__template_slots[i];
         if (strncmp(s, slot, strlen(slot)) == 0) return (hbk__template_slot)i;
     }
@@ -11510,30 +11539,33 @@ static bool hbk__next_piece(const char **at, hbk__template_piece *p)
     return true;
 }
 
-/* Checks that string `key` of a template has `instructions` slots {instruction} and `outputs` slots {output}
-   and few enough pieces: half of HBK_MAX_SPANS, so that prompt, tag and reply fit together. */
-static bool hbk__check_slots(const char *text, const char *name, const char *key, int instructions,
-                             int outputs, hbk_error *err)
+/* Checks that string number `key` of a template has the slots that belong there, each once, and few enough
+   pieces: half of HBK_MAX_SPANS, so that prompt, tag and reply fit together. */
+static bool hbk__check_slots(const char *text, const char *name, int key, hbk_error *err)
 {
+    bool expected[HBK__N_TEMPLATE_SLOTS] = {false};
+    expected[HBK__SLOT_INSTRUCTION] = key != HBK__TEXT_REPLY && key != HBK__TEXT_BACKWARD;
+    expected[HBK__SLOT_OUTPUT] =
+        key == HBK__TEXT_REPLY || key == HBK__TEXT_BACKWARD || key == HBK__TEXT_RATING;
+    expected[HBK__SLOT_SYSTEM] = key == HBK__TEXT_SYSTEM;
     hbk__template_piece p;
-    int found[HBK__SLOT_OUTPUT + 1] = {0}, spans = 1; /* the tag */
+    int found[HBK__N_TEMPLATE_SLOTS] = {0}, spans = 1; /* the tag */
     for (const char *at = text; hbk__next_piece(&at, &p);) {
         if (found[p.slot] < HBK_MAX_SPANS) found[p.slot]++;
         /* blanks that wait before an id become a span of their own */
         spans += p.slot == HBK__SLOT_BOS || p.slot == HBK__SLOT_EOS ? 2 : 1;
         if (spans > HBK_MAX_SPANS / 2)
             return hbk_fail(err, HBK_ERROR_RANGE, "template %s: \"%s\" has too many slots: %d pieces at most",
-                            name, key, HBK_MAX_SPANS / 2 - 1);
+                            name, hbk__text_keys[key], HBK_MAX_SPANS / 2 - 1);
     }
-    for (int i = HBK__SLOT_INSTRUCTION; i <= HBK__SLOT_OUTPUT; i++) {
-        int wanted = i == HBK__SLOT_INSTRUCTION ? instructions : outputs;
-        if (found[i] != wanted)
-            return hbk_fail(err, HBK_ERROR_FORMAT, "template %s: \"%s\" has %s %s, expected %s", name, key,
+    for (int i = HBK__SLOT_INSTRUCTION; i < HBK__N_TEMPLATE_SLOTS; i++)
+        if (found[i] != (int)expected[i])
+            return hbk_fail(err, HBK_ERROR_FORMAT, "template %s: \"%s\" has %s %s, expected %s", name,
+                            hbk__text_keys[key],
                             found[i] == 0   ? "no"
                             : found[i] == 1 ? "one"
                                             : "several",
-                            hbk__template_slots[i], wanted ? "exactly one" : "none");
-    }
+                            hbk__template_slots[i], expected[i] ? "exactly one" : "none");
     return true;
 }
 
@@ -11559,7 +11591,7 @@ static char *hbk__compose(const hbk_template *t, const char *wording, size_t n, 
 HBK_DEF bool hbk_template_set(hbk_template *t, hbk_use use, const char *text, hbk_error *err)
 {
     const char *name = t->text[HBK__TEXT_NAME];
-    if (use == HBK_FORWARD)
+    if (use != HBK_BACKWARD && use != HBK_RATING)
         return hbk_fail(err, HBK_ERROR_OPTION,
                         "template %s: only the backward and the rating prompt can be reworded", name);
     int slot = use == HBK_BACKWARD ? HBK__TEXT_BACKWARD : HBK__TEXT_RATING;
@@ -11567,7 +11599,7 @@ HBK_DEF bool hbk_template_set(hbk_template *t, hbk_use use, const char *text, hb
     while (n > 0 && (text[n - 1] == '\n' || text[n - 1] == '\r')) n--; /* editors end a file with one */
     char *whole = hbk__compose(t, text, n, err);
     if (!whole) return false;
-    if (!hbk__check_slots(whole, name, hbk__text_keys[slot], use == HBK_RATING, 1, err)) {
+    if (!hbk__check_slots(whole, name, slot, err)) {
         hbk_free(t->alloc, whole);
         return false;
     }
@@ -11584,29 +11616,55 @@ HBK_DEF void hbk_template_free(hbk_template *t)
     hbk_free(alloc, t);
 }
 
+/* What follows a reply where a template does not say it: the end of the reply, and the prompt again without
+   the bos that only the first one has. */
+static bool hbk__derive_next(hbk_template *t, hbk_error *err)
+{
+    const char *end = strstr(t->text[HBK__TEXT_REPLY], "{output}") + strlen("{output}");
+    const char *prompt = t->text[HBK__TEXT_PROMPT];
+    size_t skip = strncmp(prompt, "{bos}", 5) == 0 ? 5 : 0;
+    hbk_text text;
+    memset(&text, 0, sizeof text);
+    text.alloc = t->alloc;
+    hbk_text_add(&text, end);
+    hbk_text_add(&text, prompt + skip);
+    bool ok = hbk_text_ok(&text, err) &&
+              (t->text[HBK__TEXT_NEXT] = hbk__copy_text(t->alloc, text.data, text.len, err)) != NULL;
+    hbk_text_free(&text);
+    return ok;
+}
+
+/* Strings for conversations of templates that were written down before there were any. */
+static void hbk__add_built_in(const char *texts[HBK__N_TEXTS])
+{
+    for (int i = 0; i < HBK__N_BUILT_IN && !texts[HBK__TEXT_NEXT] && !texts[HBK__TEXT_SYSTEM]; i++)
+        if (strcmp(texts[HBK__TEXT_PROMPT], hbk__built_in[i][1]) == 0 &&
+            strcmp(texts[HBK__TEXT_REPLY], hbk__built_in[i][2]) == 0) {
+            texts[HBK__TEXT_NEXT] = hbk__built_in[i][3];
+            texts[HBK__TEXT_SYSTEM] = hbk__built_in[i][4];
+        }
+}
+
 /* A template of the given strings; NULL ones get their default. texts[name], [prompt] and [reply] are set. */
-static hbk_template *hbk__template_new(const char *const texts[HBK__N_TEXTS], hbk_allocator *alloc,
-                                       hbk_error *err)
+static hbk_template *hbk__template_new(const char *texts[HBK__N_TEXTS], hbk_allocator *alloc, hbk_error *err)
 {
     hbk_template *t = HBK__NEW(alloc, hbk_template, 1, err);
     if (!t) return NULL;
     t->alloc = alloc;
+    hbk__add_built_in(texts);
     bool ok = true;
     for (int i = 0; i < HBK__N_TEXTS && ok; i++) {
         const char *s = texts[i] ? texts[i] : i == HBK__TEXT_SCORE ? "Score:" : NULL;
+        bool slots = i != HBK__TEXT_NAME && i != HBK__TEXT_SCORE;
         if (s) ok = (t->text[i] = hbk__copy_text(alloc, s, strlen(s), err)) != NULL;
+        if (s && slots) ok = ok && hbk__check_slots(s, texts[HBK__TEXT_NAME], i, err);
     }
-    const char *name = texts[HBK__TEXT_NAME];
-    ok = ok && hbk__check_slots(texts[HBK__TEXT_PROMPT], name, "prompt", 1, 0, err) &&
-         hbk__check_slots(texts[HBK__TEXT_REPLY], name, "reply", 0, 1, err);
-    if (ok && t->text[HBK__TEXT_BACKWARD])
-        ok = hbk__check_slots(texts[HBK__TEXT_BACKWARD], name, "backward", 0, 1, err);
-    else if (ok)
+    if (ok && !t->text[HBK__TEXT_BACKWARD])
         ok = hbk_template_set(t, HBK_BACKWARD, hbk__backward_wording, err);
-    if (ok && t->text[HBK__TEXT_RATING])
-        ok = hbk__check_slots(texts[HBK__TEXT_RATING], name, "rating", 1, 1, err);
-    else if (ok)
-        ok = hbk_template_set(t, HBK_RATING, hbk__rating_wording, err);
+    if (ok && !t->text[HBK__TEXT_RATING]) ok = hbk_template_set(t, HBK_RATING, hbk__rating_wording, err);
+    if (ok && !t->text[HBK__TEXT_NEXT])
+        ok = hbk__derive_next(t, err) &&
+             hbk__check_slots(t->text[HBK__TEXT_NEXT], texts[HBK__TEXT_NAME], HBK__TEXT_NEXT, err);
     if (ok) return t;
     hbk_template_free(t);
     return NULL;
@@ -11625,7 +11683,7 @@ static hbk_template *hbk__template_from_json(const json_t *object, const char *f
         if (i == HBK__N_TEXTS || !value) { /* a misspelt "rating" must not fall back to ours */
             hbk_fail_at(err, HBK_ERROR_FORMAT, file, 0,
                         "\"%s\" %s: a template is an object of strings \"name\", \"prompt\", \"reply\", "
-                        "\"backward\", \"rating\", \"score\"",
+                        "\"backward\", \"rating\", \"score\", \"next\", \"system\"",
                         key, i == HBK__N_TEXTS ? "is unknown" : "is no string");
             return NULL;
         }
@@ -11736,7 +11794,7 @@ static json_t *hbk__template_json(const hbk_template *t)
 {
     json_t *object = json_object();
     for (int i = 0; i < HBK__N_TEXTS && object; i++)
-        if (json_object_set_new(object, hbk__text_keys[i], json_string(t->text[i])) != 0) {
+        if (t->text[i] && json_object_set_new(object, hbk__text_keys[i], json_string(t->text[i])) != 0) {
             json_decref(object);
             object = NULL;
         }
@@ -11764,18 +11822,24 @@ HBK_DEF const char *hbk_template_score(const hbk_template *t)
     return t->text[HBK__TEXT_SCORE];
 }
 
+HBK_DEF bool hbk_template_has_system(const hbk_template *t)
+{
+    return t->text[HBK__TEXT_SYSTEM] != NULL;
+}
+
 /* The prompt of a use, as the template spells it. */
 static const char *hbk__template_text(const hbk_template *t, hbk_use use)
 {
     return t->text[use == HBK_FORWARD    ? HBK__TEXT_PROMPT
                    : use == HBK_BACKWARD ? HBK__TEXT_BACKWARD
+                   : use == HBK_NEXT     ? HBK__TEXT_NEXT
                                          : HBK__TEXT_RATING];
 }
 
 HBK_DEF uint64_t hbk_template_hash(const hbk_template *t)
 {
     uint64_t h = 0;
-    for (int i = 0; i < HBK__N_TEXTS; i++) /* with the NUL: "a" "bc" is not "ab" "c" */
+    for (int i = 0; i <= HBK__TEXT_SCORE; i++) /* with the NUL: "a" "bc" is not "ab" "c" */
         h = hbk_hash(h, t->text[i], strlen(t->text[i]) + 1);
     return h;
 }
@@ -11825,8 +11889,9 @@ static void hbk__add_user(hbk__spans *s, const char *text)
 HBK_DEF hbk_int hbk_template_spans(const hbk_template *t, const hbk_tokenizer *tok, const hbk_render *r,
                                    hbk_span_text spans[HBK_MAX_SPANS])
 {
-    const char *const parts[2] = {hbk__template_text(t, r->use), t->text[HBK__TEXT_REPLY]};
+    const char *parts[2] = {hbk__template_text(t, r->use), t->text[HBK__TEXT_REPLY]};
     hbk__spans s = {spans, 0, 0, false};
+    if (r->use == HBK_FORWARD && r->system && t->text[HBK__TEXT_SYSTEM]) parts[0] = t->text[HBK__TEXT_SYSTEM];
     for (int part = 0; part < 2; part++) {
         hbk__template_piece p;
         for (const char *at = parts[part]; hbk__next_piece(&at, &p);) {
@@ -11836,7 +11901,7 @@ HBK_DEF hbk_int hbk_template_spans(const hbk_template *t, const hbk_tokenizer *t
             case HBK__SLOT_EOS: hbk__add_id(&s, hbk_tokenizer_eos(tok)); break;
             case HBK__SLOT_INSTRUCTION:
                 hbk__add_user(&s, r->instruction);
-                if (r->use == HBK_FORWARD && r->tag && *r->tag) {
+                if ((r->use == HBK_FORWARD || r->use == HBK_NEXT) && r->tag && *r->tag) {
                     s.blanks++;
                     hbk__add_text(&s, r->tag, (hbk_int)strlen(r->tag), true);
                 }
@@ -11846,6 +11911,8 @@ HBK_DEF hbk_int hbk_template_spans(const hbk_template *t, const hbk_tokenizer *t
                 s.target = part == 1;
                 hbk__add_user(&s, part == 1 ? r->reply : r->output);
                 break;
+            case HBK__SLOT_SYSTEM: hbk__add_user(&s, r->system); break;
+            case HBK__N_TEMPLATE_SLOTS: break;
             }
         }
     }
@@ -11882,7 +11949,7 @@ HBK_DEF bool hbk_template_tokens(const hbk_template *t, const hbk_tokenizer *tok
 {
     hbk_span_text spans[HBK_MAX_SPANS];
     hbk_int n = hbk_template_spans(t, tok, r, spans), start = out->n, prompt = -1;
-    bool begins = true, ok = true; /* the first text after bos gets what a text's beginning gets */
+    bool ok = true, begins = r->use != HBK_NEXT; /* text after bos gets what a text's beginning gets */
     for (hbk_int i = 0; i < n && ok; i++) {
         if (spans[i].target && prompt < 0) prompt = out->n - start;
         if (spans[i].text) {

@@ -335,13 +335,15 @@ static json_t *cmd_options(cli *c, const cmd_world *w, const hbk_decode_options 
     uint64_t data, model = hbk_model_hash(w->tuned.model);
     if (w->tuned.adapter) model = hbk_adapter_hash(model, w->tuned.adapter);
     if (!hbk_file_hash(input, &data, &c->err)) return NULL;
+    const hbk_sampling *p = &o->sampling;
     json_t *options = json_pack(
-        "{s:s, s:o, s:o, s:o, s:s, s:f, s:f, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:i}", "command", c->command->name,
-        "input", hbk__hex(data), "model", hbk__hex(model), "template",
-        hbk__hex(w->tmpl ? hbk_template_hash(w->tmpl) : 0), "tag", w->tag, "temperature",
-        o->sampling.temperature, "top_p", o->sampling.top_p, "top_k", (json_int_t)o->sampling.top_k,
-        "min_p", o->sampling.min_p, "repetition_penalty", o->sampling.repetition_penalty, "max_new", (json_int_t)o->sampling.max_new, "seed", (json_int_t)o->seed, "wave", (json_int_t)o->wave,
-        "slots", (json_int_t)o->slots, "max_length", (json_int_t)o->max_length, "threads", hbk__n_threads());
+        "{s:s, s:o, s:o, s:o, s:s, s:f, s:f, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:i}", "command",
+        c->command->name, "input", hbk__hex(data), "model", hbk__hex(model), "template",
+        hbk__hex(w->tmpl ? hbk_template_hash(w->tmpl) : 0), "tag", w->tag, "temperature", p->temperature,
+        "top_p", p->top_p, "top_k", (json_int_t)p->top_k, "min_p", p->min_p, "repetition_penalty",
+        p->repetition_penalty, "max_new", (json_int_t)p->max_new, "seed", (json_int_t)o->seed, "wave",
+        (json_int_t)o->wave, "slots", (json_int_t)o->slots, "max_length", (json_int_t)o->max_length,
+        "threads", hbk__n_threads());
     if (!options) hbk_fail(&c->err, HBK_ERROR_MEMORY, "out of memory for the options");
     return options;
 }
