@@ -465,7 +465,7 @@ static double t11_logits_difference(const char *model, const char *adapter_dir, 
     hbk_error err;
     hbk_model *m = hbk_model_load(model, NULL, &err);
     check_ok(m);
-    hbk_adapter *w = adapter_dir ? hbk_adapter_load(adapter_dir, &m->config, NULL, &err) : NULL;
+    hbk_adapter *w = adapter_dir ? hbk_adapter_load(adapter_dir, m, NULL, &err) : NULL;
     if (adapter_dir) check_ok(w);
     hbk_safetensors *s = hbk_safetensors_open(file, NULL, &err);
     check_ok(s);
