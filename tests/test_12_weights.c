@@ -1558,6 +1558,40 @@ static void t12_damaged_weights(void **state)
     (void)err;
 }
 
+/* Promise: no damage to an index or to the table of a shard crashes the loader, and what loads is the same
+   weights. */
+static void t12_damaged_shards(void **state)
+{
+    (void)state;
+    hbk_error err;
+    hbk_config c = t12_config(true);
+    char dir[512], weights[512], path[512];
+    c.n_layers = 1;
+    c.vocab_size = 5;
+    json_t *map;
+    t12_damaged d;
+    memset(&d, 0, sizeof d);
+    d.path = dir;
+    d.model = t12_saved(&c, HBK_F32, dir, weights, "t12_damaged_shards");
+    json_t *root = t12_deal(dir, weights, &map);
+    check_ok(hbk_path(path, dir, "b.st", &err));
+    t12_parts part = t12_split(path);
+    hbk_text file = t12_get(path);
+    t12_damage(path, part.file.len - part.n, t12_check_damaged, &d);
+    t12_put(path, file.data, file.len);
+    hbk_text_free(&file);
+    t12_parts_free(&part);
+    check_ok(hbk_path(path, dir, "model.safetensors.index.json", &err));
+    char *s = json_dumps(root, JSON_COMPACT);
+    t12_put(path, s, strlen(s));
+    d.loaded = 0;
+    t12_damage(path, strlen(s), t12_check_damaged, &d);
+    assert_true(d.loaded > 0); /* total_size may be anything */
+    free(s);
+    json_decref(root);
+    hbk_model_free(d.model);
+}
+
 static void t12_check_alive(void *ctx, bool cut)
 {
     hbk_error err;
@@ -1581,6 +1615,7 @@ static void t12_damaged_configs(void **state)
     hbk_config c = t12_llama2c_config(true);
     char path[512], dir[512], weights[512];
     c.n_layers = 1;
+    c.eos[c.n_eos++] = 36;
     hbk_model *m = hbk_model_random(&c, 9, NULL, &err);
     test_tmp(path, "t12_damaged.bin");
     for (int version = 0; version < 2; version++) {
@@ -1590,13 +1625,21 @@ static void t12_damaged_configs(void **state)
         hbk_text_free(&file);
     }
     hbk_model_free(m);
+    c.biases = HBK_ALL_SLOTS;
+    c.rope_scaling = HBK_ROPE_LLAMA3;
+    c.rope_factor = 8;
+    c.rope_high_freq_factor = 4;
+    c.rope_original_context = 32;
     hbk_model_free(t12_saved(&c, HBK_F32, dir, weights, "t12_damaged_config"));
-    check_ok(hbk_path(path, dir, "config.json", &err));
-    hbk_text file = t12_get(path);
-    file.len--; /* the newline may be cut without loss */
-    t12_put(path, file.data, file.len);
-    t12_damage(path, file.len, t12_check_alive, dir);
-    hbk_text_free(&file);
+    static const char *const names[] = {"config.json", "generation_config.json"};
+    for (int i = 0; i < 2; i++) {
+        check_ok(hbk_path(path, dir, names[i], &err));
+        hbk_text file = t12_get(path);
+        t12_put(path, file.data, file.len - 1); /* the newline may be cut without loss */
+        t12_damage(path, file.len, t12_check_alive, dir);
+        t12_put(path, file.data, file.len);
+        hbk_text_free(&file);
+    }
 }
 
 /* ---- cost ----------------------------------------------------------------------- */
@@ -1770,6 +1813,7 @@ static const struct CMUnitTest tests_12[] = {
     cmocka_unit_test(t12_adapter_tensors),
     cmocka_unit_test(t12_damaged_safetensors),
     cmocka_unit_test(t12_damaged_weights),
+    cmocka_unit_test(t12_damaged_shards),
     cmocka_unit_test(t12_damaged_configs),
     cmocka_unit_test(t12_cost),
     cmocka_unit_test(t12_faults),
