@@ -40,7 +40,7 @@
                              3  memory              hbk_allocator
                              4  random              hbk_rng_*
      B  Text                 5  strings and UTF-8   hbk_text_*  hbk_utf8_*
-                             6  files, JSON, JSONL  hbk_file_*  hbk_jsonl_*
+                             6  files, JSON, GGUF   hbk_file_*  hbk_jsonl_*  hbk_gguf_*
                              7  tokenizers          hbk_tokenizer_*
      C  Numbers              8  matrices            hbk_matrix  hbk_matmul
                              9  layers              hbk_rms_norm_*  hbk_rope_*  hbk_attention_*  ...
@@ -269,7 +269,7 @@ HBK_DEF size_t hbk_utf8_encode(char out[4], int32_t cp); /* returns 1 to 4 bytes
 HBK_DEF bool hbk_utf8_valid(const char *s, size_t n, size_t *bad);
 HBK_DEF hbk_int hbk_utf8_length(const char *s, size_t n); /* code points; an invalid byte counts as one */
 
-/* ==== 6  FILES, JSON, JSONL ================================================== [hbk_file_*]
+/* ==== 6  FILES, JSON, GGUF =================================================== [hbk_file_*]
 
    A file is complete or absent: written under a temporary name, fsynced, renamed. Only .jsonl files
    grow, by whole waves that are fsynced together. */
@@ -346,6 +346,99 @@ HBK_DEF bool hbk_jsonl_sync(hbk_jsonl_writer *w, hbk_error *err);   /* flush and
 HBK_DEF bool hbk_jsonl_finish(hbk_jsonl_writer *w, hbk_error *err); /* sync, close, free; NULL is fine */
 /* Complete rows (lines ended by a newline) of the file; 0 if it does not exist. */
 HBK_DEF bool hbk_jsonl_count(const char *path, hbk_int *rows, hbk_error *err);
+
+/* GGUF, the container of llama.cpp: keys with typed values, then tensors, in one file or in several (open
+   NAME-00001-of-00003.gguf). Mapped, and checked whole when opened; what is handed out lies in the file or
+   beside it, and lives until it is closed. Versions 2 and 3. Thread safety: read-only once open. */
+typedef struct hbk_gguf hbk_gguf;
+
+/* A value's type, in the file's numbering. */
+typedef enum hbk_gguf_type {
+    HBK_GGUF_U8,
+    HBK_GGUF_I8,
+    HBK_GGUF_U16,
+    HBK_GGUF_I16,
+    HBK_GGUF_U32,
+    HBK_GGUF_I32,
+    HBK_GGUF_F32,
+    HBK_GGUF_BOOL,
+    HBK_GGUF_STRING,
+    HBK_GGUF_ARRAY,
+    HBK_GGUF_U64,
+    HBK_GGUF_I64,
+    HBK_GGUF_F64,
+    HBK_GGUF_TYPE_COUNT
+} hbk_gguf_type;
+
+typedef struct hbk_gguf_value {
+    const char *key;
+    hbk_gguf_type type; /* of an array: of its elements, which are no arrays */
+    bool is_array;
+    hbk_int n;                 /* elements of an array, else 1 */
+    const unsigned char *data; /* little-endian, perhaps unaligned */
+    hbk_int *at;               /* (n) where each string of an array begins in data; else NULL */
+} hbk_gguf_value;
+
+typedef struct hbk_gguf_tensor {
+    const char *name;
+    const char *type;          /* as ggml calls it: "F32", "Q4_K" ... */
+    hbk_int n_dims, shape[4];  /* PyTorch's order: the last dimension is contiguous */
+    const unsigned char *data; /* aligned to general.alignment within the file */
+    size_t bytes;
+} hbk_gguf_tensor;
+
+/* Everything in it that is wrong (sizes, types, overlaps, duplicates, missing parts) is an error by name. */
+HBK_DEF hbk_gguf *hbk_gguf_open(const char *path, hbk_allocator *alloc, hbk_error *err);
+HBK_DEF void hbk_gguf_close(hbk_gguf *g); /* NULL is fine */
+
+/* Keys in the order of the (first) file. */
+HBK_DEF hbk_int hbk_gguf_key_count(const hbk_gguf *g);
+HBK_DEF const hbk_gguf_value *hbk_gguf_key_at(const hbk_gguf *g, hbk_int i);
+HBK_DEF const hbk_gguf_value *hbk_gguf_find(const hbk_gguf *g, const char *key); /* or NULL */
+HBK_DEF const char *hbk_gguf_type_name(hbk_gguf_type t);                         /* "u8" ... "f64" */
+/* Tensors of all files together, in the order of the files. */
+HBK_DEF hbk_int hbk_gguf_tensor_count(const hbk_gguf *g);
+HBK_DEF const hbk_gguf_tensor *hbk_gguf_tensor_at(const hbk_gguf *g, hbk_int i);
+HBK_DEF const hbk_gguf_tensor *hbk_gguf_tensor_find(const hbk_gguf *g, const char *name); /* or NULL */
+
+/* Element i < v->n of a value: an integer of any width, a real (or integer), a bool, a string of *n bytes
+   that no NUL ends. False (NULL) if the value is of another type, or an integer is beyond hbk_int. */
+HBK_DEF bool hbk_gguf_int_at(const hbk_gguf_value *v, hbk_int i, hbk_int *x);
+HBK_DEF bool hbk_gguf_real_at(const hbk_gguf_value *v, hbk_int i, double *x);
+HBK_DEF bool hbk_gguf_bool_at(const hbk_gguf_value *v, hbk_int i, bool *x);
+HBK_DEF const char *hbk_gguf_string_at(const hbk_gguf_value *v, hbk_int i, size_t *n);
+/* The single value of a key. An absent key leaves *x as it is, which is how defaults are given; a value of
+   another type is an error that names the key. */
+HBK_DEF bool hbk_gguf_int(const hbk_gguf *g, const char *key, hbk_int *x, hbk_error *err);
+HBK_DEF bool hbk_gguf_real(const hbk_gguf *g, const char *key, double *x, hbk_error *err);
+HBK_DEF bool hbk_gguf_bool(const hbk_gguf *g, const char *key, bool *x, hbk_error *err);
+HBK_DEF bool hbk_gguf_string(const hbk_gguf *g, const char *key, const char **s, size_t *n, hbk_error *err);
+/* An array whose elements are of type t: *v, or NULL if the key is absent. */
+HBK_DEF bool hbk_gguf_array(const hbk_gguf *g, const char *key, hbk_gguf_type t, const hbk_gguf_value **v,
+                            hbk_error *err);
+
+/* Writes a GGUF of version 3: first the keys, then the tensors' descriptions, then their data in the same
+   order, padded as it passes. The first failure sticks; hbk_gguf_finish reports it. The file is complete or
+   absent. One thread at a time. */
+typedef struct hbk_gguf_writer hbk_gguf_writer;
+HBK_DEF hbk_gguf_writer *hbk_gguf_create(const char *path, hbk_allocator *alloc, hbk_error *err);
+/* An integer of type t (a width that x does not fit is an error), an f32, a bool, a string, any value. */
+HBK_DEF void hbk_gguf_put_int(hbk_gguf_writer *w, const char *key, hbk_gguf_type t, hbk_int x);
+HBK_DEF void hbk_gguf_put_real(hbk_gguf_writer *w, const char *key, double x);
+HBK_DEF void hbk_gguf_put_bool(hbk_gguf_writer *w, const char *key, bool x);
+HBK_DEF void hbk_gguf_put_string(hbk_gguf_writer *w, const char *key, const char *s, size_t n);
+HBK_DEF void hbk_gguf_put_value(hbk_gguf_writer *w, const hbk_gguf_value *v);
+/* An array of n elements of type t, which the next n calls of hbk_gguf_add_* give. */
+HBK_DEF void hbk_gguf_put_array(hbk_gguf_writer *w, const char *key, hbk_gguf_type t, hbk_int n);
+HBK_DEF void hbk_gguf_add_int(hbk_gguf_writer *w, hbk_int x);
+HBK_DEF void hbk_gguf_add_real(hbk_gguf_writer *w, double x);
+HBK_DEF void hbk_gguf_add_string(hbk_gguf_writer *w, const char *s, size_t n);
+/* Describes a tensor: name, type, n_dims and shape; the rest is not looked at. */
+HBK_DEF void hbk_gguf_put_tensor(hbk_gguf_writer *w, const hbk_gguf_tensor *t);
+HBK_DEF void hbk_gguf_put_data(hbk_gguf_writer *w, const void *data, size_t n);
+/* Ends the file and frees w, in every case. False, and no file, if anything failed or data are missing. */
+HBK_DEF bool hbk_gguf_finish(hbk_gguf_writer *w, hbk_error *err);
+HBK_DEF void hbk_gguf_discard(hbk_gguf_writer *w); /* frees w without a file; NULL is fine */
 
 /* ==== 7  TOKENIZERS ========================================================== [hbk_tokenizer_*] */
 
@@ -663,10 +756,14 @@ typedef struct hbk_batch {
 
 /* What a forward keeps for its backward, and all scratch, in one block. One thread at a time. */
 typedef struct hbk_acts hbk_acts;
-/* Room for batches of up to max_tokens tokens, no sequence longer than max_seq. `adapter` NULL: none.
-   train false: forward only, a fraction of the memory. */
+typedef enum hbk_keep {
+    HBK_KEEP_NONE,  /* forward only: a fraction of the memory */
+    HBK_KEEP_ALL,   /* what each layer's backward reads */
+    HBK_KEEP_INPUTS /* each layer's input alone; the rest is computed a second time, to the same bits */
+} hbk_keep;
+/* Room for batches of up to max_tokens tokens, no sequence longer than max_seq. `adapter` NULL: none. */
 HBK_DEF hbk_acts *hbk_acts_new(const hbk_model *m, const hbk_adapter *adapter, hbk_int max_tokens,
-                               hbk_int max_seq, bool train, hbk_allocator *alloc, hbk_error *err);
+                               hbk_int max_seq, hbk_keep keep, hbk_allocator *alloc, hbk_error *err);
 HBK_DEF void hbk_acts_free(hbk_acts *a);
 
 typedef struct hbk_pass {
@@ -676,6 +773,7 @@ typedef struct hbk_pass {
     double scale;               /* multiplies the loss before differentiation, e.g. 1 / targets */
     double dropout;             /* of the adapter's input (LoRA) or the residual branches (full) */
     uint64_t dropout_seed;
+    double neftune; /* noise on the embeddings, in +-neftune / sqrt(T C), in training; 0: none */
 } hbk_pass;
 
 /* Forward, loss and (where gradients are given) backward of one batch.
@@ -731,35 +829,49 @@ HBK_DEF bool hbk_adapter_save(const hbk_adapter *a, const char *dir, const char 
 
 /* ==== 13  GENERATION ========================================================= [hbk_session_*] */
 
-/* Key/value caches of n_slots sequences over one model and adapter. One thread at a time; any number of
-   sessions share a model. */
+/* Key/value caches of sequences ("slots") over one model and adapter, which it borrows. One thread at a time;
+   any number of sessions share a model. What a slot holds was computed with the weights as they were: after a
+   step of training take a new session, or rewind its slots to 0. */
 typedef struct hbk_session hbk_session;
+/* n_slots     sequences side by side, numbered from 0; each is empty at first
+   max_length  most tokens of a sequence; beyond the model's context_length it never learned to look
+   Memory: 2 L K D reals for each slot (and one more, if there are several) and token, which the system hands
+   out as they are filled, and the buffers of a pass of 512 tokens. */
 HBK_DEF hbk_session *hbk_session_new(const hbk_model *m, const hbk_adapter *adapter, hbk_int n_slots,
                                      hbk_int max_length, hbk_allocator *alloc, hbk_error *err);
-HBK_DEF void hbk_session_free(hbk_session *s);
+HBK_DEF void hbk_session_free(hbk_session *s); /* NULL is fine */
 
 typedef struct hbk_feed {
     hbk_int slot;
     const int32_t *tokens;
-    hbk_int n;
+    hbk_int n; /* at least 1 */
 } hbk_feed;
 /* Appends each feed's tokens to its slot (a slot at most once per call), all in one pass.
    logits  (n_feeds, V): after the last token of each feed; or, with all true, (sum of n, V): after each
    Errors: an id beyond the vocabulary, a slot that would outgrow max_length; then nothing is appended. */
 HBK_DEF bool hbk_session_feed(hbk_session *s, const hbk_feed *feeds, hbk_int n_feeds, bool all,
                               hbk_real *logits, hbk_error *err);
+/* Tokens that the slot holds. */
 HBK_DEF hbk_int hbk_session_length(const hbk_session *s, hbk_int slot);
-HBK_DEF void hbk_session_rewind(hbk_session *s, hbk_int slot, hbk_int length); /* forgets what follows */
+/* Forgets what follows the first `length` tokens of the slot, 0 to all of them: what is fed next stands there
+   instead. */
+HBK_DEF void hbk_session_rewind(hbk_session *s, hbk_int slot, hbk_int length);
+/* Makes slot `to` a copy of the first `length` tokens of slot `from`, another one, which stays as it is. What
+   `to` held is lost. */
 HBK_DEF void hbk_session_fork(hbk_session *s, hbk_int to, hbk_int from, hbk_int length);
 
+/* How the next id is chosen. The fields act in this order: repetition_penalty, temperature, top_k, top_p,
+   min_p; each filter sees what the one before it left, as in Hugging Face's transformers. */
 typedef struct hbk_sampling {
-    double temperature; /* 0: greedy */
+    double temperature; /* 0: greedy, and the filters have no say */
     double top_p;       /* nucleus: the smallest set of that much probability; 1 = all */
-    hbk_int top_k;      /* most likely ids only; 0 = all */
+    hbk_int top_k;      /* most likely ids only, of equals the lower ones; 0 = all */
     hbk_int max_new;    /* tokens */
     int32_t stop;       /* an id that ends a text besides the model's eos; -1 = none */
+    double min_p;       /* ids of at least that share of the most likely one's probability; 0 = all */
+    double repetition_penalty; /* see hbk_penalise; 1 or 0 = none */
 } hbk_sampling;
-HBK_DEF hbk_sampling hbk_sampling_defaults(void); /* the paper's: 0.7, 0.9, 0, 512 */
+HBK_DEF hbk_sampling hbk_sampling_defaults(void); /* the paper's: 0.7, 0.9, 0, 512, and the rest neutral */
 typedef struct hbk_candidate {
     double p;
     int32_t id;
@@ -767,32 +879,107 @@ typedef struct hbk_candidate {
 /* The next id from logits (V); scratch (V). Greedy ties go to the lower id. */
 HBK_DEF int32_t hbk_sample(const hbk_real *logits, hbk_int V, const hbk_sampling *o, hbk_rng *rng,
                            hbk_candidate *scratch);
+/* Makes ids that were used less likely: the logit of each id of ids[0..n-1] is divided by `penalty` where it
+   is positive and multiplied where it is negative, once however often the id occurs.
+   seen (V) all false before and after. Source: Keskar et al. 2019, section 4.1, in transformers' form. */
+HBK_DEF void hbk_penalise(hbk_real *logits, const int32_t *ids, hbk_int n, double penalty, bool *seen);
 
-typedef enum hbk_finish { HBK_FINISH_EOS, HBK_FINISH_LENGTH, HBK_FINISH_TOO_LONG } hbk_finish;
+/* A reply's text while its ids come. A character may be spread over ids and a stop string over both, so
+   hbk_reply_take hands out only what can no longer change: whole characters, and nothing that may yet be the
+   beginning of a stop string or, with `trim`, white space at the end. Set the first five fields and zero the
+   rest; free it afterwards.
+   stops  n_stops strings, none empty: the text ends before the one that is the first to be complete (the
+          longest, if several are), however the text is cut into ids
+   trim   white space around the text is not part of it */
+typedef struct hbk_reply {
+    hbk_allocator *alloc;
+    const hbk_tokenizer *tok;
+    const char *const *stops;
+    hbk_int n_stops;
+    bool trim;
+    bool stopped;       /* out: by a stop string; further ids are passed over */
+    hbk_tokens pending; /* ids whose characters are not whole yet */
+    hbk_text text;
+    size_t start, shown, taken; /* where it begins, up to where it is settled, up to where it was taken */
+} hbk_reply;
+/* Takes the next id. An id that the tokenizer does not have is an error. */
+HBK_DEF bool hbk_reply_add(hbk_reply *r, int32_t id, hbk_error *err);
+/* No more ids: settles the rest of the text. */
+HBK_DEF bool hbk_reply_end(hbk_reply *r, hbk_error *err);
+/* What has been settled since the last call: returns its bytes, 0 if there is nothing, and points *s there
+   until the next hbk_reply_ call. */
+HBK_DEF size_t hbk_reply_take(hbk_reply *r, const char **s);
+HBK_DEF const char *hbk_reply_text(const hbk_reply *r); /* all of it, NUL-terminated, after hbk_reply_end */
+HBK_DEF void hbk_reply_clear(hbk_reply *r);             /* for the next reply; keeps the first five fields */
+HBK_DEF void hbk_reply_free(hbk_reply *r);
+
+/* Log-probabilities of a text's tokens, natural, under the model's own distribution, which is what serving
+   engines report too: temperature 1, no filter, no penalty. Row t, 1 + n_top entries from
+   data[t * (1 + n_top)] on, is token t itself and then the n_top most likely ids, the likeliest first. */
+typedef struct hbk_logprob {
+    double logprob;
+    int32_t id;
+} hbk_logprob;
+typedef struct hbk_logprobs {
+    hbk_allocator *alloc; /* set this and n_top, 0 to V; zero the rest */
+    hbk_int n_top;
+    hbk_logprob *data;
+    hbk_int n, cap; /* rows; entries that there is room for */
+} hbk_logprobs;
+HBK_DEF void hbk_logprobs_free(hbk_logprobs *p);
+
+#define HBK_FINISHES(X)                                                                                      \
+    X(EOS, "eos")             /* an id of the model's eos list */                                            \
+    X(STOP, "stop")           /* the stop id, or a stop string */                                            \
+    X(LENGTH, "length")       /* max_new tokens */                                                           \
+    X(CONTEXT, "context")     /* the sequence has max_length tokens */                                       \
+    X(TOO_LONG, "too_long")   /* the prompt leaves no room: nothing was generated */                         \
+    X(CANCELLED, "cancelled") /* on_token returned false */
+typedef enum hbk_finish {
+#define HBK_X(name, text) HBK_FINISH_##name,
+    HBK_FINISHES(HBK_X)
+#undef HBK_X
+        HBK_FINISH_COUNT
+} hbk_finish;
+HBK_DEF const char *hbk_finish_name(hbk_finish f); /* "eos" ... */
+
 /* One prompt in, its continuation out. */
 typedef struct hbk_request {
     const int32_t *prompt;
     hbk_int n_prompt;
-    hbk_rng rng;       /* this record's own stream */
-    hbk_tokens output; /* appended to, without the id that ended it; set .alloc first, free afterwards */
-    hbk_finish finish; /* TOO_LONG: the prompt leaves no room, nothing was generated */
+    hbk_rng rng;            /* this record's own stream */
+    hbk_tokens output;      /* appended to, without the id that ended it; set .alloc first, free afterwards */
+    hbk_finish finish;      /* out */
+    hbk_reply *reply;       /* NULL, or where the text goes; its stop strings end the request */
+    hbk_logprobs *logprobs; /* NULL, or a row is appended for each token of output */
 } hbk_request;
-/* Serves n requests, in order, over the session's slots: a slot that finishes takes the next request, and
-   a beginning that all prompts share is computed once. Streaming: on_token(ctx, request, id) after each
-   token; returning false ends that request. */
+/* Streaming: on_token(ctx, request, id) after each token that was appended; returning false ends that
+   request. */
 typedef struct hbk_stream {
     bool (*on_token)(void *ctx, hbk_int request, int32_t id);
     void *ctx;
 } hbk_stream;
+/* Serves n requests, in order, over the session's slots: a slot that finishes takes the next request. A
+   beginning that all prompts share is computed once, and one that some slot still holds, from this call or an
+   earlier one, not again: a conversation that is passed whole each time costs its new tokens. Between calls a
+   session of one slot holds the request that came last, all but its last token.
+   o       must be in range: temperature >= 0, top_p, min_p 0 to 1, top_k, repetition_penalty >= 0
+   stream  may be NULL
+   Errors: such an option, an id beyond the vocabulary, logits that are not finite, memory. On failure output,
+   finish, rng and logprobs are as before; a reply and a stream keep what they were given. */
 HBK_DEF bool hbk_generate(hbk_session *s, hbk_request *requests, hbk_int n, const hbk_sampling *o,
                           const hbk_stream *stream, hbk_error *err);
 
-/* Log-likelihood of each continuation after its prompt: (prompt, continuation) pairs of token ids. */
+/* A continuation of a prompt, and how likely the model finds it. */
 typedef struct hbk_scoring {
     const int32_t *prompt, *continuation;
     hbk_int n_prompt, n_continuation;
-    double log_likelihood; /* out: sum over the continuation's tokens; NAN if it does not fit */
+    double log_likelihood; /* out: sum over its tokens; NAN where it does not fit, or one is empty */
 } hbk_scoring;
+/* Scores n items in order over the session's slots. What neighbours in the list share is computed once: a
+   prompt with several continuations, their common beginning, the common beginning of two prompts; with
+   several slots those continuations go through the model together.
+   Errors: an id beyond the vocabulary, memory. On failure no item is changed. */
 HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error *err);
 
 /* ==== 14  TEMPLATES AND TAGS ================================================= [hbk_template_*]
@@ -912,6 +1099,10 @@ HBK_DEF bool hbk_dataset_add_pairs(hbk_dataset *d, const hbk_pairs *p, const hbk
 /* Raw documents, the "text" of a JSONL file: bos, text, eos, loss on all but bos. */
 HBK_DEF bool hbk_dataset_add_texts(hbk_dataset *d, const char *path, const hbk_tokenizer *tok,
                                    hbk_int max_length, hbk_error *err);
+/* Moves a share of the examples, drawn by `seed`, from d to the end of `held`: at least one, and not all.
+   Error: d has fewer than two examples. */
+HBK_DEF bool hbk_dataset_split(hbk_dataset *d, hbk_dataset *held, double share, uint64_t seed,
+                               hbk_error *err);
 HBK_DEF void hbk_dataset_free(hbk_dataset *d);
 
 /* A batch under construction: the packed arrays behind an hbk_batch. */
@@ -958,6 +1149,9 @@ typedef struct hbk_train_options {
     double alpha;             /* scale = alpha / rank                                 32 */
     unsigned targets;         /* bits of hbk_slot and HBK_LM_HEAD                     all seven */
     double dropout;           /* 0.05 LoRA, 0.1 full */
+    double neftune;           /* noise on the embeddings (Jain et al. 2023); 5 is usual          0 */
+    double lora_plus;         /* learning rate of B over that of A (LoRA+, Hayou et al. 2024)    1 */
+    bool recompute;           /* less memory, more time, the same bits                           false */
     double lr, lr_end;        /* first and last learning rate     2e-4 to 2e-5 LoRA, 1e-5 to 9e-6 full */
     hbk_schedule schedule;    /* HBK_LINEAR */
     hbk_int warmup;           /* steps                                                0 */
@@ -1723,7 +1917,7 @@ HBK_DEF hbk_int hbk_utf8_length(const char *s, size_t n)
     return count;
 }
 
-/* ==== 6  FILES, JSON, JSONL ==================================================
+/* ==== 6  FILES, JSON, GGUF ===================================================
 
    What a crash may leave behind. A file written whole goes PATH.tmp -> fsync -> rename -> fsync of the
    folder: after a power cut it is the old one or the new one, never half of either. A .jsonl file grows
@@ -1736,7 +1930,10 @@ HBK_DEF hbk_int hbk_utf8_length(const char *s, size_t n)
      - \u0000 in a string is allowed; invalid UTF-8 and lone surrogates are errors of their line;
      - objects keep the order in which keys were put in, so what is written twice is the same bytes.
 
-   jansson allocates with malloc; what it is fed is bounded by HBK__JSON_MAX. */
+   jansson allocates with malloc; what it is fed is bounded by HBK__JSON_MAX.
+
+   GGUF stands last in this chapter because two read it: its keys hold a vocabulary (chapter 7), its tensors
+   a model (chapter 12). */
 
 enum { HBK__JSON_MAX = 1 << 30 }; /* bytes of one JSON file, or of one row */
 
@@ -2009,6 +2206,13 @@ HBK_DEF void hbk_mapping_close(hbk_mapping *m)
     m->size = 0;
 }
 
+static uint64_t hbk__little_endian(const unsigned char *p, int n)
+{
+    uint64_t x = 0;
+    while (n > 0) x = x << 8 | p[--n];
+    return x;
+}
+
 /* Copies JSON text, giving each integer that no 64 bits hold the exponent that makes it a real. */
 static void hbk__json_widen(hbk_text *out, const char *s, size_t n)
 {
@@ -2054,6 +2258,15 @@ static json_t *hbk__json_parse(const char *s, size_t n, hbk_allocator *alloc, js
     return value;
 }
 
+/* The commonest broken model: a text of 130 bytes that a clone without git-lfs leaves in a file's place. */
+static bool hbk__check_pointer(const void *data, size_t n, const char *path, hbk_error *err)
+{
+    static const char lead[] = "version https://git-lfs";
+    if (n < sizeof lead - 1 || memcmp(data, lead, sizeof lead - 1) != 0) return true;
+    return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0,
+                       "is a git-lfs pointer, not the file itself: fetch it with `git lfs pull`");
+}
+
 HBK_DEF struct json_t *hbk_json_read(const char *path, hbk_error *err)
 {
     hbk_text text;
@@ -2065,7 +2278,8 @@ HBK_DEF struct json_t *hbk_json_read(const char *path, hbk_error *err)
         const char *s = hbk_text_string(&text);
         size_t bom = text.len >= 3 && memcmp(s, "\xef\xbb\xbf", 3) == 0 ? 3 : 0;
         value = hbk__json_parse(s + bom, text.len - bom, NULL, &e, &code);
-        if (!value) hbk_fail_at(err, code, path, e.line, "is no JSON: %s", e.text);
+        if (!value && hbk__check_pointer(s, text.len, path, err))
+            hbk_fail_at(err, code, path, e.line, "is no JSON: %s", e.text);
     }
     hbk_text_free(&text);
     return value;
@@ -2407,6 +2621,859 @@ HBK_DEF bool hbk_jsonl_count(const char *path, hbk_int *rows, hbk_error *err)
     return true;
 }
 
+/* ---- GGUF -------------------------------------------------------------------
+
+       "GGUF" | u32 version | u64 tensors | u64 keys
+       keys:      string name, u32 type, value         string: u64 length, bytes
+       tensors:   string name, u32 n, u64 dims[n], u32 type, u64 offset
+       zeros up to a multiple of general.alignment (32)
+       data:      each tensor at its offset, which is such a multiple too
+
+   All of it little-endian and packed. A value of type array is u32 element type, u64 n, elements. Dimensions
+   run from the contiguous one outwards; here they are turned round, into PyTorch's order. Source: ggml's
+   docs/gguf.md.
+
+   Every count is held against the bytes that are left before memory is taken by it, and every name is
+   unique, so whoever reads values and tensors later need not look again. Strings of an array are found
+   through an index made at opening: a vocabulary has 128,000. */
+
+enum { HBK__GGUF_KEY_MAX = 65535, HBK__GGUF_TENSOR_MAX = 63, HBK__GGUF_LENGTH_MAX = 1 << 30 };
+
+typedef struct hbk__ggml_type {
+    char name[12];
+    int id, block, bytes; /* elements of a block and their bytes */
+} hbk__ggml_type;
+
+/* All that files hold, so that what chapter 8 cannot multiply is refused by its name. */
+static const hbk__ggml_type hbk__ggml_types[] = {
+    {"F32", 0, 1, 4},         {"F16", 1, 1, 2},        {"Q4_0", 2, 32, 18},      {"Q4_1", 3, 32, 20},
+    {"Q5_0", 6, 32, 22},      {"Q5_1", 7, 32, 24},     {"Q8_0", 8, 32, 34},      {"Q2_K", 10, 256, 84},
+    {"Q3_K", 11, 256, 110},   {"Q4_K", 12, 256, 144},  {"Q5_K", 13, 256, 176},   {"Q6_K", 14, 256, 210},
+    {"IQ2_XXS", 16, 256, 66}, {"IQ2_XS", 17, 256, 74}, {"IQ3_XXS", 18, 256, 98}, {"IQ1_S", 19, 256, 50},
+    {"IQ4_NL", 20, 32, 18},   {"IQ3_S", 21, 256, 110}, {"IQ2_S", 22, 256, 82},   {"IQ4_XS", 23, 256, 136},
+    {"I8", 24, 1, 1},         {"I16", 25, 1, 2},       {"I32", 26, 1, 4},        {"I64", 27, 1, 8},
+    {"F64", 28, 1, 8},        {"IQ1_M", 29, 256, 56},  {"BF16", 30, 1, 2},       {"TQ1_0", 34, 256, 54},
+    {"TQ2_0", 35, 256, 66},   {"MXFP4", 39, 32, 17},   {"NVFP4", 40, 64, 36},    {"Q1_0", 41, 128, 18}};
+
+/* By name, or by id where name is NULL; NULL if there is none. */
+static const hbk__ggml_type *hbk__ggml_type_of(const char *name, uint64_t id)
+{
+    for (size_t i = 0; i < sizeof hbk__ggml_types / sizeof *hbk__ggml_types; i++) {
+        const hbk__ggml_type *t = &hbk__ggml_types[i];
+        if (name ? !strcmp(name, t->name) : (uint64_t)t->id == id) return t;
+    }
+    return NULL;
+}
+
+/* Bytes of a tensor's data, by type and shape; false if its rows are no whole blocks, or too large. */
+static bool hbk__ggml_size(const hbk__ggml_type *type, const hbk_gguf_tensor *t, size_t *bytes)
+{
+    hbk_int n = 1, size;
+    for (hbk_int i = 0; i < t->n_dims; i++)
+        if (!hbk__mul(&n, n, t->shape[i])) return false;
+    if ((t->n_dims ? t->shape[t->n_dims - 1] : 1) % type->block) return false;
+    if (!hbk__mul(&size, n / type->block, type->bytes)) return false;
+    *bytes = (size_t)size;
+    return true;
+}
+
+/* Name and bytes of a value's types; an array's stand for the least that one takes. */
+static const char hbk__gguf_names[HBK_GGUF_TYPE_COUNT][8] = {
+    "u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "string", "array", "u64", "i64", "f64"};
+static const int hbk__gguf_sizes[HBK_GGUF_TYPE_COUNT] = {1, 1, 2, 2, 4, 4, 4, 1, 8, 12, 8, 8, 8};
+
+HBK_DEF const char *hbk_gguf_type_name(hbk_gguf_type t)
+{
+    return (unsigned)t < HBK_GGUF_TYPE_COUNT ? hbk__gguf_names[t] : "unknown";
+}
+
+struct hbk_gguf {
+    char path[512];
+    hbk_allocator *alloc;
+    hbk_mapping map;
+    hbk_text names; /* of keys, then of tensors, each with its NUL */
+    hbk_gguf_value *values;
+    const hbk_gguf_value **by_key; /* sorted */
+    hbk_int n_values;
+    hbk_gguf_tensor *own; /* the tensors of this file */
+    hbk_int n_own;
+    hbk_gguf **rest; /* the further files of a split model */
+    hbk_int n_rest;
+    const hbk_gguf_tensor **tensors, **by_name; /* of all files, in order, and sorted */
+    hbk_int n_tensors;
+};
+
+/* What reads the tables: `what` names the entry that is read, for messages. */
+typedef struct hbk__gguf_cursor {
+    hbk_gguf *g;
+    size_t at;
+    char what[128];
+    hbk_error *err;
+} hbk__gguf_cursor;
+
+static bool hbk__gguf_short(const hbk__gguf_cursor *c)
+{
+    return hbk_fail_at(c->err, HBK_ERROR_FORMAT, c->g->path, 0,
+                       "truncated: the file ends within %s; fetch it again", c->what);
+}
+
+/* The next n bytes, or NULL where the file has fewer. */
+static const unsigned char *hbk__gguf_take(hbk__gguf_cursor *c, uint64_t n)
+{
+    if (n > c->g->map.size - c->at) {
+        hbk__gguf_short(c);
+        return NULL;
+    }
+    c->at += (size_t)n;
+    return c->g->map.data + c->at - n;
+}
+
+static bool hbk__gguf_number(hbk__gguf_cursor *c, int bytes, uint64_t *x)
+{
+    const unsigned char *p = hbk__gguf_take(c, (uint64_t)bytes);
+    if (p) *x = hbk__little_endian(p, bytes);
+    return p != NULL;
+}
+
+/* The name of entry i, copied to the end of `names`. */
+static bool hbk__gguf_name(hbk__gguf_cursor *c, const char *kind, hbk_int i, int most)
+{
+    uint64_t n;
+    snprintf(c->what, sizeof c->what, "%s %lld", kind, (long long)i + 1);
+    if (!hbk__gguf_number(c, 8, &n)) return false;
+    if (n < 1 || n > (uint64_t)most)
+        return hbk_fail_at(c->err, HBK_ERROR_FORMAT, c->g->path, 0,
+                           "%s: its name has %llu bytes, expected 1 to %d", c->what, (unsigned long long)n,
+                           most);
+    const char *s = (const char *)hbk__gguf_take(c, n);
+    if (!s) return false;
+    if (memchr(s, 0, (size_t)n))
+        return hbk_fail_at(c->err, HBK_ERROR_FORMAT, c->g->path, 0, "%s: its name holds a NUL byte", c->what);
+    hbk_text_append(&c->g->names, s, (size_t)n);
+    hbk_text_append(&c->g->names, "", 1);
+    snprintf(c->what, sizeof c->what, "%s %.*s", kind, (int)HBK__MIN(n, 100), s);
+    return hbk_text_ok(&c->g->names, c->err);
+}
+
+/* The v->n strings that follow; an array of them gets its index. */
+static bool hbk__gguf_strings(hbk__gguf_cursor *c, hbk_gguf_value *v)
+{
+    size_t start = c->at;
+    v->data = c->g->map.data + start;
+    if (v->is_array) {
+        v->at = HBK__NEW(c->g->alloc, hbk_int, v->n, c->err);
+        if (!v->at) return false;
+    }
+    for (hbk_int i = 0; i < v->n; i++) {
+        uint64_t n;
+        if (v->at) v->at[i] = (hbk_int)(c->at - start);
+        if (!hbk__gguf_number(c, 8, &n)) return false;
+        if (n > HBK__GGUF_LENGTH_MAX)
+            return hbk_fail_at(c->err, HBK_ERROR_RANGE, c->g->path, 0,
+                               "%s: a string of %llu bytes, at most %d are allowed", c->what,
+                               (unsigned long long)n, (int)HBK__GGUF_LENGTH_MAX);
+        if (!hbk__gguf_take(c, n)) return false;
+    }
+    return true;
+}
+
+/* Key i: its name, already in `names`, its type and its value. */
+static bool hbk__gguf_read_value(hbk__gguf_cursor *c, hbk_gguf_value *v)
+{
+    uint64_t type, n = 1;
+    if (!hbk__gguf_number(c, 4, &type)) return false;
+    v->is_array = type == HBK_GGUF_ARRAY;
+    if (v->is_array && (!hbk__gguf_number(c, 4, &type) || !hbk__gguf_number(c, 8, &n))) return false;
+    if (v->is_array && type == HBK_GGUF_ARRAY)
+        return hbk_fail_at(c->err, HBK_ERROR_UNSUPPORTED, c->g->path, 0,
+                           "%s: an array of arrays is not supported", c->what);
+    if (type >= HBK_GGUF_TYPE_COUNT)
+        return hbk_fail_at(c->err, HBK_ERROR_FORMAT, c->g->path, 0, "%s: unknown value type %llu", c->what,
+                           (unsigned long long)type);
+    if (n > HBK__GGUF_LENGTH_MAX)
+        return hbk_fail_at(c->err, HBK_ERROR_RANGE, c->g->path, 0,
+                           "%s: an array of %llu elements, at most %d are allowed", c->what,
+                           (unsigned long long)n, (int)HBK__GGUF_LENGTH_MAX);
+    v->type = (hbk_gguf_type)type;
+    v->n = (hbk_int)n;
+    uint64_t least = n * (uint64_t)hbk__gguf_sizes[type];
+    if (least > c->g->map.size - c->at) return hbk__gguf_short(c);
+    if (v->type == HBK_GGUF_STRING) return hbk__gguf_strings(c, v);
+    v->data = hbk__gguf_take(c, least);
+    return true;
+}
+
+/* A tensor's description after its name. Until hbk__gguf_place its data lie at the offset from the file's
+   beginning: where the data begin is known only when all descriptions were read. */
+static bool hbk__gguf_read_tensor(hbk__gguf_cursor *c, hbk_gguf_tensor *t, hbk_int alignment)
+{
+    uint64_t n, dim, id, offset;
+    const char *path = c->g->path;
+    if (!hbk__gguf_number(c, 4, &n)) return false;
+    if (n > 4)
+        return hbk_fail_at(c->err, HBK_ERROR_FORMAT, path, 0, "%s: has %llu dimensions, at most 4", c->what,
+                           (unsigned long long)n);
+    t->n_dims = (hbk_int)n;
+    for (hbk_int i = t->n_dims - 1; i >= 0; i--) {
+        if (!hbk__gguf_number(c, 8, &dim)) return false;
+        if (dim < 1 || dim > INT64_MAX)
+            return hbk_fail_at(c->err, HBK_ERROR_FORMAT, path, 0, "%s: a dimension of %llu", c->what,
+                               (unsigned long long)dim);
+        t->shape[i] = (hbk_int)dim;
+    }
+    if (!hbk__gguf_number(c, 4, &id) || !hbk__gguf_number(c, 8, &offset)) return false;
+    const hbk__ggml_type *type = hbk__ggml_type_of(NULL, id);
+    if (!type)
+        return hbk_fail_at(c->err, HBK_ERROR_UNSUPPORTED, path, 0, "%s: unknown tensor type %llu", c->what,
+                           (unsigned long long)id);
+    t->type = type->name;
+    if (!hbk__ggml_size(type, t, &t->bytes))
+        return hbk_fail_at(c->err, HBK_ERROR_FORMAT, path, 0,
+                           "%s: its shape overflows, or its rows are not whole blocks of %d, as %s asks for",
+                           c->what, type->block, type->name);
+    if (offset % (uint64_t)alignment)
+        return hbk_fail_at(c->err, HBK_ERROR_FORMAT, path, 0,
+                           "%s: its offset %llu is no multiple of general.alignment %lld", c->what,
+                           (unsigned long long)offset, (long long)alignment);
+    if (offset > c->g->map.size || t->bytes > c->g->map.size - offset)
+        return hbk_fail_at(c->err, HBK_ERROR_FORMAT, path, 0,
+                           "truncated: %s has %zu bytes at offset %llu, the file %zu; fetch it again",
+                           c->what, t->bytes, (unsigned long long)offset, c->g->map.size);
+    t->data = c->g->map.data + offset;
+    return true;
+}
+
+/* Names get their pointers once `names` has stopped growing, data theirs once their beginning is known. */
+static bool hbk__gguf_place(hbk__gguf_cursor *c, hbk_int alignment)
+{
+    hbk_gguf *g = c->g;
+    const char *name = hbk_text_string(&g->names);
+    size_t size = g->map.size, align = (size_t)alignment, start = (c->at + align - 1) / align * align;
+    for (hbk_int i = 0; i < g->n_values; i++, name += strlen(name) + 1) g->values[i].key = name;
+    for (hbk_int i = 0; i < g->n_own; i++, name += strlen(name) + 1) {
+        hbk_gguf_tensor *t = &g->own[i];
+        size_t offset = (size_t)(t->data - g->map.data);
+        t->name = name;
+        if (start > size || offset > size - start || t->bytes > size - start - offset)
+            return hbk_fail_at(c->err, HBK_ERROR_FORMAT, g->path, 0,
+                               "truncated: tensor %s ends at byte %zu, the file at %zu; fetch it again", name,
+                               start + offset + t->bytes, size);
+        t->data += start;
+    }
+    return true;
+}
+
+/* Magic, version and counts, which the file must have room for. */
+static bool hbk__gguf_header(hbk__gguf_cursor *c, uint64_t *n_tensors, uint64_t *n_keys)
+{
+    const char *path = c->g->path;
+    size_t size = c->g->map.size;
+    if (size < 4 || memcmp(c->g->map.data, "GGUF", 4) != 0)
+        return hbk_fail_at(c->err, HBK_ERROR_FORMAT, path, 0, "is no GGUF file: it does not begin with GGUF");
+    c->at = 4;
+    uint64_t version;
+    if (!hbk__gguf_number(c, 4, &version)) return false;
+    if (version && (version & 0xffff) == 0)
+        return hbk_fail_at(c->err, HBK_ERROR_UNSUPPORTED, path, 0,
+                           "is a big-endian GGUF, which is not supported: fetch the little-endian one");
+    if (version != 2 && version != 3)
+        return hbk_fail_at(c->err, HBK_ERROR_UNSUPPORTED, path, 0,
+                           "is a GGUF of version %llu: 2 and 3 are supported; convert it with llama.cpp",
+                           (unsigned long long)version);
+    if (!hbk__gguf_number(c, 8, n_tensors) || !hbk__gguf_number(c, 8, n_keys)) return false;
+    /* the least that an entry takes: a name of one byte, and no dimension or a value of one byte */
+    if (*n_tensors > (size - c->at) / 25 || *n_keys > (size - c->at) / 14)
+        return hbk_fail_at(c->err, HBK_ERROR_FORMAT, path, 0,
+                           "announces %llu tensors and %llu keys, for which its %zu bytes have no room",
+                           (unsigned long long)*n_tensors, (unsigned long long)*n_keys, size);
+    return true;
+}
+
+static int hbk__by_key(const void *a, const void *b)
+{
+    return strcmp((*(const hbk_gguf_value *const *)a)->key, (*(const hbk_gguf_value *const *)b)->key);
+}
+
+static int hbk__by_tensor_name(const void *a, const void *b)
+{
+    return strcmp((*(const hbk_gguf_tensor *const *)a)->name, (*(const hbk_gguf_tensor *const *)b)->name);
+}
+
+static int hbk__by_tensor_place(const void *a, const void *b)
+{
+    const unsigned char *x = (*(const hbk_gguf_tensor *const *)a)->data;
+    const unsigned char *y = (*(const hbk_gguf_tensor *const *)b)->data;
+    return x < y ? -1 : x > y;
+}
+
+/* Sorts the keys; the same one twice is an error. Done before tensors are read: they need the alignment. */
+static bool hbk__gguf_sort_keys(hbk_gguf *g, hbk_error *err)
+{
+    g->by_key = HBK__NEW(g->alloc, const hbk_gguf_value *, g->n_values, err);
+    if (!g->by_key) return false;
+    const char *name = hbk_text_string(&g->names);
+    for (hbk_int i = 0; i < g->n_values; i++, name += strlen(name) + 1) {
+        g->values[i].key = name;
+        g->by_key[i] = &g->values[i];
+    }
+    qsort(g->by_key, (size_t)g->n_values, sizeof *g->by_key, hbk__by_key);
+    for (hbk_int i = 1; i < g->n_values; i++)
+        if (!strcmp(g->by_key[i - 1]->key, g->by_key[i]->key))
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, g->path, 0, "key %.100s: is there twice",
+                               g->by_key[i]->key);
+    return true;
+}
+
+/* The tables of the file mapped in g. */
+static bool hbk__gguf_tables(hbk_gguf *g, hbk_error *err)
+{
+    uint64_t n_tensors, n_keys;
+    hbk_int alignment = 32;
+    hbk__gguf_cursor c;
+    memset(&c, 0, sizeof c);
+    c.g = g;
+    c.err = err;
+    snprintf(c.what, sizeof c.what, "the header");
+    if (!hbk__gguf_header(&c, &n_tensors, &n_keys)) return false;
+    g->values = HBK__NEW(g->alloc, hbk_gguf_value, (hbk_int)n_keys, err);
+    if (g->values) g->own = HBK__NEW(g->alloc, hbk_gguf_tensor, (hbk_int)n_tensors, err);
+    if (!g->own) return false;
+    while (g->n_values < (hbk_int)n_keys) /* counted before it is read: closing frees what it holds so far */
+        if (!hbk__gguf_name(&c, "key", g->n_values, HBK__GGUF_KEY_MAX) ||
+            !hbk__gguf_read_value(&c, &g->values[g->n_values++]))
+            return false;
+    if (!hbk__gguf_sort_keys(g, err) || !hbk_gguf_int(g, "general.alignment", &alignment, err)) return false;
+    if (alignment < 1 || alignment > HBK__GGUF_LENGTH_MAX || (alignment & (alignment - 1)))
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, g->path, 0,
+                           "key general.alignment: is %lld, expected a power of two", (long long)alignment);
+    for (; g->n_own < (hbk_int)n_tensors; g->n_own++)
+        if (!hbk__gguf_name(&c, "tensor", g->n_own, HBK__GGUF_TENSOR_MAX) ||
+            !hbk__gguf_read_tensor(&c, &g->own[g->n_own], alignment))
+            return false;
+    return hbk__gguf_place(&c, alignment);
+}
+
+/* One file, whatever split it may be part of. */
+static hbk_gguf *hbk__gguf_open_one(const char *path, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_gguf *g = HBK__NEW(alloc, hbk_gguf, 1, err);
+    if (!g) return NULL;
+    g->alloc = g->names.alloc = alloc;
+    bool ok = snprintf(g->path, sizeof g->path, "%s", path) < (int)sizeof g->path;
+    if (!ok) hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "the path is longer than 511 bytes");
+    if (ok && hbk_mapping_open(&g->map, path, err) &&
+        hbk__check_pointer(g->map.data, g->map.size, path, err) && hbk__gguf_tables(g, err))
+        return g;
+    hbk_gguf_close(g);
+    return NULL;
+}
+
+/* Part i (from 0) of a split model, from the name of its first: PREFIX-00001-of-00003.gguf. False if `first`
+   is not such a name. */
+static bool hbk__gguf_part(char out[512], const char *first, hbk_int i, hbk_int n)
+{
+    char tail[40];
+    int len = snprintf(tail, sizeof tail, "-%05lld-of-%05lld.gguf", 1LL, (long long)n);
+    size_t stem = strlen(first);
+    if (stem < (size_t)len || strcmp(first + stem - (size_t)len, tail) != 0) return false;
+    memcpy(out, first, stem -= (size_t)len);
+    return snprintf(out + stem, 512 - stem, "-%05lld-of-%05lld.gguf", (long long)i + 1, (long long)n) <
+           (int)(512 - stem);
+}
+
+/* Opens part i of g's split; its own keys must say that it is. */
+static bool hbk__gguf_open_part(hbk_gguf *g, hbk_int i, hbk_int n, hbk_error *err)
+{
+    char path[512];
+    if (!hbk__gguf_part(path, g->path, i, n))
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, g->path, 0,
+                           "key split.count: the model has %lld files, but this name does not end with "
+                           "-00001-of-%05lld.gguf; restore the files' names",
+                           (long long)n, (long long)n);
+    if (!hbk_file_exists(path))
+        return hbk_fail_at(err, HBK_ERROR_FILE, g->path, 0, "part %lld of %lld is missing: expected %.300s",
+                           (long long)i + 1, (long long)n, path);
+    hbk_gguf *part = hbk__gguf_open_one(path, g->alloc, err);
+    if (!part) return false;
+    g->rest[g->n_rest++] = part;
+    hbk_int no = -1, count = -1;
+    if (!hbk_gguf_int(part, "split.no", &no, err) || !hbk_gguf_int(part, "split.count", &count, err))
+        return false;
+    if (no == i && count == n) return true;
+    return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0,
+                       "keys split.no, split.count: are %lld, %lld, expected %lld, %lld; is it part of "
+                       "another model?",
+                       (long long)no, (long long)count, (long long)i, (long long)n);
+}
+
+static bool hbk__gguf_open_rest(hbk_gguf *g, hbk_error *err)
+{
+    hbk_int count = 1, no = 0;
+    if (!hbk_gguf_int(g, "split.count", &count, err) || !hbk_gguf_int(g, "split.no", &no, err)) return false;
+    if (count < 0 || count > 99999)
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, g->path, 0, "key split.count: is %lld, expected 1 to 99999",
+                           (long long)count);
+    if (no != 0)
+        return hbk_fail_at(err, HBK_ERROR_OPTION, g->path, 0,
+                           "is part %lld of %lld: open the first, ...-00001-of-%05lld.gguf",
+                           (long long)no + 1, (long long)count, (long long)count);
+    if (count < 2) return true;
+    g->rest = HBK__NEW(g->alloc, hbk_gguf *, count - 1, err);
+    if (!g->rest) return false;
+    hbk_int n = g->n_own;
+    for (hbk_int i = 1; i < count; i++) {
+        if (!hbk__gguf_open_part(g, i, count, err)) return false;
+        n += g->rest[i - 1]->n_own;
+    }
+    hbk_int wanted = n;
+    if (!hbk_gguf_int(g, "split.tensors.count", &wanted, err)) return false;
+    return wanted == n || hbk_fail_at(err, HBK_ERROR_FORMAT, g->path, 0,
+                                      "key split.tensors.count: is %lld, but the files hold %lld tensors",
+                                      (long long)wanted, (long long)n);
+}
+
+/* The tensors of all files together: no name twice, none over another. */
+static bool hbk__gguf_index(hbk_gguf *g, hbk_error *err)
+{
+    hbk_int n = g->n_own, k = 0;
+    for (hbk_int f = 0; f < g->n_rest; f++) n += g->rest[f]->n_own;
+    g->tensors = HBK__NEW(g->alloc, const hbk_gguf_tensor *, n, err);
+    if (g->tensors) g->by_name = HBK__NEW(g->alloc, const hbk_gguf_tensor *, n, err);
+    if (!g->by_name) return false;
+    for (hbk_int f = -1; f < g->n_rest; f++) {
+        const hbk_gguf *part = f < 0 ? g : g->rest[f];
+        for (hbk_int i = 0; i < part->n_own; i++) g->tensors[k++] = &part->own[i];
+    }
+    g->n_tensors = n;
+    if (n) memcpy(g->by_name, g->tensors, (size_t)n * sizeof *g->tensors);
+    qsort(g->by_name, (size_t)n, sizeof *g->by_name, hbk__by_tensor_place);
+    for (hbk_int i = 1; i < n; i++) {
+        const hbk_gguf_tensor *t = g->by_name[i - 1], *u = g->by_name[i];
+        if ((uintptr_t)u->data - (uintptr_t)t->data < t->bytes)
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, g->path, 0, "tensors %s and %s overlap", t->name,
+                               u->name);
+    }
+    qsort(g->by_name, (size_t)n, sizeof *g->by_name, hbk__by_tensor_name);
+    for (hbk_int i = 1; i < n; i++)
+        if (!strcmp(g->by_name[i - 1]->name, g->by_name[i]->name))
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, g->path, 0, "tensor %s: is there twice",
+                               g->by_name[i]->name);
+    return true;
+}
+
+HBK_DEF hbk_gguf *hbk_gguf_open(const char *path, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_gguf *g = hbk__gguf_open_one(path, alloc, err);
+    if (!g || (hbk__gguf_open_rest(g, err) && hbk__gguf_index(g, err))) return g;
+    hbk_gguf_close(g);
+    return NULL;
+}
+
+HBK_DEF void hbk_gguf_close(hbk_gguf *g)
+{
+    if (!g) return;
+    for (hbk_int i = 0; i < g->n_rest; i++) hbk_gguf_close(g->rest[i]);
+    for (hbk_int i = 0; i < g->n_values; i++) hbk_free(g->alloc, g->values[i].at);
+    if (g->map.data) hbk_mapping_close(&g->map); /* NULL: a model has taken it over */
+    hbk_text_free(&g->names);
+    hbk_free(g->alloc, g->values);
+    hbk_free(g->alloc, g->by_key);
+    hbk_free(g->alloc, g->own);
+    hbk_free(g->alloc, g->rest);
+    hbk_free(g->alloc, g->tensors);
+    hbk_free(g->alloc, g->by_name);
+    hbk_free(g->alloc, g);
+}
+
+HBK_DEF hbk_int hbk_gguf_key_count(const hbk_gguf *g)
+{
+    return g->n_values;
+}
+
+HBK_DEF const hbk_gguf_value *hbk_gguf_key_at(const hbk_gguf *g, hbk_int i)
+{
+    HBK_ASSERT(i >= 0 && i < g->n_values);
+    return &g->values[i];
+}
+
+HBK_DEF const hbk_gguf_value *hbk_gguf_find(const hbk_gguf *g, const char *key)
+{
+    for (hbk_int low = 0, high = g->n_values; low < high;) {
+        hbk_int middle = (low + high) / 2;
+        int order = strcmp(key, g->by_key[middle]->key);
+        if (order == 0) return g->by_key[middle];
+        if (order < 0)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return NULL;
+}
+
+HBK_DEF hbk_int hbk_gguf_tensor_count(const hbk_gguf *g)
+{
+    return g->n_tensors;
+}
+
+HBK_DEF const hbk_gguf_tensor *hbk_gguf_tensor_at(const hbk_gguf *g, hbk_int i)
+{
+    HBK_ASSERT(i >= 0 && i < g->n_tensors);
+    return g->tensors[i];
+}
+
+HBK_DEF const hbk_gguf_tensor *hbk_gguf_tensor_find(const hbk_gguf *g, const char *name)
+{
+    for (hbk_int low = 0, high = g->n_tensors; low < high;) {
+        hbk_int middle = (low + high) / 2;
+        int order = strcmp(name, g->by_name[middle]->name);
+        if (order == 0) return g->by_name[middle];
+        if (order < 0)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return NULL;
+}
+
+HBK_DEF bool hbk_gguf_int_at(const hbk_gguf_value *v, hbk_int i, hbk_int *x)
+{
+    HBK_ASSERT(i >= 0 && i < v->n);
+    int size = hbk__gguf_sizes[v->type];
+    bool is_signed = v->type == HBK_GGUF_I8 || v->type == HBK_GGUF_I16 || v->type == HBK_GGUF_I32 ||
+                     v->type == HBK_GGUF_I64;
+    if (!is_signed && v->type != HBK_GGUF_U8 && v->type != HBK_GGUF_U16 && v->type != HBK_GGUF_U32 &&
+        v->type != HBK_GGUF_U64)
+        return false;
+    uint64_t bits = hbk__little_endian(v->data + i * size, size);
+    if (!is_signed && bits > INT64_MAX) return false;
+    uint64_t sign = (uint64_t)1 << (8 * size - 1);
+    if (is_signed) bits = (bits ^ sign) - sign; /* carries the sign bit up to the 64th */
+    *x = (hbk_int)bits;
+    return true;
+}
+
+HBK_DEF bool hbk_gguf_real_at(const hbk_gguf_value *v, hbk_int i, double *x)
+{
+    hbk_int whole;
+    HBK_ASSERT(i >= 0 && i < v->n);
+    if (v->type == HBK_GGUF_F32) {
+        float f;
+        memcpy(&f, v->data + 4 * i, 4);
+        *x = (double)f;
+        return true;
+    }
+    if (v->type == HBK_GGUF_F64) {
+        memcpy(x, v->data + 8 * i, 8);
+        return true;
+    }
+    if (!hbk_gguf_int_at(v, i, &whole)) return false;
+    *x = (double)whole;
+    return true;
+}
+
+HBK_DEF bool hbk_gguf_bool_at(const hbk_gguf_value *v, hbk_int i, bool *x)
+{
+    HBK_ASSERT(i >= 0 && i < v->n);
+    if (v->type != HBK_GGUF_BOOL) return false;
+    *x = v->data[i] != 0;
+    return true;
+}
+
+HBK_DEF const char *hbk_gguf_string_at(const hbk_gguf_value *v, hbk_int i, size_t *n)
+{
+    HBK_ASSERT(i >= 0 && i < v->n);
+    if (v->type != HBK_GGUF_STRING) return NULL;
+    const unsigned char *p = v->data + (v->at ? v->at[i] : 0);
+    *n = (size_t)hbk__little_endian(p, 8);
+    return (const char *)p + 8;
+}
+
+static bool hbk__gguf_mistyped(const hbk_gguf *g, const hbk_gguf_value *v, const char *wanted, hbk_error *err)
+{
+    return hbk_fail_at(err, HBK_ERROR_FORMAT, g->path, 0, "key %.100s: expected %s, found %s%s", v->key,
+                       wanted, v->is_array ? "an array of " : "", hbk_gguf_type_name(v->type));
+}
+
+HBK_DEF bool hbk_gguf_int(const hbk_gguf *g, const char *key, hbk_int *x, hbk_error *err)
+{
+    const hbk_gguf_value *v = hbk_gguf_find(g, key);
+    if (!v || (!v->is_array && hbk_gguf_int_at(v, 0, x))) return true;
+    return hbk__gguf_mistyped(g, v, "a whole number below 2^63", err);
+}
+
+HBK_DEF bool hbk_gguf_real(const hbk_gguf *g, const char *key, double *x, hbk_error *err)
+{
+    const hbk_gguf_value *v = hbk_gguf_find(g, key);
+    if (!v || (!v->is_array && hbk_gguf_real_at(v, 0, x))) return true;
+    return hbk__gguf_mistyped(g, v, "a number", err);
+}
+
+HBK_DEF bool hbk_gguf_bool(const hbk_gguf *g, const char *key, bool *x, hbk_error *err)
+{
+    const hbk_gguf_value *v = hbk_gguf_find(g, key);
+    if (!v || (!v->is_array && hbk_gguf_bool_at(v, 0, x))) return true;
+    return hbk__gguf_mistyped(g, v, "a bool", err);
+}
+
+HBK_DEF bool hbk_gguf_string(const hbk_gguf *g, const char *key, const char **s, size_t *n, hbk_error *err)
+{
+    const hbk_gguf_value *v = hbk_gguf_find(g, key);
+    if (!v) return true;
+    if (v->is_array || v->type != HBK_GGUF_STRING) return hbk__gguf_mistyped(g, v, "a string", err);
+    *s = hbk_gguf_string_at(v, 0, n);
+    return true;
+}
+
+HBK_DEF bool hbk_gguf_array(const hbk_gguf *g, const char *key, hbk_gguf_type t, const hbk_gguf_value **v,
+                            hbk_error *err)
+{
+    char wanted[32];
+    *v = hbk_gguf_find(g, key);
+    if (!*v || ((*v)->is_array && (*v)->type == t)) return true;
+    snprintf(wanted, sizeof wanted, "an array of %s", hbk_gguf_type_name(t));
+    bool ok = hbk__gguf_mistyped(g, *v, wanted, err);
+    *v = NULL;
+    return ok;
+}
+
+/* Writing. Keys and descriptions are gathered in two texts; the file is begun with the first data. ggml
+   reads a file only if each offset is the sum of the padded sizes before it, so that is what it gets. */
+struct hbk_gguf_writer {
+    hbk_allocator *alloc;
+    char path[512];
+    hbk_file file;
+    bool begun;
+    hbk_error err; /* the first failure */
+    hbk_text keys, table;
+    hbk_int n_keys, n_tensors;
+    hbk_gguf_type item; /* of the array begun last, */
+    hbk_int items;      /* of which so many are still to come */
+    hbk_int *sizes;     /* (n_tensors) bytes of data */
+    hbk_int room;
+    hbk_int offset;       /* of the next tensor that is described */
+    hbk_int current, put; /* the tensor whose data come next, and how many of its bytes have come */
+};
+
+enum { HBK__GGUF_ALIGN = 32 };
+
+HBK_DEF hbk_gguf_writer *hbk_gguf_create(const char *path, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_gguf_writer *w = HBK__NEW(alloc, hbk_gguf_writer, 1, err);
+    if (!w) return NULL;
+    w->alloc = w->keys.alloc = w->table.alloc = alloc;
+    w->file.fd = -1;
+    if (snprintf(w->path, sizeof w->path, "%s", path) < (int)sizeof w->path) return w;
+    hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "the path is longer than 511 bytes");
+    hbk_free(alloc, w);
+    return NULL;
+}
+
+static void hbk__gguf_emit(hbk_text *t, uint64_t x, int bytes)
+{
+    char s[8];
+    for (int i = 0; i < bytes; i++) s[i] = (char)(x >> (8 * i) & 0xff);
+    hbk_text_append(t, s, (size_t)bytes);
+}
+
+static void hbk__gguf_emit_string(hbk_text *t, const char *s, size_t n)
+{
+    hbk__gguf_emit(t, n, 8);
+    hbk_text_append(t, s, n);
+}
+
+/* Begins a value; the elements, `n` of type t, are to follow. */
+static void hbk__gguf_begin_value(hbk_gguf_writer *w, const char *key, hbk_gguf_type t, hbk_int n, bool array)
+{
+    HBK_ASSERT(w->items == 0 && !w->begun && n >= 0 && t != HBK_GGUF_ARRAY);
+    hbk__gguf_emit_string(&w->keys, key, strlen(key));
+    if (array) hbk__gguf_emit(&w->keys, HBK_GGUF_ARRAY, 4);
+    hbk__gguf_emit(&w->keys, t, 4);
+    if (array) hbk__gguf_emit(&w->keys, (uint64_t)n, 8);
+    w->item = t;
+    w->items = n;
+    w->n_keys++;
+}
+
+HBK_DEF void hbk_gguf_put_array(hbk_gguf_writer *w, const char *key, hbk_gguf_type t, hbk_int n)
+{
+    hbk__gguf_begin_value(w, key, t, n, true);
+}
+
+HBK_DEF void hbk_gguf_add_int(hbk_gguf_writer *w, hbk_int x)
+{
+    HBK_ASSERT(w->items > 0);
+    int size = hbk__gguf_sizes[w->item];
+    hbk_gguf_value v;
+    unsigned char bytes[8];
+    hbk_int back;
+    memset(&v, 0, sizeof v);
+    for (int i = 0; i < 8; i++) bytes[i] = (unsigned char)((uint64_t)x >> (8 * i) & 0xff);
+    v.type = w->item;
+    v.n = 1;
+    v.data = bytes;
+    hbk_text_append(&w->keys, (const char *)bytes, (size_t)size);
+    w->items--;
+    if (w->err.code == HBK_ERROR_NONE && (!hbk_gguf_int_at(&v, 0, &back) || back != x))
+        hbk_fail_at(&w->err, HBK_ERROR_RANGE, w->path, 0, "key %lld: %lld is no %s", (long long)w->n_keys,
+                    (long long)x, hbk_gguf_type_name(w->item));
+}
+
+HBK_DEF void hbk_gguf_add_real(hbk_gguf_writer *w, double x)
+{
+    HBK_ASSERT(w->items > 0 && w->item == HBK_GGUF_F32);
+    float f = (float)x;
+    hbk_text_append(&w->keys, (const char *)&f, 4);
+    w->items--;
+}
+
+HBK_DEF void hbk_gguf_add_string(hbk_gguf_writer *w, const char *s, size_t n)
+{
+    HBK_ASSERT(w->items > 0 && w->item == HBK_GGUF_STRING);
+    hbk__gguf_emit_string(&w->keys, s, n);
+    w->items--;
+}
+
+HBK_DEF void hbk_gguf_put_int(hbk_gguf_writer *w, const char *key, hbk_gguf_type t, hbk_int x)
+{
+    hbk__gguf_begin_value(w, key, t, 1, false);
+    hbk_gguf_add_int(w, x);
+}
+
+HBK_DEF void hbk_gguf_put_real(hbk_gguf_writer *w, const char *key, double x)
+{
+    hbk__gguf_begin_value(w, key, HBK_GGUF_F32, 1, false);
+    hbk_gguf_add_real(w, x);
+}
+
+HBK_DEF void hbk_gguf_put_bool(hbk_gguf_writer *w, const char *key, bool x)
+{
+    hbk__gguf_begin_value(w, key, HBK_GGUF_BOOL, 1, false);
+    hbk__gguf_emit(&w->keys, x, 1);
+    w->items--;
+}
+
+HBK_DEF void hbk_gguf_put_string(hbk_gguf_writer *w, const char *key, const char *s, size_t n)
+{
+    hbk__gguf_begin_value(w, key, HBK_GGUF_STRING, 1, false);
+    hbk_gguf_add_string(w, s, n);
+}
+
+HBK_DEF void hbk_gguf_put_value(hbk_gguf_writer *w, const hbk_gguf_value *v)
+{
+    size_t bytes = (size_t)v->n * (size_t)hbk__gguf_sizes[v->type], last;
+    if (v->type == HBK_GGUF_STRING && v->n > 0) { /* they lie one after another */
+        const char *s = hbk_gguf_string_at(v, v->n - 1, &last);
+        bytes = (size_t)(s + last - (const char *)v->data);
+    }
+    hbk__gguf_begin_value(w, v->key, v->type, v->n, v->is_array);
+    hbk_text_append(&w->keys, (const char *)v->data, bytes);
+    w->items = 0;
+}
+
+static hbk_int hbk__gguf_padded(hbk_int n)
+{
+    return n + (HBK__GGUF_ALIGN - n % HBK__GGUF_ALIGN) % HBK__GGUF_ALIGN;
+}
+
+HBK_DEF void hbk_gguf_put_tensor(hbk_gguf_writer *w, const hbk_gguf_tensor *t)
+{
+    void *sizes = w->sizes;
+    size_t bytes = 0;
+    HBK_ASSERT(!w->begun && t->n_dims >= 0 && t->n_dims <= 4);
+    if (w->err.code != HBK_ERROR_NONE) return;
+    const hbk__ggml_type *type = hbk__ggml_type_of(t->type, 0);
+    if (!type || !hbk__ggml_size(type, t, &bytes) || bytes == 0 || bytes > INT64_MAX / 4 ||
+        w->offset > INT64_MAX / 4) {
+        hbk_fail_at(&w->err, HBK_ERROR_RANGE, w->path, 0,
+                    "tensor %.100s: no size for this shape in type %.20s", t->name, t->type);
+        return;
+    }
+    if (!hbk__reserve(w->alloc, &sizes, &w->room, w->n_tensors + 1, sizeof *w->sizes, &w->err)) return;
+    w->sizes = (hbk_int *)sizes;
+    w->sizes[w->n_tensors++] = (hbk_int)bytes;
+    hbk__gguf_emit_string(&w->table, t->name, strlen(t->name));
+    hbk__gguf_emit(&w->table, (uint64_t)t->n_dims, 4);
+    for (hbk_int i = t->n_dims - 1; i >= 0; i--) hbk__gguf_emit(&w->table, (uint64_t)t->shape[i], 8);
+    hbk__gguf_emit(&w->table, (uint64_t)type->id, 4);
+    hbk__gguf_emit(&w->table, (uint64_t)w->offset, 8);
+    w->offset += hbk__gguf_padded((hbk_int)bytes);
+}
+
+/* The zeros that bring n bytes to the alignment. */
+static bool hbk__gguf_pad(hbk_gguf_writer *w, hbk_int n)
+{
+    static const char zeros[HBK__GGUF_ALIGN] = {0};
+    return hbk_file_put(&w->file, zeros, (size_t)(hbk__gguf_padded(n) - n), &w->err);
+}
+
+/* Everything before the data, once. */
+static bool hbk__gguf_begin(hbk_gguf_writer *w)
+{
+    HBK_ASSERT(w->items == 0);
+    if (w->err.code != HBK_ERROR_NONE || !hbk_text_ok(&w->keys, &w->err) || !hbk_text_ok(&w->table, &w->err))
+        return false;
+    if (w->begun) return true;
+    w->begun = true;
+    hbk_text head;
+    memset(&head, 0, sizeof head);
+    head.alloc = w->alloc;
+    hbk_text_append(&head, "GGUF", 4);
+    hbk__gguf_emit(&head, 3, 4);
+    hbk__gguf_emit(&head, (uint64_t)w->n_tensors, 8);
+    hbk__gguf_emit(&head, (uint64_t)w->n_keys, 8);
+    bool ok = hbk_text_ok(&head, &w->err) && hbk_file_begin(&w->file, w->path, &w->err) &&
+              hbk_file_put(&w->file, head.data, head.len, &w->err) &&
+              hbk_file_put(&w->file, hbk_text_string(&w->keys), w->keys.len, &w->err) &&
+              hbk_file_put(&w->file, hbk_text_string(&w->table), w->table.len, &w->err) &&
+              (!w->n_tensors || hbk__gguf_pad(w, (hbk_int)(head.len + w->keys.len + w->table.len)));
+    hbk_text_free(&head);
+    return ok;
+}
+
+HBK_DEF void hbk_gguf_put_data(hbk_gguf_writer *w, const void *data, size_t n)
+{
+    const char *p = (const char *)data;
+    if (!hbk__gguf_begin(w)) return;
+    while (n > 0) {
+        HBK_ASSERT(w->current < w->n_tensors); /* more data than were described */
+        size_t step = HBK__MIN(n, (size_t)(w->sizes[w->current] - w->put));
+        if (!hbk_file_put(&w->file, p, step, &w->err)) return;
+        p += step;
+        n -= step;
+        w->put += (hbk_int)step;
+        if (w->put < w->sizes[w->current]) return;
+        if (!hbk__gguf_pad(w, w->put)) return;
+        w->current++;
+        w->put = 0;
+    }
+}
+
+HBK_DEF void hbk_gguf_discard(hbk_gguf_writer *w)
+{
+    if (!w) return;
+    hbk_file_abandon(&w->file);
+    hbk_text_free(&w->keys);
+    hbk_text_free(&w->table);
+    hbk_free(w->alloc, w->sizes);
+    hbk_free(w->alloc, w);
+}
+
+/* The file is read back before it gets its name: a duplicate key or a name too long shows there. */
+HBK_DEF bool hbk_gguf_finish(hbk_gguf_writer *w, hbk_error *err)
+{
+    bool ok = hbk__gguf_begin(w);
+    if (ok && w->current < w->n_tensors)
+        ok = hbk_fail_at(&w->err, HBK_ERROR_DATA, w->path, 0, "the data of %lld of %lld tensors are missing",
+                         (long long)(w->n_tensors - w->current), (long long)w->n_tensors);
+    ok = ok && hbk_file_seal(&w->file, &w->err);
+    hbk_gguf *back = ok ? hbk__gguf_open_one(w->file.tmp, w->alloc, &w->err) : NULL;
+    ok = back && hbk__gguf_index(back, &w->err) && hbk_file_commit(&w->file, &w->err);
+    hbk_gguf_close(back);
+    if (!ok && err) *err = w->err;
+    hbk_gguf_discard(w);
+    return ok;
+}
+
 /* ==== 7  TOKENIZERS ==========================================================
 
    Byte-pair encoding (Sennrich et al. 2016) in three dialects that share one merge loop:
@@ -2523,6 +3590,13 @@ static bool hbk__map_add(hbk__map *m, uint64_t key, hbk_int value, hbk_error *er
     return true;
 }
 
+/* The value of a key that stands once, or -1. */
+static hbk_int hbk__map_get(const hbk__map *m, uint64_t key)
+{
+    hbk_int probe = 0;
+    return hbk__map_next(m, key, &probe);
+}
+
 /* Two ids as one key: never negative, so that no pair equals another. */
 static uint64_t hbk__pair_key(int32_t left, int32_t right)
 {
@@ -2545,7 +3619,8 @@ typedef struct hbk__piece {
     hbk_int at; /* in hbk__vocab.bytes, NUL-terminated */
     int32_t len;
     int32_t kind;
-    float score; /* SentencePiece only */
+    bool hidden; /* decoding leaves it out, like a control piece */
+    float score; /* the higher, the earlier it is merged; 0 where merges have no scores */
 } hbk__piece;
 
 /* All pieces lie in one text, by offset: it moves while it grows. */
@@ -2599,8 +3674,8 @@ static bool hbk__vocab_set(hbk__vocab *v, hbk_int id, const char *s, hbk_int n, 
     for (; v->n <= id; v->n++) memset(&v->pieces[v->n], 0, sizeof *v->pieces);
     hbk__piece *p = &v->pieces[id];
     if (p->kind != HBK__PIECE_NONE)
-        return hbk_fail(err, HBK_ERROR_FORMAT, "token id %lld is used twice: by \"%.40s\" and \"%.40s\"",
-                        (long long)id, hbk__vocab_piece(v, id), s);
+        return hbk_fail(err, HBK_ERROR_FORMAT, "token id %lld is used twice: by \"%.40s\" and \"%.*s\"",
+                        (long long)id, hbk__vocab_piece(v, id), (int)HBK__MIN(n, 40), s);
     if (v->bytes.len == 0) hbk_text_append(&v->bytes, "", 1); /* offset 0: the piece of missing ids */
     p->at = (hbk_int)v->bytes.len;
     hbk_text_append(&v->bytes, s, (size_t)n);
@@ -2633,8 +3708,15 @@ static int hbk__byte_of(const char *s, hbk_int n)
 enum {                    /* how a text falls into words */
        HBK__WORDS_ALL,    /* it does not: one word */
        HBK__WORDS_SPACE,  /* before every U+2581 */
+       HBK__WORDS_RUNS,   /* before every run of U+2581: a short cut for WORDS_ALL where no merge crosses it */
        HBK__WORDS_GPT2,   /* by GPT-2's expression */
        HBK__WORDS_LLAMA3, /* by Llama-3's */
+};
+enum {                    /* what decoding takes off a text's beginning */
+       HBK__STRIP_NONE,
+       HBK__STRIP_MARK,   /* SentencePiece: one U+2581 of a piece, or all if spaces are collapsed */
+       HBK__STRIP_MARKS,  /* Metaspace: every U+2581 of the first piece */
+       HBK__STRIP_SPACE   /* Strip: one space of the text */
 };
 enum { /* when U+2581 is put before a text */
        HBK__PREFIX_NEVER,
@@ -2659,11 +3741,14 @@ struct hbk_tokenizer {
     bool adds_bos;
     int format;
 
-    hbk__map merges;  /* pair -> rank; tokenizer.json only */
-    int32_t *results; /* rank -> the id that the pair becomes */
-    bool by_rank;     /* merge by `merges`; else by scores */
-    bool ignore_merges, byte_fallback, fuse_unk;
-    int32_t byte_ids[256]; /* of <0xXX>, or -1 */
+    hbk__map rules;        /* (left, right) -> rank << 32 | what they become; the lowest rank merges first */
+    hbk__vocab letters;    /* characters that only occur inside pieces; their symbols follow the vocabulary */
+    bool sentencepiece;    /* its reading of pieces, else Hugging Face's */
+    bool ignore_merges;    /* a word that is a piece is that piece */
+    bool byte_fallback;    /* an unknown character becomes the bytes below */
+    bool fuse_unk;         /* a run of unknown characters is one unk */
+    bool resplits;         /* some pieces are unused: merges pass through them, ids must not */
+    int32_t byte_ids[256]; /* of <0xXX>, in the byte-level family of each byte itself; or -1 */
 
     /* normaliser */
     bool escape;   /* ' ' -> U+2581 */
@@ -2677,12 +3762,15 @@ struct hbk_tokenizer {
     bool byte_level, prefix_space;
     int32_t byte_char[256]; /* byte -> its printable code point */
     int32_t char_byte[512]; /* and back, -1 if none */
-    bool strip;             /* decoding drops the first space */
+    int strip;              /* HBK__STRIP_* */
+    bool decode_bytes;      /* <0xXX> is a byte again */
+    hbk_text unk_text;      /* what SentencePiece writes for unk */
 
     hbk__added *added;
     hbk_int n_added, cap_added;
     hbk_text patterns;
     bool begins[2][256]; /* [normalized][byte]: some pattern begins so */
+    bool cuts[2];        /* [normalized]: some of them are cut out of any text, special tokens or not */
 
     char folder[512];  /* of the file and its companions; "" if it stands alone */
     char file[512];    /* that it was loaded from; "" if trained */
@@ -2697,8 +3785,9 @@ static hbk_tokenizer *hbk__tokenizer_new(hbk_allocator *alloc, hbk_error *err)
 {
     hbk_tokenizer *t = HBK__NEW(alloc, hbk_tokenizer, 1, err);
     if (!t) return NULL;
-    t->alloc = t->merges.alloc = t->patterns.alloc = t->document.alloc = alloc;
+    t->alloc = t->rules.alloc = t->patterns.alloc = t->unk_text.alloc = t->document.alloc = alloc;
     hbk__vocab_init(&t->vocab, alloc);
+    hbk__vocab_init(&t->letters, alloc);
     t->bos = t->eos = t->unk = -1;
     for (int i = 0; i < 512; i++) t->char_byte[i] = -1;
     for (int b = 0, next = 256; b < 256; b++) {
@@ -2714,10 +3803,11 @@ HBK_DEF void hbk_tokenizer_free(hbk_tokenizer *t)
 {
     if (!t) return;
     hbk__vocab_free(&t->vocab);
-    hbk_free(t->alloc, t->merges.slots);
-    hbk_free(t->alloc, t->results);
+    hbk__vocab_free(&t->letters);
+    hbk_free(t->alloc, t->rules.slots);
     hbk_free(t->alloc, t->added);
     hbk_text_free(&t->patterns);
+    hbk_text_free(&t->unk_text);
     hbk_text_free(&t->document);
     hbk_free(t->alloc, t);
 }
@@ -2726,8 +3816,90 @@ HBK_DEF void hbk_tokenizer_free(hbk_tokenizer *t)
 static bool hbk__may_spell(const hbk_tokenizer *t, int32_t id)
 {
     int32_t kind = t->vocab.pieces[id].kind;
-    if (kind == HBK__PIECE_BYTE) return t->by_rank; /* an ordinary piece to Hugging Face's merges */
-    return kind == HBK__PIECE_NORMAL || kind == HBK__PIECE_USER;
+    if (kind == HBK__PIECE_BYTE) return !t->sentencepiece; /* an ordinary piece to Hugging Face's merges */
+    return kind == HBK__PIECE_NORMAL || kind == HBK__PIECE_USER || kind == HBK__PIECE_UNUSED;
+}
+
+/* What n bytes are to the merge loop: a piece, a letter of pieces, or -1. */
+static int32_t hbk__symbol_of(const hbk_tokenizer *t, const char *s, hbk_int n)
+{
+    int32_t id = hbk__vocab_find(&t->vocab, s, n);
+    if (id >= 0 && hbk__may_spell(t, id)) return id;
+    id = hbk__vocab_find(&t->letters, s, n);
+    return id < 0 ? -1 : (int32_t)t->vocab.n + id;
+}
+
+/* Two symbols may become `id`. Of two rules for one pair the first entered holds. */
+static bool hbk__add_rule(hbk_tokenizer *t, int32_t left, int32_t right, hbk_int rank, int32_t id,
+                          hbk_error *err)
+{
+    uint64_t key = hbk__pair_key(left, right);
+    return hbk__map_get(&t->rules, key) >= 0 || hbk__map_add(&t->rules, key, rank << 32 | id, err);
+}
+
+/* Formats without a merge list score their pieces, and any two symbols that spell a piece may merge: that is
+   the same as a rule for each way to cut each piece in two, ranked by the piece's score. It is worth writing
+   out, because merging then looks up pairs of numbers and never a text. */
+typedef struct hbk__scored {
+    float score;
+    int32_t id;
+} hbk__scored;
+
+static int hbk__scored_order(const void *a, const void *b)
+{
+    const hbk__scored *x = (const hbk__scored *)a, *y = (const hbk__scored *)b;
+    if (x->score < y->score || x->score > y->score) return x->score > y->score ? -1 : 1;
+    return (x->id > y->id) - (x->id < y->id);
+}
+
+/* A character that pieces hold but that is none itself can still be merged away. */
+static bool hbk__find_letters(hbk_tokenizer *t, const hbk__scored *list, hbk_int n, hbk_error *err)
+{
+    for (hbk_int k = 0; k < n; k++) {
+        const hbk__piece *p = &t->vocab.pieces[list[k].id];
+        const char *s = hbk__vocab_piece(&t->vocab, list[k].id);
+        for (hbk_int i = 0, len; i < p->len; i += len) {
+            int32_t cp;
+            len = (hbk_int)hbk_utf8_decode(s + i, (size_t)(p->len - i), &cp);
+            if (hbk__symbol_of(t, s + i, len) < 0 &&
+                !hbk__vocab_set(&t->letters, t->letters.n, s + i, len, HBK__PIECE_NORMAL, 0, err))
+                return false;
+        }
+    }
+    return true;
+}
+
+static bool hbk__cut_piece(hbk_tokenizer *t, int32_t id, hbk_int rank, hbk_error *err)
+{
+    const char *s = hbk__vocab_piece(&t->vocab, id);
+    hbk_int n = t->vocab.pieces[id].len;
+    for (hbk_int i = 1; i < n; i++) {
+        if (((unsigned char)s[i] & 0xC0) == 0x80) continue; /* inside a character */
+        int32_t left = hbk__symbol_of(t, s, i), right = left < 0 ? -1 : hbk__symbol_of(t, s + i, n - i);
+        if (right >= 0 && !hbk__add_rule(t, left, right, rank, id, err)) return false;
+    }
+    return true;
+}
+
+/* Pieces of one score share one rank, and the leftmost pair decides between them. */
+static bool hbk__rules_by_score(hbk_tokenizer *t, hbk_error *err)
+{
+    hbk__scored *list = HBK__NEW(t->alloc, hbk__scored, t->vocab.n, err);
+    hbk_int n = 0, rank = 0;
+    if (!list) return false;
+    for (int32_t id = 0; id < t->vocab.n; id++) {
+        if (!hbk__may_spell(t, id)) continue;
+        list[n].score = t->vocab.pieces[id].score;
+        list[n++].id = id;
+    }
+    qsort(list, (size_t)n, sizeof *list, hbk__scored_order);
+    bool ok = hbk__find_letters(t, list, n, err);
+    for (hbk_int k = 0; k < n && ok; k++) {
+        if (k > 0 && list[k].score < list[k - 1].score) rank = k;
+        ok = hbk__cut_piece(t, list[k].id, rank, err);
+    }
+    hbk_free(t->alloc, list);
+    return ok;
 }
 
 /* ---- 7.3 words
@@ -2757,11 +3929,18 @@ static int hbk__class(int32_t cp)
     return category >= UTF8PROC_CATEGORY_ND && category <= UTF8PROC_CATEGORY_NO ? HBK__N : HBK__O;
 }
 
+/* Does U+2581 stand at s[i]? */
+static bool hbk__is_mark(const char *s, hbk_int n, hbk_int i)
+{
+    return n - i >= 3 && memcmp(s + i, HBK__SPACE, 3) == 0;
+}
+
 /* The class at s[i] and its length; class -1 and length 0 at the end. The text is valid UTF-8. */
 static int hbk__class_at(const char *s, hbk_int n, hbk_int i, hbk_int *len)
 {
-    int32_t cp;
-    *len = i < n ? (hbk_int)hbk_utf8_decode(s + i, (size_t)(n - i), &cp) : 0;
+    int32_t cp = i < n ? (unsigned char)s[i] : 0;
+    *len = i < n;
+    if (cp >= 128) *len = (hbk_int)hbk_utf8_decode(s + i, (size_t)(n - i), &cp);
     return *len ? hbk__class(cp) : -1;
 }
 
@@ -2834,10 +4013,10 @@ static hbk_int hbk__word_llama3(const char *s, hbk_int n, hbk_int i)
 static hbk_int hbk__word_end(const hbk_tokenizer *t, const char *s, hbk_int n, hbk_int i)
 {
     hbk_int len;
-    if (t->words == HBK__WORDS_SPACE) {
-        for (i++; i < n; i++)
-            if (n - i >= 3 && memcmp(s + i, HBK__SPACE, 3) == 0) break;
-        return i;
+    if (t->words == HBK__WORDS_SPACE || t->words == HBK__WORDS_RUNS) {
+        while (t->words == HBK__WORDS_RUNS && hbk__is_mark(s, n, i)) i += 3;
+        for (i++; i < n && !hbk__is_mark(s, n, i);) i++;
+        return HBK__MIN(i, n);
     }
     if (t->digits) { /* a digit stands alone, and is a border to the words beside it */
         if (hbk__class_at(s, n, i, &len) == HBK__N) return i + len;
@@ -2850,20 +4029,40 @@ static hbk_int hbk__word_end(const hbk_tokenizer *t, const char *s, hbk_int n, h
     return n;
 }
 
+/* Where no piece holds U+2581 behind another character, nothing merges across the border before a run of
+   U+2581, and a text that is one word by its format may be cut there. */
+static void hbk__find_borders(hbk_tokenizer *t)
+{
+    if (t->words != HBK__WORDS_ALL || t->digits || t->byte_level || t->ignore_merges || t->resplits) return;
+    if (hbk__symbol_of(t, HBK__SPACE, 3) < 0) return; /* unk would reach across */
+    for (int32_t id = 0; id < t->vocab.n; id++) {
+        const char *s = hbk__vocab_piece(&t->vocab, id);
+        hbk_int n = t->vocab.pieces[id].len;
+        for (hbk_int i = 1; i < n && hbk__may_spell(t, id); i++)
+            if (hbk__is_mark(s, n, i) && !(i >= 3 && hbk__is_mark(s, n, i - 3))) return;
+    }
+    t->words = HBK__WORDS_RUNS;
+}
+
 /* ---- 7.4 encoding */
 
 typedef struct hbk__symbol {
-    hbk_int at, len;    /* its bytes in the word; len 0: merged into the one before */
-    hbk_int prev, next; /* -1 at the ends */
-    int32_t id;         /* -1: no piece (yet) */
+    int32_t id;
+    int32_t prev, next; /* -1 at the ends */
+    int32_t len;        /* bytes of the word that it covers; 0: merged into the one before */
 } hbk__symbol;
 
 typedef struct hbk__merge { /* a candidate in the heap */
-    double key;             /* rank, or minus the score: the smallest goes first */
-    hbk_int left, right;    /* symbols */
-    hbk_int len;            /* of both when it was entered: another one now means stale */
+    uint64_t order;         /* rank << 32 | left symbol: the smallest goes first, ties to the left */
     int32_t id;             /* what they become */
+    int32_t len;            /* of both when it was entered: another one now means stale */
 } hbk__merge;
+
+typedef struct hbk__known { /* a word that was met, in the cache */
+    uint64_t hash;
+    hbk_int at, len;       /* its bytes in `seen`; len 0: an empty slot */
+    hbk_int ids, n_ids;    /* its ids in `out` */
+} hbk__known;
 
 /* The state of one call; its buffers serve every word. */
 typedef struct hbk__encoder {
@@ -2871,20 +4070,18 @@ typedef struct hbk__encoder {
     unsigned flags;
     const char *begin; /* of the text, to know its first segment */
     bool first;        /* the segment at hand is the first */
-    hbk_text normal, spaced, spelled;
+    bool unknown;      /* the last id was unk: a second one may join it */
+    hbk_text normal, spaced, spelled, seen;
     hbk__symbol *symbols;
     hbk_int n_symbols, cap_symbols;
     hbk__merge *heap;
     hbk_int n_heap, cap_heap;
+    hbk__known *words; /* by hash; a later word takes the slot of an earlier one */
+    hbk_int n_words;  /* a power of two, or 0 */
+    uint64_t *halves; /* of each unused piece: ~ the pair that may become it, seen last; or 0 */
     hbk_tokens *out;
     hbk_error *err;
 } hbk__encoder;
-
-/* Ties to the leftmost, which both families ask for; keys are finite, so that this is a strict order. */
-static bool hbk__merge_before(const hbk__merge *a, const hbk__merge *b)
-{
-    return a->key < b->key || (!(a->key > b->key) && a->left < b->left);
-}
 
 /* A binary heap: parents of i at (i - 1) / 2. Instead of swapping, the hole moves. */
 static bool hbk__heap_push(hbk__encoder *e, hbk__merge m)
@@ -2893,8 +4090,7 @@ static bool hbk__heap_push(hbk__encoder *e, hbk__merge m)
     if (!hbk__reserve(e->t->alloc, &heap, &e->cap_heap, e->n_heap + 1, sizeof m, e->err)) return false;
     e->heap = (hbk__merge *)heap;
     hbk_int i = e->n_heap++;
-    for (; i > 0 && hbk__merge_before(&m, &e->heap[(i - 1) / 2]); i = (i - 1) / 2)
-        e->heap[i] = e->heap[(i - 1) / 2];
+    for (; i > 0 && m.order < e->heap[(i - 1) / 2].order; i = (i - 1) / 2) e->heap[i] = e->heap[(i - 1) / 2];
     e->heap[i] = m;
     return true;
 }
@@ -2904,8 +4100,8 @@ static hbk__merge hbk__heap_pop(hbk__encoder *e)
     hbk__merge top = e->heap[0], m = e->heap[--e->n_heap];
     hbk_int i = 0, child;
     while ((child = 2 * i + 1) < e->n_heap) {
-        if (child + 1 < e->n_heap && hbk__merge_before(&e->heap[child + 1], &e->heap[child])) child++;
-        if (!hbk__merge_before(&e->heap[child], &m)) break;
+        if (child + 1 < e->n_heap && e->heap[child + 1].order < e->heap[child].order) child++;
+        if (e->heap[child].order >= m.order) break;
         e->heap[i] = e->heap[child];
         i = child;
     }
@@ -2913,44 +4109,32 @@ static hbk__merge hbk__heap_pop(hbk__encoder *e)
     return top;
 }
 
-/* Enters the pair (left, right) of the word s if it may merge. */
-static bool hbk__try_pair(hbk__encoder *e, const char *s, hbk_int left, hbk_int right)
+/* Enters the symbols left and right if a rule joins them. */
+static bool hbk__try_pair(hbk__encoder *e, int32_t left, int32_t right)
 {
-    const hbk_tokenizer *t = e->t;
     if (left < 0 || right < 0) return true;
     const hbk__symbol *a = &e->symbols[left], *b = &e->symbols[right];
+    uint64_t key = hbk__pair_key(a->id, b->id);
+    hbk_int rule = hbk__map_get(&e->t->rules, key);
+    if (rule < 0) return true;
     hbk__merge m;
-    m.left = left;
-    m.right = right;
+    m.id = (int32_t)(rule & INT32_MAX);
+    m.order = (uint64_t)(rule >> 32) << 32 | (uint32_t)left;
     m.len = a->len + b->len;
-    if (t->by_rank) {
-        hbk_int probe = 0, rank = hbk__map_next(&t->merges, hbk__pair_key(a->id, b->id), &probe);
-        if (rank < 0) return true;
-        m.id = t->results[rank];
-        m.key = (double)rank;
-    } else {
-        m.id = hbk__vocab_find(&t->vocab, s + a->at, m.len);
-        if (m.id < 0 || !hbk__may_spell(t, m.id)) return true;
-        m.key = -(double)t->vocab.pieces[m.id].score;
-    }
+    if (e->halves && e->t->vocab.pieces[m.id].kind == HBK__PIECE_UNUSED) e->halves[m.id] = ~key;
     return hbk__heap_push(e, m);
 }
 
-/* Links one symbol more behind the last. Links are indices: the array moves while it grows. */
-static bool hbk__add_symbol(hbk__encoder *e, hbk_int at, hbk_int len, int32_t id)
+/* Links one symbol more behind the last; there is room. */
+static void hbk__add_symbol(hbk__encoder *e, int32_t id, hbk_int len)
 {
-    void *symbols = e->symbols;
-    if (!hbk__reserve(e->t->alloc, &symbols, &e->cap_symbols, e->n_symbols + 1, sizeof(hbk__symbol), e->err))
-        return false;
-    e->symbols = (hbk__symbol *)symbols;
-    hbk__symbol *x = &e->symbols[e->n_symbols];
-    x->at = at;
-    x->len = len;
+    int32_t i = (int32_t)e->n_symbols++;
+    hbk__symbol *x = &e->symbols[i];
     x->id = id;
-    x->prev = e->n_symbols++ - 1;
+    x->len = (int32_t)len;
+    x->prev = i - 1;
     x->next = -1;
-    if (x->prev >= 0) e->symbols[x->prev].next = e->n_symbols - 1;
-    return true;
+    if (i > 0) e->symbols[i - 1].next = i;
 }
 
 /* Have all n bytes of a character a piece to fall back to? */
@@ -2962,79 +4146,137 @@ static bool hbk__has_bytes(const hbk_tokenizer *t, const char *s, hbk_int n)
     return true;
 }
 
-/* The symbols of a word before anything merges. By rank, unknown characters become bytes or unk at once:
-   Hugging Face merges ids. By score they stay text, which may still merge into a piece. */
+/* The symbols of a word before anything merges: its bytes, or its characters, of which an unknown one falls
+   back to its bytes or to unk. A vocabulary without unk drops what it cannot spell. */
 static bool hbk__split_symbols(hbk__encoder *e, const char *s, hbk_int n)
 {
     const hbk_tokenizer *t = e->t;
+    void *symbols = e->symbols;
+    if (n > INT32_MAX)
+        return hbk_fail(e->err, HBK_ERROR_RANGE, "a text of %lld bytes is too long to encode at once: cut it",
+                        (long long)n);
+    if (!hbk__reserve(t->alloc, &symbols, &e->cap_symbols, n, sizeof *e->symbols, e->err)) return false;
+    e->symbols = (hbk__symbol *)symbols;
     e->n_symbols = 0;
-    for (hbk_int i = 0, len; i < n; i += len) {
-        int32_t cp;
-        len = (hbk_int)hbk_utf8_decode(s + i, (size_t)(n - i), &cp);
-        int32_t id = hbk__vocab_find(&t->vocab, s + i, len);
-        if (id >= 0 && !hbk__may_spell(t, id)) id = -1;
-        if (id >= 0 || !t->by_rank) {
-            if (!hbk__add_symbol(e, i, len, id)) return false;
-        } else if (hbk__has_bytes(t, s + i, len)) {
-            for (hbk_int k = 0; k < len; k++)
-                if (!hbk__add_symbol(e, i + k, 1, t->byte_ids[(unsigned char)s[i + k]])) return false;
-        } else if (t->unk >= 0) { /* a vocabulary without unk drops what it cannot spell */
-            hbk__symbol *last = e->n_symbols ? &e->symbols[e->n_symbols - 1] : NULL;
-            if (t->fuse_unk && last && last->id == t->unk)
-                last->len += len;
-            else if (!hbk__add_symbol(e, i, len, t->unk))
-                return false;
-        }
+    for (hbk_int i = 0, len = 1; i < n; i += len) {
+        int32_t cp, id;
+        if (!t->byte_level) len = (hbk_int)hbk_utf8_decode(s + i, (size_t)(n - i), &cp);
+        id = t->byte_level ? t->byte_ids[(unsigned char)s[i]] : hbk__symbol_of(t, s + i, len);
+        if (id < 0 && hbk__has_bytes(t, s + i, len))
+            for (hbk_int k = 0; k < len; k++) hbk__add_symbol(e, t->byte_ids[(unsigned char)s[i + k]], 1);
+        else if (id >= 0 || t->unk >= 0)
+            hbk__add_symbol(e, id >= 0 ? id : t->unk, len);
     }
     return true;
 }
 
-/* What is left of the word after merging, as ids. */
-static void hbk__emit_symbols(hbk__encoder *e, const char *s)
+/* One symbol as ids: an unused piece as the halves that made it, a letter as bytes or unk. */
+static void hbk__emit(hbk__encoder *e, int32_t id)
 {
     const hbk_tokenizer *t = e->t;
-    bool unknown = false; /* SentencePiece makes one unk of a run */
-    for (hbk_int i = e->n_symbols ? 0 : -1; i >= 0; i = e->symbols[i].next) {
-        const hbk__symbol *x = &e->symbols[i];
-        if (x->id >= 0) {
-            hbk_tokens_push(e->out, x->id);
-        } else if (hbk__has_bytes(t, s + x->at, x->len)) {
-            for (hbk_int k = 0; k < x->len; k++)
-                hbk_tokens_push(e->out, t->byte_ids[(unsigned char)s[x->at + k]]);
-        } else if (t->unk >= 0 && !unknown) {
-            hbk_tokens_push(e->out, t->unk);
-        }
-        unknown = x->id < 0;
+    while (e->halves && id < t->vocab.n && e->halves[id]) {
+        uint64_t pair = ~e->halves[id];
+        hbk__emit(e, (int32_t)(pair >> 32));
+        id = (int32_t)(pair & INT32_MAX);
     }
+    if (id >= t->vocab.n) {
+        const char *s = hbk__vocab_piece(&t->letters, id - t->vocab.n);
+        hbk_int n = t->letters.pieces[id - t->vocab.n].len;
+        bool bytes = hbk__has_bytes(t, s, n);
+        for (hbk_int k = 0; k < n && bytes; k++)
+            hbk_tokens_push(e->out, t->byte_ids[(unsigned char)s[k]]);
+        if (bytes) e->unknown = false;
+        id = bytes ? -1 : t->unk;
+    }
+    if (id < 0 || (id == t->unk && e->unknown && t->fuse_unk)) return;
+    e->unknown = id == t->unk;
+    hbk_tokens_push(e->out, id);
+}
+
+/* Bytes as the printable characters that stand for them. */
+static void hbk__spell(const hbk_tokenizer *t, const char *s, hbk_int n, hbk_text *out)
+{
+    for (hbk_int i = 0; i < n; i++) {
+        char c[4];
+        size_t len = hbk_utf8_encode(c, t->byte_char[(unsigned char)s[i]]);
+        hbk_text_append(out, c, len);
+    }
+}
+
+/* The piece that is the whole word, or -1. */
+static bool hbk__whole_word(hbk__encoder *e, const char *s, hbk_int n, int32_t *id)
+{
+    const hbk_tokenizer *t = e->t;
+    *id = -1;
+    if (!t->ignore_merges || n > t->vocab.longest) return true;
+    if (t->byte_level) {
+        hbk_text_clear(&e->spelled);
+        hbk__spell(t, s, n, &e->spelled);
+        if (!hbk_text_ok(&e->spelled, e->err)) return false;
+        s = e->spelled.data;
+        n = (hbk_int)e->spelled.len;
+    }
+    *id = hbk__vocab_find(&t->vocab, s, n);
+    if (*id >= 0 && !hbk__may_spell(t, *id)) *id = -1;
+    return true;
 }
 
 /* The merge loop. A merge makes two new neighbourhoods, and stale entries are passed over when they come
    up: taking them out at once would need a search. n symbols enter at most 3n candidates. */
-static bool hbk__encode_word(hbk__encoder *e, const char *s, hbk_int n)
+static bool hbk__merge_word(hbk__encoder *e, const char *s, hbk_int n)
 {
-    const hbk_tokenizer *t = e->t;
-    int32_t whole = t->ignore_merges ? hbk__vocab_find(&t->vocab, s, n) : -1;
-    if (whole >= 0 && hbk__may_spell(t, whole)) {
+    int32_t whole;
+    e->unknown = false;
+    if (!hbk__whole_word(e, s, n, &whole)) return false;
+    if (whole >= 0) {
         hbk_tokens_push(e->out, whole);
         return true;
     }
     if (!hbk__split_symbols(e, s, n)) return false;
     e->n_heap = 0;
-    for (hbk_int i = 0; i + 1 < e->n_symbols; i++)
-        if (!hbk__try_pair(e, s, i, i + 1)) return false;
+    for (int32_t i = 0; i + 1 < e->n_symbols; i++)
+        if (!hbk__try_pair(e, i, i + 1)) return false;
     while (e->n_heap > 0) {
         hbk__merge m = hbk__heap_pop(e);
-        hbk__symbol *a = &e->symbols[m.left], *b = &e->symbols[m.right];
-        if (a->len == 0 || b->len == 0 || a->len + b->len != m.len) continue;
+        int32_t left = (int32_t)(m.order & INT32_MAX);
+        hbk__symbol *a = &e->symbols[left];
+        if (a->len == 0 || a->next < 0 || a->len + e->symbols[a->next].len != m.len) continue;
+        hbk__symbol *b = &e->symbols[a->next];
         a->len = m.len;
         a->id = m.id;
         a->next = b->next;
-        if (b->next >= 0) e->symbols[b->next].prev = m.left;
+        if (b->next >= 0) e->symbols[b->next].prev = left;
         b->len = 0;
-        if (!hbk__try_pair(e, s, a->prev, m.left) || !hbk__try_pair(e, s, m.left, a->next)) return false;
+        if (!hbk__try_pair(e, a->prev, left) || !hbk__try_pair(e, left, a->next)) return false;
     }
-    hbk__emit_symbols(e, s);
+    for (int32_t i = e->n_symbols ? 0 : -1; i >= 0; i = e->symbols[i].next) hbk__emit(e, e->symbols[i].id);
     return true;
+}
+
+/* Most words of a text were met before: their ids are copied. */
+static bool hbk__encode_word(hbk__encoder *e, const char *s, hbk_int n)
+{
+    enum { LONGEST = 64 }; /* what is longer hardly comes again */
+    uint64_t hash = 0;
+    hbk__known *w = NULL;
+    if (e->n_words && n <= LONGEST) {
+        hash = hbk_hash(0, s, (size_t)n);
+        w = &e->words[hash & (uint64_t)(e->n_words - 1)];
+        if (w->hash == hash && w->len == n && memcmp(e->seen.data + w->at, s, (size_t)n) == 0) {
+            for (hbk_int k = 0; k < w->n_ids; k++) hbk_tokens_push(e->out, e->out->data[w->ids + k]);
+            return true;
+        }
+    }
+    hbk_int before = e->out->n;
+    if (!hbk__merge_word(e, s, n)) return false;
+    if (!w) return true;
+    w->hash = hash;
+    w->at = (hbk_int)e->seen.len;
+    w->len = n;
+    w->ids = before;
+    w->n_ids = e->out->n - before;
+    hbk_text_append(&e->seen, s, (size_t)n);
+    return hbk_text_ok(&e->seen, e->err) && hbk_tokens_ok(e->out, e->err);
 }
 
 /* Copies n bytes with every ' ' as U+2581. */
@@ -3048,7 +4290,7 @@ static void hbk__escape(hbk_text *out, const char *s, hbk_int n)
     }
 }
 
-/* The last stage before merging: cuts text into words, spells bytes. */
+/* The last stage before merging: cuts text into words. */
 static bool hbk__encode_words(hbk__encoder *e, const char *s, hbk_int n)
 {
     const hbk_tokenizer *t = e->t;
@@ -3056,7 +4298,7 @@ static bool hbk__encode_words(hbk__encoder *e, const char *s, hbk_int n)
     if (n == 0) return true;
     hbk_text_clear(&e->spaced);
     if (t->metaspace) {
-        bool has = s[0] == ' ' || (n >= 3 && memcmp(s, HBK__SPACE, 3) == 0);
+        bool has = s[0] == ' ' || hbk__is_mark(s, n, 0);
         bool wants = t->meta_prefix == HBK__PREFIX_ALWAYS || (t->meta_prefix == HBK__PREFIX_FIRST && first);
         if (wants && !has && !(e->flags & HBK_ENCODE_CONTINUE)) hbk_text_append(&e->spaced, HBK__SPACE, 3);
         hbk__escape(&e->spaced, s, n);
@@ -3071,76 +4313,76 @@ static bool hbk__encode_words(hbk__encoder *e, const char *s, hbk_int n)
     }
     for (hbk_int i = 0, end; i < n; i = end) {
         end = hbk__word_end(t, s, n, i);
-        const char *word = s + i;
-        hbk_int len = end - i;
-        if (t->byte_level) {
-            hbk_text_clear(&e->spelled);
-            for (hbk_int k = i; k < end; k++) {
-                char c[4];
-                size_t c_len = hbk_utf8_encode(c, t->byte_char[(unsigned char)s[k]]);
-                hbk_text_append(&e->spelled, c, c_len);
-            }
-            if (!hbk_text_ok(&e->spelled, e->err)) return false;
-            word = hbk_text_string(&e->spelled);
-            len = (hbk_int)e->spelled.len;
-        }
-        if (!hbk__encode_word(e, word, len)) return false;
+        if (!hbk__encode_word(e, s + i, end - i)) return false;
     }
     return true;
 }
 
-/* \w of the regular expressions: letters, marks, decimal digits, joining punctuation. */
+/* \w of the regular expressions: letters, marks, decimal digits, joining punctuation, what else counts as
+   alphabetic (letter numbers, circled and squared letters), and the two joiners. */
 static bool hbk__is_word_char(const char *s, hbk_int n, hbk_int i)
 {
     int32_t cp;
     if (i >= n || hbk_utf8_decode(s + i, (size_t)(n - i), &cp) == 0) return false;
     int c = (int)utf8proc_category(cp);
-    return (c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_ND) || c == UTF8PROC_CATEGORY_PC;
+    return (c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_NL) || c == UTF8PROC_CATEGORY_PC ||
+           (cp >= 0x24B6 && cp <= 0x24E9) || (cp >= 0x1F130 && cp <= 0x1F149) ||
+           (cp >= 0x1F150 && cp <= 0x1F169) || (cp >= 0x1F170 && cp <= 0x1F189) || cp == 0x200C || cp == 0x200D;
 }
 
-/* Does the token stand at s[i], by itself if it must? */
-static bool hbk__added_here(const hbk_tokenizer *t, const hbk__added *a, const char *s, hbk_int n, hbk_int i)
+/* The beginning of the character that ends before i > 0. */
+static hbk_int hbk__before(const char *s, hbk_int i)
 {
-    if (a->len > n - i || memcmp(t->patterns.data + a->at, s + i, (size_t)a->len) != 0) return false;
-    if (!a->single_word) return true;
-    hbk_int before = i;
-    while (before > 0 && ((unsigned char)s[--before] & 0xC0) == 0x80) {
-    }
-    return !(i > 0 && hbk__is_word_char(s, n, before)) && !hbk__is_word_char(s, n, i + a->len);
+    for (i--; i > 0 && ((unsigned char)s[i] & 0xC0) == 0x80;) i--;
+    return i;
 }
 
 /* The longest added token at s[i], or NULL. */
-static const hbk__added *hbk__added_at(const hbk__encoder *e, bool normalized, const char *s, hbk_int n,
+static const hbk__added *hbk__added_at(const hbk_tokenizer *t, bool normalized, const char *s, hbk_int n,
                                        hbk_int i)
 {
-    const hbk_tokenizer *t = e->t;
     const hbk__added *best = NULL;
     if (!t->begins[normalized][(unsigned char)s[i]]) return NULL;
     for (hbk_int k = 0; k < t->n_added; k++) {
         const hbk__added *a = &t->added[k];
-        if (a->normalized != normalized || (a->special && !(e->flags & HBK_ENCODE_SPECIAL))) continue;
-        if ((!best || a->len > best->len) && hbk__added_here(t, a, s, n, i)) best = a;
+        if (a->normalized == normalized && a->len <= n - i && (!best || a->len > best->len) &&
+            memcmp(t->patterns.data + a->at, s + i, (size_t)a->len) == 0)
+            best = a;
     }
     return best;
 }
 
-/* Cuts added tokens out of s, leftmost and longest first, and hands what lies between to `gap`. */
+/* May it be cut out where it was found? */
+static bool hbk__added_fits(const hbk__encoder *e, const hbk__added *a, const char *s, hbk_int n, hbk_int i)
+{
+    if (a->special && !(e->flags & HBK_ENCODE_SPECIAL)) return false;
+    return !a->single_word || (!(i > 0 && hbk__is_word_char(s, n, hbk__before(s, i))) &&
+                               !hbk__is_word_char(s, n, i + a->len));
+}
+
+/* Cuts added tokens out of s, leftmost and longest first, and hands what lies between to `gap`. As Hugging
+   Face does it, a token that is found but may not be cut out still hides what it covers. */
 static bool hbk__split_added(hbk__encoder *e, const char *s, hbk_int n, bool normalized,
                              bool (*gap)(hbk__encoder *e, const char *s, hbk_int n))
 {
-    hbk_int from = 0, i = 0;
+    const hbk_tokenizer *t = e->t;
+    hbk_int from = 0, i = 0, len;
+    if (!(e->flags & HBK_ENCODE_SPECIAL) && !t->cuts[normalized]) return gap(e, s, n);
     while (i < n) {
-        const hbk__added *a = hbk__added_at(e, normalized, s, n, i);
+        const hbk__added *a = hbk__added_at(t, normalized, s, n, i);
         if (!a) {
             i++;
             continue;
         }
         hbk_int begin = i, end = i + a->len;
-        while (a->lstrip && begin > from && hbk__json_space(s[begin - 1])) begin--;
-        while (a->rstrip && end < n && hbk__json_space(s[end])) end++;
-        if (!gap(e, s + from, begin - from)) return false;
+        i = end;
+        if (!hbk__added_fits(e, a, s, n, begin)) continue;
+        while (a->lstrip && begin > from && hbk__class_at(s, n, hbk__before(s, begin), &len) == HBK__S)
+            begin -= len;
+        while (a->rstrip && hbk__class_at(s, n, end, &len) == HBK__S) end += len;
+        if (begin > from && !gap(e, s + from, begin - from)) return false;
         hbk_tokens_push(e->out, a->id);
-        from = i = end;
+        from = end;
     }
     return gap(e, s + from, n - from);
 }
@@ -3159,6 +4401,7 @@ static void hbk__collapse(hbk_text *out, const char *s, hbk_int n)
 static void hbk__normalise(const hbk_tokenizer *t, const char *s, hbk_int n, bool first, unsigned flags,
                            hbk_text *out, hbk_text *scratch)
 {
+    size_t before = out->len;
     if (t->collapse) {
         hbk_text_clear(scratch);
         hbk__collapse(scratch, s, n);
@@ -3167,11 +4410,14 @@ static void hbk__normalise(const hbk_tokenizer *t, const char *s, hbk_int n, boo
         n = (hbk_int)scratch->len;
     }
     bool wants = t->prefix == HBK__PREFIX_ALWAYS || (t->prefix == HBK__PREFIX_FIRST && first);
-    if (wants && n > 0 && !(flags & HBK_ENCODE_CONTINUE)) hbk_text_append(out, HBK__SPACE, 3);
+    if (wants && n > 0 && !(flags & HBK_ENCODE_CONTINUE))
+        hbk_text_add(out, t->escape || !t->sentencepiece ? HBK__SPACE : " ");
     if (t->escape)
         hbk__escape(out, s, n);
     else
         hbk_text_append(out, s, (size_t)n);
+    while (t->collapse && t->escape && out->len >= before + 3 && hbk__is_mark(out->data, (hbk_int)out->len, (hbk_int)out->len - 3))
+        out->data[out->len -= 3] = 0; /* also those that the text itself ends with */
 }
 
 /* What lies between two raw special tokens: normalised, then cut at the normalised ones. */
@@ -3198,6 +4444,33 @@ static void hbk__repair(hbk_text *out, const char *s, size_t n)
     hbk_text_append(out, s, n);
 }
 
+/* What a text of n bytes needs: a cache that suits its length, and where pieces are unused, their halves.
+   Those depend on the whole text, so that no word can be taken from the cache then. */
+static bool hbk__encoder_open(hbk__encoder *e, size_t n)
+{
+    const hbk_tokenizer *t = e->t;
+    if (t->resplits) {
+        e->halves = HBK__NEW(t->alloc, uint64_t, t->vocab.n, e->err);
+        return e->halves != NULL;
+    }
+    if (n < 256) return true;
+    for (e->n_words = 16; (size_t)e->n_words < n / 16 && e->n_words < 1 << 14;) e->n_words *= 2;
+    e->words = HBK__NEW(t->alloc, hbk__known, e->n_words, e->err);
+    return e->words != NULL;
+}
+
+static void hbk__encoder_close(hbk__encoder *e)
+{
+    hbk_text_free(&e->normal);
+    hbk_text_free(&e->spaced);
+    hbk_text_free(&e->spelled);
+    hbk_text_free(&e->seen);
+    hbk_free(e->t->alloc, e->symbols);
+    hbk_free(e->t->alloc, e->heap);
+    hbk_free(e->t->alloc, e->words);
+    hbk_free(e->t->alloc, e->halves);
+}
+
 HBK_DEF bool hbk_tokenizer_encode(const hbk_tokenizer *t, const char *text, size_t n, unsigned flags,
                                   hbk_tokens *out, hbk_error *err)
 {
@@ -3205,7 +4478,7 @@ HBK_DEF bool hbk_tokenizer_encode(const hbk_tokenizer *t, const char *text, size
     memset(&e, 0, sizeof e);
     hbk_text repaired;
     memset(&repaired, 0, sizeof repaired);
-    e.normal.alloc = e.spaced.alloc = e.spelled.alloc = repaired.alloc = t->alloc;
+    e.normal.alloc = e.spaced.alloc = e.spelled.alloc = e.seen.alloc = repaired.alloc = t->alloc;
     e.t = t;
     e.flags = flags;
     e.out = out;
@@ -3217,15 +4490,11 @@ HBK_DEF bool hbk_tokenizer_encode(const hbk_tokenizer *t, const char *text, size
         n = repaired.len;
     }
     e.begin = text;
-    bool ok = hbk_text_ok(&repaired, err) &&
+    bool ok = hbk_text_ok(&repaired, err) && hbk__encoder_open(&e, n) &&
               hbk__split_added(&e, text, (hbk_int)n, false, hbk__encode_segment) && hbk_tokens_ok(out, err);
     if (!ok) out->n = before;
     hbk_text_free(&repaired);
-    hbk_text_free(&e.normal);
-    hbk_text_free(&e.spaced);
-    hbk_text_free(&e.spelled);
-    hbk_free(t->alloc, e.symbols);
-    hbk_free(t->alloc, e.heap);
+    hbk__encoder_close(&e);
     return ok;
 }
 
@@ -3238,7 +4507,7 @@ static void hbk__flush_bytes(const hbk_tokenizer *t, hbk_text *run, hbk_text *ou
     if (run->failed) out->failed = true;
     if (run->len == 0) return;
     const char *s = hbk_text_string(run);
-    if (!t->by_rank || hbk_utf8_valid(s, run->len, NULL))
+    if (t->sentencepiece || hbk_utf8_valid(s, run->len, NULL))
         hbk__repair(out, s, run->len);
     else
         for (size_t i = 0; i < run->len; i++) hbk_text_append(out, "\xef\xbf\xbd", 3);
@@ -3282,26 +4551,50 @@ static void hbk__unspell(const hbk_tokenizer *t, const char *s, hbk_int n, hbk_t
     }
 }
 
-/* Appends a piece's text: U+2581 as ' ', the first one dropped where a text begins. */
+/* Appends a piece's text: U+2581 as ' ', less what a text's beginning loses. `begin` says whether it still
+   begins here. */
 static void hbk__decode_piece(const hbk_tokenizer *t, int32_t id, bool *begin, hbk_text *out)
 {
+    const hbk__piece *p = &t->vocab.pieces[id];
     const char *s = hbk__vocab_piece(&t->vocab, id);
-    hbk_int n = t->vocab.pieces[id].len;
-    if (t->vocab.pieces[id].kind == HBK__PIECE_UNKNOWN && !t->by_rank) {
-        s = " \xe2\x81\x87 "; /* SentencePiece's default surface of unk, U+2047 */
-        n = 5;
+    hbk_int n = p->len;
+    if (p->kind == HBK__PIECE_UNKNOWN && t->sentencepiece) {
+        s = hbk_text_string(&t->unk_text);
+        n = (hbk_int)t->unk_text.len;
     }
-    bool drop = *begin && n >= 3 && memcmp(s, HBK__SPACE, 3) == 0;
-    if (drop) {
-        s += 3;
-        n -= 3;
+    bool drop = *begin && t->strip == HBK__STRIP_MARK && hbk__is_mark(s, n, 0);
+    bool drop_all = *begin && t->strip == HBK__STRIP_MARKS;
+    hbk_int from = drop ? 3 : 0;
+    *begin = *begin && t->strip == HBK__STRIP_MARK && from == n && (t->collapse || !drop);
+    for (hbk_int i = from; i < n;) {
+        bool mark = hbk__is_mark(s, n, i);
+        if (!mark || !drop_all) hbk_text_append(out, mark ? " " : s + i, 1);
+        i += mark ? 3 : 1;
     }
-    *begin = *begin && n == 0 && (t->collapse || !drop); /* one space, or with `collapse` all of them */
-    for (hbk_int i = 0; i < n;) {
-        bool space = n - i >= 3 && memcmp(s + i, HBK__SPACE, 3) == 0;
-        hbk_text_append(out, space ? " " : s + i, 1);
-        i += space ? 3 : 1;
+}
+
+/* The pieces' texts one after another. Byte-level pieces are all left in `run`. */
+static void hbk__decode_pieces(const hbk_tokenizer *t, const int32_t *ids, hbk_int n, bool begin,
+                               hbk_text *run, hbk_text *out)
+{
+    for (hbk_int i = 0; i < n; i++) {
+        const hbk__piece *p = &t->vocab.pieces[ids[i]];
+        const char *s = hbk__vocab_piece(&t->vocab, ids[i]);
+        bool hidden = p->hidden || p->kind == HBK__PIECE_CONTROL || p->kind == HBK__PIECE_NONE;
+        if (hidden && t->sentencepiece) hbk__flush_bytes(t, run, out); /* bytes do not reach over it */
+        if (hidden) continue;
+        if (t->byte_level) {
+            hbk__unspell(t, s, p->len, run);
+        } else if (p->kind == HBK__PIECE_BYTE && t->decode_bytes) {
+            char c = (char)hbk__byte_of(s, p->len);
+            hbk_text_append(run, &c, 1);
+            begin = false;
+        } else {
+            hbk__flush_bytes(t, run, out);
+            hbk__decode_piece(t, ids[i], &begin, out);
+        }
     }
+    if (!t->byte_level) hbk__flush_bytes(t, run, out);
 }
 
 HBK_DEF bool hbk_tokenizer_decode(const hbk_tokenizer *t, const int32_t *ids, hbk_int n, unsigned flags,
@@ -3315,23 +4608,8 @@ HBK_DEF bool hbk_tokenizer_decode(const hbk_tokenizer *t, const int32_t *ids, hb
     memset(&run, 0, sizeof run);
     run.alloc = t->alloc;
     size_t before = out->len;
-    bool begin = t->strip && !(flags & HBK_ENCODE_CONTINUE);
-    for (hbk_int i = 0; i < n; i++) {
-        const hbk__piece *p = &t->vocab.pieces[ids[i]];
-        const char *s = hbk__vocab_piece(&t->vocab, ids[i]);
-        if (p->kind == HBK__PIECE_CONTROL || p->kind == HBK__PIECE_NONE) continue;
-        if (t->byte_level) {
-            hbk__unspell(t, s, p->len, &run);
-        } else if (p->kind == HBK__PIECE_BYTE) {
-            char c = (char)hbk__byte_of(s, p->len);
-            hbk_text_append(&run, &c, 1);
-            begin = false;
-        } else {
-            hbk__flush_bytes(t, &run, out);
-            hbk__decode_piece(t, ids[i], &begin, out);
-        }
-    }
-    if (!t->byte_level) hbk__flush_bytes(t, &run, out);
+    bool begin = t->strip != HBK__STRIP_NONE && !(flags & HBK_ENCODE_CONTINUE);
+    hbk__decode_pieces(t, ids, n, begin, &run, out);
     for (size_t i = 0, step; i < run.len; i += step) {
         int32_t cp;
         step = hbk_utf8_decode(run.data + i, run.len - i, &cp);
@@ -3339,6 +4617,10 @@ HBK_DEF bool hbk_tokenizer_decode(const hbk_tokenizer *t, const int32_t *ids, hb
         hbk_text_append(out, cp < 0 ? "\xef\xbf\xbd" : run.data + i, cp < 0 ? 3 : step);
     }
     bool ok = hbk_text_ok(&run, err) && hbk_text_ok(out, err);
+    if (ok && begin && t->strip == HBK__STRIP_SPACE && out->len > before && out->data[before] == ' ') {
+        memmove(out->data + before, out->data + before + 1, out->len - before); /* the NUL too */
+        out->len--;
+    }
     if (!ok && out->data) {
         out->len = before;
         out->data[before] = 0;
@@ -3380,6 +4662,52 @@ HBK_DEF int32_t hbk_tokenizer_find(const hbk_tokenizer *t, const char *piece)
 HBK_DEF const char *hbk_tokenizer_piece(const hbk_tokenizer *t, int32_t id)
 {
     return id >= 0 && id < t->vocab.n ? hbk__vocab_piece(&t->vocab, id) : NULL;
+}
+
+/* What writers of other formats ask: pieces by id in t->vocab.pieces, and the following. */
+
+typedef struct hbk__rule {
+    int32_t left, right, id;
+    hbk_int rank;
+} hbk__rule;
+
+static int hbk__rule_order(const void *a, const void *b)
+{
+    const hbk__rule *x = (const hbk__rule *)a, *y = (const hbk__rule *)b;
+    if (x->rank != y->rank) return x->rank < y->rank ? -1 : 1;
+    if (x->left != y->left) return x->left < y->left ? -1 : 1;
+    return (x->right > y->right) - (x->right < y->right);
+}
+
+/* The merges in their order; the caller frees the list with hbk_free(t->alloc). Rules of letters are left
+   out: they have no piece. NULL: no memory. */
+static hbk__rule *hbk__tokenizer_rules(const hbk_tokenizer *t, hbk_int *n, hbk_error *err)
+{
+    hbk__rule *list = HBK__NEW(t->alloc, hbk__rule, t->rules.n, err);
+    *n = 0;
+    for (hbk_int i = 0; list && i < t->rules.cap; i++) {
+        const hbk__slot *slot = &t->rules.slots[i];
+        if (!slot->value) continue;
+        hbk__rule *r = &list[*n];
+        r->left = (int32_t)(slot->key >> 32);
+        r->right = (int32_t)(slot->key & INT32_MAX);
+        r->id = (int32_t)((slot->value - 1) & INT32_MAX);
+        r->rank = (slot->value - 1) >> 32;
+        if (r->left < t->vocab.n && r->right < t->vocab.n) ++*n;
+    }
+    if (list) qsort(list, (size_t)*n, sizeof *list, hbk__rule_order);
+    return list;
+}
+
+/* GGUF's name for how a byte-level text falls into words: "" for the families without bytes (GGUF's model
+   "llama"), NULL if no name fits. */
+static const char *hbk__tokenizer_pre(const hbk_tokenizer *t)
+{
+    bool smollm = t->words == HBK__WORDS_GPT2 && t->digits;
+    if (!t->byte_level) return "";
+    if (t->prefix_space || (t->ignore_merges != (t->words == HBK__WORDS_LLAMA3))) return NULL;
+    if (t->words == HBK__WORDS_LLAMA3 && !t->digits) return "llama-bpe";
+    return smollm ? "smollm" : t->words == HBK__WORDS_GPT2 ? "gpt-2" : NULL;
 }
 
 /* ---- 7.6 tokenizer.json
@@ -3430,16 +4758,20 @@ static bool hbk__json_normalizer(hbk_tokenizer *t, const json_t *node, const cha
     return hbk__refuse_node(path, "normalizer", type, err);
 }
 
-/* The newer spelling of the same, done after special tokens are cut out. "prepend_scheme" replaced
-   "add_prefix_space", and both are optional. */
+/* When a Metaspace prepends: "prepend_scheme" replaced "add_prefix_space", and both are optional. */
+static int hbk__json_scheme(const json_t *node)
+{
+    if (hbk__node_is(node, "prepend_scheme", "first")) return HBK__PREFIX_FIRST;
+    if (hbk__node_is(node, "prepend_scheme", "never")) return HBK__PREFIX_NEVER;
+    return json_is_false(json_object_get(node, "add_prefix_space")) ? HBK__PREFIX_NEVER : HBK__PREFIX_ALWAYS;
+}
+
+/* The newer spelling of the same, done after special tokens are cut out. */
 static void hbk__json_metaspace(hbk_tokenizer *t, const json_t *node)
 {
-    const json_t *split = json_object_get(node, "split"), *old = json_object_get(node, "add_prefix_space");
     t->metaspace = true;
-    t->meta_prefix = json_is_false(old) ? HBK__PREFIX_NEVER : HBK__PREFIX_ALWAYS;
-    if (hbk__node_is(node, "prepend_scheme", "first")) t->meta_prefix = HBK__PREFIX_FIRST;
-    if (hbk__node_is(node, "prepend_scheme", "never")) t->meta_prefix = HBK__PREFIX_NEVER;
-    t->words = json_is_false(split) ? HBK__WORDS_ALL : HBK__WORDS_SPACE;
+    t->meta_prefix = hbk__json_scheme(node);
+    t->words = json_is_false(json_object_get(node, "split")) ? HBK__WORDS_ALL : HBK__WORDS_SPACE;
 }
 
 /* Cutting by a regular expression: letter for letter one of those that 7.3 knows. */
@@ -3451,6 +4783,7 @@ static bool hbk__json_split(hbk_tokenizer *t, const json_t *node, const char *pa
                                       "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
     const char *regex = json_string_value(json_object_get(json_object_get(node, "pattern"), "Regex"));
     bool plain = hbk__node_is(node, "behavior", "Isolated") && !json_is_true(json_object_get(node, "invert"));
+    plain = plain && t->words == HBK__WORDS_ALL; /* two of them would cut twice */
     if (regex && plain && strcmp(regex, gpt2) == 0)
         t->words = HBK__WORDS_GPT2;
     else if (regex && plain && strcmp(regex, llama3) == 0)
@@ -3497,30 +4830,49 @@ static bool hbk__json_pre_tokenizer(hbk_tokenizer *t, const json_t *node, const 
     return hbk__refuse_node(path, "pre_tokenizer", type, err);
 }
 
-/* Decoding follows from encoding but for one thing, whether the first space goes. The names are checked
-   all the same: another decoder means another kind of vocabulary. */
+/* Is this the node of the one form that the family uses at step k of a decoder? */
+static bool hbk__json_decoder_step(const json_t *node, int k)
+{
+    const json_t *start = json_object_get(node, "start"), *stop = json_object_get(node, "stop");
+    if (k == 0)
+        return hbk__node_is(json_object_get(node, "pattern"), "String", HBK__SPACE) &&
+               hbk__node_is(node, "content", " ");
+    return k < 3 || (hbk__node_is(node, "content", " ") && json_integer_value(start) == 1 &&
+                     json_integer_value(stop) == 0);
+}
+
+/* ByteLevel; Metaspace; or a sequence of these steps in this order, the first always, Strip only behind
+   Fuse: before it, each piece would lose its space. Another decoder means another kind of vocabulary. */
 static bool hbk__json_decoder(hbk_tokenizer *t, const json_t *node, const char *path, hbk_error *err)
 {
+    static const char *const steps[4] = {"Replace", "ByteFallback", "Fuse", "Strip"};
     const char *type = hbk__node_type(node);
+    const json_t *list = json_object_get(node, "decoders");
+    int done = -1;
     if (!node || json_is_null(node)) { /* then what encoding put before a text is taken off again */
-        t->strip = t->prefix != HBK__PREFIX_NEVER || t->meta_prefix != HBK__PREFIX_NEVER;
+        bool prefix = t->prefix != HBK__PREFIX_NEVER || t->meta_prefix != HBK__PREFIX_NEVER;
+        t->strip = prefix && !t->byte_level ? HBK__STRIP_SPACE : HBK__STRIP_NONE;
+        t->decode_bytes = true;
         return true;
     }
-    if (strcmp(type, "Sequence") == 0) {
-        const json_t *list = json_object_get(node, "decoders");
-        for (size_t i = 0; i < json_array_size(list); i++)
-            if (!hbk__json_decoder(t, json_array_get(list, i), path, err)) return false;
+    if (strcmp(type, "ByteLevel") == 0 && t->byte_level) return true;
+    if (strcmp(type, "Metaspace") == 0 && !t->byte_level && hbk__node_is(node, "replacement", HBK__SPACE)) {
+        if (hbk__json_scheme(node) != HBK__PREFIX_NEVER) t->strip = HBK__STRIP_MARKS;
         return true;
     }
-    if (strcmp(type, "Strip") == 0)
-        t->strip = json_integer_value(json_object_get(node, "start")) > 0;
-    else if (strcmp(type, "Metaspace") == 0)
-        t->strip = !hbk__node_is(node, "prepend_scheme", "never") &&
-                   !json_is_false(json_object_get(node, "add_prefix_space"));
-    else if (strcmp(type, "ByteLevel") != 0 && strcmp(type, "Replace") != 0 && strcmp(type, "Fuse") != 0 &&
-             strcmp(type, "ByteFallback") != 0)
-        return hbk__refuse_node(path, "decoder", type, err);
-    return true;
+    if (json_array_size(list) == 1) return hbk__json_decoder(t, json_array_get(list, 0), path, err);
+    if (strcmp(type, "Sequence") != 0 || t->byte_level) return hbk__refuse_node(path, "decoder", type, err);
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *step = json_array_get(list, i);
+        int k = done + 1, last = done < 0 ? 0 : 3;
+        while (k <= last && !hbk__node_is(step, "type", steps[k])) k++;
+        if (k > last || !hbk__json_decoder_step(step, k) || (k == 3 && done != 2))
+            return hbk__refuse_node(path, "decoder Sequence with", hbk__node_type(step), err);
+        done = k;
+        if (k == 1) t->decode_bytes = true;
+        if (k == 3) t->strip = HBK__STRIP_SPACE;
+    }
+    return done >= 0 || hbk__refuse_node(path, "decoder Sequence", "of nothing", err);
 }
 
 /* Does every text begin with a special token? That is bos. */
@@ -3552,7 +4904,7 @@ static bool hbk__add_added(hbk_tokenizer *t, hbk__added a, const char *s, hbk_in
     if (!hbk__reserve(t->alloc, &added, &t->cap_added, t->n_added + 1, sizeof a, err)) return false;
     t->added = (hbk__added *)added;
     a.at = (hbk_int)t->patterns.len;
-    if (a.normalized && t->by_rank)
+    if (a.normalized && !t->sentencepiece)
         hbk__normalise(t, s, n, true, 0, &t->patterns, &scratch);
     else
         hbk_text_append(&t->patterns, s, (size_t)n);
@@ -3560,6 +4912,7 @@ static bool hbk__add_added(hbk_tokenizer *t, hbk__added a, const char *s, hbk_in
     if (!hbk_text_ok(&t->patterns, err)) return false;
     a.len = (hbk_int)t->patterns.len - a.at;
     t->begins[a.normalized][(unsigned char)t->patterns.data[a.at]] = true;
+    if (!a.special) t->cuts[a.normalized] = true;
     t->added[t->n_added++] = a;
     return true;
 }
@@ -3587,9 +4940,20 @@ static bool hbk__json_added(hbk_tokenizer *t, const json_t *entry, hbk_int id, c
         if (!hbk__vocab_set(&t->vocab, id, s, n, HBK__PIECE_NORMAL, 0, err)) return false;
         a.id = (int32_t)id;
     }
-    int32_t *kind = &t->vocab.pieces[a.id].kind;
-    if (a.special && *kind == HBK__PIECE_NORMAL) *kind = HBK__PIECE_CONTROL; /* unk and bytes stay so */
+    hbk__piece *p = &t->vocab.pieces[a.id];
+    if (a.special && p->kind == HBK__PIECE_NORMAL) p->kind = HBK__PIECE_CONTROL; /* unk and bytes stay so */
+    p->hidden = a.special;
     return hbk__add_added(t, a, s, n, err);
+}
+
+/* In the byte-level family every byte is a character of the alphabet, and that is its symbol. */
+static void hbk__find_byte_pieces(hbk_tokenizer *t)
+{
+    for (int b = 0; b < 256 && t->byte_level; b++) {
+        char c[4];
+        hbk_int n = (hbk_int)hbk_utf8_encode(c, t->byte_char[b]);
+        t->byte_ids[b] = hbk__symbol_of(t, c, n);
+    }
 }
 
 /* Pieces, unk, and the bytes that unknown characters fall back to. */
@@ -3612,7 +4976,8 @@ static bool hbk__json_vocab(hbk_tokenizer *t, const json_t *model, const char *p
     if (unk && t->unk < 0)
         return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "unk_token \"%.40s\" is no piece", unk);
     if (unk) t->vocab.pieces[t->unk].kind = HBK__PIECE_UNKNOWN;
-    t->byte_fallback = json_is_true(json_object_get(model, "byte_fallback"));
+    hbk__find_byte_pieces(t);
+    t->byte_fallback = json_is_true(json_object_get(model, "byte_fallback")) && !t->byte_level;
     for (hbk_int id = 0; id < t->vocab.n && t->byte_fallback; id++) {
         int b = hbk__byte_of(hbk__vocab_piece(&t->vocab, id), t->vocab.pieces[id].len);
         if (b < 0) continue;
@@ -3657,18 +5022,16 @@ static bool hbk__json_merge(const hbk_tokenizer *t, const json_t *entry, int32_t
     return true;
 }
 
-/* The position in the list is the rank. Both parts and their whole must be pieces. */
+/* The position in the list is the rank. Both parts and their whole must be pieces. The list is read from its
+   end: a pair that it names twice has its last rank, as Hugging Face reads it. */
 static bool hbk__json_merges(hbk_tokenizer *t, const json_t *merges, const char *path, hbk_error *err)
 {
-    hbk_int n = (hbk_int)json_array_size(merges), rank;
     hbk_text joined;
     memset(&joined, 0, sizeof joined);
     joined.alloc = t->alloc;
-    t->results = HBK__NEW(t->alloc, int32_t, n, err);
-    bool ok = t->results != NULL;
-    for (rank = 0; rank < n && ok; rank++) {
+    bool ok = true;
+    for (hbk_int rank = (hbk_int)json_array_size(merges) - 1; rank >= 0 && ok; rank--) {
         int32_t left = -1, right = -1, id = -1;
-        hbk_int probe = 0;
         const json_t *entry = json_array_get(merges, (size_t)rank);
         if (hbk__is_void_merge(entry)) continue;
         bool pair = hbk__json_merge(t, entry, &left, &right, &joined);
@@ -3683,9 +5046,8 @@ static bool hbk__json_merges(hbk_tokenizer *t, const json_t *merges, const char 
                              "merge %lld, making \"%.40s\", names a piece that the vocabulary lacks",
                              (long long)rank, hbk_text_string(&joined));
         if (!ok || !hbk__may_spell(t, id)) continue;
-        t->results[rank] = id;
-        if (hbk__map_next(&t->merges, hbk__pair_key(left, right), &probe) < 0)
-            ok = hbk__map_add(&t->merges, hbk__pair_key(left, right), rank, err);
+        ok = hbk__add_rule(t, left, right, rank, id, err);
+        t->vocab.pieces[id].score = -(float)rank; /* for formats that score pieces */
     }
     hbk_text_free(&joined);
     return ok;
@@ -3714,7 +5076,6 @@ static bool hbk__json_check_model(const json_t *model, const char *path, hbk_err
 static bool hbk__load_json(hbk_tokenizer *t, const json_t *root, const char *path, hbk_error *err)
 {
     const json_t *model = json_object_get(root, "model"), *added = json_object_get(root, "added_tokens");
-    t->by_rank = true;
     t->ignore_merges = json_is_true(json_object_get(model, "ignore_merges"));
     t->fuse_unk = json_is_true(json_object_get(model, "fuse_unk"));
     if (!hbk__json_check_model(model, path, err) ||
@@ -3729,7 +5090,9 @@ static bool hbk__load_json(hbk_tokenizer *t, const json_t *root, const char *pat
             return false;
     }
     hbk__json_post_processor(t, json_object_get(root, "post_processor"));
-    return hbk__json_merges(t, json_object_get(model, "merges"), path, err);
+    if (!hbk__json_merges(t, json_object_get(model, "merges"), path, err)) return false;
+    hbk__find_borders(t);
+    return true;
 }
 
 /* ---- 7.7 SentencePiece and llama2.c
@@ -3739,7 +5102,7 @@ static bool hbk__load_json(hbk_tokenizer *t, const json_t *root, const char *pat
        ModelProto      1 piece*  2 trainer_spec  3 normalizer_spec
        piece           1 text    2 score (f32)   3 type, NORMAL if absent
        trainer_spec    3 model_type (2 = BPE; absent = unigram)   24 whitespace as suffix
-                       35 byte_fallback   40 unk_id  41 bos_id  42 eos_id
+                       35 byte_fallback   40 unk_id  41 bos_id  42 eos_id  44 text of unk
        normalizer_spec 2 compiled map   3 dummy prefix   4 remove extra spaces   5 escape; absent = true
 
    tokenizer.bin is i32 longest, then {f32 score, i32 length, bytes} to its end, with ' ' for U+2581. */
@@ -3799,20 +5162,26 @@ static float hbk__float_of(uint32_t bits)
     return f;
 }
 
+enum { HBK__LONGEST_PIECE = 4096 }; /* bytes; the halves of unused pieces nest that deep */
+
 /* A piece of either file: remembers bytes, control tokens and pieces to be matched whole. */
 static bool hbk__add_piece(hbk_tokenizer *t, const char *s, hbk_int n, float score, int32_t kind,
                            const char *path, hbk_error *err)
 {
     hbk_int id = t->vocab.n;
     int byte = kind == HBK__PIECE_BYTE ? hbk__byte_of(s, n) : 0;
-    if (kind < HBK__PIECE_NORMAL || kind > HBK__PIECE_BYTE || kind == HBK__PIECE_UNUSED || byte < 0)
-        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0, "piece %lld has type %ld, which is not read",
-                           (long long)id, (long)kind);
+    if (kind < HBK__PIECE_NORMAL || kind > HBK__PIECE_BYTE || byte < 0)
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
+                           "piece %lld has type %ld, which is not read", (long long)id, (long)kind);
+    if (n < 1 || n > HBK__LONGEST_PIECE)
+        return hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "piece %lld has %lld bytes, expected 1 to %d",
+                           (long long)id, (long long)n, (int)HBK__LONGEST_PIECE);
     if (!(score > -3e38f && score < 3e38f) || !hbk_utf8_valid(s, (size_t)n, NULL))
         return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "piece %lld has no finite score, or is no UTF-8",
                            (long long)id);
     if (!hbk__vocab_set(&t->vocab, id, s, n, kind, score, err)) return false;
     if (kind == HBK__PIECE_BYTE) t->byte_ids[byte] = (int32_t)id;
+    if (kind == HBK__PIECE_UNUSED) t->resplits = true;
     if (kind != HBK__PIECE_CONTROL && kind != HBK__PIECE_USER) return true;
     hbk__added a;
     memset(&a, 0, sizeof a);
@@ -3820,6 +5189,22 @@ static bool hbk__add_piece(hbk_tokenizer *t, const char *s, hbk_int n, float sco
     a.special = kind == HBK__PIECE_CONTROL;
     a.normalized = !a.special;
     return hbk__add_added(t, a, s, n, err);
+}
+
+/* SentencePiece's conventions, before any piece is added. */
+static bool hbk__be_sentencepiece(hbk_tokenizer *t, hbk_error *err)
+{
+    t->sentencepiece = t->fuse_unk = t->decode_bytes = true;
+    hbk_text_add(&t->unk_text, " \xe2\x81\x87 "); /* U+2047 */
+    return hbk_text_ok(&t->unk_text, err);
+}
+
+/* After the last piece. */
+static bool hbk__finish_scored(hbk_tokenizer *t, hbk_error *err)
+{
+    if (!hbk__rules_by_score(t, err)) return false;
+    hbk__find_borders(t);
+    return true;
 }
 
 static bool hbk__proto_piece(hbk_tokenizer *t, hbk__proto *m, const char *path, hbk_error *err)
@@ -3854,7 +5239,12 @@ static bool hbk__proto_trainer(hbk_tokenizer *t, hbk__proto *m, const char *path
         if (f.number == 40) t->unk = id;
         if (f.number == 41) t->bos = id;
         if (f.number == 42) t->eos = id;
+        if (f.number == 44) {
+            hbk_text_clear(&t->unk_text);
+            hbk_text_append(&t->unk_text, (const char *)f.body.p, (size_t)(f.body.end - f.body.p));
+        }
     }
+    if (!hbk_text_ok(&t->unk_text, err)) return false;
     if (m->bad) return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "its trainer_spec is damaged");
     if (model_type != 2)
         return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
@@ -3905,6 +5295,7 @@ static bool hbk__load_model(hbk_tokenizer *t, const char *data, size_t n, const 
     m.p = (const unsigned char *)data;
     m.end = m.p + n;
     m.bad = false;
+    if (!hbk__be_sentencepiece(t, err)) return false;
     t->escape = t->collapse = t->adds_bos = true; /* absent is true in this format */
     t->prefix = HBK__PREFIX_FIRST;
     while (ok && hbk__proto_next(&m, &f)) {
@@ -3915,8 +5306,8 @@ static bool hbk__load_model(hbk_tokenizer *t, const char *data, size_t n, const 
     if (!ok) return false;
     if (m.bad || t->vocab.n == 0 || !bpe)
         return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "is no SentencePiece model, or is cut short");
-    t->strip = t->collapse || t->prefix != HBK__PREFIX_NEVER;
-    return hbk__check_ids(t, path, err);
+    if (t->collapse || t->prefix != HBK__PREFIX_NEVER) t->strip = HBK__STRIP_MARK;
+    return hbk__check_ids(t, path, err) && hbk__finish_scored(t, err);
 }
 
 /* Neither the number of pieces nor their types are stored: pieces run to the end of the file, unk, bos and
@@ -3928,7 +5319,7 @@ static bool hbk__load_bin(hbk_tokenizer *t, const char *data, size_t n, const ch
     hbk_text piece;
     memset(&piece, 0, sizeof piece);
     piece.alloc = t->alloc;
-    bool ok = true;
+    bool ok = hbk__be_sentencepiece(t, err);
     if (n >= at) memcpy(&longest, data, sizeof longest);
     while (ok && at + sizeof word <= n) {
         memcpy(word, data + at, sizeof word);
@@ -3953,12 +5344,13 @@ static bool hbk__load_bin(hbk_tokenizer *t, const char *data, size_t n, const ch
     if (at != n || t->vocab.n < 4)
         return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0,
                            "is no tokenizer.bin of llama2.c, or is cut short");
-    t->escape = t->strip = t->byte_fallback = t->adds_bos = true;
+    t->escape = t->byte_fallback = t->adds_bos = true;
+    t->strip = HBK__STRIP_MARK;
     t->prefix = HBK__PREFIX_FIRST;
     t->unk = 0;
     t->bos = 1;
     t->eos = 2;
-    return hbk__check_ids(t, path, err);
+    return hbk__check_ids(t, path, err) && hbk__finish_scored(t, err);
 }
 
 /* ---- 7.8 loading */
@@ -5881,11 +7273,11 @@ static hbk_int hbk__per_layer(const hbk_config *c)
 }
 
 /* Tensor k of a layer, and its name without the layer's. */
-static void hbk__layer_place(const hbk_config *c, hbk_layer *layer, hbk_int k, hbk__place *p, char name[64])
+static void hbk__layer_place(const hbk_config *c, hbk_layer *layer, hbk_int k, hbk__place *p, char name[48])
 {
     if (k == 0 || k == 5) {
         p->vector = k ? &layer->ffn_norm : &layer->attn_norm;
-        snprintf(name, 64, "%s.weight", k ? "post_attention_layernorm" : "input_layernorm");
+        snprintf(name, 48, "%s.weight", k ? "post_attention_layernorm" : "input_layernorm");
         return;
     }
     bool bias = k >= HBK_N_SLOTS + 2;
@@ -5897,7 +7289,7 @@ static void hbk__layer_place(const hbk_config *c, hbk_layer *layer, hbk_int k, h
         p->vector = &layer->bias[s];
     else
         p->w = &layer->w[s];
-    snprintf(name, 64, "%s%s.%s", hbk__slot_group(p->slot), hbk_slot_name(p->slot), bias ? "bias" : "weight");
+    snprintf(name, 48, "%s%s.%s", hbk__slot_group(p->slot), hbk_slot_name(p->slot), bias ? "bias" : "weight");
 }
 
 /* The place of tensor i, and its name; false after the last. */
@@ -5911,7 +7303,7 @@ static bool hbk__place_at(hbk_model *m, hbk_int i, hbk__place *p, char name[96])
         snprintf(name, 96, "model.embed_tokens.weight");
         p->w = &m->embed;
     } else if (i <= n_layer) {
-        char part[64];
+        char part[48];
         hbk_int l = (i - 1) / per_layer;
         hbk__layer_place(&m->config, &m->layers[l], (i - 1) % per_layer, p, part);
         snprintf(name, 96, "model.layers.%lld.%s", (long long)l, part);
@@ -6027,7 +7419,7 @@ typedef struct hbk__env {
     const hbk_adapter *adapter;
     hbk_real *panel;
     hbk_real *drop; /* (N, widest input): the adapter's input after dropout */
-    double lora_dropout, residual_dropout;
+    double lora_dropout, residual_dropout, neftune;
     uint64_t seed;
 } hbk__env;
 
@@ -6129,16 +7521,23 @@ static void hbk__residual(const hbk__env *e, hbk_int layer, int slot, hbk_real *
     }
 }
 
-/* From the attention's result to the next layer's residual stream y. norm (N, C), act (N, F): scratch. */
-static void hbk__block_out(const hbk__env *e, hbk_int layer, const hbk__block_acts *b, hbk_real *y,
-                           hbk_real *norm, hbk_real *act, hbk_int N)
+/* From the attention's result to gate and up. norm (N, C) is scratch. */
+static void hbk__block_middle(const hbk__env *e, hbk_int layer, const hbk__block_acts *b, hbk_real *norm,
+                              hbk_int N)
 {
     const hbk_config *c = &e->m->config;
     hbk__residual(e, layer, HBK_O, b->h, b->x, b->att, N, norm, b->xa[HBK_O]);
     hbk_rms_norm_forward(norm, b->h, e->m->layers[layer].ffn_norm, N, c->dim, c->rms_norm_eps);
     hbk__project(e, layer, HBK_GATE, b->gate, norm, N, false, b->xa[HBK_GATE]);
     hbk__project(e, layer, HBK_UP, b->up, norm, N, false, b->xa[HBK_UP]);
-    hbk_swiglu_forward(act, b->gate, b->up, N * c->ffn_dim);
+}
+
+/* From the attention's result to the next layer's residual stream y. norm (N, C), act (N, F): scratch. */
+static void hbk__block_out(const hbk__env *e, hbk_int layer, const hbk__block_acts *b, hbk_real *y,
+                           hbk_real *norm, hbk_real *act, hbk_int N)
+{
+    hbk__block_middle(e, layer, b, norm, N);
+    hbk_swiglu_forward(act, b->gate, b->up, N * e->m->config.ffn_dim);
     hbk__residual(e, layer, HBK_DOWN, y, b->h, act, N, norm, b->xa[HBK_DOWN]);
 }
 
@@ -6149,9 +7548,9 @@ static void hbk__block_out(const hbk__env *e, hbk_int layer, const hbk__block_ac
 struct hbk_acts {
     hbk_allocator *alloc;
     hbk_int max_tokens, max_seq;
-    bool train;
+    hbk_keep keep;
     int threads;
-    hbk__block_acts *blocks; /* (L); without training all share one layer's buffers */
+    hbk__block_acts *blocks; /* (L); all share one layer's buffers but for what `keep` says */
     hbk_real *block;         /* every buffer below and above lies in it */
     hbk_real *last;          /* (N, C) the residual stream after the last layer */
     hbk_real *norm, *act, *drop, *rope, *work, *panel, *logits;
@@ -6185,13 +7584,19 @@ static hbk_int hbk__acts_layout(hbk_acts *a, const hbk_config *c, const hbk_adap
     hbk_int N = a->max_tokens, C = c->dim, F = c->ffn_dim, Q = c->n_heads * c->head_dim, total = 0;
     hbk_int KV = c->n_kv_heads * c->head_dim, wide = HBK__MAX(HBK__MAX(C, F), Q);
     hbk_int R = hbk__max_rank(adapter);
+    bool train = a->keep != HBK_KEEP_NONE;
     for (hbk_int l = 0; l < c->n_layers; l++) {
         hbk__block_acts *b = &a->blocks[l];
-        if (l > 0 && !a->train) {
-            *b = a->blocks[0];
-            continue;
-        }
+        if (l > 0 && a->keep != HBK_KEEP_ALL) *b = a->blocks[0];
+        if (l > 0 && !train) continue;
         b->x = hbk__take(&at, &total, N * C);
+        for (int s = 0; s < HBK_N_SLOTS; s++) { /* narrow, so kept for every layer by all who train */
+            const hbk_lora *own = hbk__lora_of(adapter, l, s);
+            b->xa[s] = !train ? (s ? b->xa[0] : hbk__take(&at, &total, N * R))
+                       : own  ? hbk__take(&at, &total, N * own->rank)
+                              : NULL;
+        }
+        if (l > 0 && a->keep == HBK_KEEP_INPUTS) continue;
         b->q = hbk__take(&at, &total, N * Q);
         b->k = hbk__take(&at, &total, N * KV);
         b->v = hbk__take(&at, &total, N * KV);
@@ -6200,14 +7605,8 @@ static hbk_int hbk__acts_layout(hbk_acts *a, const hbk_config *c, const hbk_adap
         b->h = hbk__take(&at, &total, N * C);
         b->gate = hbk__take(&at, &total, N * F);
         b->up = hbk__take(&at, &total, N * F);
-        for (int s = 0; s < HBK_N_SLOTS; s++) {
-            const hbk_lora *own = hbk__lora_of(adapter, l, s);
-            b->xa[s] = !a->train ? (s ? b->xa[0] : hbk__take(&at, &total, N * R)) /* kept for no backward */
-                       : own     ? hbk__take(&at, &total, N * own->rank)
-                                 : NULL;
-        }
     }
-    a->last = a->train ? hbk__take(&at, &total, N * C) : a->blocks[0].x;
+    a->last = train ? hbk__take(&at, &total, N * C) : a->blocks[0].x;
     a->norm = hbk__take(&at, &total, N * C);
     a->act = hbk__take(&at, &total, N * F);
     a->rope = hbk__take(&at, &total, N * c->head_dim);
@@ -6217,7 +7616,7 @@ static hbk_int hbk__acts_layout(hbk_acts *a, const hbk_config *c, const hbk_adap
     a->head_x = hbk__take(&at, &total, N * C);
     a->head_n = hbk__take(&at, &total, N * C);
     a->head_xa = hbk__take(&at, &total, hbk__head_lora(adapter) ? N * hbk__head_lora(adapter)->rank : 0);
-    if (!a->train) return total;
+    if (!train) return total;
     a->drop = hbk__take(&at, &total, N * wide);
     a->dhead = hbk__take(&at, &total, N * C);
     a->dx = hbk__take(&at, &total, N * C);
@@ -6249,7 +7648,7 @@ HBK_DEF void hbk_acts_free(hbk_acts *a)
 }
 
 HBK_DEF hbk_acts *hbk_acts_new(const hbk_model *m, const hbk_adapter *adapter, hbk_int max_tokens,
-                               hbk_int max_seq, bool train, hbk_allocator *alloc, hbk_error *err)
+                               hbk_int max_seq, hbk_keep keep, hbk_allocator *alloc, hbk_error *err)
 {
     const hbk_config *c = &m->config;
     if (max_tokens < 1 || max_tokens > INT32_MAX / 64 || max_seq < 1) {
@@ -6262,7 +7661,7 @@ HBK_DEF hbk_acts *hbk_acts_new(const hbk_model *m, const hbk_adapter *adapter, h
     a->alloc = alloc;
     a->max_tokens = max_tokens;
     a->max_seq = HBK__MIN(max_seq, max_tokens);
-    a->train = train;
+    a->keep = keep;
     a->threads = hbk__n_threads();
     a->head_rows = HBK__MIN(max_tokens, HBK__MAX(16, HBK__HEAD_REALS / c->vocab_size));
     a->blocks = HBK__NEW(alloc, hbk__block_acts, c->n_layers, err);
@@ -6321,17 +7720,39 @@ static void hbk__spans_at(hbk_acts *a, const hbk_config *c, const hbk__block_act
     }
 }
 
+/* A layer from its input to the attention's result. */
+static void hbk__attend(hbk_acts *a, const hbk__env *e, hbk_int l, const hbk_batch *b)
+{
+    const hbk_config *c = &e->m->config;
+    const hbk__block_acts *k = &a->blocks[l];
+    hbk__block_in(e, l, k, a->norm, a->rope, b->n_tokens);
+    hbk__spans_at(a, c, k, b->n_seqs);
+    hbk_attention_forward(k->att, k->lse, k->q, a->spans, b->n_seqs, c->n_heads, c->n_kv_heads, c->head_dim,
+                          a->work, a->threads);
+}
+
+/* Uniform noise on the embeddings of a training step, narrower in longer sequences. It is a constant to the
+   gradient. Source: Jain et al. 2023 (NEFTune), algorithm 1. */
+static void hbk__embed_noise(hbk_real *x, const hbk_batch *b, hbk_int C, double alpha, uint64_t seed)
+{
+    for (hbk_int s = 0; s < b->n_seqs; s++) {
+        hbk_int start = b->seq_start[s], T = b->seq_start[s + 1] - start;
+        double bound = alpha / sqrt((double)(T * C));
+        hbk_rng r = hbk_rng_at(seed, "neftune", (uint64_t)s);
+        for (hbk_int i = start * C; i < (start + T) * C; i++)
+            x[i] += (hbk_real)(bound * (2 * hbk_rng_uniform(&r) - 1));
+    }
+}
+
 static void hbk__layers_forward(hbk_acts *a, const hbk__env *e, const hbk_batch *b)
 {
     const hbk_config *c = &e->m->config;
     hbk_int N = b->n_tokens;
     hbk_embed_forward(a->blocks[0].x, &e->m->embed, b->tokens, N);
+    if (e->neftune > 0) hbk__embed_noise(a->blocks[0].x, b, c->dim, e->neftune, e->seed);
     for (hbk_int l = 0; l < c->n_layers; l++) {
         hbk__block_acts *k = &a->blocks[l];
-        hbk__block_in(e, l, k, a->norm, a->rope, N);
-        hbk__spans_at(a, c, k, b->n_seqs);
-        hbk_attention_forward(k->att, k->lse, k->q, a->spans, b->n_seqs, c->n_heads, c->n_kv_heads,
-                              c->head_dim, a->work, a->threads);
+        hbk__attend(a, e, l, b);
         hbk__block_out(e, l, k, l + 1 < c->n_layers ? a->blocks[l + 1].x : a->last, a->norm, a->act, N);
     }
 }
@@ -6448,6 +7869,10 @@ static void hbk__layer_backward(hbk_acts *a, const hbk__env *e, const hbk_pass *
     hbk__block_acts *k = &a->blocks[l];
     hbk_int N = b->n_tokens, C = c->dim, F = c->ffn_dim, Q = c->n_heads * c->head_dim;
     hbk_int KV = c->n_kv_heads * c->head_dim;
+    if (a->keep == HBK_KEEP_INPUTS && l + 1 < c->n_layers) { /* the last layer's is still there */
+        hbk__attend(a, e, l, b);
+        hbk__block_middle(e, l, k, a->norm, N);
+    }
 
     /* forward: y = h + act DOWN^T, act = silu(gate) * up */
     const hbk_real *dbranch = hbk__residual_backward(e, l, HBK_DOWN, a->dx, N, a->dh);
@@ -6496,6 +7921,7 @@ static hbk__env hbk__env_of(const hbk_acts *a, const hbk_model *m, const hbk_pas
     bool backward = p->dmodel || p->dadapter; /* dropout belongs to training only */
     e.lora_dropout = backward && p->adapter ? p->dropout : 0;
     e.residual_dropout = p->dmodel && !p->adapter ? p->dropout : 0;
+    e.neftune = backward ? p->neftune : 0;
     e.seed = p->dropout_seed;
     return e;
 }
@@ -6515,7 +7941,7 @@ static hbk_int hbk__lowest_layer(const hbk_model *m, const hbk_pass *p)
 HBK_DEF bool hbk_model_pass(hbk_acts *a, const hbk_model *m, const hbk_batch *b, const hbk_pass *p,
                             double *loss, double *nll, hbk_error *err)
 {
-    HBK_ASSERT(a->train || !(p->dmodel || p->dadapter));
+    HBK_ASSERT(a->keep != HBK_KEEP_NONE || !(p->dmodel || p->dadapter));
     if (!hbk__batch_begin(a, m, b, err)) return false;
     hbk__env e = hbk__env_of(a, m, p);
     hbk__layers_forward(a, &e, b);
@@ -6618,22 +8044,6 @@ static bool hbk__tensor_size(hbk_tensor *t)
     return true;
 }
 
-static uint64_t hbk__little_endian(const unsigned char *p, int n)
-{
-    uint64_t x = 0;
-    while (n > 0) x = x << 8 | p[--n];
-    return x;
-}
-
-/* The commonest broken model: a text of 130 bytes that a clone without git-lfs leaves in a file's place. */
-static bool hbk__check_pointer(const hbk_mapping *map, const char *path, hbk_error *err)
-{
-    static const char lead[] = "version https://git-lfs";
-    if (map->size < sizeof lead - 1 || memcmp(map->data, lead, sizeof lead - 1) != 0) return true;
-    return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0,
-                       "is a git-lfs pointer, not the file itself: fetch it with `git lfs pull`");
-}
-
 /* An empty table over the mapped file; safetensors fill it from their header, llama2.c from its order. */
 static hbk_safetensors *hbk__st_map(const char *path, hbk_allocator *alloc, hbk_error *err)
 {
@@ -6642,7 +8052,8 @@ static hbk_safetensors *hbk__st_map(const char *path, hbk_allocator *alloc, hbk_
     s->alloc = alloc;
     bool fits = snprintf(s->path, sizeof s->path, "%s", path) < (int)sizeof s->path;
     if (!fits) hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "the path is longer than 511 bytes");
-    if (!fits || !hbk_mapping_open(&s->map, path, err) || !hbk__check_pointer(&s->map, path, err)) {
+    if (!fits || !hbk_mapping_open(&s->map, path, err) ||
+        !hbk__check_pointer(s->map.data, s->map.size, path, err)) {
         hbk_safetensors_close(s);
         return NULL;
     }
@@ -7022,7 +8433,9 @@ HBK_DEF bool hbk_safetensors_write(const char *path, const hbk_tensor *tensors, 
 
 /* ---- 12.3 config.json -------------------------------------------------------
 
-   A field that is absent or null has the value that transformers' LlamaConfig gives it. Two spellings of
+   A field that is absent or null has the value that transformers' LlamaConfig gives it, or MistralConfig: a
+   Mistral whose window hides nothing is a LLaMA. Keys that change no number (pretraining_tp, use_cache,
+   dropout rates) are not looked at; those that would are refused by name. Two spellings of
    the rope fields are about: rope_theta and rope_scaling {"rope_type" or "type", ...} beside the others,
    and, since transformers 5, all of them inside rope_parameters. */
 
@@ -7049,6 +8462,8 @@ static hbk_int hbk__field_int(hbk__fields *f, const char *key, hbk_int absent)
     const json_t *v = hbk__json_field(f, key);
     if (!v) return absent;
     if (json_is_integer(v)) return (hbk_int)json_integer_value(v);
+    double x = json_real_value(v); /* 0 for what is no number; some writers know reals only */
+    if (json_is_real(v) && x == floor(x) && fabs(x) < 1e15) return (hbk_int)x;
     f->ok = hbk_fail_at(f->err, HBK_ERROR_FORMAT, f->path, 0, "%s: expected a whole number", key);
     return absent;
 }
@@ -7109,7 +8524,8 @@ static void hbk__read_eos(hbk__fields *f, hbk_config *c)
     }
 }
 
-/* `original` is the context length that some files give beside the scaling instead of inside it. */
+/* `original` is the context length that some files give beside the scaling instead of inside it, or else, as
+   in transformers, the model's. */
 static void hbk__read_llama3(hbk__fields *f, hbk_config *c, hbk_int original)
 {
     c->rope_low_freq_factor = hbk__field_real(f, "low_freq_factor", 0);
@@ -7122,12 +8538,20 @@ static void hbk__read_llama3(hbk__fields *f, hbk_config *c, hbk_int original)
                             "original_max_position_embeddings above 0");
 }
 
+/* The share of a head that turns: all of it, or another model. */
+static void hbk__read_share(hbk__fields *f)
+{
+    if (hbk__field_real(f, "partial_rotary_factor", 1) != 1)
+        hbk__field_refuse(f, "partial_rotary_factor", NULL);
+}
+
 static void hbk__read_rope(hbk__fields *f, hbk_config *c)
 {
     const json_t *whole = f->o, *scaling = hbk__json_field(f, "rope_scaling");
     if (!scaling || (json_is_object(scaling) && !json_object_size(scaling)))
         scaling = hbk__json_field(f, "rope_parameters");
-    hbk_int original = hbk__field_int(f, "original_max_position_embeddings", 0);
+    hbk_int original = hbk__field_int(f, "original_max_position_embeddings", c->context_length);
+    hbk__read_share(f);
     c->rope_theta = hbk__field_real(f, "rope_theta", 10000);
     c->rope_scaling = HBK_ROPE_DEFAULT;
     c->rope_factor = c->rope_low_freq_factor = c->rope_high_freq_factor = 1;
@@ -7137,17 +8561,17 @@ static void hbk__read_rope(hbk__fields *f, hbk_config *c)
     if (!scaling || !f->ok) return;
     const char *type = json_string_value(json_object_get(scaling, "rope_type"));
     if (!type) type = json_string_value(json_object_get(scaling, "type")); /* before transformers 4.43 */
-    /* alone, rope_theta needs no rope_type */
-    size_t theta = json_object_get(scaling, "rope_theta") ? 1 : 0;
+    /* these say nothing of a type and may stand without one */
+    size_t alone = (json_object_get(scaling, "rope_theta") ? 1 : 0) +
+                   (json_object_get(scaling, "partial_rotary_factor") ? 1 : 0);
     f->o = scaling;
     c->rope_theta = hbk__field_real(f, "rope_theta", c->rope_theta);
-    if (hbk__field_real(f, "partial_rotary_factor", 1) != 1)
-        hbk__field_refuse(f, "partial_rotary_factor", NULL);
+    hbk__read_share(f);
     if (type && !strcmp(type, "linear"))
         c->rope_scaling = HBK_ROPE_LINEAR;
     else if (type && !strcmp(type, "llama3"))
         c->rope_scaling = HBK_ROPE_LLAMA3;
-    else if (type ? strcmp(type, "default") != 0 : json_object_size(scaling) > theta)
+    else if (type ? strcmp(type, "default") != 0 : json_object_size(scaling) > alone)
         f->ok = f->ok && hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->path, 0,
                                      "rope scaling %.40s is not supported: default, linear and llama3 are",
                                      type ? type : "without rope_type");
@@ -7161,38 +8585,87 @@ static void hbk__read_rope(hbk__fields *f, hbk_config *c)
     f->o = whole;
 }
 
-/* Qwen, Mistral and the like differ from LLaMA in biases, windows or norms while their tensors have the same
-   names: the configuration is the only place to tell them apart. */
-static bool hbk__read_config(hbk__fields *f, hbk_config *c)
+/* Which architecture the numbers are for. Qwen, Gemma and the like differ from LLaMA in norms, activations
+   or windows while their tensors have the same names: the configuration is the only place to tell them apart.
+   LLaMAForCausalLM is what the first conversions called it. */
+static bool hbk__read_architecture(hbk__fields *f, bool *mistral)
 {
+    static const char *const known[] = {"LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM"};
     const char *model = json_string_value(hbk__json_field(f, "model_type"));
-    const char *class_name = json_string_value(json_array_get(hbk__json_field(f, "architectures"), 0));
-    if ((model && strcmp(model, "llama") != 0) ||
-        (class_name && strcmp(class_name, "LlamaForCausalLM") != 0) || (!model && !class_name))
+    const char *name = json_string_value(json_array_get(hbk__json_field(f, "architectures"), 0));
+    bool fits = model ? !strcmp(model, "llama") || !strcmp(model, "mistral") : name != NULL;
+    int k = 0;
+    while (k < 3 && name && strcmp(name, known[k]) != 0) k++;
+    if (!fits || k == 3)
         return hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->path, 0,
-                           "model_type %.40s, architectures %.60s: only llama, LlamaForCausalLM is supported",
-                           model ? model : "absent", class_name ? class_name : "absent");
-    hbk__field_refuse(f, "hidden_act", "silu");
-    hbk__field_refuse(f, "quantization_config", NULL);
+                           "model_type %.40s, architectures %.60s: only llama (LlamaForCausalLM) and mistral "
+                           "(MistralForCausalLM) are supported",
+                           model ? model : "absent", name ? name : "absent");
+    *mistral = model ? !strcmp(model, "mistral") : k == 2;
+    return true;
+}
+
+/* Mistral is LLaMA but for a window, beyond which a token sees no other. A window of the whole context, like
+   none, hides nothing; a shorter one gives other numbers from its length on. An absent key means 4096. */
+static void hbk__read_window(hbk__fields *f, const hbk_config *c)
+{
+    bool given = json_object_get(f->o, "sliding_window") != NULL;
+    hbk_int window = hbk__field_int(f, "sliding_window", given ? c->context_length : 4096);
+    if (!f->ok || window >= c->context_length) return;
+    f->ok = hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->path, 0,
+                        "sliding_window %lld is shorter than max_position_embeddings %lld, which is not "
+                        "supported; to use the model up to the window, lower max_position_embeddings to it",
+                        (long long)window, (long long)c->context_length);
+}
+
+static void hbk__read_quantization(hbk__fields *f)
+{
+    const json_t *v = hbk__json_field(f, "quantization_config");
+    const char *method = json_string_value(json_object_get(v, "quant_method"));
+    if (!v || (json_is_object(v) && !json_object_size(v))) return;
+    f->ok = hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->path, 0,
+                        "quantization_config: weights packed by %.40s are not supported; take the model in "
+                        "F32, F16 or BF16",
+                        method ? method : "an unnamed quant_method");
+}
+
+/* Sizes and numbers; what is absent has the value that the architecture's configuration class gives it. */
+static bool hbk__read_sizes(hbk__fields *f, hbk_config *c, bool mistral)
+{
     c->vocab_size = hbk__field_int(f, "vocab_size", 32000);
     c->dim = hbk__field_int(f, "hidden_size", 4096);
-    c->ffn_dim = hbk__field_int(f, "intermediate_size", 11008);
+    c->ffn_dim = hbk__field_int(f, "intermediate_size", mistral ? 14336 : 11008);
     c->n_layers = hbk__field_int(f, "num_hidden_layers", 32);
     c->n_heads = hbk__field_int(f, "num_attention_heads", 32);
-    c->n_kv_heads = hbk__field_int(f, "num_key_value_heads", c->n_heads);
+    bool eight = mistral && !json_object_get(f->o, "num_key_value_heads");
+    c->n_kv_heads = hbk__field_int(f, "num_key_value_heads", eight ? 8 : c->n_heads);
     c->head_dim = hbk__field_int(f, "head_dim", 0);
-    if (c->head_dim == 0 && f->ok) {
-        if (c->n_heads < 1 || c->dim % c->n_heads)
-            return hbk_fail_at(f->err, HBK_ERROR_RANGE, f->path, 0,
-                               "hidden_size %lld is no multiple of num_attention_heads %lld; give head_dim",
-                               (long long)c->dim, (long long)c->n_heads);
-        c->head_dim = c->dim / c->n_heads;
-    }
-    c->context_length = hbk__field_int(f, "max_position_embeddings", 2048);
+    c->context_length = hbk__field_int(f, "max_position_embeddings", mistral ? 131072 : 2048);
     c->rms_norm_eps = hbk__field_real(f, "rms_norm_eps", 1e-6);
+    if (c->head_dim != 0 || !f->ok) return f->ok;
+    if (c->n_heads < 1 || c->dim % c->n_heads)
+        return hbk_fail_at(f->err, HBK_ERROR_RANGE, f->path, 0,
+                           "hidden_size %lld is no multiple of num_attention_heads %lld; give head_dim",
+                           (long long)c->dim, (long long)c->n_heads);
+    c->head_dim = c->dim / c->n_heads;
+    return true;
+}
+
+static bool hbk__read_config(hbk__fields *f, hbk_config *c)
+{
+    bool mistral = false;
+    if (!hbk__read_architecture(f, &mistral)) return false;
+    const char *act = json_string_value(hbk__json_field(f, "hidden_act"));
+    if (!act || strcmp(act, "swish") != 0) hbk__field_refuse(f, "hidden_act", "silu"); /* one and the same */
+    hbk__read_quantization(f);
+    if (!f->ok || !hbk__read_sizes(f, c, mistral)) return false;
+    if (mistral) {
+        hbk__read_window(f, c); /* it knows no biases: keys for them mean nothing to it */
+    } else {
+        c->biases = (hbk__field_bool(f, "attention_bias", false) ? HBK__ATTENTION : 0) |
+                    (hbk__field_bool(f, "mlp_bias", false) ? HBK__MLP : 0);
+    }
     c->tied = hbk__field_bool(f, "tie_word_embeddings", false);
-    c->biases = (hbk__field_bool(f, "attention_bias", false) ? HBK__ATTENTION : 0) |
-                (hbk__field_bool(f, "mlp_bias", false) ? HBK__MLP : 0);
     const json_t *bos = json_object_get(f->o, "bos_token_id");
     c->bos = bos ? hbk__field_id(f, bos, "bos_token_id") : 1;
     c->eos[0] = 2;
@@ -7202,7 +8675,8 @@ static bool hbk__read_config(hbk__fields *f, hbk_config *c)
     return f->ok;
 }
 
-/* DIR/config.json; generation_config.json, where there is one, has the last word on what ends a text. */
+/* DIR/config.json. What ends a text is taken from generation_config.json, as transformers' generate does, and
+   from config.json where that file is absent or names nothing. */
 static bool hbk__config_load(const char *dir, hbk_config *c, hbk_error *err)
 {
     char path[512];
@@ -7385,8 +8859,9 @@ static bool hbk__check_tensor(const char *path, const hbk_tensor *t, const hbk_m
         snprintf(why, sizeof why, "ffn_dim=%lld ", (long long)c->ffn_dim);
     else if (p->w)
         snprintf(why, sizeof why, "vocab_size=%lld ", (long long)c->vocab_size);
-    return hbk_fail_at(err, HBK_ERROR_SHAPE, path, 0, "tensor %s: shape %s, expected %s for %sdim=%lld",
-                       t->name, got, want, why, (long long)c->dim);
+    return hbk_fail_at(err, HBK_ERROR_SHAPE, path, 0, "tensor %s: shape %s, expected %s for %sdim=%lld%s",
+                       t->name, got, want, why, (long long)c->dim,
+                       vocabulary ? "; vocab_size may be lower than the rows, not higher" : "");
 }
 
 static bool hbk__must_permute(const hbk_safetensors *file, const hbk__place *p)
@@ -7415,20 +8890,31 @@ static void hbk__copy_tensor(hbk_real *out, const hbk_matrix *t, bool interleave
     }
 }
 
-/* Tensors that the model has no place for would be weights that are left out: an error. Left out by
-   right are the rotary tables that old files hold. */
+/* Left out by right: tables that old files hold beside the weights, of rotary angles and the causal mask. */
+static bool hbk__is_buffer(const char *name)
+{
+    static const char *const tails[] = {"rotary_emb.inv_freq", "attn.masked_bias"};
+    size_t n = strlen(name);
+    for (int i = 0; i < 2; i++)
+        if (n >= strlen(tails[i]) && !strcmp(name + n - strlen(tails[i]), tails[i])) return true;
+    return false;
+}
+
+/* Tensors that the model has no place for would be weights that are left out: an error. */
 static bool hbk__check_strangers(hbk_model *m, const hbk__source *src, hbk_error *err)
 {
-    static const char table[] = "rotary_emb.inv_freq";
     for (hbk_int i = 0; i < src->n_files; i++)
         for (hbk_int k = 0; k < src->files[i]->n; k++) {
             const char *name = src->files[i]->tensors[k].name;
-            size_t n = strlen(name), tail = sizeof table - 1;
             hbk__place p;
-            if (hbk__place_of(m, name, &p) || (n >= tail && !strcmp(name + n - tail, table))) continue;
+            if (hbk__place_of(m, name, &p) || hbk__is_buffer(name)) continue;
+            bool bias = p.slot < HBK_N_SLOTS && strstr(name, "_proj.bias") != NULL;
             return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, src->files[i]->path, 0,
-                               "tensor %.200s: a LLaMA of %lld layers has no such weight", name,
-                               (long long)m->config.n_layers);
+                               "tensor %.200s: a LLaMA of %lld layers%s has no such weight", name,
+                               (long long)m->config.n_layers,
+                               !bias             ? ""
+                               : p.slot <= HBK_O ? " without attention_bias in its config.json"
+                                                 : " without mlp_bias in its config.json");
         }
     return true;
 }
@@ -7475,6 +8961,36 @@ static bool hbk__bind(hbk_model *m, hbk__source *src, hbk_error *err)
 
 /* ---- 12.5 folders ----------------------------------------------------------- */
 
+static const hbk_safetensors *hbk__shard(const hbk__source *s, const char *name)
+{
+    for (hbk_int i = 0; i < s->n_files; i++)
+        if (!strcmp(name, hbk__base_name(s->files[i]->path))) return s->files[i];
+    return NULL;
+}
+
+/* Index and shards must agree: every tensor that the index names is where it says, and none is in two shards,
+   of which one would be left out. A tensor that the index does not name is taken from where it is. */
+static bool hbk__check_index(const hbk__source *s, hbk_error *err)
+{
+    const char *name;
+    json_t *value;
+    json_object_foreach(s->shard_of, name, value)
+    {
+        if (!hbk_safetensors_find(hbk__shard(s, json_string_value(value)), name) && !hbk__is_buffer(name))
+            return hbk__missing(s, name, err);
+    }
+    for (hbk_int i = 0; i < s->n_files; i++)
+        for (hbk_int k = 0; k < s->files[i]->n; k++)
+            for (hbk_int j = 0; j < i; j++) {
+                name = s->files[i]->tensors[k].name;
+                if (hbk__st_find(s->files[j], name))
+                    return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0,
+                                       "tensor %.200s is in two shards, %.100s and %.100s", name,
+                                       hbk__base_name(s->files[j]->path), hbk__base_name(s->files[i]->path));
+            }
+    return true;
+}
+
 /* Opens every file that the index names. A name with a folder in it could read any file of the machine;
    total_size, often wrong after an edit, is not looked at. */
 static bool hbk__open_shards(hbk__source *s, const char *index_path, hbk_error *err)
@@ -7491,20 +9007,18 @@ static bool hbk__open_shards(hbk__source *s, const char *index_path, hbk_error *
     {
         const char *shard = json_string_value(value);
         char path[512];
-        hbk_int i = 0;
         if (!shard || !*shard || strchr(shard, '/') || strstr(shard, ".."))
             return hbk_fail_at(err, HBK_ERROR_FORMAT, index_path, 0,
                                "the shard of %s is '%.100s', expected a file name in the same folder", name,
                                shard ? shard : "");
-        while (i < s->n_files && strcmp(shard, hbk__base_name(s->files[i]->path)) != 0) i++;
-        if (i < s->n_files) continue;
+        if (hbk__shard(s, shard)) continue;
         if (!hbk_path(path, s->path, shard, err)) return false;
         if (!hbk_file_exists(path))
             return hbk_fail_at(err, HBK_ERROR_FILE, index_path, 0, "shard %.100s is missing from the folder",
                                shard);
         if (!hbk__source_add(s, hbk_safetensors_open(path, s->alloc, err), err)) return false;
     }
-    return true;
+    return hbk__check_index(s, err);
 }
 
 static bool hbk__open_folder(hbk__source *s, hbk_error *err)
@@ -7514,10 +9028,17 @@ static bool hbk__open_folder(hbk__source *s, hbk_error *err)
     if (hbk_file_exists(path)) return hbk__source_add(s, hbk_safetensors_open(path, s->alloc, err), err);
     if (!hbk_path(path, s->path, "model.safetensors.index.json", err)) return false;
     if (hbk_file_exists(path)) return hbk__open_shards(s, path, err);
-    if (!hbk_path(path, s->path, "pytorch_model.bin", err)) return false;
+    static const char *const other[] = {"pytorch_model.bin", "pytorch_model.bin.index.json",
+                                        "consolidated.00.pth"};
+    const char *found = NULL;
+    for (int i = 0; i < 3 && !found; i++) {
+        if (!hbk_path(path, s->path, other[i], err)) return false;
+        if (hbk_file_exists(path)) found = other[i];
+    }
     return hbk_fail_at(err, HBK_ERROR_FILE, s->path, 0,
-                       "holds neither model.safetensors nor model.safetensors.index.json%s",
-                       hbk_file_exists(path) ? "; save its pytorch_model.bin as safetensors first" : "");
+                       "holds neither model.safetensors nor model.safetensors.index.json%s%s%s",
+                       found ? "; its weights are in " : "", found ? found : "",
+                       found ? ": save the model as safetensors first (transformers' save_pretrained)" : "");
 }
 
 /* Sizes that the configuration claims, held against the files before memory is taken by them. */
@@ -7537,15 +9058,26 @@ static bool hbk__check_claims(const hbk__source *s, const hbk_config *c, hbk_err
                        (long long)c->dim, (long long)c->head_dim);
 }
 
+/* Whether head and embedding are one. They are where both names lead to one tensor, by the metadata or
+   because the other is not stored. Two copies that differ are two tensors whatever the configuration says,
+   as in transformers 5: whoever wrote both meant both. */
+static bool hbk__is_tied(const hbk__source *s, bool said)
+{
+    const hbk_safetensors *file;
+    const hbk_tensor *embed = hbk__source_find(s, HBK__EMBED, &file);
+    const hbk_tensor *head = hbk__source_find(s, HBK__HEAD, &file);
+    if (embed == head || !said) return embed == head;
+    return embed->bytes == head->bytes && !strcmp(embed->dtype, head->dtype) &&
+           !memcmp(embed->data, head->data, embed->bytes);
+}
+
 static hbk_model *hbk__load_folder(hbk__source *s, hbk_error *err)
 {
     hbk_config c;
     memset(&c, 0, sizeof c);
     if (!hbk__config_load(s->path, &c, err) || !hbk__open_folder(s, err) || !hbk__check_claims(s, &c, err))
         return NULL;
-    const hbk_safetensors *file;
-    /* both names lead to one tensor: by the metadata, or because the other is not stored */
-    if (hbk__source_find(s, HBK__EMBED, &file) == hbk__source_find(s, HBK__HEAD, &file)) c.tied = true;
+    c.tied = hbk__is_tied(s, c.tied);
     return hbk__model_new(&c, s->alloc, err);
 }
 
@@ -8073,18 +9605,29 @@ HBK_DEF bool hbk_adapter_save(const hbk_adapter *a, const char *dir, const char 
 
        feed   any mix of whole prompts and single tokens, packed into one batch per pass
        slot   one sequence's cache; a slot that finishes takes the next request at once
-       fork   a beginning that all prompts share (a rubric) is computed once and copied
+        fork   a beginning that prompts share (a rubric, a conversation) is computed once and copied
 
-   Caches are (layer, slot, position, K*D), in reals. */
+   Caches are (layer, slot, position, K*D), in reals. Beside them stand the ids that they were computed from:
+   what a slot holds is known without asking the caller.
+
+   How the next id is drawn, from logits z over the vocabulary:
+
+       z_i <- z_i / r or z_i r, for ids that occurred       repetition_penalty, Keskar et al. 2019
+       p    = softmax(z / T)                                temperature
+       keep the k most likely; the smallest set of mass P of those; p_i >= m max p       top_k, top_p, min_p
+
+   Source of the nucleus: Holtzman et al. 2020; of min_p: Nguyen et al. 2024. */
 
 struct hbk_session {
     const hbk_model *m;
     const hbk_adapter *adapter;
     hbk_allocator *alloc;
-    hbk_int n_slots, max_length; /* one slot more is allocated, for the shared beginning */
-    hbk_int *length;             /* (n_slots + 1) */
-    hbk_real *keys, *values;     /* (L, n_slots + 1, max_length, K*D) */
-    hbk__block_acts b;           /* buffers of one layer, (HBK__FEED_TOKENS) rows */
+    hbk_int n_slots, max_length;
+    hbk_int n_caches;        /* n_slots, and where there are several one more, for a shared beginning */
+    hbk_int *length;         /* (n_slots + 1) */
+    int32_t *held;           /* (n_caches, max_length): the ids behind the caches */
+    hbk_real *keys, *values; /* (L, n_caches, max_length, K*D) */
+    hbk__block_acts b;       /* buffers of one layer, (HBK__FEED_TOKENS) rows */
     hbk_real *block, *y, *norm, *act, *rope, *work, *panel, *head_x;
     hbk_span *spans; /* per pass */
     int32_t *tokens, *pos;
@@ -8097,10 +9640,7 @@ static hbk_int hbk__session_layout(hbk_session *s, hbk_real *at)
 {
     const hbk_config *c = &s->m->config;
     hbk_int N = HBK__FEED_TOKENS, C = c->dim, Q = c->n_heads * c->head_dim, KV = c->n_kv_heads * c->head_dim;
-    hbk_int R = hbk__max_rank(s->adapter), cache = c->n_layers * (s->n_slots + 1) * s->max_length * KV;
-    hbk_int total = 0;
-    s->keys = hbk__take(&at, &total, cache);
-    s->values = hbk__take(&at, &total, cache);
+    hbk_int R = hbk__max_rank(s->adapter), total = 0;
     s->b.x = hbk__take(&at, &total, N * C);
     s->b.q = hbk__take(&at, &total, N * Q);
     s->b.k = hbk__take(&at, &total, N * KV);
@@ -8125,6 +9665,9 @@ HBK_DEF void hbk_session_free(hbk_session *s)
 {
     if (!s) return;
     hbk_free(s->alloc, s->length);
+    hbk_free(s->alloc, s->held);
+    hbk_free(s->alloc, s->keys);
+    hbk_free(s->alloc, s->values);
     hbk_free(s->alloc, s->block);
     hbk_free(s->alloc, s->spans);
     hbk_free(s->alloc, s->tokens);
@@ -8133,6 +9676,17 @@ HBK_DEF void hbk_session_free(hbk_session *s)
     hbk_free(s->alloc, s->rows);
     hbk_free(s->alloc, s->row_out);
     hbk_free(s->alloc, s);
+}
+
+/* The caches are not zeroed: pages that no token reaches are never the process's own. */
+static bool hbk__session_caches(hbk_session *s, hbk_error *err)
+{
+    const hbk_config *c = &s->m->config;
+    hbk_int tokens = s->n_caches * s->max_length, reals = tokens * c->n_layers * c->n_kv_heads * c->head_dim;
+    s->held = (int32_t *)hbk_realloc(s->alloc, NULL, tokens, sizeof *s->held, err);
+    if (s->held) s->keys = (hbk_real *)hbk_realloc(s->alloc, NULL, reals, sizeof *s->keys, err);
+    if (s->keys) s->values = (hbk_real *)hbk_realloc(s->alloc, NULL, reals, sizeof *s->values, err);
+    return s->values != NULL;
 }
 
 HBK_DEF hbk_session *hbk_session_new(const hbk_model *m, const hbk_adapter *adapter, hbk_int n_slots,
@@ -8152,11 +9706,13 @@ HBK_DEF hbk_session *hbk_session_new(const hbk_model *m, const hbk_adapter *adap
     s->adapter = adapter;
     s->alloc = alloc;
     s->n_slots = n_slots;
+    s->n_caches = n_slots > 1 ? n_slots + 1 : 1; /* one slot shares with itself: see hbk__admit */
     s->max_length = max_length;
     s->threads = hbk__n_threads();
     hbk_int N = HBK__FEED_TOKENS;
     s->length = HBK__NEW(alloc, hbk_int, n_slots + 1, err);
-    if (s->length) s->block = HBK__NEW(alloc, hbk_real, hbk__session_layout(s, NULL), err);
+    if (s->length && hbk__session_caches(s, err))
+        s->block = HBK__NEW(alloc, hbk_real, hbk__session_layout(s, NULL), err);
     if (s->block) s->spans = HBK__NEW(alloc, hbk_span, N, err);
     if (s->spans) s->tokens = HBK__NEW(alloc, int32_t, N, err);
     if (s->tokens) s->pos = HBK__NEW(alloc, int32_t, N, err);
@@ -8178,7 +9734,7 @@ HBK_DEF hbk_int hbk_session_length(const hbk_session *s, hbk_int slot)
 
 HBK_DEF void hbk_session_rewind(hbk_session *s, hbk_int slot, hbk_int length)
 {
-    HBK_ASSERT(length >= 0 && length <= s->length[slot]);
+    HBK_ASSERT(slot >= 0 && slot < s->n_caches && length >= 0 && length <= s->length[slot]);
     s->length[slot] = length;
 }
 
@@ -8186,18 +9742,34 @@ HBK_DEF void hbk_session_rewind(hbk_session *s, hbk_int slot, hbk_int length)
 static hbk_int hbk__cache_at(const hbk_session *s, hbk_int layer, hbk_int slot)
 {
     hbk_int KV = s->m->config.n_kv_heads * s->m->config.head_dim;
-    return (layer * (s->n_slots + 1) + slot) * s->max_length * KV;
+    return (layer * s->n_caches + slot) * s->max_length * KV;
 }
 
 HBK_DEF void hbk_session_fork(hbk_session *s, hbk_int to, hbk_int from, hbk_int length)
 {
+    HBK_ASSERT(to >= 0 && to < s->n_caches && from >= 0 && from < s->n_caches);
     HBK_ASSERT(to != from && length >= 0 && length <= s->length[from]);
     size_t bytes = (size_t)(length * s->m->config.n_kv_heads * s->m->config.head_dim) * sizeof(hbk_real);
     for (hbk_int l = 0; l < s->m->config.n_layers; l++) {
         memcpy(s->keys + hbk__cache_at(s, l, to), s->keys + hbk__cache_at(s, l, from), bytes);
         memcpy(s->values + hbk__cache_at(s, l, to), s->values + hbk__cache_at(s, l, from), bytes);
     }
+    memcpy(s->held + to * s->max_length, s->held + from * s->max_length, (size_t)length * sizeof *s->held);
     s->length[to] = length;
+}
+
+/* How many first ids of both are the same. */
+static hbk_int hbk__common_ids(const int32_t *a, hbk_int n_a, const int32_t *b, hbk_int n_b)
+{
+    hbk_int k = 0;
+    while (k < n_a && k < n_b && a[k] == b[k]) k++;
+    return k;
+}
+
+/* How many of the first ids of ids[0..n-1] the slot holds. */
+static hbk_int hbk__held_ids(const hbk_session *s, hbk_int slot, const int32_t *ids, hbk_int n)
+{
+    return hbk__common_ids(s->held + slot * s->max_length, s->length[slot], ids, n);
 }
 
 /* Runs one packed pass of N rows in n_spans spans whose tokens, slots and positions are set, and writes
@@ -8252,19 +9824,19 @@ static bool hbk__ids_known(const hbk_session *s, const int32_t *ids, hbk_int n, 
     return true;
 }
 
-HBK_DEF bool hbk_session_feed(hbk_session *s, const hbk_feed *feeds, hbk_int n_feeds, bool all,
-                              hbk_real *logits, hbk_error *err)
+/* Is no slot fed twice? Two feeds of one slot in a pass would be written to the same places. */
+static bool hbk__slots_differ(const hbk_feed *feeds, hbk_int n)
 {
-    for (hbk_int f = 0; f < n_feeds; f++) {
-        const hbk_feed *p = &feeds[f];
-        HBK_ASSERT(p->slot >= 0 && p->slot <= s->n_slots && p->n >= 1);
-        if (s->length[p->slot] + p->n > s->max_length)
-            return hbk_fail(err, HBK_ERROR_RANGE,
-                            "%lld tokens after %lld exceed the session's %lld per sequence", (long long)p->n,
-                            (long long)s->length[p->slot], (long long)s->max_length);
-        if (!hbk__ids_known(s, p->tokens, p->n, err)) return false;
-    }
-    hbk_int N = 0, n_spans = 0, n_rows = 0, fed = 0;
+    for (hbk_int i = 1; i < n; i++)
+        for (hbk_int k = 0; k < i; k++)
+            if (feeds[i].slot == feeds[k].slot) return false;
+    return true;
+}
+
+/* hbk_session_feed for feeds that are known to fit; logits after each of the last `last` tokens of a feed. */
+static void hbk__feed(hbk_session *s, const hbk_feed *feeds, hbk_int n_feeds, hbk_int last, hbk_real *logits)
+{
+    hbk_int N = 0, n_spans = 0, n_rows = 0, out = 0;
     for (hbk_int f = 0; f < n_feeds; f++)
         for (hbk_int i = 0; i < feeds[f].n;) { /* the next piece of this feed that fits into the pass */
             hbk_int slot = feeds[f].slot, n = HBK__MIN(feeds[f].n - i, HBK__FEED_TOKENS - N);
@@ -8273,18 +9845,34 @@ HBK_DEF bool hbk_session_feed(hbk_session *s, const hbk_feed *feeds, hbk_int n_f
             p->T = n;
             p->past = s->length[slot];
             s->slot_of[n_spans++] = slot;
-            for (hbk_int j = 0; j < n; j++, i++, N++, fed++) {
-                s->tokens[N] = feeds[f].tokens[i];
+            for (hbk_int j = 0; j < n; j++, i++, N++) {
+                s->tokens[N] = s->held[slot * s->max_length + p->past + j] = feeds[f].tokens[i];
                 s->pos[N] = (int32_t)(p->past + j);
-                if (!all && i + 1 < feeds[f].n) continue;
+                if (i < feeds[f].n - last) continue;
                 s->rows[n_rows] = N;
-                s->row_out[n_rows++] = all ? fed : f;
+                s->row_out[n_rows++] = out++;
             }
             s->length[slot] += n;
             if (N < HBK__FEED_TOKENS && !(f + 1 == n_feeds && i == feeds[f].n)) continue;
             hbk__session_pass(s, N, n_spans, n_rows, logits);
             N = n_spans = n_rows = 0;
         }
+}
+
+HBK_DEF bool hbk_session_feed(hbk_session *s, const hbk_feed *feeds, hbk_int n_feeds, bool all,
+                              hbk_real *logits, hbk_error *err)
+{
+    HBK_ASSERT(hbk__slots_differ(feeds, n_feeds));
+    for (hbk_int f = 0; f < n_feeds; f++) {
+        const hbk_feed *p = &feeds[f];
+        HBK_ASSERT(p->slot >= 0 && p->slot < s->n_slots && p->n >= 1);
+        if (s->length[p->slot] + p->n > s->max_length)
+            return hbk_fail(err, HBK_ERROR_RANGE,
+                            "%lld tokens after %lld exceed the session's %lld per sequence", (long long)p->n,
+                            (long long)s->length[p->slot], (long long)s->max_length);
+        if (!hbk__ids_known(s, p->tokens, p->n, err)) return false;
+    }
+    hbk__feed(s, feeds, n_feeds, all ? s->max_length : 1, logits);
     return true;
 }
 
@@ -8292,42 +9880,83 @@ HBK_DEF bool hbk_session_feed(hbk_session *s, const hbk_feed *feeds, hbk_int n_f
 
 HBK_DEF hbk_sampling hbk_sampling_defaults(void)
 {
-    hbk_sampling o = {0.7, 0.9, 0, 512, -1};
+    hbk_sampling o = {0.7, 0.9, 0, 512, -1, 0, 1};
     return o;
+}
+
+static hbk_int hbk__likeliest(const hbk_real *logits, hbk_int V)
+{
+    hbk_int best = 0;
+    for (hbk_int i = 1; i < V; i++)
+        if (logits[i] > logits[best]) best = i;
+    return best;
 }
 
 static int hbk__by_probability(const void *x, const void *y)
 {
     const hbk_candidate *a = (const hbk_candidate *)x, *b = (const hbk_candidate *)y;
     if (a->p != b->p) return a->p > b->p ? -1 : 1;
-    return a->id < b->id ? -1 : 1;
+    return a->id < b->id ? -1 : a->id > b->id;
+}
+
+/* Brings the k most likely of n candidates to the front, in any order (Hoare's selection). */
+static void hbk__select(hbk_candidate *a, hbk_int n, hbk_int k)
+{
+    for (hbk_int low = 0, high = n - 1; low < high;) {
+        hbk_candidate pivot = a[low + (high - low) / 2];
+        hbk_int i = low, j = high;
+        while (i <= j) {
+            while (hbk__by_probability(&a[i], &pivot) < 0) i++;
+            while (hbk__by_probability(&a[j], &pivot) > 0) j--;
+            if (i > j) break;
+            hbk_candidate t = a[i];
+            a[i++] = a[j];
+            a[j--] = t;
+        }
+        if (k <= j) high = j;
+        else if (k > i) low = i;
+        else return; /* the border runs between j and i */
+    }
+}
+
+/* Writes the ids that the options leave, with their probabilities before any filter, and returns how many:
+   at least one; the likeliest first where top_k or top_p made it necessary to sort. */
+static hbk_int hbk__filter(const hbk_real *logits, hbk_int V, const hbk_sampling *o, hbk_candidate *kept)
+{
+    double highest = (double)logits[hbk__likeliest(logits, V)], total = 0, mass = 1, sum = 0;
+    for (hbk_int i = 0; i < V; i++) total += exp(((double)logits[i] - highest) / o->temperature);
+    /* An id of less than (1 - p) / V cannot be among the most likely that make up p: not worth sorting. */
+    double least = o->top_p < 1 && o->top_k <= 0 ? (1 - o->top_p) / (double)V : 0;
+    hbk_int n = 0, left = 0;
+    for (hbk_int i = 0; i < V; i++) {
+        double p = exp(((double)logits[i] - highest) / o->temperature) / total;
+        if (p < least) continue;
+        kept[n].p = p;
+        kept[n++].id = (int32_t)i;
+    }
+    if (o->top_k > 0 && o->top_k < n) {
+        hbk__select(kept, n, o->top_k);
+        n = o->top_k;
+        mass = 0;
+        for (hbk_int i = 0; i < n; i++) mass += kept[i].p;
+    }
+    if (o->top_k > 0 || o->top_p < 1) qsort(kept, (size_t)n, sizeof *kept, hbk__by_probability);
+    if (o->top_p < 1) {
+        for (; left < n && (sum < o->top_p * mass || left == 0); left++) sum += kept[left].p;
+        n = left;
+    }
+    for (hbk_int i = left = 0; i < n; i++) /* 1 / total is the likeliest one's probability */
+        if (kept[i].p * total >= o->min_p) kept[left++] = kept[i];
+    return left;
 }
 
 HBK_DEF int32_t hbk_sample(const hbk_real *logits, hbk_int V, const hbk_sampling *o, hbk_rng *rng,
                            hbk_candidate *scratch)
 {
-    hbk_int best = 0, n = 0;
-    for (hbk_int i = 1; i < V; i++)
-        if (logits[i] > logits[best]) best = i;
-    if (o->temperature <= 0) return (int32_t)best;
-    double total = 0;
-    for (hbk_int i = 0; i < V; i++) total += exp(((double)logits[i] - (double)logits[best]) / o->temperature);
-    /* An id of less than (1 - p) / V cannot be among the most likely that make up p: not worth sorting. */
-    double least = o->top_p < 1 ? (1 - o->top_p) / (double)V : 0, mass = 0;
-    for (hbk_int i = 0; i < V; i++) {
-        double p = exp(((double)logits[i] - (double)logits[best]) / o->temperature) / total;
-        if (p < least) continue;
-        scratch[n].p = p;
-        scratch[n++].id = (int32_t)i;
-    }
-    if (o->top_p < 1 || o->top_k > 0) {
-        qsort(scratch, (size_t)n, sizeof *scratch, hbk__by_probability);
-        hbk_int keep = o->top_k > 0 ? HBK__MIN(n, o->top_k) : n, i = 0;
-        for (; i < keep && (mass < o->top_p || i == 0); i++) mass += scratch[i].p;
-        n = i;
-    } else {
-        for (hbk_int i = 0; i < n; i++) mass += scratch[i].p;
-    }
+    if (o->temperature <= 0) return (int32_t)hbk__likeliest(logits, V);
+    hbk_int n = hbk__filter(logits, V, o, scratch);
+    double mass = 0;
+    for (hbk_int i = 0; i < n; i++) mass += scratch[i].p;
     double r = hbk_rng_uniform(rng) * mass;
     for (hbk_int i = 0; i < n; i++) {
         r -= scratch[i].p;
@@ -8336,140 +9965,30 @@ HBK_DEF int32_t hbk_sample(const hbk_real *logits, hbk_int V, const hbk_sampling
     return scratch[n - 1].id;
 }
 
-/* ---- serving requests ------------------------------------------------------------ */
-
-static bool hbk__is_eos(const hbk_config *c, const hbk_sampling *o, int32_t id)
+HBK_DEF void hbk_penalise(hbk_real *logits, const int32_t *ids, hbk_int n, double penalty, bool *seen)
 {
-    if (id == o->stop) return true;
-    for (hbk_int i = 0; i < c->n_eos; i++)
-        if (id == c->eos[i]) return true;
-    return false;
+    for (hbk_int i = 0; i < n; i++) {
+        double z = (double)logits[ids[i]];
+        if (!seen[ids[i]]) logits[ids[i]] = (hbk_real)(z < 0 ? z * penalty : z / penalty);
+        seen[ids[i]] = true;
+    }
+    for (hbk_int i = 0; i < n; i++) seen[ids[i]] = false;
 }
 
-/* How many first tokens all prompts share, one being left to each. */
-static hbk_int hbk__shared_prefix(const hbk_request *r, hbk_int n)
+static bool hbk__sampling_check(const hbk_sampling *o, hbk_error *err)
 {
-    hbk_int shared = n > 1 ? r[0].n_prompt - 1 : 0;
-    for (hbk_int i = 1; i < n; i++) {
-        hbk_int k = 0;
-        while (k < shared && k < r[i].n_prompt - 1 && r[i].prompt[k] == r[0].prompt[k]) k++;
-        shared = k;
-    }
-    return HBK__MAX(shared, 0);
-}
-
-/* State of hbk_generate: which request each slot serves, and what it will be fed next. */
-typedef struct hbk__serving {
-    hbk_int *request; /* (n_slots) or -1 */
-    hbk_feed *feeds;  /* (n_slots) */
-    int32_t *last;    /* (n_slots) the token sampled last */
-    hbk_int *made;    /* (n_slots) tokens so far */
-    hbk_real *logits; /* (n_slots, V) */
-    hbk_candidate *scratch;
-} hbk__serving;
-
-static void hbk__serving_free(hbk_session *s, hbk__serving *v)
-{
-    hbk_free(s->alloc, v->request);
-    hbk_free(s->alloc, v->feeds);
-    hbk_free(s->alloc, v->last);
-    hbk_free(s->alloc, v->made);
-    hbk_free(s->alloc, v->logits);
-    hbk_free(s->alloc, v->scratch);
-}
-
-static bool hbk__serving_new(hbk_session *s, hbk__serving *v, hbk_error *err)
-{
-    hbk_int V = s->m->config.vocab_size;
-    memset(v, 0, sizeof *v);
-    v->request = HBK__NEW(s->alloc, hbk_int, s->n_slots, err);
-    if (v->request) v->feeds = HBK__NEW(s->alloc, hbk_feed, s->n_slots, err);
-    if (v->feeds) v->last = HBK__NEW(s->alloc, int32_t, s->n_slots, err);
-    if (v->last) v->made = HBK__NEW(s->alloc, hbk_int, s->n_slots, err);
-    if (v->made) v->logits = HBK__NEW(s->alloc, hbk_real, s->n_slots * V, err);
-    if (v->logits) v->scratch = HBK__NEW(s->alloc, hbk_candidate, V, err);
-    if (!v->scratch) hbk__serving_free(s, v);
-    return v->scratch != NULL;
-}
-
-/* Takes the token that `slot` sampled into its request; false when the request is finished. */
-static bool hbk__serve_token(hbk_session *s, hbk__serving *v, hbk_request *r, hbk_int index, hbk_int slot,
-                             const hbk_real *logits, const hbk_sampling *o, const hbk_stream *stream)
-{
-    int32_t id = hbk_sample(logits, s->m->config.vocab_size, o, &r->rng, v->scratch);
-    if (hbk__is_eos(&s->m->config, o, id)) {
-        r->finish = HBK_FINISH_EOS;
-        return false;
-    }
-    hbk_tokens_push(&r->output, id);
-    r->finish = HBK_FINISH_LENGTH;
-    v->last[slot] = id;
-    if (stream && stream->on_token && !stream->on_token(stream->ctx, index, id)) {
-        r->finish = HBK_FINISH_EOS;
-        return false;
-    }
-    return v->made[slot]++ + 1 < o->max_new && s->length[slot] < s->max_length;
-}
-
-/* Gives waiting requests to free slots; prompts that leave no room for a reply are marked and passed over. */
-static void hbk__admit(hbk_session *s, hbk__serving *v, hbk_request *r, hbk_int n, hbk_int *next,
-                       hbk_int shared, const hbk_sampling *o)
-{
-    for (hbk_int slot = 0; slot < s->n_slots; slot++) {
-        if (v->request[slot] >= 0) continue;
-        while (*next < n && (r[*next].n_prompt >= s->max_length || r[*next].n_prompt < 1 || o->max_new < 1)) {
-            r[*next].finish = r[*next].n_prompt >= s->max_length ? HBK_FINISH_TOO_LONG : HBK_FINISH_LENGTH;
-            ++*next;
-        }
-        if (*next == n) return;
-        const hbk_request *q = &r[*next];
-        s->length[slot] = 0;
-        if (shared) hbk_session_fork(s, slot, s->n_slots, shared);
-        v->feeds[slot].slot = slot;
-        v->feeds[slot].tokens = q->prompt + shared;
-        v->feeds[slot].n = q->n_prompt - shared;
-        v->made[slot] = 0;
-        v->request[slot] = (*next)++;
-    }
-}
-
-HBK_DEF bool hbk_generate(hbk_session *s, hbk_request *requests, hbk_int n, const hbk_sampling *o,
-                          const hbk_stream *stream, hbk_error *err)
-{
-    enum { WORTH_SHARING = 8 };
-    hbk__serving v;
-    if (!hbk__serving_new(s, &v, err)) return false;
-    hbk_int next = 0, shared = hbk__shared_prefix(requests, n);
-    bool ok = true;
-    if (shared < WORTH_SHARING || shared >= s->max_length) shared = 0;
-    if (shared) {
-        hbk_feed prefix = {s->n_slots, requests[0].prompt, shared};
-        s->length[s->n_slots] = 0;
-        ok = hbk_session_feed(s, &prefix, 1, false, v.logits, err);
-    }
-    for (hbk_int slot = 0; slot < s->n_slots; slot++) v.request[slot] = -1;
-    while (ok) {
-        hbk__admit(s, &v, requests, n, &next, shared, o);
-        hbk_int n_feeds = 0;
-        for (hbk_int slot = 0; slot < s->n_slots; slot++) /* packed to the front: feed order is slot order */
-            if (v.request[slot] >= 0) v.feeds[n_feeds++] = v.feeds[slot];
-        if (!n_feeds) break;
-        ok = hbk_session_feed(s, v.feeds, n_feeds, false, v.logits, err);
-        if (!ok) break;
-        for (hbk_int f = n_feeds - 1; f >= 0; f--) { /* backwards, since feeds unpack into their slots */
-            hbk_int slot = v.feeds[f].slot;
-            hbk_request *r = &requests[v.request[slot]];
-            bool more = hbk__serve_token(s, &v, r, v.request[slot], slot,
-                                         v.logits + f * s->m->config.vocab_size, o, stream);
-            ok = ok && hbk_tokens_ok(&r->output, err);
-            if (!more) v.request[slot] = -1;
-            v.feeds[slot].slot = slot;
-            v.feeds[slot].tokens = &v.last[slot];
-            v.feeds[slot].n = 1;
-        }
-    }
-    hbk__serving_free(s, &v);
-    return ok;
+    if (!(o->temperature >= 0 && isfinite(o->temperature)))
+        return hbk_fail(err, HBK_ERROR_OPTION, "temperature %g: expected 0 (greedy) or more", o->temperature);
+    if (!(o->top_p >= 0 && o->top_p <= 1))
+        return hbk_fail(err, HBK_ERROR_OPTION, "top_p %g: expected 0 to 1 (all)", o->top_p);
+    if (!(o->min_p >= 0 && o->min_p <= 1))
+        return hbk_fail(err, HBK_ERROR_OPTION, "min_p %g: expected 0 (all) to 1", o->min_p);
+    if (o->top_k < 0)
+        return hbk_fail(err, HBK_ERROR_OPTION, "top_k %lld: expected 0 (all) or more", (long long)o->top_k);
+    if (!(o->repetition_penalty >= 0 && isfinite(o->repetition_penalty)))
+        return hbk_fail(err, HBK_ERROR_OPTION, "repetition_penalty %g: expected 1 (none) or more",
+                        o->repetition_penalty);
+    return true;
 }
 
 /* log softmax(logits)_id */
@@ -8480,52 +9999,532 @@ static double hbk__log_probability(const hbk_real *logits, hbk_int V, int32_t id
     return -nll;
 }
 
-/* Scores one item after slot 0 holds its prompt and `first` the logits there. */
-static bool hbk__score_one(hbk_session *s, hbk_scoring *p, const hbk_real *first, hbk_real *logits,
-                           hbk_error *err)
+/* Appends the row of token `id`. The likeliest ids come by insertion, for they are few. */
+static bool hbk__log_token(hbk_logprobs *p, const hbk_real *logits, hbk_int V, int32_t id, hbk_error *err)
 {
-    hbk_int V = s->m->config.vocab_size, n = p->n_continuation - 1, at = s->length[0];
-    p->log_likelihood = hbk__log_probability(first, V, p->continuation[0]);
-    if (n < 1) return true;
-    hbk_feed rest = {0, p->continuation, n};
-    if (!hbk_session_feed(s, &rest, 1, true, logits, err)) return false;
-    for (hbk_int i = 0; i < n; i++)
-        p->log_likelihood += hbk__log_probability(logits + i * V, V, p->continuation[i + 1]);
-    hbk_session_rewind(s, 0, at);
+    hbk_int width = 1 + p->n_top, found = 0;
+    void *data = p->data;
+    if (!hbk__reserve(p->alloc, &data, &p->cap, (p->n + 1) * width, sizeof *p->data, err)) return false;
+    p->data = (hbk_logprob *)data;
+    hbk_logprob *row = p->data + p->n++ * width, *top = row + 1;
+    row->logprob = hbk__log_probability(logits, V, id);
+    row->id = id;
+    double shift = row->logprob - (double)logits[id];
+    for (hbk_int i = 0; i < V && p->n_top > 0; i++) {
+        double logprob = (double)logits[i] + shift;
+        if (found == p->n_top && logprob <= top[found - 1].logprob) continue;
+        hbk_int at = found < p->n_top ? found++ : found - 1;
+        for (; at > 0 && top[at - 1].logprob < logprob; at--) top[at] = top[at - 1];
+        top[at].logprob = logprob;
+        top[at].id = (int32_t)i;
+    }
+    return true;
+}
+
+HBK_DEF void hbk_logprobs_free(hbk_logprobs *p)
+{
+    hbk_free(p->alloc, p->data);
+    p->data = NULL;
+    p->n = p->cap = 0;
+}
+
+/* ---- a reply's text -------------------------------------------------------------- */
+
+/* Bytes at the end of the text that may be the beginning of a stop string. */
+static size_t hbk__held_back(const hbk_reply *r)
+{
+    size_t most = 0;
+    for (hbk_int i = 0; i < r->n_stops; i++) {
+        size_t n = HBK__MIN(strlen(r->stops[i]) - 1, r->text.len - r->start);
+        while (n > most && memcmp(r->text.data + r->text.len - n, r->stops[i], n) != 0) n--;
+        most = HBK__MAX(most, n);
+    }
+    return most;
+}
+
+/* Looks for stop strings that end behind the first `from` bytes and cuts the text at the first to be
+   complete. Byte by byte, so that it does not matter how many bytes came at once. */
+static void hbk__find_stop(hbk_reply *r, size_t from)
+{
+    for (size_t end = from + 1; end <= r->text.len; end++) {
+        size_t longest = 0;
+        for (hbk_int i = 0; i < r->n_stops; i++) {
+            size_t n = strlen(r->stops[i]);
+            if (n > longest && n <= end && memcmp(r->text.data + end - n, r->stops[i], n) == 0) longest = n;
+        }
+        if (!longest) continue;
+        r->text.len = end - longest;
+        r->stopped = true;
+        return;
+    }
+}
+
+/* Settles what can be settled of the text: all of it, if nothing follows. */
+static void hbk__settle(hbk_reply *r, bool whole)
+{
+    static const char space[] = " \t\r\n";
+    if (!r->text.data) return;
+    r->text.data[r->text.len] = 0;
+    r->start = HBK__MIN(r->start, r->text.len); /* white space may have been part of a stop string */
+    if (r->trim && r->shown <= r->start) r->start += strspn(r->text.data + r->start, space);
+    size_t end = r->text.len - (whole ? 0 : hbk__held_back(r));
+    while (r->trim && end > r->start && memchr(space, r->text.data[end - 1], sizeof space - 1)) end--;
+    r->shown = end;
+    if (whole) r->text.data[r->text.len = end] = 0;
+}
+
+/* Decodes the ids that wait. U+FFFD at their end may be a character whose other bytes are still to come: they
+   go on waiting, unless there are no more. */
+static bool hbk__decode_pending(hbk_reply *r, bool whole, hbk_error *err)
+{
+    static const char broken[] = "\xef\xbf\xbd";
+    size_t from = r->text.len;
+    if (!hbk_tokenizer_decode(r->tok, r->pending.data, r->pending.n, HBK_ENCODE_CONTINUE, &r->text, err))
+        return false;
+    if (r->text.len == from) return true; /* control tokens have no text */
+    if (!whole && r->text.len - from >= 3 && memcmp(r->text.data + r->text.len - 3, broken, 3) == 0) {
+        r->text.len = from;
+        return true;
+    }
+    r->pending.n = 0;
+    hbk__find_stop(r, from);
+    return true;
+}
+
+HBK_DEF bool hbk_reply_add(hbk_reply *r, int32_t id, hbk_error *err)
+{
+    if (r->stopped) return true;
+    r->text.alloc = r->pending.alloc = r->alloc;
+    hbk_tokens_push(&r->pending, id);
+    if (!hbk_tokens_ok(&r->pending, err) || !hbk__decode_pending(r, false, err)) return false;
+    hbk__settle(r, r->stopped);
+    return true;
+}
+
+HBK_DEF bool hbk_reply_end(hbk_reply *r, hbk_error *err)
+{
+    if (!r->stopped && !hbk__decode_pending(r, true, err)) return false;
+    hbk__settle(r, true);
+    return true;
+}
+
+HBK_DEF size_t hbk_reply_take(hbk_reply *r, const char **s)
+{
+    size_t from = HBK__MAX(r->taken, r->start), n = r->shown > from ? r->shown - from : 0;
+    *s = n ? r->text.data + from : "";
+    r->taken = from + n;
+    return n;
+}
+
+HBK_DEF const char *hbk_reply_text(const hbk_reply *r)
+{
+    return hbk_text_string(&r->text) + r->start;
+}
+
+HBK_DEF void hbk_reply_clear(hbk_reply *r)
+{
+    hbk_text_clear(&r->text);
+    r->pending.n = 0;
+    r->pending.failed = r->stopped = false;
+    r->start = r->shown = r->taken = 0;
+}
+
+HBK_DEF void hbk_reply_free(hbk_reply *r)
+{
+    hbk_reply_clear(r);
+    hbk_text_free(&r->text);
+    hbk_tokens_free(&r->pending);
+}
+
+/* ---- serving requests ------------------------------------------------------------ */
+
+HBK_DEF const char *hbk_finish_name(hbk_finish f)
+{
+    static const char *const names[] = {
+#define HBK_X(name, text) text,
+        HBK_FINISHES(HBK_X)
+#undef HBK_X
+    };
+    return (unsigned)f < HBK_FINISH_COUNT ? names[f] : "?";
+}
+
+/* What a request was before it was served: a failure takes it back there. */
+typedef struct hbk__as_it_was {
+    hbk_rng rng;
+    hbk_finish finish;
+    hbk_int n_output, n_logprobs;
+} hbk__as_it_was;
+
+/* State of hbk_generate: which request each slot serves, and what it will be fed next. */
+typedef struct hbk__serving {
+    hbk_session *s;
+    hbk_request *r;
+    hbk_int n, next; /* requests, and the first that waits */
+    const hbk_sampling *o;
+    const hbk_stream *stream;
+    hbk__as_it_was *before; /* (n) */
+    hbk_int *request;    /* (n_slots) or -1 */
+    hbk_feed *feeds;     /* (n_slots) */
+    int32_t *last;       /* (n_slots) the token sampled last */
+    hbk_int *made;       /* (n_slots) tokens so far */
+    hbk_real *logits;    /* (n_slots, V) */
+    hbk_real *penalised; /* (V) */
+    bool *seen;          /* (V) */
+    hbk_candidate *scratch;
+} hbk__serving;
+
+static void hbk__serving_free(hbk__serving *v)
+{
+    hbk_allocator *a = v->s->alloc;
+    hbk_free(a, v->before);
+    hbk_free(a, v->request);
+    hbk_free(a, v->feeds);
+    hbk_free(a, v->last);
+    hbk_free(a, v->made);
+    hbk_free(a, v->logits);
+    hbk_free(a, v->penalised);
+    hbk_free(a, v->seen);
+    hbk_free(a, v->scratch);
+}
+
+static bool hbk__serving_new(hbk__serving *v, hbk_error *err)
+{
+    hbk_allocator *a = v->s->alloc;
+    hbk_int V = v->s->m->config.vocab_size, n_slots = v->s->n_slots;
+    v->before = HBK__NEW(a, hbk__as_it_was, v->n, err);
+    if (v->before) v->request = HBK__NEW(a, hbk_int, n_slots, err);
+    if (v->request) v->feeds = HBK__NEW(a, hbk_feed, n_slots, err);
+    if (v->feeds) v->last = HBK__NEW(a, int32_t, n_slots, err);
+    if (v->last) v->made = HBK__NEW(a, hbk_int, n_slots, err);
+    if (v->made) v->logits = HBK__NEW(a, hbk_real, n_slots * V, err);
+    if (v->logits) v->penalised = HBK__NEW(a, hbk_real, V, err);
+    if (v->penalised) v->seen = HBK__NEW(a, bool, V, err);
+    if (v->seen) v->scratch = HBK__NEW(a, hbk_candidate, V, err);
+    if (!v->scratch) return false;
+    for (hbk_int slot = 0; slot < n_slots; slot++) v->request[slot] = -1;
+    for (hbk_int i = 0; i < v->n; i++) {
+        v->before[i].rng = v->r[i].rng;
+        v->before[i].finish = v->r[i].finish;
+        v->before[i].n_output = v->r[i].output.n;
+        v->before[i].n_logprobs = v->r[i].logprobs ? v->r[i].logprobs->n : 0;
+    }
+    return true;
+}
+
+static void hbk__serving_undo(hbk__serving *v)
+{
+    for (hbk_int i = 0; i < v->n; i++) {
+        v->r[i].rng = v->before[i].rng;
+        v->r[i].finish = v->before[i].finish;
+        v->r[i].output.n = v->before[i].n_output;
+        v->r[i].output.failed = false;
+        if (v->r[i].logprobs) v->r[i].logprobs->n = v->before[i].n_logprobs;
+    }
+}
+
+/* Everything that can be wrong with requests is found before the first is served. */
+static bool hbk__requests_check(const hbk_session *s, const hbk_request *r, hbk_int n, const hbk_sampling *o,
+                                hbk_error *err)
+{
+    if (!hbk__sampling_check(o, err)) return false;
+    for (hbk_int i = 0; i < n; i++) {
+        hbk_int n_top = r[i].logprobs ? r[i].logprobs->n_top : 0;
+        if (n_top < 0 || n_top > s->m->config.vocab_size)
+            return hbk_fail(err, HBK_ERROR_OPTION, "%lld alternatives per token: expected 0 to %lld",
+                            (long long)n_top, (long long)s->m->config.vocab_size);
+        bool fits = r[i].n_prompt < s->max_length;
+        if (fits && !hbk__ids_known(s, r[i].prompt, r[i].n_prompt, err)) return false;
+    }
+    return true;
+}
+
+enum { HBK__WORTH_SHARING = 8 }; /* tokens */
+
+/* Computes the beginning that all prompts share, one token being left to each, in the slot that is there for
+   it. A session of one slot does without: the next request finds the beginning where the last one was. */
+static void hbk__share_beginning(hbk__serving *v)
+{
+    hbk_session *s = v->s;
+    const int32_t *first = v->n > 1 ? v->r[0].prompt : NULL;
+    hbk_int spare = s->n_slots, shared = first ? HBK__MIN(v->r[0].n_prompt, s->max_length) - 1 : 0;
+    for (hbk_int i = 1; i < v->n; i++)
+        shared = hbk__common_ids(first, shared, v->r[i].prompt, v->r[i].n_prompt - 1);
+    if (shared < HBK__WORTH_SHARING || spare == s->n_caches) return;
+    hbk_int held = hbk__held_ids(s, spare, first, shared);
+    hbk_feed rest = {spare, first + held, shared - held};
+    s->length[spare] = held;
+    if (rest.n) hbk__feed(s, &rest, 1, 0, NULL);
+}
+
+/* Readies a slot for a request: of its prompt stays, or is copied, what this or another slot holds. */
+static void hbk__seat(hbk__serving *v, hbk_int slot, const hbk_request *r)
+{
+    hbk_session *s = v->s;
+    hbk_int from = slot, held = hbk__held_ids(s, slot, r->prompt, r->n_prompt - 1);
+    for (hbk_int k = 0; k < s->n_caches; k++) {
+        hbk_int n = hbk__held_ids(s, k, r->prompt, r->n_prompt - 1);
+        if (n > held) held = n, from = k;
+    }
+    if (held < HBK__WORTH_SHARING) held = 0;
+    if (held && from != slot) hbk_session_fork(s, slot, from, held);
+    s->length[slot] = held;
+    v->feeds[slot].slot = slot;
+    v->feeds[slot].tokens = r->prompt + held;
+    v->feeds[slot].n = r->n_prompt - held;
+    v->made[slot] = 0;
+}
+
+/* Gives waiting requests to free slots; those that leave no room for a reply are marked and passed over. */
+static void hbk__admit(hbk__serving *v)
+{
+    for (hbk_int slot = 0; slot < v->s->n_slots; slot++) {
+        if (v->request[slot] >= 0) continue;
+        for (; v->next < v->n; v->next++) {
+            hbk_request *r = &v->r[v->next];
+            bool too_long = r->n_prompt >= v->s->max_length;
+            if (!too_long && r->n_prompt >= 1 && v->o->max_new >= 1) break;
+            r->finish = too_long ? HBK_FINISH_TOO_LONG : HBK_FINISH_LENGTH;
+        }
+        if (v->next == v->n) return;
+        hbk__seat(v, slot, &v->r[v->next]);
+        v->request[slot] = v->next++;
+    }
+}
+
+static bool hbk__is_eos(const hbk_config *c, int32_t id)
+{
+    for (hbk_int i = 0; i < c->n_eos; i++)
+        if (id == c->eos[i]) return true;
+    return false;
+}
+
+/* The next id of the request in `slot`; -1 on failure. Logits that are no numbers would give the same id for
+   ever. */
+static int32_t hbk__draw(hbk__serving *v, hbk_int slot, const hbk_real *logits, hbk_error *err)
+{
+    const hbk_session *s = v->s;
+    hbk_int V = s->m->config.vocab_size;
+    double sum = 0, penalty = v->o->repetition_penalty;
+    for (hbk_int i = 0; i < V; i++) sum += (double)logits[i];
+    if (!isfinite(sum)) {
+        hbk_fail(err, HBK_ERROR_NUMERIC, "logits after %lld tokens are not finite: the weights%s are broken",
+                 (long long)s->length[slot], s->adapter ? " or the adapter" : "");
+        return -1;
+    }
+    if (penalty > 0 && penalty != 1) {
+        memcpy(v->penalised, logits, (size_t)V * sizeof *logits);
+        hbk_penalise(v->penalised, s->held + slot * s->max_length, s->length[slot], penalty, v->seen);
+        logits = v->penalised;
+    }
+    return hbk_sample(logits, V, v->o, &v->r[v->request[slot]].rng, v->scratch);
+}
+
+/* Takes token `id` into its request; *finish stays HBK_FINISH_COUNT while the request goes on. */
+static bool hbk__take_token(hbk__serving *v, hbk_int slot, const hbk_real *logits, int32_t id,
+                            hbk_finish *finish, hbk_error *err)
+{
+    const hbk_session *s = v->s;
+    hbk_request *r = &v->r[v->request[slot]];
+    hbk_tokens_push(&r->output, id);
+    if (!hbk_tokens_ok(&r->output, err) ||
+        (r->logprobs && !hbk__log_token(r->logprobs, logits, s->m->config.vocab_size, id, err)) ||
+        (r->reply && !hbk_reply_add(r->reply, id, err)))
+        return false;
+    v->last[slot] = id;
+    v->made[slot]++;
+    bool heard = v->stream && v->stream->on_token;
+    bool more = !heard || v->stream->on_token(v->stream->ctx, v->request[slot], id);
+    if (r->reply && r->reply->stopped) *finish = HBK_FINISH_STOP;
+    else if (!more) *finish = HBK_FINISH_CANCELLED;
+    else if (v->made[slot] == v->o->max_new) *finish = HBK_FINISH_LENGTH;
+    else if (s->length[slot] == s->max_length) *finish = HBK_FINISH_CONTEXT;
+    return true;
+}
+
+/* Draws a token for `slot` and readies its next feed, or frees it. */
+static bool hbk__serve_slot(hbk__serving *v, hbk_int slot, const hbk_real *logits, hbk_error *err)
+{
+    hbk_request *r = &v->r[v->request[slot]];
+    hbk_finish finish = HBK_FINISH_COUNT;
+    int32_t id = hbk__draw(v, slot, logits, err);
+    if (id < 0) return false;
+    if (hbk__is_eos(&v->s->m->config, id)) finish = HBK_FINISH_EOS;
+    else if (id == v->o->stop) finish = HBK_FINISH_STOP;
+    else if (!hbk__take_token(v, slot, logits, id, &finish, err)) return false;
+    v->feeds[slot].slot = slot;
+    v->feeds[slot].tokens = &v->last[slot];
+    v->feeds[slot].n = 1;
+    if (finish == HBK_FINISH_COUNT) return true;
+    if (r->reply && !hbk_reply_end(r->reply, err)) return false;
+    r->finish = finish;
+    v->request[slot] = -1;
+    return true;
+}
+
+HBK_DEF bool hbk_generate(hbk_session *s, hbk_request *requests, hbk_int n, const hbk_sampling *o,
+                          const hbk_stream *stream, hbk_error *err)
+{
+    if (!hbk__requests_check(s, requests, n, o, err)) return false;
+    hbk__serving v;
+    memset(&v, 0, sizeof v);
+    v.s = s;
+    v.r = requests;
+    v.n = n;
+    v.o = o;
+    v.stream = stream;
+    bool ready = hbk__serving_new(&v, err), ok = ready;
+    if (ok) hbk__share_beginning(&v);
+    while (ok) {
+        hbk__admit(&v);
+        hbk_int n_feeds = 0;
+        for (hbk_int slot = 0; slot < s->n_slots; slot++) /* packed to the front: feed order is slot order */
+            if (v.request[slot] >= 0) v.feeds[n_feeds++] = v.feeds[slot];
+        if (!n_feeds) break;
+        hbk__feed(s, v.feeds, n_feeds, 1, v.logits);
+        for (hbk_int f = n_feeds - 1; f >= 0 && ok; f--) /* backwards, since feeds unpack into their slots */
+            ok = hbk__serve_slot(&v, v.feeds[f].slot, v.logits + f * s->m->config.vocab_size, err);
+    }
+    if (ready && !ok) hbk__serving_undo(&v);
+    hbk__serving_free(&v);
+    return ok;
+}
+
+/* ---- scores ---------------------------------------------------------------------- */
+
+enum { HBK__SCORE_ROWS = 64 }; /* logits at once */
+
+/* Row r of an item is what the model expects after its prompt and r tokens of the continuation. */
+typedef struct hbk__scoring {
+    hbk_session *s;
+    const hbk_scoring *items;
+    hbk_int *fits;    /* (n) items that can be scored, in order */
+    double *sum;      /* (n) */
+    hbk_real *logits; /* (HBK__SCORE_ROWS, V) */
+    hbk_feed *feeds;  /* (n_slots) */
+    hbk_int *item_of; /* (n_slots) */
+    hbk_tokens ids;
+} hbk__scoring;
+
+/* Adds to item i what `n` rows of logits say, the first being its row `at`. */
+static void hbk__score_rows(hbk__scoring *c, hbk_int i, const hbk_real *logits, hbk_int at, hbk_int n)
+{
+    const hbk_scoring *p = &c->items[i];
+    hbk_int V = c->s->m->config.vocab_size;
+    for (hbk_int k = 0; k < n && at + k < p->n_continuation; k++)
+        c->sum[i] += hbk__log_probability(logits + k * V, V, p->continuation[at + k]);
+}
+
+/* Feeds slot 0 what a group of n items shares, the prompt and `common` tokens, and scores the rows up to
+   there. */
+static bool hbk__score_common(hbk__scoring *c, const hbk_int *group, hbk_int n, hbk_int common,
+                              hbk_error *err)
+{
+    const hbk_scoring *p = &c->items[group[0]];
+    hbk_int held = hbk__held_ids(c->s, 0, p->prompt, p->n_prompt - 1), prompt = p->n_prompt - held, fed = 0;
+    c->s->length[0] = held;
+    c->ids.n = 0;
+    hbk_tokens_append(&c->ids, p->prompt + held, prompt);
+    hbk_tokens_append(&c->ids, p->continuation, common);
+    if (!hbk_tokens_ok(&c->ids, err)) return false;
+    for (hbk_int at = 0, rows; at <= common; at += rows) {
+        rows = HBK__MIN(common + 1 - at, HBK__SCORE_ROWS);
+        hbk_feed piece = {0, c->ids.data + fed, prompt + at + rows - 1 - fed};
+        hbk__feed(c->s, &piece, 1, rows, c->logits);
+        fed += piece.n;
+        for (hbk_int i = 0; i < n; i++) hbk__score_rows(c, group[i], c->logits, at, rows);
+    }
+    return true;
+}
+
+/* The rest of n items, each in its slot, which holds their prompt and `common` tokens. */
+static void hbk__score_rests(hbk__scoring *c, hbk_int n, hbk_int common)
+{
+    hbk_int V = c->s->m->config.vocab_size, step = HBK__SCORE_ROWS / n;
+    for (hbk_int at = common;; at += step) {
+        hbk_int n_feeds = 0, row = 0;
+        for (hbk_int slot = 0; slot < n; slot++) {
+            const hbk_scoring *p = &c->items[c->item_of[slot]];
+            if (p->n_continuation - 1 <= at) continue; /* the last token is never fed */
+            hbk_feed piece = {slot, p->continuation + at, HBK__MIN(p->n_continuation - 1 - at, step)};
+            c->feeds[n_feeds++] = piece;
+        }
+        if (!n_feeds) return;
+        hbk__feed(c->s, c->feeds, n_feeds, step, c->logits);
+        for (hbk_int f = 0; f < n_feeds; row += c->feeds[f++].n)
+            hbk__score_rows(c, c->item_of[c->feeds[f].slot], c->logits + row * V, at + 1, c->feeds[f].n);
+    }
+}
+
+/* Scores a group of n items that have one prompt: what all share first, then the rests side by side. */
+static bool hbk__score_group(hbk__scoring *c, const hbk_int *group, hbk_int n, hbk_error *err)
+{
+    const hbk_scoring *p = &c->items[group[0]];
+    hbk_int common = p->n_continuation - 1, most = HBK__MIN(c->s->n_slots, HBK__SCORE_ROWS);
+    for (hbk_int i = 1; i < n; i++) {
+        const hbk_scoring *q = &c->items[group[i]];
+        common = hbk__common_ids(p->continuation, common, q->continuation, q->n_continuation - 1);
+    }
+    if (!hbk__score_common(c, group, n, common, err)) return false;
+    hbk_int length = c->s->length[0];
+    for (hbk_int i = 0, k; i < n;) {
+        for (k = 0; i < n && k < most; i++)
+            if (c->items[group[i]].n_continuation - 1 > common) c->item_of[k++] = group[i];
+        for (hbk_int slot = 1; slot < k; slot++) hbk_session_fork(c->s, slot, 0, length);
+        if (k) hbk__score_rests(c, k, common);
+        c->s->length[0] = length;
+    }
+    return true;
+}
+
+/* Which items fit, and are of known ids: *n of them. */
+static bool hbk__score_check(hbk__scoring *c, hbk_int n_items, hbk_int *n, hbk_error *err)
+{
+    *n = 0;
+    for (hbk_int i = 0; i < n_items; i++) {
+        const hbk_scoring *p = &c->items[i];
+        if (p->n_prompt < 1 || p->n_continuation < 1 ||
+            p->n_prompt > c->s->max_length - p->n_continuation)
+            continue;
+        if (!hbk__ids_known(c->s, p->prompt, p->n_prompt, err) ||
+            !hbk__ids_known(c->s, p->continuation, p->n_continuation, err))
+            return false;
+        c->fits[(*n)++] = i;
+    }
     return true;
 }
 
 HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error *err)
 {
-    hbk_int V = s->m->config.vocab_size, longest = 1;
-    for (hbk_int i = 0; i < n; i++) longest = HBK__MAX(longest, items[i].n_continuation);
-    hbk_real *first = HBK__NEW(s->alloc, hbk_real, V, err);
-    hbk_real *logits = first ? HBK__NEW(s->alloc, hbk_real, longest * V, err) : NULL;
-    bool ok = logits != NULL;
-    const hbk_scoring *held = NULL; /* the item whose prompt slot 0 holds */
-    s->length[0] = 0;
-    for (hbk_int i = 0; ok && i < n; i++) {
-        hbk_scoring *p = &items[i];
-        p->log_likelihood = (double)NAN;
-        if (p->n_prompt < 1 || p->n_continuation < 1 || p->n_prompt + p->n_continuation > s->max_length)
-            continue;
-        ok = hbk__ids_known(s, p->continuation, p->n_continuation, err); /* its last id is never fed */
-        if (!ok) break;
-        hbk_int same = 0; /* what of the last prompt can stay: all of it, or a shared beginning */
-        if (held)
-            while (same < held->n_prompt && same < p->n_prompt && held->prompt[same] == p->prompt[same])
-                same++;
-        if (!held || same < p->n_prompt || same < held->n_prompt) {
-            same = HBK__MIN(same, p->n_prompt - 1);
-            s->length[0] = HBK__MIN(s->length[0], same);
-            hbk_feed rest = {0, p->prompt + same, p->n_prompt - same};
-            ok = hbk_session_feed(s, &rest, 1, false, first, err);
+    hbk__scoring c;
+    hbk_int n_fits = 0;
+    memset(&c, 0, sizeof c);
+    c.s = s;
+    c.items = items;
+    c.ids.alloc = s->alloc;
+    c.fits = HBK__NEW(s->alloc, hbk_int, n, err);
+    if (c.fits) c.sum = HBK__NEW(s->alloc, double, n, err);
+    if (c.sum) c.logits = HBK__NEW(s->alloc, hbk_real, HBK__SCORE_ROWS * s->m->config.vocab_size, err);
+    if (c.logits) c.feeds = HBK__NEW(s->alloc, hbk_feed, s->n_slots, err);
+    if (c.feeds) c.item_of = HBK__NEW(s->alloc, hbk_int, s->n_slots, err);
+    bool ok = c.item_of && hbk__score_check(&c, n, &n_fits, err);
+    for (hbk_int i = 0, k; ok && i < n_fits; i += k) {
+        const hbk_scoring *p = &items[c.fits[i]];
+        for (k = 1; i + k < n_fits; k++) {
+            const hbk_scoring *q = &items[c.fits[i + k]];
+            if (q->n_prompt != p->n_prompt ||
+                hbk__common_ids(p->prompt, p->n_prompt, q->prompt, q->n_prompt) < p->n_prompt)
+                break;
         }
-        held = p;
-        ok = ok && hbk__score_one(s, p, first, logits, err);
+        ok = hbk__score_group(&c, c.fits + i, k, err);
     }
-    hbk_free(s->alloc, first);
-    hbk_free(s->alloc, logits);
+    for (hbk_int i = 0; ok && i < n; i++) items[i].log_likelihood = (double)NAN;
+    for (hbk_int i = 0; ok && i < n_fits; i++) items[c.fits[i]].log_likelihood = c.sum[c.fits[i]];
+    hbk_free(s->alloc, c.fits);
+    hbk_free(s->alloc, c.sum);
+    hbk_free(s->alloc, c.logits);
+    hbk_free(s->alloc, c.feeds);
+    hbk_free(s->alloc, c.item_of);
+    hbk_tokens_free(&c.ids);
     return ok;
 }
 
@@ -9353,6 +11352,45 @@ HBK_DEF void hbk_dataset_free(hbk_dataset *d)
     d->n = d->cap = d->learn_cap = d->max_length = d->n_targets = d->n_too_long = 0;
 }
 
+/* Appends example i of `from`. */
+static bool hbk__dataset_copy(hbk_dataset *to, const hbk_dataset *from, hbk_int i, hbk_error *err)
+{
+    hbk_int at = from->start[i];
+    return hbk_dataset_add_masked(to, from->tokens.data + at, from->learn + at, from->start[i + 1] - at, err);
+}
+
+HBK_DEF bool hbk_dataset_split(hbk_dataset *d, hbk_dataset *held, double share, uint64_t seed,
+                               hbk_error *err)
+{
+    if (d->n < 2 || !(share > 0 && share < 1))
+        return hbk_fail(err, HBK_ERROR_DATA,
+                        "a share of %g of %lld examples cannot be held out: expected a share between 0 and 1 "
+                        "of at least two examples",
+                        share, (long long)d->n);
+    hbk_int n_held = HBK__MAX(1, HBK__MIN(d->n - 1, (hbk_int)floor(share * (double)d->n + 0.5)));
+    const hbk_dataset before = *held;
+    hbk_dataset rest;
+    memset(&rest, 0, sizeof rest);
+    rest.alloc = d->alloc;
+    rest.n_too_long = d->n_too_long;
+    hbk_rng rng = hbk_rng_at(seed, "split", 0);
+    bool ok = true;
+    hbk_int wanted = n_held;
+    for (hbk_int i = 0; i < d->n && ok; i++) { /* Knuth, TAOCP 2, algorithm 3.4.2 S: file order stays */
+        bool out = hbk_rng_below(&rng, d->n - i) < wanted;
+        wanted -= out;
+        ok = hbk__dataset_copy(out ? held : &rest, d, i, err);
+    }
+    if (ok) {
+        hbk_dataset_free(d);
+        *d = rest;
+    } else {
+        hbk_dataset_free(&rest);
+        hbk__dataset_cut(held, &before);
+    }
+    return ok;
+}
+
 HBK_DEF bool hbk_packer_init(hbk_packer *p, hbk_int max_tokens, hbk_int max_seqs, hbk_allocator *alloc,
                              hbk_error *err)
 {
@@ -9515,6 +11553,7 @@ HBK_DEF hbk_train_options hbk_train_defaults(bool full)
     o.alpha = 32;
     o.targets = HBK_ALL_SLOTS;
     o.dropout = full ? 0.1 : 0.05;
+    o.lora_plus = 1;
     o.lr = full ? 1e-5 : 2e-4;
     o.lr_end = full ? 9e-6 : 2e-5;
     o.schedule = HBK_LINEAR;
@@ -9621,7 +11660,8 @@ HBK_DEF hbk_trainer *hbk_trainer_new(const hbk_model *m, const hbk_train_options
         if (t->grads) t->m = HBK__NEW(alloc, hbk_real, t->n, err);
         if (t->m) t->v = HBK__NEW(alloc, hbk_real, t->n, err);
         if (t->v && hbk__trainer_views(t, init, err))
-            t->acts = hbk_acts_new(m, t->adapter, max_tokens, max_seq, true, alloc, err);
+            t->acts = hbk_acts_new(m, t->adapter, max_tokens, max_seq,
+                                   o->recompute ? HBK_KEEP_INPUTS : HBK_KEEP_ALL, alloc, err);
     }
     hbk_adapter_free(fresh);
     if (t && !t->acts) {
@@ -9650,21 +11690,44 @@ HBK_DEF bool hbk_trainer_accumulate(hbk_trainer *t, const hbk_batch *b, double s
                                     hbk_error *err)
 {
     hbk_pass p;
+    memset(&p, 0, sizeof p);
     p.adapter = t->adapter;
     p.dmodel = t->dmodel;
     p.dadapter = t->dadapter;
     p.scale = scale;
     p.dropout = t->o.dropout;
+    p.neftune = t->o.neftune;
     hbk_rng r = hbk_rng_at(t->o.seed, "dropout", (uint64_t)t->step * 4096 + (uint64_t)t->passes++);
     p.dropout_seed = hbk_rng_next(&r);
     return hbk_model_pass(t->acts, hbk_trainer_model(t), b, &p, loss, NULL, err);
+}
+
+/* n values from number `at` on. */
+static void hbk__trainer_adamw_some(hbk_trainer *t, hbk_int at, hbk_int n, double scale, const hbk_adamw *o)
+{
+    hbk_adamw_step(t->values + at, t->m + at, t->v + at, t->grads + at, n, t->step, scale, o);
+}
+
+/* LoRA+: each B, which lies right behind its A, steps with a rate of its own. */
+static void hbk__trainer_adamw_lora(hbk_trainer *t, double scale, hbk_adamw o)
+{
+    const double lr = o.lr;
+    for (hbk_int i = 0; i <= t->adapter->n_layers * HBK_N_SLOTS && t->o.lora_plus != 1; i++) {
+        const hbk_lora *l = &t->adapter->loras[i];
+        if (!l->a) continue;
+        o.lr = lr;
+        hbk__trainer_adamw_some(t, l->a - t->values, l->rank * l->in, scale, &o);
+        o.lr = lr * t->o.lora_plus;
+        hbk__trainer_adamw_some(t, l->b - t->values, l->rank * l->out, scale, &o);
+    }
+    if (t->o.lora_plus == 1) hbk__trainer_adamw_some(t, 0, t->n, scale, &o);
 }
 
 /* Steps over every value; norms and biases, the one-row tensors of a model, do not decay. */
 static void hbk__trainer_adamw(hbk_trainer *t, double scale, hbk_adamw o)
 {
     if (t->adapter) {
-        hbk_adamw_step(t->values, t->m, t->v, t->grads, t->n, t->step, scale, &o);
+        hbk__trainer_adamw_lora(t, scale, o);
         return;
     }
     char name[96];
@@ -9673,8 +11736,7 @@ static void hbk__trainer_adamw(hbk_trainer *t, double scale, hbk_adamw o)
     double decay = o.weight_decay;
     for (hbk_int i = 0; hbk_tensor_at(t->model, i, name, &w); i++) {
         o.weight_decay = w.rows == 1 ? 0 : decay;
-        hbk_adamw_step(t->values + at, t->m + at, t->v + at, t->grads + at, w.rows * w.cols, t->step, scale,
-                       &o);
+        hbk__trainer_adamw_some(t, at, w.rows * w.cols, scale, &o);
         at += w.rows * w.cols;
     }
 }
@@ -9946,7 +12008,7 @@ static bool hbk__options_json(json_t *into, const char *prefix, const hbk_train_
 {
     json_t *j = json_pack(
         "{s:b s:I s:f s:i s:f s:f s:f s:i s:I s:f s:f s:f s:f s:f s:I s:I s:I s:f s:I s:I s:I s:I s:I s:I "
-        "s:b}",
+        "s:b s:f s:f}",
         "full", o->full, "rank", (json_int_t)o->rank, "alpha", o->alpha, "targets", (int)o->targets,
         "dropout", o->dropout, "lr", o->lr, "lr_end", o->lr_end, "schedule", (int)o->schedule, "warmup",
         (json_int_t)o->warmup, "beta1", o->beta1, "beta2", o->beta2, "eps", o->eps, "weight_decay",
@@ -9954,7 +12016,8 @@ static bool hbk__options_json(json_t *into, const char *prefix, const hbk_train_
         (json_int_t)o->accumulate, "steps", (json_int_t)o->steps, "epochs", o->epochs, "max_tokens",
         (json_int_t)o->max_tokens, "max_length", (json_int_t)o->max_length, "replay", (json_int_t)o->replay,
         "validate_every", (json_int_t)o->validate_every, "patience", (json_int_t)o->patience, "seed",
-        (json_int_t)o->seed, "shuffle", o->shuffle);
+        (json_int_t)o->seed, "shuffle", o->shuffle, "neftune", o->neftune, "lora_plus", o->lora_plus);
+    /* not "recompute": it changes no bit */
     const char *key;
     json_t *value;
     bool ok = into && j;
@@ -10032,6 +12095,8 @@ static bool hbk__train_check(const hbk_train_options *o, hbk_error *err)
            hbk__in_range("dropout", o->dropout, 0, 1, err) && hbk__in_range("beta1", o->beta1, 0, 1, err) &&
            hbk__in_range("beta2", o->beta2, 0, 1, err) && hbk__in_range("eps", o->eps, 1e-30, any, err) &&
            hbk__in_range("weight_decay", o->weight_decay, 0, any, err) &&
+           hbk__in_range("neftune", o->neftune, 0, any, err) &&
+           hbk__in_range("lora_plus", o->lora_plus, 1e-9, any, err) &&
            hbk__in_range("epochs", o->epochs, 0, any, err) &&
            hbk__in_range("warmup", (double)o->warmup, 0, any, err);
 }
@@ -11192,16 +13257,6 @@ static bool hbk__reply_text(const hbk__stage *s, const hbk_request *r, hbk_text 
     return true;
 }
 
-static const char *hbk__finish_name(hbk_finish f)
-{
-    switch (f) {
-    case HBK_FINISH_EOS: return "eos";
-    case HBK_FINISH_LENGTH: return "length";
-    case HBK_FINISH_TOO_LONG: return "too_long";
-    }
-    return "?";
-}
-
 /* ---- augmentation --------------------------------------------------------------------- */
 
 HBK_DEF hbk_decode_options hbk_augment_defaults(void)
@@ -11270,6 +13325,12 @@ static bool hbk__is_leak(const char *instruction, const hbk_template *t, const h
     return false;
 }
 
+/* Did the text end where there was no more room for it? */
+static bool hbk__is_cut(hbk_finish finish)
+{
+    return finish == HBK_FINISH_LENGTH || finish == HBK_FINISH_CONTEXT;
+}
+
 HBK_DEF const char *hbk_augment_status(const char *instruction, const char *output, hbk_finish finish,
                                        const hbk_template *t, const hbk_tokenizer *tok)
 {
@@ -11277,7 +13338,7 @@ HBK_DEF const char *hbk_augment_status(const char *instruction, const char *outp
     hbk_int chars = hbk_utf8_length(instruction, strlen(instruction));
     if (finish == HBK_FINISH_TOO_LONG) return "too_long";
     if (instruction[strspn(instruction, " \t\r\n")] == 0) return "empty";
-    if (finish == HBK_FINISH_LENGTH) return "truncated";
+    if (hbk__is_cut(finish)) return "truncated";
     if (chars < LEAST_CHARS) return "short";
     if (chars > MOST_CHARS) return "long";
     if (hbk__is_leak(instruction, t, tok)) return "leak";
@@ -11315,7 +13376,7 @@ static bool hbk__augment_wave(const hbk__stage *s, hbk__item *items, hbk_int n, 
         ok = hbk__write_row(out,
                             json_pack("{s:s s:s s:s s:s s:s s:o}", "id", items[i].id, "instruction", x,
                                       "output", items[i].output, "status", status, "finish",
-                                      hbk__finish_name(r[i].finish), "prov", hbk__prov(s)),
+                                      hbk_finish_name(r[i].finish), "prov", hbk__prov(s)),
                             err);
         hbk_text_free(&text);
     }
@@ -11607,7 +13668,7 @@ static bool hbk__rating_row(const hbk__stage *s, const hbk__item *item, const hb
     hbk_int read = 0;
     json_t *each = json_array();
     for (hbk_int v = 0; v < votes; v++) {
-        truncated = truncated || r[v].finish == HBK_FINISH_LENGTH;
+        truncated = truncated || hbk__is_cut(r[v].finish);
         json_array_append_new(each, isnan(score[v]) ? json_null() : json_real(score[v]));
         if (isnan(score[v])) continue;
         sum += score[v];
@@ -11628,7 +13689,7 @@ static double hbk__text_rating(const char *text, hbk_finish finish)
 {
     const char *label, *end;
     double rating = hbk__rating_find(text, &label, &end);
-    return finish == HBK_FINISH_LENGTH && !(end && strchr(end, '\n')) ? (double)NAN : rating;
+    return hbk__is_cut(finish) && !(end && strchr(end, '\n')) ? (double)NAN : rating;
 }
 
 static bool hbk__rate_wave(const hbk__stage *s, hbk__item *items, hbk_int n, hbk_jsonl_writer *out,
@@ -11944,17 +14005,20 @@ static bool hbk__add(json_t *into, const char *key, json_t *value)
 
 static bool hbk__decode_json(json_t *j, const char *prefix, const hbk_decode_options *o)
 {
-    const char *names[] = {"temperature", "top_p", "top_k", "max_new", "stop", "wave", "slots", "max_length"};
+    static const char *const names[] = {"temperature", "top_p", "top_k", "min_p", "repetition_penalty",
+                                        "max_new",     "stop",  "wave",  "slots", "max_length"};
     json_t *values[] = {json_real(o->sampling.temperature),
                         json_real(o->sampling.top_p),
                         json_integer(o->sampling.top_k),
+                        json_real(o->sampling.min_p),
+                        json_real(o->sampling.repetition_penalty),
                         json_integer(o->sampling.max_new),
                         json_integer(o->sampling.stop),
                         json_integer(o->wave),
                         json_integer(o->slots),
                         json_integer(o->max_length)};
     bool ok = true;
-    for (int i = 0; i < 8; i++) {
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char key[64];
         snprintf(key, sizeof key, "%s%s", prefix, names[i]);
         ok = hbk__add(j, key, values[i]) && ok;
@@ -12445,7 +14509,7 @@ HBK_DEF bool hbk_evaluate_loss(const hbk_model *m, const hbk_adapter *adapter, c
     hbk_packer p;
     hbk_int room = HBK__MAX(max_tokens, d->max_length), targets = 0;
     if (!hbk_packer_init(&p, room, d->n, alloc, err)) return false;
-    hbk_acts *a = hbk_acts_new(m, adapter, room, d->max_length, false, alloc, err);
+    hbk_acts *a = hbk_acts_new(m, adapter, room, d->max_length, HBK_KEEP_NONE, alloc, err);
     hbk_pass pass;
     memset(&pass, 0, sizeof pass);
     pass.adapter = adapter;

@@ -79,23 +79,39 @@ static void t11_check(const char *name, hbk_acts *a, const hbk_model *m, const h
     print_message("    %-22s worst relative error %.1e\n", name, worst);
 }
 
-/* Promise: in full training the gradient of every weight is the derivative of the loss, and dropout's
-   fixed mask is part of it. */
+/* The n gradients again with the layers' inputs kept alone: the same bits. */
+static void t11_recompute(const hbk_model *m, const hbk_pass *p, hbk_real *grads, const hbk_real *want,
+                          hbk_int n)
+{
+    hbk_error err;
+    memset(grads, 0, sizeof *grads * (size_t)n);
+    hbk_acts *a = hbk_acts_new(m, p->adapter, 15, 6, HBK_KEEP_INPUTS, NULL, &err);
+    check_ok(a);
+    if (p->adapter && p->adapter->targets >> HBK_LM_HEAD) a->head_rows = 4;
+    t11_loss(a, m, p);
+    assert_memory_equal(grads, want, sizeof *grads * (size_t)n);
+    hbk_acts_free(a);
+}
+
+/* Promise: in full training the gradient of every weight is the derivative of the loss, dropout's fixed mask
+   and NEFTune's fixed noise included; recomputing layers changes no bit of it. */
 static void t11_full_gradient(void **state)
 {
     (void)state;
-    static const char *const names[] = {"full", "full, tied", "full, dropout", "full, biases, one kv head"};
-    for (int variant = 0; variant < 4; variant++) {
+    static const char *const names[] = {"full", "full, tied", "full, dropout", "full, biases, one kv head",
+                                        "full, noise"};
+    for (int variant = 0; variant < 5; variant++) {
         hbk_error err;
         hbk_config c = variant == 3 ? t11_biased() : t11_config(variant == 1);
         hbk_model *m = hbk_model_random(&c, 3, NULL, &err);
         hbk_real *grads = HBK__NEW(NULL, hbk_real, hbk_model_count(&c), &err);
         hbk_model *d = hbk_model_view(&c, grads, NULL, &err);
-        hbk_acts *a = hbk_acts_new(m, NULL, 15, 6, true, NULL, &err);
-        hbk_pass p = {NULL, d, NULL, 0.25, variant == 2 ? 0.2 : 0, 11};
+        hbk_acts *a = hbk_acts_new(m, NULL, 15, 6, HBK_KEEP_ALL, NULL, &err);
+        hbk_pass p = {NULL, d, NULL, 0.25, variant == 2 ? 0.2 : 0, 11, variant == 4 ? 5 : 0};
         t11_loss(a, m, &p);
         hbk_real *keep = HBK__NEW(NULL, hbk_real, hbk_model_count(&c), &err);
         memcpy(keep, grads, sizeof *grads * (size_t)hbk_model_count(&c));
+        t11_recompute(m, &p, grads, keep, hbk_model_count(&c));
         t11_check(names[variant], a, m, &p, m->values, keep, hbk_model_count(&c),
                   sizeof(hbk_real) == 8 ? 1 : 7);
         hbk_acts_free(a);
@@ -112,19 +128,20 @@ typedef struct t11_lora {
     unsigned targets;
     hbk_int begin, end, rank_of_v, rank_of_head;
     double dropout;
-    bool tied;
+    bool tied, biased;
 } t11_lora;
 
 static const t11_lora t11_loras[] = {
-    {"lora", HBK_ALL_SLOTS, 0, 0, 0, 0, 0, false},
-    {"lora, q, v, biases", 1u << HBK_Q | 1u << HBK_V, 0, 0, 0, 0, 0, false},
-    {"lora, down", 1u << HBK_DOWN, 0, 0, 0, 0, 0, false},
-    {"lora, dropout", HBK_ALL_SLOTS, 0, 0, 0, 0, 0.3, false},
-    {"lora, ranks, head", HBK_ALL_SLOTS | 1u << HBK_LM_HEAD, 0, 0, 7, 5, 0, false},
-    {"lora, upper layer", HBK_ALL_SLOTS | 1u << HBK_LM_HEAD, 1, 2, 1, 2, 0.3, false},
-    {"lora, lower layer", 1u << HBK_K | 1u << HBK_V, 0, 1, 2, 0, 0, false},
-    {"lora, head alone", 1u << HBK_LM_HEAD, 0, 0, 0, 4, 0.2, false},
-    {"lora, tied head", 1u << HBK_O | 1u << HBK_LM_HEAD, 0, 0, 0, 2, 0, true},
+    {"lora", HBK_ALL_SLOTS, 0, 0, 0, 0, 0, false, false},
+    {"lora, q and v", 1u << HBK_Q | 1u << HBK_V, 0, 0, 0, 0, 0, false, false},
+    {"lora, biases", 1u << HBK_Q | 1u << HBK_V, 0, 0, 0, 0, 0, false, true},
+    {"lora, down", 1u << HBK_DOWN, 0, 0, 0, 0, 0, false, false},
+    {"lora, dropout", HBK_ALL_SLOTS, 0, 0, 0, 0, 0.3, false, false},
+    {"lora, ranks, head", HBK_ALL_SLOTS | 1u << HBK_LM_HEAD, 0, 0, 7, 5, 0, false, false},
+    {"lora, upper layer", HBK_ALL_SLOTS | 1u << HBK_LM_HEAD, 1, 2, 1, 2, 0.3, false, false},
+    {"lora, lower layer", 1u << HBK_K | 1u << HBK_V, 0, 1, 2, 0, 0, false, false},
+    {"lora, head alone", 1u << HBK_LM_HEAD, 0, 0, 0, 4, 0.2, false, false},
+    {"lora, tied head", 1u << HBK_O | 1u << HBK_LM_HEAD, 0, 0, 0, 2, 0, true, false},
 };
 
 static hbk_adapter *t11_adapter(const hbk_config *c, const t11_lora *v, uint64_t seed)
@@ -153,18 +170,19 @@ static void t11_lora_gradient(void **state)
     for (size_t variant = 0; variant < sizeof t11_loras / sizeof *t11_loras; variant++) {
         hbk_error err;
         const t11_lora *v = &t11_loras[variant];
-        hbk_config c = variant == 1 ? t11_biased() : t11_config(v->tied);
+        hbk_config c = v->biased ? t11_biased() : t11_config(v->tied);
         hbk_model *m = hbk_model_random(&c, 3, NULL, &err);
         hbk_adapter *w = t11_adapter(&c, v, 1), *d = t11_adapter(&c, v, 2);
         hbk_rng r = hbk_rng_at(4, "b", 0);
         for (hbk_int i = 0; i < w->n_values; i++) w->values[i] = (hbk_real)(0.3 * hbk_rng_normal(&r));
         memset(d->values, 0, sizeof *d->values * (size_t)d->n_values);
-        hbk_acts *a = hbk_acts_new(m, w, 15, 6, true, NULL, &err);
+        hbk_acts *a = hbk_acts_new(m, w, 15, 6, HBK_KEEP_ALL, NULL, &err);
         if (w->targets >> HBK_LM_HEAD) a->head_rows = 4; /* 12 targets: three chunks */
-        hbk_pass p = {w, NULL, d, 0.25, v->dropout, 12};
+        hbk_pass p = {w, NULL, d, 0.25, v->dropout, 12, 0};
         t11_loss(a, m, &p);
         hbk_real *keep = HBK__NEW(NULL, hbk_real, d->n_values, &err);
         memcpy(keep, d->values, sizeof *keep * (size_t)d->n_values);
+        t11_recompute(m, &p, d->values, keep, d->n_values);
         t11_check(v->name, a, m, &p, w->values, keep, w->n_values, sizeof(hbk_real) == 8 ? 1 : 5);
         hbk_acts_free(a);
         hbk_adapter_free(w);
@@ -209,8 +227,8 @@ static void t11_tensors(void **state)
     hbk_error err;
     hbk_config c = t11_biased();
     hbk_model *m = hbk_model_random(&c, 3, NULL, &err);
-    hbk_acts *a = hbk_acts_new(m, NULL, 15, 6, false, NULL, &err);
-    hbk_pass p = {NULL, NULL, NULL, 1, 0, 0};
+    hbk_acts *a = hbk_acts_new(m, NULL, 15, 6, HBK_KEEP_NONE, NULL, &err);
+    hbk_pass p = {NULL, NULL, NULL, 1, 0, 0, 0};
     double loss = t11_loss(a, m, &p);
     for (int s = 0; s < HBK_N_SLOTS; s++) {
         hbk_real *bias = m->layers[0].bias[s];
@@ -242,18 +260,19 @@ static void t11_lora_paths(void **state)
 {
     (void)state;
     hbk_error err;
-    t11_lora v = t11_loras[4];
+    t11_lora v = t11_loras[5];
     hbk_config c = t11_config(true);
     hbk_model *m = hbk_model_random(&c, 3, NULL, &err);
     hbk_adapter *w = t11_adapter(&c, &v, 1);
     hbk_rng r = hbk_rng_at(4, "b", 0);
     for (hbk_int i = 0; i < w->n_values; i++) w->values[i] = (hbk_real)(0.3 * hbk_rng_normal(&r));
     hbk_batch b = t11_batch();
-    hbk_acts *a = hbk_acts_new(m, w, 15, 6, false, NULL, &err), *t = hbk_acts_new(m, w, 15, 6, true, NULL, &err);
+    hbk_acts *a = hbk_acts_new(m, w, 15, 6, HBK_KEEP_NONE, NULL, &err);
+    hbk_acts *t = hbk_acts_new(m, w, 15, 6, HBK_KEEP_ALL, NULL, &err);
     hbk_real all[15 * 37], fed[15 * 37];
     double loss = 0, trained, nll[15];
     check_ok(hbk_model_logits(a, m, &b, w, all, &err));
-    hbk_pass p = {w, NULL, NULL, 1, 0, 0};
+    hbk_pass p = {w, NULL, NULL, 1, 0, 0, 0};
     check_ok(hbk_model_pass(t, m, &b, &p, &trained, NULL, &err));
     for (int i = 0; i < 15; i++) {
         if (b.targets[i] < 0) continue;
@@ -284,8 +303,8 @@ static void t11_packing(void **state)
     hbk_config c = t11_config(false);
     hbk_model *m = hbk_model_random(&c, 3, NULL, &err);
     hbk_adapter *zero = hbk_adapter_new(&c, 3, 5, HBK_ALL_SLOTS, 1, NULL, &err);
-    hbk_acts *a = hbk_acts_new(m, zero, 15, 6, false, NULL, &err);
-    hbk_pass p = {NULL, NULL, NULL, 1, 0, 0};
+    hbk_acts *a = hbk_acts_new(m, zero, 15, 6, HBK_KEEP_NONE, NULL, &err);
+    hbk_pass p = {NULL, NULL, NULL, 1, 0, 0, 0};
     double nll[15], alone[15], loss, part, sum = 0;
     hbk_batch b = t11_batch();
     check_ok(hbk_model_pass(a, m, &b, &p, &loss, nll, &err));
@@ -321,8 +340,8 @@ static void t11_refusals(void **state)
     hbk_error err;
     hbk_config c = t11_config(false);
     hbk_model *m = hbk_model_random(&c, 3, NULL, &err);
-    hbk_acts *a = hbk_acts_new(m, NULL, 4, 4, false, NULL, &err);
-    hbk_pass p = {NULL, NULL, NULL, 1, 0, 0};
+    hbk_acts *a = hbk_acts_new(m, NULL, 4, 4, HBK_KEEP_NONE, NULL, &err);
+    hbk_pass p = {NULL, NULL, NULL, 1, 0, 0, 0};
     int32_t tokens[5] = {1, 37, 2, 3, 4}, targets[5] = {1, 2, -2, 3, 4};
     hbk_int start[2] = {0, 2};
     hbk_batch b = {2, 1, tokens, targets, start};
@@ -399,7 +418,7 @@ static double t11_logits_difference(const char *model, const char *adapter_dir, 
     int32_t *ids = t11_ids(in);
     hbk_int start[2] = {0, in->n_elements};
     hbk_batch b = {in->n_elements, 1, ids, NULL, start};
-    hbk_acts *a = hbk_acts_new(m, w, b.n_tokens, b.n_tokens, false, NULL, &err);
+    hbk_acts *a = hbk_acts_new(m, w, b.n_tokens, b.n_tokens, HBK_KEEP_NONE, NULL, &err);
     hbk_real *logits = HBK__NEW(NULL, hbk_real, want->n_elements, &err);
     check_ok(hbk_model_logits(a, m, &b, w, logits, &err));
     double scale, worst = t11_difference(logits, want, &scale);
@@ -473,8 +492,8 @@ static void t11_golden_case(const char *model, const char *file, bool llama2c)
     }
     hbk_real *grads = HBK__NEW(NULL, hbk_real, hbk_model_count(&m->config), &err);
     hbk_model *d = hbk_model_view(&m->config, grads, NULL, &err);
-    hbk_acts *a = hbk_acts_new(m, NULL, b.n_tokens, b.n_tokens, true, NULL, &err);
-    hbk_pass p = {NULL, d, NULL, 1 / (double)n_targets, 0, 0};
+    hbk_acts *a = hbk_acts_new(m, NULL, b.n_tokens, b.n_tokens, HBK_KEEP_ALL, NULL, &err);
+    hbk_pass p = {NULL, d, NULL, 1 / (double)n_targets, 0, 0, 0};
     double loss, scale, worst = 0;
     check_ok(hbk_model_pass(a, m, &b, &p, &loss, NULL, &err));
     check_near(loss / (double)n_targets, t11_number(t11_tensor(s, "loss"), 0), 1e-5);

@@ -479,13 +479,31 @@ static void t12_config_errors(void **state)
         {"mlp_bias", "true", HBK_ERROR_FORMAT, "tensor model.layers.0.mlp.gate_proj.bias is missing"},
         {"mlp_bias", "1", HBK_ERROR_FORMAT, "mlp_bias: expected true or false"},
         {"quantization_config", "{\"bits\":4}", HBK_ERROR_UNSUPPORTED,
-         "quantization_config {\"bits\":4} is not"},
-        {"model_type", "\"qwen2\"", HBK_ERROR_UNSUPPORTED, "model_type qwen2"},
+         "quantization_config: weights packed by an unnamed quant_method are not supported; take the model "
+         "in F32"},
+        {"quantization_config", "{\"quant_method\":\"gptq\",\"bits\":4}", HBK_ERROR_UNSUPPORTED,
+         "packed by gptq"},
+        {"quantization_config", "{\"quant_method\":\"awq\"}", HBK_ERROR_UNSUPPORTED, "packed by awq"},
+        {"quantization_config", "{\"quant_method\":\"bitsandbytes\",\"load_in_4bit\":true}",
+         HBK_ERROR_UNSUPPORTED, "packed by bitsandbytes"},
+        {"model_type", "\"qwen2\"", HBK_ERROR_UNSUPPORTED,
+         "model_type qwen2, architectures LlamaForCausalLM: only llama (LlamaForCausalLM) and mistral "
+         "(MistralForCausalLM) are supported"},
+        {"model_type", "\"mixtral\"", HBK_ERROR_UNSUPPORTED, "model_type mixtral"},
+        {"model_type", "\"phi3\"", HBK_ERROR_UNSUPPORTED, "model_type phi3"},
+        {"model_type", "\"gemma\"", HBK_ERROR_UNSUPPORTED, "model_type gemma"},
         {"architectures", "[\"LlamaForSequenceClassification\"]", HBK_ERROR_UNSUPPORTED,
          "architectures LlamaForSequenceClassification"},
+        {"architectures", "[\"LlamaModel\"]", HBK_ERROR_UNSUPPORTED, "architectures LlamaModel"},
+        {"architectures", "[\"MixtralForCausalLM\"]", HBK_ERROR_UNSUPPORTED,
+         "architectures MixtralForCausalLM"},
         {"rope_scaling", "{\"rope_type\":\"yarn\",\"factor\":2}", HBK_ERROR_UNSUPPORTED, "rope scaling yarn"},
         {"rope_scaling", "{\"type\":\"dynamic\",\"factor\":2}", HBK_ERROR_UNSUPPORTED,
          "rope scaling dynamic"},
+        {"rope_scaling", "{\"type\":\"su\"}", HBK_ERROR_UNSUPPORTED, "rope scaling su is not supported"},
+        {"rope_parameters", "{\"rope_type\":\"yarn\",\"rope_theta\":1e4}", HBK_ERROR_UNSUPPORTED,
+         "rope scaling yarn is not supported: default, linear and llama3 are"},
+        {"partial_rotary_factor", "0.5", HBK_ERROR_UNSUPPORTED, "partial_rotary_factor 0.5 is not"},
         {"rope_parameters", "{\"rope_type\":\"longrope\"}", HBK_ERROR_UNSUPPORTED, "rope scaling longrope"},
         {"rope_scaling", "{\"factor\":2}", HBK_ERROR_UNSUPPORTED, "rope scaling without rope_type"},
         {"rope_parameters", "{\"full_attention\":{\"rope_type\":\"default\"}}", HBK_ERROR_UNSUPPORTED,
@@ -494,7 +512,8 @@ static void t12_config_errors(void **state)
          HBK_ERROR_UNSUPPORTED, "partial_rotary_factor 0.5 is not"},
         {"rope_scaling", "{\"type\":\"linear\"}", HBK_ERROR_FORMAT, "rope scaling linear: expected a factor"},
         {"rope_scaling",
-         "{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":1,\"high_freq_factor\":4}",
+         "{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":1,\"high_freq_factor\":4,"
+         "\"original_max_position_embeddings\":0}",
          HBK_ERROR_FORMAT, "original_max_position_embeddings above 0"},
         {"rope_scaling",
          "{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":4,\"high_freq_factor\":4,"
@@ -528,7 +547,9 @@ static void t12_config_errors(void **state)
         {"intermediate_size", "30", HBK_ERROR_SHAPE,
          "gate_proj.weight: shape (28,20), expected (30,20) for ffn_dim=30"},
         {"vocab_size", "38", HBK_ERROR_SHAPE,
-         "tensor model.embed_tokens.weight: shape (37,20), expected (38,20) for vocab_size=38"},
+         "tensor model.embed_tokens.weight: shape (37,20), expected (38,20) for vocab_size=38 dim=20; "
+         "vocab_size "
+         "may be lower than the rows, not higher"},
     };
     hbk_error err;
     hbk_config c = t12_config(false);
@@ -631,6 +652,109 @@ static void t12_config_spellings(void **state)
     hbk_text_free(&good);
 }
 
+/* Merges the keys of a JSON text into a folder's config.json; a key whose value is "absent" goes. */
+static void t12_patch(const char *dir, const char *text)
+{
+    hbk_error err;
+    char path[512];
+    check_ok(hbk_path(path, dir, "config.json", &err));
+    json_t *patch = json_loads(text, 0, NULL), *value;
+    const char *key;
+    if (!patch) fail_msg("the test's own JSON is wrong: %s", text);
+    json_object_foreach(patch, key, value)
+    {
+        char *s = json_dumps(value, JSON_ENCODE_ANY);
+        t12_json_set(path, key, strcmp(s, "\"absent\"") == 0 ? NULL : s);
+        free(s);
+    }
+    json_decref(patch);
+}
+
+/* Promise: configurations that differ in spelling only load as the same model. */
+static void t12_config_accepted(void **state)
+{
+    (void)state;
+    static const char *const patches[] = {
+        "{\"hidden_act\":\"swish\"}",
+        "{\"hidden_act\":null,\"attention_bias\":null,\"mlp_bias\":null,\"tie_word_embeddings\":null}",
+        "{\"hidden_act\":\"absent\",\"attention_bias\":\"absent\",\"tie_word_embeddings\":\"absent\"}",
+        "{\"pretraining_tp\":4,\"use_cache\":false,\"attention_dropout\":0.5,\"initializer_range\":7}",
+        "{\"pad_token_id\":-1,\"transformers_version\":\"9\",\"torch_dtype\":\"absent\",\"dtype\":"
+        "\"bfloat16\"}",
+        "{\"rms_norm_eps\":1e-05,\"rope_theta\":10000}",
+        "{\"hidden_size\":20.0,\"num_hidden_layers\":2.0,\"vocab_size\":37.0,\"rope_theta\":10000.0}",
+        "{\"rope_theta\":\"absent\",\"rope_parameters\":{\"rope_type\":\"default\",\"rope_theta\":10000}}",
+        "{\"rope_theta\":\"absent\",\"rope_parameters\":{\"rope_theta\":10000.0,\"partial_rotary_factor\":1."
+        "0}}",
+        "{\"rope_scaling\":{\"type\":\"default\"}}",
+        "{\"rope_scaling\":{\"type\":\"linear\",\"factor\":1}}",
+        "{\"partial_rotary_factor\":1.0,\"quantization_config\":{}}",
+        "{\"partial_rotary_factor\":1,\"quantization_config\":null,\"sliding_window\":8}",
+        "{\"architectures\":null}",
+        "{\"architectures\":[]}",
+        "{\"architectures\":[\"LLaMAForCausalLM\"]}",
+        "{\"model_type\":\"absent\"}",
+        "{\"model_type\":\"mistral\",\"architectures\":[\"MistralForCausalLM\"],\"sliding_window\":null}",
+        "{\"model_type\":\"mistral\",\"architectures\":\"absent\",\"sliding_window\":64}",
+        "{\"model_type\":\"absent\",\"architectures\":[\"MistralForCausalLM\"],\"sliding_window\":1000}",
+        "{\"model_type\":\"mistral\",\"architectures\":[\"MistralForCausalLM\"]}", /* absent: 4096 */
+        "{\"model_type\":\"mistral\",\"architectures\":[\"MistralForCausalLM\"],\"attention_bias\":true}",
+    };
+    static const struct {
+        const char *patch, *part;
+    } refused[] = {
+        {"{\"model_type\":\"mistral\",\"sliding_window\":32}",
+         "sliding_window 32 is shorter than max_position_embeddings 64, which is not supported; to use the "
+         "model "
+         "up to the window, lower max_position_embeddings to it"},
+        {"{\"model_type\":\"mistral\",\"sliding_window\":0}", "sliding_window 0 is shorter"},
+        {"{\"model_type\":\"mistral\",\"max_position_embeddings\":\"absent\"}",
+         "sliding_window 4096 is shorter than max_position_embeddings 131072"},
+        {"{\"model_type\":\"absent\",\"architectures\":null}",
+         "model_type absent, architectures absent: only"},
+        {"{\"model_type\":\"llama\",\"architectures\":[\"Qwen2ForCausalLM\"]}",
+         "architectures Qwen2ForCausalLM"},
+    };
+    hbk_error err;
+    hbk_config c = t12_config(false);
+    char dir[512], weights[512], config[512];
+    hbk_model *m = t12_saved(&c, HBK_F32, dir, weights, "t12_accepted");
+    check_ok(hbk_path(config, dir, "config.json", &err));
+    hbk_text good = t12_get(config);
+    for (size_t i = 0; i < sizeof patches / sizeof *patches; i++) {
+        t12_put(config, good.data, good.len);
+        t12_patch(dir, patches[i]);
+        hbk_model *l = hbk_model_load(dir, NULL, &err);
+        if (!l) fail_msg("%s: %s", patches[i], err.message);
+        t12_same_weights(m, l, HBK_F32);
+        assert_true(l->config.rms_norm_eps == 1e-5 && l->config.context_length == 64 && !l->config.biases);
+        hbk_model_free(l);
+    }
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        t12_put(config, good.data, good.len);
+        t12_patch(dir, refused[i].patch);
+        check_error(hbk_model_load(dir, NULL, &err), HBK_ERROR_UNSUPPORTED, refused[i].part);
+    }
+    hbk_text_free(&good);
+    hbk_model_free(m);
+    c.n_heads = 8; /* what Mistral's configuration class has for absent keys */
+    c.n_kv_heads = 8;
+    c.ffn_dim = 14336;
+    m = t12_saved(&c, HBK_BF16, dir, weights, "t12_accepted");
+    t12_patch(
+        dir,
+        "{\"model_type\":\"mistral\",\"sliding_window\":null,\"architectures\":null,\"bos_token_id\":"
+        "\"absent\","
+        "\"num_key_value_heads\":\"absent\",\"intermediate_size\":\"absent\",\"rms_norm_eps\":\"absent\","
+        "\"max_position_embeddings\":\"absent\",\"rope_theta\":\"absent\"}");
+    hbk_model *l = hbk_model_load(dir, NULL, &err);
+    check_ok(l);
+    t12_same_weights(m, l, HBK_BF16);
+    assert_true(l->config.context_length == 131072 && l->config.rms_norm_eps == 1e-6 && l->config.bos == 1);
+    hbk_model_free(l);
+    hbk_model_free(m);
+}
+
 /* Renames tensor `from` to `to`, or removes it from the table (its data stay, so that needs the last). */
 static void t12_rename(t12_parts *p, const char *from, const char *to)
 {
@@ -666,6 +790,29 @@ static void t12_tied(void **state)
     }
 }
 
+/* Promise: where head and embedding are both stored and equal, a configuration that ties them is believed;
+   where they differ, both are used, as transformers does. Where it does not tie them they stay two. */
+static void t12_two_copies(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 4; i++) {
+        hbk_error err;
+        hbk_config c = t12_config(false);
+        char dir[512], weights[512];
+        hbk_model *m = t12_saved(&c, HBK_F32, dir, weights, "t12_two");
+        size_t bytes = (size_t)(c.vocab_size * c.dim) * sizeof(hbk_real);
+        if (i & 1) memcpy(m->head.data, m->embed.data, bytes);
+        check_ok(hbk_model_save(m, dir, HBK_F32, &err));
+        if (i & 2) t12_patch(dir, "{\"tie_word_embeddings\":true}");
+        hbk_model *l = hbk_model_load(dir, NULL, &err);
+        check_ok(l);
+        assert_int_equal(l->config.tied, i == 3);
+        if (i != 3) t12_same_weights(m, l, HBK_F32);
+        hbk_model_free(l);
+        hbk_model_free(m);
+    }
+}
+
 /* Promise: a table that does not fit the model is an error that names the tensor; rotary tables of old files
    and rows beyond the vocabulary are no error. */
 static void t12_tensor_errors(void **state)
@@ -697,7 +844,18 @@ static void t12_tensor_errors(void **state)
         {"model.layers.1.input_layernorm.weight", "name", "x", HBK_ERROR_FORMAT,
          "tensor model.layers.1.input_layernorm.weight is missing"},
         {NULL, "model.layers.0.self_attn.q_proj.bias", "", HBK_ERROR_UNSUPPORTED,
-         "tensor model.layers.0.self_attn.q_proj.bias: a LLaMA of 2 layers has no such weight"},
+         "tensor model.layers.0.self_attn.q_proj.bias: a LLaMA of 2 layers without attention_bias in its "
+         "config.json has no such weight"},
+        {NULL, "model.layers.1.mlp.up_proj.bias", "", HBK_ERROR_UNSUPPORTED,
+         "without mlp_bias in its config.json has no such weight"},
+        {NULL, "model.layers.1.mlp.up_proj.weight_scale", "", HBK_ERROR_UNSUPPORTED,
+         "tensor model.layers.1.mlp.up_proj.weight_scale: a LLaMA of 2 layers has no such weight"},
+        {NULL, "score.weight", "", HBK_ERROR_UNSUPPORTED,
+         "tensor score.weight: a LLaMA of 2 layers has no such"},
+        {"lm_head.weight", "dtype", "\"F8_E4M3\"", HBK_ERROR_FORMAT, "tensor lm_head.weight: data_offsets"},
+        {"model.embed_tokens.weight", "shape", "[36,20]", HBK_ERROR_FORMAT,
+         "tensor model.embed_tokens.weight"},
+        {NULL, "model.layers.1.self_attn.masked_bias", "", HBK_ERROR_NONE, ""},
         {NULL, "model.layers.2.mlp.up_proj.weight", "", HBK_ERROR_UNSUPPORTED,
          "tensor model.layers.2.mlp.up_proj"},
         {NULL, "model.layers.0.self_attn.rotary_emb.inv_freq", "", HBK_ERROR_NONE, ""},
@@ -739,7 +897,8 @@ static void t12_tensor_errors(void **state)
     check_error(hbk_model_load(dir, NULL, &err), HBK_ERROR_FILE, "neither model.safetensors nor");
     check_ok(hbk_path(weights, dir, "pytorch_model.bin", &err));
     t12_put(weights, "x", 1);
-    check_error(hbk_model_load(dir, NULL, &err), HBK_ERROR_FILE, "save its pytorch_model.bin as safetensors");
+    check_error(hbk_model_load(dir, NULL, &err), HBK_ERROR_FILE,
+                "its weights are in pytorch_model.bin: save the model as safetensors first");
 }
 
 /* Promise: data may begin at any byte of a file: the weights are the same. */
@@ -764,65 +923,118 @@ static void t12_unaligned(void **state)
     }
 }
 
-/* Promise: shards are followed by the index, and only inside the folder. */
-static void t12_shards(void **state)
+/* The tensors of a saved model dealt out to a.st and b.st, with an index; *map is its weight_map. */
+static json_t *t12_deal(const char *dir, const char *weights, json_t **map)
 {
-    (void)state;
-    hbk_error err;
-    hbk_config c = t12_config(false);
-    char dir[512], weights[512], path[512], index[512];
-    hbk_model *m = t12_saved(&c, HBK_F32, dir, weights, "t12_shards");
-    hbk_safetensors *s = hbk_safetensors_open(weights, NULL, &err);
-    json_t *map = json_object(),
-           *root = json_pack("{s:{s:f},s:o}", "metadata", "total_size", 1.5, "weight_map", map);
     static const char names[2][8] = {"a.st", "b.st"};
+    hbk_error err;
+    char path[512];
+    hbk_safetensors *s = hbk_safetensors_open(weights, NULL, &err);
+    check_ok(s);
+    *map = json_object();
+    json_t *root = json_pack("{s:{s:f},s:o}", "metadata", "total_size", 1.5, "weight_map", *map);
     for (int k = 0; k < 2; k++) {
         hbk_tensor part[32];
         hbk_int n = 0;
         for (hbk_int i = k; i < hbk_safetensors_count(s); i += 2) {
             part[n++] = *hbk_safetensors_at(s, i);
-            json_object_set_new(map, part[n - 1].name, json_string(names[k]));
+            json_object_set_new(*map, part[n - 1].name, json_string(names[k]));
         }
         check_ok(hbk_path(path, dir, names[k], &err));
         check_ok(hbk_safetensors_write(path, part, n, &err));
     }
     hbk_safetensors_close(s);
     unlink(weights);
+    check_ok(hbk_path(path, dir, "model.safetensors.index.json", &err));
+    check_ok(hbk_json_write(path, root, &err));
+    return root;
+}
+
+/* Promise: shards are followed by the index, and only inside the folder; both must say the same. */
+static void t12_shards(void **state)
+{
+    (void)state;
+    hbk_error err;
+    hbk_config c = t12_config(false);
+    char dir[512], weights[512], path[512], index[512];
+    json_t *map, *root;
+    hbk_model *m = t12_saved(&c, HBK_F32, dir, weights, "t12_shards");
+    root = t12_deal(dir, weights, &map);
     check_ok(hbk_path(index, dir, "model.safetensors.index.json", &err));
-    check_ok(hbk_json_write(index, root, &err));
     hbk_model *l = hbk_model_load(dir, NULL, &err);
-    if (!l) fail_msg("%s", err.message);
+    check_ok(l);
     assert_int_equal(l->n_maps, 2);
     t12_same_weights(m, l, HBK_F32);
     hbk_model_free(l);
-    hbk_model_free(m);
 
-    static const char *const bad[][2] = {
-        {"../a.st", "'../a.st', expected a file name in the same folder"},
-        {"x/a.st", "'x/a.st', expected a file name"},
-        {"a..st", "expected a file name"},
-        {"", "expected a file name"},
-        {"c.st", "shard c.st is missing from the folder"},
-        {"b.st", "tensor model.norm.weight is missing from the shard that the index names: b.st"},
-        {"a.st", "tensor model.norm.weight is missing from the shard that the index names: a.st"},
+    static const char *const cases[][3] = {
+        /* tensor, shard (NULL: not named), message (NULL: it loads) */
+        {HBK__NORM, "../a.st", "'../a.st', expected a file name in the same folder"},
+        {HBK__NORM, "x/a.st", "'x/a.st', expected a file name"},
+        {HBK__NORM, "/etc/passwd", "'/etc/passwd', expected a file name"},
+        {HBK__NORM, "a..st", "expected a file name"},
+        {HBK__NORM, "", "expected a file name"},
+        {HBK__NORM, "c.st", "shard c.st is missing from the folder"},
+        {HBK__NORM, "config.json", "config.json: is no safetensors file"},
+        {HBK__NORM, "other", "tensor model.norm.weight is missing from the shard that the index names: "},
+        {HBK__NORM, NULL, NULL},
+        {"x.weight", "a.st", "tensor x.weight is missing from the shard that the index names: a.st"},
+        {"model.layers.0.self_attn.rotary_emb.inv_freq", "a.st", NULL},
     };
-    const char *right = json_string_value(json_object_get(map, "model.norm.weight"));
-    char keep[8];
-    snprintf(keep, sizeof keep, "%s", right);
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        if (!strcmp(bad[i][0], keep)) continue;
-        json_object_set_new(map, "model.norm.weight", json_string(bad[i][0]));
-        check_ok(hbk_json_write(index, root, &err));
+    const char *right = json_string_value(json_object_get(map, HBK__NORM));
+    const char *wrong = strcmp(right, "a.st") ? "a.st" : "b.st";
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        json_t *changed = json_deep_copy(root), *to = json_object_get(changed, "weight_map");
+        const char *shard = cases[i][1] && !strcmp(cases[i][1], "other") ? wrong : cases[i][1];
+        if (shard)
+            json_object_set_new(to, cases[i][0], json_string(shard));
+        else
+            json_object_del(to, cases[i][0]);
+        check_ok(hbk_json_write(index, changed, &err));
+        json_decref(changed);
         memset(&err, 0, sizeof err);
-        assert_null(hbk_model_load(dir, NULL, &err));
-        if (!strstr(err.message, bad[i][1])) fail_msg("'%s' lacks '%s'", err.message, bad[i][1]);
+        l = hbk_model_load(dir, NULL, &err);
+        if (cases[i][2] ? l != NULL || !strstr(err.message, cases[i][2]) : !l)
+            fail_msg("%s in %s: '%s', expected '%s'", cases[i][0], shard ? shard : "none", err.message,
+                     cases[i][2]);
+        if (l) t12_same_weights(m, l, HBK_F32);
+        hbk_model_free(l);
     }
-    json_object_set_new(map, "model.norm.weight", json_integer(1));
+    static const char *const bad[][2] = {
+        {"{\"weight_map\":[]}", "expected a weight_map"},
+        {"{}", "expected a weight_map"},
+        {"{\"weight_map\":{}}", "expected a weight_map"},
+        {"[]", "expected a weight_map"},
+        {"7", "expected a weight_map"},
+        {"{\"weight_map\":{\"model.norm.weight\":1}}", "the shard of model.norm.weight is ''"},
+        {"{\"weight_map\":{\"model.norm.weight\":{\"a\":[]}}}", "the shard of model.norm.weight is ''"},
+        {"{\"weight_map\":", "is no JSON"},
+        {"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+         "index.json: is a git-lfs pointer"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        t12_put(index, bad[i][0], strlen(bad[i][0]));
+        check_error(hbk_model_load(dir, NULL, &err), HBK_ERROR_FORMAT, bad[i][1]);
+    }
+    /* one tensor, two shards */
     check_ok(hbk_json_write(index, root, &err));
-    check_error(hbk_model_load(dir, NULL, &err), HBK_ERROR_FORMAT, "the shard of model.norm.weight is ''");
-    t12_put(index, "{\"weight_map\":[]}", 17);
-    check_error(hbk_model_load(dir, NULL, &err), HBK_ERROR_FORMAT, "expected a weight_map");
+    check_ok(hbk_path(path, dir, right, &err));
+    hbk_safetensors *s = hbk_safetensors_open(path, NULL, &err);
+    hbk_tensor both[32];
+    hbk_int n = 0;
+    both[n++] = *hbk_safetensors_find(s, HBK__NORM);
+    check_ok(hbk_path(path, dir, wrong, &err));
+    hbk_safetensors *o = hbk_safetensors_open(path, NULL, &err);
+    for (hbk_int i = 0; i < hbk_safetensors_count(o); i++) both[n++] = *hbk_safetensors_at(o, i);
+    check_ok(hbk_safetensors_write(path, both, n, &err));
+    hbk_safetensors_close(o);
+    hbk_safetensors_close(s);
+    check_error(hbk_model_load(dir, NULL, &err), HBK_ERROR_FORMAT,
+                "tensor model.norm.weight is in two shards, ");
+    t12_put(path, "version https://git-lfs.github.com/spec/v1\n", 43);
+    check_error(hbk_model_load(dir, NULL, &err), HBK_ERROR_FORMAT, ".st: is a git-lfs pointer");
     json_decref(root);
+    hbk_model_free(m);
 }
 
 /* ---- llama2.c ----------------------------------------------------------------- */
@@ -1447,25 +1659,16 @@ static void t12_reference_files(void **state)
 }
 
 static const struct CMUnitTest tests_12[] = {
-    cmocka_unit_test(t12_safetensors_valid),
-    cmocka_unit_test(t12_safetensors_errors),
-    cmocka_unit_test(t12_safetensors_write),
-    cmocka_unit_test(t12_model_round_trip),
-    cmocka_unit_test(t12_bias_groups),
-    cmocka_unit_test(t12_model_save_errors),
-    cmocka_unit_test(t12_config_errors),
-    cmocka_unit_test(t12_config_spellings),
-    cmocka_unit_test(t12_tied),
-    cmocka_unit_test(t12_tensor_errors),
-    cmocka_unit_test(t12_unaligned),
-    cmocka_unit_test(t12_shards),
-    cmocka_unit_test(t12_llama2c_files),
-    cmocka_unit_test(t12_adapter_round_trip),
-    cmocka_unit_test(t12_adapter_config),
-    cmocka_unit_test(t12_adapter_tensors),
-    cmocka_unit_test(t12_damaged_safetensors),
-    cmocka_unit_test(t12_damaged_weights),
-    cmocka_unit_test(t12_damaged_configs),
-    cmocka_unit_test(t12_faults),
+    cmocka_unit_test(t12_safetensors_valid),   cmocka_unit_test(t12_safetensors_errors),
+    cmocka_unit_test(t12_safetensors_write),   cmocka_unit_test(t12_model_round_trip),
+    cmocka_unit_test(t12_bias_groups),         cmocka_unit_test(t12_model_save_errors),
+    cmocka_unit_test(t12_config_errors),       cmocka_unit_test(t12_config_spellings),
+    cmocka_unit_test(t12_config_accepted),     cmocka_unit_test(t12_tied),
+    cmocka_unit_test(t12_two_copies),          cmocka_unit_test(t12_tensor_errors),
+    cmocka_unit_test(t12_unaligned),           cmocka_unit_test(t12_shards),
+    cmocka_unit_test(t12_llama2c_files),       cmocka_unit_test(t12_adapter_round_trip),
+    cmocka_unit_test(t12_adapter_config),      cmocka_unit_test(t12_adapter_tensors),
+    cmocka_unit_test(t12_damaged_safetensors), cmocka_unit_test(t12_damaged_weights),
+    cmocka_unit_test(t12_damaged_configs),     cmocka_unit_test(t12_faults),
     cmocka_unit_test(t12_reference_files),
 };

@@ -73,7 +73,7 @@ static hbk_real *t13_full(const hbk_model *m, const hbk_adapter *w, const int32_
     hbk_error err;
     hbk_int start[2] = {0, n};
     hbk_batch b = {n, 1, ids, NULL, start};
-    hbk_acts *a = hbk_acts_new(m, w, n, n, false, NULL, &err);
+    hbk_acts *a = hbk_acts_new(m, w, n, n, HBK_KEEP_NONE, NULL, &err);
     hbk_real *logits = HBK__NEW(NULL, hbk_real, n * T13_V, &err);
     check_ok(hbk_model_logits(a, m, &b, w, logits, &err));
     hbk_acts_free(a);
@@ -320,7 +320,7 @@ static void t13_together(void **state)
     hbk_error err;
     hbk_model *m = t13_model();
     hbk_adapter *w = t13_adapter(m);
-    hbk_sampling o = {0, 1, 0, 25, -1};
+    hbk_sampling o = {0, 1, 0, 25, -1, 0, 1};
     for (int k = 0; k < 4; k++) {
         const hbk_adapter *adapter = k % 2 ? w : NULL;
         t13_alone(m, adapter, &alone, shared[k], &o);
@@ -329,7 +329,7 @@ static void t13_together(void **state)
             t13_requests(&batch, shared[k]);
             check_ok(hbk_generate(s, batch.r, T13_REQUESTS, &o, NULL, &err));
             for (int i = 0; i < T13_REQUESTS; i++) t13_same_text("greedy", &batch.r[i], &alone.r[i]);
-            assert_int_equal(hbk_session_length(s, slots), used[k]); /* the slot for the shared beginning */
+            if (slots > 1) assert_int_equal(s->length[slots], used[k]); /* the slot for the shared beginning */
             t13_requests_free(&batch);
             hbk_session_free(s);
         }
@@ -347,7 +347,7 @@ static void t13_neighbours(void **state)
     static t13_texts alone, batch;
     hbk_error err;
     hbk_model *m = t13_model();
-    hbk_sampling o = {0.9, 0.95, 0, 30, -1};
+    hbk_sampling o = {0.9, 0.95, 0, 30, -1, 0, 1};
     t13_alone(m, NULL, &alone, 0, &o);
     hbk_session *s = t13_session(m, NULL, 3);
     int n_eos = 0;
@@ -402,7 +402,7 @@ static void t13_finish(void **state)
     hbk_error err;
     hbk_model *m = t13_model();
     hbk_session *s = t13_session(m, NULL, 2);
-    hbk_sampling o = {0, 1, 0, 12, -1};
+    hbk_sampling o = {0, 1, 0, 12, -1, 0, 1};
     m->config.n_eos = 0;
     hbk_request free_run = t13_one(s, &t, &o);
     assert_int_equal(free_run.finish, HBK_FINISH_LENGTH);
@@ -415,7 +415,7 @@ static void t13_finish(void **state)
         m->config.eos[1] = id;
         o.stop = way == 2 ? id : -1;
         hbk_request r = t13_one(s, &t, &o);
-        assert_int_equal(r.finish, HBK_FINISH_EOS);
+        assert_int_equal(r.finish, way == 2 ? HBK_FINISH_STOP : HBK_FINISH_EOS);
         assert_int_equal(r.output.n, n);
         assert_memory_equal(r.output.data, free_run.output.data, (size_t)n * sizeof(int32_t));
         hbk_tokens_free(&r.output);
@@ -428,7 +428,7 @@ static void t13_finish(void **state)
     check_ok(s);
     t13_requests(&t, 0);
     check_ok(hbk_generate(s, t.r, 4, &o, NULL, &err));
-    assert_int_equal(t.r[0].finish, HBK_FINISH_LENGTH);
+    assert_int_equal(t.r[0].finish, HBK_FINISH_CONTEXT);
     assert_int_equal(t.r[0].output.n, 22 - 13 + 1); /* the last one is never fed */
     assert_memory_equal(t.r[0].output.data, free_run.output.data, 10 * sizeof(int32_t));
     assert_int_equal(t.r[2].output.n, 22 - 14 + 1);
@@ -467,7 +467,7 @@ static void t13_streaming(void **state)
     static t13_heard h;
     hbk_error err;
     hbk_model *m = t13_model();
-    hbk_sampling o = {0, 1, 0, 20, -1};
+    hbk_sampling o = {0, 1, 0, 20, -1, 0, 1};
     m->config.n_eos = 0;
     t13_alone(m, NULL, &alone, 0, &o);
     t13_requests(&t, 0);
@@ -482,7 +482,7 @@ static void t13_streaming(void **state)
         assert_memory_equal(h.ids[i], t.r[i].output.data, (size_t)h.n[i] * sizeof(int32_t));
         assert_memory_equal(h.ids[i], alone.r[i].output.data, (size_t)h.n[i] * sizeof(int32_t));
     }
-    assert_int_equal(t.r[2].finish, HBK_FINISH_EOS);
+    assert_int_equal(t.r[2].finish, HBK_FINISH_CANCELLED);
     assert_int_equal(t.r[3].finish, HBK_FINISH_LENGTH);
     t13_requests_free(&t);
     t13_requests_free(&alone);
@@ -498,7 +498,7 @@ static void t13_greedy(void **state)
     (void)state;
     hbk_real logits[6] = {-3, 2, 5, 5, -1, 5};
     hbk_candidate scratch[6];
-    hbk_sampling o = {0, 0.5, 2, 1, -1};
+    hbk_sampling o = {0, 0.5, 2, 1, -1, 0, 1};
     assert_int_equal(hbk_sample(logits, 6, &o, NULL, scratch), 2);
     logits[5] = 5.5f;
     assert_int_equal(hbk_sample(logits, 6, &o, NULL, scratch), 5);
@@ -506,33 +506,49 @@ static void t13_greedy(void **state)
     assert_int_equal(hbk_sample(logits, 6, &o, NULL, scratch), 0);
 }
 
-/* The probabilities that the options ask for, straight from their definition. */
-static void t13_probabilities(double *p, const hbk_real *logits, hbk_int V, const hbk_sampling *o)
+/* Scales p so that it sums to 1. */
+static void t13_normalise(double *p, hbk_int V)
 {
-    double sum = 0, mass = 0, kept[T13_V];
-    for (hbk_int i = 0; i < V; i++) sum += exp((double)logits[i] / o->temperature);
-    for (hbk_int i = 0; i < V; i++) {
-        kept[i] = exp((double)logits[i] / o->temperature) / sum;
-        p[i] = 0;
-    }
-    for (hbk_int n = 0; n < (o->top_k ? o->top_k : V) && mass < o->top_p; n++) {
-        hbk_int best = 0;
-        for (hbk_int i = 1; i < V; i++)
-            if (kept[i] > kept[best]) best = i;
-        p[best] = kept[best];
-        mass += kept[best];
-        kept[best] = -1;
-    }
-    for (hbk_int i = 0; i < V; i++) p[i] /= mass;
+    double sum = 0;
+    for (hbk_int i = 0; i < V; i++) sum += p[i];
+    for (hbk_int i = 0; i < V; i++) p[i] /= sum;
 }
 
-/* Promise: ids are drawn as often as temperature, top_p and top_k say, and those left out never. */
+/* The probabilities that the options ask for, each filter straight from its definition. */
+static void t13_probabilities(double *p, const hbk_real *logits, hbk_int V, const hbk_sampling *o)
+{
+    double max = 0, q[T13_V];
+    for (hbk_int i = 0; i < V; i++) p[i] = exp((double)logits[i] / o->temperature);
+    t13_normalise(p, V);
+    for (hbk_int i = 0; i < V && o->top_k; i++) { /* out if top_k ids are likelier */
+        hbk_int above = 0;
+        for (hbk_int k = 0; k < V; k++) above += logits[k] > logits[i];
+        q[i] = above < o->top_k ? p[i] : 0;
+    }
+    if (o->top_k) memcpy(p, q, sizeof q);
+    t13_normalise(p, V);
+    for (hbk_int i = 0; i < V; i++) { /* out if those that are likelier make up top_p already */
+        double above = 0;
+        for (hbk_int k = 0; k < V; k++) above += logits[k] > logits[i] ? p[k] : 0;
+        q[i] = above < o->top_p ? p[i] : 0;
+    }
+    memcpy(p, q, sizeof q);
+    for (hbk_int i = 0; i < V; i++) max = fmax(max, p[i]);
+    for (hbk_int i = 0; i < V; i++) p[i] = p[i] >= o->min_p * max ? p[i] : 0;
+    t13_normalise(p, V);
+}
+
+/* Promise: ids are drawn as often as temperature, top_k, top_p and min_p say, in this order, and those left
+   out never. */
 static void t13_sampling(void **state)
 {
     (void)state;
     static const hbk_sampling cases[] = {
-        {1, 1, 0, 1, -1}, {0.5, 1, 0, 1, -1},  {1, 0.6, 0, 1, -1}, {1, 1, 3, 1, -1},
-        {2, 0.9, 9, 1, -1}, {0.7, 0.9, 2, 1, -1}, {1, 1e-9, 0, 1, -1}, {1, 0, 0, 1, -1},
+        {1, 1, 0, 1, -1, 0, 1},      {0.5, 1, 0, 1, -1, 0, 1},   {1, 0.6, 0, 1, -1, 0, 1},
+        {1, 1, 3, 1, -1, 0, 1},      {2, 0.9, 9, 1, -1, 0, 1},   {0.7, 0.9, 2, 1, -1, 0, 1},
+        {1, 1e-9, 0, 1, -1, 0, 1},   {1, 0, 0, 1, -1, 0, 1},     {1, 1, 0, 1, -1, 0.1, 1},
+        {2, 1, 0, 1, -1, 0.4, 1},    {2, 0.8, 12, 1, -1, 0.3, 1}, {2, 0.5, 0, 1, -1, 0.05, 1},
+        {0.7, 1, 0, 1, -1, 1, 1},    {1, 1, 4, 1, -1, 0.01, 1},  {3, 1, 49, 1, -1, 0, 1},
     };
     enum { DRAWS = 20000 };
     hbk_real logits[T13_V];
@@ -542,12 +558,10 @@ static void t13_sampling(void **state)
     for (int i = 0; i < T13_V; i++) logits[i] = (hbk_real)(2 * hbk_rng_normal(&r));
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
         int count[T13_V] = {0}, allowed = 0;
-        if (cases[k].top_p > 0) {
-            t13_probabilities(p, logits, T13_V, &cases[k]);
-        } else { /* no probability at all still leaves the most likely id */
-            hbk_sampling one = {1, 1, 1, 1, -1};
-            t13_probabilities(p, logits, T13_V, &one);
-        }
+        hbk_sampling o = cases[k];
+        if (o.top_p <= 0) o.top_k = 1; /* no probability at all still leaves the most likely id */
+        if (o.top_p <= 0) o.top_p = 1;
+        t13_probabilities(p, logits, T13_V, &o);
         for (int i = 0; i < DRAWS; i++) count[hbk_sample(logits, T13_V, &cases[k], &r, scratch)]++;
         for (int i = 0; i < T13_V; i++) {
             double share = (double)count[i] / DRAWS, deviation = sqrt(p[i] * (1 - p[i]) / DRAWS);
@@ -556,9 +570,182 @@ static void t13_sampling(void **state)
             if (fabs(share - p[i]) > 4.5 * deviation + 1e-12)
                 fail_msg("case %d: id %d has share %.4f, expected %.4f", (int)k, i, share, p[i]);
         }
-        if (k == 2) assert_true(allowed > 1 && allowed < T13_V / 2);
+        assert_int_equal(hbk__filter(logits, T13_V, &cases[k], scratch), allowed);
+        if (k == 2 || (k >= 8 && k < 12)) assert_true(allowed > 1 && allowed < T13_V / 2);
         if (k == 3) assert_int_equal(allowed, 3);
+        if (k == 12) assert_int_equal(allowed, 1);
     }
+}
+
+/* Promise: of equal logits top_k leaves the lower ids, however many they are and wherever they stand. */
+static void t13_ties(void **state)
+{
+    (void)state;
+    hbk_real logits[T13_V];
+    hbk_candidate kept[T13_V];
+    for (int k = 1; k <= T13_V; k++)
+        for (int step = 1; step <= 7; step++) {
+            hbk_sampling o = {1, 1, k, 1, -1, 0, 1};
+            for (int i = 0; i < T13_V; i++) logits[i] = (hbk_real)(i * step % 7 % 3);
+            assert_int_equal(hbk__filter(logits, T13_V, &o, kept), k);
+            for (int i = 0; i < k; i++) { /* every id that beats the i-th is before it */
+                int before = 0;
+                hbk_real mine = logits[kept[i].id];
+                for (int j = 0; j < T13_V; j++)
+                    before += logits[j] > mine || (logits[j] >= mine && j < (int)kept[i].id);
+                assert_int_equal(before, i);
+            }
+        }
+}
+
+/* Promise: the penalty divides what is positive and multiplies what is negative, once for each id however
+   often it occurs; 1 and 0 are no penalty; hbk_generate penalises prompt and text. */
+static void t13_penalty(void **state)
+{
+    (void)state;
+    static t13_texts t, free_run;
+    hbk_error err;
+    hbk_real logits[6] = {2, -1, 3, 0, -4, 5};
+    const hbk_real want[6] = {1, -2, 3, 0, -4, 2.5f};
+    const int32_t ids[] = {5, 0, 1, 5, 5, 3, 0};
+    bool seen[T13_V] = {false};
+    hbk_penalise(logits, ids, 7, 2, seen);
+    for (int i = 0; i < 6; i++) {
+        check_near(logits[i], want[i], 1e-7);
+        assert_false(seen[i]);
+    }
+    hbk_model *m = t13_model();
+    m->config.n_eos = 0;
+    hbk_session *s = t13_session(m, NULL, 3);
+    hbk_sampling o = {0, 1, 0, 30, -1, 0, 1}, none = {0, 1, 0, 30, -1, 0, 0};
+    t13_requests(&free_run, 9);
+    t13_requests(&t, 9);
+    check_ok(hbk_generate(s, free_run.r, T13_REQUESTS, &o, NULL, &err));
+    check_ok(hbk_generate(s, t.r, T13_REQUESTS, &none, NULL, &err));
+    for (int i = 0; i < T13_REQUESTS; i++) t13_same_text("no penalty", &t.r[i], &free_run.r[i]);
+    t13_requests_free(&t);
+    t13_requests(&t, 9);
+    o.repetition_penalty = 1.5;
+    check_ok(hbk_generate(s, t.r, T13_REQUESTS, &o, NULL, &err));
+    int others = 0;
+    for (int i = 0; i < T13_REQUESTS; i++) { /* greedy, by hand */
+        int32_t text[T13_PROMPT + 30];
+        hbk_int n = t.r[i].n_prompt;
+        memcpy(text, t.r[i].prompt, (size_t)n * sizeof *text);
+        memcpy(text + n, t.r[i].output.data, 30 * sizeof *text);
+        hbk_real *full = t13_full(m, NULL, text, n + 30);
+        for (hbk_int k = 0; k < 30; k++) {
+            hbk_real *z = full + (n + k - 1) * T13_V, best = 0;
+            for (int id = 0; id < T13_V; id++) {
+                hbk_int at = 0;
+                while (at < n + k && text[at] != id) at++;
+                if (at < n + k) z[id] = z[id] > 0 ? z[id] / 1.5f : z[id] * 1.5f;
+                if (id == 0 || z[id] > best) best = z[id];
+            }
+            check_near(z[text[n + k]], best, 1e-5);
+        }
+        others += memcmp(t.r[i].output.data, free_run.r[i].output.data, 30 * sizeof(int32_t)) != 0;
+        hbk_free(NULL, full);
+    }
+    assert_true(others > T13_REQUESTS / 2);
+    t13_requests_free(&t);
+    t13_requests_free(&free_run);
+    hbk_session_free(s);
+    hbk_model_free(m);
+}
+
+/* Promise: options out of range, and a model whose logits are no numbers, are named, and nothing is touched. */
+static void t13_bad_options(void **state)
+{
+    (void)state;
+    static const struct {
+        hbk_sampling o;
+        const char *part;
+    } bad[] = {{{-1, 1, 0, 5, -1, 0, 1}, "temperature -1"},
+               {{0, 1.5, 0, 5, -1, 0, 1}, "top_p 1.5"},
+               {{0, 1, -2, 5, -1, 0, 1}, "top_k -2"},
+               {{0, 1, 0, 5, -1, 2, 1}, "min_p 2"},
+               {{0, 1, 0, 5, -1, 0, -1}, "repetition_penalty -1"}};
+    static t13_texts t;
+    hbk_error err;
+    hbk_model *m = t13_model();
+    hbk_session *s = t13_session(m, NULL, 1);
+    t13_requests(&t, 0);
+    t.r[0].finish = HBK_FINISH_COUNT;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        check_error(hbk_generate(s, t.r, 1, &bad[i].o, NULL, &err), HBK_ERROR_OPTION, bad[i].part);
+    hbk_sampling o = {0.5, 1, 0, 5, -1, 0, 1};
+    hbk_logprobs p;
+    memset(&p, 0, sizeof p);
+    p.n_top = T13_V + 1;
+    t.r[0].logprobs = &p;
+    check_error(hbk_generate(s, t.r, 1, &o, NULL, &err), HBK_ERROR_OPTION, "51 alternatives");
+    p.n_top = 2;
+    hbk_rng before = t.r[0].rng;
+    ((hbk_real *)m->head.data)[7 * m->config.dim] = (hbk_real)NAN;
+    check_error(hbk_generate(s, t.r, 1, &o, NULL, &err), HBK_ERROR_NUMERIC, "not finite");
+    assert_int_equal(t.r[0].output.n + p.n, 0);
+    assert_int_equal(t.r[0].finish, HBK_FINISH_COUNT);
+    assert_memory_equal(&t.r[0].rng, &before, sizeof before);
+    hbk_logprobs_free(&p);
+    t13_requests_free(&t);
+    hbk_session_free(s);
+    hbk_model_free(m);
+}
+
+/* Promise: what a session still holds of a prompt, from an earlier call or another slot, is not computed again
+   (seen by what it costs), and the texts stay the same; a rewound slot is computed anew. */
+static void t13_reuse(void **state)
+{
+    (void)state;
+    static t13_texts alone, t;
+    hbk_error err;
+    hbk_model *m = t13_model();
+    hbk_sampling o = {0, 1, 0, 8, -1, 0, 1};
+    m->config.n_eos = 0;
+    t13_alone(m, NULL, &alone, 12, &o);
+    for (hbk_int slots = 1; slots <= 3; slots++) {
+        hbk_session *s = t13_session(m, NULL, slots);
+        t13_requests(&t, 12);
+        int32_t talk[T13_PROMPT + 16];
+        hbk_int n = t.r[0].n_prompt;
+        check_ok(hbk_generate(s, t.r, 1, &o, NULL, &err));
+        t13_same_text("a turn", &t.r[0], &alone.r[0]);
+        assert_int_equal(hbk_session_length(s, 0), n + 7); /* the last token is not fed */
+        memcpy(talk, t.r[0].prompt, (size_t)n * sizeof *talk);
+        memcpy(talk + n, t.r[0].output.data, 8 * sizeof *talk);
+        t13_ids(talk + n + 8, 3, 77);
+        assert_int_equal(hbk__held_ids(s, 0, talk, n + 11), n + 7);
+
+        hbk_request next;
+        memset(&next, 0, sizeof next);
+        next.prompt = talk;
+        next.n_prompt = n + 11;
+        hbk_real *k = s->keys + hbk__cache_at(s, 0, 0), first = k[0];
+        k[0] = first + 1; /* a mark that computing it anew would remove */
+        hbk_session *fresh = t13_session(m, NULL, 1);
+        check_ok(hbk_generate(fresh, &next, 1, &o, NULL, &err));
+        hbk_int before = next.output.n;
+        check_ok(hbk_generate(s, &next, 1, &o, NULL, &err));
+        check_near(k[0], first + 1, 1e-7);
+        hbk_session_rewind(s, 0, 0);
+        next.output.n = before;
+        check_ok(hbk_generate(s, &next, 1, &o, NULL, &err));
+        if (slots == 1) check_near(k[0], first, 1e-6);
+        assert_memory_equal(next.output.data, next.output.data + 8, 8 * sizeof(int32_t));
+
+        hbk_session_free(s);
+        s = t13_session(m, NULL, slots); /* another slot has it */
+        hbk_tokens_free(&t.r[0].output);
+        check_ok(hbk_generate(s, t.r, T13_REQUESTS, &o, NULL, &err));
+        for (int i = 0; i < T13_REQUESTS; i++) t13_same_text("shared", &t.r[i], &alone.r[i]);
+        hbk_tokens_free(&next.output);
+        t13_requests_free(&t);
+        hbk_session_free(fresh);
+        hbk_session_free(s);
+    }
+    t13_requests_free(&alone);
+    hbk_model_free(m);
 }
 
 /* ---- scores -------------------------------------------------------------------------- */
@@ -708,7 +895,7 @@ static void t13_threads(void **state)
     bool ok[2] = {true, true};
     hbk_model *m = t13_model();
     hbk_adapter *w = t13_adapter(m);
-    hbk_sampling o = {0.8, 0.9, 0, 30, -1};
+    hbk_sampling o = {0.8, 0.9, 0, 30, -1, 0, 1};
     t13_alone(m, w, &alone, 10, &o);
     for (int i = 0; i < 2; i++) t13_requests(&t[i], 10);
 #ifdef _OPENMP
@@ -733,7 +920,7 @@ static void t13_threads(void **state)
 static bool t13_serve(void *ctx, hbk_allocator *a, hbk_error *err)
 {
     static t13_texts t;
-    hbk_sampling o = {0, 1, 0, 20, -1};
+    hbk_sampling o = {0, 1, 0, 20, -1, 0, 1};
     hbk_session *s = hbk_session_new((const hbk_model *)ctx, NULL, 2, 80, a, err);
     t13_requests(&t, 9);
     for (int i = 0; i < 3; i++) t.r[i].output.alloc = a;
@@ -754,9 +941,10 @@ static void t13_no_memory(void **state)
 }
 
 static const struct CMUnitTest tests_13[] = {
-    cmocka_unit_test(t13_steps),        cmocka_unit_test(t13_ragged),     cmocka_unit_test(t13_fork_rewind),
-    cmocka_unit_test(t13_refusals),     cmocka_unit_test(t13_together),   cmocka_unit_test(t13_neighbours),
-    cmocka_unit_test(t13_finish),       cmocka_unit_test(t13_streaming),  cmocka_unit_test(t13_greedy),
-    cmocka_unit_test(t13_sampling),     cmocka_unit_test(t13_score),      cmocka_unit_test(t13_stored_types),
-    cmocka_unit_test(t13_threads),      cmocka_unit_test(t13_no_memory),
+    cmocka_unit_test(t13_steps),      cmocka_unit_test(t13_ragged),       cmocka_unit_test(t13_fork_rewind),
+    cmocka_unit_test(t13_refusals),   cmocka_unit_test(t13_together),     cmocka_unit_test(t13_neighbours),
+    cmocka_unit_test(t13_finish),     cmocka_unit_test(t13_streaming),    cmocka_unit_test(t13_greedy),
+    cmocka_unit_test(t13_sampling),   cmocka_unit_test(t13_ties),         cmocka_unit_test(t13_penalty),
+    cmocka_unit_test(t13_bad_options), cmocka_unit_test(t13_reuse),       cmocka_unit_test(t13_score),
+    cmocka_unit_test(t13_stored_types), cmocka_unit_test(t13_threads),    cmocka_unit_test(t13_no_memory),
 };

@@ -371,6 +371,39 @@ static void t17_clip_and_decay(void **state)
     t17_end(&w);
 }
 
+/* Promise: under LoRA+ the first step moves every A as without it, and every B by that many times as much. */
+static void t17_lora_plus(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t17_world w = t17_begin(1);
+    hbk_trainer *t[2];
+    hbk_adapter *start = t17_adapter(w.m, 2);
+    for (int k = 0; k < 2; k++) {
+        hbk_train_options o = t17_options(false);
+        o.dropout = 0;
+        o.lora_plus = k ? 16 : 1;
+        t[k] = t17_trainer(w.m, &o, start);
+        t17_add(t[k], &w.data, 0, 5, 1 / (double)t17_targets(&w.data, 0, 5));
+        check_ok(hbk_trainer_update(t[k], 1e-3, NULL, &err));
+    }
+    for (hbk_int i = 0; i < start->n_layers * HBK_N_SLOTS; i++) {
+        const hbk_lora *l = &start->loras[i];
+        hbk_int a = l->a - start->values, b = l->b - start->values;
+        for (hbk_int k = 0; l->a && k < l->rank * l->in; k++)
+            assert_true(t[0]->values[a + k] == t[1]->values[a + k]);
+        for (hbk_int k = 0; l->a && k < l->rank * l->out; k++) {
+            double plain = (double)(t[0]->values[b + k] - l->b[k]);
+            check_near((double)(t[1]->values[b + k] - l->b[k]) / 16, plain, 1e-6);
+            assert_true(fabs(plain) > 1e-4); /* Adam's first step is the rate itself, but for eps */
+        }
+    }
+    hbk_trainer_free(t[0]);
+    hbk_trainer_free(t[1]);
+    hbk_adapter_free(start);
+    t17_end(&w);
+}
+
 /* Promise: a few examples are learned by heart, by an adapter and in full training; the base stays. */
 static void t17_overfit(void **state)
 {
@@ -880,6 +913,9 @@ static void t17_change(hbk_train_options *o, const char *name)
     T17_IS(replay, 1);
     T17_IS(seed, 2);
     T17_IS(shuffle, false);
+    T17_IS(validate_every, 3);
+    T17_IS(neftune, 1);
+    T17_IS(lora_plus, 4);
 #undef T17_IS
 }
 
@@ -891,7 +927,8 @@ static void t17_other_options(void **state)
     static const char *const names[] = {
         "full",  "rank",  "alpha", "targets",      "dropout", "lr",    "lr_end",     "schedule",
         "warmup", "beta1", "beta2", "eps",          "weight_decay", "clip", "batch",  "accumulate",
-        "steps", "epochs", "max_tokens", "max_length", "replay",  "seed",  "shuffle"};
+        "steps", "epochs", "max_tokens", "max_length", "replay",  "seed",  "shuffle",
+        "validate_every", "neftune", "lora_plus"};
     hbk_error err;
     hbk_train_data in;
     t17_world w = t17_begin(1);
@@ -1239,7 +1276,7 @@ static void t17_golden(void **state)
 
 static const struct CMUnitTest tests_17[] = {
     cmocka_unit_test(t17_steps_by_size), cmocka_unit_test(t17_accumulation),
-    cmocka_unit_test(t17_clip_and_decay), cmocka_unit_test(t17_overfit),
+    cmocka_unit_test(t17_clip_and_decay), cmocka_unit_test(t17_lora_plus), cmocka_unit_test(t17_overfit),
     cmocka_unit_test(t17_not_finite),    cmocka_unit_test(t17_dropout),
     cmocka_unit_test(t17_checkpoint),    cmocka_unit_test(t17_order),
     cmocka_unit_test(t17_replay),        cmocka_unit_test(t17_best_fit),

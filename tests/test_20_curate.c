@@ -445,7 +445,7 @@ static double t20_log_p(const hbk_model *m, const hbk_tokens *prompt, const hbk_
     hbk_tokens_append(&all, continuation->data, continuation->n);
     hbk_int start[2] = {0, all.n}, V = m->config.vocab_size;
     hbk_batch b = {all.n, 1, all.data, NULL, start};
-    hbk_acts *a = hbk_acts_new(m, NULL, all.n, all.n, false, NULL, &err);
+    hbk_acts *a = hbk_acts_new(m, NULL, all.n, all.n, HBK_KEEP_NONE, NULL, &err);
     hbk_real *logits = HBK__NEW(NULL, hbk_real, all.n * V, &err);
     check_ok(hbk_model_logits(a, m, &b, NULL, logits, &err));
     double sum = 0;

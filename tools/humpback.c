@@ -78,6 +78,10 @@ static const cli_flag cmd_sampling_flags[] = {
      offsetof(hbk_decode_options, sampling.top_p)},
     {"top-k", CLI_INT, "N", NULL, "the N most likely ids only; 0: all", 0, CLI_MOST,
      offsetof(hbk_decode_options, sampling.top_k)},
+    {"min-p", CLI_REAL, "X", NULL, "ids of that share of the likeliest one's probability; 0: all", 0, 1,
+     offsetof(hbk_decode_options, sampling.min_p)},
+    {"repetition-penalty", CLI_REAL, "X", NULL, "makes ids that occurred less likely; 1: none", 0.01, 100,
+     offsetof(hbk_decode_options, sampling.repetition_penalty)},
     {"max-new", CLI_INT, "N", NULL, "most new tokens of a text", 1, 1e9,
      offsetof(hbk_decode_options, sampling.max_new)},
     CLI_END};
@@ -323,11 +327,11 @@ static json_t *cmd_options(cli *c, const cmd_world *w, const hbk_decode_options 
     if (w->tuned.adapter) model = hbk_adapter_hash(model, w->tuned.adapter);
     if (!hbk_file_hash(input, &data, &c->err)) return NULL;
     json_t *options = json_pack(
-        "{s:s, s:o, s:o, s:o, s:s, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:i}", "command", c->command->name,
+        "{s:s, s:o, s:o, s:o, s:s, s:f, s:f, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:i}", "command", c->command->name,
         "input", hbk__hex(data), "model", hbk__hex(model), "template",
         hbk__hex(w->tmpl ? hbk_template_hash(w->tmpl) : 0), "tag", w->tag, "temperature",
         o->sampling.temperature, "top_p", o->sampling.top_p, "top_k", (json_int_t)o->sampling.top_k,
-        "max_new", (json_int_t)o->sampling.max_new, "seed", (json_int_t)o->seed, "wave", (json_int_t)o->wave,
+        "min_p", o->sampling.min_p, "repetition_penalty", o->sampling.repetition_penalty, "max_new", (json_int_t)o->sampling.max_new, "seed", (json_int_t)o->seed, "wave", (json_int_t)o->wave,
         "slots", (json_int_t)o->slots, "max_length", (json_int_t)o->max_length, "threads", hbk__n_threads());
     if (!options) hbk_fail(&c->err, HBK_ERROR_MEMORY, "out of memory for the options");
     return options;
@@ -461,7 +465,7 @@ static bool cmd_write_logits(cli *c, const cmd_world *w, const hbk_tokens *ids)
     start[0] = 0;
     start[1] = n;
     hbk_batch batch = {n, 1, ids->data, NULL, start};
-    hbk_acts *acts = hbk_acts_new(m, w->tuned.adapter, n, n, false, NULL, &c->err);
+    hbk_acts *acts = hbk_acts_new(m, w->tuned.adapter, n, n, HBK_KEEP_NONE, NULL, &c->err);
     hbk_real *logits = acts ? (hbk_real *)hbk_alloc(NULL, n * V, sizeof *logits, &c->err) : NULL;
     float *out = logits ? (float *)hbk_alloc(NULL, n * V, sizeof *out, &c->err) : NULL;
     bool ok = out && hbk_model_logits(acts, m, &batch, w->tuned.adapter, logits, &c->err);
@@ -577,7 +581,7 @@ static bool cmd_print_generated(cli *c, const cmd_world *w, const hbk_request *r
             for (hbk_int i = 0; i < r->output.n; i++)
                 json_array_append_new(ids, json_integer(r->output.data[i]));
             ok = cli_print_json(json_pack("{s:s, s:o, s:s, s:I}", "text", hbk_text_string(&text), "ids", ids,
-                                          "finish", hbk__finish_name(r->finish), "prompt_tokens",
+                                          "finish", hbk_finish_name(r->finish), "prompt_tokens",
                                           (json_int_t)r->n_prompt),
                                 &c->err);
         } else {
@@ -706,7 +710,7 @@ static bool cmd_wave_write(cli *c, const cmd_world *w, cmd_wave *v, hbk_jsonl_wr
     for (hbk_int i = 0; ok && i < v->n; i++) {
         ok = cmd_reply(w, &v->requests[i].output, &text, &c->err);
         if (!ok) break;
-        const char *finish = hbk__finish_name(v->requests[i].finish);
+        const char *finish = hbk_finish_name(v->requests[i].finish);
         if (json_object_set_new(v->rows[i], "output", json_string(hbk_text_string(&text))) != 0 ||
             json_object_set_new(v->rows[i], "finish", json_string(finish)) != 0)
             ok = hbk_fail(&c->err, HBK_ERROR_MEMORY, "out of memory for a row");

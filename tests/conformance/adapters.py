@@ -204,7 +204,6 @@ def merged(folder):
 
 
 def main():
-    warnings.simplefilter("ignore")
     folder = scratch()
     base = make_model(folder + "/base", {"num_hidden_layers": 3}, 100)
     load_theirs(folder, base)

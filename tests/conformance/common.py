@@ -20,11 +20,12 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 
 import numpy
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[:] = [p for p in sys.path if os.path.abspath(p or ".") != HERE]
+sys.path[:] = [p for p in sys.path if os.path.abspath(p or ".") != HERE] + [HERE]
 ROOT = os.path.dirname(os.path.dirname(HERE))
 BUILD = os.path.join(ROOT, "build")
 HUMPBACK = os.environ.get("HUMPBACK", os.path.join(BUILD, "humpback"))
@@ -36,6 +37,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+warnings.simplefilter("ignore")  # of the libraries, about their own next versions
 
 counts = {"ok": 0, "failed": 0, "skipped": 0}
 

@@ -60,7 +60,7 @@ static bool of_adapter(const hbk_model *m, const char *dir, const input *in, con
     pass.scale = 1.0 / in->n_targets;
     if (a) pass.dadapter = empty_adapter(dir, &m->config, err);
     hbk_int n = in->batch.n_tokens;
-    hbk_acts *acts = pass.dadapter ? hbk_acts_new(m, a, n, n, true, NULL, err) : NULL;
+    hbk_acts *acts = pass.dadapter ? hbk_acts_new(m, a, n, n, HBK_KEEP_ALL, NULL, err) : NULL;
     bool ok = acts && hbk_model_pass(acts, m, &in->batch, &pass, loss, NULL, err) &&
               hbk_adapter_save(pass.dadapter, out, NULL, 0, err);
     hbk_acts_free(acts);
@@ -77,7 +77,7 @@ static bool of_model(const hbk_model *m, const input *in, const char *out, doubl
     if (values) pass.dmodel = hbk_model_view(&m->config, values, NULL, err);
     pass.scale = 1.0 / in->n_targets;
     hbk_int n = in->batch.n_tokens;
-    hbk_acts *acts = pass.dmodel ? hbk_acts_new(m, NULL, n, n, true, NULL, err) : NULL;
+    hbk_acts *acts = pass.dmodel ? hbk_acts_new(m, NULL, n, n, HBK_KEEP_ALL, NULL, err) : NULL;
     bool ok = acts && hbk_model_pass(acts, m, &in->batch, &pass, loss, NULL, err) &&
               hbk_model_save(pass.dmodel, out, HBK_F32, err);
     hbk_acts_free(acts);
