@@ -19,7 +19,10 @@
        #include "humpback.h"
        int main(int argc, char **argv)
        {
-           if (argc != 3) return 2;
+           if (argc != 3) {
+               fprintf(stderr, "usage: %s MODEL-FOLDER OUTPUT-FOLDER\n", argv[0]);
+               return 2;
+           }
            hbk_error err;
            hbk_model *model = hbk_model_load(argv[1], NULL, &err);
            hbk_tokenizer *tok = model ? hbk_tokenizer_load(argv[1], NULL, &err) : NULL;
