@@ -73,8 +73,8 @@ def equal(topic, what, ours, theirs, note=""):
     if ours == theirs:
         return line(topic, what, f"equal{'  ' + note if note else ''}", "ok")
     n = next((i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(ours), len(theirs)))
-    return line(topic, what, f"differ at {n}: {str(ours[n:n + 4])[:40]}, expected {str(theirs[n:n + 4])[:40]} "
-                f"(lengths {len(ours)}, {len(theirs)})", "failed")
+    here, there = str(ours[n:n + 4])[:40], str(theirs[n:n + 4])[:40]
+    return line(topic, what, f"differ at {n} of {len(theirs)}: {here}, expected {there}", "failed")
 
 
 def check(topic, what, ok, result):
