@@ -533,7 +533,7 @@ typedef enum hbk_dtype {
 #define HBK_REAL HBK_F32
 #endif
 
-/* A weight in its stored type, (rows, cols) row-major; owns nothing. The data may be unaligned, reals apart.
+/* A weight in its stored type, (rows, cols) row-major; owns nothing. The data may be unaligned.
    scales, group  of INT8, else NULL and 0: one f32, perhaps unaligned, for each `group` elements, counted
                   through the whole matrix */
 typedef struct hbk_matrix {
@@ -822,8 +822,8 @@ HBK_DEF bool hbk_safetensors_write(const char *path, const hbk_tensor *tensors, 
 
 /* A model from a Hugging Face folder (config.json and safetensors, one file or shards), a GGUF file (of a
    split model: its first) or a llama2.c .bin. Weights stay mapped in their stored type (F32, F16, BF16; in
-   GGUF also Q4_0 to Q6_K); norms are copied, and so are unaligned F32 tensors and the q and k of GGUF and
-   llama2.c, whose rows change order. */
+   GGUF also Q4_0 to Q6_K); norms and biases are copied, and so are the q and k of GGUF and llama2.c, whose
+   rows change order. */
 HBK_DEF hbk_model *hbk_model_load(const char *path, hbk_allocator *alloc, hbk_error *err);
 /* Writes DIR/config.json, generation_config.json and model.safetensors in dtype t (F32, F16 or BF16). A
    number that t cannot hold, or a NaN, is an error. */
@@ -6461,13 +6461,20 @@ HBK__CLONES
     HBK__DOT4(hbk__f32_of_bf16(w[i]))
 }
 
+/* Whether W's elements can be read where they lie. In a file they may begin at any byte: then they are
+   unpacked like any other type. */
+static bool hbk__in_place(const hbk_matrix *w)
+{
+    return w->dtype == HBK_REAL && (uintptr_t)w->data % sizeof(hbk_real) == 0;
+}
+
 /* y (N, rows) += x W^T for a few rows of x: each row of W is dotted with all of them while it is in cache.
    Reals and bf16 are read where they lie; of other types a part of the row is unpacked first, so short that
    it stays in the first cache. Rows of W are shared out among threads. */
 static void hbk__matmul_few(hbk_real *y, const hbk_real *x, const hbk_matrix *w, hbk_int N)
 {
     enum { PART = 1024 };
-    bool real = w->dtype == HBK_REAL, bf16 = w->dtype == HBK_BF16 && (uintptr_t)w->data % 2 == 0;
+    bool real = hbk__in_place(w), bf16 = w->dtype == HBK_BF16 && (uintptr_t)w->data % 2 == 0;
     hbk_int C = w->cols, O = w->rows, most = real || bf16 ? C : PART;
 #ifdef _OPENMP
 #pragma omp parallel for schedule(static) if (O * C > 20000)
@@ -6509,7 +6516,7 @@ HBK_DEF void hbk_matmul(hbk_real *y, const hbk_real *x, const hbk_matrix *w, hbk
 #endif
     if (few) {
         hbk__matmul_few(y, x, w, N);
-    } else if (w->dtype == HBK_REAL) {
+    } else if (hbk__in_place(w)) {
         hbk__gemm(false, true, N, O, C, 1, x, C, (const hbk_real *)w->data, C, 1, y, O);
     } else {
         hbk_int step = hbk__panel_rows(w);
@@ -6525,7 +6532,7 @@ HBK_DEF void hbk_matmul_dx(hbk_real *dx, const hbk_real *dy, const hbk_matrix *w
 {
     hbk_int C = w->cols, O = w->rows;
     /* forward: y = x W^T */
-    if (w->dtype == HBK_REAL) {
+    if (hbk__in_place(w)) {
         hbk__gemm(false, false, N, C, O, 1, dy, O, (const hbk_real *)w->data, C, 1, dx, C);
         return;
     }
@@ -9055,12 +9062,11 @@ static bool hbk__must_permute(const hbk_safetensors *file, const hbk__place *p)
 }
 
 /* What a tensor needs of the model's block, in reals; 0: it stays where it is. Norms and biases are reals,
-   floats must be aligned to be read in place, and interleaved q and k get their rows in another order: in
-   their stored type, for rows are whole blocks. */
+   interleaved q and k get their rows in another order: in their stored type, for rows are whole blocks. */
 static hbk_int hbk__copy_reals(const hbk_safetensors *file, const hbk_matrix *t, const hbk__place *p)
 {
     hbk_int n = t->rows * t->cols, real = (hbk_int)sizeof(hbk_real);
-    if (p->vector || (t->dtype == HBK_F32 && (uintptr_t)t->data % 4 != 0)) return n;
+    if (p->vector) return n;
     return hbk__must_permute(file, p) ? ((hbk_int)hbk_dtype_size(t->dtype, n) + real - 1) / real : 0;
 }
 
