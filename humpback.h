@@ -492,6 +492,9 @@ HBK_DEF hbk_tokenizer *hbk_tokenizer_train(const char *text, size_t n, hbk_int v
 /* Writes DIR/tokenizer.json and DIR/tokenizer_config.json; a loaded tokenizer's own files are copied byte
    for byte. */
 HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_error *err);
+/* Copies what stands beside the weights in the model folder `from`, byte for byte: the tokenizer's files, chat
+   template and generation settings, as many as there are. `to` must exist. */
+HBK_DEF bool hbk_tokenizer_copy(const char *from, const char *to, hbk_allocator *alloc, hbk_error *err);
 
 /* ==== 8  MATRICES ============================================================ [hbk_matmul] */
 
@@ -5883,11 +5886,22 @@ static bool hbk__copy_file(const char *from, const char *dir, const char *name, 
     return ok;
 }
 
+HBK_DEF bool hbk_tokenizer_copy(const char *from, const char *to, hbk_allocator *alloc, hbk_error *err)
+{
+    static const char *const names[] = {
+        "tokenizer.json", "tokenizer.model", "tokenizer.bin",      "tokenizer_config.json",
+        "vocab.json",     "merges.txt",      "added_tokens.json",  "special_tokens_map.json",
+        "chat_template.jinja",               "generation_config.json"};
+    char path[512];
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (!hbk_path(path, from, names[i], err)) return false;
+        if (hbk_file_exists(path) && !hbk__copy_file(path, to, names[i], alloc, err)) return false;
+    }
+    return true;
+}
+
 HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_error *err)
 {
-    static const char *const companions[] = {
-        "tokenizer.json",          "tokenizer.model",   "tokenizer.bin",      "tokenizer_config.json",
-        "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"};
     char path[512];
     if (!hbk_dir_make(dir, err)) return false;
     if (t->document.len) {
@@ -5898,12 +5912,7 @@ HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_err
                hbk_file_write(path, config, strlen(config), err);
     }
     if (!hbk__copy_file(t->file, dir, hbk__format_files[t->format], t->alloc, err)) return false;
-    for (size_t i = 0; i < sizeof companions / sizeof *companions && t->folder[0]; i++) {
-        if (!hbk_path(path, t->folder, companions[i], err)) return false;
-        if (strcmp(path, t->file) == 0 || !hbk_file_exists(path)) continue;
-        if (!hbk__copy_file(path, dir, companions[i], t->alloc, err)) return false;
-    }
-    return true;
+    return !t->folder[0] || hbk_tokenizer_copy(t->folder, dir, t->alloc, err);
 }
 
 /* ==== 8  MATRICES ============================================================
