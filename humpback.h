@@ -1169,9 +1169,7 @@ HBK_DEF double hbk_learning_rate(hbk_schedule s, hbk_int step, hbk_int steps, hb
 
 typedef struct hbk_train_options {
     bool full;                /* every weight; else LoRA                              default false */
-    hbk_int rank;             /* of the adapter                                       16 */
-    double alpha;             /* scale = alpha / rank                                 32 */
-    unsigned targets;         /* bits of hbk_slot and HBK_LM_HEAD                     all seven */
+    hbk_adapter_options lora; /* of the adapter (chapter 10)                          its defaults */
     double dropout;           /* 0.05 LoRA, 0.1 full */
     double neftune;           /* noise on the embeddings (Jain et al. 2023); 5 is usual          0 */
     double lora_plus;         /* learning rate of B over that of A (LoRA+, Hayou et al. 2024)    1 */
@@ -6578,6 +6576,7 @@ HBK_DEF void hbk_rms_norm_backward(hbk_real *dx, hbk_real *dw, const hbk_real *d
        x_i' = x_i cos - x_{i+D/2} sin          x_{i+D/2}' = x_{i+D/2} cos + x_i sin
 
    so that q . k depends on the distance of positions alone. A rotation's transpose is the rotation back.
+   Angles are rounded to float, as the models were trained with: at position 2000 that moves logits by 1e-3.
    Meta's files pair (x_{2i}, x_{2i+1}) instead; chapter 12 reorders their rows when loading. */
 
 HBK_DEF void hbk_rope_table(hbk_real *table, const int32_t *pos, const double *inv_freq, hbk_int N, hbk_int D)
@@ -6587,8 +6586,9 @@ HBK_DEF void hbk_rope_table(hbk_real *table, const int32_t *pos, const double *i
 #endif
     for (hbk_int n = 0; n < N; n++)
         for (hbk_int i = 0; i < D / 2; i++) {
-            table[n * D + i] = (hbk_real)cos(pos[n] * inv_freq[i]);
-            table[n * D + D / 2 + i] = (hbk_real)sin(pos[n] * inv_freq[i]);
+            double angle = (double)(float)(pos[n] * inv_freq[i]);
+            table[n * D + i] = (hbk_real)cos(angle);
+            table[n * D + D / 2 + i] = (hbk_real)sin(angle);
         }
 }
 
@@ -7231,19 +7231,22 @@ HBK_DEF bool hbk_config_check(const hbk_config *c, hbk_error *err)
 }
 
 /* Inverse frequencies theta^(-2i/D). llama3 slows long wavelengths down by `factor`, keeps short ones, and
-   blends between; source: Llama 3.1's reference code. */
+   blends between; source: Llama 3.1's reference code. In float and step by step as there: a position of some
+   thousands multiplies what the last bit says. */
 static void hbk__rope_frequencies(double *inv_freq, const hbk_config *c)
 {
+    float factor = (float)c->rope_factor, old = (float)c->rope_original_context;
+    float low = (float)c->rope_low_freq_factor, high = (float)c->rope_high_freq_factor;
     for (hbk_int i = 0; i < c->head_dim / 2; i++) {
-        double f = pow(c->rope_theta, -2.0 * (double)i / (double)c->head_dim);
-        double wavelength = 6.283185307179586 / f, old = (double)c->rope_original_context;
-        double low = c->rope_low_freq_factor, high = c->rope_high_freq_factor;
-        if (c->rope_scaling == HBK_ROPE_LINEAR) f /= c->rope_factor;
+        float exponent = (float)(2 * i) / (float)c->head_dim;
+        float f = 1 / (float)pow((double)(float)c->rope_theta, (double)exponent);
+        float wavelength = 6.2831853f / f;
+        if (c->rope_scaling == HBK_ROPE_LINEAR) f /= factor;
         if (c->rope_scaling == HBK_ROPE_LLAMA3 && wavelength >= old / high) {
-            double blend = wavelength > old / low ? 0 : (old / wavelength - low) / (high - low);
-            f = (1 - blend) * f / c->rope_factor + blend * f;
+            float blend = wavelength > old / low ? 0 : (old / wavelength - low) / (high - low);
+            f = (1 - blend) * f / factor + blend * f;
         }
-        inv_freq[i] = f;
+        inv_freq[i] = (double)f;
     }
 }
 
@@ -11986,9 +11989,7 @@ HBK_DEF hbk_train_options hbk_train_defaults(bool full)
     hbk_train_options o;
     memset(&o, 0, sizeof o);
     o.full = full;
-    o.rank = 16;
-    o.alpha = 32;
-    o.targets = HBK_ALL_SLOTS;
+    o.lora = hbk_adapter_defaults();
     o.dropout = full ? 0.1 : 0.05;
     o.lora_plus = 1;
     o.lr = full ? 1e-5 : 2e-4;
@@ -12083,7 +12084,7 @@ HBK_DEF hbk_trainer *hbk_trainer_new(const hbk_model *m, const hbk_train_options
 {
     hbk_adapter *fresh = NULL;
     if (!o->full && !init) {
-        init = fresh = hbk_adapter_new(&m->config, o->rank, o->alpha, o->targets, o->seed, alloc, err);
+        init = fresh = hbk_adapter_make(&m->config, &o->lora, o->seed, alloc, err);
         if (!fresh) return NULL;
     }
     hbk_trainer *t = HBK__NEW(alloc, hbk_trainer, 1, err);
@@ -12440,32 +12441,79 @@ static bool hbk__validate(hbk_trainer *t, hbk__plan *p, double *loss, hbk_error 
     return true;
 }
 
+/* Every option that a checkpoint is bound to. "recompute" is not: it changes no bit. */
+typedef struct hbk__option {
+    const char *key;
+    char kind; /* b bool, i hbk_int, r double, e enum or unsigned, u uint64_t, I and R arrays for the targets */
+    size_t offset;
+} hbk__option;
+#define HBK__OPTION(key, kind, field) {key, kind, offsetof(hbk_train_options, field)}
+static const hbk__option hbk__train_fields[] = {
+    HBK__OPTION("full", 'b', full),
+    HBK__OPTION("rank", 'i', lora.rank),
+    HBK__OPTION("alpha", 'r', lora.alpha),
+    HBK__OPTION("targets", 'e', lora.targets),
+    HBK__OPTION("rslora", 'b', lora.rslora),
+    HBK__OPTION("layer_begin", 'i', lora.layer_begin),
+    HBK__OPTION("layer_end", 'i', lora.layer_end),
+    HBK__OPTION("target_rank", 'I', lora.target_rank),
+    HBK__OPTION("target_alpha", 'R', lora.target_alpha),
+    HBK__OPTION("dropout", 'r', dropout),
+    HBK__OPTION("neftune", 'r', neftune),
+    HBK__OPTION("lora_plus", 'r', lora_plus),
+    HBK__OPTION("lr", 'r', lr),
+    HBK__OPTION("lr_end", 'r', lr_end),
+    HBK__OPTION("schedule", 'e', schedule),
+    HBK__OPTION("warmup", 'i', warmup),
+    HBK__OPTION("beta1", 'r', beta1),
+    HBK__OPTION("beta2", 'r', beta2),
+    HBK__OPTION("eps", 'r', eps),
+    HBK__OPTION("weight_decay", 'r', weight_decay),
+    HBK__OPTION("clip", 'r', clip),
+    HBK__OPTION("batch", 'i', batch),
+    HBK__OPTION("accumulate", 'i', accumulate),
+    HBK__OPTION("steps", 'i', steps),
+    HBK__OPTION("epochs", 'r', epochs),
+    HBK__OPTION("max_tokens", 'i', max_tokens),
+    HBK__OPTION("max_length", 'i', max_length),
+    HBK__OPTION("replay", 'i', replay),
+    HBK__OPTION("validate_every", 'i', validate_every),
+    HBK__OPTION("patience", 'i', patience),
+    HBK__OPTION("seed", 'u', seed),
+    HBK__OPTION("shuffle", 'b', shuffle)};
+
+/* The JSON of n numbers of a kind; one alone is no array. */
+static json_t *hbk__option_json(const void *field, char kind)
+{
+    switch (kind) {
+    case 'b': return json_boolean(*(const bool *)field);
+    case 'i': return json_integer(*(const hbk_int *)field);
+    case 'r': return json_real(*(const double *)field);
+    case 'e': return json_integer(*(const unsigned *)field);
+    case 'u': return json_integer((json_int_t) * (const uint64_t *)field);
+    default: break;
+    }
+    json_t *list = json_array();
+    for (int i = 0; i < HBK_N_TARGETS && list; i++)
+        if (json_array_append_new(list, kind == 'I' ? json_integer(((const hbk_int *)field)[i])
+                                                    : json_real(((const double *)field)[i]))) {
+            json_decref(list);
+            list = NULL;
+        }
+    return list;
+}
+
 /* Adds every option to `into`, keys led by `prefix`: flat, so that a difference can be named. */
 static bool hbk__options_json(json_t *into, const char *prefix, const hbk_train_options *o)
 {
-    json_t *j = json_pack(
-        "{s:b s:I s:f s:i s:f s:f s:f s:i s:I s:f s:f s:f s:f s:f s:I s:I s:I s:f s:I s:I s:I s:I s:I s:I "
-        "s:b s:f s:f}",
-        "full", o->full, "rank", (json_int_t)o->rank, "alpha", o->alpha, "targets", (int)o->targets,
-        "dropout", o->dropout, "lr", o->lr, "lr_end", o->lr_end, "schedule", (int)o->schedule, "warmup",
-        (json_int_t)o->warmup, "beta1", o->beta1, "beta2", o->beta2, "eps", o->eps, "weight_decay",
-        o->weight_decay, "clip", o->clip, "batch", (json_int_t)o->batch, "accumulate",
-        (json_int_t)o->accumulate, "steps", (json_int_t)o->steps, "epochs", o->epochs, "max_tokens",
-        (json_int_t)o->max_tokens, "max_length", (json_int_t)o->max_length, "replay", (json_int_t)o->replay,
-        "validate_every", (json_int_t)o->validate_every, "patience", (json_int_t)o->patience, "seed",
-        (json_int_t)o->seed, "shuffle", o->shuffle, "neftune", o->neftune, "lora_plus", o->lora_plus);
-    /* not "recompute": it changes no bit */
-    const char *key;
-    json_t *value;
-    bool ok = into && j;
-    json_object_foreach(j, key, value)
-    {
+    for (size_t i = 0; i < sizeof hbk__train_fields / sizeof *hbk__train_fields; i++) {
+        const hbk__option *f = &hbk__train_fields[i];
         char name[64];
-        snprintf(name, sizeof name, "%s%s", prefix, key);
-        if (ok && json_object_set(into, name, value)) ok = false;
+        snprintf(name, sizeof name, "%s%s", prefix, f->key);
+        if (json_object_set_new(into, name, hbk__option_json((const char *)o + f->offset, f->kind)))
+            return false;
     }
-    json_decref(j);
-    return ok;
+    return into != NULL;
 }
 
 static json_t *hbk__hex(uint64_t h)
@@ -12525,10 +12573,10 @@ static bool hbk__in_range(const char *name, double x, double least, double most,
 static bool hbk__train_check(const hbk_train_options *o, hbk_error *err)
 {
     const double any = 1e30;
-    if (!o->full && !(o->targets & (HBK_ALL_SLOTS | 1u << HBK_LM_HEAD)))
+    if (!o->full && !(o->lora.targets & (HBK_ALL_SLOTS | 1u << HBK_LM_HEAD)))
         return hbk_fail(err, HBK_ERROR_OPTION, "no projection is to be adapted: name targets, or all");
     return hbk__in_range("lr", o->lr, 0, any, err) && hbk__in_range("lr_end", o->lr_end, 0, any, err) &&
-           hbk__in_range("alpha", o->alpha, 0, any, err) && hbk__in_range("clip", o->clip, 0, any, err) &&
+           hbk__in_range("alpha", o->lora.alpha, 0, any, err) && hbk__in_range("clip", o->clip, 0, any, err) &&
            hbk__in_range("dropout", o->dropout, 0, 1, err) && hbk__in_range("beta1", o->beta1, 0, 1, err) &&
            hbk__in_range("beta2", o->beta2, 0, 1, err) && hbk__in_range("eps", o->eps, 1e-30, any, err) &&
            hbk__in_range("weight_decay", o->weight_decay, 0, any, err) &&

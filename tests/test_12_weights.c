@@ -626,7 +626,7 @@ static void t12_config_spellings(void **state)
         check_near(m->config.rope_theta, cases[i].theta, 0);
         check_near(m->config.rope_factor, cases[i].factor, 0);
         /* the lowest frequency has the longest wave, which every scaling divides by its factor */
-        check_near(m->inv_freq[4], pow(cases[i].theta, -0.8) / cases[i].factor, 1e-12);
+        check_near(m->inv_freq[4], pow(cases[i].theta, -0.8) / cases[i].factor, 1e-7);
         check_near(m->inv_freq[0], cases[i].scaling == HBK_ROPE_LINEAR ? 0.5 : 1, 1e-12);
         hbk_model_free(m);
     }
