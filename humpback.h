@@ -847,8 +847,8 @@ HBK_DEF bool hbk_adapter_save(const hbk_adapter *a, const char *dir, const char 
    the adapter corrects becomes untied. To write one, hbk_model_save_merged needs less memory. */
 HBK_DEF hbk_model *hbk_adapter_merge(const hbk_model *m, const hbk_adapter *a, hbk_allocator *alloc,
                                      hbk_error *err);
-/* Adds times scale B A to the weights of m, which must be its own and reals: 1 merges, -1 takes it out again,
-   up to rounding. An adapter of a tied head is an error. */
+/* Adds times scale B A to the weights of m, which must be reals in memory: 1 merges, -1 takes it out again, up
+   to rounding. Weights of a file, and an adapter of a tied head, are errors. */
 HBK_DEF bool hbk_adapter_add(hbk_model *m, const hbk_adapter *a, double times, hbk_error *err);
 
 /* ==== 13  GENERATION ========================================================= [hbk_session_*] */
@@ -10027,7 +10027,7 @@ HBK_DEF bool hbk_adapter_add(hbk_model *m, const hbk_adapter *a, double times, h
             int slot = hbk__lora_slot(a, i);
             const hbk_matrix *w = slot == HBK_LM_HEAD ? &m->head : &m->layers[i / HBK_N_SLOTS].w[slot];
             if (!l->a) continue;
-            if (!m->values || w->dtype != HBK_REAL)
+            if (m->n_maps || w->dtype != HBK_REAL)
                 return hbk_fail(err, HBK_ERROR_OPTION,
                                 "weights of a file, or in %s, cannot be changed in place: make a merged model",
                                 hbk_dtype_name(w->dtype));
