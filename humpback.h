@@ -498,6 +498,9 @@ HBK_DEF hbk_tokenizer *hbk_tokenizer_train(const char *text, size_t n, hbk_int v
 /* Writes DIR/tokenizer.json and DIR/tokenizer_config.json; a loaded tokenizer's own files are copied byte
    for byte. */
 HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_error *err);
+/* Copies what stands beside the weights in the model folder `from`, byte for byte: the tokenizer's files, chat
+   template and generation settings, as many as there are. `to` must exist. */
+HBK_DEF bool hbk_tokenizer_copy(const char *from, const char *to, hbk_allocator *alloc, hbk_error *err);
 
 /* ==== 8  MATRICES ============================================================ [hbk_matmul] */
 
@@ -851,8 +854,8 @@ HBK_DEF bool hbk_adapter_save(const hbk_adapter *a, const char *dir, const char 
    the adapter corrects becomes untied. To write one, hbk_model_save_merged needs less memory. */
 HBK_DEF hbk_model *hbk_adapter_merge(const hbk_model *m, const hbk_adapter *a, hbk_allocator *alloc,
                                      hbk_error *err);
-/* Adds times scale B A to the weights of m, which must be its own and reals: 1 merges, -1 takes it out again,
-   up to rounding. An adapter of a tied head is an error. */
+/* Adds times scale B A to the weights of m, which must be reals in memory: 1 merges, -1 takes it out again, up
+   to rounding. Weights of a file, and an adapter of a tied head, are errors. */
 HBK_DEF bool hbk_adapter_add(hbk_model *m, const hbk_adapter *a, double times, hbk_error *err);
 
 /* ==== 13  GENERATION ========================================================= [hbk_session_*] */
@@ -5934,11 +5937,22 @@ static bool hbk__copy_file(const char *from, const char *dir, const char *name, 
     return ok;
 }
 
+HBK_DEF bool hbk_tokenizer_copy(const char *from, const char *to, hbk_allocator *alloc, hbk_error *err)
+{
+    static const char *const names[] = {
+        "tokenizer.json", "tokenizer.model", "tokenizer.bin",      "tokenizer_config.json",
+        "vocab.json",     "merges.txt",      "added_tokens.json",  "special_tokens_map.json",
+        "chat_template.jinja",               "generation_config.json"};
+    char path[512];
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (!hbk_path(path, from, names[i], err)) return false;
+        if (hbk_file_exists(path) && !hbk__copy_file(path, to, names[i], alloc, err)) return false;
+    }
+    return true;
+}
+
 HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_error *err)
 {
-    static const char *const companions[] = {
-        "tokenizer.json",          "tokenizer.model",   "tokenizer.bin",      "tokenizer_config.json",
-        "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"};
     char path[512];
     if (!hbk_dir_make(dir, err)) return false;
     if (t->document.len) {
@@ -5949,12 +5963,7 @@ HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_err
                hbk_file_write(path, config, strlen(config), err);
     }
     if (!hbk__copy_file(t->file, dir, hbk__format_files[t->format], t->alloc, err)) return false;
-    for (size_t i = 0; i < sizeof companions / sizeof *companions && t->folder[0]; i++) {
-        if (!hbk_path(path, t->folder, companions[i], err)) return false;
-        if (strcmp(path, t->file) == 0 || !hbk_file_exists(path)) continue;
-        if (!hbk__copy_file(path, dir, companions[i], t->alloc, err)) return false;
-    }
-    return true;
+    return !t->folder[0] || hbk_tokenizer_copy(t->folder, dir, t->alloc, err);
 }
 
 /* ==== 8  MATRICES ============================================================
@@ -10499,7 +10508,7 @@ HBK_DEF bool hbk_adapter_add(hbk_model *m, const hbk_adapter *a, double times, h
             int slot = hbk__lora_slot(a, i);
             const hbk_matrix *w = slot == HBK_LM_HEAD ? &m->head : &m->layers[i / HBK_N_SLOTS].w[slot];
             if (!l->a) continue;
-            if (!m->values || w->dtype != HBK_REAL)
+            if (m->n_maps || w->dtype != HBK_REAL)
                 return hbk_fail(err, HBK_ERROR_OPTION,
                                 "weights of a file, or in %s, cannot be changed in place: make a merged model",
                                 hbk_dtype_name(w->dtype));
