@@ -829,16 +829,16 @@ HBK_DEF bool hbk_model_save(const hbk_model *m, const char *dir, hbk_dtype t, hb
    allocated. A tied head that the adapter corrects becomes a tensor of its own. a NULL: of m as it is. */
 HBK_DEF bool hbk_model_save_merged(const hbk_model *m, const hbk_adapter *a, const char *dir, hbk_dtype t,
                                    hbk_error *err);
-/* The model, with adapter a (NULL: none) merged, as a GGUF file like those of llama.cpp's converter: matrices in
-   dtype t (F32, F16, BF16 or Q8_0; F16 where rows are no whole blocks of Q8_0), norms and biases in F32. tok
-   NULL: without a vocabulary. Of more than three ids that end a text the first three are kept. */
+/* The model, with adapter a (NULL: none) merged, as a GGUF file like those of llama.cpp's converter: matrices
+   in dtype t (F32, F16, BF16 or Q8_0; F16 where rows are no whole blocks of Q8_0), norms and biases in F32.
+   tok NULL: without a vocabulary. Of more than three ids that end a text the first three are kept. */
 HBK_DEF bool hbk_model_save_gguf(const hbk_model *m, const hbk_adapter *a, const hbk_tokenizer *tok,
                                  const char *path, hbk_dtype t, hbk_error *err);
 
 /* An adapter for `base` from a PEFT folder (adapter_config.json, adapter_model.safetensors), an MLX one
-   (adapter_config.json, adapters.safetensors) or a GGUF file. Ranks are those of the tensors; of a rank-stabilised adapter,
-   alpha becomes alpha sqrt(rank), which means the same. What would change the result and is not supported is
-   an error that names the key or tensor; so are tensors that do not fit the base. */
+   (adapter_config.json, adapters.safetensors) or a GGUF file. Ranks are those of the tensors; of a
+   rank-stabilised adapter, alpha becomes alpha sqrt(rank), which means the same. What would change the result
+   and is not supported is an error that names the key or tensor; so are tensors that do not fit the base. */
 HBK_DEF hbk_adapter *hbk_adapter_load(const char *dir, const hbk_model *base, hbk_allocator *alloc,
                                       hbk_error *err);
 /* A PEFT folder, for old and new versions of it.
@@ -9787,7 +9787,8 @@ static void hbk__gguf_lora_base(char name[64], const hbk_adapter *a, hbk_int i)
     if (slot == HBK_LM_HEAD)
         snprintf(name, 64, "output.weight");
     else
-        snprintf(name, 64, "blk.%lld.%s.weight", (long long)(i / HBK_N_SLOTS), hbk__gguf_tensors[5 + slot][1]);
+        snprintf(name, 64, "blk.%lld.%s.weight", (long long)(i / HBK_N_SLOTS),
+                 hbk__gguf_tensors[5 + slot][1]);
 }
 
 /* Which projection (its number, as in hbk_adapter.loras) and half a tensor is of; false: of none. */
@@ -10658,17 +10659,17 @@ HBK_DEF bool hbk_adapter_add(hbk_model *m, const hbk_adapter *a, double times, h
 
    The way back of 12.7, to what llama.cpp's own converter writes: norms and biases in F32, rows of q and k
    interleaved, Llama 3's scaling as a table of divisors. A matrix whose rows are no whole blocks of q8_0 is
-   F16. Numbers pass through a panel on their way, so no buffer has the size of the file. An adapter's file has
-   one alpha: where a scale is another than alpha / rank, B takes the quotient in. */
+   F16. Numbers pass through a panel on their way, so no buffer has the size of the file. An adapter's file
+   has one alpha: where a scale is another than alpha / rank, B takes the quotient in. */
 
 typedef struct hbk__gguf_item {
     char name[96];
     hbk_matrix from;
     const hbk_lora *lora; /* merged into it, or NULL */
-    hbk_dtype type;     /* in the file */
-    hbk_int interleave; /* size of the heads whose rows change order, or 0 */
-    bool vector;        /* one dimension */
-    double factor;      /* of the numbers */
+    hbk_dtype type;       /* in the file */
+    hbk_int interleave;   /* size of the heads whose rows change order, or 0 */
+    bool vector;          /* one dimension */
+    double factor;        /* of the numbers */
 } hbk__gguf_item;
 
 static void hbk__gguf_describe(hbk_gguf_writer *w, const hbk__gguf_item *it)
@@ -10690,8 +10691,7 @@ static void hbk__gguf_rows(hbk_real *x, const hbk__gguf_item *it, hbk_int first,
     if (!it->interleave) hbk_lora_merge(x, m, it->lora, first, n);
     for (hbk_int i = 0; it->interleave && i < n; i++)
         hbk_lora_merge(x + i * m->cols, m, it->lora, hbk__half_split(first + i, it->interleave), 1);
-    for (hbk_int i = 0; it->factor != 1 && i < n * m->cols; i++)
-        x[i] = (hbk_real)((double)x[i] * it->factor);
+    for (hbk_int i = 0; it->factor != 1 && i < n * m->cols; i++) x[i] = (hbk_real)((double)x[i] * it->factor);
 }
 
 /* The numbers of one tensor. Blocks that are stored as the file wants them are not packed anew. */
@@ -10745,16 +10745,12 @@ static void hbk__gguf_put_config(hbk_gguf_writer *w, const hbk_config *c)
     const struct {
         const char *key;
         hbk_int x;
-    } sizes[] = {{"llama.block_count", c->n_layers},
-                 {"llama.context_length", c->context_length},
-                 {"llama.embedding_length", c->dim},
-                 {"llama.feed_forward_length", c->ffn_dim},
-                 {"llama.attention.head_count", c->n_heads},
-                 {"llama.attention.head_count_kv", c->n_kv_heads},
-                 {"llama.attention.key_length", c->head_dim},
-                 {"llama.attention.value_length", c->head_dim},
-                 {"llama.rope.dimension_count", c->head_dim},
-                 {"llama.vocab_size", c->vocab_size}};
+    } sizes[] = {
+        {"llama.block_count", c->n_layers},          {"llama.context_length", c->context_length},
+        {"llama.embedding_length", c->dim},          {"llama.feed_forward_length", c->ffn_dim},
+        {"llama.attention.head_count", c->n_heads},  {"llama.attention.head_count_kv", c->n_kv_heads},
+        {"llama.attention.key_length", c->head_dim}, {"llama.attention.value_length", c->head_dim},
+        {"llama.rope.dimension_count", c->head_dim}, {"llama.vocab_size", c->vocab_size}};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         hbk_gguf_put_int(w, sizes[i].key, HBK_GGUF_U32, sizes[i].x);
     hbk_gguf_put_real(w, "llama.attention.layer_norm_rms_epsilon", c->rms_norm_eps);
@@ -10789,7 +10785,8 @@ static bool hbk__gguf_copy_tokenizer(hbk_gguf_writer *w, const hbk_tokenizer *to
 {
     hbk_gguf *g = hbk_gguf_open(tok->file, tok->alloc, err);
     for (hbk_int i = 0; g && i < hbk_gguf_key_count(g); i++)
-        if (!strncmp(hbk_gguf_key_at(g, i)->key, "tokenizer.", 10)) hbk_gguf_put_value(w, hbk_gguf_key_at(g, i));
+        if (!strncmp(hbk_gguf_key_at(g, i)->key, "tokenizer.", 10))
+            hbk_gguf_put_value(w, hbk_gguf_key_at(g, i));
     hbk_gguf_close(g);
     return g != NULL;
 }
@@ -10878,7 +10875,8 @@ static bool hbk__gguf_put_tokenizer(hbk_gguf_writer *w, const hbk_tokenizer *tok
 {
     const char *pre = hbk__tokenizer_pre(tok);
     if (tok->vocab.n > c->vocab_size)
-        return hbk_fail(err, HBK_ERROR_SHAPE, "the tokenizer has %lld pieces, the model's embedding %lld rows",
+        return hbk_fail(err, HBK_ERROR_SHAPE,
+                        "the tokenizer has %lld pieces, the model's embedding %lld rows",
                         (long long)tok->vocab.n, (long long)c->vocab_size);
     if (tok->file[0] && hbk__is_gguf(tok->file)) return hbk__gguf_copy_tokenizer(w, tok, err);
     if (!pre)
@@ -10888,7 +10886,8 @@ static bool hbk__gguf_put_tokenizer(hbk_gguf_writer *w, const hbk_tokenizer *tok
     hbk__gguf_put_text(w, "tokenizer.ggml.model", bytes ? "gpt2" : "llama");
     hbk__gguf_put_text(w, "tokenizer.ggml.pre", bytes ? pre : "default");
     if (!hbk__gguf_put_vocabulary(w, tok, c->vocab_size, bytes, err)) return false;
-    hbk__gguf_put_ids(w, c, tok->bos >= 0 ? tok->bos : c->bos, tok->eos >= 0 || !c->n_eos ? tok->eos : c->eos[0]);
+    hbk__gguf_put_ids(w, c, tok->bos >= 0 ? tok->bos : c->bos,
+                      tok->eos >= 0 || !c->n_eos ? tok->eos : c->eos[0]);
     if (tok->unk >= 0) hbk_gguf_put_int(w, "tokenizer.ggml.unknown_token_id", HBK_GGUF_U32, tok->unk);
     hbk_gguf_put_bool(w, "tokenizer.ggml.add_bos_token", hbk_tokenizer_adds_bos(tok));
     hbk_text chat;
@@ -10940,7 +10939,8 @@ static bool hbk__gguf_model_item(hbk__gguf_item *it, const hbk_model *m, const h
 }
 
 /* The divisors of Llama 3's scaling as an item; values (D) is room for them. */
-static void hbk__gguf_rope_item(hbk__gguf_item *it, const hbk_config *c, double *frequencies, hbk_real *values)
+static void hbk__gguf_rope_item(hbk__gguf_item *it, const hbk_config *c, double *frequencies,
+                                hbk_real *values)
 {
     hbk_config plain = *c;
     hbk_int half = c->head_dim / 2;
@@ -10972,8 +10972,7 @@ HBK_DEF bool hbk_model_save_gguf(const hbk_model *m, const hbk_adapter *a, const
     hbk_real *divisors = frequencies ? HBK__NEW(m->alloc, hbk_real, c->head_dim, err) : NULL;
     hbk_gguf_writer *w = divisors ? hbk_gguf_create(path, m->alloc, err) : NULL;
     for (hbk_int i = 0; w && i < n; i++) hbk__gguf_model_item(&items[i], &view, a, i, t);
-    if (w && c->rope_scaling == HBK_ROPE_LLAMA3)
-        hbk__gguf_rope_item(&items[n++], c, frequencies, divisors);
+    if (w && c->rope_scaling == HBK_ROPE_LLAMA3) hbk__gguf_rope_item(&items[n++], c, frequencies, divisors);
     bool ok = w && hbk__gguf_put_keys(w, m, tok, t, err);
     if (ok)
         ok = hbk__gguf_put_items(w, items, n, m->alloc, err);
@@ -10985,14 +10984,16 @@ HBK_DEF bool hbk_model_save_gguf(const hbk_model *m, const hbk_adapter *a, const
     return ok;
 }
 
-HBK_DEF bool hbk_adapter_save_gguf(const hbk_adapter *a, const hbk_config *c, const char *path, hbk_error *err)
+HBK_DEF bool hbk_adapter_save_gguf(const hbk_adapter *a, const hbk_config *c, const char *path,
+                                   hbk_error *err)
 {
     hbk_int n = 0, last = a->n_layers * HBK_N_SLOTS;
     double alpha = (double)(float)a->alpha;
     if (alpha == 0) alpha = 1;
     if (a->loras[last].a && c->tied)
-        return hbk_fail(err, HBK_ERROR_UNSUPPORTED, "an adapter of the head of a tied model has no tensor in "
-                                                    "GGUF to be bound to: merge it into the model instead");
+        return hbk_fail(err, HBK_ERROR_UNSUPPORTED,
+                        "an adapter of the head of a tied model has no tensor in "
+                        "GGUF to be bound to: merge it into the model instead");
     hbk__gguf_item *items = HBK__NEW(a->alloc, hbk__gguf_item, 2 * (last + 1), err);
     hbk_gguf_writer *w = items ? hbk_gguf_create(path, a->alloc, err) : NULL;
     for (hbk_int i = 0; w && i <= last; i++) {
@@ -13840,9 +13841,10 @@ HBK_DEF bool hbk_tuned_load(hbk_tuned *t, const hbk_model *base, const char *dir
     r.model = base;
     if (!hbk_path(path, dir, "adapter_config.json", err)) return false;
     if (!hbk_file_exists(dir))
-        return hbk_fail_at(err, HBK_ERROR_FILE, dir, 0,
-                           "does not exist: an adapter is a PEFT folder, a GGUF file, or a folder of finetune "
-                           "--full");
+        return hbk_fail_at(
+            err, HBK_ERROR_FILE, dir, 0,
+            "does not exist: an adapter is a PEFT folder, a GGUF file, or a folder of finetune "
+            "--full");
     if (hbk_file_exists(path) || hbk__is_gguf(dir)) {
         r.adapter = hbk_adapter_load(dir, base, alloc, err);
         if (!r.adapter) return false;
