@@ -24,6 +24,7 @@ import texts
 import common
 from common import DATA, attempt, humpback, line, scratch
 
+import gguf
 import sentencepiece
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -95,7 +96,8 @@ def compare(name, path, encode, encode_special, decode, generator, size, favoure
         differences(f"{name}: texts of random ids", lists, our_texts(path, lists), decode(lists), lambda x: x)
 
 
-def compare_json(name, path, seed, prose=""):
+def compare_json(name, path, seed, prose="", ours=None):
+    """ours: another file that must give the same ids."""
     with attempt("tokenizers", name):
         file = os.path.join(path, "tokenizer.json") if os.path.isdir(path) else path
         with open(file, encoding="utf-8") as f:
@@ -123,10 +125,10 @@ def compare_json(name, path, seed, prose=""):
         favoured = [vocab[t] for t in added + ["\u2581", "\u2581\u2581", "\u0120"] if t in vocab]
         favoured += [i for p, i in vocab.items() if p.startswith("<0x")]
         generator = texts.Texts(seed, pieces, added, prose)
-        compare(name, path, encode(False), encode(True), decode, generator, size, favoured)
+        compare(name, ours or path, encode(False), encode(True), decode, generator, size, favoured)
 
 
-def compare_spm(name, path, seed, prose=""):
+def compare_spm(name, path, seed, prose="", ours=None):
     with attempt("tokenizers", name):
         sp = sentencepiece.SentencePieceProcessor(model_file=path)
         size = sp.get_piece_size()
@@ -135,6 +137,7 @@ def compare_spm(name, path, seed, prose=""):
                or sp.id_to_piece(i).startswith("\u2581")][:600]
         special = [sp.id_to_piece(i) for i in odd[:3]] + ["[x]", "[xy]", "xyz "]
         generator = texts.Texts(seed, pieces, special, prose)
+        path = ours or path
         compare(name, path, sp.encode, None, lambda rows: [sp.decode(ids) for ids in rows], generator, size, odd)
         rows = [generator.bytes() for _ in range(N)]
         file = os.path.join(HERE, "bytes.txt")
@@ -142,6 +145,23 @@ def compare_spm(name, path, seed, prose=""):
             f.write(b"".join(row + b"\n" for row in rows))
         ours = lines(humpback("tokenize", "--tokenizer", path, "--lines", file, "--bos", "no"))
         differences(f"{name}: no UTF-8", rows, ours, [sp.encode(row) for row in rows], lambda x: x)
+
+
+def compare_llama_cpp(name, path, seed, prose, spelled_only=False):
+    """Ids of texts only: llama.cpp's texts go piece by piece. spelled_only: the vocabulary has no bytes, and
+    llama.cpp ends the process at a character that it cannot spell."""
+    try:
+        import llama_cpp
+    except ImportError:
+        return common.skip("tokenizers", name, "llama-cpp-python is missing")
+    with attempt("tokenizers", name):
+        model = llama_cpp.Llama(path, vocab_only=True, verbose=False)
+        pieces = set(gguf.GGUFReader(path).fields["tokenizer.ggml.tokens"].contents())
+        generator = texts.Texts(seed, [p.replace("\u2581", " ") for p in pieces if spelled_only], (), prose)
+        rows = [t for t in generator.many(N) if "\0" not in t and
+                (not spelled_only or all(c in pieces for c in t.replace(" ", "\u2581")))]
+        theirs = [model.tokenize(t.encode(), add_bos=False, special=False) for t in rows]
+        differences(f"{name}: ids", rows, our_ids(path, rows, False), theirs, lambda x: x)
 
 
 # ---- the files -------------------------------------------------------------------------------------------
@@ -225,6 +245,27 @@ def add_odd(tok):
                             AddedToken("\n\n", normalized=False)])
 
 
+def write_gguf(tok, name, pre):
+    """The same vocabulary in a GGUF without tensors."""
+    data = json.loads(tok.to_str())
+    added = {t["id"]: 3 if t["special"] else 4 for t in data["added_tokens"]}
+    path = os.path.join(HERE, name)
+    size = tok.get_vocab_size()
+    w = gguf.GGUFWriter(path, "llama")
+    w.add_block_count(1)
+    w.add_context_length(64)
+    w.add_tokenizer_model("gpt2")
+    if pre:
+        w.add_tokenizer_pre(pre)
+    w.add_token_list([tok.id_to_token(i) for i in range(size)])
+    w.add_token_types([added.get(i, 1) for i in range(size)])
+    w.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in data["model"]["merges"]])
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.close()
+    return path
+
+
 def train_spm(prose, name, **options):
     file = os.path.join(HERE, "prose.txt")
     with open(file, "w", encoding="utf-8") as f:
@@ -304,24 +345,14 @@ def reference_files(prose):
     compare_spm("botchan spm", os.path.join(DATA, "golden", "spm", "botchan_llamalike.model"), 14, prose)
     compare_json("story_hf", os.path.join(DATA, "checkpoints", "story_hf"), 15, prose)
     with attempt("tokenizers", "llama-3"):
-        path = write(llama3(data), "llama3.json")
+        tok = llama3(data)
+        path = write(tok, "llama3.json")
         compare_json("llama-3 tokenizer.json", path, 16, prose)
-        compare_tiktoken(os.path.join(data, "llama3.tokenizer.model.tiktoken"), path, prose)
-
-
-def compare_tiktoken(path, reference, prose):
-    """Meta's file gives the ids of Llama-3's tokenizer.json."""
-    tok = Tokenizer.from_file(reference)
-    added = [t.content for t in tok.get_added_tokens_decoder().values()]
-    generator = texts.Texts(17, [tok.decode([i]) for i in range(0, 128000, 40)], added, prose)
-
-    def encode(taken):
-        def run(rows):
-            tok.encode_special_tokens = not taken
-            return [e.ids for e in tok.encode_batch(rows, add_special_tokens=False)]
-        return run
-    compare("llama-3 tiktoken", path, encode(False), encode(True), lambda rows: [tok.decode(r) for r in rows],
-            generator, tok.get_vocab_size(), list(range(128000, 128256)))
+        compare_json("llama-3 tiktoken", path, 17, prose, os.path.join(data, "llama3.tokenizer.model.tiktoken"))
+        compare_json("llama-3 gguf", path, 18, prose, write_gguf(tok, "llama3.gguf", "llama-bpe"))
+    spm = os.path.join(data, "llama2.tokenizer.model")
+    compare_spm("llama-2 gguf", spm, 19, prose, os.path.join(data, "vectors", "ggml-vocab-llama-spm.gguf"))
+    compare_llama_cpp("story gguf", os.path.join(DATA, "gguf", "story-q8_0.gguf"), 20, prose, True)
 
 
 def trained_files(prose):
@@ -329,7 +360,12 @@ def trained_files(prose):
     level = pre_tokenizers.ByteLevel
     smollm = byte_level(prose, pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True),
                                                         level(add_prefix_space=False)]), names)
-    compare_json("smollm-like", write(smollm, "smollm.json"), 21, prose)
+    path = write(smollm, "smollm.json")
+    compare_json("smollm-like", path, 21, prose)
+    compare_json("smollm-like gguf", path, 26, prose, write_gguf(smollm, "smollm.gguf", "smollm"))
+    plain = byte_level(prose, level(add_prefix_space=False), names)
+    compare_json("gpt-2-like gguf", write(plain, "plain.json"), 27, prose, write_gguf(plain, "plain.gguf", "gpt-2"))
+    compare_llama_cpp("gguf without pre", write_gguf(plain, "default.gguf", None), 28, prose)
     compare_json("gpt-2-like, prefix space", write(byte_level(prose, level(add_prefix_space=True)), "gpt2.json"),
                  22, prose)
     odd = byte_level(prose, pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(LLAMA3), "isolated"),
