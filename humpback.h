@@ -463,8 +463,9 @@ HBK_DEF void hbk_tokens_free(hbk_tokens *t);
 /* Read-only after loading; shared freely between threads. */
 typedef struct hbk_tokenizer hbk_tokenizer;
 
-/* From a file, or a folder that holds one: tokenizer.json (BPE), tokenizer.model (SentencePiece BPE) or
-   llama2.c's tokenizer.bin. A folder's tokenizer_config.json and config.json decide bos and eos. */
+/* From a file, or a folder that holds one: tokenizer.json (BPE), tokenizer.model (SentencePiece BPE, or
+   Meta's list of tokens in base64), llama2.c's tokenizer.bin, or a GGUF with its vocabulary. A folder's
+   tokenizer_config.json and config.json decide bos and eos. */
 HBK_DEF hbk_tokenizer *hbk_tokenizer_load(const char *path, hbk_allocator *alloc, hbk_error *err);
 HBK_DEF void hbk_tokenizer_free(hbk_tokenizer *t);
 
@@ -3786,6 +3787,7 @@ enum {                    /* how a text falls into words */
        HBK__WORDS_RUNS,   /* before every run of U+2581: a short cut for WORDS_ALL where no merge crosses it */
        HBK__WORDS_GPT2,   /* by GPT-2's expression */
        HBK__WORDS_LLAMA3, /* by Llama-3's */
+       HBK__WORDS_DEFAULT /* by those that llama.cpp takes when a GGUF names none */
 };
 enum {                    /* what decoding takes off a text's beginning */
        HBK__STRIP_NONE,
@@ -3798,7 +3800,13 @@ enum { /* when U+2581 is put before a text */
        HBK__PREFIX_FIRST, /* at the text's beginning only */
        HBK__PREFIX_ALWAYS /* after each special token as well */
 };
-enum { HBK__FORMAT_JSON, HBK__FORMAT_MODEL, HBK__FORMAT_BIN, HBK__N_FORMATS };
+enum { /* those before HBK__N_FORMATS stand in folders */
+       HBK__FORMAT_JSON,
+       HBK__FORMAT_MODEL,
+       HBK__FORMAT_BIN,
+       HBK__N_FORMATS,
+       HBK__FORMAT_GGUF = HBK__N_FORMATS
+};
 
 /* A token that is cut out of the text before anything else happens. */
 typedef struct hbk__added {
@@ -4085,6 +4093,38 @@ static hbk_int hbk__word_llama3(const char *s, hbk_int n, hbk_int i)
     return end;
 }
 
+/* Does punctuation stand at s[i], in the sense of [\p{P}$+<=>^~|]? */
+static bool hbk__is_punctuation(const char *s, hbk_int n, hbk_int i, hbk_int *len)
+{
+    int32_t cp;
+    *len = i < n ? (hbk_int)hbk_utf8_decode(s + i, (size_t)(n - i), &cp) : 0;
+    if (*len == 0) return false;
+    int category = (int)utf8proc_category(cp);
+    return (category >= UTF8PROC_CATEGORY_PC && category <= UTF8PROC_CATEGORY_PO) ||
+           (cp < 128 && cp != 0 && strchr("$+<=>^~|", cp));
+}
+
+/* llama.cpp's default is a chain of cuts, each inside the pieces of the one before: runs of punctuation;
+   GPT-2's words; runs of numbers; and in those each three ASCII digits. */
+static hbk_int hbk__word_default(const char *s, hbk_int n, hbk_int i)
+{
+    hbk_int len, end = i;
+    while (hbk__is_punctuation(s, n, end, &len)) end += len;
+    if (end > i) return end;
+    for (; end < n && !hbk__is_punctuation(s, n, end, &len);) end += len;
+    n = hbk__word_gpt2(s, end, i);
+    hbk_int from = s[i] == ' ' && hbk__class_at(s, n, i + 1, &len) == HBK__N ? i + 1 : i;
+    if (from > i) return from; /* the space before a number */
+    if (hbk__class_at(s, n, i, &len) != HBK__N) return n;
+    for (; i < n; i += len) {
+        bool three = n - i >= 3;
+        for (hbk_int k = i; three && k < i + 3; k++) three = s[k] >= '0' && s[k] <= '9';
+        if (three) return i > from ? i : i + 3;
+        hbk__class_at(s, n, i, &len);
+    }
+    return n;
+}
+
 /* The end of the word that begins at i < n. */
 static hbk_int hbk__word_end(const hbk_tokenizer *t, const char *s, hbk_int n, hbk_int i)
 {
@@ -4102,6 +4142,7 @@ static hbk_int hbk__word_end(const hbk_tokenizer *t, const char *s, hbk_int n, h
     }
     if (t->words == HBK__WORDS_GPT2) return hbk__word_gpt2(s, n, i);
     if (t->words == HBK__WORDS_LLAMA3) return hbk__word_llama3(s, n, i);
+    if (t->words == HBK__WORDS_DEFAULT) return hbk__word_default(s, n, i);
     return n;
 }
 
@@ -5079,35 +5120,42 @@ static bool hbk__is_void_merge(const json_t *entry)
     return s && s[0] == ' ';
 }
 
-/* "a b", or ["a", "b"] where pieces hold spaces. */
-static bool hbk__json_merge(const hbk_tokenizer *t, const json_t *entry, int32_t *left, int32_t *right,
-                            hbk_text *joined)
+/* A merge list's entry number `rank`: both parts and their whole must be pieces. */
+static bool hbk__add_merge(hbk_tokenizer *t, const char *a, hbk_int a_len, const char *b, hbk_int b_len,
+                           hbk_int rank, hbk_text *joined, const char *path, hbk_error *err)
 {
-    const char *a = json_string_value(entry), *b;
-    hbk_int a_len, b_len;
-    if (a) {
-        b = strchr(a, ' ');
-        if (!b) return false;
-        a_len = b++ - a;
-        b_len = (hbk_int)json_string_length(entry) - a_len - 1;
-    } else {
-        const json_t *first = json_array_get(entry, 0), *second = json_array_get(entry, 1);
-        a = json_string_value(first);
-        b = json_string_value(second);
-        if (!a || !b) return false;
-        a_len = (hbk_int)json_string_length(first);
-        b_len = (hbk_int)json_string_length(second);
-    }
-    *left = hbk__vocab_find(&t->vocab, a, a_len);
-    *right = hbk__vocab_find(&t->vocab, b, b_len);
+    int32_t left = hbk__vocab_find(&t->vocab, a, a_len), right = hbk__vocab_find(&t->vocab, b, b_len);
     hbk_text_clear(joined);
     hbk_text_append(joined, a, (size_t)a_len);
     hbk_text_append(joined, b, (size_t)b_len);
-    return true;
+    if (!hbk_text_ok(joined, err)) return false;
+    int32_t id = hbk__vocab_find(&t->vocab, hbk_text_string(joined), (hbk_int)joined->len);
+    if (left < 0 || right < 0 || id < 0)
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0,
+                           "merge %lld, making \"%.40s\", names a piece that the vocabulary lacks",
+                           (long long)rank, hbk_text_string(joined));
+    if (!hbk__may_spell(t, id)) return true;
+    t->vocab.pieces[id].score = -(float)rank; /* for formats that score pieces */
+    return hbk__add_rule(t, left, right, rank, id, err);
 }
 
-/* The position in the list is the rank. Both parts and their whole must be pieces. The list is read from its
-   end: a pair that it names twice has its last rank, as Hugging Face reads it. */
+/* "a b", or ["a", "b"] where pieces hold spaces. */
+static bool hbk__json_merge(hbk_tokenizer *t, const json_t *entry, hbk_int rank, hbk_text *joined,
+                            const char *path, hbk_error *err)
+{
+    const char *a = json_string_value(entry), *space = a ? strchr(a, ' ') : NULL;
+    const json_t *first = json_array_get(entry, 0), *second = json_array_get(entry, 1);
+    if (space)
+        return hbk__add_merge(t, a, space - a, space + 1, (hbk_int)strlen(space + 1), rank, joined, path, err);
+    if (json_is_string(first) && json_is_string(second))
+        return hbk__add_merge(t, json_string_value(first), (hbk_int)json_string_length(first),
+                              json_string_value(second), (hbk_int)json_string_length(second), rank, joined,
+                              path, err);
+    return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "merge %lld is no pair of pieces", (long long)rank);
+}
+
+/* The position in the list is the rank. The list is read from its end: a pair that it names twice has its
+   last rank, as Hugging Face reads it. */
 static bool hbk__json_merges(hbk_tokenizer *t, const json_t *merges, const char *path, hbk_error *err)
 {
     hbk_text joined;
@@ -5115,23 +5163,8 @@ static bool hbk__json_merges(hbk_tokenizer *t, const json_t *merges, const char 
     joined.alloc = t->alloc;
     bool ok = true;
     for (hbk_int rank = (hbk_int)json_array_size(merges) - 1; rank >= 0 && ok; rank--) {
-        int32_t left = -1, right = -1, id = -1;
         const json_t *entry = json_array_get(merges, (size_t)rank);
-        if (hbk__is_void_merge(entry)) continue;
-        bool pair = hbk__json_merge(t, entry, &left, &right, &joined);
-        if (pair && !joined.failed)
-            id = hbk__vocab_find(&t->vocab, hbk_text_string(&joined), (hbk_int)joined.len);
-        ok = hbk_text_ok(&joined, err);
-        if (ok && !pair)
-            ok = hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "merge %lld is no pair of pieces",
-                             (long long)rank);
-        if (ok && (left < 0 || right < 0 || id < 0))
-            ok = hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0,
-                             "merge %lld, making \"%.40s\", names a piece that the vocabulary lacks",
-                             (long long)rank, hbk_text_string(&joined));
-        if (!ok || !hbk__may_spell(t, id)) continue;
-        ok = hbk__add_rule(t, left, right, rank, id, err);
-        t->vocab.pieces[id].score = -(float)rank; /* for formats that score pieces */
+        ok = hbk__is_void_merge(entry) || hbk__json_merge(t, entry, rank, &joined, path, err);
     }
     hbk_text_free(&joined);
     return ok;
@@ -5271,7 +5304,7 @@ static bool hbk__add_piece(hbk_tokenizer *t, const char *s, hbk_int n, float sco
     memset(&a, 0, sizeof a);
     a.id = (int32_t)id;
     a.special = kind == HBK__PIECE_CONTROL;
-    a.normalized = !a.special;
+    a.normalized = !a.special && t->sentencepiece;
     return hbk__add_added(t, a, s, n, err);
 }
 
@@ -5437,6 +5470,266 @@ static bool hbk__load_bin(hbk_tokenizer *t, const char *data, size_t n, const ch
     return hbk__check_ids(t, path, err) && hbk__finish_scored(t, err);
 }
 
+/* Meta's file: a line for each token, its bytes in base64 and its rank, which is its id and its score. The
+   256 special tokens that follow are not in the file; they are LLaMA-3's, as is the way words are cut. */
+
+/* The bytes that n characters spell, in `out`; false if they are no base64. */
+static bool hbk__base64(const char *s, hbk_int n, hbk_text *out)
+{
+    static const char *const digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    uint32_t bits = 0;
+    int have = 0;
+    hbk_text_clear(out);
+    if (n == 0 || n % 4) return false;
+    for (int pad = 0; pad < 2 && s[n - 1] == '='; pad++) n--;
+    for (hbk_int i = 0; i < n; i++) {
+        const char *digit = s[i] ? strchr(digits, s[i]) : NULL;
+        if (!digit) return false;
+        bits = (bits << 6 | (uint32_t)(digit - digits)) & 0xFFFFFF;
+        have += 6;
+        if (have < 8) continue;
+        have -= 8;
+        char c = (char)(bits >> have & 0xFF);
+        hbk_text_append(out, &c, 1);
+    }
+    return true;
+}
+
+/* The line at s: how long its base64 is, and its rank; false if it is no such line. */
+static bool hbk__tiktoken_line(const char *s, const char *end, hbk_int *n, hbk_int *rank)
+{
+    const char *p = s;
+    while (p < end && *p != ' ' && *p != '\n') p++;
+    *n = p - s;
+    *rank = 0;
+    if (p == end || *p != ' ' || p + 1 == end || p[1] < '0' || p[1] > '9') return false;
+    for (p++; p < end && *p >= '0' && *p <= '9' && *rank < INT32_MAX; p++) *rank = 10 * *rank + *p - '0';
+    return p == end || *p == '\n' || *p == '\r';
+}
+
+static bool hbk__is_tiktoken(const char *data, size_t n)
+{
+    hbk_int len, rank;
+    return n > 0 && data[0] != '\n' && hbk__tiktoken_line(data, data + n, &len, &rank) && len % 4 == 0;
+}
+
+static bool hbk__tiktoken_special(hbk_tokenizer *t, hbk_error *err)
+{
+    static const char *const names[12] = {"begin_of_text",
+                                          "end_of_text",
+                                          "reserved_special_token_0",
+                                          "reserved_special_token_1",
+                                          "finetune_right_pad_id",
+                                          "step_id",
+                                          "start_header_id",
+                                          "end_header_id",
+                                          "eom_id",
+                                          "eot_id",
+                                          "python_tag",
+                                          "image"};
+    t->bos = (int32_t)t->vocab.n;
+    t->eos = t->bos + 1;
+    t->adds_bos = true;
+    for (int i = 0; i < 256; i++) {
+        char name[64], number[32];
+        snprintf(number, sizeof number, "reserved_special_token_%d", i - 10);
+        snprintf(name, sizeof name, "<|%s|>", i < 12 ? names[i] : number);
+        if (!hbk__add_piece(t, name, (hbk_int)strlen(name), 0, HBK__PIECE_CONTROL, "tokenizer.model", err))
+            return false;
+    }
+    return true;
+}
+
+static bool hbk__tiktoken_lines(hbk_tokenizer *t, const char *data, size_t n, hbk_text *bytes,
+                                hbk_text *spelled, const char *path, hbk_error *err)
+{
+    const char *s = data, *end = data + n;
+    for (hbk_int line = 1; s < end; line++) {
+        hbk_int len, rank;
+        const char *stop = (const char *)memchr(s, '\n', (size_t)(end - s));
+        if (!stop) stop = end;
+        if (!hbk__tiktoken_line(s, stop, &len, &rank) || !hbk__base64(s, len, bytes) || bytes->len == 0)
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, path, line, "expected base64, a space and a rank");
+        if (rank != t->vocab.n || bytes->len > HBK__LONGEST_PIECE)
+            return hbk_fail_at(err, HBK_ERROR_RANGE, path, line,
+                               "rank %lld, expected %lld, of at most %d bytes", (long long)rank,
+                               (long long)t->vocab.n, (int)HBK__LONGEST_PIECE);
+        hbk_text_clear(spelled);
+        hbk__spell(t, hbk_text_string(bytes), (hbk_int)bytes->len, spelled);
+        if (!hbk_text_ok(bytes, err) || !hbk_text_ok(spelled, err)) return false;
+        if (hbk__vocab_find(&t->vocab, spelled->data, (hbk_int)spelled->len) >= 0)
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, path, line, "rank %lld has the bytes of an earlier one",
+                               (long long)rank);
+        if (!hbk__vocab_set(&t->vocab, rank, spelled->data, (hbk_int)spelled->len, HBK__PIECE_NORMAL,
+                            -(float)rank, err))
+            return false;
+        s = stop + 1;
+    }
+    return true;
+}
+
+static bool hbk__load_tiktoken(hbk_tokenizer *t, const char *data, size_t n, const char *path, hbk_error *err)
+{
+    hbk_text bytes, spelled;
+    memset(&bytes, 0, sizeof bytes);
+    bytes.alloc = t->alloc;
+    spelled = bytes;
+    t->byte_level = t->ignore_merges = true;
+    t->words = HBK__WORDS_LLAMA3;
+    bool ok = hbk__tiktoken_lines(t, data, n, &bytes, &spelled, path, err);
+    hbk_text_free(&bytes);
+    hbk_text_free(&spelled);
+    if (!ok) return false;
+    hbk__find_byte_pieces(t);
+    for (int b = 0; b < 256; b++)
+        if (t->byte_ids[b] < 0)
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "has no token for the byte 0x%02X", b);
+    return hbk__rules_by_score(t, err) && hbk__tiktoken_special(t, err);
+}
+
+/* A GGUF's vocabulary: "llama" is SentencePiece's, with scores; "gpt2" the byte-level family's, with merges,
+   and tokenizer.ggml.pre names the way its words are cut. */
+
+#define HBK__GGML "tokenizer.ggml."
+
+static bool hbk__vocab_gguf_bad_list(const char *path, const char *key, hbk_int n, hbk_int wanted, hbk_error *err)
+{
+    return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, HBK__GGML "%s has %lld entries for %lld tokens", key,
+                       (long long)n, (long long)wanted);
+}
+
+static bool hbk__vocab_gguf_pieces(hbk_tokenizer *t, const hbk_gguf *g, const char *path, hbk_error *err)
+{
+    const hbk_gguf_value *tokens, *scores, *types = hbk_gguf_find(g, HBK__GGML "token_type");
+    if (!hbk_gguf_array(g, HBK__GGML "tokens", HBK_GGUF_STRING, &tokens, err) ||
+        !hbk_gguf_array(g, HBK__GGML "scores", HBK_GGUF_F32, &scores, err))
+        return false;
+    if (!tokens || tokens->n == 0) return hbk__vocab_gguf_bad_list(path, "tokens", 0, 0, err);
+    if (t->sentencepiece && (!scores || scores->n != tokens->n))
+        return hbk__vocab_gguf_bad_list(path, "scores", scores ? scores->n : 0, tokens->n, err);
+    if (types && types->n != tokens->n) return hbk__vocab_gguf_bad_list(path, "token_type", types->n, tokens->n, err);
+    for (hbk_int id = 0; id < tokens->n; id++) {
+        size_t n = 0;
+        double score = 0;
+        hbk_int kind = HBK__PIECE_NORMAL;
+        const char *s = hbk_gguf_string_at(tokens, id, &n);
+        if (types && (!hbk_gguf_int_at(types, id, &kind) || kind < 0 || kind > HBK__PIECE_BYTE)) kind = 0;
+        if (t->sentencepiece) hbk_gguf_real_at(scores, id, &score);
+        if (t->byte_level && kind == HBK__PIECE_BYTE) kind = HBK__PIECE_NORMAL;
+        if (!hbk__add_piece(t, s, (hbk_int)n, (float)score, (int32_t)kind, path, err)) return false;
+    }
+    return true;
+}
+
+/* Each is "a b", and its position its rank, as in tokenizer.json. */
+static bool hbk__vocab_gguf_merges(hbk_tokenizer *t, const hbk_gguf *g, const char *path, hbk_error *err)
+{
+    const hbk_gguf_value *merges;
+    if (!hbk_gguf_array(g, HBK__GGML "merges", HBK_GGUF_STRING, &merges, err)) return false;
+    if (!merges)
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "a gpt2 vocabulary without " HBK__GGML "merges");
+    hbk_text joined;
+    memset(&joined, 0, sizeof joined);
+    joined.alloc = t->alloc;
+    bool ok = true;
+    for (hbk_int rank = merges->n - 1; rank >= 0 && ok; rank--) {
+        size_t n = 0;
+        const char *s = hbk_gguf_string_at(merges, rank, &n);
+        const char *space = s && n ? (const char *)memchr(s, ' ', n) : NULL;
+        if (space)
+            ok = hbk__add_merge(t, s, space - s, space + 1, s + n - space - 1, rank, &joined, path, err);
+        else
+            ok = hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "merge %lld is no pair of pieces",
+                             (long long)rank);
+    }
+    hbk_text_free(&joined);
+    return ok;
+}
+
+/* An id under a key that may be absent: then, and where it is -1 in any width, *id stays. */
+static bool hbk__vocab_gguf_id(const hbk_tokenizer *t, const hbk_gguf *g, const char *key, int32_t *id,
+                         const char *path, hbk_error *err)
+{
+    hbk_int x = -1;
+    if (!hbk_gguf_int(g, key, &x, err)) return false;
+    if (x == -1 || x == UINT32_MAX) return true;
+    if (x < 0 || x >= t->vocab.n)
+        return hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "%s is %lld, but there are %lld tokens", key,
+                           (long long)x, (long long)t->vocab.n);
+    *id = (int32_t)x;
+    return true;
+}
+
+static bool hbk__vocab_gguf_ids(hbk_tokenizer *t, const hbk_gguf *g, const char *path, hbk_error *err)
+{
+    return hbk__vocab_gguf_id(t, g, HBK__GGML "bos_token_id", &t->bos, path, err) &&
+           hbk__vocab_gguf_id(t, g, HBK__GGML "eos_token_id", &t->eos, path, err) &&
+           hbk__vocab_gguf_id(t, g, HBK__GGML "unknown_token_id", &t->unk, path, err) &&
+           hbk_gguf_bool(g, HBK__GGML "add_bos_token", &t->adds_bos, err);
+}
+
+/* SentencePiece's settings, and those of its ids that every such file has. */
+static bool hbk__vocab_gguf_spm(hbk_tokenizer *t, const hbk_gguf *g, const char *path, hbk_error *err)
+{
+    const hbk_gguf_value *map = hbk_gguf_find(g, HBK__GGML "precompiled_charsmap");
+    bool prefix = true;
+    if (map && map->n > 0)
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
+                           HBK__GGML "precompiled_charsmap (nmt_nfkc) is not supported, expected none");
+    t->escape = t->adds_bos = true;
+    t->bos = 1;
+    t->eos = 2;
+    t->unk = 0;
+    if (!hbk__be_sentencepiece(t, err) || !hbk__vocab_gguf_pieces(t, g, path, err) ||
+        !hbk__vocab_gguf_ids(t, g, path, err) || !hbk_gguf_bool(g, HBK__GGML "add_space_prefix", &prefix, err) ||
+        !hbk_gguf_bool(g, HBK__GGML "remove_extra_whitespaces", &t->collapse, err))
+        return false;
+    t->prefix = prefix ? HBK__PREFIX_FIRST : HBK__PREFIX_NEVER;
+    if (t->collapse || prefix) t->strip = HBK__STRIP_MARK;
+    for (int b = 0; b < 256; b++) t->byte_fallback = t->byte_fallback || t->byte_ids[b] >= 0;
+    return hbk__check_ids(t, path, err) && hbk__finish_scored(t, err);
+}
+
+/* Old files lack `pre`, and llama.cpp's default is not GPT-2's expression: see hbk__word_default. */
+static bool hbk__vocab_gguf_level(hbk_tokenizer *t, const hbk_gguf *g, const char *path, hbk_error *err)
+{
+    static const struct {
+        const char *name;
+        int words;
+        bool digits;
+    } known[] = {{"llama-bpe", HBK__WORDS_LLAMA3, false}, {"llama3", HBK__WORDS_LLAMA3, false},
+                 {"llama-v3", HBK__WORDS_LLAMA3, false},  {"smollm", HBK__WORDS_GPT2, true},
+                 {"gpt-2", HBK__WORDS_GPT2, false},       {"default", HBK__WORDS_DEFAULT, false}};
+    const char *pre = "default";
+    size_t n = strlen(pre), k = 0, n_known = sizeof known / sizeof *known;
+    if (!hbk_gguf_string(g, HBK__GGML "pre", &pre, &n, err)) return false;
+    while (k < n_known && (strlen(known[k].name) != n || memcmp(known[k].name, pre, n) != 0)) k++;
+    if (k == n_known)
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
+                           HBK__GGML "pre \"%.*s\" is not supported, expected llama-bpe, smollm, gpt-2 or "
+                                     "default",
+                           (int)HBK__MIN(n, 40), pre);
+    t->byte_level = true;
+    t->words = known[k].words;
+    t->digits = known[k].digits;
+    t->ignore_merges = t->adds_bos = t->words == HBK__WORDS_LLAMA3;
+    if (!hbk__vocab_gguf_pieces(t, g, path, err) || !hbk__vocab_gguf_ids(t, g, path, err)) return false;
+    hbk__find_byte_pieces(t);
+    return hbk__vocab_gguf_merges(t, g, path, err);
+}
+
+static bool hbk__load_vocab_gguf(hbk_tokenizer *t, const hbk_gguf *g, const char *path, hbk_error *err)
+{
+    const char *model = "none";
+    size_t n = strlen(model);
+    if (!hbk_gguf_string(g, HBK__GGML "model", &model, &n, err)) return false;
+    if (n == 5 && memcmp(model, "llama", 5) == 0) return hbk__vocab_gguf_spm(t, g, path, err);
+    if (n == 4 && memcmp(model, "gpt2", 4) == 0) return hbk__vocab_gguf_level(t, g, path, err);
+    return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
+                       HBK__GGML "model \"%.*s\" is not supported, expected llama or gpt2",
+                       (int)HBK__MIN(n, 40), model);
+}
+
 /* ---- 7.8 loading */
 
 static const char *const hbk__format_files[HBK__N_FORMATS] = {"tokenizer.json", "tokenizer.model",
@@ -5540,9 +5833,10 @@ static bool hbk__find_tokenizer(hbk_tokenizer *t, const char *path, hbk_error *e
     }
     strcpy(t->file, path);
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path, *dot = strrchr(name, '.');
-    t->format = dot && strcmp(dot, ".json") == 0  ? HBK__FORMAT_JSON
-                : dot && strcmp(dot, ".bin") == 0 ? HBK__FORMAT_BIN
-                                                  : HBK__FORMAT_MODEL;
+    t->format = dot && strcmp(dot, ".json") == 0   ? HBK__FORMAT_JSON
+                : dot && strcmp(dot, ".bin") == 0  ? HBK__FORMAT_BIN
+                : dot && strcmp(dot, ".gguf") == 0 ? HBK__FORMAT_GGUF
+                                                   : HBK__FORMAT_MODEL;
     for (int i = 0; i < HBK__N_FORMATS; i++) { /* under its own name it has companions */
         if (strcmp(name, hbk__format_files[i]) != 0) continue;
         memcpy(t->folder, path, (size_t)(name - path));
@@ -5558,12 +5852,18 @@ static bool hbk__load_file(hbk_tokenizer *t, hbk_error *err)
         json_t *root = hbk_json_read(t->file, err);
         ok = root && hbk__load_json(t, root, t->file, err);
         json_decref(root);
+    } else if (t->format == HBK__FORMAT_GGUF) {
+        hbk_gguf *g = hbk_gguf_open(t->file, t->alloc, err);
+        ok = g && hbk__load_vocab_gguf(t, g, t->file, err);
+        hbk_gguf_close(g);
     } else {
         hbk_mapping map;
         if (!hbk_mapping_open(&map, t->file, err)) return false;
         const char *data = (const char *)map.data;
         if (t->format == HBK__FORMAT_BIN)
             ok = hbk__load_bin(t, data, map.size, t->file, err);
+        else if (hbk__is_tiktoken(data, map.size))
+            ok = hbk__load_tiktoken(t, data, map.size, t->file, err);
         else
             ok = hbk__load_model(t, data, map.size, t->file, err);
         hbk_mapping_close(&map);
