@@ -1082,6 +1082,9 @@ HBK_DEF bool hbk_template_check(const hbk_template *t, const hbk_tokenizer *tok,
 /* The one id that ends a reply and so ends generation: eos, or a token like <|eot_id|>; -1 if the reply's
    ending is no single id. */
 HBK_DEF int32_t hbk_template_stop(const hbk_template *t, const hbk_tokenizer *tok);
+/* The text that ends a reply, where it is more than white space: a stop string, if hbk_template_stop has no
+   id for it. Else "". */
+HBK_DEF const char *hbk_template_stop_text(const hbk_template *t);
 
 /* What a prompt is made of; unused fields NULL. `tag` is appended to the instruction after a blank, in
    forward use and in the next turns only. `reply` is the target: the output, in backward use the instruction;
@@ -12863,6 +12866,14 @@ HBK_DEF int32_t hbk_template_stop(const hbk_template *t, const hbk_tokenizer *to
     if (hbk__encode_span(t, tok, &spans[n - 1], false, &ids, NULL) && ids.n == 1) stop = ids.data[0];
     hbk_tokens_free(&ids);
     return stop;
+}
+
+HBK_DEF const char *hbk_template_stop_text(const hbk_template *t)
+{
+    const char *end = strstr(t->text[HBK__TEXT_REPLY], "{output}") + strlen("{output}"), *at = end;
+    hbk__template_piece p;
+    bool text = hbk__next_piece(&at, &p) && p.slot == HBK__SLOT_NONE && !*at;
+    return text && end[strspn(end, " \t\r\n")] ? end : "";
 }
 
 /* ==== 15  EXAMPLES AND BATCHES ===============================================
