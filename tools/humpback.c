@@ -10,7 +10,8 @@
      5  data                    corpus, seeds
      6  the stages              finetune, augment, curate
      7  the loop                run, report
-     8  commands and their own flags
+     8  exporting               export
+     9  commands and their own flags
 
    Results go to stdout, progress and errors to stderr. */
 
@@ -1456,7 +1457,180 @@ static int cmd_report(cli *c)
     return cli_end(c, ok);
 }
 
-/* ==== 8  COMMANDS AND THEIR OWN FLAGS ======================================= */
+/* ==== 8  EXPORTING ==========================================================
+
+   What was trained here, for other programs. A folder is written as DIR.part and renamed when it is whole. */
+
+/* Whether `folder` is `path`, or holds it at any depth. */
+static bool cmd_holds(const char *folder, const char *path)
+{
+    char *a = realpath(folder, NULL), *b = a && path ? realpath(path, NULL) : NULL;
+    size_t n = a ? strlen(a) : 0;
+    bool holds = b && !strncmp(a, b, n) && (!b[n] || b[n] == '/' || n == 1);
+    free(a);
+    free(b);
+    return holds;
+}
+
+/* Removes a folder and the files in it; one that holds folders stays. */
+static void cmd_remove_folder(const char *dir)
+{
+    DIR *d = opendir(dir);
+    char path[512];
+    for (struct dirent *e; d && (e = readdir(d)) != NULL;)
+        if (e->d_name[0] != '.' && hbk_path(path, dir, e->d_name, NULL)) unlink(path);
+    if (d) closedir(d);
+    rmdir(dir);
+}
+
+static bool cmd_folder_empty(const char *dir)
+{
+    DIR *d = opendir(dir);
+    bool empty = true;
+    for (struct dirent *e; d && (e = readdir(d)) != NULL;)
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0) empty = false;
+    if (d) closedir(d);
+    return empty;
+}
+
+/* The flag whose value is, or lies in, what is to be written; NULL if none: inputs never are outputs. */
+static const char *cmd_input_in(cli *c, const char *out)
+{
+    static const char *const inputs[] = {"model", "adapter", "tokenizer"};
+    for (int i = 0; i < 3; i++)
+        if (cmd_holds(out, cli_text(c, inputs[i]))) return inputs[i];
+    return NULL;
+}
+
+/* Whether the folder or file `out` may be written: nothing is there, or --force sets aside what is. */
+static bool cmd_may_write(cli *c, const char *out)
+{
+    bool free_place = hbk_dir_exists(out) ? cmd_folder_empty(out) : !hbk_file_exists(out);
+    if (free_place || cli_has(c, "force")) return true;
+    return hbk_fail_at(&c->err, HBK_ERROR_OPTION, out, 0,
+                       "is there already: choose another name, or --force, which sets it aside");
+}
+
+/* The type of the weights to write: --dtype, else the base's own, or bf16 of a base that is quantised. */
+static hbk_dtype cmd_dtype(cli *c, const hbk_model *m)
+{
+    static const hbk_dtype types[] = {HBK_F32, HBK_BF16, HBK_F16};
+    hbk_dtype own = m->layers[0].w[HBK_Q].dtype;
+    if (cli_has(c, "dtype")) return types[cli_choice(c, "dtype")];
+    return own == HBK_F32 || own == HBK_F16 ? own : HBK_BF16;
+}
+
+/* The tokenizer that belongs to the model, into the folder `dir`: the files of its folder as they are, or
+   what a single file holds or --tokenizer names. */
+static bool cmd_export_tokenizer(cli *c, cmd_world *w, const char *dir)
+{
+    const char *model = w->tuned.own_model ? cli_text(c, "adapter") : cli_text(c, "model");
+    if (hbk_dir_exists(model) && !cli_text(c, "tokenizer"))
+        return hbk_tokenizer_copy(model, dir, NULL, &c->err);
+    return cmd_open_tokenizer(c, w) && hbk_tokenizer_save(w->tok, dir, &c->err);
+}
+
+/* The recipe that the adapter was trained with, so that template and tags follow the merged model. */
+static bool cmd_export_recipe(cli *c, const char *from, const char *dir)
+{
+    char path[512];
+    if (!from || !hbk_path(path, from, "humpback.json", &c->err)) return !from;
+    if (!hbk_file_exists(path)) return true;
+    json_t *recipe = hbk_json_read(path, &c->err);
+    bool ok = recipe && hbk_path(path, dir, "humpback.json", &c->err);
+    if (ok) json_object_set_new(recipe, "mode", json_string("merged"));
+    ok = ok && hbk_json_write(path, recipe, &c->err);
+    json_decref(recipe);
+    return ok;
+}
+
+/* Logits of a few made-up tokens, (n, vocabulary), to be freed; NULL on failure. */
+static hbk_real *cmd_probe(cli *c, const hbk_model *m, const hbk_adapter *a, hbk_int n)
+{
+    enum { MOST = 16 };
+    int32_t ids[MOST];
+    hbk_int start[2] = {0, n};
+    HBK_ASSERT(n <= MOST);
+    for (hbk_int i = 0; i < n; i++) ids[i] = (int32_t)((7919 * i + 13) % m->config.vocab_size);
+    hbk_batch batch = {n, 1, ids, NULL, start};
+    hbk_acts *acts = hbk_acts_new(m, a, n, n, HBK_KEEP_NONE, NULL, &c->err);
+    hbk_real *logits =
+        acts ? (hbk_real *)hbk_alloc(NULL, n * m->config.vocab_size, sizeof *logits, &c->err) : NULL;
+    if (logits && !hbk_model_logits(acts, m, &batch, a, logits, &c->err)) {
+        hbk_free(NULL, logits);
+        logits = NULL;
+    }
+    hbk_acts_free(acts);
+    return logits;
+}
+
+/* Reads the merged model back, and says how far its logits are from those of base and adapter: what the
+   rounding to its type costs, or that the merge went wrong. */
+static bool cmd_check_merged(cli *c, const cmd_world *w, const char *dir, double *largest)
+{
+    const hbk_model *m = w->tuned.model;
+    hbk_int n = HBK__MIN(16, m->config.context_length);
+    hbk_model *merged = hbk_model_load(dir, NULL, &c->err);
+    hbk_real *got = merged ? cmd_probe(c, merged, NULL, n) : NULL;
+    hbk_real *want = got ? cmd_probe(c, m, w->tuned.adapter, n) : NULL;
+    *largest = 0;
+    for (hbk_int i = 0; want && i < n * m->config.vocab_size; i++)
+        *largest = fmax(*largest, fabs((double)got[i] - (double)want[i]));
+    bool ok = want != NULL;
+    hbk_free(NULL, got);
+    hbk_free(NULL, want);
+    hbk_model_free(merged);
+    return ok;
+}
+
+/* --merge: the model with its adapter merged, as a Hugging Face folder. */
+static bool cmd_export_merged(cli *c, cmd_world *w, const char *out)
+{
+    char part[512];
+    double largest = 0;
+    hbk_dtype type = cmd_dtype(c, w->tuned.model);
+    if (snprintf(part, sizeof part, "%s.part", out) >= (int)sizeof part)
+        return hbk_fail_at(&c->err, HBK_ERROR_RANGE, out, 0, "this path is too long");
+    cmd_remove_folder(part);
+    bool ok = hbk_model_save_merged(w->tuned.model, w->tuned.adapter, part, type, &c->err) &&
+              cmd_export_tokenizer(c, w, part) && cmd_export_recipe(c, cli_text(c, "adapter"), part) &&
+              cmd_check_merged(c, w, part, &largest);
+    if (ok && hbk_file_exists(out)) /* an empty folder gives way; what is in it is set aside */
+        ok = rmdir(out) == 0 || hbk_file_set_aside(out, &c->err);
+    if (ok && rename(part, out) != 0)
+        ok = hbk_fail_at(&c->err, HBK_ERROR_FILE, out, 0, "cannot be made of %s: %s", part, strerror(errno));
+    if (!ok) {
+        cmd_remove_folder(part);
+        return false;
+    }
+    cli_say(c, "%s in %s: %s\n", w->tuned.adapter ? "base and adapter, merged," : "the model", hbk_dtype_name(type),
+            out);
+    cli_say(c, "read back, its logits differ by at most %.1e\n", largest);
+    return !cli_has(c, "json") ||
+           cli_print_json(json_pack("{s:s, s:s, s:f}", "out", out, "dtype", hbk_dtype_name(type),
+                                    "largest_difference", largest),
+                          &c->err);
+}
+
+static int cmd_export(cli *c)
+{
+    cmd_world w;
+    memset(&w, 0, sizeof w);
+    char out[512];
+    const char *merge = cli_text(c, "merge");
+    if (!merge) return cli_misused(c, "export needs --merge");
+    snprintf(out, sizeof out, "%s", merge);
+    for (size_t n = strlen(out); n > 1 && out[n - 1] == '/'; n--) out[n - 1] = 0; /* DIR/ is DIR */
+    const char *input = cmd_input_in(c, out);
+    if (input) return cli_misused(c, "--merge %.200s is or holds what --%s names", out, input);
+    bool ok = cmd_may_write(c, out);
+    if (ok) w.base = hbk_model_load(cli_text(c, "model"), NULL, &c->err);
+    ok = ok && w.base && cmd_open_adapter(c, &w) && cmd_export_merged(c, &w, out);
+    cmd_close(&w);
+    return cli_end(c, ok);
+}
+
+/* ==== 9  COMMANDS AND THEIR OWN FLAGS ======================================= */
 
 #define CMD_FLAG_FORCE(what)                                                                                 \
     {                                                                                                        \
@@ -1618,7 +1792,18 @@ static const cli_flag cmd_report_flags[] = {
 
 static const cli_group cmd_demo_group = {"Flags", cmd_demo_flags, NULL, NULL};
 static const cli_group cmd_tokenize_group = {"Flags", cmd_tokenize_flags, NULL, NULL};
+static const cli_flag cmd_export_flags[] = {
+    CMD_FLAG_MODEL,
+    CMD_FLAG_ADAPTER("what is merged into it"),
+    {"merge", CLI_TEXT, "DIR", NULL, "a Hugging Face folder: weights, configuration, tokenizer", 0, 0,
+     CLI_FREE},
+    {"dtype", CLI_CHOICE, "f32|bf16|f16", "(the model's; bf16 if that is quantised)", "type of the weights", 0,
+     0, CLI_FREE},
+    CMD_FLAG_FORCE("set aside what stands under the output's name, as NAME.1 ..."),
+    CMD_FLAG_JSON,
+    CLI_END};
 static const cli_group cmd_logits_group = {"Flags", cmd_logits_flags, NULL, NULL};
+static const cli_group cmd_export_group = {"Flags", cmd_export_flags, NULL, NULL};
 static const cli_group cmd_generate_group = {"Flags", cmd_generate_flags, NULL, NULL};
 static const cli_group cmd_seeds_group = {
     "One file of JSON rows, one a line or all in an array, all of one form; a pair from each:\n\n"
@@ -1701,6 +1886,13 @@ static const cli_command cmd_commands[] = {
      0,
      {&cmd_logits_group},
      cmd_logits},
+    {"export",
+     "a model, its adapter merged, for other programs",
+     "--model M [--adapter D] --merge DIR [flags]",
+     0,
+     0,
+     {&cmd_export_group},
+     cmd_export},
     {"inspect",
      "what a model, adapter, tokenizer or run folder holds",
      "FILE|DIR [flags]",
