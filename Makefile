@@ -60,7 +60,8 @@ bench: build/humpback
 	build/humpback bench
 
 ## conformance logits, gradients, ids and files against transformers, PEFT, gguf and llama.cpp (Python)
-conformance: build/humpback build/conformance-gradients $(if $(filter build/venv,$(VENV)),$(PEERS))
+conformance: build/humpback build/conformance-gradients build/conformance-tokenizers \
+             $(if $(filter build/venv,$(VENV)),$(PEERS))
 	$(VENV)/bin/python tests/conformance/run
 
 ## deps        installs what make demo and make test lack (they do so by themselves)
@@ -107,7 +108,7 @@ build/venv/ready: tests/conformance/requirements.txt
 build/venv/llama-cpp: build/venv/ready
 	build/venv/bin/pip install llama-cpp-python==0.3.36 && touch $@ || \
 	    echo 'llama-cpp-python cannot be installed: what needs it is skipped, and counts as a failure'
-build/conformance-gradients: tests/conformance/gradients.c humpback.h | deps-header
+build/conformance-%: tests/conformance/%.c humpback.h | deps-header
 	$(call build,$<)
 
 flags: # what the scripts under tests/ compile with

@@ -530,7 +530,7 @@ typedef enum hbk_dtype {
 #define HBK_REAL HBK_F32
 #endif
 
-/* A weight in its stored type, (rows, cols) row-major; owns nothing. The data may be unaligned.
+/* A weight in its stored type, (rows, cols) row-major; owns nothing. The data may be unaligned, reals apart.
    scales, group  of INT8, else NULL and 0: one f32, perhaps unaligned, for each `group` elements, counted
                   through the whole matrix */
 typedef struct hbk_matrix {
@@ -689,6 +689,10 @@ HBK_DEF void hbk_lora_forward(hbk_real *y, hbk_real *xa, const hbk_real *x, cons
 HBK_DEF void hbk_lora_backward(hbk_real *dx, const hbk_lora *d, hbk_real *dxa, const hbk_real *dy,
                                const hbk_real *x, const hbk_real *xa, const hbk_lora *l, hbk_int N);
 
+/* Rows first .. first+n-1 of W + scale B A as reals into out (n, in): a weight with its correction merged;
+   l NULL: of W alone. */
+HBK_DEF void hbk_lora_merge(hbk_real *out, const hbk_matrix *w, const hbk_lora *l, hbk_int first, hbk_int n);
+
 /* ==== 11  MODEL ============================================================== [hbk_model_*] */
 
 typedef enum hbk_rope_scaling { HBK_ROPE_DEFAULT, HBK_ROPE_LINEAR, HBK_ROPE_LLAMA3 } hbk_rope_scaling;
@@ -813,22 +817,40 @@ HBK_DEF const char *hbk_safetensors_meta(const hbk_safetensors *s, const char *k
    the order and to the byte as the reference writer does. The file is complete or absent. */
 HBK_DEF bool hbk_safetensors_write(const char *path, const hbk_tensor *tensors, hbk_int n, hbk_error *err);
 
-/* A model from a Hugging Face folder (config.json and safetensors, one file or shards) or a llama2.c .bin.
-   Weights stay mapped in their stored type (F32, F16, BF16); norms are copied, and so are unaligned F32
-   tensors and the q and k of llama2.c, whose rows change order. */
+/* A model from a Hugging Face folder (config.json and safetensors, one file or shards), a GGUF file (of a
+   split model: its first) or a llama2.c .bin. Weights stay mapped in their stored type (F32, F16, BF16; in
+   GGUF also Q4_0 to Q6_K); norms are copied, and so are unaligned F32 tensors and the q and k of GGUF and
+   llama2.c, whose rows change order. */
 HBK_DEF hbk_model *hbk_model_load(const char *path, hbk_allocator *alloc, hbk_error *err);
 /* Writes DIR/config.json, generation_config.json and model.safetensors in dtype t (F32, F16 or BF16). A
    number that t cannot hold, or a NaN, is an error. */
 HBK_DEF bool hbk_model_save(const hbk_model *m, const char *dir, hbk_dtype t, hbk_error *err);
 
-/* A PEFT folder: adapter_config.json and adapter_model.safetensors. Its rank is that of the tensors; of an
-   rsLoRA adapter, alpha becomes alpha sqrt(rank), which means the same. */
-HBK_DEF hbk_adapter *hbk_adapter_load(const char *dir, const hbk_config *config, hbk_allocator *alloc,
+/* The same of W + scale B A for each adapted W, computed a panel at a time: nothing of the model's size is
+   allocated. A tied head that the adapter corrects becomes a tensor of its own. a NULL: of m as it is. */
+HBK_DEF bool hbk_model_save_merged(const hbk_model *m, const hbk_adapter *a, const char *dir, hbk_dtype t,
+                                   hbk_error *err);
+
+/* An adapter for `base` from a PEFT folder (adapter_config.json, adapter_model.safetensors) or an MLX one
+   (adapter_config.json, adapters.safetensors). Ranks are those of the tensors; of a rank-stabilised adapter,
+   alpha becomes alpha sqrt(rank), which means the same. What would change the result and is not supported is
+   an error that names the key or tensor; so are tensors that do not fit the base. */
+HBK_DEF hbk_adapter *hbk_adapter_load(const char *dir, const hbk_model *base, hbk_allocator *alloc,
                                       hbk_error *err);
-/* base_name: what adapter_config.json calls the base model (NULL: nothing); dropout: what it was trained
-   with. A number that is not finite is an error. */
+/* A PEFT folder, for old and new versions of it.
+   base_name  what adapter_config.json calls the base model (NULL: nothing)
+   dropout    what it was trained with
+   A number that is not finite is an error. */
 HBK_DEF bool hbk_adapter_save(const hbk_adapter *a, const char *dir, const char *base_name, double dropout,
                               hbk_error *err);
+
+/* A model of its own with the adapter merged, in reals: W + scale B A for each adapted W. A tied head that
+   the adapter corrects becomes untied. To write one, hbk_model_save_merged needs less memory. */
+HBK_DEF hbk_model *hbk_adapter_merge(const hbk_model *m, const hbk_adapter *a, hbk_allocator *alloc,
+                                     hbk_error *err);
+/* Adds times scale B A to the weights of m, which must be its own and reals: 1 merges, -1 takes it out again,
+   up to rounding. An adapter of a tied head is an error. */
+HBK_DEF bool hbk_adapter_add(hbk_model *m, const hbk_adapter *a, double times, hbk_error *err);
 
 /* ==== 13  GENERATION ========================================================= [hbk_session_*] */
 
@@ -987,14 +1009,17 @@ HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error 
 
 /* ==== 14  TEMPLATES AND TAGS ================================================= [hbk_template_*]
 
-   A template says how an instruction becomes a prompt and where the reply begins. It is data: five strings
-   with slots, turned into spans, each tokenised for itself and joined as ids; the loss mask comes from the
-   spans. The same object serves training, rating and generation.
+   A template says how an instruction becomes a prompt and where the reply begins. It is data: strings with
+   slots, turned into spans, each tokenised for itself and joined as ids; the loss mask comes from the spans.
+   The same object serves training, rating, generation and conversation.
        prompt    "{bos}[INST] {instruction} [/INST]"
        reply     " {output}{eos}": the loss is on what stands from {output} on
        backward  the whole prompt of the backward model, with {output}; its reply is the instruction
        rating    the whole prompt of a rating, with {instruction} and {output}
-       score     what leads to the digit of a rating: "Score:" */
+       score     what leads to the digit of a rating: "Score:"
+       next      what stands between two replies of a conversation: the end of the one and, with
+                 {instruction}, the prompt of the other
+       system    the first prompt of a conversation, with {system}, what is said to the model in advance */
 
 #define HBK_TAG_SEED "Answer in the style of an AI Assistant."
 #define HBK_TAG_WEB  "Answer with knowledge from web search."
@@ -1002,7 +1027,8 @@ HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error 
 typedef enum hbk_use {
     HBK_FORWARD,  /* instruction -> output */
     HBK_BACKWARD, /* output -> instruction */
-    HBK_RATING    /* (instruction, output) -> reasoning and score */
+    HBK_RATING,   /* (instruction, output) -> reasoning and score */
+    HBK_NEXT      /* instruction -> output, behind the text of a reply */
 } hbk_use;
 
 typedef struct hbk_span_text {
@@ -1016,12 +1042,13 @@ typedef struct hbk_span_text {
 
 typedef struct hbk_template hbk_template;
 /* Built in: "llama2" "llama3" "chatml" "plain"; anything else is a JSON file {"name","prompt","reply",
-   "backward"?,"rating"?,"score"?}, or one that holds such an object under "template". Where "backward" or
-   "rating" is absent, a wording of ours takes the place of {instruction} in "prompt". Slots: {bos} {eos}
-   {instruction} {output}; other braces are text. */
+   "backward"?,"rating"?,"score"?,"next"?,"system"?}, or one that holds such an object under "template". Where
+   "backward" or "rating" is absent, a wording of ours takes the place of {instruction} in "prompt"; where
+   "next" is, the end of "reply" and the prompt without its first {bos}; without "system" the template has no
+   place for one. Slots: {bos} {eos} {instruction} {output} {system}; other braces are text. */
 HBK_DEF hbk_template *hbk_template_load(const char *name_or_path, hbk_allocator *alloc, hbk_error *err);
-/* The one for a model folder: its chat_template recognised by markers (an unknown one is an error that
-   names --template), else llama2. */
+/* The one for a model folder or GGUF file: its chat_template recognised by markers (an unknown one is an
+   error that names --template), else llama2. */
 HBK_DEF hbk_template *hbk_template_for_model(const char *model_path, hbk_allocator *alloc, hbk_error *err);
 /* Replaces the wording of the backward or rating prompt by a text with {output}, and {instruction} for
    rating; it is put into the chat prompt, as an instruction would be, without the line breaks at its end.
@@ -1031,7 +1058,9 @@ HBK_DEF void hbk_template_free(hbk_template *t);
 HBK_DEF bool hbk_template_save(const hbk_template *t, const char *path, hbk_error *err);
 HBK_DEF const char *hbk_template_name(const hbk_template *t);
 HBK_DEF const char *hbk_template_score(const hbk_template *t); /* what leads to a rating: "Score:" */
-HBK_DEF uint64_t hbk_template_hash(const hbk_template *t);     /* of all its strings */
+/* Of all its strings but those for conversations, which neither training nor rating sees. */
+HBK_DEF uint64_t hbk_template_hash(const hbk_template *t);
+HBK_DEF bool hbk_template_has_system(const hbk_template *t);
 /* Fails if the vocabulary cannot spell the text of prompt and reply, and names --template plain. The
    backward and rating prompts, which not everyone needs, are checked where hbk_template_tokens uses them. */
 HBK_DEF bool hbk_template_check(const hbk_template *t, const hbk_tokenizer *tok, hbk_error *err);
@@ -1040,11 +1069,12 @@ HBK_DEF bool hbk_template_check(const hbk_template *t, const hbk_tokenizer *tok,
 HBK_DEF int32_t hbk_template_stop(const hbk_template *t, const hbk_tokenizer *tok);
 
 /* What a prompt is made of; unused fields NULL. `tag` is appended to the instruction after a blank, in
-   forward use only. `reply` is the target: the output, in backward use the instruction; NULL ends the
-   spans where the model goes on. */
+   forward use and in the next turns only. `reply` is the target: the output, in backward use the instruction;
+   NULL ends the spans where the model goes on. `system` has a say in forward use, where the template has a
+   place for it. */
 typedef struct hbk_render {
     hbk_use use;
-    const char *instruction, *output, *tag, *reply;
+    const char *instruction, *output, *tag, *reply, *system;
 } hbk_render;
 #define HBK_MAX_SPANS 24
 /* Spans of one example, in order; texts point into the template and the arguments. Returns their number. */
@@ -1148,9 +1178,7 @@ HBK_DEF double hbk_learning_rate(hbk_schedule s, hbk_int step, hbk_int steps, hb
 
 typedef struct hbk_train_options {
     bool full;                /* every weight; else LoRA                              default false */
-    hbk_int rank;             /* of the adapter                                       16 */
-    double alpha;             /* scale = alpha / rank                                 32 */
-    unsigned targets;         /* bits of hbk_slot and HBK_LM_HEAD                     all seven */
+    hbk_adapter_options lora; /* of the adapter (chapter 10)                          its defaults */
     double dropout;           /* 0.05 LoRA, 0.1 full */
     double neftune;           /* noise on the embeddings (Jain et al. 2023); 5 is usual          0 */
     double lora_plus;         /* learning rate of B over that of A (LoRA+, Hayou et al. 2024)    1 */
@@ -1428,6 +1456,7 @@ typedef struct hbk_comm {
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
+#include <regex.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -3239,6 +3268,16 @@ HBK_DEF bool hbk_gguf_array(const hbk_gguf *g, const char *key, hbk_gguf_type t,
     return ok;
 }
 
+/* Whether a file begins as GGUF does; false as well where it cannot be read. */
+static bool hbk__is_gguf(const char *path)
+{
+    char lead[4] = "";
+    int fd = hbk__open(path, NULL, NULL);
+    bool is = fd >= 0 && hbk__read(fd, lead, 4) == 4 && !memcmp(lead, "GGUF", 4);
+    if (fd >= 0) close(fd);
+    return is;
+}
+
 /* Writing. Keys and descriptions are gathered in two texts; the file is begun with the first data. ggml
    reads a file only if each offset is the sum of the padded sizes before it, so that is what it gets. */
 struct hbk_gguf_writer {
@@ -3767,6 +3806,7 @@ struct hbk_tokenizer {
     int32_t char_byte[512]; /* and back, -1 if none */
     int strip;              /* HBK__STRIP_* */
     bool decode_bytes;      /* <0xXX> is a byte again */
+    bool decode_marks;      /* U+2581 is a space again */
     hbk_text unk_text;      /* what SentencePiece writes for unk */
 
     hbk__added *added;
@@ -4173,7 +4213,8 @@ static bool hbk__split_symbols(hbk__encoder *e, const char *s, hbk_int n)
     return true;
 }
 
-/* One symbol as ids: an unused piece as the halves that made it, a letter as bytes or unk. */
+/* One symbol as ids: an unused piece as the halves that made it; one without halves, and a letter, as bytes
+   or unk. */
 static void hbk__emit(hbk__encoder *e, int32_t id)
 {
     const hbk_tokenizer *t = e->t;
@@ -4182,9 +4223,11 @@ static void hbk__emit(hbk__encoder *e, int32_t id)
         hbk__emit(e, (int32_t)(pair >> 32));
         id = (int32_t)(pair & INT32_MAX);
     }
-    if (id >= t->vocab.n) {
-        const char *s = hbk__vocab_piece(&t->letters, id - t->vocab.n);
-        hbk_int n = t->letters.pieces[id - t->vocab.n].len;
+    bool letter = id >= t->vocab.n;
+    if (letter || t->vocab.pieces[id].kind == HBK__PIECE_UNUSED) {
+        const hbk__vocab *v = letter ? &t->letters : &t->vocab;
+        hbk_int own = letter ? id - t->vocab.n : id, n = v->pieces[own].len;
+        const char *s = hbk__vocab_piece(v, own);
         bool bytes = hbk__has_bytes(t, s, n);
         for (hbk_int k = 0; k < n && bytes; k++)
             hbk_tokens_push(e->out, t->byte_ids[(unsigned char)s[k]]);
@@ -4570,7 +4613,7 @@ static void hbk__decode_piece(const hbk_tokenizer *t, int32_t id, bool *begin, h
     hbk_int from = drop ? 3 : 0;
     *begin = *begin && t->strip == HBK__STRIP_MARK && from == n && (t->collapse || !drop);
     for (hbk_int i = from; i < n;) {
-        bool mark = hbk__is_mark(s, n, i);
+        bool mark = t->decode_marks && hbk__is_mark(s, n, i);
         if (!mark || !drop_all) hbk_text_append(out, mark ? " " : s + i, 1);
         i += mark ? 3 : 1;
     }
@@ -4588,8 +4631,11 @@ static void hbk__decode_pieces(const hbk_tokenizer *t, const int32_t *ids, hbk_i
         if (hidden) continue;
         if (t->byte_level) {
             hbk__unspell(t, s, p->len, run);
-        } else if (p->kind == HBK__PIECE_BYTE && t->decode_bytes) {
-            char c = (char)hbk__byte_of(s, p->len);
+            continue;
+        }
+        int byte = p->kind == HBK__PIECE_BYTE || !t->sentencepiece ? hbk__byte_of(s, p->len) : -1;
+        if (byte >= 0 && t->decode_bytes) {
+            char c = (char)byte;
             hbk_text_append(run, &c, 1);
             begin = false;
         } else {
@@ -4844,38 +4890,40 @@ static bool hbk__json_decoder_step(const json_t *node, int k)
                      json_integer_value(stop) == 0);
 }
 
-/* ByteLevel; Metaspace; or a sequence of these steps in this order, the first always, Strip only behind
-   Fuse: before it, each piece would lose its space. Another decoder means another kind of vocabulary. */
+/* ByteLevel; Metaspace; or some of these steps in this order, Strip only behind Fuse: before it, each piece
+   would lose its space. Another decoder means another kind of vocabulary. */
 static bool hbk__json_decoder(hbk_tokenizer *t, const json_t *node, const char *path, hbk_error *err)
 {
     static const char *const steps[4] = {"Replace", "ByteFallback", "Fuse", "Strip"};
     const char *type = hbk__node_type(node);
     const json_t *list = json_object_get(node, "decoders");
-    int done = -1;
+    size_t n = json_array_size(list), done = 0;
     if (!node || json_is_null(node)) { /* then what encoding put before a text is taken off again */
         bool prefix = t->prefix != HBK__PREFIX_NEVER || t->meta_prefix != HBK__PREFIX_NEVER;
         t->strip = prefix && !t->byte_level ? HBK__STRIP_SPACE : HBK__STRIP_NONE;
-        t->decode_bytes = true;
+        t->decode_bytes = t->decode_marks = true;
         return true;
     }
     if (strcmp(type, "ByteLevel") == 0 && t->byte_level) return true;
     if (strcmp(type, "Metaspace") == 0 && !t->byte_level && hbk__node_is(node, "replacement", HBK__SPACE)) {
         if (hbk__json_scheme(node) != HBK__PREFIX_NEVER) t->strip = HBK__STRIP_MARKS;
+        t->decode_marks = true;
         return true;
     }
-    if (json_array_size(list) == 1) return hbk__json_decoder(t, json_array_get(list, 0), path, err);
-    if (strcmp(type, "Sequence") != 0 || t->byte_level) return hbk__refuse_node(path, "decoder", type, err);
-    for (size_t i = 0; i < json_array_size(list); i++) {
-        const json_t *step = json_array_get(list, i);
-        int k = done + 1, last = done < 0 ? 0 : 3;
-        while (k <= last && !hbk__node_is(step, "type", steps[k])) k++;
-        if (k > last || !hbk__json_decoder_step(step, k) || (k == 3 && done != 2))
-            return hbk__refuse_node(path, "decoder Sequence with", hbk__node_type(step), err);
-        done = k;
+    if (n == 1) return hbk__json_decoder(t, json_array_get(list, 0), path, err);
+    if (t->byte_level) return hbk__refuse_node(path, "decoder", type, err);
+    for (size_t i = 0; i < HBK__MAX(n, 1); i++) {
+        const json_t *step = n ? json_array_get(list, i) : node;
+        size_t k = done;
+        while (k < 4 && !hbk__node_is(step, "type", steps[k])) k++;
+        if (k == 4 || !hbk__json_decoder_step(step, (int)k) || (k == 3 && done != 3))
+            return hbk__refuse_node(path, "decoder", hbk__node_type(step), err);
+        if (k == 0) t->decode_marks = true;
         if (k == 1) t->decode_bytes = true;
         if (k == 3) t->strip = HBK__STRIP_SPACE;
+        done = k + 1;
     }
-    return done >= 0 || hbk__refuse_node(path, "decoder Sequence", "of nothing", err);
+    return true;
 }
 
 /* Does every text begin with a special token? That is bos. */
@@ -5197,7 +5245,7 @@ static bool hbk__add_piece(hbk_tokenizer *t, const char *s, hbk_int n, float sco
 /* SentencePiece's conventions, before any piece is added. */
 static bool hbk__be_sentencepiece(hbk_tokenizer *t, hbk_error *err)
 {
-    t->sentencepiece = t->fuse_unk = t->decode_bytes = true;
+    t->sentencepiece = t->fuse_unk = t->decode_bytes = t->decode_marks = true;
     hbk_text_add(&t->unk_text, " \xe2\x81\x87 "); /* U+2047 */
     return hbk_text_ok(&t->unk_text, err);
 }
@@ -5900,6 +5948,8 @@ HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_err
    other types are unpacked a panel of W at a time into a scratch that stays in cache, and used at once.
    Few rows (a decoding step): W is read from memory once and that is the cost, so a plain loop dots each
    row of W, in its stored type, with the few rows of x; OpenBLAS would first copy W into its own layout.
+   dW is only ever asked for weights of reals: a weight in any other type is trained through an adapter,
+   which needs dx alone.
 
    HBK_NO_BLAS replaces OpenBLAS by the loop that every textbook has: the yardstick for all else. */
 
@@ -5989,10 +6039,10 @@ static uint16_t hbk__bf16_of_f32(float f)
 static float hbk__f32_of_f16(uint16_t h)
 {
     uint32_t sign = (uint32_t)(h & 0x8000) << 16, rest = h & 0x7fff;
-    if (rest >= 0x7c00) return hbk__f32_of_bits(sign | 0x7f800000u | (rest & 0x3ff) << 13);
+    uint32_t special = rest >= 0x7c00 ? 0x7f800000u : 0; /* the exponent of infinities and NaN */
     /* Shifted into place, the number is 2^112 too small, subnormal halves included: one product mends it. */
     float scaled = hbk__f32_of_bits(rest << 13) * hbk__f32_of_bits(0x77800000u);
-    return hbk__f32_of_bits(sign | hbk__bits_of_f32(scaled));
+    return hbk__f32_of_bits(sign | special | hbk__bits_of_f32(scaled));
 }
 
 static uint16_t hbk__f16_of_f32(float f)
@@ -6017,6 +6067,7 @@ static uint16_t hbk__f16_of_f32(float f)
 
 static void hbk__unpack_f32(hbk_real *out, const unsigned char *p, hbk_int n)
 {
+    HBK__SIMD
     for (hbk_int i = 0; i < n; i++) {
         float f;
         memcpy(&f, p + 4 * i, 4);
@@ -6026,6 +6077,7 @@ static void hbk__unpack_f32(hbk_real *out, const unsigned char *p, hbk_int n)
 
 static void hbk__unpack_f64(hbk_real *out, const unsigned char *p, hbk_int n)
 {
+    HBK__SIMD
     for (hbk_int i = 0; i < n; i++) {
         double f;
         memcpy(&f, p + 8 * i, 8);
@@ -6036,6 +6088,7 @@ static void hbk__unpack_f64(hbk_real *out, const unsigned char *p, hbk_int n)
 HBK__CLONES
 static void hbk__unpack_f16(hbk_real *out, const unsigned char *p, hbk_int n)
 {
+    HBK__SIMD
     for (hbk_int i = 0; i < n; i++) {
         uint16_t h;
         memcpy(&h, p + 2 * i, 2);
@@ -6046,6 +6099,7 @@ static void hbk__unpack_f16(hbk_real *out, const unsigned char *p, hbk_int n)
 HBK__CLONES
 static void hbk__unpack_bf16(hbk_real *out, const unsigned char *p, hbk_int n)
 {
+    HBK__SIMD
     for (hbk_int i = 0; i < n; i++) {
         uint16_t h;
         memcpy(&h, p + 2 * i, 2);
@@ -6057,6 +6111,7 @@ static void hbk__unpack_bf16(hbk_real *out, const unsigned char *p, hbk_int n)
 HBK__CLONES
 static void hbk__unpack_int8(hbk_real *out, const unsigned char *p, hbk_int n)
 {
+    HBK__SIMD
     for (hbk_int i = 0; i < n; i++) out[i] = (hbk_real)(int8_t)p[i];
 }
 
@@ -6082,7 +6137,7 @@ HBK__INLINE void hbk__unpack_nibbles(hbk_real *out, const unsigned char *p, hbk_
 {
     int zero = min ? 0 : fifth ? 16 : 8;
     for (; n > 0; n -= 32, p += 16, out += 32) {
-        float d = hbk__half_at(p), m = 0;
+        float d = hbk__half_at(p), m = -0.0f; /* adding that changes nothing, not even the sign of a zero */
         uint32_t high = 0;
         p += 2;
         if (min) m = hbk__half_at(p), p += 2;
@@ -6091,9 +6146,8 @@ HBK__INLINE void hbk__unpack_nibbles(hbk_real *out, const unsigned char *p, hbk_
         for (int j = 0; j < 16; j++) {
             int low = (p[j] & 15) | (int)(high >> j & 1) << 4;
             int top = p[j] >> 4 | (int)(high >> (j + 16) & 1) << 4;
-            float y = d * (float)(low - zero), z = d * (float)(top - zero);
-            out[j] = (hbk_real)(min ? y + m : y); /* y + 0 would lose the sign of a zero */
-            out[j + 16] = (hbk_real)(min ? z + m : z);
+            out[j] = (hbk_real)(d * (float)(low - zero) + m);
+            out[j + 16] = (hbk_real)(d * (float)(top - zero) + m);
         }
     }
 }
@@ -6122,40 +6176,68 @@ static void hbk__unpack_q5_1(hbk_real *out, const unsigned char *p, hbk_int n)
     hbk__unpack_nibbles(out, p, n, true, true);
 }
 
-/* u8 scales[16] (low nibble s, high t); 2-bit q[64]; d; dmin. In each half of 128, byte l of 32 holds, two
-   bits each, elements l, l + 32, l + 64, l + 96; a scale serves 16 elements. */
-HBK__CLONES
-static void hbk__unpack_q2_k(hbk_real *out, const unsigned char *p, hbk_int n)
+/* 16 sub-blocks of 16 elements: y = a q - b. */
+HBK__INLINE void hbk__scale_16(hbk_real *out, const int8_t q[256], const float a[16], const float b[16])
 {
-    for (; n > 0; n -= 256, p += 84) {
-        float d = hbk__half_at(p + 80), dmin = hbk__half_at(p + 82);
-        for (int k = 0; k < 16; k++, out += 16) { /* k: half, pair of bits, left or right 16 */
-            const unsigned char *q = p + 16 + k / 8 * 32 + k % 2 * 16;
-            float a = d * (float)(p[k] & 15), b = dmin * (float)(p[k] >> 4);
-            int shift = k % 8 / 2 * 2;
-            HBK__SIMD
-            for (int l = 0; l < 16; l++) out[l] = (hbk_real)(a * (float)(q[l] >> shift & 3) - b);
-        }
+    for (int k = 0; k < 16; k++, q += 16, out += 16) {
+        float ak = a[k], bk = b[k];
+        HBK__SIMD
+        for (int l = 0; l < 16; l++) out[l] = (hbk_real)(ak * (float)q[l] - bk);
     }
 }
 
-/* third bits[32]; 2-bit q[64]; 6-bit scales in 12 bytes; d. Elements lie as in Q2_K; the third bit of an
-   element is bit k / 2 of byte l. Scales: low four bits in 8 bytes of nibbles, high two in 4 bytes. */
+/* u8 scales[16] (low nibble s, high t); 2-bit q[64]; d; dmin. In each half of 128, byte l of 32 holds, two
+   bits each, elements l, l + 32, l + 64, l + 96. */
+HBK__CLONES
+static void hbk__unpack_q2_k(hbk_real *out, const unsigned char *p, hbk_int n)
+{
+    for (; n > 0; n -= 256, p += 84, out += 256) {
+        float a[16], b[16], d = hbk__half_at(p + 80), dmin = hbk__half_at(p + 82);
+        int8_t q[256];
+        for (int k = 0; k < 16; k++) {
+            a[k] = d * (float)(p[k] & 15);
+            b[k] = dmin * (float)(p[k] >> 4);
+        }
+        for (int half = 0; half < 2; half++) {
+            const unsigned char *two = p + 16 + 32 * half;
+            int8_t *to = q + 128 * half;
+            HBK__SIMD
+            for (int l = 0; l < 32; l++) {
+                to[l] = (int8_t)(two[l] & 3);
+                to[l + 32] = (int8_t)(two[l] >> 2 & 3);
+                to[l + 64] = (int8_t)(two[l] >> 4 & 3);
+                to[l + 96] = (int8_t)(two[l] >> 6);
+            }
+        }
+        hbk__scale_16(out, q, a, b);
+    }
+}
+
+/* third bits[32]; 2-bit q[64]; 6-bit scales in 12 bytes; d. Elements lie as in Q2_K; byte l of the third bits
+   serves l, l + 32 ... l + 224. Scales: low four bits in 8 bytes of nibbles, high two in 4 bytes. */
 HBK__CLONES
 static void hbk__unpack_q3_k(hbk_real *out, const unsigned char *p, hbk_int n)
 {
-    for (; n > 0; n -= 256, p += 110) {
+    static const float zero[16] = {0};
+    for (; n > 0; n -= 256, p += 110, out += 256) {
         const unsigned char *s = p + 96;
-        float d = hbk__half_at(p + 108);
-        for (int k = 0; k < 16; k++, out += 16) {
-            const unsigned char *q = p + 32 + k / 8 * 32 + k % 2 * 16, *high = p + k % 2 * 16;
-            int scale = (s[k % 8] >> k / 8 * 4 & 15) | (s[8 + k % 4] >> k / 4 * 2 & 3) << 4;
-            float a = d * (float)(scale - 32);
-            int shift = k % 8 / 2 * 2, bit = k / 2;
+        float a[16], d = hbk__half_at(p + 108);
+        int8_t q[256];
+        for (int k = 0; k < 16; k++)
+            a[k] = d * (float)(((s[k % 8] >> k / 8 * 4 & 15) | (s[8 + k % 4] >> k / 4 * 2 & 3) << 4) - 32);
+        for (int half = 0; half < 2; half++) {
+            const unsigned char *two = p + 32 + 32 * half;
+            int8_t *to = q + 128 * half;
             HBK__SIMD
-            for (int l = 0; l < 16; l++)
-                out[l] = (hbk_real)(a * (float)((q[l] >> shift & 3) + (high[l] >> bit & 1) * 4 - 4));
+            for (int l = 0; l < 32; l++) {
+                int third = p[l] >> 4 * half;
+                to[l] = (int8_t)((two[l] & 3) + (third & 1) * 4 - 4);
+                to[l + 32] = (int8_t)((two[l] >> 2 & 3) + (third >> 1 & 1) * 4 - 4);
+                to[l + 64] = (int8_t)((two[l] >> 4 & 3) + (third >> 2 & 1) * 4 - 4);
+                to[l + 96] = (int8_t)((two[l] >> 6) + (third >> 3 & 1) * 4 - 4);
+            }
         }
+        hbk__scale_16(out, q, a, zero);
     }
 }
 
@@ -6202,16 +6284,23 @@ static void hbk__unpack_q5_k(hbk_real *out, const unsigned char *p, hbk_int n)
 HBK__CLONES
 static void hbk__unpack_q6_k(hbk_real *out, const unsigned char *p, hbk_int n)
 {
-    for (; n > 0; n -= 256, p += 210) {
-        float d = hbk__half_at(p + 208);
-        for (int k = 0; k < 16; k++, out += 16) { /* 16 elements and their scale */
-            const unsigned char *q = p + k / 8 * 64 + k % 4 * 16, *high = p + 128 + k / 8 * 32 + k % 2 * 16;
-            float a = d * (float)(int8_t)p[192 + k];
-            int shift = k % 8 / 4 * 4, pair = k % 8 / 2 * 2;
+    static const float zero[16] = {0};
+    for (; n > 0; n -= 256, p += 210, out += 256) {
+        float a[16], d = hbk__half_at(p + 208);
+        int8_t q[256];
+        for (int k = 0; k < 16; k++) a[k] = d * (float)(int8_t)p[192 + k];
+        for (int half = 0; half < 2; half++) {
+            const unsigned char *four = p + 64 * half, *two = p + 128 + 32 * half;
+            int8_t *to = q + 128 * half;
             HBK__SIMD
-            for (int l = 0; l < 16; l++)
-                out[l] = (hbk_real)(a * (float)(((q[l] >> shift & 15) | (high[l] >> pair & 3) << 4) - 32));
+            for (int l = 0; l < 32; l++) {
+                to[l] = (int8_t)(((four[l] & 15) | (two[l] & 3) << 4) - 32);
+                to[l + 32] = (int8_t)(((four[l + 32] & 15) | (two[l] >> 2 & 3) << 4) - 32);
+                to[l + 64] = (int8_t)((four[l] >> 4 | (two[l] >> 4 & 3) << 4) - 32);
+                to[l + 96] = (int8_t)((four[l + 32] >> 4 | (two[l] >> 6) << 4) - 32);
+            }
         }
+        hbk__scale_16(out, q, a, zero);
     }
 }
 
@@ -6232,27 +6321,26 @@ static void hbk__unpack(hbk_real *out, hbk_dtype t, const void *in, hbk_int n)
     }
 }
 
-static const void *hbk__row(const hbk_matrix *w, hbk_int row)
+/* Elements at .. at+n-1 of w, counted through all rows; whole blocks. */
+static void hbk__unpack_part(hbk_real *out, const hbk_matrix *w, hbk_int at, hbk_int n)
 {
-    return (const char *)w->data + (size_t)row * hbk_dtype_size(w->dtype, w->cols);
-}
-
-/* Multiplies elements at .. at+n-1 of an INT8 matrix, unpacked in x, with their groups' scales. */
-static void hbk__apply_scales(hbk_real *x, const hbk_matrix *w, hbk_int at, hbk_int n)
-{
-    for (hbk_int i = 0; i < n;) {
+    hbk__unpack(out, w->dtype, (const char *)w->data + hbk_dtype_size(w->dtype, at), n);
+    for (hbk_int i = 0; w->dtype == HBK_INT8 && i < n;) { /* each group's scale */
         hbk_int group = (at + i) / w->group, end = HBK__MIN((group + 1) * w->group - at, n);
         float scale;
         memcpy(&scale, (const char *)w->scales + 4 * group, 4);
-        for (; i < end; i++) x[i] = (hbk_real)((float)x[i] * scale);
+        for (; i < end; i++) out[i] = (hbk_real)((float)out[i] * scale);
     }
 }
 
 HBK_DEF void hbk_matrix_unpack(hbk_real *out, const hbk_matrix *w, hbk_int first, hbk_int n)
 {
-    HBK_ASSERT(first >= 0 && n >= 0 && first + n <= w->rows);
-    hbk__unpack(out, w->dtype, hbk__row(w, first), n * w->cols);
-    if (w->dtype == HBK_INT8) hbk__apply_scales(out, w, first * w->cols, n * w->cols);
+    HBK_ASSERT(first >= 0 && n >= 0 && first + n <= w->rows && w->cols % hbk_dtype_block(w->dtype) == 0);
+#ifdef _OPENMP
+#pragma omp parallel for schedule(static) if (n * w->cols > 50000)
+#endif
+    for (hbk_int row = first; row < first + n; row++)
+        hbk__unpack_part(out + (row - first) * w->cols, w, row * w->cols, w->cols);
 }
 
 /* A block of Q8_0: d = max |x| / 127, q = x / d with d as it was before it became a half. */
@@ -6352,30 +6440,36 @@ HBK__CLONES
     HBK__DOT4(hbk__f32_of_bf16(w[i]))
 }
 
-/* y (N, rows) += x W^T for a few rows of x: each row of W is dotted with all of them while it is in
-   cache. Rows of W are shared out among threads. */
+/* y (N, rows) += x W^T for a few rows of x: each row of W is dotted with all of them while it is in cache.
+   Reals and bf16 are read where they lie; of other types a part of the row is unpacked first, so short that
+   it stays in the first cache. Rows of W are shared out among threads. */
 static void hbk__matmul_few(hbk_real *y, const hbk_real *x, const hbk_matrix *w, hbk_int N)
 {
-    hbk_int C = w->cols, O = w->rows;
+    enum { PART = 1024 };
+    bool real = w->dtype == HBK_REAL, bf16 = w->dtype == HBK_BF16 && (uintptr_t)w->data % 2 == 0;
+    hbk_int C = w->cols, O = w->rows, most = real || bf16 ? C : PART;
 #ifdef _OPENMP
 #pragma omp parallel for schedule(static) if (O * C > 20000)
 #endif
     for (hbk_int o = 0; o < O; o++) {
-        const void *row = hbk__row(w, o);
-        const hbk_real *real = (const hbk_real *)row;
-        const uint16_t *half = (const uint16_t *)row;
-        bool bf16 = w->dtype == HBK_BF16;
-        hbk_int n = 0;
-        for (; n + 4 <= N; n += 4) {
-            hbk_real sum[4];
-            if (bf16)
-                hbk__dot4_bf16(sum, x + n * C, C, half, C);
-            else
-                hbk__dot4(sum, x + n * C, C, real, C);
-            for (int k = 0; k < 4; k++) y[(n + k) * O + o] += sum[k];
+        hbk_real part[PART];
+        for (hbk_int c = 0, n; c < C; c += n) {
+            const hbk_real *xc = x + c, *wc = real ? (const hbk_real *)w->data + o * C : part;
+            const uint16_t *half = (const uint16_t *)w->data + o * C;
+            hbk_int k = 0;
+            n = HBK__MIN(most, C - c);
+            if (!real && !bf16) hbk__unpack_part(part, w, o * C + c, n);
+            for (; k + 4 <= N; k += 4) {
+                hbk_real sum[4];
+                if (bf16)
+                    hbk__dot4_bf16(sum, xc + k * C, C, half, n);
+                else
+                    hbk__dot4(sum, xc + k * C, C, wc, n);
+                for (int i = 0; i < 4; i++) y[(k + i) * O + o] += sum[i];
+            }
+            for (; k < N; k++)
+                y[k * O + o] += bf16 ? hbk__dot_bf16(xc + k * C, half, n) : hbk__dot(xc + k * C, wc, n);
         }
-        for (; n < N; n++)
-            y[n * O + o] += bf16 ? hbk__dot_bf16(x + n * C, half, C) : hbk__dot(x + n * C, real, C);
     }
 }
 
@@ -6388,12 +6482,11 @@ static hbk_int hbk__panel_rows(const hbk_matrix *w)
 HBK_DEF void hbk_matmul(hbk_real *y, const hbk_real *x, const hbk_matrix *w, hbk_int N, hbk_real *panel)
 {
     hbk_int C = w->cols, O = w->rows;
-    /* bf16 data may be unaligned in a file; then only the panel path may read it */
-    bool direct = w->dtype == HBK_REAL || (w->dtype == HBK_BF16 && (uintptr_t)w->data % 2 == 0);
+    bool few = N <= 8;
 #ifdef HBK_NO_BLAS
-    direct = false;
+    few = false;
 #endif
-    if (direct && N <= 8) {
+    if (few) {
         hbk__matmul_few(y, x, w, N);
     } else if (w->dtype == HBK_REAL) {
         hbk__gemm(false, true, N, O, C, 1, x, C, (const hbk_real *)w->data, C, 1, y, O);
@@ -6551,6 +6644,7 @@ HBK_DEF void hbk_rms_norm_backward(hbk_real *dx, hbk_real *dw, const hbk_real *d
        x_i' = x_i cos - x_{i+D/2} sin          x_{i+D/2}' = x_{i+D/2} cos + x_i sin
 
    so that q . k depends on the distance of positions alone. A rotation's transpose is the rotation back.
+   Angles are rounded to float, as the models were trained with: at position 2000 that moves logits by 1e-3.
    Meta's files pair (x_{2i}, x_{2i+1}) instead; chapter 12 reorders their rows when loading. */
 
 HBK_DEF void hbk_rope_table(hbk_real *table, const int32_t *pos, const double *inv_freq, hbk_int N, hbk_int D)
@@ -6560,8 +6654,9 @@ HBK_DEF void hbk_rope_table(hbk_real *table, const int32_t *pos, const double *i
 #endif
     for (hbk_int n = 0; n < N; n++)
         for (hbk_int i = 0; i < D / 2; i++) {
-            table[n * D + i] = (hbk_real)cos(pos[n] * inv_freq[i]);
-            table[n * D + D / 2 + i] = (hbk_real)sin(pos[n] * inv_freq[i]);
+            double angle = (double)(float)(pos[n] * inv_freq[i]);
+            table[n * D + i] = (hbk_real)cos(angle);
+            table[n * D + D / 2 + i] = (hbk_real)sin(angle);
         }
 }
 
@@ -7138,6 +7233,14 @@ HBK_DEF void hbk_lora_backward(hbk_real *dx, const hbk_lora *d, hbk_real *dxa, c
     if (dx) hbk__gemm(false, false, N, l->in, R, 1, dxa, R, l->a, l->in, 1, dx, l->in);
 }
 
+HBK_DEF void hbk_lora_merge(hbk_real *out, const hbk_matrix *w, const hbk_lora *l, hbk_int first, hbk_int n)
+{
+    hbk_matrix_unpack(out, w, first, n);
+    if (l)
+        hbk__gemm(false, false, n, l->in, l->rank, l->scale, l->b + first * l->rank, l->rank, l->a, l->in, 1,
+                  out, l->in);
+}
+
 /* ==== 11  MODEL ==============================================================
 
    LLaMA (Touvron et al. 2023): for each layer, on the residual stream x (N, C),
@@ -7196,19 +7299,22 @@ HBK_DEF bool hbk_config_check(const hbk_config *c, hbk_error *err)
 }
 
 /* Inverse frequencies theta^(-2i/D). llama3 slows long wavelengths down by `factor`, keeps short ones, and
-   blends between; source: Llama 3.1's reference code. */
+   blends between; source: Llama 3.1's reference code. In float and step by step as there: a position of some
+   thousands multiplies what the last bit says. */
 static void hbk__rope_frequencies(double *inv_freq, const hbk_config *c)
 {
+    float factor = (float)c->rope_factor, old = (float)c->rope_original_context;
+    float low = (float)c->rope_low_freq_factor, high = (float)c->rope_high_freq_factor;
     for (hbk_int i = 0; i < c->head_dim / 2; i++) {
-        double f = pow(c->rope_theta, -2.0 * (double)i / (double)c->head_dim);
-        double wavelength = 6.283185307179586 / f, old = (double)c->rope_original_context;
-        double low = c->rope_low_freq_factor, high = c->rope_high_freq_factor;
-        if (c->rope_scaling == HBK_ROPE_LINEAR) f /= c->rope_factor;
+        float exponent = (float)(2 * i) / (float)c->head_dim;
+        float f = 1 / (float)pow((double)(float)c->rope_theta, (double)exponent);
+        float wavelength = 6.2831853f / f;
+        if (c->rope_scaling == HBK_ROPE_LINEAR) f /= factor;
         if (c->rope_scaling == HBK_ROPE_LLAMA3 && wavelength >= old / high) {
-            double blend = wavelength > old / low ? 0 : (old / wavelength - low) / (high - low);
-            f = (1 - blend) * f / c->rope_factor + blend * f;
+            float blend = wavelength > old / low ? 0 : (old / wavelength - low) / (high - low);
+            f = (1 - blend) * f / factor + blend * f;
         }
-        inv_freq[i] = f;
+        inv_freq[i] = (double)f;
     }
 }
 
@@ -7986,16 +8092,18 @@ HBK_DEF bool hbk_model_logits(hbk_acts *a, const hbk_model *m, const hbk_batch *
    so they may be unaligned.
 
    llama2.c's .bin has no table, only an order. Its table is made here, in Hugging Face's names, so that
-   one loader serves both. It differs in one thing: rotary positions turn the pairs (2i, 2i+1) of a head,
-   Hugging Face's the pairs (i, i + D/2). Rows of q and k are brought into the latter order, which is why
-   they are copied while everything else stays mapped in its stored type.
+   one loader serves both; a GGUF file's table is read with its names translated. Both differ in one thing:
+   rotary positions turn the pairs (2i, 2i+1) of a head, Hugging Face's the pairs (i, i + D/2). Rows of q and
+   k are brought into the latter order, which is why they are copied while everything else stays mapped in
+   its stored type.
 
    Loaders are tolerant where the public files differ (which copy of tied weights is stored, null or
    absent metadata, where the configuration keeps its rope fields) and strict about everything that would
    give another model silently: a tensor too few, too many or of another shape is an error by name.
 
      12.1 reading safetensors   12.2 writing them     12.3 config.json    12.4 binding a model's tensors
-     12.5 folders               12.6 llama2.c         12.7 saving         12.8 PEFT adapters */
+     12.5 folders               12.6 llama2.c         12.7 GGUF models    12.8 saving
+     12.9 adapters              12.10 merging */
 
 /* ---- 12.1 reading safetensors ----------------------------------------------- */
 
@@ -8011,7 +8119,7 @@ struct hbk_safetensors {
     char *names;                /* each name with its NUL, one after another */
     size_t names_used;
     hbk_int n;
-    bool interleaved; /* llama2.c: rows 2i and 2i+1 of a head of q and k are a pair */
+    bool interleaved; /* llama2.c, GGUF: rows 2i and 2i+1 of a head of q and k are a pair */
 };
 
 typedef struct hbk__st_type {
@@ -8277,20 +8385,21 @@ HBK_DEF const hbk_tensor *hbk_safetensors_find(const hbk_safetensors *s, const c
     return alias ? hbk__st_find(s, alias) : t;
 }
 
-/* The types of a matrix that files may hold. */
+/* The types of a matrix that files may hold: safetensors the first three, GGUF those that it has ids for. */
 static bool hbk__dtype_of(const char *name, hbk_dtype *t)
 {
-    static const char names[3][5] = {"F32", "F16", "BF16"};
-    static const hbk_dtype types[3] = {HBK_F32, HBK_F16, HBK_BF16};
-    for (int i = 0; i < 3; i++) {
-        if (strcmp(name, names[i]) != 0) continue;
-        *t = types[i];
+#define HBK_X(type, text, gguf, block, bytes) #type,
+    static const char names[][5] = {HBK_DTYPES(HBK_X)};
+#undef HBK_X
+    for (int i = 0; i < HBK_DTYPE_COUNT; i++) {
+        if (strcmp(name, names[i]) != 0 || i == HBK_F64 || i == HBK_INT8) continue;
+        *t = (hbk_dtype)i;
         return true;
     }
     return false;
 }
 
-/* A tensor of dtype F32, F16 or BF16 as a matrix. The data are the file's: nothing writes to them. */
+/* A tensor of a type that hbk__dtype_of knows, as a matrix. The data are the file's: nothing writes to it. */
 static hbk_matrix hbk__tensor_matrix(const hbk_tensor *t, hbk_int rows, hbk_int cols)
 {
     /* drops const without -Wcast-qual */
@@ -8305,9 +8414,15 @@ static hbk_matrix hbk__tensor_matrix(const hbk_tensor *t, hbk_int rows, hbk_int 
    time between the matrix and the file: no buffer has the size of the file. It appears under its name
    only after it was synced and its table has passed the checks of 12.1. */
 
+/* Where numbers to write come from: a matrix, and what an adapter adds to it, or NULL. */
+typedef struct hbk__origin {
+    hbk_matrix w;
+    const hbk_lora *lora;
+} hbk__origin;
+
 typedef struct hbk__st_item {
     hbk_tensor t;
-    const hbk_matrix *from; /* the source of the numbers, converted to t.dtype; NULL: t.data as they are */
+    const hbk__origin *from; /* the source of the numbers, converted to t.dtype; NULL: t.data as they are */
 } hbk__st_item;
 
 static int hbk__by_type(const void *a, const void *b)
@@ -8359,7 +8474,7 @@ static bool hbk__st_put(hbk_file *f, const hbk__st_item *item, hbk_allocator *al
     if (!item->from) return hbk_file_put(f, item->t.data, item->t.bytes, err);
     hbk_dtype type = HBK_F32;
     hbk__dtype_of(item->t.dtype, &type);
-    const hbk_matrix *w = item->from;
+    const hbk_matrix *w = &item->from->w;
     hbk_int step = hbk__panel_rows(w);
     hbk_real *x = HBK__NEW(alloc, hbk_real, step * w->cols, err);
     char *packed = x ? (char *)hbk_alloc(alloc, step, hbk_dtype_size(type, w->cols), err) : NULL;
@@ -8367,7 +8482,7 @@ static bool hbk__st_put(hbk_file *f, const hbk__st_item *item, hbk_allocator *al
     bool ok = packed != NULL;
     for (hbk_int row = 0; ok && row < w->rows; row += step) {
         hbk_int n = HBK__MIN(step, w->rows - row) * w->cols, bad = 0;
-        hbk_matrix_unpack(x, w, row, n / w->cols);
+        hbk_lora_merge(x, w, item->from->lora, row, n / w->cols);
         while (bad < n && fabs((double)x[bad]) < limit) bad++; /* false for a NaN, too */
         if (bad < n)
             ok = hbk_fail_at(err, HBK_ERROR_NUMERIC, f->path, 0,
@@ -8404,9 +8519,9 @@ static bool hbk__st_write(hbk_file *f, const hbk__st_item *items, hbk_int n, hbk
     return back && ok;
 }
 
-/* Tensors, and for each the matrix whose numbers it takes (from NULL: its own data), into a file. */
-static bool hbk__tensors_write(const char *path, const hbk_tensor *tensors, const hbk_matrix *from, hbk_int n,
-                               hbk_allocator *alloc, hbk_error *err)
+/* Tensors, and for each the origin of its numbers (from NULL: its own data), into a file. */
+static bool hbk__tensors_write(const char *path, const hbk_tensor *tensors, const hbk__origin *from,
+                               hbk_int n, hbk_allocator *alloc, hbk_error *err)
 {
     hbk_file f;
     hbk__st_item *items = HBK__NEW(alloc, hbk__st_item, n, err);
@@ -8687,7 +8802,7 @@ static bool hbk__config_load(const char *dir, hbk_config *c, hbk_error *err)
     if (!hbk_path(path, dir, "config.json", err)) return false;
     if (!hbk_file_exists(path))
         return hbk_fail_at(err, HBK_ERROR_FILE, path, 0,
-                           "is missing; a model is a Hugging Face folder or a llama2.c .bin");
+                           "is missing; a model is a Hugging Face folder, a GGUF file or a llama2.c .bin");
     json_t *root = hbk_json_read(path, err);
     if (!root) return false;
     f.o = root;
@@ -8719,6 +8834,7 @@ typedef struct hbk__source {
     hbk_safetensors **files;
     hbk_int n_files, room;
     json_t *shard_of; /* weight_map of an index: name to file name; NULL: one file */
+    hbk_gguf *gguf;   /* whose tensors have names of its own; NULL: Hugging Face's */
 } hbk__source;
 
 static void hbk__source_close(hbk__source *s)
@@ -8726,6 +8842,7 @@ static void hbk__source_close(hbk__source *s)
     for (hbk_int i = 0; i < s->n_files; i++) hbk_safetensors_close(s->files[i]);
     hbk_free(s->alloc, s->files);
     json_decref(s->shard_of);
+    hbk_gguf_close(s->gguf);
 }
 
 /* Adds a file, which the source then owns; NULL, from a failed open, fails. */
@@ -8740,6 +8857,39 @@ static bool hbk__source_add(hbk__source *s, hbk_safetensors *file, hbk_error *er
     s->files = (hbk_safetensors **)files;
     s->files[s->n_files++] = file;
     return true;
+}
+
+/* The names of GGUF's tensors: the whole one, or what follows "blk.N." and precedes ".weight" or ".bias". */
+static const char *const hbk__gguf_tensors[][2] = {{HBK__EMBED, "token_embd.weight"},
+                                                   {HBK__HEAD, "output.weight"},
+                                                   {HBK__NORM, "output_norm.weight"},
+                                                   {"input_layernorm", "attn_norm"},
+                                                   {"post_attention_layernorm", "ffn_norm"},
+                                                   {"self_attn.q_proj", "attn_q"},
+                                                   {"self_attn.k_proj", "attn_k"},
+                                                   {"self_attn.v_proj", "attn_v"},
+                                                   {"self_attn.o_proj", "attn_output"},
+                                                   {"mlp.gate_proj", "ffn_gate"},
+                                                   {"mlp.up_proj", "ffn_up"},
+                                                   {"mlp.down_proj", "ffn_down"}};
+
+/* A tensor's GGUF name from Hugging Face's or, with `to` 0, the other way; an unknown name stays. */
+static void hbk__translate(char out[96], const char *name, int to)
+{
+    const char *prefix[2] = {"model.layers.", "blk."};
+    size_t lead = strlen(prefix[!to]), digits;
+    snprintf(out, 96, "%s", name);
+    for (int i = 0; i < 3; i++)
+        if (!strcmp(name, hbk__gguf_tensors[i][!to])) snprintf(out, 96, "%s", hbk__gguf_tensors[i][to]);
+    if (strncmp(name, prefix[!to], lead) != 0) return;
+    digits = strspn(name + lead, "0123456789");
+    const char *part = name + lead + digits + 1, *end = strrchr(name, '.');
+    if (digits < 1 || digits > 9 || part[-1] != '.' || end < part) return;
+    for (int i = 3; i < 12; i++)
+        if (strlen(hbk__gguf_tensors[i][!to]) == (size_t)(end - part) &&
+            !strncmp(part, hbk__gguf_tensors[i][!to], (size_t)(end - part)))
+            snprintf(out, 96, "%s%.*s.%s%.40s", prefix[to], (int)digits, name + lead,
+                     hbk__gguf_tensors[i][to], end);
 }
 
 static const char *hbk__base_name(const char *path)
@@ -8757,6 +8907,11 @@ static const hbk_tensor *hbk__source_find(const hbk__source *s, const char *name
     if (!strcmp(name, HBK__EMBED)) names[1] = HBK__HEAD;
     if (!strcmp(name, HBK__HEAD)) names[1] = HBK__EMBED;
     for (int k = 0; k < 2 && names[k]; k++) {
+        char own[96];
+        if (s->gguf) {
+            hbk__translate(own, names[k], 1);
+            names[k] = own;
+        }
         const char *shard = json_string_value(json_object_get(s->shard_of, names[k]));
         for (hbk_int i = 0; i < s->n_files; i++) {
             if (shard && strcmp(shard, hbk__base_name(s->files[i]->path)) != 0) continue;
@@ -8772,6 +8927,11 @@ static const hbk_tensor *hbk__source_find(const hbk__source *s, const char *name
 static bool hbk__missing(const hbk__source *s, const char *name, hbk_error *err)
 {
     const char *shard = json_string_value(json_object_get(s->shard_of, name));
+    char own[96];
+    if (s->gguf) {
+        hbk__translate(own, name, 1);
+        name = own;
+    }
     return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0, "tensor %s is missing%s%.200s", name,
                        shard ? " from the shard that the index names: " : "", shard ? shard : "");
 }
@@ -8841,7 +9001,8 @@ static bool hbk__check_tensor(const char *path, const hbk_tensor *t, const hbk_m
     hbk_dtype type;
     if (!hbk__dtype_of(t->dtype, &type))
         return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
-                           "tensor %s: type %s is not supported; convert the model to F32, F16 or BF16",
+                           "tensor %s: type %s is not supported; convert the model to F32, F16, BF16 or, in "
+                           "GGUF, Q4_0 to Q6_K",
                            t->name, t->dtype);
     bool vocabulary = p->w && p->slot == HBK_N_SLOTS;
     if (p->vector ? t->n_dims == 1 && t->shape[0] == w->cols
@@ -8872,25 +9033,43 @@ static bool hbk__must_permute(const hbk_safetensors *file, const hbk__place *p)
     return file->interleaved && (p->slot == HBK_Q || p->slot == HBK_K);
 }
 
-/* Whether a tensor cannot stay where it is: norms and biases are reals, floats must be aligned to be read in
-   place, and llama2.c's q and k have their rows in another order. */
-static bool hbk__must_copy(const hbk_safetensors *file, const hbk_tensor *t, const hbk__place *p)
+/* What a tensor needs of the model's block, in reals; 0: it stays where it is. Norms and biases are reals,
+   floats must be aligned to be read in place, and interleaved q and k get their rows in another order: in
+   their stored type, for rows are whole blocks. */
+static hbk_int hbk__copy_reals(const hbk_safetensors *file, const hbk_matrix *t, const hbk__place *p)
 {
-    return p->vector || (!strcmp(t->dtype, "F32") && (uintptr_t)t->data % 4 != 0) ||
-           hbk__must_permute(file, p);
+    hbk_int n = t->rows * t->cols, real = (hbk_int)sizeof(hbk_real);
+    if (p->vector || (t->dtype == HBK_F32 && (uintptr_t)t->data % 4 != 0)) return n;
+    return hbk__must_permute(file, p) ? ((hbk_int)hbk_dtype_size(t->dtype, n) + real - 1) / real : 0;
 }
 
-/* Copies t as reals. Interleaved rows: 2i + s of a head is its row s D/2 + i here. */
-static void hbk__copy_tensor(hbk_real *out, const hbk_matrix *t, bool interleaved, hbk_int D)
+/* The row here of an interleaved row: 2i + s of a head is its row s D/2 + i; or, `back`, the other way. */
+static hbk_int hbk__half_split(hbk_int row, hbk_int D, bool back)
 {
-    if (!interleaved) {
-        hbk_matrix_unpack(out, t, 0, t->rows);
-        return;
+    hbk_int head = row / D * D, r = row % D;
+    return head + (back ? r % (D / 2) * 2 + r / (D / 2) : r % 2 * (D / 2) + r / 2);
+}
+
+/* Copies t into the model's block at out, and leads t there. */
+static void hbk__copy_tensor(hbk_real *out, hbk_matrix *t, const hbk_safetensors *file, const hbk__place *p,
+                             hbk_int D)
+{
+    size_t bytes = hbk_dtype_size(t->dtype, t->cols);
+    bool permute = hbk__must_permute(file, p), same = permute && !p->vector;
+    hbk_matrix to = *t;
+    if (p->vector && permute) { /* a bias: its elements are what its matrix's rows are */
+        to.rows = t->cols;
+        to.cols = t->rows;
     }
-    for (hbk_int row = 0; row < t->rows; row++) {
-        hbk_int head = row / D * D, r = row % D, to = head + r % 2 * (D / 2) + r / 2;
-        hbk_matrix_unpack(out + to * t->cols, t, row, 1);
+    for (hbk_int row = 0; row < to.rows; row++) {
+        hbk_int place = permute ? hbk__half_split(row, D, false) : row;
+        if (same)
+            memcpy((char *)out + (size_t)place * bytes, (const char *)to.data + (size_t)row * bytes, bytes);
+        else
+            hbk_matrix_unpack(out + place * to.cols, &to, row, 1);
     }
+    t->data = out;
+    if (!same) t->dtype = HBK_REAL;
 }
 
 /* Left out by right: tables that old files hold beside the weights, of rotary angles and the causal mask. */
@@ -8909,8 +9088,10 @@ static bool hbk__check_strangers(hbk_model *m, const hbk__source *src, hbk_error
     for (hbk_int i = 0; i < src->n_files; i++)
         for (hbk_int k = 0; k < src->files[i]->n; k++) {
             const char *name = src->files[i]->tensors[k].name;
+            char known[96];
             hbk__place p;
-            if (hbk__place_of(m, name, &p) || hbk__is_buffer(name)) continue;
+            if (src->gguf) hbk__translate(known, name, 0);
+            if (hbk__place_of(m, src->gguf ? known : name, &p) || hbk__is_buffer(name)) continue;
             bool bias = p.slot < HBK_N_SLOTS && strstr(name, "_proj.bias") != NULL;
             return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, src->files[i]->path, 0,
                                "tensor %.200s: a LLaMA of %lld layers%s has no such weight", name,
@@ -8935,7 +9116,8 @@ static bool hbk__bind(hbk_model *m, hbk__source *src, hbk_error *err)
         if (!t) return hbk__missing(src, name, err);
         if (!hbk__place_of(m, name, &p) || !hbk__check_tensor(file->path, t, &w, &p, &m->config, err))
             return false;
-        if (hbk__must_copy(file, t, &p)) copied += w.rows * w.cols;
+        hbk_matrix stored = hbk__tensor_matrix(t, w.rows, w.cols);
+        copied += hbk__copy_reals(file, &stored, &p);
     }
     if (!hbk__check_strangers(m, src, err)) return false;
     m->values = HBK__NEW(m->alloc, hbk_real, copied, err);
@@ -8946,13 +9128,11 @@ static bool hbk__bind(hbk_model *m, hbk__source *src, hbk_error *err)
         const hbk_tensor *t = hbk__source_find(src, name, &file);
         hbk_matrix stored = hbk__tensor_matrix(t, w.rows, w.cols);
         hbk__place_of(m, name, &p);
-        if (hbk__must_copy(file, t, &p)) {
-            hbk__copy_tensor(at, &stored, hbk__must_permute(file, &p), m->config.head_dim);
-            if (p.vector) *p.vector = at;
-            stored = hbk__matrix(w.rows, w.cols, at);
-            at += w.rows * w.cols;
-        }
+        hbk_int reals = hbk__copy_reals(file, &stored, &p);
+        if (reals) hbk__copy_tensor(at, &stored, file, &p, m->config.head_dim);
+        if (p.vector) *p.vector = at;
         if (p.w) *p.w = stored;
+        at += reals;
     }
     if (m->config.tied) m->head = m->embed;
     for (hbk_int i = 0; i < src->n_files; i++) {
@@ -9057,7 +9237,7 @@ static bool hbk__check_claims(const hbk__source *s, const hbk_config *c, hbk_err
     }
     if (c->dim <= bytes && c->head_dim <= bytes) return true;
     return hbk_fail_at(err, HBK_ERROR_SHAPE, s->path, 0,
-                       "config.json asks for hidden_size %lld, head_dim %lld: the files are smaller",
+                       "the configuration asks for width %lld, head_dim %lld: the files are smaller",
                        (long long)c->dim, (long long)c->head_dim);
 }
 
@@ -9134,7 +9314,8 @@ static bool hbk__llama2c_header(const hbk_safetensors *s, hbk_config *c, int *ve
     c->n_eos = 1;
     if (hbk_config_check(c, NULL)) return true;
     return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0,
-                       "is no model: expected a llama2.c .bin, or a folder with config.json and safetensors");
+                       "is no model: expected a GGUF file, a llama2.c .bin, or a folder with config.json and "
+                       "safetensors");
 }
 
 /* The second test of version 0, and the bounds check of both: after it, no tensor can leave the file. */
@@ -9194,11 +9375,10 @@ static hbk_model *hbk__load_llama2c(hbk__source *src, hbk_error *err)
     hbk_safetensors *s = src->files[0];
     const unsigned char *p = s->map.data;
     memset(&c, 0, sizeof c);
-    if (s->map.size > 8 && (!memcmp(p, "GGUF", 4) || !memcmp(p, "PK\3\4", 4) || p[8] == '{')) {
+    if (s->map.size > 8 && (!memcmp(p, "PK\3\4", 4) || p[8] == '{')) {
         hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, src->path, 0, "%s",
-                    p[0] == 'G'   ? "GGUF models cannot be loaded"
-                    : p[8] == '{' ? "is a safetensors file: name the folder that holds it and config.json"
-                                  : "is a PyTorch checkpoint: save it as safetensors first");
+                    p[8] == '{' ? "is a safetensors file: name the folder that holds it and config.json"
+                                : "is a PyTorch checkpoint: save it as safetensors first");
         return NULL;
     }
     if (!hbk__llama2c_header(s, &c, &version, &start, err) ||
@@ -9208,6 +9388,302 @@ static hbk_model *hbk__load_llama2c(hbk__source *src, hbk_error *err)
     if (!m || hbk__llama2c_table(s, m, version, start, err)) return m;
     hbk_model_free(m);
     return NULL;
+}
+
+/* ---- 12.7 GGUF models -------------------------------------------------------
+
+   llama.cpp's container (chapter 6) holds configuration, tokenizer and tensors. Its tensors have names of
+   their own, and q and k in llama2.c's order; of the rotary scalings, "linear" is a key, and Llama 3's is a
+   tensor of divisors, rope_freqs.weight. The divisors are traced back to Llama 3's four numbers, which is
+   what a config.json, and another training run, can be given; the trace is held against every divisor. */
+
+#define HBK__GGUF_ROPE   "rope_freqs.weight"
+#define HBK__GGUF_LLAMA3 "humpback.rope_scaling" /* f32: factor, low and high frequency factor, old context */
+
+typedef struct hbk__gguf_fields {
+    const hbk_gguf *g;
+    hbk_error *err;
+    bool ok; /* the first failure sticks */
+} hbk__gguf_fields;
+
+/* A size: a number, or one and the same number for every layer. Absent: `absent`, an error if that is -1. */
+static hbk_int hbk__gguf_size(hbk__gguf_fields *f, const char *key, hbk_int absent)
+{
+    hbk_int x = absent, next = 0;
+    const hbk_gguf_value *v = hbk_gguf_find(f->g, key);
+    if (!f->ok) return absent;
+    if (!v && absent < 0)
+        f->ok = hbk_fail_at(f->err, HBK_ERROR_FORMAT, f->g->path, 0, "key %s is missing", key);
+    else if (!v || !v->is_array || v->n < 1 || !hbk_gguf_int_at(v, 0, &x))
+        f->ok = hbk_gguf_int(f->g, key, &x, f->err);
+    for (hbk_int i = 1; v && v->is_array && f->ok && i < v->n; i++)
+        if (!hbk_gguf_int_at(v, i, &next) || next != x)
+            f->ok = hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->g->path, 0,
+                                "key %s: its layers differ, which is not supported", key);
+    return x;
+}
+
+static double hbk__gguf_number_of(hbk__gguf_fields *f, const char *key, double absent)
+{
+    f->ok = f->ok && hbk_gguf_real(f->g, key, &absent, f->err);
+    return absent;
+}
+
+/* Refuses a key whose value is not `only`. */
+static void hbk__gguf_refuse(hbk__gguf_fields *f, const char *key, const char *only, const char *remedy)
+{
+    const char *s = only;
+    size_t n = strlen(only);
+    f->ok = f->ok && hbk_gguf_string(f->g, key, &s, &n, f->err);
+    if (!f->ok || (n == strlen(only) && !memcmp(s, only, n))) return;
+    f->ok = hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->g->path, 0,
+                        "key %s: \"%.*s\" is not supported, only \"%s\"%s", key, (int)HBK__MIN(n, 60), s,
+                        only, remedy);
+}
+
+/* Keys that would change the numbers; `idle` is the value with which they do not. */
+static void hbk__gguf_refuse_numbers(hbk__gguf_fields *f)
+{
+    static const struct {
+        char key[40];
+        double idle;
+    } keys[] = {{"llama.expert_count", 0},
+                {"llama.expert_used_count", 0},
+                {"llama.attention.sliding_window", 0},
+                {"llama.attention.clamp_kqv", 0},
+                {"llama.attention.max_alibi_bias", 0},
+                {"llama.attention.scale", 0},
+                {"llama.logit_scale", 0},
+                {"llama.residual_scale", 0},
+                {"llama.embedding_scale", 0},
+                {"llama.attn_logit_softcapping", 0},
+                {"llama.final_logit_softcapping", 0},
+                {"llama.rope.scaling.attn_factor", 1}};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        double x = hbk__gguf_number_of(f, keys[i].key, keys[i].idle);
+        if (f->ok && x != keys[i].idle)
+            f->ok = hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->g->path, 0, "key %s: %g is not supported",
+                                keys[i].key, x);
+    }
+}
+
+/* A token id; absent, or the -1 that some writers put down, gives `absent`. */
+static int32_t hbk__gguf_id(hbk__gguf_fields *f, const char *key, int32_t absent, hbk_int vocab_size)
+{
+    hbk_int id = -1;
+    f->ok = f->ok && hbk_gguf_int(f->g, key, &id, f->err);
+    if (!f->ok || id == -1 || id == UINT32_MAX) return absent;
+    if (id >= 0 && id < vocab_size) return (int32_t)id;
+    f->ok = hbk_fail_at(f->err, HBK_ERROR_RANGE, f->g->path, 0,
+                        "key %s: is %lld, expected an id below the vocabulary's size %lld", key,
+                        (long long)id, (long long)vocab_size);
+    return absent;
+}
+
+/* bos, and all that ends a text: eos, and the end of a turn or a message. SentencePiece's 1 and 2 stand where
+   its vocabularies, the oldest files, name none. */
+static void hbk__gguf_ids(hbk__gguf_fields *f, hbk_config *c)
+{
+    static const char *const ends[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
+                                       "tokenizer.ggml.eom_token_id"};
+    const char *model = "";
+    size_t n = 0;
+    f->ok = f->ok && hbk_gguf_string(f->g, "tokenizer.ggml.model", &model, &n, f->err);
+    bool spm = n == 5 && !memcmp(model, "llama", 5) && c->vocab_size > 2;
+    c->bos = hbk__gguf_id(f, "tokenizer.ggml.bos_token_id", spm ? 1 : -1, c->vocab_size);
+    for (int i = 0; i < 3; i++) {
+        int32_t id = hbk__gguf_id(f, ends[i], spm && i == 0 ? 2 : -1, c->vocab_size);
+        bool fresh = id >= 0;
+        for (hbk_int k = 0; k < c->n_eos; k++) fresh = fresh && c->eos[k] != id;
+        if (fresh) c->eos[c->n_eos++] = id;
+    }
+}
+
+/* The vocabulary is as large as the embedding; keys that say otherwise belong to another model. */
+static void hbk__gguf_vocabulary(hbk__gguf_fields *f, hbk_config *c)
+{
+    const hbk_gguf_tensor *embed = hbk_gguf_tensor_find(f->g, "token_embd.weight");
+    const hbk_gguf_value *tokens;
+    if (!f->ok || !(f->ok = hbk_gguf_array(f->g, "tokenizer.ggml.tokens", HBK_GGUF_STRING, &tokens, f->err)))
+        return;
+    if (!embed || embed->n_dims != 2) {
+        f->ok = hbk_fail_at(f->err, HBK_ERROR_FORMAT, f->g->path, 0, "tensor token_embd.weight is %s",
+                            embed ? "no matrix" : "missing; is it a vocabulary without a model?");
+        return;
+    }
+    c->vocab_size = embed->shape[0];
+    hbk_int size = hbk__gguf_size(f, "llama.vocab_size", c->vocab_size);
+    bool differ = size != c->vocab_size;
+    if (f->ok && (differ || (tokens && tokens->n != c->vocab_size)))
+        f->ok = hbk_fail_at(f->err, HBK_ERROR_SHAPE, f->g->path, 0,
+                            "key %s: speaks of %lld tokens, but tensor token_embd.weight has %lld rows",
+                            differ ? "llama.vocab_size" : "tokenizer.ggml.tokens",
+                            (long long)(differ ? size : tokens->n), (long long)c->vocab_size);
+}
+
+static bool hbk__gguf_shape(hbk__gguf_fields *f, hbk_config *c)
+{
+    c->n_layers = hbk__gguf_size(f, "llama.block_count", -1);
+    c->context_length = hbk__gguf_size(f, "llama.context_length", -1);
+    c->dim = hbk__gguf_size(f, "llama.embedding_length", -1);
+    c->ffn_dim = hbk__gguf_size(f, "llama.feed_forward_length", -1);
+    c->n_heads = hbk__gguf_size(f, "llama.attention.head_count", -1);
+    c->n_kv_heads = hbk__gguf_size(f, "llama.attention.head_count_kv", c->n_heads);
+    hbk_int whole = c->n_heads > 0 && c->dim % c->n_heads == 0 ? c->dim / c->n_heads : -1;
+    c->head_dim = hbk__gguf_size(f, "llama.attention.key_length", whole);
+    hbk_int value = hbk__gguf_size(f, "llama.attention.value_length", c->head_dim);
+    hbk_int turned = hbk__gguf_size(f, "llama.rope.dimension_count", c->head_dim);
+    if (f->ok && (value != c->head_dim || turned != c->head_dim))
+        f->ok = hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->g->path, 0,
+                            "key llama.%s: is %lld, not the %lld of a head's keys, which is not supported",
+                            value != c->head_dim ? "attention.value_length" : "rope.dimension_count",
+                            (long long)(value != c->head_dim ? value : turned), (long long)c->head_dim);
+    c->rms_norm_eps = hbk__gguf_number_of(f, "llama.attention.layer_norm_rms_epsilon", -1);
+    if (f->ok && c->rms_norm_eps < 0)
+        f->ok = hbk_fail_at(f->err, HBK_ERROR_FORMAT, f->g->path, 0,
+                            "key llama.attention.layer_norm_rms_epsilon is missing or negative");
+    c->rope_theta = hbk__gguf_number_of(f, "llama.rope.freq_base", 10000);
+    hbk__gguf_vocabulary(f, c);
+    c->tied = !hbk_gguf_tensor_find(f->g, "output.weight");
+    for (int s = 0; s < HBK_N_SLOTS; s++) {
+        char name[96];
+        snprintf(name, sizeof name, "blk.0.%s.bias", hbk__gguf_tensors[5 + s][1]);
+        if (hbk_gguf_tensor_find(f->g, name)) c->biases |= 1u << s;
+    }
+    return f->ok;
+}
+
+/* Linear scaling, by its key or the older one. Without a type, a factor means linear. */
+static void hbk__gguf_linear(hbk__gguf_fields *f, hbk_config *c)
+{
+    const char *type = "linear";
+    size_t n = 6;
+    double factor = hbk__gguf_number_of(f, "llama.rope.scaling.factor", 0);
+    if (factor == 0) factor = hbk__gguf_number_of(f, "llama.rope.scale_linear", 0);
+    f->ok = f->ok && hbk_gguf_string(f->g, "llama.rope.scaling.type", &type, &n, f->err);
+    if (!f->ok || (n == 4 && !memcmp(type, "none", 4))) return;
+    hbk__gguf_refuse(f, "llama.rope.scaling.type", "linear", " and \"none\"");
+    if (f->ok && !(factor >= 0 && factor < 1e9))
+        f->ok = hbk_fail_at(f->err, HBK_ERROR_FORMAT, f->g->path, 0,
+                            "key llama.rope.scaling.factor: is %g, expected a factor above 0", factor);
+    if (!f->ok || factor == 0 || factor == 1) return;
+    c->rope_scaling = HBK_ROPE_LINEAR;
+    c->rope_factor = factor;
+}
+
+/* Whether Llama 3's scaling with these numbers divides as the table does. */
+static bool hbk__is_llama3(const hbk_config *c, const hbk_real *divisors, double *plain, double *scaled)
+{
+    hbk_config base = *c;
+    base.rope_scaling = HBK_ROPE_DEFAULT;
+    hbk__rope_frequencies(plain, &base);
+    hbk__rope_frequencies(scaled, c);
+    for (hbk_int i = 0; i < c->head_dim / 2; i++)
+        if (!(fabs(plain[i] / scaled[i] / (double)divisors[i] - 1) < 1e-5)) return false;
+    return true;
+}
+
+/* The four numbers behind a table of divisors: those that a file of ours tells, or else Llama 3's own, with
+   the largest divisor as factor and a power of two as the old context. */
+static bool hbk__gguf_trace(hbk__gguf_fields *f, hbk_config *c, const hbk_real *divisors, double *room)
+{
+    const hbk_gguf_value *own;
+    double *scaled = room + c->head_dim / 2, most = 1;
+    for (hbk_int i = 0; i < c->head_dim / 2; i++) {
+        if (!(divisors[i] > 0))
+            return hbk_fail_at(f->err, HBK_ERROR_FORMAT, f->g->path, 0,
+                               "tensor " HBK__GGUF_ROPE ": holds %g, expected divisors above 0",
+                               (double)divisors[i]);
+        most = HBK__MAX(most, (double)divisors[i]);
+    }
+    if (!hbk_gguf_array(f->g, HBK__GGUF_LLAMA3, HBK_GGUF_F32, &own, f->err)) return false;
+    c->rope_scaling = HBK_ROPE_LLAMA3;
+    for (hbk_int old = own && own->n == 4 ? 4 : 8; old <= (hbk_int)1 << 30; old *= 2) {
+        double x[4] = {most, 1, 4, (double)old};
+        for (hbk_int i = 0; i < 4 && old == 4; i++) hbk_gguf_real_at(own, i, &x[i]);
+        c->rope_factor = x[0];
+        c->rope_low_freq_factor = x[1];
+        c->rope_high_freq_factor = x[2];
+        c->rope_original_context = x[3] >= 1 && x[3] < 1e15 ? (hbk_int)x[3] : 1;
+        if (x[0] > 0 && x[1] > 0 && x[2] > x[1] && hbk__is_llama3(c, divisors, room, scaled)) return true;
+    }
+    return hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->g->path, 0,
+                       "tensor " HBK__GGUF_ROPE ": its divisors are not those of Llama 3's scaling, which "
+                       "alone is supported");
+}
+
+static bool hbk__gguf_rope(hbk__gguf_fields *f, hbk_config *c, hbk_allocator *alloc)
+{
+    const hbk_gguf_tensor *t = hbk_gguf_tensor_find(f->g, HBK__GGUF_ROPE);
+    c->rope_factor = c->rope_low_freq_factor = c->rope_high_freq_factor = 1;
+    c->rope_original_context = c->context_length;
+    hbk__gguf_linear(f, c);
+    if (!f->ok || !t) return f->ok;
+    if (c->rope_scaling == HBK_ROPE_LINEAR || strcmp(t->type, "F32") != 0 ||
+        t->bytes != 4 * (size_t)(c->head_dim / 2))
+        return hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->g->path, 0,
+                           "tensor " HBK__GGUF_ROPE ": expected %lld divisors in F32, and no other scaling",
+                           (long long)(c->head_dim / 2));
+    hbk_real *divisors = HBK__NEW(alloc, hbk_real, c->head_dim / 2, f->err);
+    double *room = divisors ? HBK__NEW(alloc, double, c->head_dim, f->err) : NULL;
+    if (room) hbk__unpack(divisors, HBK_F32, t->data, c->head_dim / 2);
+    bool ok = room && hbk__gguf_trace(f, c, divisors, room);
+    hbk_free(alloc, room);
+    hbk_free(alloc, divisors);
+    return ok;
+}
+
+static bool hbk__gguf_config(const hbk_gguf *g, hbk_config *c, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk__gguf_fields f = {g, err, true};
+    if (!hbk_gguf_find(g, "general.architecture"))
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, g->path, 0, "key general.architecture is missing");
+    hbk__gguf_refuse(&f, "general.type", "model", "; an adapter is opened as an adapter, beside its model");
+    hbk__gguf_refuse(&f, "general.architecture", "llama", "");
+    hbk__gguf_refuse_numbers(&f);
+    if (!f.ok || !hbk__gguf_shape(&f, c) || !hbk_config_check(c, err)) return false;
+    hbk__gguf_ids(&f, c);
+    return f.ok && hbk__gguf_rope(&f, c, alloc);
+}
+
+/* One file's tensors as binding wants them, all but the table of divisors; the mapping goes over. */
+static hbk_safetensors *hbk__gguf_table(hbk_gguf *g, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_safetensors *s = HBK__NEW(alloc, hbk_safetensors, 1, err);
+    if (!s) return NULL;
+    s->alloc = alloc;
+    s->interleaved = true;
+    memcpy(s->path, g->path, sizeof s->path);
+    if (!hbk__st_reserve(s, g->n_own, g->n_own * (HBK__GGUF_TENSOR_MAX + 1), err)) {
+        hbk_safetensors_close(s);
+        return NULL;
+    }
+    for (hbk_int i = 0; i < g->n_own; i++) {
+        const hbk_gguf_tensor *from = &g->own[i];
+        if (!strcmp(from->name, HBK__GGUF_ROPE)) continue;
+        hbk_tensor *t = hbk__st_add(s, from->name);
+        snprintf(t->dtype, sizeof t->dtype, "%s", from->type);
+        t->n_dims = from->n_dims;
+        t->n_elements = 1;
+        for (hbk_int k = 0; k < t->n_dims; k++) t->n_elements *= t->shape[k] = from->shape[k];
+        t->data = from->data;
+        t->bytes = from->bytes;
+    }
+    hbk__st_sort(s);
+    s->map = g->map;
+    g->map.data = NULL;
+    return s;
+}
+
+static hbk_model *hbk__load_gguf(hbk__source *src, hbk_error *err)
+{
+    hbk_config c;
+    memset(&c, 0, sizeof c);
+    hbk_gguf *g = src->gguf = hbk_gguf_open(src->path, src->alloc, err);
+    if (!g || !hbk__gguf_config(g, &c, src->alloc, err)) return NULL;
+    for (hbk_int i = -1; i < g->n_rest; i++)
+        if (!hbk__source_add(src, hbk__gguf_table(i < 0 ? g : g->rest[i], src->alloc, err), err)) return NULL;
+    return hbk__check_claims(src, &c, err) ? hbk__model_new(&c, src->alloc, err) : NULL;
 }
 
 static bool hbk__no_such_model(const char *path, hbk_error *err)
@@ -9227,7 +9703,9 @@ HBK_DEF hbk_model *hbk_model_load(const char *path, hbk_allocator *alloc, hbk_er
     memset(&src, 0, sizeof src);
     src.path = path;
     src.alloc = alloc;
-    hbk_model *m = hbk_dir_exists(path) ? hbk__load_folder(&src, err) : hbk__load_llama2c(&src, err);
+    hbk_model *m = hbk_dir_exists(path) ? hbk__load_folder(&src, err)
+                   : hbk__is_gguf(path) ? hbk__load_gguf(&src, err)
+                                        : hbk__load_llama2c(&src, err);
     if (m && !hbk__bind(m, &src, err)) {
         hbk_model_free(m);
         m = NULL;
@@ -9236,7 +9714,7 @@ HBK_DEF hbk_model *hbk_model_load(const char *path, hbk_allocator *alloc, hbk_er
     return m;
 }
 
-/* ---- 12.7 saving ------------------------------------------------------------ */
+/* ---- 12.8 saving ------------------------------------------------------------ */
 
 static const char *hbk__st_type_name(hbk_dtype t)
 {
@@ -9302,6 +9780,27 @@ static bool hbk__config_save(const hbk_config *c, const char *dir, hbk_dtype t, 
                err);
 }
 
+/* What the adapter adds to the tensor of this name, or NULL. */
+static const hbk_lora *hbk__tensor_lora(const hbk_adapter *a, const char *name)
+{
+    hbk_int layer = 0;
+    hbk_slot slot;
+    if (!a) return NULL;
+    if (!strcmp(name, HBK__HEAD)) return hbk__head_lora(a);
+    const char *rest = hbk__after_slot(hbk__after_layer(name, &layer), &slot);
+    return rest && !strcmp(rest, ".weight") ? hbk__lora_of(a, layer, slot) : NULL;
+}
+
+/* The model as it is to be merged: under an adapter of the head, a head that is the embedding becomes a
+   matrix of its own. Borrows everything. */
+static hbk_model hbk__merge_view(const hbk_model *m, const hbk_adapter *a)
+{
+    hbk_model view = *m;
+    HBK_ASSERT(!a || a->n_layers == m->config.n_layers);
+    if (hbk__head_lora(a)) view.config.tied = false;
+    return view;
+}
+
 /* A model with m's weights in which a group that has one bias has all: those that m lacks are zero (other
    files give q, k and v alone a bias). Free its layers, and *zeros. */
 static bool hbk__whole_groups(hbk_model *whole, const hbk_model *m, hbk_real **zeros, hbk_error *err)
@@ -9321,10 +9820,11 @@ static bool hbk__whole_groups(hbk_model *whole, const hbk_model *m, hbk_real **z
     return whole->layers != NULL;
 }
 
-HBK_DEF bool hbk_model_save(const hbk_model *m, const char *dir, hbk_dtype t, hbk_error *err)
+HBK_DEF bool hbk_model_save_merged(const hbk_model *m, const hbk_adapter *a, const char *dir, hbk_dtype t,
+                                   hbk_error *err)
 {
     char path[512], name[96];
-    hbk_model whole;
+    hbk_model view = hbk__merge_view(m, a), whole;
     hbk_real *zeros;
     hbk_int n = 0;
     hbk_matrix w;
@@ -9332,20 +9832,21 @@ HBK_DEF bool hbk_model_save(const hbk_model *m, const char *dir, hbk_dtype t, hb
         return hbk_fail(err, HBK_ERROR_OPTION, "a model is saved as f32, f16 or bf16, not as %s",
                         hbk_dtype_name(t));
     if (!hbk_dir_make(dir, err) || !hbk_path(path, dir, "model.safetensors", err)) return false;
-    bool ok = hbk__whole_groups(&whole, m, &zeros, err);
+    bool ok = hbk__whole_groups(&whole, &view, &zeros, err);
     while (ok && hbk_tensor_at(&whole, n, name, &w)) n++;
     hbk_tensor *tensors = ok ? HBK__NEW(m->alloc, hbk_tensor, n, err) : NULL;
-    hbk_matrix *from = tensors ? HBK__NEW(m->alloc, hbk_matrix, n, err) : NULL;
+    hbk__origin *from = tensors ? HBK__NEW(m->alloc, hbk__origin, n, err) : NULL;
     char *names = from ? HBK__NEW(m->alloc, char, 96 * n, err) : NULL;
     for (hbk_int i = 0; names && i < n; i++) {
         hbk__place p;
-        hbk_tensor_at(&whole, i, names + 96 * i, &from[i]);
+        hbk_tensor_at(&whole, i, names + 96 * i, &from[i].w);
+        from[i].lora = hbk__tensor_lora(a, names + 96 * i);
         bool vector = hbk__place_at(&whole, i, &p, names + 96 * i) && p.vector;
         tensors[i].name = names + 96 * i;
         snprintf(tensors[i].dtype, sizeof tensors[i].dtype, "%s", hbk__st_type_name(t));
         tensors[i].n_dims = vector ? 1 : 2;
-        tensors[i].shape[0] = vector ? from[i].cols : from[i].rows;
-        tensors[i].shape[1] = vector ? 0 : from[i].cols;
+        tensors[i].shape[0] = vector ? from[i].w.cols : from[i].w.rows;
+        tensors[i].shape[1] = vector ? 0 : from[i].w.cols;
     }
     ok = names && hbk__tensors_write(path, tensors, from, n, m->alloc, err);
     hbk_free(m->alloc, names);
@@ -9353,221 +9854,555 @@ HBK_DEF bool hbk_model_save(const hbk_model *m, const char *dir, hbk_dtype t, hb
     hbk_free(m->alloc, tensors);
     hbk_free(m->alloc, whole.layers);
     hbk_free(m->alloc, zeros);
-    return ok && hbk__config_save(&m->config, dir, t, err);
+    return ok && hbk__config_save(&view.config, dir, t, err);
 }
 
-/* ---- 12.8 PEFT adapters -----------------------------------------------------
+HBK_DEF bool hbk_model_save(const hbk_model *m, const char *dir, hbk_dtype t, hbk_error *err)
+{
+    return hbk_model_save_merged(m, NULL, dir, t, err);
+}
+
+/* ---- 12.9 adapters ------------------------------------------------------------
+
+   PEFT, adapter_model.safetensors beside adapter_config.json:
 
        base_model.model.model.layers.N.self_attn.q_proj.lora_A.weight  (rank, in)
        base_model.model.model.layers.N.self_attn.q_proj.lora_B.weight  (out, rank)
+       base_model.model.lm_head.lora_A.weight ...
 
-   What is adapted is what the file holds tensors for; the configuration adds alpha, and everything in it
-   that would change the result and is not supported is refused by name. Every tensor must find its place
-   and every adapted projection both its tensors: an adapter that matches nothing would load, and the base
-   model would answer in its stead. */
+   MLX, adapters.safetensors, whose configuration holds the scale itself:
 
-/* The layer, the projection and the half (0: A, 1: B) that a name speaks of. */
-static bool hbk__lora_name(const char *name, hbk_int *layer, hbk_slot *slot, int *half)
+       model.layers.N.self_attn.q_proj.lora_a  (in, rank)
+       model.layers.N.self_attn.q_proj.lora_b  (rank, out)
+
+   What is adapted, and with which rank, is what the file holds tensors for. The configuration says it once
+   more, in r, rank_pattern, target_modules, layers_to_transform and exclude_modules, some of it as regular
+   expressions: lists are held against the tensors, expressions are not needed. What it alone says is alpha,
+   by module, and everything in it that would change the result and is not supported is refused by name.
+   Every tensor must find its place and every adapted projection both its tensors: an adapter that matches
+   nothing would load, and the base model would answer in its stead. */
+
+/* An adapter's two files while they are read. */
+typedef struct hbk__adapter_file {
+    char config_path[512];
+    json_t *config;
+    const json_t *targets, *layers; /* lists that claim what is adapted; targets NULL: none that can be read */
+    bool mlx, all_linear, excludes, rslora;
+    double alpha; /* of MLX: the scale */
+    const hbk_model *base;
+    hbk_safetensors *s;
+    hbk_int n;                /* projections that could be adapted, the head last */
+    const hbk_tensor **found; /* (n, 2) A and B */
+    hbk_allocator *alloc;
+} hbk__adapter_file;
+
+static void hbk__adapter_close(hbk__adapter_file *f)
 {
-    const char *s = hbk__after_slot(hbk__after_layer(hbk__after(name, "base_model.model."), layer), slot);
-    const char *a = hbk__after(s, ".lora_A"), *b = hbk__after(s, ".lora_B");
-    *half = b != NULL;
-    s = a ? a : b;
-    const char *plain = hbk__after(s, ".default"); /* a raw state_dict keeps the adapter's name */
-    return s && !strcmp(plain ? plain : s, ".weight");
+    hbk_free(f->alloc, f->found);
+    hbk_safetensors_close(f->s);
+    json_decref(f->config);
 }
 
-/* Whether t fits half `half` of a projection (out, in), and with what rank. */
-static bool hbk__check_lora(const char *path, const hbk_tensor *t, const hbk_config *c, hbk_int layer,
-                            hbk_slot slot, int half, hbk_error *err)
+/* The module of number i of a model's projections: "model.layers.3.mlp.up_proj", "lm_head". */
+static void hbk__module_name(char name[64], hbk_int i, hbk_int n_layers)
 {
-    hbk_int out, in;
-    hbk_dtype type;
-    if (layer >= c->n_layers)
-        return hbk_fail_at(err, HBK_ERROR_SHAPE, path, 0,
-                           "tensor %s: the model has %lld layers; is this the adapter of another base?",
-                           t->name, (long long)c->n_layers);
-    if (!hbk__dtype_of(t->dtype, &type))
-        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0, "tensor %s: type %s is not supported",
-                           t->name, t->dtype);
-    hbk__slot_shape(c, slot, &out, &in);
-    if (t->n_dims == 2 && t->shape[!half] == (half ? out : in)) return true;
-    char got[192];
-    hbk__shape_text(got, t);
-    return hbk_fail_at(err, HBK_ERROR_SHAPE, path, 0,
-                       "tensor %s: shape %s, expected %s%lld%s; is this the adapter of another base?",
-                       t->name, got, half ? "(" : "(rank,", (long long)(half ? out : in),
-                       half ? ",rank)" : ")");
-}
-
-/* Sorts the file's tensors into found[(layer * HBK_N_SLOTS + slot) * 2 + half]. */
-static bool hbk__adapter_collect(const hbk_safetensors *s, const hbk_config *c, const hbk_tensor **found,
-                                 hbk_int *rank, unsigned *targets, hbk_error *err)
-{
-    *targets = 0;
-    for (hbk_int i = 0; i < s->n; i++) {
-        const hbk_tensor *t = &s->tensors[i];
-        hbk_int layer = 0;
-        hbk_slot slot;
-        int half;
-        if (!hbk__lora_name(t->name, &layer, &slot, &half))
-            return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, s->path, 0, "tensor %.200s: %s", t->name,
-                               hbk__after(t->name, "base_model.model.")
-                                   ? "is not lora_A or lora_B of one of the seven projections: not supported"
-                                   : "PEFT's names begin with base_model.model.: rename the tensors");
-        if (!hbk__check_lora(s->path, t, c, layer, slot, half, err)) return false;
-        if (i == 0) *rank = t->shape[half];
-        if (t->shape[half] != *rank)
-            return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, s->path, 0,
-                               "tensor %s: rank %lld, but %lld elsewhere: one rank for all is supported",
-                               t->name, (long long)t->shape[half], (long long)*rank);
-        const hbk_tensor **place = &found[(layer * HBK_N_SLOTS + slot) * 2 + half];
-        if (*place)
-            return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0, "tensors %s and %s are one and the same",
-                               t->name, (*place)->name);
-        *place = t;
-        *targets |= 1u << slot;
-    }
-    if (*targets) return true;
-    return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0,
-                       "holds no tensor: nothing was trained, or nothing saved");
-}
-
-/* Whether each adapted projection has A and B in every layer, and what the configuration lists is there. */
-static bool hbk__adapter_complete(const hbk_safetensors *s, const hbk_config *c, const hbk_tensor **found,
-                                  unsigned targets, unsigned listed, hbk_error *err)
-{
-    for (hbk_int i = 0; i < c->n_layers * HBK_N_SLOTS; i++) {
-        hbk_slot slot = (hbk_slot)(i % HBK_N_SLOTS);
-        if ((listed & ~targets) >> slot & 1)
-            return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0,
-                               "holds no tensor for %s, which adapter_config.json's target_modules names",
-                               hbk_slot_name(slot));
-        if (!(targets >> slot & 1) || (found[2 * i] && found[2 * i + 1])) continue;
-        return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0,
-                           "tensor base_model.model.model.layers.%lld.%s%s.lora_%c.weight is missing; is "
-                           "this the adapter of another base?",
-                           (long long)(i / HBK_N_SLOTS), hbk__slot_group(slot), hbk_slot_name(slot),
-                           found[2 * i] ? 'B' : 'A');
-    }
-    return true;
-}
-
-/* target_modules: a list, whose projections become bits of *listed, or a pattern, left to the tensors. */
-static void hbk__read_targets(hbk__fields *f, unsigned *listed)
-{
-    const json_t *list = hbk__json_field(f, "target_modules");
-    for (size_t i = 0; i < json_array_size(list) && f->ok; i++) {
-        const char *name = json_string_value(json_array_get(list, i));
-        const char *dot = name ? strrchr(name, '.') : NULL;
-        int slot = 0;
-        if (dot) name = dot + 1;
-        while (slot < HBK_N_SLOTS && name && strcmp(name, hbk_slot_name((hbk_slot)slot)) != 0) slot++;
-        if (name && slot < HBK_N_SLOTS)
-            *listed |= 1u << slot;
-        else
-            f->ok = hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->path, 0,
-                                "target_modules: %.60s is not supported, only a layer's seven projections",
-                                name ? name : "what is no string");
-    }
-}
-
-/* adapter_config.json: alpha, the projections listed, and whether the scale is alpha / sqrt(rank). */
-static bool hbk__adapter_config(const char *dir, double *alpha, bool *rslora, unsigned *listed,
-                                hbk_error *err)
-{
-    static const char refused[][24] = {"use_dora",
-                                       "modules_to_save",
-                                       "layers_to_transform",
-                                       "lora_bias",
-                                       "layer_replication",
-                                       "rank_pattern",
-                                       "alpha_pattern",
-                                       "use_qalora",
-                                       "trainable_token_indices",
-                                       "target_parameters",
-                                       "alora_invocation_tokens"};
-    char path[512];
-    if (!hbk_path(path, dir, "adapter_config.json", err)) return false;
-    json_t *root = hbk_json_read(path, err);
-    if (!root) return false;
-    hbk__fields f = {root, path, err, true};
-    const char *type = json_string_value(hbk__json_field(&f, "peft_type"));
-    if (!type || strcmp(type, "LORA") != 0)
-        f.ok = hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0, "peft_type %.40s: only LORA is supported",
-                           type ? type : "is absent");
-    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) hbk__field_refuse(&f, refused[i], NULL);
-    hbk__field_refuse(&f, "bias", "none");
-    /* pissa, olora, corda and loftq change the base too: their A and B mean nothing on the plain one */
-    const char *init = json_string_value(hbk__json_field(&f, "init_lora_weights"));
-    if (init && strcmp(init, "eva") != 0 && strcmp(init, "orthogonal") != 0)
-        hbk__field_refuse(&f, "init_lora_weights", "gaussian");
-    *alpha = hbk__field_real(&f, "lora_alpha", 8);
-    *rslora = hbk__field_bool(&f, "use_rslora", false);
-    *listed = 0;
-    hbk__read_targets(&f, listed);
-    json_decref(root);
-    return f.ok;
-}
-
-HBK_DEF hbk_adapter *hbk_adapter_load(const char *dir, const hbk_config *config, hbk_allocator *alloc,
-                                      hbk_error *err)
-{
-    char path[512];
-    double alpha;
-    bool rslora;
-    unsigned listed, targets;
-    hbk_int rank = 0;
-    if (!hbk_config_check(config, err) || !hbk__adapter_config(dir, &alpha, &rslora, &listed, err) ||
-        !hbk_path(path, dir, "adapter_model.safetensors", err))
-        return NULL;
-    hbk_safetensors *s = hbk_safetensors_open(path, alloc, err);
-    if (!s) return NULL;
-    hbk_adapter *a = NULL;
-    hbk_int n = config->n_layers * HBK_N_SLOTS;
-    const hbk_tensor **found = HBK__NEW(alloc, const hbk_tensor *, 2 * n, err);
-    if (found && hbk__adapter_collect(s, config, found, &rank, &targets, err) &&
-        hbk__adapter_complete(s, config, found, targets, listed, err))
-        a = hbk_adapter_new(config, rank, rslora ? alpha * sqrt((double)rank) : alpha, targets, 0, alloc,
-                            err);
-    for (hbk_int i = 0; a && i < n; i++) {
-        hbk_lora *l = &a->loras[i];
-        if (!l->a) continue;
-        hbk_matrix A = hbk__tensor_matrix(found[2 * i], rank, l->in);
-        hbk_matrix B = hbk__tensor_matrix(found[2 * i + 1], l->out, rank);
-        hbk_matrix_unpack(l->a, &A, 0, rank);
-        hbk_matrix_unpack(l->b, &B, 0, l->out);
-    }
-    hbk_free(alloc, found);
-    hbk_safetensors_close(s);
-    return a;
-}
-
-/* The module of number i of an adapter's projections: "model.layers.3.mlp.up_proj", "lm_head". */
-static void hbk__lora_module(char name[64], const hbk_adapter *a, hbk_int i)
-{
-    hbk_slot slot = (hbk_slot)hbk__lora_slot(a, i);
-    if (slot == HBK_LM_HEAD)
+    hbk_slot slot = (hbk_slot)(i % HBK_N_SLOTS);
+    if (i == n_layers * HBK_N_SLOTS)
         snprintf(name, 64, "lm_head");
     else
         snprintf(name, 64, "model.layers.%lld.%s%s", (long long)(i / HBK_N_SLOTS), hbk__slot_group(slot),
                  hbk_slot_name(slot));
 }
 
+static void hbk__lora_tensor_name(char name[96], const char *module, int half, bool mlx)
+{
+    if (mlx)
+        snprintf(name, 96, "%s.lora_%c", module, half ? 'b' : 'a');
+    else
+        snprintf(name, 96, "base_model.model.%s.lora_%c.weight", module, half ? 'B' : 'A');
+}
+
+/* The layer, the projection and the half (0: A, 1: B) that a name speaks of. */
+static bool hbk__lora_name(const char *name, bool mlx, hbk_int *layer, hbk_slot *slot, int *half)
+{
+    const char *module = mlx ? name : hbk__after(name, "base_model.model."), *head;
+    const char *s = hbk__after_slot(hbk__after_layer(module, layer), slot);
+    if ((head = hbk__after(module, "lm_head")) != NULL) s = head; /* *slot is HBK_LM_HEAD already */
+    const char *a = hbk__after(s, mlx ? ".lora_a" : ".lora_A"), *b = hbk__after(s, mlx ? ".lora_b" : ".lora_B");
+    *half = b != NULL;
+    s = a ? a : b;
+    if (!s || mlx) return s && !*s;
+    const char *plain = hbk__after(s, ".default"); /* a raw state_dict keeps the adapter's name */
+    return !strcmp(plain ? plain : s, ".weight");
+}
+
+/* The dimension of a half that is the rank: A (rank, in), B (out, rank); MLX has both turned. */
+static int hbk__rank_dim(const hbk__adapter_file *f, int half)
+{
+    return f->mlx ? !half : half;
+}
+
+/* Whether t fits half `half` of a projection (out, in). */
+static bool hbk__check_lora(const hbk__adapter_file *f, const hbk_tensor *t, hbk_int layer, hbk_slot slot,
+                            int half, hbk_error *err)
+{
+    hbk_int out, in, rank_dim = hbk__rank_dim(f, half);
+    hbk_dtype type;
+    char got[192], want[64];
+    if (slot != HBK_LM_HEAD && layer >= f->base->config.n_layers)
+        return hbk_fail_at(err, HBK_ERROR_SHAPE, f->s->path, 0,
+                           "tensor %s: the model has %lld layers; is this the adapter of another base?",
+                           t->name, (long long)f->base->config.n_layers);
+    if (!hbk__dtype_of(t->dtype, &type))
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, f->s->path, 0, "tensor %s: type %s is not supported",
+                           t->name, t->dtype);
+    hbk__slot_shape(&f->base->config, slot, &out, &in);
+    if (t->n_dims == 2 && t->shape[!rank_dim] == (half ? out : in) && t->shape[rank_dim] > 0) return true;
+    hbk__shape_text(got, t);
+    snprintf(want, sizeof want, rank_dim ? "(%lld,rank)" : "(rank,%lld)", (long long)(half ? out : in));
+    return hbk_fail_at(err, HBK_ERROR_SHAPE, f->s->path, 0,
+                       "tensor %s: shape %s, expected %s; is this the adapter of another base?", t->name, got,
+                       want);
+}
+
+/* PEFT puts a copy of the base's head or embedding beside an adapter of the head, and would put it in their
+   place when it loads. It may be rounded to bf16; if it was trained too, that would get lost here. */
+static bool hbk__check_copy(const hbk__adapter_file *f, const hbk_tensor *t, const hbk_matrix *w,
+                            hbk_error *err)
+{
+    hbk_dtype type;
+    double apart = 0, whole = 0;
+    if (!hbk__dtype_of(t->dtype, &type) || t->n_dims != 2 || t->shape[0] != w->rows || t->shape[1] != w->cols)
+        return hbk_fail_at(err, HBK_ERROR_SHAPE, f->s->path, 0,
+                           "tensor %s: is no copy of the base's, which is (%lld,%lld): was the vocabulary "
+                           "resized? That is not supported",
+                           t->name, (long long)w->rows, (long long)w->cols);
+    hbk_matrix copy = hbk__tensor_matrix(t, w->rows, w->cols);
+    hbk_real *x = HBK__NEW(f->alloc, hbk_real, 2 * w->cols, err), *y = x + w->cols;
+    if (!x) return false;
+    for (hbk_int row = 0; row < w->rows; row++) {
+        hbk_matrix_unpack(x, &copy, row, 1);
+        hbk_matrix_unpack(y, w, row, 1);
+        for (hbk_int i = 0; i < w->cols; i++) {
+            apart += (double)((x[i] - y[i]) * (x[i] - y[i]));
+            whole += (double)(y[i] * y[i]);
+        }
+    }
+    hbk_free(f->alloc, x);
+    if (apart <= whole / 65536) return true; /* bf16 rounds by less than a 256th; false for a NaN */
+    return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, f->s->path, 0,
+                       "tensor %s: differs from the base's: it was trained too, or belongs to another base; "
+                       "merge the adapter with PEFT first",
+                       t->name);
+}
+
+/* A tensor that is no half of a correction: a copy of the base's is let pass. */
+static bool hbk__adapter_stranger(const hbk__adapter_file *f, const hbk_tensor *t, hbk_error *err)
+{
+    const char *module = hbk__after(t->name, "base_model.model.");
+    const char *head = hbk__after(module, "lm_head."), *embed = hbk__after(module, "model.embed_tokens.");
+    const char *rest = head ? head : embed;
+    if (rest && (!strcmp(rest, "base_layer.weight") || !strcmp(rest, "weight")))
+        return hbk__check_copy(f, t, head ? &f->base->head : &f->base->embed, err);
+    return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, f->s->path, 0, "tensor %.200s: %s", t->name,
+                       module || f->mlx
+                           ? "is not lora_A or lora_B of a layer's projection or lm_head: not supported"
+                           : "PEFT's names begin with base_model.model.: rename the tensors");
+}
+
+/* Sorts the file's tensors into f->found. */
+static bool hbk__adapter_collect(hbk__adapter_file *f, hbk_error *err)
+{
+    bool any = false;
+    for (hbk_int i = 0; i < f->s->n; i++) {
+        const hbk_tensor *t = &f->s->tensors[i];
+        hbk_int layer = 0;
+        hbk_slot slot;
+        int half;
+        if (!hbk__lora_name(t->name, f->mlx, &layer, &slot, &half)) {
+            if (!hbk__adapter_stranger(f, t, err)) return false;
+            continue;
+        }
+        if (!hbk__check_lora(f, t, layer, slot, half, err)) return false;
+        hbk_int at = slot == HBK_LM_HEAD ? f->n - 1 : layer * HBK_N_SLOTS + slot;
+        const hbk_tensor **place = &f->found[2 * at + half];
+        if (*place)
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, f->s->path, 0, "tensors %s and %s are one and the same",
+                               t->name, (*place)->name);
+        *place = t;
+        any = true;
+    }
+    if (any) return true;
+    return hbk_fail_at(err, HBK_ERROR_FORMAT, f->s->path, 0,
+                       "holds no tensor: nothing was trained, or nothing saved");
+}
+
+/* How a list of PEFT's names a module: 2 in full, 1 by its last parts, 0 not at all. */
+static int hbk__list_names(const json_t *list, const char *module)
+{
+    int best = 0;
+    for (size_t i = 0, m = strlen(module); i < json_array_size(list); i++) {
+        const char *s = json_string_value(json_array_get(list, i));
+        size_t n = s ? strlen(s) : m + 1;
+        if (n == m && !strcmp(s, module)) return 2;
+        if (n < m && module[m - n - 1] == '.' && !strcmp(module + m - n, s)) best = 1;
+    }
+    return best;
+}
+
+/* Whether layers_to_transform, a number or a list, holds the layer; absent or empty it holds all. */
+static bool hbk__layer_listed(const json_t *layers, hbk_int layer)
+{
+    if (json_is_integer(layers)) return json_integer_value(layers) == layer;
+    for (size_t i = 0; i < json_array_size(layers); i++)
+        if (json_integer_value(json_array_get(layers, i)) == layer) return true;
+    return json_array_size(layers) == 0;
+}
+
+/* Whether the configuration claims that projection i is adapted; a module named in full needs no layer. */
+static bool hbk__adapter_claims(const hbk__adapter_file *f, hbk_int i, const char *module)
+{
+    if (f->all_linear) return i + 1 < f->n;
+    int named = hbk__list_names(f->targets, module);
+    return named == 2 || (named == 1 && hbk__layer_listed(f->layers, i / HBK_N_SLOTS));
+}
+
+/* Whether each adapted projection has A and B, of one rank, and the lists of the configuration agree. */
+static bool hbk__adapter_complete(const hbk__adapter_file *f, hbk_error *err)
+{
+    bool lists = f->targets || f->all_linear;
+    for (hbk_int i = 0; i < f->n; i++) {
+        const hbk_tensor *a = f->found[2 * i], *b = f->found[2 * i + 1];
+        char module[64], name[96];
+        hbk__module_name(module, i, f->base->config.n_layers);
+        bool claimed = lists && hbk__adapter_claims(f, i, module);
+        hbk__lora_tensor_name(name, module, a != NULL, f->mlx);
+        if (!a != !b || (claimed && !a && !f->excludes))
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, f->s->path, 0,
+                               "tensor %s is missing%s; is this the adapter of another base?", name,
+                               a || b ? "" : ", which target_modules asks for");
+        if (!a) continue;
+        if (lists && !claimed)
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, f->s->path, 0,
+                               "tensor %s: target_modules of adapter_config.json does not name its module",
+                               a->name);
+        if (a->shape[hbk__rank_dim(f, 0)] != b->shape[hbk__rank_dim(f, 1)])
+            return hbk_fail_at(err, HBK_ERROR_SHAPE, f->s->path, 0, "tensor %s: rank %lld, but %lld in %s",
+                               b->name, (long long)b->shape[hbk__rank_dim(f, 1)],
+                               (long long)a->shape[hbk__rank_dim(f, 0)], a->name);
+    }
+    return true;
+}
+
+/* Refuses what would change the numbers and is not known here: a switch that is on, a list or table that
+   holds something. Texts and numbers only shape what such a switch turns on. Listed are the keys that are
+   read elsewhere, or concern training and its start. */
+static void hbk__refuse_unknown(hbk__fields *f, json_t *config)
+{
+    static const char known[][22] = {
+        "alpha_pattern",  "auto_mapping",   "corda_config",    "eva_config",    "exclude_modules",
+        "fan_in_fan_out", "inference_mode", "layers_pattern",  "lora_ga_config", "init_lora_weights",
+        "loftq_config",   "rank_pattern",   "megatron_config", "runtime_config", "layers_to_transform",
+        "target_modules", "use_rslora",     "velora_config"};
+    const char *key;
+    json_t *value;
+    json_object_foreach(config, key, value)
+    {
+        size_t i = 0, n = sizeof known / sizeof *known;
+        while (i < n && strcmp(key, known[i]) != 0) i++;
+        if (i < n || json_is_string(value) || json_is_number(value)) continue;
+        hbk__field_refuse(f, key, NULL);
+        if (!f->ok) return;
+    }
+}
+
+/* PEFT's adapter_config.json. fan_in_fan_out, of layers that store W transposed, PEFT itself ignores for
+   LLaMA's. */
+static bool hbk__peft_config(hbk__adapter_file *a, hbk_error *err)
+{
+    hbk__fields f = {a->config, a->config_path, err, true};
+    const char *type = json_string_value(hbk__json_field(&f, "peft_type"));
+    if (!type || strcmp(type, "LORA") != 0)
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, f.path, 0, "peft_type %.40s: only LORA is supported",
+                           type ? type : "is absent");
+    hbk__refuse_unknown(&f, a->config);
+    hbk__field_refuse(&f, "bias", "none");
+    /* pissa, olora, corda, loftq and lora_ga change the base too: their A and B mean nothing on the plain one.
+       PEFT's save_pretrained(path_initial_model_for_weight_conversion=...) writes what does. */
+    const char *init = json_string_value(hbk__json_field(&f, "init_lora_weights"));
+    if (init && strcmp(init, "eva") != 0 && strcmp(init, "orthogonal") != 0)
+        hbk__field_refuse(&f, "init_lora_weights", "gaussian");
+    a->alpha = hbk__field_real(&f, "lora_alpha", 8);
+    a->rslora = hbk__field_bool(&f, "use_rslora", false);
+    const json_t *targets = hbk__json_field(&f, "target_modules");
+    const json_t *excludes = hbk__json_field(&f, "exclude_modules");
+    a->excludes = json_array_size(excludes) || json_is_string(excludes);
+    a->layers = hbk__json_field(&f, "layers_to_transform");
+    a->all_linear = json_is_string(targets) && !strcmp(json_string_value(targets), "all-linear");
+    if (json_is_array(targets)) a->targets = targets;
+    for (size_t i = 0; i < json_array_size(targets) && f.ok; i++)
+        if (!json_is_string(json_array_get(targets, i)))
+            f.ok = hbk_fail_at(err, HBK_ERROR_FORMAT, f.path, 0,
+                               "target_modules: expected names of modules");
+    return f.ok;
+}
+
+/* MLX's: lora_parameters {"rank", "scale", ...}; the scale is used as it stands. */
+static bool hbk__mlx_config(hbk__adapter_file *a, hbk_error *err)
+{
+    hbk__fields f = {a->config, a->config_path, err, true};
+    hbk__field_refuse(&f, "fine_tune_type", "lora");
+    hbk__field_refuse(&f, "use_dora", NULL);
+    if (!f.ok) return false;
+    const json_t *scale = json_object_get(json_object_get(a->config, "lora_parameters"), "scale");
+    if (!json_is_number(scale))
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, f.path, 0, "lora_parameters: expected a number as scale");
+    a->alpha = json_number_value(scale);
+    return true;
+}
+
+/* Opens both files of an adapter's folder. */
+static bool hbk__adapter_open(hbk__adapter_file *f, const char *dir, hbk_error *err)
+{
+    char path[512], mlx[512], bin[512];
+    if (!hbk_path(f->config_path, dir, "adapter_config.json", err) ||
+        !hbk_path(path, dir, "adapter_model.safetensors", err) ||
+        !hbk_path(mlx, dir, "adapters.safetensors", err) || !hbk_path(bin, dir, "adapter_model.bin", err))
+        return false;
+    f->mlx = !hbk_file_exists(path) && hbk_file_exists(mlx);
+    f->config = hbk_json_read(f->config_path, err);
+    if (!f->config) return false;
+    if (!(f->mlx ? hbk__mlx_config(f, err) : hbk__peft_config(f, err))) return false;
+    if (!f->mlx && !hbk_file_exists(path) && hbk_file_exists(bin))
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, bin, 0,
+                           "is a PyTorch checkpoint: load and save the adapter with a present PEFT, which "
+                           "writes adapter_model.safetensors");
+    f->s = hbk_safetensors_open(f->mlx ? mlx : path, f->alloc, err);
+    f->found = f->s ? HBK__NEW(f->alloc, const hbk_tensor *, 2 * f->n, err) : NULL;
+    return f->found != NULL;
+}
+
+/* A regular expression of Python's as a POSIX extended one, appended to `out`: what module names ask for.
+   Whether a repetition is lazy makes no difference to whether a whole name matches. False: there is more. */
+static bool hbk__pattern_text(hbk_text *out, const char *p)
+{
+    bool set = false; /* inside [...] */
+    for (; *p; p++) {
+        if (*p == '\\') {
+            const char *range = *++p == 'd' ? "0-9" : *p == 'w' ? "A-Za-z0-9_" : NULL;
+            if (range)
+                hbk_text_printf(out, set ? "%s" : "[%s]", range);
+            else if (!*p || !strchr(set ? "." : ".[]()*+?{}|^$\\-/", *p))
+                return false;
+            else
+                hbk_text_printf(out, set ? "%c" : strchr("]}-/", *p) ? "[%c]" : "\\%c", *p);
+        } else if (set || *p == '[') {
+            if (set && *p == '[') return false;
+            hbk_text_append(out, p, 1);
+            if (!set && p[1] == '^') hbk_text_append(out, ++p, 1);
+            set = *p != ']';
+        } else if (*p == '(' && p[1] == '?') {
+            if (p[2] != ':') return false; /* names, conditions, a look ahead or back */
+            hbk_text_add(out, "(");
+            p += 2;
+        } else if (*p == '*' || *p == '+' || *p == '?') {
+            hbk_text_append(out, p, 1);
+            if (p[1] == '?') p++;
+            if (p[1] == '*' || p[1] == '+') return false;
+        } else if (*p == '{') {
+            return false;
+        } else {
+            hbk_text_append(out, p, 1);
+        }
+    }
+    return !set;
+}
+
+/* Compiles a key of alpha_pattern: it matches a module's whole name, or what follows a dot in it. */
+static bool hbk__pattern_open(regex_t *re, const hbk__adapter_file *f, const char *key, hbk_error *err)
+{
+    hbk_text t;
+    memset(&t, 0, sizeof t);
+    t.alloc = f->alloc;
+    hbk_text_add(&t, "^(.*\\.)?(");
+    bool known = hbk__pattern_text(&t, key), ok;
+    hbk_text_add(&t, ")$");
+    ok = hbk_text_ok(&t, err);
+    if (ok && (!known || regcomp(re, hbk_text_string(&t), REG_EXTENDED | REG_NOSUB) != 0))
+        ok = hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, f->config_path, 0,
+                         "alpha_pattern: the expression %.80s is not supported: list the modules by name",
+                         key);
+    hbk_text_free(&t);
+    return ok;
+}
+
+/* Gives each adapted projection, whose alpha is NAN so far, that of the first key that matches it. */
+static bool hbk__alpha_pattern(const hbk__adapter_file *f, hbk_adapter *a, hbk_error *err)
+{
+    const char *key;
+    json_t *value, *patterns = f->mlx ? NULL : json_object_get(f->config, "alpha_pattern");
+    json_object_foreach(patterns, key, value)
+    {
+        regex_t re;
+        if (!json_is_number(value))
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, f->config_path, 0,
+                               "alpha_pattern: expected a number for %.80s", key);
+        if (!hbk__pattern_open(&re, f, key, err)) return false;
+        for (hbk_int i = 0; i < f->n; i++) {
+            char module[64];
+            hbk__module_name(module, i, a->n_layers);
+            if (a->loras[i].rank && isnan(a->loras[i].alpha) && !regexec(&re, module, 0, NULL, 0))
+                a->loras[i].alpha = json_number_value(value);
+        }
+        regfree(&re);
+    }
+    return true;
+}
+
+/* Half `half` of a projection into out, rows of x turned to columns for MLX. */
+static bool hbk__unpack_half(const hbk__adapter_file *f, hbk_real *out, const hbk_tensor *t, hbk_error *err)
+{
+    hbk_matrix w = hbk__tensor_matrix(t, t->shape[0], t->shape[1]);
+    if (!f->mlx) {
+        hbk_matrix_unpack(out, &w, 0, w.rows);
+        return true;
+    }
+    hbk_real *row = HBK__NEW(f->alloc, hbk_real, w.cols, err);
+    for (hbk_int i = 0; row && i < w.rows; i++) {
+        hbk_matrix_unpack(row, &w, i, 1);
+        for (hbk_int k = 0; k < w.cols; k++) out[k * w.rows + i] = row[k];
+    }
+    hbk_free(f->alloc, row);
+    return row != NULL;
+}
+
+/* Ranks, alphas and numbers of a begun adapter, from files that were found complete. */
+static bool hbk__adapter_fill(const hbk__adapter_file *f, hbk_adapter *a, hbk_error *err)
+{
+    for (hbk_int i = 0; i < f->n; i++) {
+        a->loras[i].rank = f->found[2 * i] ? f->found[2 * i]->shape[hbk__rank_dim(f, 0)] : 0;
+        a->loras[i].alpha = a->loras[i].rank ? NAN : 0;
+    }
+    if (!hbk__alpha_pattern(f, a, err)) return false;
+    for (hbk_int i = 0; i < f->n; i++) {
+        hbk_lora *l = &a->loras[i];
+        double rank = (double)l->rank;
+        if (isnan(l->alpha)) l->alpha = f->mlx ? f->alpha * rank : f->alpha;
+        if (f->rslora) l->alpha *= sqrt(rank);
+    }
+    if (!hbk__adapter_lay(a, NULL, err)) return false;
+    for (hbk_int i = 0; i < f->n; i++)
+        if (a->loras[i].rank && (!hbk__unpack_half(f, a->loras[i].a, f->found[2 * i], err) ||
+                                 !hbk__unpack_half(f, a->loras[i].b, f->found[2 * i + 1], err)))
+            return false;
+    return true;
+}
+
+HBK_DEF hbk_adapter *hbk_adapter_load(const char *dir, const hbk_model *base, hbk_allocator *alloc,
+                                      hbk_error *err)
+{
+    hbk__adapter_file f;
+    memset(&f, 0, sizeof f);
+    f.base = base;
+    f.alloc = alloc;
+    f.n = base->config.n_layers * HBK_N_SLOTS + 1;
+    bool ok = hbk__adapter_open(&f, dir, err) && hbk__adapter_collect(&f, err) &&
+              hbk__adapter_complete(&f, err);
+    hbk_adapter *a = ok ? hbk__adapter_begin(&base->config, alloc, err) : NULL;
+    if (a && !hbk__adapter_fill(&f, a, err)) {
+        hbk_adapter_free(a);
+        a = NULL;
+    }
+    hbk__adapter_close(&f);
+    return a;
+}
+
+/* A whole number as one: old readers want an int for alpha. */
+static json_t *hbk__alpha_json(double alpha)
+{
+    bool whole = alpha == floor(alpha) && fabs(alpha) < 1e15;
+    return whole ? json_integer((json_int_t)alpha) : json_real(alpha);
+}
+
+/* target_modules and layers_to_transform. Where every adapted layer adapts the same projections these are
+   listed, and the layers unless they are all; else each module by its full name. */
+static json_t *hbk__targets_json(const hbk_adapter *a, json_t **layers)
+{
+    bool even = true;
+    json_t *targets = json_array(), *which = json_array();
+    for (hbk_int l = 0; l < a->n_layers; l++) {
+        unsigned bits = 0;
+        for (int s = 0; s < HBK_N_SLOTS; s++) bits |= (hbk__lora_of(a, l, s) ? 1u : 0u) << s;
+        if (bits && bits != (a->targets & HBK_ALL_SLOTS)) even = false;
+        if (bits) json_array_append_new(which, json_integer(l));
+    }
+    for (hbk_int i = 0; i <= a->n_layers * HBK_N_SLOTS; i++) {
+        char module[64];
+        int slot = hbk__lora_slot(a, i);
+        hbk__module_name(module, i, a->n_layers);
+        if (even && i < HBK_N_SLOTS && a->targets >> slot & 1)
+            json_array_append_new(targets, json_string(hbk_slot_name((hbk_slot)slot)));
+        if (a->loras[i].a && (!even || slot == HBK_LM_HEAD))
+            json_array_append_new(targets, json_string(module));
+    }
+    hbk_int n = (hbk_int)json_array_size(which);
+    if (!even || n == 0 || n == a->n_layers) {
+        json_decref(which);
+        which = json_null();
+    }
+    *layers = which;
+    return targets;
+}
+
+/* Puts the rank and alpha of a module into the patterns, where they are not the common ones. */
+static void hbk__pattern_add(json_t *ranks, json_t *alphas, const char *key, const hbk_lora *l,
+                             const hbk_lora *common)
+{
+    if (l->rank != common->rank) json_object_set_new(ranks, key, json_integer(l->rank));
+    if (l->alpha != common->alpha) json_object_set_new(alphas, key, hbk__alpha_json(l->alpha));
+}
+
+/* rank_pattern and alpha_pattern: a projection's name where all layers agree about it, else one key a layer.
+   These begin at "layers", because early versions ask for a dot before what matches; and since lm_head, which
+   no dot precedes, could not be given a rank of its own there, its rank and alpha are the common ones. */
+static void hbk__patterns_json(const hbk_adapter *a, const hbk_lora *common, json_t *ranks, json_t *alphas)
+{
+    for (int s = 0; s < HBK_N_SLOTS; s++) {
+        const hbk_lora *first = NULL;
+        bool same = true;
+        for (hbk_int l = 0; l < a->n_layers; l++) {
+            const hbk_lora *x = hbk__lora_of(a, l, s);
+            if (x && !first) first = x;
+            if (x && (x->rank != first->rank || x->alpha != first->alpha)) same = false;
+        }
+        if (same && first) hbk__pattern_add(ranks, alphas, hbk_slot_name((hbk_slot)s), first, common);
+        for (hbk_int l = 0; !same && l < a->n_layers; l++) {
+            char module[64];
+            hbk__module_name(module, l * HBK_N_SLOTS + s, a->n_layers);
+            if (hbk__lora_of(a, l, s))
+                hbk__pattern_add(ranks, alphas, hbk__after(module, "model."), hbk__lora_of(a, l, s), common);
+        }
+    }
+}
+
 /* Only keys that every version of PEFT knows: old ones stop at a key that they do not. */
 static bool hbk__adapter_config_save(const hbk_adapter *a, const char *dir, const char *base_name,
                                      double dropout, hbk_error *err)
 {
-    bool whole = a->alpha == floor(a->alpha) && fabs(a->alpha) < 1e15; /* old readers want an int */
-    json_t *alpha = whole ? json_integer((json_int_t)a->alpha) : json_real(a->alpha), *targets = json_array();
-    for (int s = 0; s < HBK_N_SLOTS; s++)
-        if (a->targets >> s & 1) json_array_append_new(targets, json_string(hbk_slot_name((hbk_slot)s)));
-    json_t *o = json_pack("{s:{},s:n,s:s?,s:s,s:b,s:b,s:b,s:n,s:n,s:o,s:f,s:n,s:s,s:I,s:{},s:n,s:o,s:s}",
-                          "alpha_pattern", "auto_mapping", "base_model_name_or_path", base_name, "bias",
+    hbk_lora common;
+    memset(&common, 0, sizeof common);
+    common.rank = a->rank;
+    common.alpha = a->alpha;
+    if (hbk__head_lora(a)) common = *hbk__head_lora(a);
+    json_t *layers, *targets = hbk__targets_json(a, &layers), *ranks = json_object(), *alphas = json_object();
+    hbk__patterns_json(a, &common, ranks, alphas);
+    json_t *o = json_pack("{s:o,s:n,s:s?,s:s,s:b,s:b,s:b,s:n,s:o,s:o,s:f,s:n,s:s,s:I,s:o,s:n,s:o,s:s}",
+                          "alpha_pattern", alphas, "auto_mapping", "base_model_name_or_path", base_name, "bias",
                           "none", "fan_in_fan_out", 0, "inference_mode", 1, "init_lora_weights", 1,
-                          "layers_pattern", "layers_to_transform", "lora_alpha", alpha, "lora_dropout",
-                          dropout, "modules_to_save", "peft_type", "LORA", "r", (json_int_t)a->rank,
-                          "rank_pattern", "revision", "target_modules", targets, "task_type", "CAUSAL_LM");
+                          "layers_pattern", "layers_to_transform", layers, "lora_alpha",
+                          hbk__alpha_json(common.alpha), "lora_dropout", dropout, "modules_to_save",
+                          "peft_type", "LORA", "r", (json_int_t)common.rank, "rank_pattern", ranks, "revision",
+                          "target_modules", targets, "task_type", "CAUSAL_LM");
     return hbk__json_file(dir, "adapter_config.json", o, err);
 }
 
@@ -9578,20 +10413,20 @@ HBK_DEF bool hbk_adapter_save(const hbk_adapter *a, const char *dir, const char 
     hbk_int n = 0, most = (a->n_layers * HBK_N_SLOTS + 1) * 2;
     if (!hbk_dir_make(dir, err) || !hbk_path(path, dir, "adapter_model.safetensors", err)) return false;
     hbk_tensor *tensors = HBK__NEW(a->alloc, hbk_tensor, most, err);
-    hbk_matrix *from = tensors ? HBK__NEW(a->alloc, hbk_matrix, most, err) : NULL;
+    hbk__origin *from = tensors ? HBK__NEW(a->alloc, hbk__origin, most, err) : NULL;
     char *names = from ? HBK__NEW(a->alloc, char, 96 * most, err) : NULL;
     for (hbk_int i = 0; names && i < most; i++) {
         const hbk_lora *l = &a->loras[i / 2];
         char module[64];
         if (!l->a) continue;
-        hbk__lora_module(module, a, i / 2);
-        snprintf(names + 96 * n, 96, "base_model.model.%s.lora_%c.weight", module, i % 2 ? 'B' : 'A');
-        from[n] = i % 2 ? hbk__matrix(l->out, l->rank, l->b) : hbk__matrix(l->rank, l->in, l->a);
+        hbk__module_name(module, i / 2, a->n_layers);
+        hbk__lora_tensor_name(names + 96 * n, module, (int)(i % 2), false);
+        from[n].w = i % 2 ? hbk__matrix(l->out, l->rank, l->b) : hbk__matrix(l->rank, l->in, l->a);
         tensors[n].name = names + 96 * n;
         snprintf(tensors[n].dtype, sizeof tensors[n].dtype, "F32");
         tensors[n].n_dims = 2;
-        tensors[n].shape[0] = from[n].rows;
-        tensors[n].shape[1] = from[n].cols;
+        tensors[n].shape[0] = from[n].w.rows;
+        tensors[n].shape[1] = from[n].w.cols;
         n++;
     }
     bool ok = names && hbk__tensors_write(path, tensors, from, n, a->alloc, err);
@@ -9599,6 +10434,52 @@ HBK_DEF bool hbk_adapter_save(const hbk_adapter *a, const char *dir, const char 
     hbk_free(a->alloc, from);
     hbk_free(a->alloc, tensors);
     return ok && hbk__adapter_config_save(a, dir, base_name, dropout, err);
+}
+
+/* ---- 12.10 merging ------------------------------------------------------------- */
+
+HBK_DEF hbk_model *hbk_adapter_merge(const hbk_model *m, const hbk_adapter *a, hbk_allocator *alloc,
+                                     hbk_error *err)
+{
+    hbk_model view = hbk__merge_view(m, a);
+    hbk_real *values = HBK__NEW(alloc, hbk_real, hbk_model_count(&view.config), err);
+    hbk_model *merged = values ? hbk_model_view(&view.config, values, alloc, err) : NULL;
+    if (!merged) {
+        hbk_free(alloc, values);
+        return NULL;
+    }
+    merged->values = values;
+    memcpy(merged->inv_freq, m->inv_freq, (size_t)(m->config.head_dim / 2) * sizeof *m->inv_freq);
+    char name[96];
+    hbk_matrix w;
+    for (hbk_int i = 0; hbk_tensor_at(&view, i, name, &w); i++) {
+        hbk_lora_merge(values, &w, hbk__tensor_lora(a, name), 0, w.rows);
+        values += w.rows * w.cols;
+    }
+    return merged;
+}
+
+HBK_DEF bool hbk_adapter_add(hbk_model *m, const hbk_adapter *a, double times, hbk_error *err)
+{
+    HBK_ASSERT(a->n_layers == m->config.n_layers);
+    if (hbk__head_lora(a) && m->config.tied)
+        return hbk_fail(err, HBK_ERROR_OPTION,
+                        "the adapter corrects a head that is also the embedding: make a merged model of its own");
+    for (int round = 0; round < 2; round++) /* check all before the first is touched */
+        for (hbk_int i = 0; i <= a->n_layers * HBK_N_SLOTS; i++) {
+            const hbk_lora *l = &a->loras[i];
+            int slot = hbk__lora_slot(a, i);
+            const hbk_matrix *w = slot == HBK_LM_HEAD ? &m->head : &m->layers[i / HBK_N_SLOTS].w[slot];
+            if (!l->a) continue;
+            if (!m->values || w->dtype != HBK_REAL)
+                return hbk_fail(err, HBK_ERROR_OPTION,
+                                "weights of a file, or in %s, cannot be changed in place: make a merged model",
+                                hbk_dtype_name(w->dtype));
+            if (round)
+                hbk__gemm(false, false, l->out, l->in, l->rank, (hbk_real)times * l->scale, l->b, l->rank,
+                          l->a, l->in, 1, (hbk_real *)w->data, l->in);
+        }
+    return true;
 }
 
 /* ==== 13  GENERATION =========================================================
@@ -10152,11 +11033,11 @@ HBK_DEF const char *hbk_finish_name(hbk_finish f)
 }
 
 /* What a request was before it was served: a failure takes it back there. */
-typedef struct hbk__as_it_was {
+typedef struct hbk__undo {
     hbk_rng rng;
     hbk_finish finish;
     hbk_int n_output, n_logprobs;
-} hbk__as_it_was;
+} hbk__undo;
 
 /* State of hbk_generate: which request each slot serves, and what it will be fed next. */
 typedef struct hbk__serving {
@@ -10165,7 +11046,7 @@ typedef struct hbk__serving {
     hbk_int n, next; /* requests, and the first that waits */
     const hbk_sampling *o;
     const hbk_stream *stream;
-    hbk__as_it_was *before; /* (n) */
+    hbk__undo *before; /* (n) */
     hbk_int *request;    /* (n_slots) or -1 */
     hbk_feed *feeds;     /* (n_slots) */
     int32_t *last;       /* (n_slots) the token sampled last */
@@ -10194,7 +11075,7 @@ static bool hbk__serving_new(hbk__serving *v, hbk_error *err)
 {
     hbk_allocator *a = v->s->alloc;
     hbk_int V = v->s->m->config.vocab_size, n_slots = v->s->n_slots;
-    v->before = HBK__NEW(a, hbk__as_it_was, v->n, err);
+    v->before = HBK__NEW(a, hbk__undo, v->n, err);
     if (v->before) v->request = HBK__NEW(a, hbk_int, n_slots, err);
     if (v->request) v->feeds = HBK__NEW(a, hbk_feed, n_slots, err);
     if (v->feeds) v->last = HBK__NEW(a, int32_t, n_slots, err);
@@ -10547,9 +11428,13 @@ HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error 
    The grammar is four slots in plain text. A backward or rating prompt that a file does not give is its
    wording put in the place of {instruction} of "prompt": from there on there are only strings with slots.
 
+   A conversation is one prompt and then, behind each reply as the model wrote it, "next". The border lies at
+   the end of the reply's text, not behind its eos, because what ends a reply may be more than one id (in
+   chatml <|im_end|> and a line break), and because a reply that was stopped has no end of its own.
+
    Source: Li et al. 2023, section 2 (the tags, appended to the instruction; the shape of the rating prompt)
    and Li et al. 2024, arXiv 2408.04614, appendix A (the shape of the backward prompt); the words are ours.
-   Unlike most chat wrappers there is no system slot, and nothing is trimmed from what users wrote. */
+   Unlike in most chat wrappers nothing is trimmed from what users wrote. */
 
 enum {
     HBK__TEXT_NAME,
@@ -10558,26 +11443,40 @@ enum {
     HBK__TEXT_BACKWARD,
     HBK__TEXT_RATING,
     HBK__TEXT_SCORE,
+    HBK__TEXT_NEXT,
+    HBK__TEXT_SYSTEM, /* alone may be NULL */
     HBK__N_TEXTS
 };
 
-static const char *const hbk__text_keys[HBK__N_TEXTS] = {"name",     "prompt", "reply",
-                                                         "backward", "rating", "score"};
+static const char *const hbk__text_keys[HBK__N_TEXTS] = {"name",   "prompt", "reply", "backward",
+                                                         "rating", "score",  "next",  "system"};
 
 struct hbk_template {
     hbk_allocator *alloc;
     char *text[HBK__N_TEXTS]; /* all set once the template is complete */
 };
 
-/* chatml has no {bos}: where its models have one it is <|im_start|> itself. */
-static const char *const hbk__built_in[][3] = {
-    {"llama2", "{bos}[INST] {instruction} [/INST]", " {output}{eos}"},
+/* Name, prompt, reply, next, system. chatml has no {bos}: where its models have one it is <|im_start|>
+   itself. The conversations that llama2's chat models learned from have a blank before eos; the reply, which
+   is what is trained here, has none. */
+static const char *const hbk__built_in[][5] = {
+    {"llama2", "{bos}[INST] {instruction} [/INST]", " {output}{eos}",
+     " {eos}{bos}[INST] {instruction} [/INST]",
+     "{bos}[INST] <<SYS>>\n{system}\n<</SYS>>\n\n{instruction} [/INST]"},
     {"llama3",
      "{bos}<|start_header_id|>user<|end_header_id|>\n\n{instruction}<|eot_id|>"
      "<|start_header_id|>assistant<|end_header_id|>\n\n",
-     "{output}<|eot_id|>"},
-    {"chatml", "<|im_start|>user\n{instruction}<|im_end|>\n<|im_start|>assistant\n", "{output}<|im_end|>"},
-    {"plain", "{bos}Instruction:\n{instruction}\n\nResponse:\n", "{output}{eos}"},
+     "{output}<|eot_id|>",
+     "<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n{instruction}<|eot_id|>"
+     "<|start_header_id|>assistant<|end_header_id|>\n\n",
+     "{bos}<|start_header_id|>system<|end_header_id|>\n\n{system}<|eot_id|>"
+     "<|start_header_id|>user<|end_header_id|>\n\n{instruction}<|eot_id|>"
+     "<|start_header_id|>assistant<|end_header_id|>\n\n"},
+    {"chatml", "<|im_start|>user\n{instruction}<|im_end|>\n<|im_start|>assistant\n", "{output}<|im_end|>",
+     "<|im_end|>\n<|im_start|>user\n{instruction}<|im_end|>\n<|im_start|>assistant\n",
+     "<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{instruction}<|im_end|>\n"
+     "<|im_start|>assistant\n"},
+    {"plain", "{bos}Instruction:\n{instruction}\n\nResponse:\n", "{output}{eos}", NULL, NULL},
 };
 enum { HBK__N_BUILT_IN = sizeof hbk__built_in / sizeof hbk__built_in[0] };
 
@@ -10617,9 +11516,12 @@ typedef enum hbk__template_slot {
     HBK__SLOT_BOS,
     HBK__SLOT_EOS,
     HBK__SLOT_INSTRUCTION,
-    HBK__SLOT_OUTPUT
+    HBK__SLOT_OUTPUT,
+    HBK__SLOT_SYSTEM,
+    HBK__N_TEMPLATE_SLOTS
 } hbk__template_slot;
-static const char *const hbk__template_slots[] = {"", "{bos}", "{eos}", "{instruction}", "{output}"};
+static const char *const hbk__template_slots[] = {"",         "{bos}",    "{eos}", "{instruction}",
+                                                  "{output}", "{system}"};
 
 typedef struct hbk__template_piece {
     const char *text; /* a literal's; it points into the template */
@@ -10629,7 +11531,7 @@ typedef struct hbk__template_piece {
 
 static hbk__template_slot hbk__slot_at(const char *s)
 {
-    for (int i = HBK__SLOT_BOS; i <= HBK__SLOT_OUTPUT; i++) {
+    for (int i = HBK__SLOT_BOS; i < HBK__N_TEMPLATE_SLOTS; i++) {
         const char *slot = hbk__template_slots[i];
         if (strncmp(s, slot, strlen(slot)) == 0) return (hbk__template_slot)i;
     }
@@ -10652,30 +11554,33 @@ static bool hbk__next_piece(const char **at, hbk__template_piece *p)
     return true;
 }
 
-/* Checks that string `key` of a template has `instructions` slots {instruction} and `outputs` slots {output}
-   and few enough pieces: half of HBK_MAX_SPANS, so that prompt, tag and reply fit together. */
-static bool hbk__check_slots(const char *text, const char *name, const char *key, int instructions,
-                             int outputs, hbk_error *err)
+/* Checks that string number `key` of a template has the slots that belong there, each once, and few enough
+   pieces: half of HBK_MAX_SPANS, so that prompt, tag and reply fit together. */
+static bool hbk__check_slots(const char *text, const char *name, int key, hbk_error *err)
 {
+    bool expected[HBK__N_TEMPLATE_SLOTS] = {false};
+    expected[HBK__SLOT_INSTRUCTION] = key != HBK__TEXT_REPLY && key != HBK__TEXT_BACKWARD;
+    expected[HBK__SLOT_OUTPUT] =
+        key == HBK__TEXT_REPLY || key == HBK__TEXT_BACKWARD || key == HBK__TEXT_RATING;
+    expected[HBK__SLOT_SYSTEM] = key == HBK__TEXT_SYSTEM;
     hbk__template_piece p;
-    int found[HBK__SLOT_OUTPUT + 1] = {0}, spans = 1; /* the tag */
+    int found[HBK__N_TEMPLATE_SLOTS] = {0}, spans = 1; /* the tag */
     for (const char *at = text; hbk__next_piece(&at, &p);) {
         if (found[p.slot] < HBK_MAX_SPANS) found[p.slot]++;
         /* blanks that wait before an id become a span of their own */
         spans += p.slot == HBK__SLOT_BOS || p.slot == HBK__SLOT_EOS ? 2 : 1;
         if (spans > HBK_MAX_SPANS / 2)
             return hbk_fail(err, HBK_ERROR_RANGE, "template %s: \"%s\" has too many slots: %d pieces at most",
-                            name, key, HBK_MAX_SPANS / 2 - 1);
+                            name, hbk__text_keys[key], HBK_MAX_SPANS / 2 - 1);
     }
-    for (int i = HBK__SLOT_INSTRUCTION; i <= HBK__SLOT_OUTPUT; i++) {
-        int wanted = i == HBK__SLOT_INSTRUCTION ? instructions : outputs;
-        if (found[i] != wanted)
-            return hbk_fail(err, HBK_ERROR_FORMAT, "template %s: \"%s\" has %s %s, expected %s", name, key,
+    for (int i = HBK__SLOT_INSTRUCTION; i < HBK__N_TEMPLATE_SLOTS; i++)
+        if (found[i] != (int)expected[i])
+            return hbk_fail(err, HBK_ERROR_FORMAT, "template %s: \"%s\" has %s %s, expected %s", name,
+                            hbk__text_keys[key],
                             found[i] == 0   ? "no"
                             : found[i] == 1 ? "one"
                                             : "several",
-                            hbk__template_slots[i], wanted ? "exactly one" : "none");
-    }
+                            hbk__template_slots[i], expected[i] ? "exactly one" : "none");
     return true;
 }
 
@@ -10701,7 +11606,7 @@ static char *hbk__compose(const hbk_template *t, const char *wording, size_t n, 
 HBK_DEF bool hbk_template_set(hbk_template *t, hbk_use use, const char *text, hbk_error *err)
 {
     const char *name = t->text[HBK__TEXT_NAME];
-    if (use == HBK_FORWARD)
+    if (use != HBK_BACKWARD && use != HBK_RATING)
         return hbk_fail(err, HBK_ERROR_OPTION,
                         "template %s: only the backward and the rating prompt can be reworded", name);
     int slot = use == HBK_BACKWARD ? HBK__TEXT_BACKWARD : HBK__TEXT_RATING;
@@ -10709,7 +11614,7 @@ HBK_DEF bool hbk_template_set(hbk_template *t, hbk_use use, const char *text, hb
     while (n > 0 && (text[n - 1] == '\n' || text[n - 1] == '\r')) n--; /* editors end a file with one */
     char *whole = hbk__compose(t, text, n, err);
     if (!whole) return false;
-    if (!hbk__check_slots(whole, name, hbk__text_keys[slot], use == HBK_RATING, 1, err)) {
+    if (!hbk__check_slots(whole, name, slot, err)) {
         hbk_free(t->alloc, whole);
         return false;
     }
@@ -10726,29 +11631,55 @@ HBK_DEF void hbk_template_free(hbk_template *t)
     hbk_free(alloc, t);
 }
 
+/* What follows a reply where a template does not say it: the end of the reply, and the prompt again without
+   the bos that only the first one has. */
+static bool hbk__derive_next(hbk_template *t, hbk_error *err)
+{
+    const char *end = strstr(t->text[HBK__TEXT_REPLY], "{output}") + strlen("{output}");
+    const char *prompt = t->text[HBK__TEXT_PROMPT];
+    size_t skip = strncmp(prompt, "{bos}", 5) == 0 ? 5 : 0;
+    hbk_text text;
+    memset(&text, 0, sizeof text);
+    text.alloc = t->alloc;
+    hbk_text_add(&text, end);
+    hbk_text_add(&text, prompt + skip);
+    bool ok = hbk_text_ok(&text, err) &&
+              (t->text[HBK__TEXT_NEXT] = hbk__copy_text(t->alloc, text.data, text.len, err)) != NULL;
+    hbk_text_free(&text);
+    return ok;
+}
+
+/* Strings for conversations of templates that were written down before there were any. */
+static void hbk__add_built_in(const char *texts[HBK__N_TEXTS])
+{
+    for (int i = 0; i < HBK__N_BUILT_IN && !texts[HBK__TEXT_NEXT] && !texts[HBK__TEXT_SYSTEM]; i++)
+        if (strcmp(texts[HBK__TEXT_PROMPT], hbk__built_in[i][1]) == 0 &&
+            strcmp(texts[HBK__TEXT_REPLY], hbk__built_in[i][2]) == 0) {
+            texts[HBK__TEXT_NEXT] = hbk__built_in[i][3];
+            texts[HBK__TEXT_SYSTEM] = hbk__built_in[i][4];
+        }
+}
+
 /* A template of the given strings; NULL ones get their default. texts[name], [prompt] and [reply] are set. */
-static hbk_template *hbk__template_new(const char *const texts[HBK__N_TEXTS], hbk_allocator *alloc,
-                                       hbk_error *err)
+static hbk_template *hbk__template_new(const char *texts[HBK__N_TEXTS], hbk_allocator *alloc, hbk_error *err)
 {
     hbk_template *t = HBK__NEW(alloc, hbk_template, 1, err);
     if (!t) return NULL;
     t->alloc = alloc;
+    hbk__add_built_in(texts);
     bool ok = true;
     for (int i = 0; i < HBK__N_TEXTS && ok; i++) {
         const char *s = texts[i] ? texts[i] : i == HBK__TEXT_SCORE ? "Score:" : NULL;
+        bool slots = i != HBK__TEXT_NAME && i != HBK__TEXT_SCORE;
         if (s) ok = (t->text[i] = hbk__copy_text(alloc, s, strlen(s), err)) != NULL;
+        if (s && slots) ok = ok && hbk__check_slots(s, texts[HBK__TEXT_NAME], i, err);
     }
-    const char *name = texts[HBK__TEXT_NAME];
-    ok = ok && hbk__check_slots(texts[HBK__TEXT_PROMPT], name, "prompt", 1, 0, err) &&
-         hbk__check_slots(texts[HBK__TEXT_REPLY], name, "reply", 0, 1, err);
-    if (ok && t->text[HBK__TEXT_BACKWARD])
-        ok = hbk__check_slots(texts[HBK__TEXT_BACKWARD], name, "backward", 0, 1, err);
-    else if (ok)
+    if (ok && !t->text[HBK__TEXT_BACKWARD])
         ok = hbk_template_set(t, HBK_BACKWARD, hbk__backward_wording, err);
-    if (ok && t->text[HBK__TEXT_RATING])
-        ok = hbk__check_slots(texts[HBK__TEXT_RATING], name, "rating", 1, 1, err);
-    else if (ok)
-        ok = hbk_template_set(t, HBK_RATING, hbk__rating_wording, err);
+    if (ok && !t->text[HBK__TEXT_RATING]) ok = hbk_template_set(t, HBK_RATING, hbk__rating_wording, err);
+    if (ok && !t->text[HBK__TEXT_NEXT])
+        ok = hbk__derive_next(t, err) &&
+             hbk__check_slots(t->text[HBK__TEXT_NEXT], texts[HBK__TEXT_NAME], HBK__TEXT_NEXT, err);
     if (ok) return t;
     hbk_template_free(t);
     return NULL;
@@ -10767,7 +11698,7 @@ static hbk_template *hbk__template_from_json(const json_t *object, const char *f
         if (i == HBK__N_TEXTS || !value) { /* a misspelt "rating" must not fall back to ours */
             hbk_fail_at(err, HBK_ERROR_FORMAT, file, 0,
                         "\"%s\" %s: a template is an object of strings \"name\", \"prompt\", \"reply\", "
-                        "\"backward\", \"rating\", \"score\"",
+                        "\"backward\", \"rating\", \"score\", \"next\", \"system\"",
                         key, i == HBK__N_TEXTS ? "is unknown" : "is no string");
             return NULL;
         }
@@ -10834,6 +11765,19 @@ static bool hbk__chat_template(const char *dir, hbk_text *out, hbk_error *err)
     return hbk_text_ok(out, err);
 }
 
+/* The same, where the model is a GGUF file. */
+static bool hbk__gguf_chat_template(const char *path, hbk_text *out, hbk_error *err)
+{
+    const char *source = "";
+    size_t n = 0;
+    hbk_gguf *g = hbk_gguf_open(path, out->alloc, err);
+    if (!g) return false;
+    bool ok = hbk_gguf_string(g, "tokenizer.chat_template", &source, &n, err);
+    if (ok) hbk_text_append(out, source, n);
+    hbk_gguf_close(g);
+    return ok && hbk_text_ok(out, err);
+}
+
 HBK_DEF hbk_template *hbk_template_for_model(const char *model_path, hbk_allocator *alloc, hbk_error *err)
 {
     static const char *const markers[][2] = {
@@ -10841,7 +11785,10 @@ HBK_DEF hbk_template *hbk_template_for_model(const char *model_path, hbk_allocat
     hbk_text source;
     memset(&source, 0, sizeof source);
     source.alloc = alloc;
-    if (hbk_dir_exists(model_path) && !hbk__chat_template(model_path, &source, err)) {
+    bool ok = hbk_dir_exists(model_path)
+                  ? hbk__chat_template(model_path, &source, err)
+                  : !hbk__is_gguf(model_path) || hbk__gguf_chat_template(model_path, &source, err);
+    if (!ok) {
         hbk_text_free(&source);
         return NULL;
     }
@@ -10862,7 +11809,7 @@ static json_t *hbk__template_json(const hbk_template *t)
 {
     json_t *object = json_object();
     for (int i = 0; i < HBK__N_TEXTS && object; i++)
-        if (json_object_set_new(object, hbk__text_keys[i], json_string(t->text[i])) != 0) {
+        if (t->text[i] && json_object_set_new(object, hbk__text_keys[i], json_string(t->text[i])) != 0) {
             json_decref(object);
             object = NULL;
         }
@@ -10890,18 +11837,24 @@ HBK_DEF const char *hbk_template_score(const hbk_template *t)
     return t->text[HBK__TEXT_SCORE];
 }
 
+HBK_DEF bool hbk_template_has_system(const hbk_template *t)
+{
+    return t->text[HBK__TEXT_SYSTEM] != NULL;
+}
+
 /* The prompt of a use, as the template spells it. */
 static const char *hbk__template_text(const hbk_template *t, hbk_use use)
 {
     return t->text[use == HBK_FORWARD    ? HBK__TEXT_PROMPT
                    : use == HBK_BACKWARD ? HBK__TEXT_BACKWARD
+                   : use == HBK_NEXT     ? HBK__TEXT_NEXT
                                          : HBK__TEXT_RATING];
 }
 
 HBK_DEF uint64_t hbk_template_hash(const hbk_template *t)
 {
     uint64_t h = 0;
-    for (int i = 0; i < HBK__N_TEXTS; i++) /* with the NUL: "a" "bc" is not "ab" "c" */
+    for (int i = 0; i <= HBK__TEXT_SCORE; i++) /* with the NUL: "a" "bc" is not "ab" "c" */
         h = hbk_hash(h, t->text[i], strlen(t->text[i]) + 1);
     return h;
 }
@@ -10951,8 +11904,9 @@ static void hbk__add_user(hbk__spans *s, const char *text)
 HBK_DEF hbk_int hbk_template_spans(const hbk_template *t, const hbk_tokenizer *tok, const hbk_render *r,
                                    hbk_span_text spans[HBK_MAX_SPANS])
 {
-    const char *const parts[2] = {hbk__template_text(t, r->use), t->text[HBK__TEXT_REPLY]};
+    const char *parts[2] = {hbk__template_text(t, r->use), t->text[HBK__TEXT_REPLY]};
     hbk__spans s = {spans, 0, 0, false};
+    if (r->use == HBK_FORWARD && r->system && t->text[HBK__TEXT_SYSTEM]) parts[0] = t->text[HBK__TEXT_SYSTEM];
     for (int part = 0; part < 2; part++) {
         hbk__template_piece p;
         for (const char *at = parts[part]; hbk__next_piece(&at, &p);) {
@@ -10962,7 +11916,7 @@ HBK_DEF hbk_int hbk_template_spans(const hbk_template *t, const hbk_tokenizer *t
             case HBK__SLOT_EOS: hbk__add_id(&s, hbk_tokenizer_eos(tok)); break;
             case HBK__SLOT_INSTRUCTION:
                 hbk__add_user(&s, r->instruction);
-                if (r->use == HBK_FORWARD && r->tag && *r->tag) {
+                if ((r->use == HBK_FORWARD || r->use == HBK_NEXT) && r->tag && *r->tag) {
                     s.blanks++;
                     hbk__add_text(&s, r->tag, (hbk_int)strlen(r->tag), true);
                 }
@@ -10972,6 +11926,8 @@ HBK_DEF hbk_int hbk_template_spans(const hbk_template *t, const hbk_tokenizer *t
                 s.target = part == 1;
                 hbk__add_user(&s, part == 1 ? r->reply : r->output);
                 break;
+            case HBK__SLOT_SYSTEM: hbk__add_user(&s, r->system); break;
+            case HBK__N_TEMPLATE_SLOTS: break;
             }
         }
     }
@@ -11008,7 +11964,7 @@ HBK_DEF bool hbk_template_tokens(const hbk_template *t, const hbk_tokenizer *tok
 {
     hbk_span_text spans[HBK_MAX_SPANS];
     hbk_int n = hbk_template_spans(t, tok, r, spans), start = out->n, prompt = -1;
-    bool begins = true, ok = true; /* the first text after bos gets what a text's beginning gets */
+    bool ok = true, begins = r->use != HBK_NEXT; /* text after bos gets what a text's beginning gets */
     for (hbk_int i = 0; i < n && ok; i++) {
         if (spans[i].target && prompt < 0) prompt = out->n - start;
         if (spans[i].text) {
@@ -11552,9 +12508,7 @@ HBK_DEF hbk_train_options hbk_train_defaults(bool full)
     hbk_train_options o;
     memset(&o, 0, sizeof o);
     o.full = full;
-    o.rank = 16;
-    o.alpha = 32;
-    o.targets = HBK_ALL_SLOTS;
+    o.lora = hbk_adapter_defaults();
     o.dropout = full ? 0.1 : 0.05;
     o.lora_plus = 1;
     o.lr = full ? 1e-5 : 2e-4;
@@ -11649,7 +12603,7 @@ HBK_DEF hbk_trainer *hbk_trainer_new(const hbk_model *m, const hbk_train_options
 {
     hbk_adapter *fresh = NULL;
     if (!o->full && !init) {
-        init = fresh = hbk_adapter_new(&m->config, o->rank, o->alpha, o->targets, o->seed, alloc, err);
+        init = fresh = hbk_adapter_make(&m->config, &o->lora, o->seed, alloc, err);
         if (!fresh) return NULL;
     }
     hbk_trainer *t = HBK__NEW(alloc, hbk_trainer, 1, err);
@@ -12006,32 +12960,79 @@ static bool hbk__validate(hbk_trainer *t, hbk__plan *p, double *loss, hbk_error 
     return true;
 }
 
+/* Every option that a checkpoint is bound to. "recompute" is not: it changes no bit. */
+typedef struct hbk__option {
+    const char *key;
+    char kind; /* b bool, i hbk_int, r double, e enum or unsigned, u uint64_t, I and R arrays for the targets */
+    size_t offset;
+} hbk__option;
+#define HBK__OPTION(key, kind, field) {key, kind, offsetof(hbk_train_options, field)}
+static const hbk__option hbk__train_fields[] = {
+    HBK__OPTION("full", 'b', full),
+    HBK__OPTION("rank", 'i', lora.rank),
+    HBK__OPTION("alpha", 'r', lora.alpha),
+    HBK__OPTION("targets", 'e', lora.targets),
+    HBK__OPTION("rslora", 'b', lora.rslora),
+    HBK__OPTION("layer_begin", 'i', lora.layer_begin),
+    HBK__OPTION("layer_end", 'i', lora.layer_end),
+    HBK__OPTION("target_rank", 'I', lora.target_rank),
+    HBK__OPTION("target_alpha", 'R', lora.target_alpha),
+    HBK__OPTION("dropout", 'r', dropout),
+    HBK__OPTION("neftune", 'r', neftune),
+    HBK__OPTION("lora_plus", 'r', lora_plus),
+    HBK__OPTION("lr", 'r', lr),
+    HBK__OPTION("lr_end", 'r', lr_end),
+    HBK__OPTION("schedule", 'e', schedule),
+    HBK__OPTION("warmup", 'i', warmup),
+    HBK__OPTION("beta1", 'r', beta1),
+    HBK__OPTION("beta2", 'r', beta2),
+    HBK__OPTION("eps", 'r', eps),
+    HBK__OPTION("weight_decay", 'r', weight_decay),
+    HBK__OPTION("clip", 'r', clip),
+    HBK__OPTION("batch", 'i', batch),
+    HBK__OPTION("accumulate", 'i', accumulate),
+    HBK__OPTION("steps", 'i', steps),
+    HBK__OPTION("epochs", 'r', epochs),
+    HBK__OPTION("max_tokens", 'i', max_tokens),
+    HBK__OPTION("max_length", 'i', max_length),
+    HBK__OPTION("replay", 'i', replay),
+    HBK__OPTION("validate_every", 'i', validate_every),
+    HBK__OPTION("patience", 'i', patience),
+    HBK__OPTION("seed", 'u', seed),
+    HBK__OPTION("shuffle", 'b', shuffle)};
+
+/* The JSON of n numbers of a kind; one alone is no array. */
+static json_t *hbk__option_json(const void *field, char kind)
+{
+    switch (kind) {
+    case 'b': return json_boolean(*(const bool *)field);
+    case 'i': return json_integer(*(const hbk_int *)field);
+    case 'r': return json_real(*(const double *)field);
+    case 'e': return json_integer(*(const unsigned *)field);
+    case 'u': return json_integer((json_int_t) * (const uint64_t *)field);
+    default: break;
+    }
+    json_t *list = json_array();
+    for (int i = 0; i < HBK_N_TARGETS && list; i++)
+        if (json_array_append_new(list, kind == 'I' ? json_integer(((const hbk_int *)field)[i])
+                                                    : json_real(((const double *)field)[i]))) {
+            json_decref(list);
+            list = NULL;
+        }
+    return list;
+}
+
 /* Adds every option to `into`, keys led by `prefix`: flat, so that a difference can be named. */
 static bool hbk__options_json(json_t *into, const char *prefix, const hbk_train_options *o)
 {
-    json_t *j = json_pack(
-        "{s:b s:I s:f s:i s:f s:f s:f s:i s:I s:f s:f s:f s:f s:f s:I s:I s:I s:f s:I s:I s:I s:I s:I s:I "
-        "s:b s:f s:f}",
-        "full", o->full, "rank", (json_int_t)o->rank, "alpha", o->alpha, "targets", (int)o->targets,
-        "dropout", o->dropout, "lr", o->lr, "lr_end", o->lr_end, "schedule", (int)o->schedule, "warmup",
-        (json_int_t)o->warmup, "beta1", o->beta1, "beta2", o->beta2, "eps", o->eps, "weight_decay",
-        o->weight_decay, "clip", o->clip, "batch", (json_int_t)o->batch, "accumulate",
-        (json_int_t)o->accumulate, "steps", (json_int_t)o->steps, "epochs", o->epochs, "max_tokens",
-        (json_int_t)o->max_tokens, "max_length", (json_int_t)o->max_length, "replay", (json_int_t)o->replay,
-        "validate_every", (json_int_t)o->validate_every, "patience", (json_int_t)o->patience, "seed",
-        (json_int_t)o->seed, "shuffle", o->shuffle, "neftune", o->neftune, "lora_plus", o->lora_plus);
-    /* not "recompute": it changes no bit */
-    const char *key;
-    json_t *value;
-    bool ok = into && j;
-    json_object_foreach(j, key, value)
-    {
+    for (size_t i = 0; i < sizeof hbk__train_fields / sizeof *hbk__train_fields; i++) {
+        const hbk__option *f = &hbk__train_fields[i];
         char name[64];
-        snprintf(name, sizeof name, "%s%s", prefix, key);
-        if (ok && json_object_set(into, name, value)) ok = false;
+        snprintf(name, sizeof name, "%s%s", prefix, f->key);
+        if (json_object_set_new(into, name, hbk__option_json((const char *)o + f->offset, f->kind)))
+            return false;
     }
-    json_decref(j);
-    return ok;
+    return into != NULL;
 }
 
 static json_t *hbk__hex(uint64_t h)
@@ -12091,10 +13092,10 @@ static bool hbk__in_range(const char *name, double x, double least, double most,
 static bool hbk__train_check(const hbk_train_options *o, hbk_error *err)
 {
     const double any = 1e30;
-    if (!o->full && !(o->targets & (HBK_ALL_SLOTS | 1u << HBK_LM_HEAD)))
+    if (!o->full && !(o->lora.targets & (HBK_ALL_SLOTS | 1u << HBK_LM_HEAD)))
         return hbk_fail(err, HBK_ERROR_OPTION, "no projection is to be adapted: name targets, or all");
     return hbk__in_range("lr", o->lr, 0, any, err) && hbk__in_range("lr_end", o->lr_end, 0, any, err) &&
-           hbk__in_range("alpha", o->alpha, 0, any, err) && hbk__in_range("clip", o->clip, 0, any, err) &&
+           hbk__in_range("alpha", o->lora.alpha, 0, any, err) && hbk__in_range("clip", o->clip, 0, any, err) &&
            hbk__in_range("dropout", o->dropout, 0, 1, err) && hbk__in_range("beta1", o->beta1, 0, 1, err) &&
            hbk__in_range("beta2", o->beta2, 0, 1, err) && hbk__in_range("eps", o->eps, 1e-30, any, err) &&
            hbk__in_range("weight_decay", o->weight_decay, 0, any, err) &&
@@ -12338,7 +13339,7 @@ HBK_DEF bool hbk_tuned_load(hbk_tuned *t, const hbk_model *base, const char *dir
         return hbk_fail_at(err, HBK_ERROR_FILE, dir, 0,
                            "there is no such folder: an adapter is a PEFT folder, or one of finetune --full");
     if (hbk_file_exists(path)) {
-        r.adapter = hbk_adapter_load(dir, &base->config, alloc, err);
+        r.adapter = hbk_adapter_load(dir, base, alloc, err);
         if (!r.adapter) return false;
     } else {
         r.model = r.own_model = hbk_model_load(dir, alloc, err);

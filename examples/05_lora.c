@@ -164,8 +164,8 @@ int main(int argc, char **argv)
     hbk_train_options o = hbk_train_defaults(false); /* LoRA: rank 16 on all projections, the paper's steps */
     hbk_error err;
     if (toy) { /* so little is to be learned, and so small a model likes great steps */
-        o.rank = 4;
-        o.alpha = 8;
+        o.lora.rank = 4;
+        o.lora.alpha = 8;
         o.lr = 4e-3;
         o.lr_end = 4e-4;
         o.steps = 150;

@@ -160,8 +160,8 @@ int main(int argc, char **argv)
     o.model_name = model_path;
     o.tmpl = tmpl;
     if (toy) { /* small adapters and great steps; pages replayed, or so small a model forgets how to rate */
-        o.myx.rank = 4;
-        o.myx.alpha = 8;
+        o.myx.lora.rank = 4;
+        o.myx.lora.alpha = 8;
         o.myx.lr = 4e-3;
         o.myx.lr_end = 4e-4;
         o.myx.steps = 80;

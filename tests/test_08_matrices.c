@@ -15,24 +15,60 @@ static void t08_fill(hbk_real *x, hbk_int n, uint64_t seed)
     for (hbk_int i = 0; i < n; i++) x[i] = (hbk_real)(float)hbk_rng_normal(&r);
 }
 
-/* All three products of one shape and dtype; w is rounded to the dtype first, so only sums differ. */
+/* Where the halves of a block lie (-1: no second one). */
+static void t08_halves(hbk_dtype t, int at[2])
+{
+    bool pair = t == HBK_Q4_1 || t == HBK_Q5_1 || t == HBK_Q4_K || t == HBK_Q5_K;
+    at[0] = t == HBK_Q2_K ? 80 : t == HBK_Q3_K ? 108 : t == HBK_Q6_K ? 208 : 0;
+    at[1] = t == HBK_Q2_K ? 82 : pair ? 2 : -1;
+}
+
+/* n elements of type t from a seed: packed normal numbers where the type can be packed, else blocks of random
+   bytes whose halves, of either sign, lie between 2^-9 and 2^-5. */
+static void t08_stored(unsigned char *p, hbk_dtype t, hbk_int n, uint64_t seed)
+{
+    hbk_rng r = hbk_rng_at(seed, "stored", (uint64_t)t);
+    hbk_int size = (hbk_int)hbk_dtype_size(t, n), block = (hbk_int)hbk_dtype_size(t, hbk_dtype_block(t));
+    int at[2];
+    if (hbk_dtype_packs(t)) {
+        hbk_real *x = HBK__NEW(NULL, hbk_real, n, NULL);
+        t08_fill(x, n, seed);
+        hbk_pack(p, t, x, n);
+        hbk_free(NULL, x);
+        return;
+    }
+    t08_halves(t, at);
+    for (hbk_int i = 0; i < size; i++) p[i] = (unsigned char)hbk_rng_below(&r, 256);
+    for (hbk_int i = 0; t != HBK_INT8 && i < size; i += block)
+        for (int k = 0; k < 2 && at[k] >= 0; k++)
+            p[i + at[k] + 1] = (unsigned char)((p[i + at[k] + 1] & 0x8f) | 0x10);
+}
+
+/* All products of one shape and type; w is what the stored type holds, so only sums differ. */
 static void t08_shape(hbk_dtype t, hbk_int N, hbk_int O, hbk_int C)
 {
+    C = (C + hbk_dtype_block(t) - 1) / hbk_dtype_block(t) * hbk_dtype_block(t);
     hbk_int most = N * O + N * C + O * C;
     hbk_real *x = HBK__NEW(NULL, hbk_real, most, NULL), *dy = HBK__NEW(NULL, hbk_real, most, NULL);
     hbk_real *w = HBK__NEW(NULL, hbk_real, most, NULL), *y = HBK__NEW(NULL, hbk_real, most, NULL);
     hbk_real *panel = HBK__NEW(NULL, hbk_real, HBK_PANEL, NULL);
     double *dx = HBK__NEW(NULL, double, most, NULL), *dw = HBK__NEW(NULL, double, most, NULL);
     double *want = HBK__NEW(NULL, double, most, NULL), *xt = HBK__NEW(NULL, double, most, NULL);
-    void *packed = hbk_alloc(NULL, O * C, 8, NULL);
+    unsigned char *block = HBK__NEW(NULL, unsigned char, O * C * 8 + 1, NULL);
+    unsigned char *packed = block + (t != HBK_REAL); /* unaligned */
+    float scales[65];
+    hbk_int group = (O * C + 63) / 64; /* seldom a divisor of the row */
+    for (int i = 0; i < 65; i++) scales[i] = (float)(i - 30) / 1024;
     t08_fill(x, N * C, 1);
     t08_fill(dy, N * O, 2);
-    t08_fill(w, O * C, 3);
     t08_fill(y, most, 4);
-    hbk_pack(packed, t, w, O * C);
+    t08_stored(packed, t, O * C, 3);
     hbk_matrix m = {t, O, C, packed, NULL, 0};
+    if (t == HBK_INT8) m.scales = scales, m.group = group;
     hbk_matrix_unpack(w, &m, 0, O);
-    double tol = sizeof(hbk_real) == 8 ? 1e-12 : 2e-6 * sqrt((double)(N + O + C));
+    double tol = sizeof(hbk_real) == 8 ? 1e-12 : 2e-6 * sqrt((double)(N + O + C)), largest = 1;
+    for (hbk_int i = 0; i < O * C; i++) largest = fmax(largest, fabs((double)w[i]));
+    tol *= largest;
 
     for (hbk_int i = 0; i < N * O; i++) want[i] = (double)y[i];
     for (hbk_int i = 0; i < N * C; i++) dx[i] = (double)x[i];
@@ -59,28 +95,34 @@ static void t08_shape(hbk_dtype t, hbk_int N, hbk_int O, hbk_int C)
     hbk_matmul_dw(&grad, dy, x, N);
     for (hbk_int i = 0; i < O * C; i++) check_near(y[i], want[i], tol);
 
-    void *all[] = {x, dy, w, y, panel, dx, dw, want, xt, packed};
+    void *all[] = {x, dy, w, y, panel, dx, dw, want, xt, block};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) hbk_free(NULL, all[i]);
 }
 
-/* Promise: one door, same result for every dtype, number of rows (few and many) and odd or prime sizes. */
+/* Promise: one door, same result for every type, number of rows (few and many), odd or prime sizes, rows of
+   one block and of several parts; what is stored may be unaligned. */
 static void t08_products(void **state)
 {
     (void)state;
     static const hbk_int shapes[][3] = {{1, 1, 1},   {1, 7, 5},    {2, 3, 1},   {3, 17, 31},  {4, 64, 64},
                                         {5, 13, 97}, {8, 96, 256}, {9, 33, 65}, {16, 41, 3},  {31, 64, 96},
                                         {64, 5, 7},  {67, 129, 33}};
-    for (int t = 0; t <= HBK_F64; t++)
+    for (int t = 0; t < HBK_DTYPE_COUNT; t++) {
         for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
             t08_shape((hbk_dtype)t, shapes[i][0], shapes[i][1], shapes[i][2]);
+        for (hbk_int N = 1; N <= 9; N++) t08_shape((hbk_dtype)t, N, 3, 2049 + 32 * N);
+    }
 }
 
 /* Promise: a weight larger than the panel is unpacked in several pieces that add up to the same. */
 static void t08_panels(void **state)
 {
     (void)state;
-    hbk_int C = 4099, O = 2 * (HBK_PANEL / C) + 1; /* two full panels and one row */
-    t08_shape(HBK_F16, 9, O, C);
+    static const hbk_dtype types[] = {HBK_F16, HBK_Q8_0, HBK_Q4_K, HBK_INT8};
+    for (int i = 0; i < 4; i++) {
+        hbk_int C = i ? 4096 + 256 : 4099, O = 2 * (HBK_PANEL / C) + 1; /* two full panels and one row */
+        t08_shape(types[i], 9, O, C);
+    }
 }
 
 /* Promise: halves and bf16 keep every representable value, and round to nearest even. */
@@ -143,9 +185,201 @@ static void t08_golden_blocks(void **state)
     }
 }
 
+/* n bits from bit `first` on, one by one; the lowest bit of a byte is its first. */
+static int t08_bits(const unsigned char *p, int first, int n)
+{
+    int v = 0;
+    for (int k = 0; k < n; k++) v |= (p[(first + k) / 8] >> (first + k) % 8 & 1) << k;
+    return v;
+}
+
+static double t08_half(const unsigned char *p)
+{
+    int fraction = t08_bits(p, 0, 10), e = t08_bits(p, 10, 5);
+    double x = e ? ldexp(1024 + fraction, e - 25) : ldexp(fraction, -24);
+    return t08_bits(p, 15, 1) ? -x : x;
+}
+
+/* Element i of a block of one of the 32-element types. */
+static double t08_element_32(hbk_dtype t, const unsigned char *p, int i)
+{
+    int nibble = 8 * (i % 16) + 4 * (i / 16);
+    double d = t08_half(p);
+    switch ((int)t) {
+    case HBK_Q4_0: return d * (t08_bits(p + 2, nibble, 4) - 8);
+    case HBK_Q4_1: return d * t08_bits(p + 4, nibble, 4) + t08_half(p + 2);
+    case HBK_Q5_0: return d * (t08_bits(p + 6, nibble, 4) + 16 * t08_bits(p + 2, i, 1) - 16);
+    case HBK_Q5_1: return d * (t08_bits(p + 8, nibble, 4) + 16 * t08_bits(p + 4, i, 1)) + t08_half(p + 2);
+    default: return d * (t08_bits(p + 2, 8 * i, 7) - 128 * t08_bits(p + 2, 8 * i + 7, 1));
+    }
+}
+
+/* Element i of a block of one of the 256-element types. */
+static double t08_element_256(hbk_dtype t, const unsigned char *p, int i)
+{
+    int half = i / 128, quarter = i % 128 / 32, l = i % 32, k = i / 16, sub = i / 32, q, s, m;
+    if (t == HBK_Q2_K) {
+        q = t08_bits(p + 16, 8 * (32 * half + l) + 2 * quarter, 2);
+        return t08_half(p + 80) * t08_bits(p, 8 * k, 4) * q - t08_half(p + 82) * t08_bits(p, 8 * k + 4, 4);
+    }
+    if (t == HBK_Q3_K) {
+        q = t08_bits(p + 32, 8 * (32 * half + l) + 2 * quarter, 2) + 4 * t08_bits(p, 8 * l + sub, 1) - 4;
+        s = t08_bits(p + 96, 8 * (k % 8) + 4 * (k / 8), 4);
+        s += 16 * t08_bits(p + 104, 8 * (k % 4) + 2 * (k / 4), 2);
+        return t08_half(p + 108) * (s - 32) * q;
+    }
+    if (t == HBK_Q6_K) {
+        q = t08_bits(p, 8 * (64 * half + i % 64) + 4 * (i % 128 / 64), 4) +
+            16 * t08_bits(p + 128, 8 * (32 * half + l) + 2 * quarter, 2) - 32;
+        return t08_half(p + 208) * (t08_bits(p + 192, 8 * k, 7) - 128 * t08_bits(p + 192, 8 * k + 7, 1)) * q;
+    }
+    q = t08_bits(p + (t == HBK_Q5_K ? 48 : 16), 8 * (32 * (sub / 2) + l) + 4 * (sub % 2), 4);
+    if (t == HBK_Q5_K) q += 16 * t08_bits(p + 16, 8 * l + sub, 1);
+    if (sub < 4) {
+        s = t08_bits(p + 4, 8 * sub, 6);
+        m = t08_bits(p + 8, 8 * sub, 6);
+    } else {
+        s = t08_bits(p + 12, 8 * (sub - 4), 4) + 16 * t08_bits(p + 4, 8 * (sub - 4) + 6, 2);
+        m = t08_bits(p + 12, 8 * (sub - 4) + 4, 4) + 16 * t08_bits(p + 8, 8 * (sub - 4) + 6, 2);
+    }
+    return t08_half(p) * s * q - t08_half(p + 2) * m;
+}
+
+/* Promise: random blocks of every block type unpack, bit for bit, to what their layout says when it is read
+   one bit at a time: subnormal, zero and negative scales included, in any alignment, and from any row on. */
+static void t08_block_layouts(void **state)
+{
+    (void)state;
+    enum { N = 64 * 256 };
+    static unsigned char block[N * 2];
+    static hbk_real x[N];
+    for (int t = HBK_Q4_0; t <= HBK_Q6_K; t++) {
+        int n = (int)hbk_dtype_block((hbk_dtype)t), size = (int)hbk_dtype_size((hbk_dtype)t, n), at[2];
+        unsigned char *p = block + t % 4;
+        hbk_rng r = hbk_rng_at(1, "layout", (uint64_t)t);
+        t08_halves((hbk_dtype)t, at);
+        for (int i = 0; i < N / n * size; i++) p[i] = (unsigned char)hbk_rng_below(&r, 256);
+        for (int i = 0; i < N / n; i++) /* exponents below 16, every fourth 0: no infinities */
+            for (int k = 0; k < 2 && at[k] >= 0; k++) p[i * size + at[k] + 1] &= i % 4 == 3 ? 0x83 : 0xbf;
+        memset(p + size, 0, 4); /* a block of zero scale, in the types where it comes first */
+        hbk_matrix m = {(hbk_dtype)t, 64, N / 64, p, NULL, 0};
+        hbk_matrix_unpack(x, &m, 0, 32);
+        hbk_matrix_unpack(x + N / 2, &m, 32, 32);
+        for (int i = 0; i < N; i++) {
+            const unsigned char *b = p + i / n * size;
+            float got = (float)x[i], want = (float)(n == 32 ? t08_element_32((hbk_dtype)t, b, i % n)
+                                                            : t08_element_256((hbk_dtype)t, b, i % n));
+            if (memcmp(&got, &want, 4) != 0)
+                fail_msg("%s: element %d is %g, expected %g", hbk_dtype_name((hbk_dtype)t), i, (double)got,
+                         (double)want);
+        }
+    }
+}
+
+/* Promise: the scales of int8 count through the whole matrix: a group may cross the end of a row. */
+static void t08_int8_groups(void **state)
+{
+    (void)state;
+    static const hbk_int groups[] = {1, 4, 6, 8, 12, 24};
+    signed char q[24];
+    unsigned char scales[4 * 24 + 1];
+    float scale[24];
+    hbk_real x[24];
+    for (int i = 0; i < 24; i++) {
+        q[i] = (signed char)(i * 37 % 255 - 127);
+        scale[i] = (float)(i + 1) / 3;
+    }
+    memcpy(scales + 1, scale, sizeof scale);
+    for (int k = 0; k < 6; k++) {
+        hbk_matrix m = {HBK_INT8, 6, 4, q, scales + 1, groups[k]};
+        hbk_matrix_unpack(x, &m, 0, 1);
+        hbk_matrix_unpack(x + 4, &m, 1, 5);
+        for (int i = 0; i < 24; i++) {
+            float want = (float)q[i] * scale[i / groups[k]];
+            assert_true((float)x[i] == want);
+        }
+    }
+}
+
+/* Promise: q8_0 is packed byte for byte as ggml packs it. */
+static void t08_golden_pack(void **state)
+{
+    (void)state;
+    hbk_text input, blocks;
+    if (!t08_golden(&input, "input", "f32")) skip();
+    assert_true(t08_golden(&blocks, "q8_0", "blocks"));
+    hbk_int n = (hbk_int)input.len / 4;
+    hbk_real *x = HBK__NEW(NULL, hbk_real, n, NULL);
+    unsigned char *packed = HBK__NEW(NULL, unsigned char, (hbk_int)blocks.len, NULL);
+    hbk__unpack(x, HBK_F32, input.data, n);
+    assert_int_equal(hbk_dtype_size(HBK_Q8_0, n), blocks.len);
+    hbk_pack(packed, HBK_Q8_0, x, n);
+    assert_memory_equal(packed, blocks.data, blocks.len);
+    hbk_free(NULL, x);
+    hbk_free(NULL, packed);
+    hbk_text_free(&input);
+    hbk_text_free(&blocks);
+}
+
+/* Promise: a block of q8_0 keeps its largest number as 127 and the rest to half a step; zeros, and numbers
+   too small for a scale, give zeros; what is not finite does not stop it. */
+static void t08_pack_q8_0(void **state)
+{
+    (void)state;
+    hbk_real x[64], y[64];
+    unsigned char p[68];
+    t08_fill(x, 64, 9);
+    x[5] = -4;
+    for (int i = 32; i < 64; i++) x[i] *= (hbk_real)1e-3;
+    hbk_pack(p, HBK_Q8_0, x, 64);
+    assert_int_equal((signed char)p[2 + 5], -127);
+    hbk_matrix m = {HBK_Q8_0, 1, 64, p, NULL, 0};
+    hbk_matrix_unpack(y, &m, 0, 1);
+    for (int i = 0; i < 64; i++) {
+        double step = t08_half(p + i / 32 * 34), rounding = step * ldexp(1, -11) + ldexp(1, -25);
+        assert_true(fabs((double)(x[i] - y[i])) <= 0.5 * (step + rounding) * (1 + 1e-5) + 127 * rounding);
+    }
+    for (int k = 0; k < 3; k++) {
+        for (int i = 0; i < 32; i++) x[i] = k == 0 ? 0 : (hbk_real)(k == 1 ? 1e-42f : 1e-9f);
+        hbk_pack(p, HBK_Q8_0, x, 32);
+        m.cols = 32;
+        hbk_matrix_unpack(y, &m, 0, 1);
+        for (int i = 0; i < 32; i++) assert_true(y[i] == 0);
+    }
+    x[3] = (hbk_real)NAN;
+    x[4] = (hbk_real)INFINITY;
+    hbk_pack(p, HBK_Q8_0, x, 32);
+}
+
+/* Promise: the table of types holds what GGUF says of them, and only five of them are written. */
+static void t08_types(void **state)
+{
+    (void)state;
+    static const int gguf[] = {0, 1, 30, 28, 2, 3, 6, 7, 8, 10, 11, 12, 13, 14, -1};
+    static const int bytes[] = {1024, 512, 512, 2048, 144, 160, 176, 192, 272, 84, 110, 144, 176, 210, 256};
+    assert_int_equal(sizeof gguf / sizeof *gguf, HBK_DTYPE_COUNT);
+    int packs = 0;
+    for (int t = 0; t < HBK_DTYPE_COUNT; t++) {
+        assert_int_equal(hbk_dtype_gguf((hbk_dtype)t), gguf[t]);
+        assert_int_equal(hbk_dtype_size((hbk_dtype)t, 256), bytes[t]);
+        assert_int_equal(hbk_dtype_size((hbk_dtype)t, 0), 0);
+        assert_int_equal(256 % hbk_dtype_block((hbk_dtype)t), 0);
+        packs += hbk_dtype_packs((hbk_dtype)t);
+    }
+    assert_int_equal(packs, 5);
+    assert_string_equal(hbk_dtype_name(HBK_Q4_K), "q4_k");
+    assert_string_equal(hbk_dtype_name(HBK_INT8), "int8");
+    assert_string_equal(hbk_dtype_name(HBK_DTYPE_COUNT), "?");
+}
+
 static const struct CMUnitTest tests_08[] = {
-    cmocka_unit_test(t08_golden_blocks),
     cmocka_unit_test(t08_products),
     cmocka_unit_test(t08_panels),
     cmocka_unit_test(t08_rounding),
+    cmocka_unit_test(t08_types),
+    cmocka_unit_test(t08_golden_blocks),
+    cmocka_unit_test(t08_block_layouts),
+    cmocka_unit_test(t08_int8_groups),
+    cmocka_unit_test(t08_golden_pack),
+    cmocka_unit_test(t08_pack_q8_0),
 };

@@ -333,6 +333,61 @@ static void t11_packing(void **state)
     hbk_model_free(m);
 }
 
+/* Promise: rotary angles are those of transformers 5.23 in float32, also far out, where the same formulas in
+   double would turn by another 1e-4. */
+static void t11_rope(void **state)
+{
+    (void)state;
+    static const struct {
+        hbk_rope_scaling scaling;
+        double theta, factor, inv_freq[8], cosine[8]; /* at position 3999 */
+    } cases[] = {
+        {HBK_ROPE_LLAMA3,
+         5e5,
+         8,
+         {1, 0.079403013, 0.00470075384, 0.000911583134, 0.000176776681, 3.42810235e-05, 6.64786967e-06,
+          1.28917316e-06},
+         {-0.969540656, -0.973255455, 0.998687446, -0.875740707, 0.760359466, 0.990617871, 0.999646664,
+          0.999986708}},
+        {HBK_ROPE_LINEAR,
+         1e4,
+         3,
+         {0.333333343, 0.105409257, 0.0333333351, 0.0105409259, 0.00333333318, 0.00105409266, 0.000333333359,
+          0.000105409265},
+         {0.569651246, 0.84820956, 0.215969577, -0.255473018, 0.722331583, -0.476854116, 0.235561475,
+          0.912463307}},
+        {HBK_ROPE_DEFAULT,
+         5e5,
+         1,
+         {1, 0.193922758, 0.0376060307, 0.00729266508, 0.00141421345, 0.000274248188, 5.31829573e-05,
+          1.03133852e-05},
+         {-0.969540656, -0.888718486, 0.917149901, -0.63016212, 0.809353411, 0.456518143, 0.977469027,
+          0.999149621}},
+    };
+    for (int k = 0; k < 3; k++) {
+        hbk_error err;
+        hbk_config c = t11_config(true);
+        c.head_dim = 16;
+        c.rope_scaling = cases[k].scaling;
+        c.rope_theta = cases[k].theta;
+        c.rope_factor = cases[k].factor;
+        c.rope_low_freq_factor = 1;
+        c.rope_high_freq_factor = 4;
+        c.rope_original_context = 64;
+        hbk_model *m = hbk_model_random(&c, 1, NULL, &err);
+        check_ok(m);
+        hbk_real table[16];
+        int32_t pos = 3999;
+        hbk_rope_table(table, &pos, m->inv_freq, 1, 16);
+        for (int i = 0; i < 8; i++) {
+            check_near((float)m->inv_freq[i] / (float)cases[k].inv_freq[i], 1, 0);
+            check_near(table[i], cases[k].cosine[i], 1e-7);
+            check_near(table[i] * table[i] + table[8 + i] * table[8 + i], 1, 2e-7);
+        }
+        hbk_model_free(m);
+    }
+}
+
 /* Promise: ids beyond the vocabulary and batches beyond the room are errors, as are impossible shapes. */
 static void t11_refusals(void **state)
 {
@@ -410,7 +465,7 @@ static double t11_logits_difference(const char *model, const char *adapter_dir, 
     hbk_error err;
     hbk_model *m = hbk_model_load(model, NULL, &err);
     check_ok(m);
-    hbk_adapter *w = adapter_dir ? hbk_adapter_load(adapter_dir, &m->config, NULL, &err) : NULL;
+    hbk_adapter *w = adapter_dir ? hbk_adapter_load(adapter_dir, m, NULL, &err) : NULL;
     if (adapter_dir) check_ok(w);
     hbk_safetensors *s = hbk_safetensors_open(file, NULL, &err);
     check_ok(s);
@@ -540,8 +595,13 @@ static void t11_golden_gradients(void **state)
 }
 
 static const struct CMUnitTest tests_11[] = {
-    cmocka_unit_test(t11_full_gradient), cmocka_unit_test(t11_lora_gradient),
-    cmocka_unit_test(t11_lora_paths),    cmocka_unit_test(t11_tensors),
-    cmocka_unit_test(t11_packing),       cmocka_unit_test(t11_refusals),
-    cmocka_unit_test(t11_golden_logits), cmocka_unit_test(t11_golden_gradients),
+    cmocka_unit_test(t11_full_gradient),
+    cmocka_unit_test(t11_lora_gradient),
+    cmocka_unit_test(t11_lora_paths),
+    cmocka_unit_test(t11_tensors),
+    cmocka_unit_test(t11_rope),
+    cmocka_unit_test(t11_packing),
+    cmocka_unit_test(t11_refusals),
+    cmocka_unit_test(t11_golden_logits),
+    cmocka_unit_test(t11_golden_gradients),
 };

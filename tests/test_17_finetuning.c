@@ -49,8 +49,8 @@ static hbk_dataset t17_data(hbk_int n, uint64_t seed)
 static hbk_train_options t17_options(bool full)
 {
     hbk_train_options o = hbk_train_defaults(full);
-    o.rank = 2;
-    o.alpha = 4;
+    o.lora.rank = 2;
+    o.lora.alpha = 4;
     o.dropout = 0.1;
     o.lr = 0.01;
     o.lr_end = 0.002;
@@ -414,8 +414,8 @@ static void t17_overfit(void **state)
     uint64_t before = hbk_hash(0, w.m->values, (size_t)hbk_model_count(&w.m->config) * sizeof(hbk_real));
     for (int full = 0; full < 2; full++) {
         hbk_train_options o = t17_options(full);
-        o.rank = 4;
-        o.alpha = 8;
+        o.lora.rank = 4;
+        o.lora.alpha = 8;
         o.dropout = 0;
         hbk_trainer *t = t17_trainer(w.m, &o, NULL);
         double first = t17_add(t, &w.data, 0, 3, scale) * scale, loss = first;
@@ -513,7 +513,7 @@ static void t17_checkpoint(void **state)
     test_tmp(path, "t17_state.safetensors");
     hbk_train_options o = t17_options(false);
     hbk_trainer *a = t17_trainer(w.m, &o, NULL), *b = t17_trainer(w.m, &o, NULL);
-    o.rank = 3;
+    o.lora.rank = 3;
     hbk_trainer *other = t17_trainer(w.m, &o, NULL);
     for (int i = 0; i < 4; i++) {
         if (i == 2) {
@@ -891,9 +891,20 @@ static void t17_change(hbk_train_options *o, const char *name)
 #define T17_IS(field, value)                                                                      \
     if (!strcmp(name, #field)) o->field = value
     T17_IS(full, true);
+#undef T17_IS
+#define T17_IS(field, value)                                                                                 \
+    if (!strcmp(name, #field)) o->lora.field = value
     T17_IS(rank, 3);
     T17_IS(alpha, 5);
     T17_IS(targets, 1);
+    T17_IS(rslora, true);
+    T17_IS(layer_begin, 1);
+    T17_IS(layer_end, 1);
+    T17_IS(target_rank[0], 1);
+    T17_IS(target_alpha[0], 1);
+#undef T17_IS
+#define T17_IS(field, value)                                                                                 \
+    if (!strcmp(name, #field)) o->field = value
     T17_IS(dropout, 0.2);
     T17_IS(lr, 0.02);
     T17_IS(lr_end, 0.001);
@@ -928,7 +939,8 @@ static void t17_other_options(void **state)
         "full",  "rank",  "alpha", "targets",      "dropout", "lr",    "lr_end",     "schedule",
         "warmup", "beta1", "beta2", "eps",          "weight_decay", "clip", "batch",  "accumulate",
         "steps", "epochs", "max_tokens", "max_length", "replay",  "seed",  "shuffle",
-        "validate_every", "neftune", "lora_plus"};
+        "validate_every", "neftune", "lora_plus",  "rslora", "layer_begin",  "layer_end", "target_rank[0]",
+        "target_alpha[0]"};
     hbk_error err;
     hbk_train_data in;
     t17_world w = t17_begin(1);
@@ -945,7 +957,7 @@ static void t17_other_options(void **state)
         for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
             hbk_train_options changed = o;
             t17_change(&changed, names[i]);
-            snprintf(message, sizeof message, "begun with %s ", names[i]);
+            snprintf(message, sizeof message, "begun with %.*s ", (int)strcspn(names[i], "["), names[i]);
             check_error(t17_tune(&w, &changed, dir, NULL, &err), HBK_ERROR_OPTION, message);
         }
         check_error(hbk_finetune(w.m, t17_only(&other, &in), &o, NULL, &w.recipe, dir, NULL, NULL, &err),
@@ -983,9 +995,9 @@ static void t17_finished(void **state)
     t17_watch watch;
     hbk_train_options o = t17_options(false);
     t17_dir(dir, "finished");
-    o.rank = 100;
+    o.lora.rank = 100;
     check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_RANGE, "rank 100");
-    o.rank = 2;
+    o.lora.rank = 2;
     check_ok(t17_tune(&w, &o, dir, NULL, &err));
     check_ok(hbk_path(path, dir, "adapter_model.safetensors", &err));
     check_ok(hbk_file_write(path, "mark", 4, &err));
@@ -1081,7 +1093,7 @@ static void t17_init_adapter(void **state)
     check_ok(hbk_finetune(w.m, t17_only(&w.data, &in), &o, init, &w.recipe, dir, NULL, NULL, &err));
     json_t *rows = t17_metrics(dir);
     check_near(t17_metric(rows, 0, "loss"), loss, T17_BAR);
-    hbk_adapter *got = hbk_adapter_load(dir, &w.m->config, NULL, &err);
+    hbk_adapter *got = hbk_adapter_load(dir, w.m, NULL, &err);
     check_ok(got);
     assert_true(got->rank == 3 && got->targets == init->targets && got->alpha == 6);
     double moved = t17_difference(got->values, init->values, init->n_values);

@@ -46,8 +46,8 @@ static const hbk_model *t21_base(const hbk_tokenizer *tok, const hbk_template *t
 static hbk_train_options t21_training(hbk_int steps)
 {
     hbk_train_options o = hbk_train_defaults(false);
-    o.rank = 2;
-    o.alpha = 4;
+    o.lora.rank = 2;
+    o.lora.alpha = 4;
     o.lr = 2e-2;
     o.lr_end = 3e-3;
     o.batch = 2;
@@ -561,8 +561,8 @@ static const char *t21_change(hbk_loop_options *o, int i)
     T21_CHANGE("m0.steps", o->m0.steps = 3)
     T21_CHANGE("m0.seed", o->m0.seed = 2)
     T21_CHANGE("m0.shuffle", o->m0.shuffle = false)
-    T21_CHANGE("mt.rank", o->mt.rank = 3)
-    T21_CHANGE("mt.targets", o->mt.targets = 1)
+    T21_CHANGE("mt.rank", o->mt.lora.rank = 3)
+    T21_CHANGE("mt.targets", o->mt.lora.targets = 1)
     T21_CHANGE("mt.dropout", o->mt.dropout = 0)
     T21_CHANGE("mt.lr_end", o->mt.lr_end = 9e-6)
     T21_CHANGE("mt.weight_decay", o->mt.weight_decay = 0.1)

@@ -246,6 +246,12 @@ static hbk_int cli_int(const cli *c, const char *name)
     return text ? (hbk_int)strtoll(text, NULL, 10) : 0;
 }
 
+static double cli_real(const cli *c, const char *name)
+{
+    const char *text = cli_text(c, name);
+    return text ? strtod(text, NULL) : 0;
+}
+
 static int cli_choice(const cli *c, const char *name)
 {
     char stage[16];

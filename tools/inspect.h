@@ -499,7 +499,7 @@ static void inspect_try_adapter(json_t *facts, const char *dir, const char *base
     hbk_model *m = base && hbk_file_exists(base) ? hbk_model_load(base, NULL, NULL) : NULL;
     json_object_set_new(facts, "tried_on", m ? json_string(base) : json_null());
     if (!m) return;
-    hbk_adapter *a = hbk_adapter_load(dir, &m->config, NULL, &e);
+    hbk_adapter *a = hbk_adapter_load(dir, m, NULL, &e);
     if (!a) inspect_refused(facts, &e);
     hbk_adapter_free(a);
     hbk_model_free(m);

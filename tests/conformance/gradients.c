@@ -43,9 +43,9 @@ static bool read_batch(input *in, hbk_error *err)
 }
 
 /* A gradient has the shape of what it belongs to: the same adapter once more, emptied. */
-static hbk_adapter *empty_adapter(const char *dir, const hbk_config *c, hbk_error *err)
+static hbk_adapter *empty_adapter(const char *dir, const hbk_model *m, hbk_error *err)
 {
-    hbk_adapter *a = hbk_adapter_load(dir, c, NULL, err);
+    hbk_adapter *a = hbk_adapter_load(dir, m, NULL, err);
     if (a) memset(a->values, 0, (size_t)a->n_values * sizeof *a->values);
     return a;
 }
@@ -55,10 +55,10 @@ static bool of_adapter(const hbk_model *m, const char *dir, const input *in, con
 {
     hbk_pass pass;
     memset(&pass, 0, sizeof pass);
-    hbk_adapter *a = hbk_adapter_load(dir, &m->config, NULL, err);
+    hbk_adapter *a = hbk_adapter_load(dir, m, NULL, err);
     pass.adapter = a;
     pass.scale = 1.0 / in->n_targets;
-    if (a) pass.dadapter = empty_adapter(dir, &m->config, err);
+    if (a) pass.dadapter = empty_adapter(dir, m, err);
     hbk_int n = in->batch.n_tokens;
     hbk_acts *acts = pass.dadapter ? hbk_acts_new(m, a, n, n, HBK_KEEP_ALL, NULL, err) : NULL;
     bool ok = acts && hbk_model_pass(acts, m, &in->batch, &pass, loss, NULL, err) &&
