@@ -15184,7 +15184,7 @@ static bool hbk__stage_finish(hbk__loop *l, const char *name, json_t *entry, hbk
 {
     double now = hbk__now(l->progress);
     if (entry && l->progress && l->progress->now)
-        json_object_set_new(entry, "seconds", json_real(now - l->lap));
+        json_object_set_new(entry, "seconds", json_real(floor((now - l->lap) * 1e3 + 0.5) / 1e3));
     l->lap = now;
     if (!entry || json_object_set_new(json_object_get(l->state, "stages"), name, entry))
         return hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for run.json");
