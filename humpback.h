@@ -718,7 +718,10 @@ typedef struct hbk_config {
     hbk_int n_eos;
 } hbk_config;
 
-/* Fails, naming the field, if a size is not positive, heads do not divide, or a product overflows. */
+/* Whether a model of this shape can exist. HBK_ERROR_RANGE names the field of config.json where a size is not
+   from 1 to 2^31 - 1, query heads are no multiple of key/value heads, head_dim is odd, eps or theta is out of
+   range, or the sizes multiply beyond any memory: behind it products of two of them cannot overflow.
+   Thread safety: pure. */
 HBK_DEF bool hbk_config_check(const hbk_config *c, hbk_error *err);
 
 typedef struct hbk_layer {
@@ -812,9 +815,13 @@ typedef struct hbk_tensor {
     const void *data; /* perhaps unaligned */
     size_t bytes;
 } hbk_tensor;
+/* Opens a file; free with hbk_safetensors_close. Errors: HBK_ERROR_FILE if it cannot be opened or mapped,
+   HBK_ERROR_FORMAT, with the tensor's name, for a header that is cut short, no JSON, or describes tensors
+   that overlap, leave gaps, leave the file or differ from their shape. A git-lfs pointer is named so. */
 HBK_DEF hbk_safetensors *hbk_safetensors_open(const char *path, hbk_allocator *alloc, hbk_error *err);
-HBK_DEF void hbk_safetensors_close(hbk_safetensors *s);
+HBK_DEF void hbk_safetensors_close(hbk_safetensors *s); /* unmaps it; NULL is fine */
 HBK_DEF hbk_int hbk_safetensors_count(const hbk_safetensors *s);
+/* Tensor i, 0 <= i < count, in the order of the data; it lives until the file is closed. */
 HBK_DEF const hbk_tensor *hbk_safetensors_at(const hbk_safetensors *s, hbk_int i);
 /* By name, or by what __metadata__ calls its alias (tied weights are stored once); or NULL. */
 HBK_DEF const hbk_tensor *hbk_safetensors_find(const hbk_safetensors *s, const char *name);
@@ -1070,6 +1077,8 @@ HBK_DEF hbk_template *hbk_template_for_model(const char *model_path, hbk_allocat
    A missing slot is an error, and the template stays as it was. */
 HBK_DEF bool hbk_template_set(hbk_template *t, hbk_use use, const char *text, hbk_error *err);
 HBK_DEF void hbk_template_free(hbk_template *t);
+/* Writes the template, wordings that were set included, as a JSON file that hbk_template_load reads; the file
+   is complete or absent. Thread safety: reads t only. */
 HBK_DEF bool hbk_template_save(const hbk_template *t, const char *path, hbk_error *err);
 HBK_DEF const char *hbk_template_name(const hbk_template *t);
 HBK_DEF const char *hbk_template_score(const hbk_template *t); /* what leads to a rating: "Score:" */
@@ -1105,6 +1114,7 @@ HBK_DEF bool hbk_template_tokens(const hbk_template *t, const hbk_tokenizer *tok
 
 /* ==== 15  EXAMPLES AND BATCHES =============================================== [hbk_pairs_*] */
 
+/* Pairs by people or by the loop. Zero it, set .alloc, free with hbk_pairs_free; one thread at a time. */
 typedef struct hbk_pair {
     char *id, *instruction, *output, *source; /* source: "seed" or "aug" */
     double score;                             /* NAN if none */
@@ -1118,6 +1128,8 @@ typedef struct hbk_pairs {
    get "row-<line>", rows whose source is not "seed" or "aug" `source`. A blank output or instruction is an
    error, and so is a filled "input" beside them. */
 HBK_DEF bool hbk_pairs_load(hbk_pairs *p, const char *path, const char *source, hbk_error *err);
+/* Appends one pair; the strings (NUL-terminated, not NULL) are copied. score: NAN if there is none. The only
+   error is memory, and leaves the pairs as they were. */
 HBK_DEF bool hbk_pairs_add(hbk_pairs *p, const char *id, const char *instruction, const char *output,
                            const char *source, double score, hbk_error *err);
 HBK_DEF void hbk_pairs_free(hbk_pairs *p);
@@ -1134,8 +1146,8 @@ typedef struct hbk_dataset {
     hbk_int n_targets;  /* tokens with loss, of all examples */
     hbk_int n_too_long; /* examples left out because they exceed the limit */
 } hbk_dataset;
-/* Appends an example of n ids, a copy; the loss is on all but its first n_prompt. Error: no token is left to
-   learn (the first of an example is never predicted). */
+/* Appends an example of n ids, a copy; the loss is on all but its first n_prompt, 0 <= n_prompt < n. Errors:
+   no token is left to learn (the first of an example is never predicted), or memory; d stays as it was. */
 HBK_DEF bool hbk_dataset_add(hbk_dataset *d, const int32_t *ids, hbk_int n, hbk_int n_prompt, hbk_error *err);
 /* The same with a mask of n bytes, for examples whose targets stand in several places. */
 HBK_DEF bool hbk_dataset_add_masked(hbk_dataset *d, const int32_t *ids, const unsigned char *learn, hbk_int n,
@@ -1156,7 +1168,11 @@ HBK_DEF bool hbk_dataset_split(hbk_dataset *d, hbk_dataset *held, double share, 
                                hbk_error *err);
 HBK_DEF void hbk_dataset_free(hbk_dataset *d);
 
-/* A batch under construction: the packed arrays behind an hbk_batch. */
+/* A batch under construction: the packed arrays behind an hbk_batch. One thread at a time.
+   init   room for max_tokens fed tokens in max_seqs sequences, both at least 1; free with hbk_packer_free.
+          Errors: HBK_ERROR_RANGE for less, or memory; p is untouched then
+   clear  empties it, keeps the room
+   batch  what was added so far; its arrays belong to p and hold until the next add, clear or free */
 typedef struct hbk_packer {
     hbk_allocator *alloc;
     int32_t *tokens, *targets;
@@ -1165,7 +1181,7 @@ typedef struct hbk_packer {
 } hbk_packer;
 HBK_DEF bool hbk_packer_init(hbk_packer *p, hbk_int max_tokens, hbk_int max_seqs, hbk_allocator *alloc,
                              hbk_error *err);
-HBK_DEF void hbk_packer_free(hbk_packer *p);
+HBK_DEF void hbk_packer_free(hbk_packer *p); /* a zeroed one is fine */
 HBK_DEF void hbk_packer_clear(hbk_packer *p);
 /* Adds example i; false, with the batch unchanged, if it does not fit any more. Its last token predicts
    nothing and is not fed. */
@@ -1272,16 +1288,18 @@ HBK_DEF bool hbk_finetune(const hbk_model *m, const hbk_train_data *data, const 
                           const hbk_adapter *init, const hbk_recipe *recipe, const char *dir,
                           const hbk_progress *progress, hbk_allocator *alloc, hbk_error *err);
 
-/* A finetuned folder, or a GGUF adapter, opened on its base: an adapter, or a model of its own. Free with
-   hbk_tuned_free. */
+/* A finetuned folder, or a GGUF adapter, opened on its base: an adapter, or a model of its own. */
 typedef struct hbk_tuned {
     const hbk_model *model; /* the base, or own_model */
     hbk_adapter *adapter;   /* NULL in full mode */
     hbk_model *own_model;
 } hbk_tuned;
+/* dir: a PEFT folder, or a model folder as full finetuning leaves it. The base is borrowed and must outlive
+   t, which hbk_tuned_free frees. Errors: those of hbk_adapter_load or hbk_model_load; t is untouched then.
+   Thread safety: read-only once loaded, shared like a model. */
 HBK_DEF bool hbk_tuned_load(hbk_tuned *t, const hbk_model *base, const char *dir, hbk_allocator *alloc,
                             hbk_error *err);
-HBK_DEF void hbk_tuned_free(hbk_tuned *t);
+HBK_DEF void hbk_tuned_free(hbk_tuned *t); /* a zeroed one is fine; not the base */
 
 /* ==== 18  CORPUS ============================================================= [hbk_corpus_*] */
 
@@ -1469,7 +1487,8 @@ typedef struct hbk_comm {
 
    Third-party headers come outside extern "C": stb_ds holds C++ templates. Where the program has included
    a system header before this file, POSIX names may be hidden already: include the instantiating header
-   first, or compile with -D_XOPEN_SOURCE=700. */
+   first, or compile with -D_XOPEN_SOURCE=700. A program that uses stb_ds's short names includes it before
+   this file. */
 
 #include <dirent.h>
 #include <errno.h>
@@ -1493,7 +1512,10 @@ typedef struct hbk_comm {
 #ifdef HBK_STB_DS_IMPLEMENTATION
 #define STB_DS_IMPLEMENTATION
 #endif
-#define STBDS_NO_SHORT_NAMES /* only stbds_ names: the short ones are common words */
+#ifndef STBDS_NO_SHORT_NAMES /* only stbds_ names: the short ones are common words */
+#define STBDS_NO_SHORT_NAMES
+#define HBK__STB_DS_NAMES
+#endif
 #if defined(__has_include)
 #if __has_include(<stb/stb_ds.h>)
 #include <stb/stb_ds.h>
@@ -1502,6 +1524,13 @@ typedef struct hbk_comm {
 #endif
 #else
 #include <stb_ds.h>
+#endif
+#ifdef HBK__STB_DS_NAMES
+#undef STBDS_NO_SHORT_NAMES
+#undef HBK__STB_DS_NAMES
+#endif
+#ifdef HBK_STB_DS_IMPLEMENTATION
+#undef STB_DS_IMPLEMENTATION
 #endif
 #ifdef _OPENMP
 #include <omp.h>
@@ -14000,14 +14029,17 @@ static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_train_dat
         return hbk_fail(err, HBK_ERROR_OPTION,
                         "batch %lld, accumulate %lld and steps %lld must be at least 1, lr %g above 0",
                         (long long)p->o.batch, (long long)o->accumulate, (long long)o->steps, o->lr);
-    double per_step = (double)(p->o.batch * o->accumulate);
+    double per_step = (double)p->o.batch * (double)o->accumulate;
     if (o->steps < 0)
         p->o.steps =
             o->epochs > 0 ? (hbk_int)ceil(o->epochs * (double)data->n / per_step) : hbk_train_steps(data->n);
     p->o.steps = HBK__MAX(p->o.steps, 1);
-    hbk_int longest = hbk__longest(p);
-    hbk_int all = p->o.accumulate * (p->o.batch + p->o.replay); /* a step never needs more than this */
-    hbk_int room = HBK__MIN(HBK__MAX(o->max_tokens, longest), all * longest);
+    hbk_int longest = hbk__longest(p), all, room; /* a step never needs more than all these tokens */
+    if (p->o.batch > INT64_MAX - o->replay || !hbk__mul(&all, o->accumulate, p->o.batch + o->replay) ||
+        !hbk__mul(&room, all, longest))
+        return hbk_fail(err, HBK_ERROR_RANGE, "batch %lld (and %lld replayed) x accumulate %lld is too much",
+                        (long long)p->o.batch, (long long)o->replay, (long long)o->accumulate);
+    room = HBK__MIN(room, HBK__MAX(o->max_tokens, longest));
     if (o->max_length > 0 && longest > o->max_length)
         return hbk_fail(err, HBK_ERROR_RANGE, "an example of %lld tokens exceeds max_length %lld",
                         (long long)longest, (long long)o->max_length);
@@ -15083,9 +15115,15 @@ static void hbk__requests_free(const hbk__stage *s, hbk_request *r, hbk_int n)
 static hbk_request *hbk__decode(const hbk__stage *s, const hbk__item *items, hbk_int n, hbk_int votes,
                                 hbk_int limit, hbk_error *err)
 {
-    hbk_request *r = HBK__NEW(s->alloc, hbk_request, n * votes, err);
+    hbk_int total;
+    if (!hbk__mul(&total, n, votes) || total > INT64_MAX / 64) {
+        hbk_fail(err, HBK_ERROR_RANGE, "%lld votes on each of %lld records are too many", (long long)votes,
+                 (long long)n);
+        return NULL;
+    }
+    hbk_request *r = HBK__NEW(s->alloc, hbk_request, total, err);
     if (!r) return NULL;
-    for (hbk_int i = 0; i < n * votes; i++) {
+    for (hbk_int i = 0; i < total; i++) {
         const hbk__item *item = &items[i / votes];
         uint64_t id = hbk_hash(0, item->id, strlen(item->id));
         r[i].prompt = item->prompt.data;
@@ -15095,11 +15133,11 @@ static hbk_request *hbk__decode(const hbk__stage *s, const hbk__item *items, hbk
     }
     hbk_sampling sampling = s->o->sampling;
     if (sampling.stop < 0) sampling.stop = hbk_template_stop(s->t, s->tok);
-    hbk_session *session = hbk__wave_session(s, items, n, n * votes, sampling.max_new, limit, err);
-    bool ok = session && hbk_generate(session, r, n * votes, &sampling, NULL, err);
+    hbk_session *session = hbk__wave_session(s, items, n, total, sampling.max_new, limit, err);
+    bool ok = session && hbk_generate(session, r, total, &sampling, NULL, err);
     hbk_session_free(session);
     if (ok) return r;
-    hbk__requests_free(s, r, n * votes);
+    hbk__requests_free(s, r, total);
     return NULL;
 }
 
@@ -15810,23 +15848,26 @@ HBK_DEF bool hbk_inference_tag(char out[512], const char *list, const char *tag_
         first = second;
         second = NULL;
     }
-    int n = snprintf(out, 512, "%s%s%s", first ? first : "", second ? " " : "", second ? second : "");
-    if (n >= 512) return hbk_fail(err, HBK_ERROR_RANGE, "the inference tags are longer than 511 bytes");
+    char both[512];
+    int n = snprintf(both, 512, "%s%s%s", first ? first : "", second ? " " : "", second ? second : "");
+    if (n < 0 || n >= 512)
+        return hbk_fail(err, HBK_ERROR_RANGE, "the inference tags are longer than 511 bytes");
+    memcpy(out, both, (size_t)n + 1);
     return true;
 }
 
 HBK_DEF bool hbk_recipe_tag(char out[512], const char *dir, hbk_error *err)
 {
     char path[512];
-    out[0] = 0;
     if (!hbk_path(path, dir, "humpback.json", err)) return false;
-    if (!hbk_file_exists(path)) return true; /* an adapter from elsewhere has no tags */
-    json_t *j = hbk_json_read(path, err);
-    if (!j) return false;
+    json_t *j = NULL; /* an adapter from elsewhere has no tags */
+    if (hbk_file_exists(path) && !(j = hbk_json_read(path, err))) return false;
     const char *tag = json_string_value(json_object_get(j, "inference_tag"));
-    if (tag) snprintf(out, 512, "%s", tag);
+    bool ok = !tag || strlen(tag) < 512 ||
+              hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "inference_tag is longer than 511 bytes");
+    if (ok) snprintf(out, 512, "%s", tag ? tag : "");
     json_decref(j);
-    return true;
+    return ok;
 }
 
 /* ---- the state of a run ---------------------------------------------------------------- */
@@ -15997,7 +16038,7 @@ static bool hbk__stage_finish(hbk__loop *l, const char *name, json_t *entry, hbk
 {
     double now = hbk__now(l->progress);
     if (entry && l->progress && l->progress->now)
-        json_object_set_new(entry, "seconds", json_real(now - l->lap));
+        json_object_set_new(entry, "seconds", json_real(floor((now - l->lap) * 1e3 + 0.5) / 1e3));
     l->lap = now;
     if (!entry || json_object_set_new(json_object_get(l->state, "stages"), name, entry))
         return hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for run.json");

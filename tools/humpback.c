@@ -1291,7 +1291,8 @@ static bool cmd_add_pairs(cli *c, const cmd_world *w, const char *path, hbk_int 
     ok = ok && hbk_dataset_add_pairs(d, &pairs, w->tmpl, w->tok, use, cli_text(c, "tag-seed"),
                                      cli_text(c, "tag-web"), limit, &c->err);
     if (ok && d->n_too_long)
-        fprintf(stderr, "humpback: note: %lld of %lld examples of %s are longer than %lld tokens and left out\n",
+        fprintf(stderr,
+                "humpback: note: %lld of %lld examples of %s are longer than %lld tokens and left out\n",
                 (long long)d->n_too_long, (long long)(d->n + d->n_too_long), path, (long long)limit);
     hbk_pairs_free(&pairs);
     return ok;
@@ -1307,7 +1308,8 @@ static bool cmd_train_data(cli *c, const cmd_world *w, const hbk_train_options *
     if (ok && cli_has(c, "validation"))
         ok = cmd_add_pairs(c, w, cli_text(c, "validation"), limit, &s->validation);
     if (ok && cli_has(c, "validation-share"))
-        ok = hbk_dataset_split(&s->examples, &s->validation, cli_real(c, "validation-share"), o->seed, &c->err);
+        ok = hbk_dataset_split(&s->examples, &s->validation, cli_real(c, "validation-share"), o->seed,
+                               &c->err);
     return ok;
 }
 
@@ -1330,17 +1332,17 @@ static bool cmd_train(cli *c, const cmd_world *w, const hbk_train_options *o, co
     hbk_train_data data = {d, s->replay.n ? &s->replay : NULL, s->validation.n ? &s->validation : NULL};
     hbk_adapter *init = NULL;
     if (init_dir && !(init = hbk_adapter_load(init_dir, w->base, NULL, &c->err))) return false;
-    cli_say(c, "%lld examples of %lld tokens, the loss is on %lld (%.0f %%)\n", (long long)d->n,
-            (long long)d->tokens.n, (long long)d->n_targets, 100.0 * (double)d->n_targets / (double)d->tokens.n);
     bool ok = hbk_finetune(w->base, &data, o, init, &recipe, dir, cli_watch(c), NULL, &c->err);
     hbk_adapter_free(init);
     if (!ok) return false;
     cli_draw_end(&c->meter);
-    cli_say(c, "%s of %lld examples: %s\n", o->full ? "a model" : "an adapter", (long long)d->n, dir);
+    cli_say(c, "%s of %lld examples (the loss is on %lld of their %lld tokens): %s\n",
+            o->full ? "a model" : "an adapter", (long long)d->n, (long long)d->n_targets,
+            (long long)d->tokens.n, dir);
     return !cli_has(c, "json") ||
-           cli_print_json(json_pack("{s:s, s:s, s:I, s:I, s:I}", "out", dir, "mode", o->full ? "full" : "lora",
-                                    "examples", (json_int_t)d->n, "targets", (json_int_t)d->n_targets,
-                                    "too_long", (json_int_t)d->n_too_long),
+           cli_print_json(json_pack("{s:s, s:s, s:I, s:I, s:I}", "out", dir, "mode",
+                                    o->full ? "full" : "lora", "examples", (json_int_t)d->n, "targets",
+                                    (json_int_t)d->n_targets, "too_long", (json_int_t)d->n_too_long),
                           &c->err);
 }
 
@@ -1985,8 +1987,8 @@ static const cli_flag cmd_tokenize_flags[] = {
     {"lines", CLI_TEXT, "F", NULL, "a file whose every line is a text", 0, 0, CLI_FREE},
     {"jsonl", CLI_TEXT, "F", NULL, "a file with one JSON string a line, each a text", 0, 0, CLI_FREE},
     {"decode", CLI_TEXT, "IDS", NULL, "ids like 1,15043,3186: prints their text", 0, 0, CLI_FREE},
-    {"decode-jsonl", CLI_TEXT, "F", NULL, "a file with one JSON array of ids a line: prints JSON strings", 0, 0,
-     CLI_FREE},
+    {"decode-jsonl", CLI_TEXT, "F", NULL, "a file with one JSON array of ids a line: prints JSON strings", 0,
+     0, CLI_FREE},
     CMD_FLAGS_TEXT,
     CLI_END};
 static const cli_flag cmd_logits_flags[] = {
@@ -2053,7 +2055,8 @@ static const cli_flag cmd_finetune_flags[] = {
     {"replay", CLI_TEXT, "F", NULL, "raw documents, JSONL rows with \"text\", mixed in", 0, 0, CLI_FREE},
     {"validation", CLI_TEXT, "F", NULL, "rows never trained on; the weights of their lowest loss are kept", 0,
      0, CLI_FREE},
-    {"validation-share", CLI_REAL, "X", NULL, "hold out this share of --data instead", 1e-9, 0.999, CLI_FREE},
+    {"validation-share", CLI_REAL, "X", "(none)", "hold out this share of --data instead", 1e-9, 0.999,
+     CLI_FREE},
     {"rank-of", CLI_TEXT, "LIST", NULL, "ranks that differ: v_proj=8,lm_head=4", 0, 0, CLI_FREE},
     {"alpha-of", CLI_TEXT, "LIST", NULL, "alphas that differ, likewise", 0, 0, CLI_FREE},
     {"layers", CLI_TEXT, "A-B", "(all)", "adapt these layers alone, counted from 0", 0, 0, CLI_FREE},
