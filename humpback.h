@@ -4761,19 +4761,20 @@ HBK__CLONES
     HBK__DOT4(hbk__f32_of_bf16(w[i]))
 }
 
+#define HBK__PART ((hbk_int)1024) /* elements, a multiple of every block */
+
 /* y (N, rows) += x W^T for a few rows of x: each row of W is dotted with all of them while it is in cache.
    Reals and bf16 are read where they lie; of other types a part of the row is unpacked first, so short that
    it stays in the first cache. Rows of W are shared out among threads. */
 static void hbk__matmul_few(hbk_real *y, const hbk_real *x, const hbk_matrix *w, hbk_int N)
 {
-    enum { PART = 1024 };
     bool real = w->dtype == HBK_REAL, bf16 = w->dtype == HBK_BF16 && (uintptr_t)w->data % 2 == 0;
-    hbk_int C = w->cols, O = w->rows, most = real || bf16 ? C : PART;
+    hbk_int C = w->cols, O = w->rows, most = real || bf16 ? C : HBK__PART;
 #ifdef _OPENMP
 #pragma omp parallel for schedule(static) if (O * C > 20000)
 #endif
     for (hbk_int o = 0; o < O; o++) {
-        hbk_real part[PART];
+        hbk_real part[HBK__PART];
         for (hbk_int c = 0, n; c < C; c += n) {
             const hbk_real *xc = x + c, *wc = real ? (const hbk_real *)w->data + o * C : part;
             const uint16_t *half = (const uint16_t *)w->data + o * C;
