@@ -10,6 +10,13 @@ WARNINGS  = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion 
 PREFIX    = /usr/local
 DEMO      = --out build/demo
 
+# The reference implementations; VENV=DIR takes an environment that has them. llama-cpp-python compiles for a
+# long time: SKIP_LLAMA_CPP=1 does without, and without it a comparison that lacks it is a failure.
+VENV           = build/venv
+SKIP_LLAMA_CPP =
+PEERS          = build/venv/ready $(if $(SKIP_LLAMA_CPP),,build/venv/llama-cpp)
+export SKIP_LLAMA_CPP
+
 # Two threads on two cores that something else uses too would spin for each other; waiting asleep costs a
 # fifth of the speed on an idle machine and gains a factor of four on a busy one.
 export OMP_WAIT_POLICY ?= passive
@@ -52,6 +59,11 @@ examples: $(EXAMPLES)
 bench: build/humpback
 	build/humpback bench
 
+## conformance logits, gradients, ids and files against transformers, PEFT, gguf and llama.cpp (Python)
+conformance: build/humpback build/conformance-gradients build/conformance-tokenizers \
+             $(if $(filter build/venv,$(VENV)),$(PEERS))
+	$(VENV)/bin/python tests/conformance/run
+
 ## deps        installs what make demo and make test lack (they do so by themselves)
 deps: deps-test
 
@@ -88,6 +100,16 @@ build/test-noblas: EXTRA  = -DHBK_NO_BLAS
 build/test-serial: OPENMP = -fopenmp-simd
 $(TESTS): humpback.h $(TEST_FILES) $(TOOL_HEADERS) | deps-test
 	$(call build,tests/test_main.c,-lcmocka)
+
+build/venv/ready: tests/conformance/requirements.txt
+	python3 -m venv build/venv
+	build/venv/bin/pip install -r $<
+	touch $@
+build/venv/llama-cpp: build/venv/ready
+	build/venv/bin/pip install llama-cpp-python==0.3.36 && touch $@ || \
+	    echo 'llama-cpp-python cannot be installed: what needs it is skipped, and counts as a failure'
+build/conformance-%: tests/conformance/%.c humpback.h | deps-header
+	$(call build,$<)
 
 flags: # what the scripts under tests/ compile with
 	@echo '$(WARNINGS)'
@@ -128,5 +150,5 @@ check-san: build/test-san
 $(HOOKS:tests/%=check-%): check-%: build/humpback
 	$(STEP) $* tests/$*
 
-.PHONY: all demo test examples bench deps style install clean help check $(CHECKS) flags \
+.PHONY: all demo test examples bench conformance deps style install clean help check $(CHECKS) flags \
         deps-header deps-test deps-check

@@ -40,7 +40,7 @@
                              3  memory              hbk_allocator
                              4  random              hbk_rng_*
      B  Text                 5  strings and UTF-8   hbk_text_*  hbk_utf8_*
-                             6  files, JSON, JSONL  hbk_file_*  hbk_jsonl_*
+                             6  files, JSON, GGUF   hbk_file_*  hbk_jsonl_*  hbk_gguf_*
                              7  tokenizers          hbk_tokenizer_*
      C  Numbers              8  matrices            hbk_matrix  hbk_matmul
                              9  layers              hbk_rms_norm_*  hbk_rope_*  hbk_attention_*  ...
@@ -256,6 +256,7 @@ HBK_DEF void hbk_text_append(hbk_text *t, const char *s, size_t n); /* n bytes, 
 HBK_DEF void hbk_text_add(hbk_text *t, const char *s);              /* NUL-terminated; NULL adds nothing */
 HBK_DEF void hbk_text_printf(hbk_text *t, const char *fmt, ...) HBK_PRINTF(2, 3);
 HBK_DEF void hbk_text_clear(hbk_text *t);               /* empties it, keeps the memory */
+HBK_DEF void hbk_text_trim(hbk_text *t); /* drops blanks, tabs and line breaks at both ends */
 HBK_DEF const char *hbk_text_string(const hbk_text *t); /* never NULL */
 HBK_DEF bool hbk_text_ok(const hbk_text *t, hbk_error *err);
 HBK_DEF void hbk_text_free(hbk_text *t); /* frees and empties */
@@ -268,19 +269,38 @@ HBK_DEF size_t hbk_utf8_encode(char out[4], int32_t cp); /* returns 1 to 4 bytes
 HBK_DEF bool hbk_utf8_valid(const char *s, size_t n, size_t *bad);
 HBK_DEF hbk_int hbk_utf8_length(const char *s, size_t n); /* code points; an invalid byte counts as one */
 
-/* ==== 6  FILES, JSON, JSONL ================================================== [hbk_file_*]
+/* ==== 6  FILES, JSON, GGUF =================================================== [hbk_file_*]
 
    A file is complete or absent: written under a temporary name, fsynced, renamed. Only .jsonl files
    grow, by whole waves that are fsynced together. */
 
 /* Appends a file's bytes to `out`; more than max_bytes is an error. */
 HBK_DEF bool hbk_file_read(const char *path, size_t max_bytes, hbk_text *out, hbk_error *err);
-/* Writes the file whole: PATH.tmp, fsync, rename. */
+/* A file under construction, under the name PATH.tmp: readers see the old file, or none, until it is whole.
+   begin    creates PATH.tmp; on failure there is nothing to end
+   put      appends n bytes
+   seal     fsyncs and closes it: what was put can be read back under f->tmp, and checked
+   commit   seals it where that was not done, renames it to PATH and fsyncs the folder
+   abandon  removes it; harmless after commit, and on a zeroed hbk_file
+   Something else that writes by name (hbk_jsonl_create) may fill f->tmp instead of put. After a failed put or
+   seal call abandon; a failed commit has removed PATH.tmp. One thread at a time. */
+typedef struct hbk_file {
+    char path[512], tmp[512]; /* tmp "": nothing is under construction */
+    int fd;                   /* -1: sealed */
+} hbk_file;
+HBK_DEF bool hbk_file_begin(hbk_file *f, const char *path, hbk_error *err);
+HBK_DEF bool hbk_file_put(hbk_file *f, const void *data, size_t n, hbk_error *err);
+HBK_DEF bool hbk_file_seal(hbk_file *f, hbk_error *err);
+HBK_DEF bool hbk_file_commit(hbk_file *f, hbk_error *err);
+HBK_DEF void hbk_file_abandon(hbk_file *f);
+/* All of it at once: PATH holds the n bytes, or what it held before. */
 HBK_DEF bool hbk_file_write(const char *path, const void *data, size_t n, hbk_error *err);
 HBK_DEF bool hbk_file_exists(const char *path); /* file or folder */
 HBK_DEF bool hbk_dir_exists(const char *path);
 HBK_DEF bool hbk_dir_make(const char *path, hbk_error *err); /* parents too; an existing one is fine */
 HBK_DEF bool hbk_file_hash(const char *path, uint64_t *hash, hbk_error *err); /* hbk_hash of its bytes */
+/* Renames a file or folder to PATH.1, PATH.2 ...: what --force replaces is kept. */
+HBK_DEF bool hbk_file_set_aside(const char *path, hbk_error *err);
 /* dir + "/" + name into out[512]; a longer path is an error. */
 HBK_DEF bool hbk_path(char out[512], const char *dir, const char *name, hbk_error *err);
 
@@ -294,8 +314,15 @@ HBK_DEF void hbk_mapping_close(hbk_mapping *m);
 
 /* A whole JSON file; the caller owns the value (json_decref). Numbers beyond 64 bits become reals. */
 HBK_DEF struct json_t *hbk_json_read(const char *path, hbk_error *err);
-/* Writes `value` with hbk_file_write, indented, keys in insertion order. */
+/* Appends `value` as JSON text: jansson's flags (JSON_COMPACT, JSON_INDENT(2)); keys in insertion order, a
+   real in few digits that read back as the same number: 0.1 where jansson writes 0.10000000000000001. */
+HBK_DEF bool hbk_json_text(hbk_text *out, const struct json_t *value, size_t flags, hbk_error *err);
+/* Writes `value` with hbk_file_write, indented. */
 HBK_DEF bool hbk_json_write(const char *path, const struct json_t *value, hbk_error *err);
+/* Whether each key of the object `now` has the same value in `then`, what PATH was begun with. The first that
+   differs is named, with both values and what else can be done: "another folder". */
+HBK_DEF bool hbk_json_same(const struct json_t *then, const struct json_t *now, const char *path,
+                           const char *remedy, hbk_error *err);
 /* The string of key `key` in object `row`; an absent key or another type fails and names file and line. */
 HBK_DEF bool hbk_json_string(const struct json_t *row, const char *key, const char **out, const char *file,
                              hbk_int line, hbk_error *err);
@@ -319,6 +346,99 @@ HBK_DEF bool hbk_jsonl_sync(hbk_jsonl_writer *w, hbk_error *err);   /* flush and
 HBK_DEF bool hbk_jsonl_finish(hbk_jsonl_writer *w, hbk_error *err); /* sync, close, free; NULL is fine */
 /* Complete rows (lines ended by a newline) of the file; 0 if it does not exist. */
 HBK_DEF bool hbk_jsonl_count(const char *path, hbk_int *rows, hbk_error *err);
+
+/* GGUF, the container of llama.cpp: keys with typed values, then tensors, in one file or in several (open
+   NAME-00001-of-00003.gguf). Mapped, and checked whole when opened; what is handed out lies in the file or
+   beside it, and lives until it is closed. Versions 2 and 3. Thread safety: read-only once open. */
+typedef struct hbk_gguf hbk_gguf;
+
+/* A value's type, in the file's numbering. */
+typedef enum hbk_gguf_type {
+    HBK_GGUF_U8,
+    HBK_GGUF_I8,
+    HBK_GGUF_U16,
+    HBK_GGUF_I16,
+    HBK_GGUF_U32,
+    HBK_GGUF_I32,
+    HBK_GGUF_F32,
+    HBK_GGUF_BOOL,
+    HBK_GGUF_STRING,
+    HBK_GGUF_ARRAY,
+    HBK_GGUF_U64,
+    HBK_GGUF_I64,
+    HBK_GGUF_F64,
+    HBK_GGUF_TYPE_COUNT
+} hbk_gguf_type;
+
+typedef struct hbk_gguf_value {
+    const char *key;
+    hbk_gguf_type type; /* of an array: of its elements, which are no arrays */
+    bool is_array;
+    hbk_int n;                 /* elements of an array, else 1 */
+    const unsigned char *data; /* little-endian, perhaps unaligned */
+    hbk_int *at;               /* (n) where each string of an array begins in data; else NULL */
+} hbk_gguf_value;
+
+typedef struct hbk_gguf_tensor {
+    const char *name;
+    const char *type;          /* as ggml calls it: "F32", "Q4_K" ... */
+    hbk_int n_dims, shape[4];  /* PyTorch's order: the last dimension is contiguous */
+    const unsigned char *data; /* aligned to general.alignment within the file */
+    size_t bytes;
+} hbk_gguf_tensor;
+
+/* Everything in it that is wrong (sizes, types, overlaps, duplicates, missing parts) is an error by name. */
+HBK_DEF hbk_gguf *hbk_gguf_open(const char *path, hbk_allocator *alloc, hbk_error *err);
+HBK_DEF void hbk_gguf_close(hbk_gguf *g); /* NULL is fine */
+
+/* Keys in the order of the (first) file. */
+HBK_DEF hbk_int hbk_gguf_key_count(const hbk_gguf *g);
+HBK_DEF const hbk_gguf_value *hbk_gguf_key_at(const hbk_gguf *g, hbk_int i);
+HBK_DEF const hbk_gguf_value *hbk_gguf_find(const hbk_gguf *g, const char *key); /* or NULL */
+HBK_DEF const char *hbk_gguf_type_name(hbk_gguf_type t);                         /* "u8" ... "f64" */
+/* Tensors of all files together, in the order of the files. */
+HBK_DEF hbk_int hbk_gguf_tensor_count(const hbk_gguf *g);
+HBK_DEF const hbk_gguf_tensor *hbk_gguf_tensor_at(const hbk_gguf *g, hbk_int i);
+HBK_DEF const hbk_gguf_tensor *hbk_gguf_tensor_find(const hbk_gguf *g, const char *name); /* or NULL */
+
+/* Element i < v->n of a value: an integer of any width, a real (or integer), a bool, a string of *n bytes
+   that no NUL ends. False (NULL) if the value is of another type, or an integer is beyond hbk_int. */
+HBK_DEF bool hbk_gguf_int_at(const hbk_gguf_value *v, hbk_int i, hbk_int *x);
+HBK_DEF bool hbk_gguf_real_at(const hbk_gguf_value *v, hbk_int i, double *x);
+HBK_DEF bool hbk_gguf_bool_at(const hbk_gguf_value *v, hbk_int i, bool *x);
+HBK_DEF const char *hbk_gguf_string_at(const hbk_gguf_value *v, hbk_int i, size_t *n);
+/* The single value of a key. An absent key leaves *x as it is, which is how defaults are given; a value of
+   another type is an error that names the key. */
+HBK_DEF bool hbk_gguf_int(const hbk_gguf *g, const char *key, hbk_int *x, hbk_error *err);
+HBK_DEF bool hbk_gguf_real(const hbk_gguf *g, const char *key, double *x, hbk_error *err);
+HBK_DEF bool hbk_gguf_bool(const hbk_gguf *g, const char *key, bool *x, hbk_error *err);
+HBK_DEF bool hbk_gguf_string(const hbk_gguf *g, const char *key, const char **s, size_t *n, hbk_error *err);
+/* An array whose elements are of type t: *v, or NULL if the key is absent. */
+HBK_DEF bool hbk_gguf_array(const hbk_gguf *g, const char *key, hbk_gguf_type t, const hbk_gguf_value **v,
+                            hbk_error *err);
+
+/* Writes a GGUF of version 3: first the keys, then the tensors' descriptions, then their data in the same
+   order, padded as it passes. The first failure sticks; hbk_gguf_finish reports it. The file is complete or
+   absent. One thread at a time. */
+typedef struct hbk_gguf_writer hbk_gguf_writer;
+HBK_DEF hbk_gguf_writer *hbk_gguf_create(const char *path, hbk_allocator *alloc, hbk_error *err);
+/* An integer of type t (a width that x does not fit is an error), an f32, a bool, a string, any value. */
+HBK_DEF void hbk_gguf_put_int(hbk_gguf_writer *w, const char *key, hbk_gguf_type t, hbk_int x);
+HBK_DEF void hbk_gguf_put_real(hbk_gguf_writer *w, const char *key, double x);
+HBK_DEF void hbk_gguf_put_bool(hbk_gguf_writer *w, const char *key, bool x);
+HBK_DEF void hbk_gguf_put_string(hbk_gguf_writer *w, const char *key, const char *s, size_t n);
+HBK_DEF void hbk_gguf_put_value(hbk_gguf_writer *w, const hbk_gguf_value *v);
+/* An array of n elements of type t, which the next n calls of hbk_gguf_add_* give. */
+HBK_DEF void hbk_gguf_put_array(hbk_gguf_writer *w, const char *key, hbk_gguf_type t, hbk_int n);
+HBK_DEF void hbk_gguf_add_int(hbk_gguf_writer *w, hbk_int x);
+HBK_DEF void hbk_gguf_add_real(hbk_gguf_writer *w, double x);
+HBK_DEF void hbk_gguf_add_string(hbk_gguf_writer *w, const char *s, size_t n);
+/* Describes a tensor: name, type, n_dims and shape; the rest is not looked at. */
+HBK_DEF void hbk_gguf_put_tensor(hbk_gguf_writer *w, const hbk_gguf_tensor *t);
+HBK_DEF void hbk_gguf_put_data(hbk_gguf_writer *w, const void *data, size_t n);
+/* Ends the file and frees w, in every case. False, and no file, if anything failed or data are missing. */
+HBK_DEF bool hbk_gguf_finish(hbk_gguf_writer *w, hbk_error *err);
+HBK_DEF void hbk_gguf_discard(hbk_gguf_writer *w); /* frees w without a file; NULL is fine */
 
 /* ==== 7  TOKENIZERS ========================================================== [hbk_tokenizer_*] */
 
@@ -504,35 +624,60 @@ HBK_DEF void hbk_dropout(hbk_real *y, const hbk_real *x, hbk_int n, double p, ui
 
 /* The seven projections of a layer, in the order in which data meets them. */
 typedef enum hbk_slot { HBK_Q, HBK_K, HBK_V, HBK_O, HBK_GATE, HBK_UP, HBK_DOWN, HBK_N_SLOTS } hbk_slot;
-#define HBK_ALL_SLOTS ((1u << HBK_N_SLOTS) - 1)
-HBK_DEF const char *hbk_slot_name(hbk_slot s); /* "q_proj" ... as Hugging Face and PEFT name them */
+/* What can be adapted: the seven of each layer, and after them the head. */
+#define HBK_LM_HEAD   HBK_N_SLOTS
+#define HBK_N_TARGETS (HBK_N_SLOTS + 1)
+#define HBK_ALL_SLOTS ((1u << HBK_N_SLOTS) - 1) /* as bits: the seven, without the head */
+/* "q_proj" ... "lm_head", as Hugging Face and PEFT name them. */
+HBK_DEF const char *hbk_slot_name(hbk_slot s);
 
 /* y += scale * (x A^T) B^T: a low-rank correction of one projection. Source: Hu et al. 2021. */
 typedef struct hbk_lora {
     hbk_int in, out, rank;
+    double alpha;
     hbk_real scale;  /* alpha / rank */
     hbk_real *a, *b; /* (rank, in), (out, rank); both NULL where the projection is not adapted */
 } hbk_lora;
 
-/* An adapter of a whole model; also the shape of its gradient. */
+/* An adapter of a whole model; also the shape of its gradient. Each projection may have a rank and an alpha
+   of its own. */
 typedef struct hbk_adapter {
-    hbk_int n_layers, rank;
+    hbk_int n_layers;
+    hbk_int rank;     /* rank and alpha of most of the adapted projections */
     double alpha;
-    unsigned targets; /* bit s set: slot s is adapted */
-    hbk_lora *loras;  /* (n_layers, HBK_N_SLOTS) */
+    unsigned targets; /* bit s set: slot s is adapted, at least in one layer; bit HBK_LM_HEAD: the head */
+    hbk_lora *loras;  /* (n_layers * HBK_N_SLOTS + 1): the layers' projections, last the head */
     hbk_real *values; /* all a and b, one after another: what an optimiser steps over */
     hbk_int n_values;
     bool owns_values;
     hbk_allocator *alloc;
 } hbk_adapter;
 
+/* What a new adapter adapts, and how strongly. Zero in a target's own rank or alpha means the common one. */
+typedef struct hbk_adapter_options {
+    hbk_int rank;                       /* 16 */
+    double alpha;                       /* scale = alpha / rank                              32 */
+    unsigned targets;                   /* bits of hbk_slot and HBK_LM_HEAD                  all seven */
+    bool rslora;                        /* scale = alpha / sqrt(rank) (Kalajdzievski 2023)   false */
+    hbk_int layer_begin, layer_end;     /* layers begin .. end-1; end 0: to the last         0, 0 */
+    hbk_int target_rank[HBK_N_TARGETS]; /* 0 */
+    double target_alpha[HBK_N_TARGETS]; /* 0 */
+} hbk_adapter_options;
+HBK_DEF hbk_adapter_options hbk_adapter_defaults(void);
+
 struct hbk_config;
 /* A new adapter for models of this shape: A uniform in +-1/sqrt(in) from `seed`, B zero (PEFT's start).
-   A rank above a projection's smaller side is an error. */
+   A rank above a projection's smaller side, which could learn no more than that side, is an error. */
+HBK_DEF hbk_adapter *hbk_adapter_make(const struct hbk_config *config, const hbk_adapter_options *o,
+                                      uint64_t seed, hbk_allocator *alloc, hbk_error *err);
+/* The same with one rank and alpha for the targets of every layer. */
 HBK_DEF hbk_adapter *hbk_adapter_new(const struct hbk_config *config, hbk_int rank, double alpha,
                                      unsigned targets, uint64_t seed, hbk_allocator *alloc, hbk_error *err);
 HBK_DEF void hbk_adapter_free(hbk_adapter *a);
-/* "q_proj,v_proj" or "all" into bits; an unknown name is an error that lists the known ones. */
+/* hbk_hash, started from h, of all that an adapter adds to a model. */
+HBK_DEF uint64_t hbk_adapter_hash(uint64_t h, const hbk_adapter *a);
+/* "q_proj,lm_head" into bits, "all" or PEFT's "all-linear" into the seven; an unknown name is an error that
+   lists the known ones. */
 HBK_DEF bool hbk_adapter_targets(const char *names, unsigned *targets, hbk_error *err);
 
 /* y (N, out) += scale * xa B^T with xa (N, R) = x A^T, which the backward needs; x (N, in). */
@@ -540,6 +685,10 @@ HBK_DEF void hbk_lora_forward(hbk_real *y, hbk_real *xa, const hbk_real *x, cons
 /* Adds to d->a, d->b and, where dx is not NULL, to dx (N, in). dxa (N, R) is scratch. */
 HBK_DEF void hbk_lora_backward(hbk_real *dx, const hbk_lora *d, hbk_real *dxa, const hbk_real *dy,
                                const hbk_real *x, const hbk_real *xa, const hbk_lora *l, hbk_int N);
+
+/* Rows first .. first+n-1 of W + scale B A as reals into out (n, in): a weight with its correction merged;
+   l NULL: of W alone. */
+HBK_DEF void hbk_lora_merge(hbk_real *out, const hbk_matrix *w, const hbk_lora *l, hbk_int first, hbk_int n);
 
 /* ==== 11  MODEL ============================================================== [hbk_model_*] */
 
@@ -553,7 +702,8 @@ typedef struct hbk_config {
     hbk_rope_scaling rope_scaling;
     double rope_factor, rope_low_freq_factor, rope_high_freq_factor;
     hbk_int rope_original_context;
-    bool tied; /* the head is the embedding */
+    bool tied;       /* the head is the embedding */
+    unsigned biases; /* bit s set: projection s of every layer adds a bias */
     int32_t bos, eos[HBK_MAX_EOS];
     hbk_int n_eos;
 } hbk_config;
@@ -564,6 +714,7 @@ HBK_DEF bool hbk_config_check(const hbk_config *c, hbk_error *err);
 typedef struct hbk_layer {
     hbk_real *attn_norm, *ffn_norm; /* (C) */
     hbk_matrix w[HBK_N_SLOTS];      /* q (H*D, C)  k, v (K*D, C)  o (C, H*D)  gate, up (F, C)  down (C, F) */
+    hbk_real *bias[HBK_N_SLOTS];    /* (out), or NULL where the projection has none */
 } hbk_layer;
 
 /* Weights, read-only once loaded and shared by any number of sessions and trainers; also the shape of
@@ -583,18 +734,20 @@ typedef struct hbk_model {
 HBK_DEF void hbk_model_free(hbk_model *m); /* unmaps its files too; NULL is fine */
 /* Trainable numbers of a model of this shape. */
 HBK_DEF hbk_int hbk_model_count(const hbk_config *c);
+/* What tells two models apart without reading all of their weights: shape, final norm, first rows of q. */
+HBK_DEF uint64_t hbk_model_hash(const hbk_model *m);
 /* A model whose tensors are reals inside `values` (hbk_model_count of them, owned by the caller, in the
    order of hbk_tensor_at); for trained weights and for gradients. */
 HBK_DEF hbk_model *hbk_model_view(const hbk_config *c, hbk_real *values, hbk_allocator *alloc,
                                   hbk_error *err);
-/* A model of random weights: embedding N(0, 0.5), head N(0, 0.02), matrices N(0, 0.5/sqrt(C)), and those
-   that write to the residual stream smaller by sqrt(2 L). It owns its values. */
+/* A model of random weights: embedding N(0, 0.5), head N(0, 0.02), matrices and biases N(0, 0.5/sqrt(C)), and
+   those that write to the residual stream smaller by sqrt(2 L); norms 1. It owns its values. */
 HBK_DEF hbk_model *hbk_model_random(const hbk_config *c, uint64_t seed, hbk_allocator *alloc, hbk_error *err);
 /* Copies the weights as reals into values (hbk_model_count). */
 HBK_DEF void hbk_model_unpack(hbk_real *values, const hbk_model *m);
 
-/* Tensor number i in a fixed order, with its Hugging Face name in `name`; a norm is (1, C). Returns false
-   after the last. The head is left out when tied. */
+/* Tensor number i in a fixed order, with its Hugging Face name in `name`; a norm is (1, C), a bias (1, out).
+   Returns false after the last. The head is left out when tied. */
 HBK_DEF bool hbk_tensor_at(const hbk_model *m, hbk_int i, char name[96], hbk_matrix *out);
 
 /* A packed batch: sequence s is tokens seq_start[s] .. seq_start[s+1]-1. targets[n] is the id that token n
@@ -607,10 +760,14 @@ typedef struct hbk_batch {
 
 /* What a forward keeps for its backward, and all scratch, in one block. One thread at a time. */
 typedef struct hbk_acts hbk_acts;
-/* Room for batches of up to max_tokens tokens, no sequence longer than max_seq. `adapter` NULL: none.
-   train false: forward only, a fraction of the memory. */
+typedef enum hbk_keep {
+    HBK_KEEP_NONE,  /* forward only: a fraction of the memory */
+    HBK_KEEP_ALL,   /* what each layer's backward reads */
+    HBK_KEEP_INPUTS /* each layer's input alone; the rest is computed a second time, to the same bits */
+} hbk_keep;
+/* Room for batches of up to max_tokens tokens, no sequence longer than max_seq. `adapter` NULL: none. */
 HBK_DEF hbk_acts *hbk_acts_new(const hbk_model *m, const hbk_adapter *adapter, hbk_int max_tokens,
-                               hbk_int max_seq, bool train, hbk_allocator *alloc, hbk_error *err);
+                               hbk_int max_seq, hbk_keep keep, hbk_allocator *alloc, hbk_error *err);
 HBK_DEF void hbk_acts_free(hbk_acts *a);
 
 typedef struct hbk_pass {
@@ -620,6 +777,7 @@ typedef struct hbk_pass {
     double scale;               /* multiplies the loss before differentiation, e.g. 1 / targets */
     double dropout;             /* of the adapter's input (LoRA) or the residual branches (full) */
     uint64_t dropout_seed;
+    double neftune; /* noise on the embeddings, in +-neftune / sqrt(T C), in training; 0: none */
 } hbk_pass;
 
 /* Forward, loss and (where gradients are given) backward of one batch.
@@ -656,54 +814,86 @@ HBK_DEF const char *hbk_safetensors_meta(const hbk_safetensors *s, const char *k
    the order and to the byte as the reference writer does. The file is complete or absent. */
 HBK_DEF bool hbk_safetensors_write(const char *path, const hbk_tensor *tensors, hbk_int n, hbk_error *err);
 
-/* A model from a Hugging Face folder (config.json and safetensors, one file or shards) or a llama2.c .bin.
-   Weights stay mapped in their stored type (F32, F16, BF16); norms are copied, and so are unaligned F32
-   tensors and the q and k of llama2.c, whose rows change order. */
+/* A model from a Hugging Face folder (config.json and safetensors, one file or shards), a GGUF file (of a
+   split model: its first) or a llama2.c .bin. Weights stay mapped in their stored type (F32, F16, BF16; in
+   GGUF also Q4_0 to Q6_K); norms are copied, and so are unaligned F32 tensors and the q and k of GGUF and
+   llama2.c, whose rows change order. */
 HBK_DEF hbk_model *hbk_model_load(const char *path, hbk_allocator *alloc, hbk_error *err);
 /* Writes DIR/config.json, generation_config.json and model.safetensors in dtype t (F32, F16 or BF16). A
    number that t cannot hold, or a NaN, is an error. */
 HBK_DEF bool hbk_model_save(const hbk_model *m, const char *dir, hbk_dtype t, hbk_error *err);
 
-/* A PEFT folder: adapter_config.json and adapter_model.safetensors. Its rank is that of the tensors; of an
-   rsLoRA adapter, alpha becomes alpha sqrt(rank), which means the same. */
-HBK_DEF hbk_adapter *hbk_adapter_load(const char *dir, const hbk_config *config, hbk_allocator *alloc,
+/* The same of W + scale B A for each adapted W, computed a panel at a time: nothing of the model's size is
+   allocated. A tied head that the adapter corrects becomes a tensor of its own. a NULL: of m as it is. */
+HBK_DEF bool hbk_model_save_merged(const hbk_model *m, const hbk_adapter *a, const char *dir, hbk_dtype t,
+                                   hbk_error *err);
+
+/* An adapter for `base` from a PEFT folder (adapter_config.json, adapter_model.safetensors) or an MLX one
+   (adapter_config.json, adapters.safetensors). Ranks are those of the tensors; of a rank-stabilised adapter,
+   alpha becomes alpha sqrt(rank), which means the same. What would change the result and is not supported is
+   an error that names the key or tensor; so are tensors that do not fit the base. */
+HBK_DEF hbk_adapter *hbk_adapter_load(const char *dir, const hbk_model *base, hbk_allocator *alloc,
                                       hbk_error *err);
-/* base_name: what adapter_config.json calls the base model (NULL: nothing); dropout: what it was trained
-   with. A number that is not finite is an error. */
+/* A PEFT folder, for old and new versions of it.
+   base_name  what adapter_config.json calls the base model (NULL: nothing)
+   dropout    what it was trained with
+   A number that is not finite is an error. */
 HBK_DEF bool hbk_adapter_save(const hbk_adapter *a, const char *dir, const char *base_name, double dropout,
                               hbk_error *err);
 
+/* A model of its own with the adapter merged, in reals: W + scale B A for each adapted W. A tied head that
+   the adapter corrects becomes untied. To write one, hbk_model_save_merged needs less memory. */
+HBK_DEF hbk_model *hbk_adapter_merge(const hbk_model *m, const hbk_adapter *a, hbk_allocator *alloc,
+                                     hbk_error *err);
+/* Adds times scale B A to the weights of m, which must be its own and reals: 1 merges, -1 takes it out again,
+   up to rounding. An adapter of a tied head is an error. */
+HBK_DEF bool hbk_adapter_add(hbk_model *m, const hbk_adapter *a, double times, hbk_error *err);
+
 /* ==== 13  GENERATION ========================================================= [hbk_session_*] */
 
-/* Key/value caches of n_slots sequences over one model and adapter. One thread at a time; any number of
-   sessions share a model. */
+/* Key/value caches of sequences ("slots") over one model and adapter, which it borrows. One thread at a time;
+   any number of sessions share a model. What a slot holds was computed with the weights as they were: after a
+   step of training take a new session, or rewind its slots to 0. */
 typedef struct hbk_session hbk_session;
+/* n_slots     sequences side by side, numbered from 0; each is empty at first
+   max_length  most tokens of a sequence; beyond the model's context_length it never learned to look
+   Memory: 2 L K D reals for each slot (and one more, if there are several) and token, which the system hands
+   out as they are filled, and the buffers of a pass of 512 tokens. */
 HBK_DEF hbk_session *hbk_session_new(const hbk_model *m, const hbk_adapter *adapter, hbk_int n_slots,
                                      hbk_int max_length, hbk_allocator *alloc, hbk_error *err);
-HBK_DEF void hbk_session_free(hbk_session *s);
+HBK_DEF void hbk_session_free(hbk_session *s); /* NULL is fine */
 
 typedef struct hbk_feed {
     hbk_int slot;
     const int32_t *tokens;
-    hbk_int n;
+    hbk_int n; /* at least 1 */
 } hbk_feed;
 /* Appends each feed's tokens to its slot (a slot at most once per call), all in one pass.
    logits  (n_feeds, V): after the last token of each feed; or, with all true, (sum of n, V): after each
    Errors: an id beyond the vocabulary, a slot that would outgrow max_length; then nothing is appended. */
 HBK_DEF bool hbk_session_feed(hbk_session *s, const hbk_feed *feeds, hbk_int n_feeds, bool all,
                               hbk_real *logits, hbk_error *err);
+/* Tokens that the slot holds. */
 HBK_DEF hbk_int hbk_session_length(const hbk_session *s, hbk_int slot);
-HBK_DEF void hbk_session_rewind(hbk_session *s, hbk_int slot, hbk_int length); /* forgets what follows */
+/* Forgets what follows the first `length` tokens of the slot, 0 to all of them: what is fed next stands there
+   instead. */
+HBK_DEF void hbk_session_rewind(hbk_session *s, hbk_int slot, hbk_int length);
+/* Makes slot `to` a copy of the first `length` tokens of slot `from`, another one, which stays as it is. What
+   `to` held is lost. */
 HBK_DEF void hbk_session_fork(hbk_session *s, hbk_int to, hbk_int from, hbk_int length);
 
+/* How the next id is chosen. The fields act in this order: repetition_penalty, temperature, top_k, top_p,
+   min_p; each filter sees what the one before it left, as in Hugging Face's transformers. */
 typedef struct hbk_sampling {
-    double temperature; /* 0: greedy */
+    double temperature; /* 0: greedy, and the filters have no say */
     double top_p;       /* nucleus: the smallest set of that much probability; 1 = all */
-    hbk_int top_k;      /* most likely ids only; 0 = all */
+    hbk_int top_k;      /* most likely ids only, of equals the lower ones; 0 = all */
     hbk_int max_new;    /* tokens */
     int32_t stop;       /* an id that ends a text besides the model's eos; -1 = none */
+    double min_p;       /* ids of at least that share of the most likely one's probability; 0 = all */
+    double repetition_penalty; /* see hbk_penalise; 1 or 0 = none */
 } hbk_sampling;
-HBK_DEF hbk_sampling hbk_sampling_defaults(void); /* the paper's: 0.7, 0.9, 0, 512 */
+HBK_DEF hbk_sampling hbk_sampling_defaults(void); /* the paper's: 0.7, 0.9, 0, 512, and the rest neutral */
 typedef struct hbk_candidate {
     double p;
     int32_t id;
@@ -711,44 +901,122 @@ typedef struct hbk_candidate {
 /* The next id from logits (V); scratch (V). Greedy ties go to the lower id. */
 HBK_DEF int32_t hbk_sample(const hbk_real *logits, hbk_int V, const hbk_sampling *o, hbk_rng *rng,
                            hbk_candidate *scratch);
+/* Makes ids that were used less likely: the logit of each id of ids[0..n-1] is divided by `penalty` where it
+   is positive and multiplied where it is negative, once however often the id occurs.
+   seen (V) all false before and after. Source: Keskar et al. 2019, section 4.1, in transformers' form. */
+HBK_DEF void hbk_penalise(hbk_real *logits, const int32_t *ids, hbk_int n, double penalty, bool *seen);
 
-typedef enum hbk_finish { HBK_FINISH_EOS, HBK_FINISH_LENGTH, HBK_FINISH_TOO_LONG } hbk_finish;
+/* A reply's text while its ids come. A character may be spread over ids and a stop string over both, so
+   hbk_reply_take hands out only what can no longer change: whole characters, and nothing that may yet be the
+   beginning of a stop string or, with `trim`, white space at the end. Set the first five fields and zero the
+   rest; free it afterwards.
+   stops  n_stops strings, none empty: the text ends before the one that is the first to be complete (the
+          longest, if several are), however the text is cut into ids
+   trim   white space around the text is not part of it */
+typedef struct hbk_reply {
+    hbk_allocator *alloc;
+    const hbk_tokenizer *tok;
+    const char *const *stops;
+    hbk_int n_stops;
+    bool trim;
+    bool stopped;       /* out: by a stop string; further ids are passed over */
+    hbk_tokens pending; /* ids whose characters are not whole yet */
+    hbk_text text;
+    size_t start, shown, taken; /* where it begins, up to where it is settled, up to where it was taken */
+} hbk_reply;
+/* Takes the next id. An id that the tokenizer does not have is an error. */
+HBK_DEF bool hbk_reply_add(hbk_reply *r, int32_t id, hbk_error *err);
+/* No more ids: settles the rest of the text. */
+HBK_DEF bool hbk_reply_end(hbk_reply *r, hbk_error *err);
+/* What has been settled since the last call: returns its bytes, 0 if there is nothing, and points *s there
+   until the next hbk_reply_ call. */
+HBK_DEF size_t hbk_reply_take(hbk_reply *r, const char **s);
+HBK_DEF const char *hbk_reply_text(const hbk_reply *r); /* all of it, NUL-terminated, after hbk_reply_end */
+HBK_DEF void hbk_reply_clear(hbk_reply *r);             /* for the next reply; keeps the first five fields */
+HBK_DEF void hbk_reply_free(hbk_reply *r);
+
+/* Log-probabilities of a text's tokens, natural, under the model's own distribution, which is what serving
+   engines report too: temperature 1, no filter, no penalty. Row t, 1 + n_top entries from
+   data[t * (1 + n_top)] on, is token t itself and then the n_top most likely ids, the likeliest first. */
+typedef struct hbk_logprob {
+    double logprob;
+    int32_t id;
+} hbk_logprob;
+typedef struct hbk_logprobs {
+    hbk_allocator *alloc; /* set this and n_top, 0 to V; zero the rest */
+    hbk_int n_top;
+    hbk_logprob *data;
+    hbk_int n, cap; /* rows; entries that there is room for */
+} hbk_logprobs;
+HBK_DEF void hbk_logprobs_free(hbk_logprobs *p);
+
+#define HBK_FINISHES(X)                                                                                      \
+    X(EOS, "eos")             /* an id of the model's eos list */                                            \
+    X(STOP, "stop")           /* the stop id, or a stop string */                                            \
+    X(LENGTH, "length")       /* max_new tokens */                                                           \
+    X(CONTEXT, "context")     /* the sequence has max_length tokens */                                       \
+    X(TOO_LONG, "too_long")   /* the prompt leaves no room: nothing was generated */                         \
+    X(CANCELLED, "cancelled") /* on_token returned false */
+typedef enum hbk_finish {
+#define HBK_X(name, text) HBK_FINISH_##name,
+    HBK_FINISHES(HBK_X)
+#undef HBK_X
+        HBK_FINISH_COUNT
+} hbk_finish;
+HBK_DEF const char *hbk_finish_name(hbk_finish f); /* "eos" ... */
+
 /* One prompt in, its continuation out. */
 typedef struct hbk_request {
     const int32_t *prompt;
     hbk_int n_prompt;
-    hbk_rng rng;       /* this record's own stream */
-    hbk_tokens output; /* appended to, without the id that ended it; set .alloc first, free afterwards */
-    hbk_finish finish; /* TOO_LONG: the prompt leaves no room, nothing was generated */
+    hbk_rng rng;            /* this record's own stream */
+    hbk_tokens output;      /* appended to, without the id that ended it; set .alloc first, free afterwards */
+    hbk_finish finish;      /* out */
+    hbk_reply *reply;       /* NULL, or where the text goes; its stop strings end the request */
+    hbk_logprobs *logprobs; /* NULL, or a row is appended for each token of output */
 } hbk_request;
-/* Serves n requests, in order, over the session's slots: a slot that finishes takes the next request, and
-   a beginning that all prompts share is computed once. Streaming: on_token(ctx, request, id) after each
-   token; returning false ends that request. */
+/* Streaming: on_token(ctx, request, id) after each token that was appended; returning false ends that
+   request. */
 typedef struct hbk_stream {
     bool (*on_token)(void *ctx, hbk_int request, int32_t id);
     void *ctx;
 } hbk_stream;
+/* Serves n requests, in order, over the session's slots: a slot that finishes takes the next request. A
+   beginning that all prompts share is computed once, and one that some slot still holds, from this call or an
+   earlier one, not again: a conversation that is passed whole each time costs its new tokens. Between calls a
+   session of one slot holds the request that came last, all but its last token.
+   o       must be in range: temperature >= 0, top_p, min_p 0 to 1, top_k, repetition_penalty >= 0
+   stream  may be NULL
+   Errors: such an option, an id beyond the vocabulary, logits that are not finite, memory. On failure output,
+   finish, rng and logprobs are as before; a reply and a stream keep what they were given. */
 HBK_DEF bool hbk_generate(hbk_session *s, hbk_request *requests, hbk_int n, const hbk_sampling *o,
                           const hbk_stream *stream, hbk_error *err);
 
-/* Log-likelihood of each continuation after its prompt: (prompt, continuation) pairs of token ids. */
+/* A continuation of a prompt, and how likely the model finds it. */
 typedef struct hbk_scoring {
     const int32_t *prompt, *continuation;
     hbk_int n_prompt, n_continuation;
-    double log_likelihood; /* out: sum over the continuation's tokens; NAN if it does not fit */
+    double log_likelihood; /* out: sum over its tokens; NAN where it does not fit, or one is empty */
 } hbk_scoring;
+/* Scores n items in order over the session's slots. What neighbours in the list share is computed once: a
+   prompt with several continuations, their common beginning, the common beginning of two prompts; with
+   several slots those continuations go through the model together.
+   Errors: an id beyond the vocabulary, memory. On failure no item is changed. */
 HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error *err);
 
 /* ==== 14  TEMPLATES AND TAGS ================================================= [hbk_template_*]
 
-   A template says how an instruction becomes a prompt and where the reply begins. It is data: five strings
-   with slots, turned into spans, each tokenised for itself and joined as ids; the loss mask comes from the
-   spans. The same object serves training, rating and generation.
+   A template says how an instruction becomes a prompt and where the reply begins. It is data: strings with
+   slots, turned into spans, each tokenised for itself and joined as ids; the loss mask comes from the spans.
+   The same object serves training, rating, generation and conversation.
        prompt    "{bos}[INST] {instruction} [/INST]"
        reply     " {output}{eos}": the loss is on what stands from {output} on
        backward  the whole prompt of the backward model, with {output}; its reply is the instruction
        rating    the whole prompt of a rating, with {instruction} and {output}
-       score     what leads to the digit of a rating: "Score:" */
+       score     what leads to the digit of a rating: "Score:"
+       next      what stands between two replies of a conversation: the end of the one and, with
+                 {instruction}, the prompt of the other
+       system    the first prompt of a conversation, with {system}, what is said to the model in advance */
 
 #define HBK_TAG_SEED "Answer in the style of an AI Assistant."
 #define HBK_TAG_WEB  "Answer with knowledge from web search."
@@ -756,7 +1024,8 @@ HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error 
 typedef enum hbk_use {
     HBK_FORWARD,  /* instruction -> output */
     HBK_BACKWARD, /* output -> instruction */
-    HBK_RATING    /* (instruction, output) -> reasoning and score */
+    HBK_RATING,   /* (instruction, output) -> reasoning and score */
+    HBK_NEXT      /* instruction -> output, behind the text of a reply */
 } hbk_use;
 
 typedef struct hbk_span_text {
@@ -770,12 +1039,13 @@ typedef struct hbk_span_text {
 
 typedef struct hbk_template hbk_template;
 /* Built in: "llama2" "llama3" "chatml" "plain"; anything else is a JSON file {"name","prompt","reply",
-   "backward"?,"rating"?,"score"?}, or one that holds such an object under "template". Where "backward" or
-   "rating" is absent, a wording of ours takes the place of {instruction} in "prompt". Slots: {bos} {eos}
-   {instruction} {output}; other braces are text. */
+   "backward"?,"rating"?,"score"?,"next"?,"system"?}, or one that holds such an object under "template". Where
+   "backward" or "rating" is absent, a wording of ours takes the place of {instruction} in "prompt"; where
+   "next" is, the end of "reply" and the prompt without its first {bos}; without "system" the template has no
+   place for one. Slots: {bos} {eos} {instruction} {output} {system}; other braces are text. */
 HBK_DEF hbk_template *hbk_template_load(const char *name_or_path, hbk_allocator *alloc, hbk_error *err);
-/* The one for a model folder: its chat_template recognised by markers (an unknown one is an error that
-   names --template), else llama2. */
+/* The one for a model folder or GGUF file: its chat_template recognised by markers (an unknown one is an
+   error that names --template), else llama2. */
 HBK_DEF hbk_template *hbk_template_for_model(const char *model_path, hbk_allocator *alloc, hbk_error *err);
 /* Replaces the wording of the backward or rating prompt by a text with {output}, and {instruction} for
    rating; it is put into the chat prompt, as an instruction would be, without the line breaks at its end.
@@ -785,7 +1055,9 @@ HBK_DEF void hbk_template_free(hbk_template *t);
 HBK_DEF bool hbk_template_save(const hbk_template *t, const char *path, hbk_error *err);
 HBK_DEF const char *hbk_template_name(const hbk_template *t);
 HBK_DEF const char *hbk_template_score(const hbk_template *t); /* what leads to a rating: "Score:" */
-HBK_DEF uint64_t hbk_template_hash(const hbk_template *t);     /* of all its strings */
+/* Of all its strings but those for conversations, which neither training nor rating sees. */
+HBK_DEF uint64_t hbk_template_hash(const hbk_template *t);
+HBK_DEF bool hbk_template_has_system(const hbk_template *t);
 /* Fails if the vocabulary cannot spell the text of prompt and reply, and names --template plain. The
    backward and rating prompts, which not everyone needs, are checked where hbk_template_tokens uses them. */
 HBK_DEF bool hbk_template_check(const hbk_template *t, const hbk_tokenizer *tok, hbk_error *err);
@@ -794,11 +1066,12 @@ HBK_DEF bool hbk_template_check(const hbk_template *t, const hbk_tokenizer *tok,
 HBK_DEF int32_t hbk_template_stop(const hbk_template *t, const hbk_tokenizer *tok);
 
 /* What a prompt is made of; unused fields NULL. `tag` is appended to the instruction after a blank, in
-   forward use only. `reply` is the target: the output, in backward use the instruction; NULL ends the
-   spans where the model goes on. */
+   forward use and in the next turns only. `reply` is the target: the output, in backward use the instruction;
+   NULL ends the spans where the model goes on. `system` has a say in forward use, where the template has a
+   place for it. */
 typedef struct hbk_render {
     hbk_use use;
-    const char *instruction, *output, *tag, *reply;
+    const char *instruction, *output, *tag, *reply, *system;
 } hbk_render;
 #define HBK_MAX_SPANS 24
 /* Spans of one example, in order; texts point into the template and the arguments. Returns their number. */
@@ -828,17 +1101,26 @@ HBK_DEF bool hbk_pairs_add(hbk_pairs *p, const char *id, const char *instruction
                            const char *source, double score, hbk_error *err);
 HBK_DEF void hbk_pairs_free(hbk_pairs *p);
 
-/* Tokenised examples: example i is tokens start[i] .. start[i+1]-1; its loss begins at token
-   start[i] + n_prompt[i] (that token is the first to be predicted). */
+/* Tokenised examples: example i is tokens start[i] .. start[i+1]-1, and learn[k] is 1 where token k is to be
+   predicted with loss. Zero it, set .alloc, free with hbk_dataset_free. */
 typedef struct hbk_dataset {
     hbk_allocator *alloc;
     hbk_tokens tokens;
-    hbk_int *start, *n_prompt;
-    hbk_int n, cap;
+    unsigned char *learn; /* (tokens.n) */
+    hbk_int *start;       /* (n + 1) */
+    hbk_int n, cap, learn_cap;
     hbk_int max_length; /* longest example */
-    hbk_int n_too_long; /* left out because they exceed the limit */
+    hbk_int n_targets;  /* tokens with loss, of all examples */
+    hbk_int n_too_long; /* examples left out because they exceed the limit */
 } hbk_dataset;
+/* Appends an example of n ids, a copy; the loss is on all but its first n_prompt. Error: no token is left to
+   learn (the first of an example is never predicted). */
 HBK_DEF bool hbk_dataset_add(hbk_dataset *d, const int32_t *ids, hbk_int n, hbk_int n_prompt, hbk_error *err);
+/* The same with a mask of n bytes, for examples whose targets stand in several places. */
+HBK_DEF bool hbk_dataset_add_masked(hbk_dataset *d, const int32_t *ids, const unsigned char *learn, hbk_int n,
+                                    hbk_error *err);
+/* Tokens of example i that carry loss. */
+HBK_DEF hbk_int hbk_dataset_targets(const hbk_dataset *d, hbk_int i);
 /* Every pair through the template: forward, or reversed for the backward model, which has no tags. Tags by
    source (NULL: none). Examples longer than max_length tokens (0: no limit) are left out and counted. */
 HBK_DEF bool hbk_dataset_add_pairs(hbk_dataset *d, const hbk_pairs *p, const hbk_template *t,
@@ -847,6 +1129,10 @@ HBK_DEF bool hbk_dataset_add_pairs(hbk_dataset *d, const hbk_pairs *p, const hbk
 /* Raw documents, the "text" of a JSONL file: bos, text, eos, loss on all but bos. */
 HBK_DEF bool hbk_dataset_add_texts(hbk_dataset *d, const char *path, const hbk_tokenizer *tok,
                                    hbk_int max_length, hbk_error *err);
+/* Moves a share of the examples, drawn by `seed`, from d to the end of `held`: at least one, and not all.
+   Error: d has fewer than two examples. */
+HBK_DEF bool hbk_dataset_split(hbk_dataset *d, hbk_dataset *held, double share, uint64_t seed,
+                               hbk_error *err);
 HBK_DEF void hbk_dataset_free(hbk_dataset *d);
 
 /* A batch under construction: the packed arrays behind an hbk_batch. */
@@ -889,15 +1175,16 @@ HBK_DEF double hbk_learning_rate(hbk_schedule s, hbk_int step, hbk_int steps, hb
 
 typedef struct hbk_train_options {
     bool full;                /* every weight; else LoRA                              default false */
-    hbk_int rank;             /* of the adapter                                       16 */
-    double alpha;             /* scale = alpha / rank                                 32 */
-    unsigned targets;         /* bits of hbk_slot                                     all seven */
+    hbk_adapter_options lora; /* of the adapter (chapter 10)                          its defaults */
     double dropout;           /* 0.05 LoRA, 0.1 full */
+    double neftune;           /* noise on the embeddings (Jain et al. 2023); 5 is usual          0 */
+    double lora_plus;         /* learning rate of B over that of A (LoRA+, Hayou et al. 2024)    1 */
+    bool recompute;           /* less memory, more time, the same bits                           false */
     double lr, lr_end;        /* first and last learning rate     2e-4 to 2e-5 LoRA, 1e-5 to 9e-6 full */
     hbk_schedule schedule;    /* HBK_LINEAR */
     hbk_int warmup;           /* steps                                                0 */
     double beta1, beta2, eps; /* 0.9, 0.95, 1e-8 */
-    double weight_decay;      /* on matrices, never on norms                          0 LoRA, 0.1 full */
+    double weight_decay;      /* on matrices, never on norms or biases                0 LoRA, 0.1 full */
     double clip;              /* global norm of the gradient; 0 = none                1.0 */
     hbk_int batch;            /* examples per step; -1: 32, and 8 below 3,000 examples (the paper)   -1 */
     hbk_int accumulate;       /* batches summed up per step                           1 */
@@ -906,6 +1193,8 @@ typedef struct hbk_train_options {
     hbk_int max_tokens;       /* most tokens in one pass; a batch may take several    2048 */
     hbk_int max_length;       /* longest example in tokens; -1: the model's context   -1 */
     hbk_int replay;           /* raw documents per batch, from the replay set         0 */
+    hbk_int validate_every;   /* steps between validations, where there is a set; 0: the end only    50 */
+    hbk_int patience;         /* stop after so many validations without a lower loss; 0: never       0 */
     uint64_t seed;            /* of order, dropout and the adapter's start            1 */
     bool shuffle;             /* true */
     hbk_int save_every;       /* steps between checkpoints; 0 = only at the end       100 */
@@ -944,14 +1233,23 @@ typedef struct hbk_recipe {
     hbk_use use;
 } hbk_recipe;
 
-/* Trains on `data` (and replays from `replay`, NULL for none) and leaves in `dir` a PEFT adapter, or a model
-   folder when full, with humpback.json, metrics.jsonl and timings.jsonl. Killed at any moment and called
-   again it continues, and ends with the same bytes; a finished folder returns at once; another option or data
-   set than the folder's checkpoint was made with is an error. */
-HBK_DEF bool hbk_finetune(const hbk_model *m, const hbk_dataset *data, const hbk_dataset *replay,
-                          const hbk_train_options *o, const hbk_adapter *init, const hbk_recipe *recipe,
-                          const char *dir, const hbk_progress *progress, hbk_allocator *alloc,
-                          hbk_error *err);
+/* What a finetuning reads; it borrows all three. */
+typedef struct hbk_train_data {
+    const hbk_dataset *examples;
+    const hbk_dataset *replay;     /* raw documents mixed in, o->replay per batch; NULL: none */
+    const hbk_dataset *validation; /* never trained on; NULL: none */
+} hbk_train_data;
+
+/* Trains and leaves in `dir` a PEFT adapter, or a model folder when full, with humpback.json, metrics.jsonl
+   and timings.jsonl. With a validation set the result is the weights of its lowest loss, else the last ones.
+   Killed at any moment and called again it continues, and ends with the same bytes; a finished folder returns
+   at once; another option or data set than the folder's checkpoint was made with is an error. A loss or
+   gradient that is not finite is an error too, and the last checkpoint stays.
+   init  an adapter to start from, copied (LoRA), or NULL
+   Thread safety: one call per folder; models and data may be shared. */
+HBK_DEF bool hbk_finetune(const hbk_model *m, const hbk_train_data *data, const hbk_train_options *o,
+                          const hbk_adapter *init, const hbk_recipe *recipe, const char *dir,
+                          const hbk_progress *progress, hbk_allocator *alloc, hbk_error *err);
 
 /* A finetuned folder opened on its base: an adapter, or a model of its own. Free with hbk_tuned_free. */
 typedef struct hbk_tuned {
@@ -1155,6 +1453,7 @@ typedef struct hbk_comm {
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
+#include <regex.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -1565,6 +1864,15 @@ HBK_DEF const char *hbk_text_string(const hbk_text *t)
     return t->data ? t->data : "";
 }
 
+HBK_DEF void hbk_text_trim(hbk_text *t)
+{
+    static const char blanks[] = " \t\r\n";
+    while (t->len && memchr(blanks, t->data[t->len - 1], sizeof blanks - 1)) t->data[--t->len] = 0;
+    size_t lead = t->len ? strspn(t->data, blanks) : 0;
+    if (lead) memmove(t->data, t->data + lead, t->len - lead + 1);
+    t->len -= lead;
+}
+
 HBK_DEF bool hbk_text_ok(const hbk_text *t, hbk_error *err)
 {
     if (!t->failed) return true;
@@ -1638,7 +1946,7 @@ HBK_DEF hbk_int hbk_utf8_length(const char *s, size_t n)
     return count;
 }
 
-/* ==== 6  FILES, JSON, JSONL ==================================================
+/* ==== 6  FILES, JSON, GGUF ===================================================
 
    What a crash may leave behind. A file written whole goes PATH.tmp -> fsync -> rename -> fsync of the
    folder: after a power cut it is the old one or the new one, never half of either. A .jsonl file grows
@@ -1651,7 +1959,10 @@ HBK_DEF hbk_int hbk_utf8_length(const char *s, size_t n)
      - \u0000 in a string is allowed; invalid UTF-8 and lone surrogates are errors of their line;
      - objects keep the order in which keys were put in, so what is written twice is the same bytes.
 
-   jansson allocates with malloc; what it is fed is bounded by HBK__JSON_MAX. */
+   jansson allocates with malloc; what it is fed is bounded by HBK__JSON_MAX.
+
+   GGUF stands last in this chapter because two read it: its keys hold a vocabulary (chapter 7), its tensors
+   a model (chapter 12). */
 
 enum { HBK__JSON_MAX = 1 << 30 }; /* bytes of one JSON file, or of one row */
 
@@ -1751,22 +2062,63 @@ static bool hbk__sync_folder_of(const char *path, hbk_error *err)
     return ok;
 }
 
-HBK_DEF bool hbk_file_write(const char *path, const void *data, size_t n, hbk_error *err)
+HBK_DEF bool hbk_file_begin(hbk_file *f, const char *path, hbk_error *err)
 {
-    char tmp[512];
-    if (snprintf(tmp, sizeof tmp, "%s.tmp", path) >= (int)sizeof tmp)
-        return hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "the path is longer than 500 bytes");
-    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0) return hbk__fail_errno(err, tmp, "created");
-    bool ok = hbk__write_all(fd, (const char *)data, n, tmp, err);
-    if (ok && fsync(fd) != 0) ok = hbk__fail_errno(err, tmp, "synced");
-    if (close(fd) != 0 && ok) ok = hbk__fail_errno(err, tmp, "closed"); /* NFS reports late */
-    if (ok && rename(tmp, path) != 0) ok = hbk__fail_errno(err, path, "replaced by its .tmp");
+    hbk_file made;
+    int n = snprintf(made.tmp, sizeof made.tmp, "%s.tmp", path);
+    if (n < 0 || n >= (int)sizeof made.tmp)
+        return hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "the path is longer than 507 bytes");
+    snprintf(made.path, sizeof made.path, "%s", path);
+    made.fd = open(made.tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (made.fd < 0) return hbk__fail_errno(err, made.tmp, "created");
+    *f = made;
+    return true;
+}
+
+HBK_DEF bool hbk_file_put(hbk_file *f, const void *data, size_t n, hbk_error *err)
+{
+    HBK_ASSERT(f->tmp[0] && f->fd >= 0 && "a file that was not begun, or is sealed");
+    return hbk__write_all(f->fd, (const char *)data, n, f->tmp, err);
+}
+
+HBK_DEF bool hbk_file_seal(hbk_file *f, hbk_error *err)
+{
+    if (f->fd < 0) return true;
+    bool ok = fsync(f->fd) == 0 || hbk__fail_errno(err, f->tmp, "synced");
+    if (close(f->fd) != 0 && ok) ok = hbk__fail_errno(err, f->tmp, "closed"); /* NFS reports late */
+    f->fd = -1;
+    return ok;
+}
+
+HBK_DEF void hbk_file_abandon(hbk_file *f)
+{
+    if (!f->tmp[0]) return;
+    if (f->fd >= 0) close(f->fd);
+    unlink(f->tmp);
+    f->tmp[0] = 0;
+    f->fd = -1;
+}
+
+HBK_DEF bool hbk_file_commit(hbk_file *f, hbk_error *err)
+{
+    HBK_ASSERT(f->tmp[0] && "a file that was not begun");
+    bool ok = hbk_file_seal(f, err);
+    if (ok && rename(f->tmp, f->path) != 0) ok = hbk__fail_errno(err, f->path, "replaced by its .tmp");
     if (!ok) {
-        unlink(tmp);
+        hbk_file_abandon(f);
         return false;
     }
-    return hbk__sync_folder_of(path, err);
+    f->tmp[0] = 0;
+    return hbk__sync_folder_of(f->path, err);
+}
+
+HBK_DEF bool hbk_file_write(const char *path, const void *data, size_t n, hbk_error *err)
+{
+    hbk_file f;
+    if (!hbk_file_begin(&f, path, err)) return false;
+    if (hbk_file_put(&f, data, n, err)) return hbk_file_commit(&f, err);
+    hbk_file_abandon(&f);
+    return false;
 }
 
 HBK_DEF bool hbk_file_exists(const char *path)
@@ -1815,6 +2167,19 @@ static bool hbk__inside(const char *dir, const char *path)
     free(d);
     free(p);
     return inside;
+}
+
+HBK_DEF bool hbk_file_set_aside(const char *path, hbk_error *err)
+{
+    char to[640];
+    for (int k = 1; k < 10000; k++) {
+        int n = snprintf(to, sizeof to, "%s.%d", path, k);
+        if (n < 0 || n >= (int)sizeof to) break;
+        if (hbk_file_exists(to)) continue;
+        return rename(path, to) == 0 || hbk_fail_at(err, HBK_ERROR_FILE, path, 0,
+                                                    "cannot be renamed to %s: %s", to, strerror(errno));
+    }
+    return hbk_fail_at(err, HBK_ERROR_FILE, path, 0, "9999 earlier ones stand beside it: remove some");
 }
 
 HBK_DEF bool hbk_file_hash(const char *path, uint64_t *hash, hbk_error *err)
@@ -1870,6 +2235,13 @@ HBK_DEF void hbk_mapping_close(hbk_mapping *m)
     m->size = 0;
 }
 
+static uint64_t hbk__little_endian(const unsigned char *p, int n)
+{
+    uint64_t x = 0;
+    while (n > 0) x = x << 8 | p[--n];
+    return x;
+}
+
 /* Copies JSON text, giving each integer that no 64 bits hold the exponent that makes it a real. */
 static void hbk__json_widen(hbk_text *out, const char *s, size_t n)
 {
@@ -1915,6 +2287,15 @@ static json_t *hbk__json_parse(const char *s, size_t n, hbk_allocator *alloc, js
     return value;
 }
 
+/* The commonest broken model: a text of 130 bytes that a clone without git-lfs leaves in a file's place. */
+static bool hbk__check_pointer(const void *data, size_t n, const char *path, hbk_error *err)
+{
+    static const char lead[] = "version https://git-lfs";
+    if (n < sizeof lead - 1 || memcmp(data, lead, sizeof lead - 1) != 0) return true;
+    return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0,
+                       "is a git-lfs pointer, not the file itself: fetch it with `git lfs pull`");
+}
+
 HBK_DEF struct json_t *hbk_json_read(const char *path, hbk_error *err)
 {
     hbk_text text;
@@ -1926,21 +2307,121 @@ HBK_DEF struct json_t *hbk_json_read(const char *path, hbk_error *err)
         const char *s = hbk_text_string(&text);
         size_t bom = text.len >= 3 && memcmp(s, "\xef\xbb\xbf", 3) == 0 ? 3 : 0;
         value = hbk__json_parse(s + bom, text.len - bom, NULL, &e, &code);
-        if (!value) hbk_fail_at(err, code, path, e.line, "is no JSON: %s", e.text);
+        if (!value && hbk__check_pointer(s, text.len, path, err))
+            hbk_fail_at(err, code, path, e.line, "is no JSON: %s", e.text);
     }
     hbk_text_free(&text);
     return value;
 }
 
+static int hbk__text_sink(const char *s, size_t n, void *text)
+{
+    hbk_text_append((hbk_text *)text, s, n);
+    return 0;
+}
+
+/* A real's n bytes in the first of 15, 16, 17 digits that reads back, in place; returns the new length. 17
+   always suffice, and 15 are enough for what people write. A process whose locale has a decimal comma cannot
+   read the number here, and it stays as it is. */
+static size_t hbk__real_shorten(char *s, size_t n)
+{
+    char old[40], text[40], *end, *power;
+    if (n >= sizeof old) return n;
+    memcpy(old, s, n);
+    old[n] = 0;
+    double x = strtod(old, &end);
+    if (*end) return n;
+    for (int digits = 15; digits <= 17; digits++) {
+        snprintf(text, sizeof text - 2, "%.*g", digits, x);
+        if (strtod(text, NULL) == x) break;
+    }
+    if ((power = strchr(text, 'e')) != NULL) { /* e+09 is e9, as jansson writes it */
+        power += power[1] == '-' ? 2 : 1;
+        size_t idle = strspn(power, "+0");
+        memmove(power, power + idle, strlen(power + idle) + 1);
+    } else if (!strchr(text, '.')) { /* it must stay a real */
+        strcat(text, ".0");
+    }
+    size_t len = strlen(text);
+    if (len > n) return n;
+    memcpy(s, text, len);
+    return len;
+}
+
+/* The same for every real of JSON text, whose strings stay as they are; returns the new length. */
+static size_t hbk__json_shorten(char *s, size_t n)
+{
+    size_t to = 0;
+    bool quoted = false;
+    for (size_t i = 0; i < n;) {
+        size_t len = quoted || !strchr("-0123456789", s[i]) ? 0 : strspn(s + i, "-+.0123456789eE");
+        if (len) {
+            memmove(s + to, s + i, len);
+            bool real = false;
+            for (size_t k = 0; k < len; k++) real = real || strchr(".eE", s[to + k]);
+            to += real ? hbk__real_shorten(s + to, len) : len;
+            i += len;
+            continue;
+        }
+        if (s[i] == '"') quoted = !quoted;
+        if (quoted && s[i] == '\\') s[to++] = s[i++]; /* and what it escapes */
+        s[to++] = s[i++];
+    }
+    s[to] = 0;
+    return to;
+}
+
+HBK_DEF bool hbk_json_text(hbk_text *out, const struct json_t *value, size_t flags, hbk_error *err)
+{
+    size_t before = out->len;
+    int code = json_dump_callback(value, hbk__text_sink, out, flags | JSON_ENCODE_ANY);
+    if (code == 0 && !out->failed)
+        out->len = before + hbk__json_shorten(out->data + before, out->len - before);
+    if (code == 0) return hbk_text_ok(out, err);
+    out->len = before;
+    if (out->data) out->data[before] = 0;
+    return hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for JSON text, or no JSON value to write");
+}
+
 HBK_DEF bool hbk_json_write(const char *path, const struct json_t *value, hbk_error *err)
 {
-    char *s = json_dumps(value, JSON_INDENT(2) | JSON_ENCODE_ANY);
-    if (!s) return hbk_fail_at(err, HBK_ERROR_MEMORY, path, 0, "out of memory, or no JSON value to write");
-    size_t n = strlen(s);
-    s[n] = '\n'; /* in the NUL's place: the file ends with a newline */
-    bool ok = hbk_file_write(path, s, n + 1, err);
-    free(s);
+    hbk_text text;
+    memset(&text, 0, sizeof text);
+    bool ok = hbk_json_text(&text, value, JSON_INDENT(2), err);
+    hbk_text_append(&text, "\n", 1);
+    ok = ok && hbk_text_ok(&text, err) && hbk_file_write(path, text.data, text.len, err);
+    hbk_text_free(&text);
     return ok;
+}
+
+/* "PATH: was begun with KEY OLD, not VALUE: use the same, or REMEDY". */
+static bool hbk__fail_begun(const char *path, const char *key, const json_t *old, const json_t *value,
+                            const char *remedy, hbk_error *err)
+{
+    hbk_text a, b;
+    memset(&a, 0, sizeof a);
+    memset(&b, 0, sizeof b);
+    if (!old || !hbk_json_text(&a, old, JSON_COMPACT, NULL)) hbk_text_add(&a, "unset");
+    if (!value || !hbk_json_text(&b, value, JSON_COMPACT, NULL)) hbk_text_add(&b, "unset");
+    hbk_fail_at(err, HBK_ERROR_OPTION, path, 0, "was begun with %s %.100s, not %.100s: use the same, or %s",
+                key, hbk_text_string(&a), hbk_text_string(&b), remedy);
+    hbk_text_free(&a);
+    hbk_text_free(&b);
+    return false;
+}
+
+HBK_DEF bool hbk_json_same(const struct json_t *then, const struct json_t *now, const char *path,
+                           const char *remedy, hbk_error *err)
+{
+    json_t *object = (json_t *)(uintptr_t)now; /* jansson's iterators know no const */
+    const char *key;
+    json_t *value;
+    json_object_foreach(object, key, value)
+    {
+        const json_t *old = json_object_get(then, key);
+        if (!old || !json_equal(old, value)) return hbk__fail_begun(path, key, old, value, remedy, err);
+    }
+    return true;
 }
 
 HBK_DEF bool hbk_json_string(const struct json_t *row, const char *key, const char **out, const char *file,
@@ -2132,11 +2613,8 @@ static bool hbk__jsonl_flush(hbk_jsonl_writer *w, hbk_error *err)
 
 HBK_DEF bool hbk_jsonl_write(hbk_jsonl_writer *w, const struct json_t *row, hbk_error *err)
 {
-    char *s = json_dumps(row, JSON_COMPACT);
-    if (!s) return hbk_fail_at(err, HBK_ERROR_MEMORY, w->path, 0, "out of memory, or the row is no object");
-    hbk_text_add(&w->pending, s);
+    if (!hbk_json_text(&w->pending, row, JSON_COMPACT, err)) return false;
     hbk_text_append(&w->pending, "\n", 1);
-    free(s);
     if (!hbk_text_ok(&w->pending, err)) return false;
     return w->pending.len < ((size_t)1 << 20) || hbk__jsonl_flush(w, err);
 }
@@ -2169,6 +2647,869 @@ HBK_DEF bool hbk_jsonl_count(const char *path, hbk_int *rows, hbk_error *err)
     }
     *rows = lines;
     return true;
+}
+
+/* ---- GGUF -------------------------------------------------------------------
+
+       "GGUF" | u32 version | u64 tensors | u64 keys
+       keys:      string name, u32 type, value         string: u64 length, bytes
+       tensors:   string name, u32 n, u64 dims[n], u32 type, u64 offset
+       zeros up to a multiple of general.alignment (32)
+       data:      each tensor at its offset, which is such a multiple too
+
+   All of it little-endian and packed. A value of type array is u32 element type, u64 n, elements. Dimensions
+   run from the contiguous one outwards; here they are turned round, into PyTorch's order. Source: ggml's
+   docs/gguf.md.
+
+   Every count is held against the bytes that are left before memory is taken by it, and every name is
+   unique, so whoever reads values and tensors later need not look again. Strings of an array are found
+   through an index made at opening: a vocabulary has 128,000. */
+
+enum { HBK__GGUF_KEY_MAX = 65535, HBK__GGUF_TENSOR_MAX = 63, HBK__GGUF_LENGTH_MAX = 1 << 30 };
+
+typedef struct hbk__ggml_type {
+    char name[12];
+    int id, block, bytes; /* elements of a block and their bytes */
+} hbk__ggml_type;
+
+/* All that files hold, so that what chapter 8 cannot multiply is refused by its name. */
+static const hbk__ggml_type hbk__ggml_types[] = {
+    {"F32", 0, 1, 4},         {"F16", 1, 1, 2},        {"Q4_0", 2, 32, 18},      {"Q4_1", 3, 32, 20},
+    {"Q5_0", 6, 32, 22},      {"Q5_1", 7, 32, 24},     {"Q8_0", 8, 32, 34},      {"Q2_K", 10, 256, 84},
+    {"Q3_K", 11, 256, 110},   {"Q4_K", 12, 256, 144},  {"Q5_K", 13, 256, 176},   {"Q6_K", 14, 256, 210},
+    {"IQ2_XXS", 16, 256, 66}, {"IQ2_XS", 17, 256, 74}, {"IQ3_XXS", 18, 256, 98}, {"IQ1_S", 19, 256, 50},
+    {"IQ4_NL", 20, 32, 18},   {"IQ3_S", 21, 256, 110}, {"IQ2_S", 22, 256, 82},   {"IQ4_XS", 23, 256, 136},
+    {"I8", 24, 1, 1},         {"I16", 25, 1, 2},       {"I32", 26, 1, 4},        {"I64", 27, 1, 8},
+    {"F64", 28, 1, 8},        {"IQ1_M", 29, 256, 56},  {"BF16", 30, 1, 2},       {"TQ1_0", 34, 256, 54},
+    {"TQ2_0", 35, 256, 66},   {"MXFP4", 39, 32, 17},   {"NVFP4", 40, 64, 36},    {"Q1_0", 41, 128, 18}};
+
+/* By name, or by id where name is NULL; NULL if there is none. */
+static const hbk__ggml_type *hbk__ggml_type_of(const char *name, uint64_t id)
+{
+    for (size_t i = 0; i < sizeof hbk__ggml_types / sizeof *hbk__ggml_types; i++) {
+        const hbk__ggml_type *t = &hbk__ggml_types[i];
+        if (name ? !strcmp(name, t->name) : (uint64_t)t->id == id) return t;
+    }
+    return NULL;
+}
+
+/* Bytes of a tensor's data, by type and shape; false if its rows are no whole blocks, or too large. */
+static bool hbk__ggml_size(const hbk__ggml_type *type, const hbk_gguf_tensor *t, size_t *bytes)
+{
+    hbk_int n = 1, size;
+    for (hbk_int i = 0; i < t->n_dims; i++)
+        if (!hbk__mul(&n, n, t->shape[i])) return false;
+    if ((t->n_dims ? t->shape[t->n_dims - 1] : 1) % type->block) return false;
+    if (!hbk__mul(&size, n / type->block, type->bytes)) return false;
+    *bytes = (size_t)size;
+    return true;
+}
+
+/* Name and bytes of a value's types; an array's stand for the least that one takes. */
+static const char hbk__gguf_names[HBK_GGUF_TYPE_COUNT][8] = {
+    "u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "string", "array", "u64", "i64", "f64"};
+static const int hbk__gguf_sizes[HBK_GGUF_TYPE_COUNT] = {1, 1, 2, 2, 4, 4, 4, 1, 8, 12, 8, 8, 8};
+
+HBK_DEF const char *hbk_gguf_type_name(hbk_gguf_type t)
+{
+    return (unsigned)t < HBK_GGUF_TYPE_COUNT ? hbk__gguf_names[t] : "unknown";
+}
+
+struct hbk_gguf {
+    char path[512];
+    hbk_allocator *alloc;
+    hbk_mapping map;
+    hbk_text names; /* of keys, then of tensors, each with its NUL */
+    hbk_gguf_value *values;
+    const hbk_gguf_value **by_key; /* sorted */
+    hbk_int n_values;
+    hbk_gguf_tensor *own; /* the tensors of this file */
+    hbk_int n_own;
+    hbk_gguf **rest; /* the further files of a split model */
+    hbk_int n_rest;
+    const hbk_gguf_tensor **tensors, **by_name; /* of all files, in order, and sorted */
+    hbk_int n_tensors;
+};
+
+/* What reads the tables: `what` names the entry that is read, for messages. */
+typedef struct hbk__gguf_cursor {
+    hbk_gguf *g;
+    size_t at;
+    char what[128];
+    hbk_error *err;
+} hbk__gguf_cursor;
+
+static bool hbk__gguf_short(const hbk__gguf_cursor *c)
+{
+    return hbk_fail_at(c->err, HBK_ERROR_FORMAT, c->g->path, 0,
+                       "truncated: the file ends within %s; fetch it again", c->what);
+}
+
+/* The next n bytes, or NULL where the file has fewer. */
+static const unsigned char *hbk__gguf_take(hbk__gguf_cursor *c, uint64_t n)
+{
+    if (n > c->g->map.size - c->at) {
+        hbk__gguf_short(c);
+        return NULL;
+    }
+    c->at += (size_t)n;
+    return c->g->map.data + c->at - n;
+}
+
+static bool hbk__gguf_number(hbk__gguf_cursor *c, int bytes, uint64_t *x)
+{
+    const unsigned char *p = hbk__gguf_take(c, (uint64_t)bytes);
+    if (p) *x = hbk__little_endian(p, bytes);
+    return p != NULL;
+}
+
+/* The name of entry i, copied to the end of `names`. */
+static bool hbk__gguf_name(hbk__gguf_cursor *c, const char *kind, hbk_int i, int most)
+{
+    uint64_t n;
+    snprintf(c->what, sizeof c->what, "%s %lld", kind, (long long)i + 1);
+    if (!hbk__gguf_number(c, 8, &n)) return false;
+    if (n < 1 || n > (uint64_t)most)
+        return hbk_fail_at(c->err, HBK_ERROR_FORMAT, c->g->path, 0,
+                           "%s: its name has %llu bytes, expected 1 to %d", c->what, (unsigned long long)n,
+                           most);
+    const char *s = (const char *)hbk__gguf_take(c, n);
+    if (!s) return false;
+    if (memchr(s, 0, (size_t)n))
+        return hbk_fail_at(c->err, HBK_ERROR_FORMAT, c->g->path, 0, "%s: its name holds a NUL byte", c->what);
+    hbk_text_append(&c->g->names, s, (size_t)n);
+    hbk_text_append(&c->g->names, "", 1);
+    snprintf(c->what, sizeof c->what, "%s %.*s", kind, (int)HBK__MIN(n, 100), s);
+    return hbk_text_ok(&c->g->names, c->err);
+}
+
+/* The v->n strings that follow; an array of them gets its index. */
+static bool hbk__gguf_strings(hbk__gguf_cursor *c, hbk_gguf_value *v)
+{
+    size_t start = c->at;
+    v->data = c->g->map.data + start;
+    if (v->is_array) {
+        v->at = HBK__NEW(c->g->alloc, hbk_int, v->n, c->err);
+        if (!v->at) return false;
+    }
+    for (hbk_int i = 0; i < v->n; i++) {
+        uint64_t n;
+        if (v->at) v->at[i] = (hbk_int)(c->at - start);
+        if (!hbk__gguf_number(c, 8, &n)) return false;
+        if (n > HBK__GGUF_LENGTH_MAX)
+            return hbk_fail_at(c->err, HBK_ERROR_RANGE, c->g->path, 0,
+                               "%s: a string of %llu bytes, at most %d are allowed", c->what,
+                               (unsigned long long)n, (int)HBK__GGUF_LENGTH_MAX);
+        if (!hbk__gguf_take(c, n)) return false;
+    }
+    return true;
+}
+
+/* Key i: its name, already in `names`, its type and its value. */
+static bool hbk__gguf_read_value(hbk__gguf_cursor *c, hbk_gguf_value *v)
+{
+    uint64_t type, n = 1;
+    if (!hbk__gguf_number(c, 4, &type)) return false;
+    v->is_array = type == HBK_GGUF_ARRAY;
+    if (v->is_array && (!hbk__gguf_number(c, 4, &type) || !hbk__gguf_number(c, 8, &n))) return false;
+    if (v->is_array && type == HBK_GGUF_ARRAY)
+        return hbk_fail_at(c->err, HBK_ERROR_UNSUPPORTED, c->g->path, 0,
+                           "%s: an array of arrays is not supported", c->what);
+    if (type >= HBK_GGUF_TYPE_COUNT)
+        return hbk_fail_at(c->err, HBK_ERROR_FORMAT, c->g->path, 0, "%s: unknown value type %llu", c->what,
+                           (unsigned long long)type);
+    if (n > HBK__GGUF_LENGTH_MAX)
+        return hbk_fail_at(c->err, HBK_ERROR_RANGE, c->g->path, 0,
+                           "%s: an array of %llu elements, at most %d are allowed", c->what,
+                           (unsigned long long)n, (int)HBK__GGUF_LENGTH_MAX);
+    v->type = (hbk_gguf_type)type;
+    v->n = (hbk_int)n;
+    uint64_t least = n * (uint64_t)hbk__gguf_sizes[type];
+    if (least > c->g->map.size - c->at) return hbk__gguf_short(c);
+    if (v->type == HBK_GGUF_STRING) return hbk__gguf_strings(c, v);
+    v->data = hbk__gguf_take(c, least);
+    return true;
+}
+
+/* A tensor's description after its name. Until hbk__gguf_place its data lie at the offset from the file's
+   beginning: where the data begin is known only when all descriptions were read. */
+static bool hbk__gguf_read_tensor(hbk__gguf_cursor *c, hbk_gguf_tensor *t, hbk_int alignment)
+{
+    uint64_t n, dim, id, offset;
+    const char *path = c->g->path;
+    if (!hbk__gguf_number(c, 4, &n)) return false;
+    if (n > 4)
+        return hbk_fail_at(c->err, HBK_ERROR_FORMAT, path, 0, "%s: has %llu dimensions, at most 4", c->what,
+                           (unsigned long long)n);
+    t->n_dims = (hbk_int)n;
+    for (hbk_int i = t->n_dims - 1; i >= 0; i--) {
+        if (!hbk__gguf_number(c, 8, &dim)) return false;
+        if (dim < 1 || dim > INT64_MAX)
+            return hbk_fail_at(c->err, HBK_ERROR_FORMAT, path, 0, "%s: a dimension of %llu", c->what,
+                               (unsigned long long)dim);
+        t->shape[i] = (hbk_int)dim;
+    }
+    if (!hbk__gguf_number(c, 4, &id) || !hbk__gguf_number(c, 8, &offset)) return false;
+    const hbk__ggml_type *type = hbk__ggml_type_of(NULL, id);
+    if (!type)
+        return hbk_fail_at(c->err, HBK_ERROR_UNSUPPORTED, path, 0, "%s: unknown tensor type %llu", c->what,
+                           (unsigned long long)id);
+    t->type = type->name;
+    if (!hbk__ggml_size(type, t, &t->bytes))
+        return hbk_fail_at(c->err, HBK_ERROR_FORMAT, path, 0,
+                           "%s: its shape overflows, or its rows are not whole blocks of %d, as %s asks for",
+                           c->what, type->block, type->name);
+    if (offset % (uint64_t)alignment)
+        return hbk_fail_at(c->err, HBK_ERROR_FORMAT, path, 0,
+                           "%s: its offset %llu is no multiple of general.alignment %lld", c->what,
+                           (unsigned long long)offset, (long long)alignment);
+    if (offset > c->g->map.size || t->bytes > c->g->map.size - offset)
+        return hbk_fail_at(c->err, HBK_ERROR_FORMAT, path, 0,
+                           "truncated: %s has %zu bytes at offset %llu, the file %zu; fetch it again",
+                           c->what, t->bytes, (unsigned long long)offset, c->g->map.size);
+    t->data = c->g->map.data + offset;
+    return true;
+}
+
+/* Names get their pointers once `names` has stopped growing, data theirs once their beginning is known. */
+static bool hbk__gguf_place(hbk__gguf_cursor *c, hbk_int alignment)
+{
+    hbk_gguf *g = c->g;
+    const char *name = hbk_text_string(&g->names);
+    size_t size = g->map.size, align = (size_t)alignment, start = (c->at + align - 1) / align * align;
+    for (hbk_int i = 0; i < g->n_values; i++, name += strlen(name) + 1) g->values[i].key = name;
+    for (hbk_int i = 0; i < g->n_own; i++, name += strlen(name) + 1) {
+        hbk_gguf_tensor *t = &g->own[i];
+        size_t offset = (size_t)(t->data - g->map.data);
+        t->name = name;
+        if (start > size || offset > size - start || t->bytes > size - start - offset)
+            return hbk_fail_at(c->err, HBK_ERROR_FORMAT, g->path, 0,
+                               "truncated: tensor %s ends at byte %zu, the file at %zu; fetch it again", name,
+                               start + offset + t->bytes, size);
+        t->data += start;
+    }
+    return true;
+}
+
+/* Magic, version and counts, which the file must have room for. */
+static bool hbk__gguf_header(hbk__gguf_cursor *c, uint64_t *n_tensors, uint64_t *n_keys)
+{
+    const char *path = c->g->path;
+    size_t size = c->g->map.size;
+    if (size < 4 || memcmp(c->g->map.data, "GGUF", 4) != 0)
+        return hbk_fail_at(c->err, HBK_ERROR_FORMAT, path, 0, "is no GGUF file: it does not begin with GGUF");
+    c->at = 4;
+    uint64_t version;
+    if (!hbk__gguf_number(c, 4, &version)) return false;
+    if (version && (version & 0xffff) == 0)
+        return hbk_fail_at(c->err, HBK_ERROR_UNSUPPORTED, path, 0,
+                           "is a big-endian GGUF, which is not supported: fetch the little-endian one");
+    if (version != 2 && version != 3)
+        return hbk_fail_at(c->err, HBK_ERROR_UNSUPPORTED, path, 0,
+                           "is a GGUF of version %llu: 2 and 3 are supported; convert it with llama.cpp",
+                           (unsigned long long)version);
+    if (!hbk__gguf_number(c, 8, n_tensors) || !hbk__gguf_number(c, 8, n_keys)) return false;
+    /* the least that an entry takes: a name of one byte, and no dimension or a value of one byte */
+    if (*n_tensors > (size - c->at) / 25 || *n_keys > (size - c->at) / 14)
+        return hbk_fail_at(c->err, HBK_ERROR_FORMAT, path, 0,
+                           "announces %llu tensors and %llu keys, for which its %zu bytes have no room",
+                           (unsigned long long)*n_tensors, (unsigned long long)*n_keys, size);
+    return true;
+}
+
+static int hbk__by_key(const void *a, const void *b)
+{
+    return strcmp((*(const hbk_gguf_value *const *)a)->key, (*(const hbk_gguf_value *const *)b)->key);
+}
+
+static int hbk__by_tensor_name(const void *a, const void *b)
+{
+    return strcmp((*(const hbk_gguf_tensor *const *)a)->name, (*(const hbk_gguf_tensor *const *)b)->name);
+}
+
+static int hbk__by_tensor_place(const void *a, const void *b)
+{
+    const unsigned char *x = (*(const hbk_gguf_tensor *const *)a)->data;
+    const unsigned char *y = (*(const hbk_gguf_tensor *const *)b)->data;
+    return x < y ? -1 : x > y;
+}
+
+/* Sorts the keys; the same one twice is an error. Done before tensors are read: they need the alignment. */
+static bool hbk__gguf_sort_keys(hbk_gguf *g, hbk_error *err)
+{
+    g->by_key = HBK__NEW(g->alloc, const hbk_gguf_value *, g->n_values, err);
+    if (!g->by_key) return false;
+    const char *name = hbk_text_string(&g->names);
+    for (hbk_int i = 0; i < g->n_values; i++, name += strlen(name) + 1) {
+        g->values[i].key = name;
+        g->by_key[i] = &g->values[i];
+    }
+    qsort(g->by_key, (size_t)g->n_values, sizeof *g->by_key, hbk__by_key);
+    for (hbk_int i = 1; i < g->n_values; i++)
+        if (!strcmp(g->by_key[i - 1]->key, g->by_key[i]->key))
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, g->path, 0, "key %.100s: is there twice",
+                               g->by_key[i]->key);
+    return true;
+}
+
+/* The tables of the file mapped in g. */
+static bool hbk__gguf_tables(hbk_gguf *g, hbk_error *err)
+{
+    uint64_t n_tensors, n_keys;
+    hbk_int alignment = 32;
+    hbk__gguf_cursor c;
+    memset(&c, 0, sizeof c);
+    c.g = g;
+    c.err = err;
+    snprintf(c.what, sizeof c.what, "the header");
+    if (!hbk__gguf_header(&c, &n_tensors, &n_keys)) return false;
+    g->values = HBK__NEW(g->alloc, hbk_gguf_value, (hbk_int)n_keys, err);
+    if (g->values) g->own = HBK__NEW(g->alloc, hbk_gguf_tensor, (hbk_int)n_tensors, err);
+    if (!g->own) return false;
+    while (g->n_values < (hbk_int)n_keys) /* counted before it is read: closing frees what it holds so far */
+        if (!hbk__gguf_name(&c, "key", g->n_values, HBK__GGUF_KEY_MAX) ||
+            !hbk__gguf_read_value(&c, &g->values[g->n_values++]))
+            return false;
+    if (!hbk__gguf_sort_keys(g, err) || !hbk_gguf_int(g, "general.alignment", &alignment, err)) return false;
+    if (alignment < 1 || alignment > HBK__GGUF_LENGTH_MAX || (alignment & (alignment - 1)))
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, g->path, 0,
+                           "key general.alignment: is %lld, expected a power of two", (long long)alignment);
+    for (; g->n_own < (hbk_int)n_tensors; g->n_own++)
+        if (!hbk__gguf_name(&c, "tensor", g->n_own, HBK__GGUF_TENSOR_MAX) ||
+            !hbk__gguf_read_tensor(&c, &g->own[g->n_own], alignment))
+            return false;
+    return hbk__gguf_place(&c, alignment);
+}
+
+/* One file, whatever split it may be part of. */
+static hbk_gguf *hbk__gguf_open_one(const char *path, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_gguf *g = HBK__NEW(alloc, hbk_gguf, 1, err);
+    if (!g) return NULL;
+    g->alloc = g->names.alloc = alloc;
+    bool ok = snprintf(g->path, sizeof g->path, "%s", path) < (int)sizeof g->path;
+    if (!ok) hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "the path is longer than 511 bytes");
+    if (ok && hbk_mapping_open(&g->map, path, err) &&
+        hbk__check_pointer(g->map.data, g->map.size, path, err) && hbk__gguf_tables(g, err))
+        return g;
+    hbk_gguf_close(g);
+    return NULL;
+}
+
+/* Part i (from 0) of a split model, from the name of its first: PREFIX-00001-of-00003.gguf. False if `first`
+   is not such a name. */
+static bool hbk__gguf_part(char out[512], const char *first, hbk_int i, hbk_int n)
+{
+    char tail[40];
+    int len = snprintf(tail, sizeof tail, "-%05lld-of-%05lld.gguf", 1LL, (long long)n);
+    size_t stem = strlen(first);
+    if (stem < (size_t)len || strcmp(first + stem - (size_t)len, tail) != 0) return false;
+    memcpy(out, first, stem -= (size_t)len);
+    return snprintf(out + stem, 512 - stem, "-%05lld-of-%05lld.gguf", (long long)i + 1, (long long)n) <
+           (int)(512 - stem);
+}
+
+/* Opens part i of g's split; its own keys must say that it is. */
+static bool hbk__gguf_open_part(hbk_gguf *g, hbk_int i, hbk_int n, hbk_error *err)
+{
+    char path[512];
+    if (!hbk__gguf_part(path, g->path, i, n))
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, g->path, 0,
+                           "key split.count: the model has %lld files, but this name does not end with "
+                           "-00001-of-%05lld.gguf; restore the files' names",
+                           (long long)n, (long long)n);
+    if (!hbk_file_exists(path))
+        return hbk_fail_at(err, HBK_ERROR_FILE, g->path, 0, "part %lld of %lld is missing: expected %.300s",
+                           (long long)i + 1, (long long)n, path);
+    hbk_gguf *part = hbk__gguf_open_one(path, g->alloc, err);
+    if (!part) return false;
+    g->rest[g->n_rest++] = part;
+    hbk_int no = -1, count = -1;
+    if (!hbk_gguf_int(part, "split.no", &no, err) || !hbk_gguf_int(part, "split.count", &count, err))
+        return false;
+    if (no == i && count == n) return true;
+    return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0,
+                       "keys split.no, split.count: are %lld, %lld, expected %lld, %lld; is it part of "
+                       "another model?",
+                       (long long)no, (long long)count, (long long)i, (long long)n);
+}
+
+static bool hbk__gguf_open_rest(hbk_gguf *g, hbk_error *err)
+{
+    hbk_int count = 1, no = 0;
+    if (!hbk_gguf_int(g, "split.count", &count, err) || !hbk_gguf_int(g, "split.no", &no, err)) return false;
+    if (count < 0 || count > 99999)
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, g->path, 0, "key split.count: is %lld, expected 1 to 99999",
+                           (long long)count);
+    if (no != 0)
+        return hbk_fail_at(err, HBK_ERROR_OPTION, g->path, 0,
+                           "is part %lld of %lld: open the first, ...-00001-of-%05lld.gguf",
+                           (long long)no + 1, (long long)count, (long long)count);
+    if (count < 2) return true;
+    g->rest = HBK__NEW(g->alloc, hbk_gguf *, count - 1, err);
+    if (!g->rest) return false;
+    hbk_int n = g->n_own;
+    for (hbk_int i = 1; i < count; i++) {
+        if (!hbk__gguf_open_part(g, i, count, err)) return false;
+        n += g->rest[i - 1]->n_own;
+    }
+    hbk_int wanted = n;
+    if (!hbk_gguf_int(g, "split.tensors.count", &wanted, err)) return false;
+    return wanted == n || hbk_fail_at(err, HBK_ERROR_FORMAT, g->path, 0,
+                                      "key split.tensors.count: is %lld, but the files hold %lld tensors",
+                                      (long long)wanted, (long long)n);
+}
+
+/* The tensors of all files together: no name twice, none over another. */
+static bool hbk__gguf_index(hbk_gguf *g, hbk_error *err)
+{
+    hbk_int n = g->n_own, k = 0;
+    for (hbk_int f = 0; f < g->n_rest; f++) n += g->rest[f]->n_own;
+    g->tensors = HBK__NEW(g->alloc, const hbk_gguf_tensor *, n, err);
+    if (g->tensors) g->by_name = HBK__NEW(g->alloc, const hbk_gguf_tensor *, n, err);
+    if (!g->by_name) return false;
+    for (hbk_int f = -1; f < g->n_rest; f++) {
+        const hbk_gguf *part = f < 0 ? g : g->rest[f];
+        for (hbk_int i = 0; i < part->n_own; i++) g->tensors[k++] = &part->own[i];
+    }
+    g->n_tensors = n;
+    if (n) memcpy(g->by_name, g->tensors, (size_t)n * sizeof *g->tensors);
+    qsort(g->by_name, (size_t)n, sizeof *g->by_name, hbk__by_tensor_place);
+    for (hbk_int i = 1; i < n; i++) {
+        const hbk_gguf_tensor *t = g->by_name[i - 1], *u = g->by_name[i];
+        if ((uintptr_t)u->data - (uintptr_t)t->data < t->bytes)
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, g->path, 0, "tensors %s and %s overlap", t->name,
+                               u->name);
+    }
+    qsort(g->by_name, (size_t)n, sizeof *g->by_name, hbk__by_tensor_name);
+    for (hbk_int i = 1; i < n; i++)
+        if (!strcmp(g->by_name[i - 1]->name, g->by_name[i]->name))
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, g->path, 0, "tensor %s: is there twice",
+                               g->by_name[i]->name);
+    return true;
+}
+
+HBK_DEF hbk_gguf *hbk_gguf_open(const char *path, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_gguf *g = hbk__gguf_open_one(path, alloc, err);
+    if (!g || (hbk__gguf_open_rest(g, err) && hbk__gguf_index(g, err))) return g;
+    hbk_gguf_close(g);
+    return NULL;
+}
+
+HBK_DEF void hbk_gguf_close(hbk_gguf *g)
+{
+    if (!g) return;
+    for (hbk_int i = 0; i < g->n_rest; i++) hbk_gguf_close(g->rest[i]);
+    for (hbk_int i = 0; i < g->n_values; i++) hbk_free(g->alloc, g->values[i].at);
+    if (g->map.data) hbk_mapping_close(&g->map); /* NULL: a model has taken it over */
+    hbk_text_free(&g->names);
+    hbk_free(g->alloc, g->values);
+    hbk_free(g->alloc, g->by_key);
+    hbk_free(g->alloc, g->own);
+    hbk_free(g->alloc, g->rest);
+    hbk_free(g->alloc, g->tensors);
+    hbk_free(g->alloc, g->by_name);
+    hbk_free(g->alloc, g);
+}
+
+HBK_DEF hbk_int hbk_gguf_key_count(const hbk_gguf *g)
+{
+    return g->n_values;
+}
+
+HBK_DEF const hbk_gguf_value *hbk_gguf_key_at(const hbk_gguf *g, hbk_int i)
+{
+    HBK_ASSERT(i >= 0 && i < g->n_values);
+    return &g->values[i];
+}
+
+HBK_DEF const hbk_gguf_value *hbk_gguf_find(const hbk_gguf *g, const char *key)
+{
+    for (hbk_int low = 0, high = g->n_values; low < high;) {
+        hbk_int middle = (low + high) / 2;
+        int order = strcmp(key, g->by_key[middle]->key);
+        if (order == 0) return g->by_key[middle];
+        if (order < 0)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return NULL;
+}
+
+HBK_DEF hbk_int hbk_gguf_tensor_count(const hbk_gguf *g)
+{
+    return g->n_tensors;
+}
+
+HBK_DEF const hbk_gguf_tensor *hbk_gguf_tensor_at(const hbk_gguf *g, hbk_int i)
+{
+    HBK_ASSERT(i >= 0 && i < g->n_tensors);
+    return g->tensors[i];
+}
+
+HBK_DEF const hbk_gguf_tensor *hbk_gguf_tensor_find(const hbk_gguf *g, const char *name)
+{
+    for (hbk_int low = 0, high = g->n_tensors; low < high;) {
+        hbk_int middle = (low + high) / 2;
+        int order = strcmp(name, g->by_name[middle]->name);
+        if (order == 0) return g->by_name[middle];
+        if (order < 0)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return NULL;
+}
+
+HBK_DEF bool hbk_gguf_int_at(const hbk_gguf_value *v, hbk_int i, hbk_int *x)
+{
+    HBK_ASSERT(i >= 0 && i < v->n);
+    int size = hbk__gguf_sizes[v->type];
+    bool is_signed = v->type == HBK_GGUF_I8 || v->type == HBK_GGUF_I16 || v->type == HBK_GGUF_I32 ||
+                     v->type == HBK_GGUF_I64;
+    if (!is_signed && v->type != HBK_GGUF_U8 && v->type != HBK_GGUF_U16 && v->type != HBK_GGUF_U32 &&
+        v->type != HBK_GGUF_U64)
+        return false;
+    uint64_t bits = hbk__little_endian(v->data + i * size, size);
+    if (!is_signed && bits > INT64_MAX) return false;
+    uint64_t sign = (uint64_t)1 << (8 * size - 1);
+    if (is_signed) bits = (bits ^ sign) - sign; /* carries the sign bit up to the 64th */
+    *x = (hbk_int)bits;
+    return true;
+}
+
+HBK_DEF bool hbk_gguf_real_at(const hbk_gguf_value *v, hbk_int i, double *x)
+{
+    hbk_int whole;
+    HBK_ASSERT(i >= 0 && i < v->n);
+    if (v->type == HBK_GGUF_F32) {
+        float f;
+        memcpy(&f, v->data + 4 * i, 4);
+        *x = (double)f;
+        return true;
+    }
+    if (v->type == HBK_GGUF_F64) {
+        memcpy(x, v->data + 8 * i, 8);
+        return true;
+    }
+    if (!hbk_gguf_int_at(v, i, &whole)) return false;
+    *x = (double)whole;
+    return true;
+}
+
+HBK_DEF bool hbk_gguf_bool_at(const hbk_gguf_value *v, hbk_int i, bool *x)
+{
+    HBK_ASSERT(i >= 0 && i < v->n);
+    if (v->type != HBK_GGUF_BOOL) return false;
+    *x = v->data[i] != 0;
+    return true;
+}
+
+HBK_DEF const char *hbk_gguf_string_at(const hbk_gguf_value *v, hbk_int i, size_t *n)
+{
+    HBK_ASSERT(i >= 0 && i < v->n);
+    if (v->type != HBK_GGUF_STRING) return NULL;
+    const unsigned char *p = v->data + (v->at ? v->at[i] : 0);
+    *n = (size_t)hbk__little_endian(p, 8);
+    return (const char *)p + 8;
+}
+
+static bool hbk__gguf_mistyped(const hbk_gguf *g, const hbk_gguf_value *v, const char *wanted, hbk_error *err)
+{
+    return hbk_fail_at(err, HBK_ERROR_FORMAT, g->path, 0, "key %.100s: expected %s, found %s%s", v->key,
+                       wanted, v->is_array ? "an array of " : "", hbk_gguf_type_name(v->type));
+}
+
+HBK_DEF bool hbk_gguf_int(const hbk_gguf *g, const char *key, hbk_int *x, hbk_error *err)
+{
+    const hbk_gguf_value *v = hbk_gguf_find(g, key);
+    if (!v || (!v->is_array && hbk_gguf_int_at(v, 0, x))) return true;
+    return hbk__gguf_mistyped(g, v, "a whole number below 2^63", err);
+}
+
+HBK_DEF bool hbk_gguf_real(const hbk_gguf *g, const char *key, double *x, hbk_error *err)
+{
+    const hbk_gguf_value *v = hbk_gguf_find(g, key);
+    if (!v || (!v->is_array && hbk_gguf_real_at(v, 0, x))) return true;
+    return hbk__gguf_mistyped(g, v, "a number", err);
+}
+
+HBK_DEF bool hbk_gguf_bool(const hbk_gguf *g, const char *key, bool *x, hbk_error *err)
+{
+    const hbk_gguf_value *v = hbk_gguf_find(g, key);
+    if (!v || (!v->is_array && hbk_gguf_bool_at(v, 0, x))) return true;
+    return hbk__gguf_mistyped(g, v, "a bool", err);
+}
+
+HBK_DEF bool hbk_gguf_string(const hbk_gguf *g, const char *key, const char **s, size_t *n, hbk_error *err)
+{
+    const hbk_gguf_value *v = hbk_gguf_find(g, key);
+    if (!v) return true;
+    if (v->is_array || v->type != HBK_GGUF_STRING) return hbk__gguf_mistyped(g, v, "a string", err);
+    *s = hbk_gguf_string_at(v, 0, n);
+    return true;
+}
+
+HBK_DEF bool hbk_gguf_array(const hbk_gguf *g, const char *key, hbk_gguf_type t, const hbk_gguf_value **v,
+                            hbk_error *err)
+{
+    char wanted[32];
+    *v = hbk_gguf_find(g, key);
+    if (!*v || ((*v)->is_array && (*v)->type == t)) return true;
+    snprintf(wanted, sizeof wanted, "an array of %s", hbk_gguf_type_name(t));
+    bool ok = hbk__gguf_mistyped(g, *v, wanted, err);
+    *v = NULL;
+    return ok;
+}
+
+/* Whether a file begins as GGUF does; false as well where it cannot be read. */
+static bool hbk__is_gguf(const char *path)
+{
+    char lead[4] = "";
+    int fd = hbk__open(path, NULL, NULL);
+    bool is = fd >= 0 && hbk__read(fd, lead, 4) == 4 && !memcmp(lead, "GGUF", 4);
+    if (fd >= 0) close(fd);
+    return is;
+}
+
+/* Writing. Keys and descriptions are gathered in two texts; the file is begun with the first data. ggml
+   reads a file only if each offset is the sum of the padded sizes before it, so that is what it gets. */
+struct hbk_gguf_writer {
+    hbk_allocator *alloc;
+    char path[512];
+    hbk_file file;
+    bool begun;
+    hbk_error err; /* the first failure */
+    hbk_text keys, table;
+    hbk_int n_keys, n_tensors;
+    hbk_gguf_type item; /* of the array begun last, */
+    hbk_int items;      /* of which so many are still to come */
+    hbk_int *sizes;     /* (n_tensors) bytes of data */
+    hbk_int room;
+    hbk_int offset;       /* of the next tensor that is described */
+    hbk_int current, put; /* the tensor whose data come next, and how many of its bytes have come */
+};
+
+enum { HBK__GGUF_ALIGN = 32 };
+
+HBK_DEF hbk_gguf_writer *hbk_gguf_create(const char *path, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_gguf_writer *w = HBK__NEW(alloc, hbk_gguf_writer, 1, err);
+    if (!w) return NULL;
+    w->alloc = w->keys.alloc = w->table.alloc = alloc;
+    w->file.fd = -1;
+    if (snprintf(w->path, sizeof w->path, "%s", path) < (int)sizeof w->path) return w;
+    hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "the path is longer than 511 bytes");
+    hbk_free(alloc, w);
+    return NULL;
+}
+
+static void hbk__gguf_emit(hbk_text *t, uint64_t x, int bytes)
+{
+    char s[8];
+    for (int i = 0; i < bytes; i++) s[i] = (char)(x >> (8 * i) & 0xff);
+    hbk_text_append(t, s, (size_t)bytes);
+}
+
+static void hbk__gguf_emit_string(hbk_text *t, const char *s, size_t n)
+{
+    hbk__gguf_emit(t, n, 8);
+    hbk_text_append(t, s, n);
+}
+
+/* Begins a value; the elements, `n` of type t, are to follow. */
+static void hbk__gguf_begin_value(hbk_gguf_writer *w, const char *key, hbk_gguf_type t, hbk_int n, bool array)
+{
+    HBK_ASSERT(w->items == 0 && !w->begun && n >= 0 && t != HBK_GGUF_ARRAY);
+    hbk__gguf_emit_string(&w->keys, key, strlen(key));
+    if (array) hbk__gguf_emit(&w->keys, HBK_GGUF_ARRAY, 4);
+    hbk__gguf_emit(&w->keys, t, 4);
+    if (array) hbk__gguf_emit(&w->keys, (uint64_t)n, 8);
+    w->item = t;
+    w->items = n;
+    w->n_keys++;
+}
+
+HBK_DEF void hbk_gguf_put_array(hbk_gguf_writer *w, const char *key, hbk_gguf_type t, hbk_int n)
+{
+    hbk__gguf_begin_value(w, key, t, n, true);
+}
+
+HBK_DEF void hbk_gguf_add_int(hbk_gguf_writer *w, hbk_int x)
+{
+    HBK_ASSERT(w->items > 0);
+    int size = hbk__gguf_sizes[w->item];
+    hbk_gguf_value v;
+    unsigned char bytes[8];
+    hbk_int back;
+    memset(&v, 0, sizeof v);
+    for (int i = 0; i < 8; i++) bytes[i] = (unsigned char)((uint64_t)x >> (8 * i) & 0xff);
+    v.type = w->item;
+    v.n = 1;
+    v.data = bytes;
+    hbk_text_append(&w->keys, (const char *)bytes, (size_t)size);
+    w->items--;
+    if (w->err.code == HBK_ERROR_NONE && (!hbk_gguf_int_at(&v, 0, &back) || back != x))
+        hbk_fail_at(&w->err, HBK_ERROR_RANGE, w->path, 0, "key %lld: %lld is no %s", (long long)w->n_keys,
+                    (long long)x, hbk_gguf_type_name(w->item));
+}
+
+HBK_DEF void hbk_gguf_add_real(hbk_gguf_writer *w, double x)
+{
+    HBK_ASSERT(w->items > 0 && w->item == HBK_GGUF_F32);
+    float f = (float)x;
+    hbk_text_append(&w->keys, (const char *)&f, 4);
+    w->items--;
+}
+
+HBK_DEF void hbk_gguf_add_string(hbk_gguf_writer *w, const char *s, size_t n)
+{
+    HBK_ASSERT(w->items > 0 && w->item == HBK_GGUF_STRING);
+    hbk__gguf_emit_string(&w->keys, s, n);
+    w->items--;
+}
+
+HBK_DEF void hbk_gguf_put_int(hbk_gguf_writer *w, const char *key, hbk_gguf_type t, hbk_int x)
+{
+    hbk__gguf_begin_value(w, key, t, 1, false);
+    hbk_gguf_add_int(w, x);
+}
+
+HBK_DEF void hbk_gguf_put_real(hbk_gguf_writer *w, const char *key, double x)
+{
+    hbk__gguf_begin_value(w, key, HBK_GGUF_F32, 1, false);
+    hbk_gguf_add_real(w, x);
+}
+
+HBK_DEF void hbk_gguf_put_bool(hbk_gguf_writer *w, const char *key, bool x)
+{
+    hbk__gguf_begin_value(w, key, HBK_GGUF_BOOL, 1, false);
+    hbk__gguf_emit(&w->keys, x, 1);
+    w->items--;
+}
+
+HBK_DEF void hbk_gguf_put_string(hbk_gguf_writer *w, const char *key, const char *s, size_t n)
+{
+    hbk__gguf_begin_value(w, key, HBK_GGUF_STRING, 1, false);
+    hbk_gguf_add_string(w, s, n);
+}
+
+HBK_DEF void hbk_gguf_put_value(hbk_gguf_writer *w, const hbk_gguf_value *v)
+{
+    size_t bytes = (size_t)v->n * (size_t)hbk__gguf_sizes[v->type], last;
+    if (v->type == HBK_GGUF_STRING && v->n > 0) { /* they lie one after another */
+        const char *s = hbk_gguf_string_at(v, v->n - 1, &last);
+        bytes = (size_t)(s + last - (const char *)v->data);
+    }
+    hbk__gguf_begin_value(w, v->key, v->type, v->n, v->is_array);
+    hbk_text_append(&w->keys, (const char *)v->data, bytes);
+    w->items = 0;
+}
+
+static hbk_int hbk__gguf_padded(hbk_int n)
+{
+    return n + (HBK__GGUF_ALIGN - n % HBK__GGUF_ALIGN) % HBK__GGUF_ALIGN;
+}
+
+HBK_DEF void hbk_gguf_put_tensor(hbk_gguf_writer *w, const hbk_gguf_tensor *t)
+{
+    void *sizes = w->sizes;
+    size_t bytes = 0;
+    HBK_ASSERT(!w->begun && t->n_dims >= 0 && t->n_dims <= 4);
+    if (w->err.code != HBK_ERROR_NONE) return;
+    const hbk__ggml_type *type = hbk__ggml_type_of(t->type, 0);
+    if (!type || !hbk__ggml_size(type, t, &bytes) || bytes == 0 || bytes > INT64_MAX / 4 ||
+        w->offset > INT64_MAX / 4) {
+        hbk_fail_at(&w->err, HBK_ERROR_RANGE, w->path, 0,
+                    "tensor %.100s: no size for this shape in type %.20s", t->name, t->type);
+        return;
+    }
+    if (!hbk__reserve(w->alloc, &sizes, &w->room, w->n_tensors + 1, sizeof *w->sizes, &w->err)) return;
+    w->sizes = (hbk_int *)sizes;
+    w->sizes[w->n_tensors++] = (hbk_int)bytes;
+    hbk__gguf_emit_string(&w->table, t->name, strlen(t->name));
+    hbk__gguf_emit(&w->table, (uint64_t)t->n_dims, 4);
+    for (hbk_int i = t->n_dims - 1; i >= 0; i--) hbk__gguf_emit(&w->table, (uint64_t)t->shape[i], 8);
+    hbk__gguf_emit(&w->table, (uint64_t)type->id, 4);
+    hbk__gguf_emit(&w->table, (uint64_t)w->offset, 8);
+    w->offset += hbk__gguf_padded((hbk_int)bytes);
+}
+
+/* The zeros that bring n bytes to the alignment. */
+static bool hbk__gguf_pad(hbk_gguf_writer *w, hbk_int n)
+{
+    static const char zeros[HBK__GGUF_ALIGN] = {0};
+    return hbk_file_put(&w->file, zeros, (size_t)(hbk__gguf_padded(n) - n), &w->err);
+}
+
+/* Everything before the data, once. */
+static bool hbk__gguf_begin(hbk_gguf_writer *w)
+{
+    HBK_ASSERT(w->items == 0);
+    if (w->err.code != HBK_ERROR_NONE || !hbk_text_ok(&w->keys, &w->err) || !hbk_text_ok(&w->table, &w->err))
+        return false;
+    if (w->begun) return true;
+    w->begun = true;
+    hbk_text head;
+    memset(&head, 0, sizeof head);
+    head.alloc = w->alloc;
+    hbk_text_append(&head, "GGUF", 4);
+    hbk__gguf_emit(&head, 3, 4);
+    hbk__gguf_emit(&head, (uint64_t)w->n_tensors, 8);
+    hbk__gguf_emit(&head, (uint64_t)w->n_keys, 8);
+    bool ok = hbk_text_ok(&head, &w->err) && hbk_file_begin(&w->file, w->path, &w->err) &&
+              hbk_file_put(&w->file, head.data, head.len, &w->err) &&
+              hbk_file_put(&w->file, hbk_text_string(&w->keys), w->keys.len, &w->err) &&
+              hbk_file_put(&w->file, hbk_text_string(&w->table), w->table.len, &w->err) &&
+              (!w->n_tensors || hbk__gguf_pad(w, (hbk_int)(head.len + w->keys.len + w->table.len)));
+    hbk_text_free(&head);
+    return ok;
+}
+
+HBK_DEF void hbk_gguf_put_data(hbk_gguf_writer *w, const void *data, size_t n)
+{
+    const char *p = (const char *)data;
+    if (!hbk__gguf_begin(w)) return;
+    while (n > 0) {
+        HBK_ASSERT(w->current < w->n_tensors); /* more data than were described */
+        size_t step = HBK__MIN(n, (size_t)(w->sizes[w->current] - w->put));
+        if (!hbk_file_put(&w->file, p, step, &w->err)) return;
+        p += step;
+        n -= step;
+        w->put += (hbk_int)step;
+        if (w->put < w->sizes[w->current]) return;
+        if (!hbk__gguf_pad(w, w->put)) return;
+        w->current++;
+        w->put = 0;
+    }
+}
+
+HBK_DEF void hbk_gguf_discard(hbk_gguf_writer *w)
+{
+    if (!w) return;
+    hbk_file_abandon(&w->file);
+    hbk_text_free(&w->keys);
+    hbk_text_free(&w->table);
+    hbk_free(w->alloc, w->sizes);
+    hbk_free(w->alloc, w);
+}
+
+/* The file is read back before it gets its name: a duplicate key or a name too long shows there. */
+HBK_DEF bool hbk_gguf_finish(hbk_gguf_writer *w, hbk_error *err)
+{
+    bool ok = hbk__gguf_begin(w);
+    if (ok && w->current < w->n_tensors)
+        ok = hbk_fail_at(&w->err, HBK_ERROR_DATA, w->path, 0, "the data of %lld of %lld tensors are missing",
+                         (long long)(w->n_tensors - w->current), (long long)w->n_tensors);
+    ok = ok && hbk_file_seal(&w->file, &w->err);
+    hbk_gguf *back = ok ? hbk__gguf_open_one(w->file.tmp, w->alloc, &w->err) : NULL;
+    ok = back && hbk__gguf_index(back, &w->err) && hbk_file_commit(&w->file, &w->err);
+    hbk_gguf_close(back);
+    if (!ok && err) *err = w->err;
+    hbk_gguf_discard(w);
+    return ok;
 }
 
 /* ==== 7  TOKENIZERS ==========================================================
@@ -2287,6 +3628,13 @@ static bool hbk__map_add(hbk__map *m, uint64_t key, hbk_int value, hbk_error *er
     return true;
 }
 
+/* The value of a key that stands once, or -1. */
+static hbk_int hbk__map_get(const hbk__map *m, uint64_t key)
+{
+    hbk_int probe = 0;
+    return hbk__map_next(m, key, &probe);
+}
+
 /* Two ids as one key: never negative, so that no pair equals another. */
 static uint64_t hbk__pair_key(int32_t left, int32_t right)
 {
@@ -2309,7 +3657,8 @@ typedef struct hbk__piece {
     hbk_int at; /* in hbk__vocab.bytes, NUL-terminated */
     int32_t len;
     int32_t kind;
-    float score; /* SentencePiece only */
+    bool hidden; /* decoding leaves it out, like a control piece */
+    float score; /* the higher, the earlier it is merged; 0 where merges have no scores */
 } hbk__piece;
 
 /* All pieces lie in one text, by offset: it moves while it grows. */
@@ -2363,8 +3712,8 @@ static bool hbk__vocab_set(hbk__vocab *v, hbk_int id, const char *s, hbk_int n, 
     for (; v->n <= id; v->n++) memset(&v->pieces[v->n], 0, sizeof *v->pieces);
     hbk__piece *p = &v->pieces[id];
     if (p->kind != HBK__PIECE_NONE)
-        return hbk_fail(err, HBK_ERROR_FORMAT, "token id %lld is used twice: by \"%.40s\" and \"%.40s\"",
-                        (long long)id, hbk__vocab_piece(v, id), s);
+        return hbk_fail(err, HBK_ERROR_FORMAT, "token id %lld is used twice: by \"%.40s\" and \"%.*s\"",
+                        (long long)id, hbk__vocab_piece(v, id), (int)HBK__MIN(n, 40), s);
     if (v->bytes.len == 0) hbk_text_append(&v->bytes, "", 1); /* offset 0: the piece of missing ids */
     p->at = (hbk_int)v->bytes.len;
     hbk_text_append(&v->bytes, s, (size_t)n);
@@ -2397,8 +3746,15 @@ static int hbk__byte_of(const char *s, hbk_int n)
 enum {                    /* how a text falls into words */
        HBK__WORDS_ALL,    /* it does not: one word */
        HBK__WORDS_SPACE,  /* before every U+2581 */
+       HBK__WORDS_RUNS,   /* before every run of U+2581: a short cut for WORDS_ALL where no merge crosses it */
        HBK__WORDS_GPT2,   /* by GPT-2's expression */
        HBK__WORDS_LLAMA3, /* by Llama-3's */
+};
+enum {                    /* what decoding takes off a text's beginning */
+       HBK__STRIP_NONE,
+       HBK__STRIP_MARK,   /* SentencePiece: one U+2581 of a piece, or all if spaces are collapsed */
+       HBK__STRIP_MARKS,  /* Metaspace: every U+2581 of the first piece */
+       HBK__STRIP_SPACE   /* Strip: one space of the text */
 };
 enum { /* when U+2581 is put before a text */
        HBK__PREFIX_NEVER,
@@ -2423,11 +3779,14 @@ struct hbk_tokenizer {
     bool adds_bos;
     int format;
 
-    hbk__map merges;  /* pair -> rank; tokenizer.json only */
-    int32_t *results; /* rank -> the id that the pair becomes */
-    bool by_rank;     /* merge by `merges`; else by scores */
-    bool ignore_merges, byte_fallback, fuse_unk;
-    int32_t byte_ids[256]; /* of <0xXX>, or -1 */
+    hbk__map rules;        /* (left, right) -> rank << 32 | what they become; the lowest rank merges first */
+    hbk__vocab letters;    /* characters that only occur inside pieces; their symbols follow the vocabulary */
+    bool sentencepiece;    /* its reading of pieces, else Hugging Face's */
+    bool ignore_merges;    /* a word that is a piece is that piece */
+    bool byte_fallback;    /* an unknown character becomes the bytes below */
+    bool fuse_unk;         /* a run of unknown characters is one unk */
+    bool resplits;         /* some pieces are unused: merges pass through them, ids must not */
+    int32_t byte_ids[256]; /* of <0xXX>, in the byte-level family of each byte itself; or -1 */
 
     /* normaliser */
     bool escape;   /* ' ' -> U+2581 */
@@ -2441,12 +3800,16 @@ struct hbk_tokenizer {
     bool byte_level, prefix_space;
     int32_t byte_char[256]; /* byte -> its printable code point */
     int32_t char_byte[512]; /* and back, -1 if none */
-    bool strip;             /* decoding drops the first space */
+    int strip;              /* HBK__STRIP_* */
+    bool decode_bytes;      /* <0xXX> is a byte again */
+    bool decode_marks;      /* U+2581 is a space again */
+    hbk_text unk_text;      /* what SentencePiece writes for unk */
 
     hbk__added *added;
     hbk_int n_added, cap_added;
     hbk_text patterns;
     bool begins[2][256]; /* [normalized][byte]: some pattern begins so */
+    bool cuts[2];        /* [normalized]: some of them are cut out of any text, special tokens or not */
 
     char folder[512];  /* of the file and its companions; "" if it stands alone */
     char file[512];    /* that it was loaded from; "" if trained */
@@ -2461,8 +3824,9 @@ static hbk_tokenizer *hbk__tokenizer_new(hbk_allocator *alloc, hbk_error *err)
 {
     hbk_tokenizer *t = HBK__NEW(alloc, hbk_tokenizer, 1, err);
     if (!t) return NULL;
-    t->alloc = t->merges.alloc = t->patterns.alloc = t->document.alloc = alloc;
+    t->alloc = t->rules.alloc = t->patterns.alloc = t->unk_text.alloc = t->document.alloc = alloc;
     hbk__vocab_init(&t->vocab, alloc);
+    hbk__vocab_init(&t->letters, alloc);
     t->bos = t->eos = t->unk = -1;
     for (int i = 0; i < 512; i++) t->char_byte[i] = -1;
     for (int b = 0, next = 256; b < 256; b++) {
@@ -2478,10 +3842,11 @@ HBK_DEF void hbk_tokenizer_free(hbk_tokenizer *t)
 {
     if (!t) return;
     hbk__vocab_free(&t->vocab);
-    hbk_free(t->alloc, t->merges.slots);
-    hbk_free(t->alloc, t->results);
+    hbk__vocab_free(&t->letters);
+    hbk_free(t->alloc, t->rules.slots);
     hbk_free(t->alloc, t->added);
     hbk_text_free(&t->patterns);
+    hbk_text_free(&t->unk_text);
     hbk_text_free(&t->document);
     hbk_free(t->alloc, t);
 }
@@ -2490,8 +3855,90 @@ HBK_DEF void hbk_tokenizer_free(hbk_tokenizer *t)
 static bool hbk__may_spell(const hbk_tokenizer *t, int32_t id)
 {
     int32_t kind = t->vocab.pieces[id].kind;
-    if (kind == HBK__PIECE_BYTE) return t->by_rank; /* an ordinary piece to Hugging Face's merges */
-    return kind == HBK__PIECE_NORMAL || kind == HBK__PIECE_USER;
+    if (kind == HBK__PIECE_BYTE) return !t->sentencepiece; /* an ordinary piece to Hugging Face's merges */
+    return kind == HBK__PIECE_NORMAL || kind == HBK__PIECE_USER || kind == HBK__PIECE_UNUSED;
+}
+
+/* What n bytes are to the merge loop: a piece, a letter of pieces, or -1. */
+static int32_t hbk__symbol_of(const hbk_tokenizer *t, const char *s, hbk_int n)
+{
+    int32_t id = hbk__vocab_find(&t->vocab, s, n);
+    if (id >= 0 && hbk__may_spell(t, id)) return id;
+    id = hbk__vocab_find(&t->letters, s, n);
+    return id < 0 ? -1 : (int32_t)t->vocab.n + id;
+}
+
+/* Two symbols may become `id`. Of two rules for one pair the first entered holds. */
+static bool hbk__add_rule(hbk_tokenizer *t, int32_t left, int32_t right, hbk_int rank, int32_t id,
+                          hbk_error *err)
+{
+    uint64_t key = hbk__pair_key(left, right);
+    return hbk__map_get(&t->rules, key) >= 0 || hbk__map_add(&t->rules, key, rank << 32 | id, err);
+}
+
+/* Formats without a merge list score their pieces, and any two symbols that spell a piece may merge: that is
+   the same as a rule for each way to cut each piece in two, ranked by the piece's score. It is worth writing
+   out, because merging then looks up pairs of numbers and never a text. */
+typedef struct hbk__scored {
+    float score;
+    int32_t id;
+} hbk__scored;
+
+static int hbk__scored_order(const void *a, const void *b)
+{
+    const hbk__scored *x = (const hbk__scored *)a, *y = (const hbk__scored *)b;
+    if (x->score < y->score || x->score > y->score) return x->score > y->score ? -1 : 1;
+    return (x->id > y->id) - (x->id < y->id);
+}
+
+/* A character that pieces hold but that is none itself can still be merged away. */
+static bool hbk__find_letters(hbk_tokenizer *t, const hbk__scored *list, hbk_int n, hbk_error *err)
+{
+    for (hbk_int k = 0; k < n; k++) {
+        const hbk__piece *p = &t->vocab.pieces[list[k].id];
+        const char *s = hbk__vocab_piece(&t->vocab, list[k].id);
+        for (hbk_int i = 0, len; i < p->len; i += len) {
+            int32_t cp;
+            len = (hbk_int)hbk_utf8_decode(s + i, (size_t)(p->len - i), &cp);
+            if (hbk__symbol_of(t, s + i, len) < 0 &&
+                !hbk__vocab_set(&t->letters, t->letters.n, s + i, len, HBK__PIECE_NORMAL, 0, err))
+                return false;
+        }
+    }
+    return true;
+}
+
+static bool hbk__cut_piece(hbk_tokenizer *t, int32_t id, hbk_int rank, hbk_error *err)
+{
+    const char *s = hbk__vocab_piece(&t->vocab, id);
+    hbk_int n = t->vocab.pieces[id].len;
+    for (hbk_int i = 1; i < n; i++) {
+        if (((unsigned char)s[i] & 0xC0) == 0x80) continue; /* inside a character */
+        int32_t left = hbk__symbol_of(t, s, i), right = left < 0 ? -1 : hbk__symbol_of(t, s + i, n - i);
+        if (right >= 0 && !hbk__add_rule(t, left, right, rank, id, err)) return false;
+    }
+    return true;
+}
+
+/* Pieces of one score share one rank, and the leftmost pair decides between them. */
+static bool hbk__rules_by_score(hbk_tokenizer *t, hbk_error *err)
+{
+    hbk__scored *list = HBK__NEW(t->alloc, hbk__scored, t->vocab.n, err);
+    hbk_int n = 0, rank = 0;
+    if (!list) return false;
+    for (int32_t id = 0; id < t->vocab.n; id++) {
+        if (!hbk__may_spell(t, id)) continue;
+        list[n].score = t->vocab.pieces[id].score;
+        list[n++].id = id;
+    }
+    qsort(list, (size_t)n, sizeof *list, hbk__scored_order);
+    bool ok = hbk__find_letters(t, list, n, err);
+    for (hbk_int k = 0; k < n && ok; k++) {
+        if (k > 0 && list[k].score < list[k - 1].score) rank = k;
+        ok = hbk__cut_piece(t, list[k].id, rank, err);
+    }
+    hbk_free(t->alloc, list);
+    return ok;
 }
 
 /* ---- 7.3 words
@@ -2521,11 +3968,18 @@ static int hbk__class(int32_t cp)
     return category >= UTF8PROC_CATEGORY_ND && category <= UTF8PROC_CATEGORY_NO ? HBK__N : HBK__O;
 }
 
+/* Does U+2581 stand at s[i]? */
+static bool hbk__is_mark(const char *s, hbk_int n, hbk_int i)
+{
+    return n - i >= 3 && memcmp(s + i, HBK__SPACE, 3) == 0;
+}
+
 /* The class at s[i] and its length; class -1 and length 0 at the end. The text is valid UTF-8. */
 static int hbk__class_at(const char *s, hbk_int n, hbk_int i, hbk_int *len)
 {
-    int32_t cp;
-    *len = i < n ? (hbk_int)hbk_utf8_decode(s + i, (size_t)(n - i), &cp) : 0;
+    int32_t cp = i < n ? (unsigned char)s[i] : 0;
+    *len = i < n;
+    if (cp >= 128) *len = (hbk_int)hbk_utf8_decode(s + i, (size_t)(n - i), &cp);
     return *len ? hbk__class(cp) : -1;
 }
 
@@ -2598,10 +4052,10 @@ static hbk_int hbk__word_llama3(const char *s, hbk_int n, hbk_int i)
 static hbk_int hbk__word_end(const hbk_tokenizer *t, const char *s, hbk_int n, hbk_int i)
 {
     hbk_int len;
-    if (t->words == HBK__WORDS_SPACE) {
-        for (i++; i < n; i++)
-            if (n - i >= 3 && memcmp(s + i, HBK__SPACE, 3) == 0) break;
-        return i;
+    if (t->words == HBK__WORDS_SPACE || t->words == HBK__WORDS_RUNS) {
+        while (t->words == HBK__WORDS_RUNS && hbk__is_mark(s, n, i)) i += 3;
+        for (i++; i < n && !hbk__is_mark(s, n, i);) i++;
+        return HBK__MIN(i, n);
     }
     if (t->digits) { /* a digit stands alone, and is a border to the words beside it */
         if (hbk__class_at(s, n, i, &len) == HBK__N) return i + len;
@@ -2614,20 +4068,40 @@ static hbk_int hbk__word_end(const hbk_tokenizer *t, const char *s, hbk_int n, h
     return n;
 }
 
+/* Where no piece holds U+2581 behind another character, nothing merges across the border before a run of
+   U+2581, and a text that is one word by its format may be cut there. */
+static void hbk__find_borders(hbk_tokenizer *t)
+{
+    if (t->words != HBK__WORDS_ALL || t->digits || t->byte_level || t->ignore_merges || t->resplits) return;
+    if (hbk__symbol_of(t, HBK__SPACE, 3) < 0) return; /* unk would reach across */
+    for (int32_t id = 0; id < t->vocab.n; id++) {
+        const char *s = hbk__vocab_piece(&t->vocab, id);
+        hbk_int n = t->vocab.pieces[id].len;
+        for (hbk_int i = 1; i < n && hbk__may_spell(t, id); i++)
+            if (hbk__is_mark(s, n, i) && !(i >= 3 && hbk__is_mark(s, n, i - 3))) return;
+    }
+    t->words = HBK__WORDS_RUNS;
+}
+
 /* ---- 7.4 encoding */
 
 typedef struct hbk__symbol {
-    hbk_int at, len;    /* its bytes in the word; len 0: merged into the one before */
-    hbk_int prev, next; /* -1 at the ends */
-    int32_t id;         /* -1: no piece (yet) */
+    int32_t id;
+    int32_t prev, next; /* -1 at the ends */
+    int32_t len;        /* bytes of the word that it covers; 0: merged into the one before */
 } hbk__symbol;
 
 typedef struct hbk__merge { /* a candidate in the heap */
-    double key;             /* rank, or minus the score: the smallest goes first */
-    hbk_int left, right;    /* symbols */
-    hbk_int len;            /* of both when it was entered: another one now means stale */
+    uint64_t order;         /* rank << 32 | left symbol: the smallest goes first, ties to the left */
     int32_t id;             /* what they become */
+    int32_t len;            /* of both when it was entered: another one now means stale */
 } hbk__merge;
+
+typedef struct hbk__known { /* a word that was met, in the cache */
+    uint64_t hash;
+    hbk_int at, len;       /* its bytes in `seen`; len 0: an empty slot */
+    hbk_int ids, n_ids;    /* its ids in `out` */
+} hbk__known;
 
 /* The state of one call; its buffers serve every word. */
 typedef struct hbk__encoder {
@@ -2635,20 +4109,18 @@ typedef struct hbk__encoder {
     unsigned flags;
     const char *begin; /* of the text, to know its first segment */
     bool first;        /* the segment at hand is the first */
-    hbk_text normal, spaced, spelled;
+    bool unknown;      /* the last id was unk: a second one may join it */
+    hbk_text normal, spaced, spelled, seen;
     hbk__symbol *symbols;
     hbk_int n_symbols, cap_symbols;
     hbk__merge *heap;
     hbk_int n_heap, cap_heap;
+    hbk__known *words; /* by hash; a later word takes the slot of an earlier one */
+    hbk_int n_words;  /* a power of two, or 0 */
+    uint64_t *halves; /* of each unused piece: ~ the pair that may become it, seen last; or 0 */
     hbk_tokens *out;
     hbk_error *err;
 } hbk__encoder;
-
-/* Ties to the leftmost, which both families ask for; keys are finite, so that this is a strict order. */
-static bool hbk__merge_before(const hbk__merge *a, const hbk__merge *b)
-{
-    return a->key < b->key || (!(a->key > b->key) && a->left < b->left);
-}
 
 /* A binary heap: parents of i at (i - 1) / 2. Instead of swapping, the hole moves. */
 static bool hbk__heap_push(hbk__encoder *e, hbk__merge m)
@@ -2657,8 +4129,7 @@ static bool hbk__heap_push(hbk__encoder *e, hbk__merge m)
     if (!hbk__reserve(e->t->alloc, &heap, &e->cap_heap, e->n_heap + 1, sizeof m, e->err)) return false;
     e->heap = (hbk__merge *)heap;
     hbk_int i = e->n_heap++;
-    for (; i > 0 && hbk__merge_before(&m, &e->heap[(i - 1) / 2]); i = (i - 1) / 2)
-        e->heap[i] = e->heap[(i - 1) / 2];
+    for (; i > 0 && m.order < e->heap[(i - 1) / 2].order; i = (i - 1) / 2) e->heap[i] = e->heap[(i - 1) / 2];
     e->heap[i] = m;
     return true;
 }
@@ -2668,8 +4139,8 @@ static hbk__merge hbk__heap_pop(hbk__encoder *e)
     hbk__merge top = e->heap[0], m = e->heap[--e->n_heap];
     hbk_int i = 0, child;
     while ((child = 2 * i + 1) < e->n_heap) {
-        if (child + 1 < e->n_heap && hbk__merge_before(&e->heap[child + 1], &e->heap[child])) child++;
-        if (!hbk__merge_before(&e->heap[child], &m)) break;
+        if (child + 1 < e->n_heap && e->heap[child + 1].order < e->heap[child].order) child++;
+        if (e->heap[child].order >= m.order) break;
         e->heap[i] = e->heap[child];
         i = child;
     }
@@ -2677,44 +4148,32 @@ static hbk__merge hbk__heap_pop(hbk__encoder *e)
     return top;
 }
 
-/* Enters the pair (left, right) of the word s if it may merge. */
-static bool hbk__try_pair(hbk__encoder *e, const char *s, hbk_int left, hbk_int right)
+/* Enters the symbols left and right if a rule joins them. */
+static bool hbk__try_pair(hbk__encoder *e, int32_t left, int32_t right)
 {
-    const hbk_tokenizer *t = e->t;
     if (left < 0 || right < 0) return true;
     const hbk__symbol *a = &e->symbols[left], *b = &e->symbols[right];
+    uint64_t key = hbk__pair_key(a->id, b->id);
+    hbk_int rule = hbk__map_get(&e->t->rules, key);
+    if (rule < 0) return true;
     hbk__merge m;
-    m.left = left;
-    m.right = right;
+    m.id = (int32_t)(rule & INT32_MAX);
+    m.order = (uint64_t)(rule >> 32) << 32 | (uint32_t)left;
     m.len = a->len + b->len;
-    if (t->by_rank) {
-        hbk_int probe = 0, rank = hbk__map_next(&t->merges, hbk__pair_key(a->id, b->id), &probe);
-        if (rank < 0) return true;
-        m.id = t->results[rank];
-        m.key = (double)rank;
-    } else {
-        m.id = hbk__vocab_find(&t->vocab, s + a->at, m.len);
-        if (m.id < 0 || !hbk__may_spell(t, m.id)) return true;
-        m.key = -(double)t->vocab.pieces[m.id].score;
-    }
+    if (e->halves && e->t->vocab.pieces[m.id].kind == HBK__PIECE_UNUSED) e->halves[m.id] = ~key;
     return hbk__heap_push(e, m);
 }
 
-/* Links one symbol more behind the last. Links are indices: the array moves while it grows. */
-static bool hbk__add_symbol(hbk__encoder *e, hbk_int at, hbk_int len, int32_t id)
+/* Links one symbol more behind the last; there is room. */
+static void hbk__add_symbol(hbk__encoder *e, int32_t id, hbk_int len)
 {
-    void *symbols = e->symbols;
-    if (!hbk__reserve(e->t->alloc, &symbols, &e->cap_symbols, e->n_symbols + 1, sizeof(hbk__symbol), e->err))
-        return false;
-    e->symbols = (hbk__symbol *)symbols;
-    hbk__symbol *x = &e->symbols[e->n_symbols];
-    x->at = at;
-    x->len = len;
+    int32_t i = (int32_t)e->n_symbols++;
+    hbk__symbol *x = &e->symbols[i];
     x->id = id;
-    x->prev = e->n_symbols++ - 1;
+    x->len = (int32_t)len;
+    x->prev = i - 1;
     x->next = -1;
-    if (x->prev >= 0) e->symbols[x->prev].next = e->n_symbols - 1;
-    return true;
+    if (i > 0) e->symbols[i - 1].next = i;
 }
 
 /* Have all n bytes of a character a piece to fall back to? */
@@ -2726,79 +4185,140 @@ static bool hbk__has_bytes(const hbk_tokenizer *t, const char *s, hbk_int n)
     return true;
 }
 
-/* The symbols of a word before anything merges. By rank, unknown characters become bytes or unk at once:
-   Hugging Face merges ids. By score they stay text, which may still merge into a piece. */
+/* The symbols of a word before anything merges: its bytes, or its characters, of which an unknown one falls
+   back to its bytes or to unk. A vocabulary without unk drops what it cannot spell. */
 static bool hbk__split_symbols(hbk__encoder *e, const char *s, hbk_int n)
 {
     const hbk_tokenizer *t = e->t;
+    void *symbols = e->symbols;
+    if (n > INT32_MAX)
+        return hbk_fail(e->err, HBK_ERROR_RANGE, "a text of %lld bytes is too long to encode at once: cut it",
+                        (long long)n);
+    if (!hbk__reserve(t->alloc, &symbols, &e->cap_symbols, n, sizeof *e->symbols, e->err)) return false;
+    e->symbols = (hbk__symbol *)symbols;
     e->n_symbols = 0;
-    for (hbk_int i = 0, len; i < n; i += len) {
-        int32_t cp;
-        len = (hbk_int)hbk_utf8_decode(s + i, (size_t)(n - i), &cp);
-        int32_t id = hbk__vocab_find(&t->vocab, s + i, len);
-        if (id >= 0 && !hbk__may_spell(t, id)) id = -1;
-        if (id >= 0 || !t->by_rank) {
-            if (!hbk__add_symbol(e, i, len, id)) return false;
-        } else if (hbk__has_bytes(t, s + i, len)) {
-            for (hbk_int k = 0; k < len; k++)
-                if (!hbk__add_symbol(e, i + k, 1, t->byte_ids[(unsigned char)s[i + k]])) return false;
-        } else if (t->unk >= 0) { /* a vocabulary without unk drops what it cannot spell */
-            hbk__symbol *last = e->n_symbols ? &e->symbols[e->n_symbols - 1] : NULL;
-            if (t->fuse_unk && last && last->id == t->unk)
-                last->len += len;
-            else if (!hbk__add_symbol(e, i, len, t->unk))
-                return false;
-        }
+    for (hbk_int i = 0, len = 1; i < n; i += len) {
+        int32_t cp, id;
+        if (!t->byte_level) len = (hbk_int)hbk_utf8_decode(s + i, (size_t)(n - i), &cp);
+        id = t->byte_level ? t->byte_ids[(unsigned char)s[i]] : hbk__symbol_of(t, s + i, len);
+        if (id < 0 && hbk__has_bytes(t, s + i, len))
+            for (hbk_int k = 0; k < len; k++) hbk__add_symbol(e, t->byte_ids[(unsigned char)s[i + k]], 1);
+        else if (id >= 0 || t->unk >= 0)
+            hbk__add_symbol(e, id >= 0 ? id : t->unk, len);
     }
     return true;
 }
 
-/* What is left of the word after merging, as ids. */
-static void hbk__emit_symbols(hbk__encoder *e, const char *s)
+/* One symbol as ids: an unused piece as the halves that made it; one without halves, and a letter, as bytes
+   or unk. */
+static void hbk__emit(hbk__encoder *e, int32_t id)
 {
     const hbk_tokenizer *t = e->t;
-    bool unknown = false; /* SentencePiece makes one unk of a run */
-    for (hbk_int i = e->n_symbols ? 0 : -1; i >= 0; i = e->symbols[i].next) {
-        const hbk__symbol *x = &e->symbols[i];
-        if (x->id >= 0) {
-            hbk_tokens_push(e->out, x->id);
-        } else if (hbk__has_bytes(t, s + x->at, x->len)) {
-            for (hbk_int k = 0; k < x->len; k++)
-                hbk_tokens_push(e->out, t->byte_ids[(unsigned char)s[x->at + k]]);
-        } else if (t->unk >= 0 && !unknown) {
-            hbk_tokens_push(e->out, t->unk);
-        }
-        unknown = x->id < 0;
+    while (e->halves && id < t->vocab.n && e->halves[id]) {
+        uint64_t pair = ~e->halves[id];
+        hbk__emit(e, (int32_t)(pair >> 32));
+        id = (int32_t)(pair & INT32_MAX);
     }
+    bool letter = id >= t->vocab.n;
+    if (letter || t->vocab.pieces[id].kind == HBK__PIECE_UNUSED) {
+        const hbk__vocab *v = letter ? &t->letters : &t->vocab;
+        hbk_int own = letter ? id - t->vocab.n : id, n = v->pieces[own].len;
+        const char *s = hbk__vocab_piece(v, own);
+        bool bytes = hbk__has_bytes(t, s, n);
+        for (hbk_int k = 0; k < n && bytes; k++)
+            hbk_tokens_push(e->out, t->byte_ids[(unsigned char)s[k]]);
+        if (bytes) e->unknown = false;
+        id = bytes ? -1 : t->unk;
+    }
+    if (id < 0 || (id == t->unk && e->unknown && t->fuse_unk)) return;
+    e->unknown = id == t->unk;
+    hbk_tokens_push(e->out, id);
+}
+
+/* Bytes as the printable characters that stand for them. */
+static void hbk__spell(const hbk_tokenizer *t, const char *s, hbk_int n, hbk_text *out)
+{
+    for (hbk_int i = 0; i < n; i++) {
+        char c[4];
+        size_t len = hbk_utf8_encode(c, t->byte_char[(unsigned char)s[i]]);
+        hbk_text_append(out, c, len);
+    }
+}
+
+/* The piece that is the whole word, or -1. */
+static bool hbk__whole_word(hbk__encoder *e, const char *s, hbk_int n, int32_t *id)
+{
+    const hbk_tokenizer *t = e->t;
+    *id = -1;
+    if (!t->ignore_merges || n > t->vocab.longest) return true;
+    if (t->byte_level) {
+        hbk_text_clear(&e->spelled);
+        hbk__spell(t, s, n, &e->spelled);
+        if (!hbk_text_ok(&e->spelled, e->err)) return false;
+        s = e->spelled.data;
+        n = (hbk_int)e->spelled.len;
+    }
+    *id = hbk__vocab_find(&t->vocab, s, n);
+    if (*id >= 0 && !hbk__may_spell(t, *id)) *id = -1;
+    return true;
 }
 
 /* The merge loop. A merge makes two new neighbourhoods, and stale entries are passed over when they come
    up: taking them out at once would need a search. n symbols enter at most 3n candidates. */
-static bool hbk__encode_word(hbk__encoder *e, const char *s, hbk_int n)
+static bool hbk__merge_word(hbk__encoder *e, const char *s, hbk_int n)
 {
-    const hbk_tokenizer *t = e->t;
-    int32_t whole = t->ignore_merges ? hbk__vocab_find(&t->vocab, s, n) : -1;
-    if (whole >= 0 && hbk__may_spell(t, whole)) {
+    int32_t whole;
+    e->unknown = false;
+    if (!hbk__whole_word(e, s, n, &whole)) return false;
+    if (whole >= 0) {
         hbk_tokens_push(e->out, whole);
         return true;
     }
     if (!hbk__split_symbols(e, s, n)) return false;
     e->n_heap = 0;
-    for (hbk_int i = 0; i + 1 < e->n_symbols; i++)
-        if (!hbk__try_pair(e, s, i, i + 1)) return false;
+    for (int32_t i = 0; i + 1 < e->n_symbols; i++)
+        if (!hbk__try_pair(e, i, i + 1)) return false;
     while (e->n_heap > 0) {
         hbk__merge m = hbk__heap_pop(e);
-        hbk__symbol *a = &e->symbols[m.left], *b = &e->symbols[m.right];
-        if (a->len == 0 || b->len == 0 || a->len + b->len != m.len) continue;
+        int32_t left = (int32_t)(m.order & INT32_MAX);
+        hbk__symbol *a = &e->symbols[left];
+        if (a->len == 0 || a->next < 0 || a->len + e->symbols[a->next].len != m.len) continue;
+        hbk__symbol *b = &e->symbols[a->next];
         a->len = m.len;
         a->id = m.id;
         a->next = b->next;
-        if (b->next >= 0) e->symbols[b->next].prev = m.left;
+        if (b->next >= 0) e->symbols[b->next].prev = left;
         b->len = 0;
-        if (!hbk__try_pair(e, s, a->prev, m.left) || !hbk__try_pair(e, s, m.left, a->next)) return false;
+        if (!hbk__try_pair(e, a->prev, left) || !hbk__try_pair(e, left, a->next)) return false;
     }
-    hbk__emit_symbols(e, s);
+    for (int32_t i = e->n_symbols ? 0 : -1; i >= 0; i = e->symbols[i].next) hbk__emit(e, e->symbols[i].id);
     return true;
+}
+
+/* Most words of a text were met before: their ids are copied. */
+static bool hbk__encode_word(hbk__encoder *e, const char *s, hbk_int n)
+{
+    enum { LONGEST = 64 }; /* what is longer hardly comes again */
+    uint64_t hash = 0;
+    hbk__known *w = NULL;
+    if (e->n_words && n <= LONGEST) {
+        hash = hbk_hash(0, s, (size_t)n);
+        w = &e->words[hash & (uint64_t)(e->n_words - 1)];
+        if (w->hash == hash && w->len == n && memcmp(e->seen.data + w->at, s, (size_t)n) == 0) {
+            for (hbk_int k = 0; k < w->n_ids; k++) hbk_tokens_push(e->out, e->out->data[w->ids + k]);
+            return true;
+        }
+    }
+    hbk_int before = e->out->n;
+    if (!hbk__merge_word(e, s, n)) return false;
+    if (!w) return true;
+    w->hash = hash;
+    w->at = (hbk_int)e->seen.len;
+    w->len = n;
+    w->ids = before;
+    w->n_ids = e->out->n - before;
+    hbk_text_append(&e->seen, s, (size_t)n);
+    return hbk_text_ok(&e->seen, e->err) && hbk_tokens_ok(e->out, e->err);
 }
 
 /* Copies n bytes with every ' ' as U+2581. */
@@ -2812,7 +4332,7 @@ static void hbk__escape(hbk_text *out, const char *s, hbk_int n)
     }
 }
 
-/* The last stage before merging: cuts text into words, spells bytes. */
+/* The last stage before merging: cuts text into words. */
 static bool hbk__encode_words(hbk__encoder *e, const char *s, hbk_int n)
 {
     const hbk_tokenizer *t = e->t;
@@ -2820,7 +4340,7 @@ static bool hbk__encode_words(hbk__encoder *e, const char *s, hbk_int n)
     if (n == 0) return true;
     hbk_text_clear(&e->spaced);
     if (t->metaspace) {
-        bool has = s[0] == ' ' || (n >= 3 && memcmp(s, HBK__SPACE, 3) == 0);
+        bool has = s[0] == ' ' || hbk__is_mark(s, n, 0);
         bool wants = t->meta_prefix == HBK__PREFIX_ALWAYS || (t->meta_prefix == HBK__PREFIX_FIRST && first);
         if (wants && !has && !(e->flags & HBK_ENCODE_CONTINUE)) hbk_text_append(&e->spaced, HBK__SPACE, 3);
         hbk__escape(&e->spaced, s, n);
@@ -2835,76 +4355,76 @@ static bool hbk__encode_words(hbk__encoder *e, const char *s, hbk_int n)
     }
     for (hbk_int i = 0, end; i < n; i = end) {
         end = hbk__word_end(t, s, n, i);
-        const char *word = s + i;
-        hbk_int len = end - i;
-        if (t->byte_level) {
-            hbk_text_clear(&e->spelled);
-            for (hbk_int k = i; k < end; k++) {
-                char c[4];
-                size_t c_len = hbk_utf8_encode(c, t->byte_char[(unsigned char)s[k]]);
-                hbk_text_append(&e->spelled, c, c_len);
-            }
-            if (!hbk_text_ok(&e->spelled, e->err)) return false;
-            word = hbk_text_string(&e->spelled);
-            len = (hbk_int)e->spelled.len;
-        }
-        if (!hbk__encode_word(e, word, len)) return false;
+        if (!hbk__encode_word(e, s + i, end - i)) return false;
     }
     return true;
 }
 
-/* \w of the regular expressions: letters, marks, decimal digits, joining punctuation. */
+/* \w of the regular expressions: letters, marks, decimal digits, joining punctuation, what else counts as
+   alphabetic (letter numbers, circled and squared letters), and the two joiners. */
 static bool hbk__is_word_char(const char *s, hbk_int n, hbk_int i)
 {
     int32_t cp;
     if (i >= n || hbk_utf8_decode(s + i, (size_t)(n - i), &cp) == 0) return false;
     int c = (int)utf8proc_category(cp);
-    return (c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_ND) || c == UTF8PROC_CATEGORY_PC;
+    return (c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_NL) || c == UTF8PROC_CATEGORY_PC ||
+           (cp >= 0x24B6 && cp <= 0x24E9) || (cp >= 0x1F130 && cp <= 0x1F149) ||
+           (cp >= 0x1F150 && cp <= 0x1F169) || (cp >= 0x1F170 && cp <= 0x1F189) || cp == 0x200C || cp == 0x200D;
 }
 
-/* Does the token stand at s[i], by itself if it must? */
-static bool hbk__added_here(const hbk_tokenizer *t, const hbk__added *a, const char *s, hbk_int n, hbk_int i)
+/* The beginning of the character that ends before i > 0. */
+static hbk_int hbk__before(const char *s, hbk_int i)
 {
-    if (a->len > n - i || memcmp(t->patterns.data + a->at, s + i, (size_t)a->len) != 0) return false;
-    if (!a->single_word) return true;
-    hbk_int before = i;
-    while (before > 0 && ((unsigned char)s[--before] & 0xC0) == 0x80) {
-    }
-    return !(i > 0 && hbk__is_word_char(s, n, before)) && !hbk__is_word_char(s, n, i + a->len);
+    for (i--; i > 0 && ((unsigned char)s[i] & 0xC0) == 0x80;) i--;
+    return i;
 }
 
 /* The longest added token at s[i], or NULL. */
-static const hbk__added *hbk__added_at(const hbk__encoder *e, bool normalized, const char *s, hbk_int n,
+static const hbk__added *hbk__added_at(const hbk_tokenizer *t, bool normalized, const char *s, hbk_int n,
                                        hbk_int i)
 {
-    const hbk_tokenizer *t = e->t;
     const hbk__added *best = NULL;
     if (!t->begins[normalized][(unsigned char)s[i]]) return NULL;
     for (hbk_int k = 0; k < t->n_added; k++) {
         const hbk__added *a = &t->added[k];
-        if (a->normalized != normalized || (a->special && !(e->flags & HBK_ENCODE_SPECIAL))) continue;
-        if ((!best || a->len > best->len) && hbk__added_here(t, a, s, n, i)) best = a;
+        if (a->normalized == normalized && a->len <= n - i && (!best || a->len > best->len) &&
+            memcmp(t->patterns.data + a->at, s + i, (size_t)a->len) == 0)
+            best = a;
     }
     return best;
 }
 
-/* Cuts added tokens out of s, leftmost and longest first, and hands what lies between to `gap`. */
+/* May it be cut out where it was found? */
+static bool hbk__added_fits(const hbk__encoder *e, const hbk__added *a, const char *s, hbk_int n, hbk_int i)
+{
+    if (a->special && !(e->flags & HBK_ENCODE_SPECIAL)) return false;
+    return !a->single_word || (!(i > 0 && hbk__is_word_char(s, n, hbk__before(s, i))) &&
+                               !hbk__is_word_char(s, n, i + a->len));
+}
+
+/* Cuts added tokens out of s, leftmost and longest first, and hands what lies between to `gap`. As Hugging
+   Face does it, a token that is found but may not be cut out still hides what it covers. */
 static bool hbk__split_added(hbk__encoder *e, const char *s, hbk_int n, bool normalized,
                              bool (*gap)(hbk__encoder *e, const char *s, hbk_int n))
 {
-    hbk_int from = 0, i = 0;
+    const hbk_tokenizer *t = e->t;
+    hbk_int from = 0, i = 0, len;
+    if (!(e->flags & HBK_ENCODE_SPECIAL) && !t->cuts[normalized]) return gap(e, s, n);
     while (i < n) {
-        const hbk__added *a = hbk__added_at(e, normalized, s, n, i);
+        const hbk__added *a = hbk__added_at(t, normalized, s, n, i);
         if (!a) {
             i++;
             continue;
         }
         hbk_int begin = i, end = i + a->len;
-        while (a->lstrip && begin > from && hbk__json_space(s[begin - 1])) begin--;
-        while (a->rstrip && end < n && hbk__json_space(s[end])) end++;
-        if (!gap(e, s + from, begin - from)) return false;
+        i = end;
+        if (!hbk__added_fits(e, a, s, n, begin)) continue;
+        while (a->lstrip && begin > from && hbk__class_at(s, n, hbk__before(s, begin), &len) == HBK__S)
+            begin -= len;
+        while (a->rstrip && hbk__class_at(s, n, end, &len) == HBK__S) end += len;
+        if (begin > from && !gap(e, s + from, begin - from)) return false;
         hbk_tokens_push(e->out, a->id);
-        from = i = end;
+        from = end;
     }
     return gap(e, s + from, n - from);
 }
@@ -2923,6 +4443,7 @@ static void hbk__collapse(hbk_text *out, const char *s, hbk_int n)
 static void hbk__normalise(const hbk_tokenizer *t, const char *s, hbk_int n, bool first, unsigned flags,
                            hbk_text *out, hbk_text *scratch)
 {
+    size_t before = out->len;
     if (t->collapse) {
         hbk_text_clear(scratch);
         hbk__collapse(scratch, s, n);
@@ -2931,11 +4452,14 @@ static void hbk__normalise(const hbk_tokenizer *t, const char *s, hbk_int n, boo
         n = (hbk_int)scratch->len;
     }
     bool wants = t->prefix == HBK__PREFIX_ALWAYS || (t->prefix == HBK__PREFIX_FIRST && first);
-    if (wants && n > 0 && !(flags & HBK_ENCODE_CONTINUE)) hbk_text_append(out, HBK__SPACE, 3);
+    if (wants && n > 0 && !(flags & HBK_ENCODE_CONTINUE))
+        hbk_text_add(out, t->escape || !t->sentencepiece ? HBK__SPACE : " ");
     if (t->escape)
         hbk__escape(out, s, n);
     else
         hbk_text_append(out, s, (size_t)n);
+    while (t->collapse && t->escape && out->len >= before + 3 && hbk__is_mark(out->data, (hbk_int)out->len, (hbk_int)out->len - 3))
+        out->data[out->len -= 3] = 0; /* also those that the text itself ends with */
 }
 
 /* What lies between two raw special tokens: normalised, then cut at the normalised ones. */
@@ -2962,6 +4486,33 @@ static void hbk__repair(hbk_text *out, const char *s, size_t n)
     hbk_text_append(out, s, n);
 }
 
+/* What a text of n bytes needs: a cache that suits its length, and where pieces are unused, their halves.
+   Those depend on the whole text, so that no word can be taken from the cache then. */
+static bool hbk__encoder_open(hbk__encoder *e, size_t n)
+{
+    const hbk_tokenizer *t = e->t;
+    if (t->resplits) {
+        e->halves = HBK__NEW(t->alloc, uint64_t, t->vocab.n, e->err);
+        return e->halves != NULL;
+    }
+    if (n < 256) return true;
+    for (e->n_words = 16; (size_t)e->n_words < n / 16 && e->n_words < 1 << 14;) e->n_words *= 2;
+    e->words = HBK__NEW(t->alloc, hbk__known, e->n_words, e->err);
+    return e->words != NULL;
+}
+
+static void hbk__encoder_close(hbk__encoder *e)
+{
+    hbk_text_free(&e->normal);
+    hbk_text_free(&e->spaced);
+    hbk_text_free(&e->spelled);
+    hbk_text_free(&e->seen);
+    hbk_free(e->t->alloc, e->symbols);
+    hbk_free(e->t->alloc, e->heap);
+    hbk_free(e->t->alloc, e->words);
+    hbk_free(e->t->alloc, e->halves);
+}
+
 HBK_DEF bool hbk_tokenizer_encode(const hbk_tokenizer *t, const char *text, size_t n, unsigned flags,
                                   hbk_tokens *out, hbk_error *err)
 {
@@ -2969,7 +4520,7 @@ HBK_DEF bool hbk_tokenizer_encode(const hbk_tokenizer *t, const char *text, size
     memset(&e, 0, sizeof e);
     hbk_text repaired;
     memset(&repaired, 0, sizeof repaired);
-    e.normal.alloc = e.spaced.alloc = e.spelled.alloc = repaired.alloc = t->alloc;
+    e.normal.alloc = e.spaced.alloc = e.spelled.alloc = e.seen.alloc = repaired.alloc = t->alloc;
     e.t = t;
     e.flags = flags;
     e.out = out;
@@ -2981,15 +4532,11 @@ HBK_DEF bool hbk_tokenizer_encode(const hbk_tokenizer *t, const char *text, size
         n = repaired.len;
     }
     e.begin = text;
-    bool ok = hbk_text_ok(&repaired, err) &&
+    bool ok = hbk_text_ok(&repaired, err) && hbk__encoder_open(&e, n) &&
               hbk__split_added(&e, text, (hbk_int)n, false, hbk__encode_segment) && hbk_tokens_ok(out, err);
     if (!ok) out->n = before;
     hbk_text_free(&repaired);
-    hbk_text_free(&e.normal);
-    hbk_text_free(&e.spaced);
-    hbk_text_free(&e.spelled);
-    hbk_free(t->alloc, e.symbols);
-    hbk_free(t->alloc, e.heap);
+    hbk__encoder_close(&e);
     return ok;
 }
 
@@ -3002,7 +4549,7 @@ static void hbk__flush_bytes(const hbk_tokenizer *t, hbk_text *run, hbk_text *ou
     if (run->failed) out->failed = true;
     if (run->len == 0) return;
     const char *s = hbk_text_string(run);
-    if (!t->by_rank || hbk_utf8_valid(s, run->len, NULL))
+    if (t->sentencepiece || hbk_utf8_valid(s, run->len, NULL))
         hbk__repair(out, s, run->len);
     else
         for (size_t i = 0; i < run->len; i++) hbk_text_append(out, "\xef\xbf\xbd", 3);
@@ -3046,26 +4593,53 @@ static void hbk__unspell(const hbk_tokenizer *t, const char *s, hbk_int n, hbk_t
     }
 }
 
-/* Appends a piece's text: U+2581 as ' ', the first one dropped where a text begins. */
+/* Appends a piece's text: U+2581 as ' ', less what a text's beginning loses. `begin` says whether it still
+   begins here. */
 static void hbk__decode_piece(const hbk_tokenizer *t, int32_t id, bool *begin, hbk_text *out)
 {
+    const hbk__piece *p = &t->vocab.pieces[id];
     const char *s = hbk__vocab_piece(&t->vocab, id);
-    hbk_int n = t->vocab.pieces[id].len;
-    if (t->vocab.pieces[id].kind == HBK__PIECE_UNKNOWN && !t->by_rank) {
-        s = " \xe2\x81\x87 "; /* SentencePiece's default surface of unk, U+2047 */
-        n = 5;
+    hbk_int n = p->len;
+    if (p->kind == HBK__PIECE_UNKNOWN && t->sentencepiece) {
+        s = hbk_text_string(&t->unk_text);
+        n = (hbk_int)t->unk_text.len;
     }
-    bool drop = *begin && n >= 3 && memcmp(s, HBK__SPACE, 3) == 0;
-    if (drop) {
-        s += 3;
-        n -= 3;
+    bool drop = *begin && t->strip == HBK__STRIP_MARK && hbk__is_mark(s, n, 0);
+    bool drop_all = *begin && t->strip == HBK__STRIP_MARKS;
+    hbk_int from = drop ? 3 : 0;
+    *begin = *begin && t->strip == HBK__STRIP_MARK && from == n && (t->collapse || !drop);
+    for (hbk_int i = from; i < n;) {
+        bool mark = t->decode_marks && hbk__is_mark(s, n, i);
+        if (!mark || !drop_all) hbk_text_append(out, mark ? " " : s + i, 1);
+        i += mark ? 3 : 1;
     }
-    *begin = *begin && n == 0 && (t->collapse || !drop); /* one space, or with `collapse` all of them */
-    for (hbk_int i = 0; i < n;) {
-        bool space = n - i >= 3 && memcmp(s + i, HBK__SPACE, 3) == 0;
-        hbk_text_append(out, space ? " " : s + i, 1);
-        i += space ? 3 : 1;
+}
+
+/* The pieces' texts one after another. Byte-level pieces are all left in `run`. */
+static void hbk__decode_pieces(const hbk_tokenizer *t, const int32_t *ids, hbk_int n, bool begin,
+                               hbk_text *run, hbk_text *out)
+{
+    for (hbk_int i = 0; i < n; i++) {
+        const hbk__piece *p = &t->vocab.pieces[ids[i]];
+        const char *s = hbk__vocab_piece(&t->vocab, ids[i]);
+        bool hidden = p->hidden || p->kind == HBK__PIECE_CONTROL || p->kind == HBK__PIECE_NONE;
+        if (hidden && t->sentencepiece) hbk__flush_bytes(t, run, out); /* bytes do not reach over it */
+        if (hidden) continue;
+        if (t->byte_level) {
+            hbk__unspell(t, s, p->len, run);
+            continue;
+        }
+        int byte = p->kind == HBK__PIECE_BYTE || !t->sentencepiece ? hbk__byte_of(s, p->len) : -1;
+        if (byte >= 0 && t->decode_bytes) {
+            char c = (char)byte;
+            hbk_text_append(run, &c, 1);
+            begin = false;
+        } else {
+            hbk__flush_bytes(t, run, out);
+            hbk__decode_piece(t, ids[i], &begin, out);
+        }
     }
+    if (!t->byte_level) hbk__flush_bytes(t, run, out);
 }
 
 HBK_DEF bool hbk_tokenizer_decode(const hbk_tokenizer *t, const int32_t *ids, hbk_int n, unsigned flags,
@@ -3079,23 +4653,8 @@ HBK_DEF bool hbk_tokenizer_decode(const hbk_tokenizer *t, const int32_t *ids, hb
     memset(&run, 0, sizeof run);
     run.alloc = t->alloc;
     size_t before = out->len;
-    bool begin = t->strip && !(flags & HBK_ENCODE_CONTINUE);
-    for (hbk_int i = 0; i < n; i++) {
-        const hbk__piece *p = &t->vocab.pieces[ids[i]];
-        const char *s = hbk__vocab_piece(&t->vocab, ids[i]);
-        if (p->kind == HBK__PIECE_CONTROL || p->kind == HBK__PIECE_NONE) continue;
-        if (t->byte_level) {
-            hbk__unspell(t, s, p->len, &run);
-        } else if (p->kind == HBK__PIECE_BYTE) {
-            char c = (char)hbk__byte_of(s, p->len);
-            hbk_text_append(&run, &c, 1);
-            begin = false;
-        } else {
-            hbk__flush_bytes(t, &run, out);
-            hbk__decode_piece(t, ids[i], &begin, out);
-        }
-    }
-    if (!t->byte_level) hbk__flush_bytes(t, &run, out);
+    bool begin = t->strip != HBK__STRIP_NONE && !(flags & HBK_ENCODE_CONTINUE);
+    hbk__decode_pieces(t, ids, n, begin, &run, out);
     for (size_t i = 0, step; i < run.len; i += step) {
         int32_t cp;
         step = hbk_utf8_decode(run.data + i, run.len - i, &cp);
@@ -3103,6 +4662,10 @@ HBK_DEF bool hbk_tokenizer_decode(const hbk_tokenizer *t, const int32_t *ids, hb
         hbk_text_append(out, cp < 0 ? "\xef\xbf\xbd" : run.data + i, cp < 0 ? 3 : step);
     }
     bool ok = hbk_text_ok(&run, err) && hbk_text_ok(out, err);
+    if (ok && begin && t->strip == HBK__STRIP_SPACE && out->len > before && out->data[before] == ' ') {
+        memmove(out->data + before, out->data + before + 1, out->len - before); /* the NUL too */
+        out->len--;
+    }
     if (!ok && out->data) {
         out->len = before;
         out->data[before] = 0;
@@ -3144,6 +4707,52 @@ HBK_DEF int32_t hbk_tokenizer_find(const hbk_tokenizer *t, const char *piece)
 HBK_DEF const char *hbk_tokenizer_piece(const hbk_tokenizer *t, int32_t id)
 {
     return id >= 0 && id < t->vocab.n ? hbk__vocab_piece(&t->vocab, id) : NULL;
+}
+
+/* What writers of other formats ask: pieces by id in t->vocab.pieces, and the following. */
+
+typedef struct hbk__rule {
+    int32_t left, right, id;
+    hbk_int rank;
+} hbk__rule;
+
+static int hbk__rule_order(const void *a, const void *b)
+{
+    const hbk__rule *x = (const hbk__rule *)a, *y = (const hbk__rule *)b;
+    if (x->rank != y->rank) return x->rank < y->rank ? -1 : 1;
+    if (x->left != y->left) return x->left < y->left ? -1 : 1;
+    return (x->right > y->right) - (x->right < y->right);
+}
+
+/* The merges in their order; the caller frees the list with hbk_free(t->alloc). Rules of letters are left
+   out: they have no piece. NULL: no memory. */
+static hbk__rule *hbk__tokenizer_rules(const hbk_tokenizer *t, hbk_int *n, hbk_error *err)
+{
+    hbk__rule *list = HBK__NEW(t->alloc, hbk__rule, t->rules.n, err);
+    *n = 0;
+    for (hbk_int i = 0; list && i < t->rules.cap; i++) {
+        const hbk__slot *slot = &t->rules.slots[i];
+        if (!slot->value) continue;
+        hbk__rule *r = &list[*n];
+        r->left = (int32_t)(slot->key >> 32);
+        r->right = (int32_t)(slot->key & INT32_MAX);
+        r->id = (int32_t)((slot->value - 1) & INT32_MAX);
+        r->rank = (slot->value - 1) >> 32;
+        if (r->left < t->vocab.n && r->right < t->vocab.n) ++*n;
+    }
+    if (list) qsort(list, (size_t)*n, sizeof *list, hbk__rule_order);
+    return list;
+}
+
+/* GGUF's name for how a byte-level text falls into words: "" for the families without bytes (GGUF's model
+   "llama"), NULL if no name fits. */
+static const char *hbk__tokenizer_pre(const hbk_tokenizer *t)
+{
+    bool smollm = t->words == HBK__WORDS_GPT2 && t->digits;
+    if (!t->byte_level) return "";
+    if (t->prefix_space || (t->ignore_merges != (t->words == HBK__WORDS_LLAMA3))) return NULL;
+    if (t->words == HBK__WORDS_LLAMA3 && !t->digits) return "llama-bpe";
+    return smollm ? "smollm" : t->words == HBK__WORDS_GPT2 ? "gpt-2" : NULL;
 }
 
 /* ---- 7.6 tokenizer.json
@@ -3194,16 +4803,20 @@ static bool hbk__json_normalizer(hbk_tokenizer *t, const json_t *node, const cha
     return hbk__refuse_node(path, "normalizer", type, err);
 }
 
-/* The newer spelling of the same, done after special tokens are cut out. "prepend_scheme" replaced
-   "add_prefix_space", and both are optional. */
+/* When a Metaspace prepends: "prepend_scheme" replaced "add_prefix_space", and both are optional. */
+static int hbk__json_scheme(const json_t *node)
+{
+    if (hbk__node_is(node, "prepend_scheme", "first")) return HBK__PREFIX_FIRST;
+    if (hbk__node_is(node, "prepend_scheme", "never")) return HBK__PREFIX_NEVER;
+    return json_is_false(json_object_get(node, "add_prefix_space")) ? HBK__PREFIX_NEVER : HBK__PREFIX_ALWAYS;
+}
+
+/* The newer spelling of the same, done after special tokens are cut out. */
 static void hbk__json_metaspace(hbk_tokenizer *t, const json_t *node)
 {
-    const json_t *split = json_object_get(node, "split"), *old = json_object_get(node, "add_prefix_space");
     t->metaspace = true;
-    t->meta_prefix = json_is_false(old) ? HBK__PREFIX_NEVER : HBK__PREFIX_ALWAYS;
-    if (hbk__node_is(node, "prepend_scheme", "first")) t->meta_prefix = HBK__PREFIX_FIRST;
-    if (hbk__node_is(node, "prepend_scheme", "never")) t->meta_prefix = HBK__PREFIX_NEVER;
-    t->words = json_is_false(split) ? HBK__WORDS_ALL : HBK__WORDS_SPACE;
+    t->meta_prefix = hbk__json_scheme(node);
+    t->words = json_is_false(json_object_get(node, "split")) ? HBK__WORDS_ALL : HBK__WORDS_SPACE;
 }
 
 /* Cutting by a regular expression: letter for letter one of those that 7.3 knows. */
@@ -3215,6 +4828,7 @@ static bool hbk__json_split(hbk_tokenizer *t, const json_t *node, const char *pa
                                       "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
     const char *regex = json_string_value(json_object_get(json_object_get(node, "pattern"), "Regex"));
     bool plain = hbk__node_is(node, "behavior", "Isolated") && !json_is_true(json_object_get(node, "invert"));
+    plain = plain && t->words == HBK__WORDS_ALL; /* two of them would cut twice */
     if (regex && plain && strcmp(regex, gpt2) == 0)
         t->words = HBK__WORDS_GPT2;
     else if (regex && plain && strcmp(regex, llama3) == 0)
@@ -3261,29 +4875,50 @@ static bool hbk__json_pre_tokenizer(hbk_tokenizer *t, const json_t *node, const 
     return hbk__refuse_node(path, "pre_tokenizer", type, err);
 }
 
-/* Decoding follows from encoding but for one thing, whether the first space goes. The names are checked
-   all the same: another decoder means another kind of vocabulary. */
+/* Is this the node of the one form that the family uses at step k of a decoder? */
+static bool hbk__json_decoder_step(const json_t *node, int k)
+{
+    const json_t *start = json_object_get(node, "start"), *stop = json_object_get(node, "stop");
+    if (k == 0)
+        return hbk__node_is(json_object_get(node, "pattern"), "String", HBK__SPACE) &&
+               hbk__node_is(node, "content", " ");
+    return k < 3 || (hbk__node_is(node, "content", " ") && json_integer_value(start) == 1 &&
+                     json_integer_value(stop) == 0);
+}
+
+/* ByteLevel; Metaspace; or some of these steps in this order, Strip only behind Fuse: before it, each piece
+   would lose its space. Another decoder means another kind of vocabulary. */
 static bool hbk__json_decoder(hbk_tokenizer *t, const json_t *node, const char *path, hbk_error *err)
 {
+    static const char *const steps[4] = {"Replace", "ByteFallback", "Fuse", "Strip"};
     const char *type = hbk__node_type(node);
+    const json_t *list = json_object_get(node, "decoders");
+    size_t n = json_array_size(list), done = 0;
     if (!node || json_is_null(node)) { /* then what encoding put before a text is taken off again */
-        t->strip = t->prefix != HBK__PREFIX_NEVER || t->meta_prefix != HBK__PREFIX_NEVER;
+        bool prefix = t->prefix != HBK__PREFIX_NEVER || t->meta_prefix != HBK__PREFIX_NEVER;
+        t->strip = prefix && !t->byte_level ? HBK__STRIP_SPACE : HBK__STRIP_NONE;
+        t->decode_bytes = t->decode_marks = true;
         return true;
     }
-    if (strcmp(type, "Sequence") == 0) {
-        const json_t *list = json_object_get(node, "decoders");
-        for (size_t i = 0; i < json_array_size(list); i++)
-            if (!hbk__json_decoder(t, json_array_get(list, i), path, err)) return false;
+    if (strcmp(type, "ByteLevel") == 0 && t->byte_level) return true;
+    if (strcmp(type, "Metaspace") == 0 && !t->byte_level && hbk__node_is(node, "replacement", HBK__SPACE)) {
+        if (hbk__json_scheme(node) != HBK__PREFIX_NEVER) t->strip = HBK__STRIP_MARKS;
+        t->decode_marks = true;
         return true;
     }
-    if (strcmp(type, "Strip") == 0)
-        t->strip = json_integer_value(json_object_get(node, "start")) > 0;
-    else if (strcmp(type, "Metaspace") == 0)
-        t->strip = !hbk__node_is(node, "prepend_scheme", "never") &&
-                   !json_is_false(json_object_get(node, "add_prefix_space"));
-    else if (strcmp(type, "ByteLevel") != 0 && strcmp(type, "Replace") != 0 && strcmp(type, "Fuse") != 0 &&
-             strcmp(type, "ByteFallback") != 0)
-        return hbk__refuse_node(path, "decoder", type, err);
+    if (n == 1) return hbk__json_decoder(t, json_array_get(list, 0), path, err);
+    if (t->byte_level) return hbk__refuse_node(path, "decoder", type, err);
+    for (size_t i = 0; i < HBK__MAX(n, 1); i++) {
+        const json_t *step = n ? json_array_get(list, i) : node;
+        size_t k = done;
+        while (k < 4 && !hbk__node_is(step, "type", steps[k])) k++;
+        if (k == 4 || !hbk__json_decoder_step(step, (int)k) || (k == 3 && done != 3))
+            return hbk__refuse_node(path, "decoder", hbk__node_type(step), err);
+        if (k == 0) t->decode_marks = true;
+        if (k == 1) t->decode_bytes = true;
+        if (k == 3) t->strip = HBK__STRIP_SPACE;
+        done = k + 1;
+    }
     return true;
 }
 
@@ -3316,7 +4951,7 @@ static bool hbk__add_added(hbk_tokenizer *t, hbk__added a, const char *s, hbk_in
     if (!hbk__reserve(t->alloc, &added, &t->cap_added, t->n_added + 1, sizeof a, err)) return false;
     t->added = (hbk__added *)added;
     a.at = (hbk_int)t->patterns.len;
-    if (a.normalized && t->by_rank)
+    if (a.normalized && !t->sentencepiece)
         hbk__normalise(t, s, n, true, 0, &t->patterns, &scratch);
     else
         hbk_text_append(&t->patterns, s, (size_t)n);
@@ -3324,6 +4959,7 @@ static bool hbk__add_added(hbk_tokenizer *t, hbk__added a, const char *s, hbk_in
     if (!hbk_text_ok(&t->patterns, err)) return false;
     a.len = (hbk_int)t->patterns.len - a.at;
     t->begins[a.normalized][(unsigned char)t->patterns.data[a.at]] = true;
+    if (!a.special) t->cuts[a.normalized] = true;
     t->added[t->n_added++] = a;
     return true;
 }
@@ -3351,9 +4987,20 @@ static bool hbk__json_added(hbk_tokenizer *t, const json_t *entry, hbk_int id, c
         if (!hbk__vocab_set(&t->vocab, id, s, n, HBK__PIECE_NORMAL, 0, err)) return false;
         a.id = (int32_t)id;
     }
-    int32_t *kind = &t->vocab.pieces[a.id].kind;
-    if (a.special && *kind == HBK__PIECE_NORMAL) *kind = HBK__PIECE_CONTROL; /* unk and bytes stay so */
+    hbk__piece *p = &t->vocab.pieces[a.id];
+    if (a.special && p->kind == HBK__PIECE_NORMAL) p->kind = HBK__PIECE_CONTROL; /* unk and bytes stay so */
+    p->hidden = a.special;
     return hbk__add_added(t, a, s, n, err);
+}
+
+/* In the byte-level family every byte is a character of the alphabet, and that is its symbol. */
+static void hbk__find_byte_pieces(hbk_tokenizer *t)
+{
+    for (int b = 0; b < 256 && t->byte_level; b++) {
+        char c[4];
+        hbk_int n = (hbk_int)hbk_utf8_encode(c, t->byte_char[b]);
+        t->byte_ids[b] = hbk__symbol_of(t, c, n);
+    }
 }
 
 /* Pieces, unk, and the bytes that unknown characters fall back to. */
@@ -3376,7 +5023,8 @@ static bool hbk__json_vocab(hbk_tokenizer *t, const json_t *model, const char *p
     if (unk && t->unk < 0)
         return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "unk_token \"%.40s\" is no piece", unk);
     if (unk) t->vocab.pieces[t->unk].kind = HBK__PIECE_UNKNOWN;
-    t->byte_fallback = json_is_true(json_object_get(model, "byte_fallback"));
+    hbk__find_byte_pieces(t);
+    t->byte_fallback = json_is_true(json_object_get(model, "byte_fallback")) && !t->byte_level;
     for (hbk_int id = 0; id < t->vocab.n && t->byte_fallback; id++) {
         int b = hbk__byte_of(hbk__vocab_piece(&t->vocab, id), t->vocab.pieces[id].len);
         if (b < 0) continue;
@@ -3421,18 +5069,16 @@ static bool hbk__json_merge(const hbk_tokenizer *t, const json_t *entry, int32_t
     return true;
 }
 
-/* The position in the list is the rank. Both parts and their whole must be pieces. */
+/* The position in the list is the rank. Both parts and their whole must be pieces. The list is read from its
+   end: a pair that it names twice has its last rank, as Hugging Face reads it. */
 static bool hbk__json_merges(hbk_tokenizer *t, const json_t *merges, const char *path, hbk_error *err)
 {
-    hbk_int n = (hbk_int)json_array_size(merges), rank;
     hbk_text joined;
     memset(&joined, 0, sizeof joined);
     joined.alloc = t->alloc;
-    t->results = HBK__NEW(t->alloc, int32_t, n, err);
-    bool ok = t->results != NULL;
-    for (rank = 0; rank < n && ok; rank++) {
+    bool ok = true;
+    for (hbk_int rank = (hbk_int)json_array_size(merges) - 1; rank >= 0 && ok; rank--) {
         int32_t left = -1, right = -1, id = -1;
-        hbk_int probe = 0;
         const json_t *entry = json_array_get(merges, (size_t)rank);
         if (hbk__is_void_merge(entry)) continue;
         bool pair = hbk__json_merge(t, entry, &left, &right, &joined);
@@ -3447,9 +5093,8 @@ static bool hbk__json_merges(hbk_tokenizer *t, const json_t *merges, const char 
                              "merge %lld, making \"%.40s\", names a piece that the vocabulary lacks",
                              (long long)rank, hbk_text_string(&joined));
         if (!ok || !hbk__may_spell(t, id)) continue;
-        t->results[rank] = id;
-        if (hbk__map_next(&t->merges, hbk__pair_key(left, right), &probe) < 0)
-            ok = hbk__map_add(&t->merges, hbk__pair_key(left, right), rank, err);
+        ok = hbk__add_rule(t, left, right, rank, id, err);
+        t->vocab.pieces[id].score = -(float)rank; /* for formats that score pieces */
     }
     hbk_text_free(&joined);
     return ok;
@@ -3478,7 +5123,6 @@ static bool hbk__json_check_model(const json_t *model, const char *path, hbk_err
 static bool hbk__load_json(hbk_tokenizer *t, const json_t *root, const char *path, hbk_error *err)
 {
     const json_t *model = json_object_get(root, "model"), *added = json_object_get(root, "added_tokens");
-    t->by_rank = true;
     t->ignore_merges = json_is_true(json_object_get(model, "ignore_merges"));
     t->fuse_unk = json_is_true(json_object_get(model, "fuse_unk"));
     if (!hbk__json_check_model(model, path, err) ||
@@ -3493,7 +5137,9 @@ static bool hbk__load_json(hbk_tokenizer *t, const json_t *root, const char *pat
             return false;
     }
     hbk__json_post_processor(t, json_object_get(root, "post_processor"));
-    return hbk__json_merges(t, json_object_get(model, "merges"), path, err);
+    if (!hbk__json_merges(t, json_object_get(model, "merges"), path, err)) return false;
+    hbk__find_borders(t);
+    return true;
 }
 
 /* ---- 7.7 SentencePiece and llama2.c
@@ -3503,7 +5149,7 @@ static bool hbk__load_json(hbk_tokenizer *t, const json_t *root, const char *pat
        ModelProto      1 piece*  2 trainer_spec  3 normalizer_spec
        piece           1 text    2 score (f32)   3 type, NORMAL if absent
        trainer_spec    3 model_type (2 = BPE; absent = unigram)   24 whitespace as suffix
-                       35 byte_fallback   40 unk_id  41 bos_id  42 eos_id
+                       35 byte_fallback   40 unk_id  41 bos_id  42 eos_id  44 text of unk
        normalizer_spec 2 compiled map   3 dummy prefix   4 remove extra spaces   5 escape; absent = true
 
    tokenizer.bin is i32 longest, then {f32 score, i32 length, bytes} to its end, with ' ' for U+2581. */
@@ -3563,20 +5209,26 @@ static float hbk__float_of(uint32_t bits)
     return f;
 }
 
+enum { HBK__LONGEST_PIECE = 4096 }; /* bytes; the halves of unused pieces nest that deep */
+
 /* A piece of either file: remembers bytes, control tokens and pieces to be matched whole. */
 static bool hbk__add_piece(hbk_tokenizer *t, const char *s, hbk_int n, float score, int32_t kind,
                            const char *path, hbk_error *err)
 {
     hbk_int id = t->vocab.n;
     int byte = kind == HBK__PIECE_BYTE ? hbk__byte_of(s, n) : 0;
-    if (kind < HBK__PIECE_NORMAL || kind > HBK__PIECE_BYTE || kind == HBK__PIECE_UNUSED || byte < 0)
-        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0, "piece %lld has type %ld, which is not read",
-                           (long long)id, (long)kind);
+    if (kind < HBK__PIECE_NORMAL || kind > HBK__PIECE_BYTE || byte < 0)
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
+                           "piece %lld has type %ld, which is not read", (long long)id, (long)kind);
+    if (n < 1 || n > HBK__LONGEST_PIECE)
+        return hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "piece %lld has %lld bytes, expected 1 to %d",
+                           (long long)id, (long long)n, (int)HBK__LONGEST_PIECE);
     if (!(score > -3e38f && score < 3e38f) || !hbk_utf8_valid(s, (size_t)n, NULL))
         return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "piece %lld has no finite score, or is no UTF-8",
                            (long long)id);
     if (!hbk__vocab_set(&t->vocab, id, s, n, kind, score, err)) return false;
     if (kind == HBK__PIECE_BYTE) t->byte_ids[byte] = (int32_t)id;
+    if (kind == HBK__PIECE_UNUSED) t->resplits = true;
     if (kind != HBK__PIECE_CONTROL && kind != HBK__PIECE_USER) return true;
     hbk__added a;
     memset(&a, 0, sizeof a);
@@ -3584,6 +5236,22 @@ static bool hbk__add_piece(hbk_tokenizer *t, const char *s, hbk_int n, float sco
     a.special = kind == HBK__PIECE_CONTROL;
     a.normalized = !a.special;
     return hbk__add_added(t, a, s, n, err);
+}
+
+/* SentencePiece's conventions, before any piece is added. */
+static bool hbk__be_sentencepiece(hbk_tokenizer *t, hbk_error *err)
+{
+    t->sentencepiece = t->fuse_unk = t->decode_bytes = t->decode_marks = true;
+    hbk_text_add(&t->unk_text, " \xe2\x81\x87 "); /* U+2047 */
+    return hbk_text_ok(&t->unk_text, err);
+}
+
+/* After the last piece. */
+static bool hbk__finish_scored(hbk_tokenizer *t, hbk_error *err)
+{
+    if (!hbk__rules_by_score(t, err)) return false;
+    hbk__find_borders(t);
+    return true;
 }
 
 static bool hbk__proto_piece(hbk_tokenizer *t, hbk__proto *m, const char *path, hbk_error *err)
@@ -3618,7 +5286,12 @@ static bool hbk__proto_trainer(hbk_tokenizer *t, hbk__proto *m, const char *path
         if (f.number == 40) t->unk = id;
         if (f.number == 41) t->bos = id;
         if (f.number == 42) t->eos = id;
+        if (f.number == 44) {
+            hbk_text_clear(&t->unk_text);
+            hbk_text_append(&t->unk_text, (const char *)f.body.p, (size_t)(f.body.end - f.body.p));
+        }
     }
+    if (!hbk_text_ok(&t->unk_text, err)) return false;
     if (m->bad) return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "its trainer_spec is damaged");
     if (model_type != 2)
         return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
@@ -3669,6 +5342,7 @@ static bool hbk__load_model(hbk_tokenizer *t, const char *data, size_t n, const 
     m.p = (const unsigned char *)data;
     m.end = m.p + n;
     m.bad = false;
+    if (!hbk__be_sentencepiece(t, err)) return false;
     t->escape = t->collapse = t->adds_bos = true; /* absent is true in this format */
     t->prefix = HBK__PREFIX_FIRST;
     while (ok && hbk__proto_next(&m, &f)) {
@@ -3679,8 +5353,8 @@ static bool hbk__load_model(hbk_tokenizer *t, const char *data, size_t n, const 
     if (!ok) return false;
     if (m.bad || t->vocab.n == 0 || !bpe)
         return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "is no SentencePiece model, or is cut short");
-    t->strip = t->collapse || t->prefix != HBK__PREFIX_NEVER;
-    return hbk__check_ids(t, path, err);
+    if (t->collapse || t->prefix != HBK__PREFIX_NEVER) t->strip = HBK__STRIP_MARK;
+    return hbk__check_ids(t, path, err) && hbk__finish_scored(t, err);
 }
 
 /* Neither the number of pieces nor their types are stored: pieces run to the end of the file, unk, bos and
@@ -3692,7 +5366,7 @@ static bool hbk__load_bin(hbk_tokenizer *t, const char *data, size_t n, const ch
     hbk_text piece;
     memset(&piece, 0, sizeof piece);
     piece.alloc = t->alloc;
-    bool ok = true;
+    bool ok = hbk__be_sentencepiece(t, err);
     if (n >= at) memcpy(&longest, data, sizeof longest);
     while (ok && at + sizeof word <= n) {
         memcpy(word, data + at, sizeof word);
@@ -3717,12 +5391,13 @@ static bool hbk__load_bin(hbk_tokenizer *t, const char *data, size_t n, const ch
     if (at != n || t->vocab.n < 4)
         return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0,
                            "is no tokenizer.bin of llama2.c, or is cut short");
-    t->escape = t->strip = t->byte_fallback = t->adds_bos = true;
+    t->escape = t->byte_fallback = t->adds_bos = true;
+    t->strip = HBK__STRIP_MARK;
     t->prefix = HBK__PREFIX_FIRST;
     t->unk = 0;
     t->bos = 1;
     t->eos = 2;
-    return hbk__check_ids(t, path, err);
+    return hbk__check_ids(t, path, err) && hbk__finish_scored(t, err);
 }
 
 /* ---- 7.8 loading */
@@ -4966,6 +6641,7 @@ HBK_DEF void hbk_rms_norm_backward(hbk_real *dx, hbk_real *dw, const hbk_real *d
        x_i' = x_i cos - x_{i+D/2} sin          x_{i+D/2}' = x_{i+D/2} cos + x_i sin
 
    so that q . k depends on the distance of positions alone. A rotation's transpose is the rotation back.
+   Angles are rounded to float, as the models were trained with: at position 2000 that moves logits by 1e-3.
    Meta's files pair (x_{2i}, x_{2i+1}) instead; chapter 12 reorders their rows when loading. */
 
 HBK_DEF void hbk_rope_table(hbk_real *table, const int32_t *pos, const double *inv_freq, hbk_int N, hbk_int D)
@@ -4975,8 +6651,9 @@ HBK_DEF void hbk_rope_table(hbk_real *table, const int32_t *pos, const double *i
 #endif
     for (hbk_int n = 0; n < N; n++)
         for (hbk_int i = 0; i < D / 2; i++) {
-            table[n * D + i] = (hbk_real)cos(pos[n] * inv_freq[i]);
-            table[n * D + D / 2 + i] = (hbk_real)sin(pos[n] * inv_freq[i]);
+            double angle = (double)(float)(pos[n] * inv_freq[i]);
+            table[n * D + i] = (hbk_real)cos(angle);
+            table[n * D + D / 2 + i] = (hbk_real)sin(angle);
         }
 }
 
@@ -5319,20 +6996,44 @@ HBK_DEF const char *hbk_slot_name(hbk_slot s)
     case HBK_GATE: return "gate_proj";
     case HBK_UP: return "up_proj";
     case HBK_DOWN: return "down_proj";
-    case HBK_N_SLOTS: break;
+    case HBK_LM_HEAD: break;
     }
-    return "?";
+    return "lm_head";
 }
 
-/* (out, in) of a projection in models of this shape. */
+/* (out, in) of a projection, or of the head, in models of this shape. */
 static void hbk__slot_shape(const hbk_config *c, int slot, hbk_int *out, hbk_int *in)
 {
     hbk_int q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
-    *out = slot == HBK_Q                        ? q
+    *out = slot == HBK_LM_HEAD                  ? c->vocab_size
+           : slot == HBK_Q                      ? q
            : slot == HBK_K || slot == HBK_V     ? kv
            : slot == HBK_GATE || slot == HBK_UP ? c->ffn_dim
                                                 : c->dim;
     *in = slot == HBK_O ? q : slot == HBK_DOWN ? c->ffn_dim : c->dim;
+}
+
+HBK_DEF uint64_t hbk_adapter_hash(uint64_t h, const hbk_adapter *a)
+{
+    for (hbk_int i = 0; i <= a->n_layers * HBK_N_SLOTS; i++) {
+        h = hbk_hash(h, &a->loras[i].rank, sizeof a->loras[i].rank);
+        h = hbk_hash(h, &a->loras[i].alpha, sizeof a->loras[i].alpha);
+    }
+    return hbk_hash(h, a->values, (size_t)a->n_values * sizeof(hbk_real));
+}
+
+/* The slot of number i of an adapter's projections; after those of the layers comes the head. */
+static int hbk__lora_slot(const hbk_adapter *a, hbk_int i)
+{
+    return i < a->n_layers * HBK_N_SLOTS ? (int)(i % HBK_N_SLOTS) : HBK_LM_HEAD;
+}
+
+/* The largest rank in the adapter; 0 without one: what scratch must hold. */
+static hbk_int hbk__max_rank(const hbk_adapter *a)
+{
+    hbk_int rank = 0;
+    for (hbk_int i = 0; a && i <= a->n_layers * HBK_N_SLOTS; i++) rank = HBK__MAX(rank, a->loras[i].rank);
+    return rank;
 }
 
 HBK_DEF bool hbk_adapter_targets(const char *names, unsigned *targets, hbk_error *err)
@@ -5341,17 +7042,17 @@ HBK_DEF bool hbk_adapter_targets(const char *names, unsigned *targets, hbk_error
     for (const char *p = names; *p;) {
         size_t n = strcspn(p, ",");
         int found = -1;
-        for (int s = 0; s < HBK_N_SLOTS; s++)
+        for (int s = 0; s < HBK_N_TARGETS; s++)
             if (strlen(hbk_slot_name((hbk_slot)s)) == n && !strncmp(p, hbk_slot_name((hbk_slot)s), n))
                 found = s;
-        if (n == 3 && !strncmp(p, "all", 3))
+        if ((n == 3 && !strncmp(p, "all", 3)) || (n == 10 && !strncmp(p, "all-linear", 10)))
             bits |= HBK_ALL_SLOTS;
         else if (found >= 0)
             bits |= 1u << found;
         else
             return hbk_fail(err, HBK_ERROR_OPTION,
-                            "target '%.*s' is no projection of a LLaMA layer; known: all, q_proj, k_proj, "
-                            "v_proj, o_proj, gate_proj, up_proj, down_proj",
+                            "target '%.*s' is no projection of a LLaMA; known: all, q_proj, k_proj, v_proj, "
+                            "o_proj, gate_proj, up_proj, down_proj, lm_head",
                             (int)HBK__MIN(n, 40), p);
         p += n;
         if (*p) p++;
@@ -5361,59 +7062,127 @@ HBK_DEF bool hbk_adapter_targets(const char *names, unsigned *targets, hbk_error
     return true;
 }
 
-/* An adapter of this shape whose a and b are laid out in `values`, or, values NULL, in a block of its own:
-   zeroed, the shape that a gradient needs too. */
-static hbk_adapter *hbk__adapter_shape(const hbk_config *c, hbk_int rank, double alpha, unsigned targets,
-                                       hbk_real *values, hbk_allocator *alloc, hbk_error *err)
+/* An adapter is made in two steps: here every projection gets its shape; then the caller sets rank and alpha
+   of those that it adapts, and hbk__adapter_lay gives them their numbers. */
+static hbk_adapter *hbk__adapter_begin(const hbk_config *c, hbk_allocator *alloc, hbk_error *err)
 {
-    hbk_int n = 0;
-    for (int s = 0; s < HBK_N_SLOTS; s++) {
-        hbk_int out, in;
-        hbk__slot_shape(c, s, &out, &in);
-        if (!(targets >> s & 1)) continue;
-        if (rank < 1 || rank > HBK__MIN(in, out)) {
-            hbk_fail(err, HBK_ERROR_RANGE, "rank %lld does not fit %s (%lld, %lld): it must be 1 to %lld",
-                     (long long)rank, hbk_slot_name((hbk_slot)s), (long long)out, (long long)in,
-                     (long long)HBK__MIN(in, out));
-            return NULL;
-        }
-        n += c->n_layers * rank * (in + out);
-    }
     hbk_adapter *a = HBK__NEW(alloc, hbk_adapter, 1, err);
     if (!a) return NULL;
     a->alloc = alloc;
     a->n_layers = c->n_layers;
-    a->rank = rank;
-    a->alpha = alpha;
-    a->targets = targets;
-    a->n_values = n;
-    a->loras = HBK__NEW(alloc, hbk_lora, c->n_layers * HBK_N_SLOTS, err);
-    a->values = values ? values : a->loras ? HBK__NEW(alloc, hbk_real, n, err) : NULL;
-    a->owns_values = !values;
-    if (!a->loras || !a->values) {
+    a->loras = HBK__NEW(alloc, hbk_lora, c->n_layers * HBK_N_SLOTS + 1, err);
+    if (!a->loras) {
         hbk_adapter_free(a);
         return NULL;
     }
-    hbk_real *at = a->values;
-    for (hbk_int i = 0; i < c->n_layers * HBK_N_SLOTS; i++) {
-        hbk_lora *l = &a->loras[i];
-        hbk__slot_shape(c, (int)(i % HBK_N_SLOTS), &l->out, &l->in);
-        if (!(targets >> i % HBK_N_SLOTS & 1)) continue;
-        l->rank = rank;
-        l->scale = (hbk_real)(alpha / (double)rank);
-        l->a = at;
-        l->b = at + rank * l->in;
-        at += rank * (l->in + l->out);
-    }
+    for (hbk_int i = 0; i <= c->n_layers * HBK_N_SLOTS; i++)
+        hbk__slot_shape(c, hbk__lora_slot(a, i), &a->loras[i].out, &a->loras[i].in);
     return a;
 }
 
-HBK_DEF hbk_adapter *hbk_adapter_new(const hbk_config *c, hbk_int rank, double alpha, unsigned targets,
-                                     uint64_t seed, hbk_allocator *alloc, hbk_error *err)
+/* Sets the adapter's rank and alpha to those that most of its projections have, the first of equals. */
+static void hbk__adapter_majority(hbk_adapter *a)
 {
-    hbk_adapter *a = hbk__adapter_shape(c, rank, alpha, targets, NULL, alloc, err);
+    hbk_int most = 0;
+    for (hbk_int i = 0; i <= a->n_layers * HBK_N_SLOTS; i++) {
+        const hbk_lora *l = &a->loras[i];
+        hbk_int same = 0;
+        for (hbk_int k = 0; k <= a->n_layers * HBK_N_SLOTS; k++)
+            same += a->loras[k].rank == l->rank && a->loras[k].alpha == l->alpha;
+        if (l->rank == 0 || same <= most) continue;
+        most = same;
+        a->rank = l->rank;
+        a->alpha = l->alpha;
+    }
+}
+
+/* Lays a and b of every projection with a rank out in `values`, or, values NULL, in a zeroed block of the
+   adapter's own. */
+static bool hbk__adapter_lay(hbk_adapter *a, hbk_real *values, hbk_error *err)
+{
+    hbk_int n = 0, part, last = a->n_layers * HBK_N_SLOTS;
+    for (hbk_int i = 0; i <= last; i++) {
+        if (!hbk__mul(&part, a->loras[i].rank, a->loras[i].in + a->loras[i].out) || part > INT64_MAX / 64 - n)
+            return hbk_fail(err, HBK_ERROR_RANGE, "an adapter of rank %lld would not fit any memory",
+                            (long long)a->loras[i].rank);
+        n += part;
+    }
+    a->n_values = n;
+    a->owns_values = !values;
+    a->values = values ? values : HBK__NEW(a->alloc, hbk_real, n, err);
+    if (!a->values) return false;
+    hbk_real *at = a->values;
+    for (hbk_int i = 0; i <= last; i++) {
+        hbk_lora *l = &a->loras[i];
+        if (l->rank == 0) continue;
+        l->scale = (hbk_real)(l->alpha / (double)l->rank);
+        l->a = at;
+        l->b = at + l->rank * l->in;
+        at += l->rank * (l->in + l->out);
+        a->targets |= 1u << hbk__lora_slot(a, i);
+    }
+    hbk__adapter_majority(a);
+    return true;
+}
+
+/* An adapter of the same projections and ranks over other numbers. */
+static hbk_adapter *hbk__adapter_view(const hbk_adapter *like, const hbk_config *c, hbk_real *values,
+                                      hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_adapter *a = hbk__adapter_begin(c, alloc, err);
+    for (hbk_int i = 0; a && i <= a->n_layers * HBK_N_SLOTS; i++) {
+        a->loras[i].rank = like->loras[i].rank;
+        a->loras[i].alpha = like->loras[i].alpha;
+    }
+    if (!a || hbk__adapter_lay(a, values, err)) return a;
+    hbk_adapter_free(a);
+    return NULL;
+}
+
+HBK_DEF hbk_adapter_options hbk_adapter_defaults(void)
+{
+    hbk_adapter_options o;
+    memset(&o, 0, sizeof o);
+    o.rank = 16;
+    o.alpha = 32;
+    o.targets = HBK_ALL_SLOTS;
+    return o;
+}
+
+/* Rank and alpha of each projection that the options name. */
+static bool hbk__adapter_plan(hbk_adapter *a, const hbk_adapter_options *o, hbk_error *err)
+{
+    hbk_int end = o->layer_end ? o->layer_end : a->n_layers;
+    if (o->layer_begin < 0 || o->layer_begin >= end || end > a->n_layers)
+        return hbk_fail(err, HBK_ERROR_RANGE, "layers %lld to %lld are to be adapted, of a model's 0 to %lld",
+                        (long long)o->layer_begin, (long long)end - 1, (long long)a->n_layers - 1);
+    for (hbk_int i = 0; i <= a->n_layers * HBK_N_SLOTS; i++) {
+        hbk_lora *l = &a->loras[i];
+        int slot = hbk__lora_slot(a, i);
+        bool in_range = slot == HBK_LM_HEAD || (i / HBK_N_SLOTS >= o->layer_begin && i / HBK_N_SLOTS < end);
+        if (!in_range || !(o->targets >> slot & 1)) continue;
+        l->rank = o->target_rank[slot] ? o->target_rank[slot] : o->rank;
+        l->alpha = o->target_alpha[slot] > 0 ? o->target_alpha[slot] : o->alpha;
+        if (l->rank < 1 || l->rank > HBK__MIN(l->in, l->out))
+            return hbk_fail(err, HBK_ERROR_RANGE,
+                            "rank %lld does not fit %s (%lld, %lld): it must be 1 to %lld",
+                            (long long)l->rank, hbk_slot_name((hbk_slot)slot), (long long)l->out,
+                            (long long)l->in, (long long)HBK__MIN(l->in, l->out));
+        if (o->rslora) l->alpha *= sqrt((double)l->rank); /* alpha sqrt(R) / R = alpha / sqrt(R) */
+    }
+    return true;
+}
+
+HBK_DEF hbk_adapter *hbk_adapter_make(const hbk_config *c, const hbk_adapter_options *o, uint64_t seed,
+                                      hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_adapter *a = hbk__adapter_begin(c, alloc, err);
     if (!a) return NULL;
-    for (hbk_int i = 0; i < a->n_layers * HBK_N_SLOTS; i++) {
+    if (!hbk__adapter_plan(a, o, err) || !hbk__adapter_lay(a, NULL, err)) {
+        hbk_adapter_free(a);
+        return NULL;
+    }
+    for (hbk_int i = 0; i <= a->n_layers * HBK_N_SLOTS; i++) {
         hbk_lora *l = &a->loras[i];
         if (!l->a) continue;
         hbk_rng rng = hbk_rng_at(seed, "adapter", (uint64_t)i);
@@ -5422,6 +7191,16 @@ HBK_DEF hbk_adapter *hbk_adapter_new(const hbk_config *c, hbk_int rank, double a
             l->a[j] = (hbk_real)(float)((2 * hbk_rng_uniform(&rng) - 1) * bound);
     }
     return a;
+}
+
+HBK_DEF hbk_adapter *hbk_adapter_new(const hbk_config *c, hbk_int rank, double alpha, unsigned targets,
+                                     uint64_t seed, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_adapter_options o = hbk_adapter_defaults();
+    o.rank = rank;
+    o.alpha = alpha;
+    o.targets = targets;
+    return hbk_adapter_make(c, &o, seed, alloc, err);
 }
 
 HBK_DEF void hbk_adapter_free(hbk_adapter *a)
@@ -5451,6 +7230,14 @@ HBK_DEF void hbk_lora_backward(hbk_real *dx, const hbk_lora *d, hbk_real *dxa, c
     if (dx) hbk__gemm(false, false, N, l->in, R, 1, dxa, R, l->a, l->in, 1, dx, l->in);
 }
 
+HBK_DEF void hbk_lora_merge(hbk_real *out, const hbk_matrix *w, const hbk_lora *l, hbk_int first, hbk_int n)
+{
+    hbk_matrix_unpack(out, w, first, n);
+    if (l)
+        hbk__gemm(false, false, n, l->in, l->rank, l->scale, l->b + first * l->rank, l->rank, l->a, l->in, 1,
+                  out, l->in);
+}
+
 /* ==== 11  MODEL ==============================================================
 
    LLaMA (Touvron et al. 2023): for each layer, on the residual stream x (N, C),
@@ -5458,15 +7245,16 @@ HBK_DEF void hbk_lora_backward(hbk_real *dx, const hbk_lora *d, hbk_real *dxa, c
        h = x + O attention(rope(Q n), rope(K n), V n)       n = rms_norm(x)
        x = h + DOWN (silu(GATE m) * (UP m))                 m = rms_norm(h)
 
-   then logits = HEAD rms_norm(x). The pieces between the attention and its neighbours are the same
-   whether keys come from the batch (training) or from a cache (chapter 13): hbk__block_in and
-   hbk__block_out serve both.
+   then logits = HEAD rms_norm(x). Each projection may add a bias: Hugging Face's attention_bias and mlp_bias
+   do so for whole groups, other files for q, k and v alone. The pieces between the attention and its
+   neighbours are the same whether keys come from the batch (training) or from a cache (chapter 13):
+   hbk__block_in and hbk__block_out serve both.
 
    For the backward a layer keeps x, q, k, v, the attention's result and lse, h, gate and up. Norms and
    silu(gate) * up are computed again: they cost little, and would double the memory.
 
    The head runs on rows that have a target only, HBK__HEAD_REALS at a time: no (N, V) array exists.
-   In LoRA training the lowest layer passes nothing down. */
+   In LoRA training the backward ends at the lowest adapted layer. */
 
 static bool hbk__positive(const char *name, hbk_int value, hbk_error *err)
 {
@@ -5493,6 +7281,9 @@ HBK_DEF bool hbk_config_check(const hbk_config *c, hbk_error *err)
         return hbk_fail(err, HBK_ERROR_RANGE,
                         "configuration: head_dim %lld is odd; rotary positions need pairs",
                         (long long)c->head_dim);
+    if (c->biases & ~HBK_ALL_SLOTS)
+        return hbk_fail(err, HBK_ERROR_RANGE, "configuration: biases 0x%x, expected bits of hbk_slot",
+                        c->biases);
     if (!(c->rms_norm_eps >= 0) || !(c->rope_theta > 0))
         return hbk_fail(err, HBK_ERROR_RANGE,
                         "configuration: rms_norm_eps %g must not be negative, rope_theta %g must be positive",
@@ -5505,19 +7296,22 @@ HBK_DEF bool hbk_config_check(const hbk_config *c, hbk_error *err)
 }
 
 /* Inverse frequencies theta^(-2i/D). llama3 slows long wavelengths down by `factor`, keeps short ones, and
-   blends between; source: Llama 3.1's reference code. */
+   blends between; source: Llama 3.1's reference code. In float and step by step as there: a position of some
+   thousands multiplies what the last bit says. */
 static void hbk__rope_frequencies(double *inv_freq, const hbk_config *c)
 {
+    float factor = (float)c->rope_factor, old = (float)c->rope_original_context;
+    float low = (float)c->rope_low_freq_factor, high = (float)c->rope_high_freq_factor;
     for (hbk_int i = 0; i < c->head_dim / 2; i++) {
-        double f = pow(c->rope_theta, -2.0 * (double)i / (double)c->head_dim);
-        double wavelength = 6.283185307179586 / f, old = (double)c->rope_original_context;
-        double low = c->rope_low_freq_factor, high = c->rope_high_freq_factor;
-        if (c->rope_scaling == HBK_ROPE_LINEAR) f /= c->rope_factor;
+        float exponent = (float)(2 * i) / (float)c->head_dim;
+        float f = 1 / (float)pow((double)(float)c->rope_theta, (double)exponent);
+        float wavelength = 6.2831853f / f;
+        if (c->rope_scaling == HBK_ROPE_LINEAR) f /= factor;
         if (c->rope_scaling == HBK_ROPE_LLAMA3 && wavelength >= old / high) {
-            double blend = wavelength > old / low ? 0 : (old / wavelength - low) / (high - low);
-            f = (1 - blend) * f / c->rope_factor + blend * f;
+            float blend = wavelength > old / low ? 0 : (old / wavelength - low) / (high - low);
+            f = (1 - blend) * f / factor + blend * f;
         }
-        inv_freq[i] = f;
+        inv_freq[i] = (double)f;
     }
 }
 
@@ -5563,60 +7357,97 @@ HBK_DEF void hbk_model_free(hbk_model *m)
     hbk_free(m->alloc, m);
 }
 
-/* The order of tensors: embedding; per layer attn_norm q k v o ffn_norm gate up down; final norm; head. */
-enum { HBK__PER_LAYER = HBK_N_SLOTS + 2 };
+/* Where a model keeps a tensor: in a matrix, or behind the pointer of a vector, which is a norm or a bias. */
+typedef struct hbk__place {
+    hbk_matrix *w;
+    hbk_real **vector;
+    hbk_slot slot; /* of a projection's weight or bias; else HBK_N_SLOTS */
+} hbk__place;
+
+static const char *hbk__slot_group(hbk_slot slot)
+{
+    return slot <= HBK_O ? "self_attn." : "mlp.";
+}
+
+/* The order of tensors: embedding; per layer attn_norm q k v o ffn_norm gate up down, then the biases that
+   there are; final norm; head. */
+static hbk_int hbk__per_layer(const hbk_config *c)
+{
+    hbk_int n = HBK_N_SLOTS + 2;
+    for (int s = 0; s < HBK_N_SLOTS; s++) n += c->biases >> s & 1;
+    return n;
+}
+
+/* Tensor k of a layer, and its name without the layer's. */
+static void hbk__layer_place(const hbk_config *c, hbk_layer *layer, hbk_int k, hbk__place *p, char name[48])
+{
+    if (k == 0 || k == 5) {
+        p->vector = k ? &layer->ffn_norm : &layer->attn_norm;
+        snprintf(name, 48, "%s.weight", k ? "post_attention_layernorm" : "input_layernorm");
+        return;
+    }
+    bool bias = k >= HBK_N_SLOTS + 2;
+    int s = (int)(k < 5 ? k - 1 : k - 2);
+    if (bias)
+        for (s = -1, k -= HBK_N_SLOTS + 2; k >= 0; k -= c->biases >> s & 1) s++;
+    p->slot = (hbk_slot)s;
+    if (bias)
+        p->vector = &layer->bias[s];
+    else
+        p->w = &layer->w[s];
+    snprintf(name, 48, "%s%s.%s", hbk__slot_group(p->slot), hbk_slot_name(p->slot), bias ? "bias" : "weight");
+}
+
+/* The place of tensor i, and its name; false after the last. */
+static bool hbk__place_at(hbk_model *m, hbk_int i, hbk__place *p, char name[96])
+{
+    hbk_int per_layer = hbk__per_layer(&m->config), n_layer = m->config.n_layers * per_layer;
+    p->w = NULL;
+    p->vector = NULL;
+    p->slot = HBK_N_SLOTS;
+    if (i == 0) {
+        snprintf(name, 96, "model.embed_tokens.weight");
+        p->w = &m->embed;
+    } else if (i <= n_layer) {
+        char part[48];
+        hbk_int l = (i - 1) / per_layer;
+        hbk__layer_place(&m->config, &m->layers[l], (i - 1) % per_layer, p, part);
+        snprintf(name, 96, "model.layers.%lld.%s", (long long)l, part);
+    } else if (i == n_layer + 1) {
+        snprintf(name, 96, "model.norm.weight");
+        p->vector = &m->final_norm;
+    } else if (i == n_layer + 2 && !m->config.tied) {
+        snprintf(name, 96, "lm_head.weight");
+        p->w = &m->head;
+    }
+    return p->w || p->vector;
+}
 
 HBK_DEF bool hbk_tensor_at(const hbk_model *m, hbk_int i, char name[96], hbk_matrix *out)
 {
-    hbk_int C = m->config.dim, n_layer = m->config.n_layers * HBK__PER_LAYER;
-    if (i == 0) {
-        snprintf(name, 96, "model.embed_tokens.weight");
-        *out = m->embed;
-    } else if (i <= n_layer) {
-        int l = (int)((i - 1) / HBK__PER_LAYER), k = (int)((i - 1) % HBK__PER_LAYER);
-        const hbk_layer *layer = &m->layers[l];
-        if (k == 0 || k == 5) {
-            snprintf(name, 96, "model.layers.%d.%s.weight", l,
-                     k ? "post_attention_layernorm" : "input_layernorm");
-            *out = hbk__matrix(1, C, k ? layer->ffn_norm : layer->attn_norm);
-        } else {
-            int slot = k < 5 ? k - 1 : k - 2;
-            snprintf(name, 96, "model.layers.%d.%s.%s.weight", l, slot <= HBK_O ? "self_attn" : "mlp",
-                     hbk_slot_name((hbk_slot)slot));
-            *out = layer->w[slot];
-        }
-    } else if (i == n_layer + 1) {
-        snprintf(name, 96, "model.norm.weight");
-        *out = hbk__matrix(1, C, m->final_norm);
-    } else if (i == n_layer + 2 && !m->config.tied) {
-        snprintf(name, 96, "lm_head.weight");
-        *out = m->head;
-    } else {
-        return false;
-    }
+    hbk__place p;
+    hbk_int cols = m->config.dim, in;
+    if (!hbk__place_at((hbk_model *)(uintptr_t)m, i, &p, name)) return false; /* only read through p */
+    if (p.slot < HBK_N_SLOTS) hbk__slot_shape(&m->config, p.slot, &cols, &in);
+    *out = p.w ? *p.w : hbk__matrix(1, cols, *p.vector);
     return true;
 }
 
-/* Where tensor i's data pointer is kept, so that a view can set it. */
-static void hbk__tensor_set(hbk_model *m, hbk_int i, hbk_real *data)
+HBK_DEF uint64_t hbk_model_hash(const hbk_model *m)
 {
-    hbk_int n_layer = m->config.n_layers * HBK__PER_LAYER;
-    if (i == 0)
-        m->embed.data = data;
-    else if (i == n_layer + 1)
-        m->final_norm = data;
-    else if (i == n_layer + 2)
-        m->head.data = data;
-    else {
-        hbk_layer *layer = &m->layers[(i - 1) / HBK__PER_LAYER];
-        int k = (int)((i - 1) % HBK__PER_LAYER);
-        if (k == 0)
-            layer->attn_norm = data;
-        else if (k == 5)
-            layer->ffn_norm = data;
-        else
-            layer->w[k < 5 ? k - 1 : k - 2].data = data;
+    const hbk_config *c = &m->config;
+    hbk_int sizes[] = {c->n_layers, c->n_heads, c->n_kv_heads, c->head_dim,
+                       c->dim,      c->ffn_dim, c->vocab_size};
+    uint64_t h = hbk_hash(0, sizes, sizeof sizes);
+    if (c->biases) h = hbk_hash(h, &c->biases, sizeof c->biases);
+    h = hbk_hash(h, &c->rms_norm_eps, sizeof c->rms_norm_eps);
+    h = hbk_hash(h, m->inv_freq, (size_t)(c->head_dim / 2) * sizeof(double));
+    h = hbk_hash(h, m->final_norm, (size_t)c->dim * sizeof(hbk_real));
+    for (hbk_int l = 0; l < c->n_layers; l++) {
+        const hbk_matrix *w = &m->layers[l].w[HBK_Q];
+        h = hbk_hash(h, w->data, hbk_dtype_size(w->dtype, w->cols));
     }
+    return h;
 }
 
 HBK_DEF hbk_int hbk_model_count(const hbk_config *c)
@@ -5625,7 +7456,7 @@ HBK_DEF hbk_int hbk_model_count(const hbk_config *c)
     for (int s = 0; s < HBK_N_SLOTS; s++) {
         hbk_int out, in;
         hbk__slot_shape(c, s, &out, &in);
-        n += c->n_layers * out * in;
+        n += c->n_layers * out * (in + (c->biases >> s & 1));
     }
     return n;
 }
@@ -5636,8 +7467,13 @@ HBK_DEF hbk_model *hbk_model_view(const hbk_config *c, hbk_real *values, hbk_all
     if (!m) return NULL;
     char name[96];
     hbk_matrix t;
+    hbk__place p;
     for (hbk_int i = 0; hbk_tensor_at(m, i, name, &t); i++) {
-        hbk__tensor_set(m, i, values);
+        hbk__place_at(m, i, &p, name);
+        if (p.w)
+            p.w->data = values;
+        else
+            *p.vector = values;
         values += t.rows * t.cols;
     }
     if (c->tied) m->head = m->embed;
@@ -5676,7 +7512,7 @@ HBK_DEF hbk_model *hbk_model_random(const hbk_config *c, uint64_t seed, hbk_allo
                            : strstr(name, "o_proj") || strstr(name, "down_proj") ? residual
                                                                                  : narrow;
         for (hbk_int j = 0; j < t.rows * t.cols; j++)
-            x[j] = t.rows == 1 ? 1 : (hbk_real)(float)(deviation * hbk_rng_normal(&rng));
+            x[j] = strstr(name, "norm.") ? 1 : (hbk_real)(float)(deviation * hbk_rng_normal(&rng));
     }
     return m;
 }
@@ -5689,7 +7525,7 @@ typedef struct hbk__env {
     const hbk_adapter *adapter;
     hbk_real *panel;
     hbk_real *drop; /* (N, widest input): the adapter's input after dropout */
-    double lora_dropout, residual_dropout;
+    double lora_dropout, residual_dropout, neftune;
     uint64_t seed;
 } hbk__env;
 
@@ -5700,7 +7536,7 @@ typedef struct hbk__block_acts {
     hbk_real *att, *lse;       /* (N, H*D), (N, H) */
     hbk_real *h;               /* (N, C) after the attention */
     hbk_real *gate, *up;       /* (N, F) */
-    hbk_real *xa[HBK_N_SLOTS]; /* (N, R) */
+    hbk_real *xa[HBK_N_SLOTS]; /* (N, R), each with the projection's own R */
 } hbk__block_acts;
 
 /* A dropout mask of its own for each layer and place. */
@@ -5710,10 +7546,16 @@ static uint64_t hbk__drop_seed(const hbk__env *e, hbk_int layer, int place)
     return hbk__splitmix(&x);
 }
 
+/* What corrects a projection, or NULL; the head's is (n_layers, 0), since it comes after the layers. */
 static const hbk_lora *hbk__lora_of(const hbk_adapter *a, hbk_int layer, int slot)
 {
     const hbk_lora *l = a ? &a->loras[layer * HBK_N_SLOTS + slot] : NULL;
     return l && l->a ? l : NULL;
+}
+
+static const hbk_lora *hbk__head_lora(const hbk_adapter *a)
+{
+    return a ? hbk__lora_of(a, a->n_layers, 0) : NULL;
 }
 
 /* The adapter's input: x, or x after dropout in e->drop. */
@@ -5725,15 +7567,36 @@ static const hbk_real *hbk__lora_input(const hbk__env *e, hbk_int layer, int slo
     return e->drop;
 }
 
-/* y (N, out) = x W^T, or with add += x W^T, and the adapter's correction. */
+/* Begins a product that adds to y (N, n): with the bias in each row or, without one, with zero; `add` keeps
+   what is there. */
+static void hbk__begin_rows(hbk_real *y, const hbk_real *bias, hbk_int N, hbk_int n, bool add)
+{
+    if (!add) memset(y, 0, (size_t)(N * n) * sizeof *y);
+    for (hbk_int row = 0; bias && row < N; row++)
+        for (hbk_int i = 0; i < n; i++) y[row * n + i] += bias[i];
+}
+
+/* y (N, out) = x W^T + bias, or with add += that, and the adapter's correction. */
 static void hbk__project(const hbk__env *e, hbk_int layer, int slot, hbk_real *y, const hbk_real *x,
                          hbk_int N, bool add, hbk_real *xa)
 {
     const hbk_matrix *w = &e->m->layers[layer].w[slot];
-    if (!add) memset(y, 0, (size_t)(N * w->rows) * sizeof *y);
+    hbk__begin_rows(y, e->m->layers[layer].bias[slot], N, w->rows, add);
     hbk_matmul(y, x, w, N, e->panel);
     const hbk_lora *l = hbk__lora_of(e->adapter, layer, slot);
     if (l) hbk_lora_forward(y, xa, hbk__lora_input(e, layer, slot, x, N * w->cols), l, N);
+}
+
+/* logits (N, V) = x HEAD^T and the adapter's correction, for x (N, C) after the last norm; xa (N, R) serves
+   the backward. `chunk` tells the rows of one pass from those before: each has a dropout mask of its own. */
+static void hbk__head_forward(const hbk__env *e, hbk_real *logits, const hbk_real *x, hbk_int N, hbk_real *xa,
+                              hbk_int chunk)
+{
+    memset(logits, 0, (size_t)(N * e->m->head.rows) * sizeof *logits);
+    hbk_matmul(logits, x, &e->m->head, N, e->panel);
+    const hbk_lora *l = hbk__head_lora(e->adapter);
+    hbk_int layer = e->m->config.n_layers + chunk;
+    if (l) hbk_lora_forward(logits, xa, hbk__lora_input(e, layer, 0, x, N * e->m->head.cols), l, N);
 }
 
 /* From the residual stream to rotated q, k and v. norm (N, C) is scratch. */
@@ -5764,16 +7627,23 @@ static void hbk__residual(const hbk__env *e, hbk_int layer, int slot, hbk_real *
     }
 }
 
-/* From the attention's result to the next layer's residual stream y. norm (N, C), act (N, F): scratch. */
-static void hbk__block_out(const hbk__env *e, hbk_int layer, const hbk__block_acts *b, hbk_real *y,
-                           hbk_real *norm, hbk_real *act, hbk_int N)
+/* From the attention's result to gate and up. norm (N, C) is scratch. */
+static void hbk__block_middle(const hbk__env *e, hbk_int layer, const hbk__block_acts *b, hbk_real *norm,
+                              hbk_int N)
 {
     const hbk_config *c = &e->m->config;
     hbk__residual(e, layer, HBK_O, b->h, b->x, b->att, N, norm, b->xa[HBK_O]);
     hbk_rms_norm_forward(norm, b->h, e->m->layers[layer].ffn_norm, N, c->dim, c->rms_norm_eps);
     hbk__project(e, layer, HBK_GATE, b->gate, norm, N, false, b->xa[HBK_GATE]);
     hbk__project(e, layer, HBK_UP, b->up, norm, N, false, b->xa[HBK_UP]);
-    hbk_swiglu_forward(act, b->gate, b->up, N * c->ffn_dim);
+}
+
+/* From the attention's result to the next layer's residual stream y. norm (N, C), act (N, F): scratch. */
+static void hbk__block_out(const hbk__env *e, hbk_int layer, const hbk__block_acts *b, hbk_real *y,
+                           hbk_real *norm, hbk_real *act, hbk_int N)
+{
+    hbk__block_middle(e, layer, b, norm, N);
+    hbk_swiglu_forward(act, b->gate, b->up, N * e->m->config.ffn_dim);
     hbk__residual(e, layer, HBK_DOWN, y, b->h, act, N, norm, b->xa[HBK_DOWN]);
 }
 
@@ -5784,9 +7654,9 @@ static void hbk__block_out(const hbk__env *e, hbk_int layer, const hbk__block_ac
 struct hbk_acts {
     hbk_allocator *alloc;
     hbk_int max_tokens, max_seq;
-    bool train;
+    hbk_keep keep;
     int threads;
-    hbk__block_acts *blocks; /* (L); without training all share one layer's buffers */
+    hbk__block_acts *blocks; /* (L); all share one layer's buffers but for what `keep` says */
     hbk_real *block;         /* every buffer below and above lies in it */
     hbk_real *last;          /* (N, C) the residual stream after the last layer */
     hbk_real *norm, *act, *drop, *rope, *work, *panel, *logits;
@@ -5794,7 +7664,8 @@ struct hbk_acts {
     hbk_real *dx, *dh, *dnorm;         /* (N, C) */
     hbk_real *datt, *dq, *dk, *dv;     /* (N, H*D), (N, K*D) */
     hbk_real *dgate, *dup, *dact;      /* (N, F) */
-    hbk_real *dxa, *ddrop;             /* (N, R), (N, widest input) */
+    hbk_real *head_xa;                 /* (N, R of the head) */
+    hbk_real *dxa, *ddrop;             /* (N, largest R), (N, widest input) */
     int32_t *pos, *targets;            /* (N) positions; targets of the gathered rows */
     hbk_int *rows;                     /* (N) which rows those are */
     hbk_span *spans;                   /* (sequences) */
@@ -5818,14 +7689,20 @@ static hbk_int hbk__acts_layout(hbk_acts *a, const hbk_config *c, const hbk_adap
 {
     hbk_int N = a->max_tokens, C = c->dim, F = c->ffn_dim, Q = c->n_heads * c->head_dim, total = 0;
     hbk_int KV = c->n_kv_heads * c->head_dim, wide = HBK__MAX(HBK__MAX(C, F), Q);
-    hbk_int R = adapter ? adapter->rank : 0;
+    hbk_int R = hbk__max_rank(adapter);
+    bool train = a->keep != HBK_KEEP_NONE;
     for (hbk_int l = 0; l < c->n_layers; l++) {
         hbk__block_acts *b = &a->blocks[l];
-        if (l > 0 && !a->train) {
-            *b = a->blocks[0];
-            continue;
-        }
+        if (l > 0 && a->keep != HBK_KEEP_ALL) *b = a->blocks[0];
+        if (l > 0 && !train) continue;
         b->x = hbk__take(&at, &total, N * C);
+        for (int s = 0; s < HBK_N_SLOTS; s++) { /* narrow, so kept for every layer by all who train */
+            const hbk_lora *own = hbk__lora_of(adapter, l, s);
+            b->xa[s] = !train ? (s ? b->xa[0] : hbk__take(&at, &total, N * R))
+                       : own  ? hbk__take(&at, &total, N * own->rank)
+                              : NULL;
+        }
+        if (l > 0 && a->keep == HBK_KEEP_INPUTS) continue;
         b->q = hbk__take(&at, &total, N * Q);
         b->k = hbk__take(&at, &total, N * KV);
         b->v = hbk__take(&at, &total, N * KV);
@@ -5834,10 +7711,8 @@ static hbk_int hbk__acts_layout(hbk_acts *a, const hbk_config *c, const hbk_adap
         b->h = hbk__take(&at, &total, N * C);
         b->gate = hbk__take(&at, &total, N * F);
         b->up = hbk__take(&at, &total, N * F);
-        for (int s = 0; s < HBK_N_SLOTS; s++)
-            b->xa[s] = adapter && adapter->targets >> s & 1 ? hbk__take(&at, &total, N * R) : NULL;
     }
-    a->last = a->train ? hbk__take(&at, &total, N * C) : a->blocks[0].x;
+    a->last = train ? hbk__take(&at, &total, N * C) : a->blocks[0].x;
     a->norm = hbk__take(&at, &total, N * C);
     a->act = hbk__take(&at, &total, N * F);
     a->rope = hbk__take(&at, &total, N * c->head_dim);
@@ -5846,7 +7721,8 @@ static hbk_int hbk__acts_layout(hbk_acts *a, const hbk_config *c, const hbk_adap
     a->logits = hbk__take(&at, &total, a->head_rows * c->vocab_size);
     a->head_x = hbk__take(&at, &total, N * C);
     a->head_n = hbk__take(&at, &total, N * C);
-    if (!a->train) return total;
+    a->head_xa = hbk__take(&at, &total, hbk__head_lora(adapter) ? N * hbk__head_lora(adapter)->rank : 0);
+    if (!train) return total;
     a->drop = hbk__take(&at, &total, N * wide);
     a->dhead = hbk__take(&at, &total, N * C);
     a->dx = hbk__take(&at, &total, N * C);
@@ -5878,7 +7754,7 @@ HBK_DEF void hbk_acts_free(hbk_acts *a)
 }
 
 HBK_DEF hbk_acts *hbk_acts_new(const hbk_model *m, const hbk_adapter *adapter, hbk_int max_tokens,
-                               hbk_int max_seq, bool train, hbk_allocator *alloc, hbk_error *err)
+                               hbk_int max_seq, hbk_keep keep, hbk_allocator *alloc, hbk_error *err)
 {
     const hbk_config *c = &m->config;
     if (max_tokens < 1 || max_tokens > INT32_MAX / 64 || max_seq < 1) {
@@ -5891,7 +7767,7 @@ HBK_DEF hbk_acts *hbk_acts_new(const hbk_model *m, const hbk_adapter *adapter, h
     a->alloc = alloc;
     a->max_tokens = max_tokens;
     a->max_seq = HBK__MIN(max_seq, max_tokens);
-    a->train = train;
+    a->keep = keep;
     a->threads = hbk__n_threads();
     a->head_rows = HBK__MIN(max_tokens, HBK__MAX(16, HBK__HEAD_REALS / c->vocab_size));
     a->blocks = HBK__NEW(alloc, hbk__block_acts, c->n_layers, err);
@@ -5950,27 +7826,89 @@ static void hbk__spans_at(hbk_acts *a, const hbk_config *c, const hbk__block_act
     }
 }
 
+/* A layer from its input to the attention's result. */
+static void hbk__attend(hbk_acts *a, const hbk__env *e, hbk_int l, const hbk_batch *b)
+{
+    const hbk_config *c = &e->m->config;
+    const hbk__block_acts *k = &a->blocks[l];
+    hbk__block_in(e, l, k, a->norm, a->rope, b->n_tokens);
+    hbk__spans_at(a, c, k, b->n_seqs);
+    hbk_attention_forward(k->att, k->lse, k->q, a->spans, b->n_seqs, c->n_heads, c->n_kv_heads, c->head_dim,
+                          a->work, a->threads);
+}
+
+/* Uniform noise on the embeddings of a training step, narrower in longer sequences. It is a constant to the
+   gradient. Source: Jain et al. 2023 (NEFTune), algorithm 1. */
+static void hbk__embed_noise(hbk_real *x, const hbk_batch *b, hbk_int C, double alpha, uint64_t seed)
+{
+    for (hbk_int s = 0; s < b->n_seqs; s++) {
+        hbk_int start = b->seq_start[s], T = b->seq_start[s + 1] - start;
+        double bound = alpha / sqrt((double)(T * C));
+        hbk_rng r = hbk_rng_at(seed, "neftune", (uint64_t)s);
+        for (hbk_int i = start * C; i < (start + T) * C; i++)
+            x[i] += (hbk_real)(bound * (2 * hbk_rng_uniform(&r) - 1));
+    }
+}
+
 static void hbk__layers_forward(hbk_acts *a, const hbk__env *e, const hbk_batch *b)
 {
     const hbk_config *c = &e->m->config;
     hbk_int N = b->n_tokens;
     hbk_embed_forward(a->blocks[0].x, &e->m->embed, b->tokens, N);
+    if (e->neftune > 0) hbk__embed_noise(a->blocks[0].x, b, c->dim, e->neftune, e->seed);
     for (hbk_int l = 0; l < c->n_layers; l++) {
         hbk__block_acts *k = &a->blocks[l];
-        hbk__block_in(e, l, k, a->norm, a->rope, N);
-        hbk__spans_at(a, c, k, b->n_seqs);
-        hbk_attention_forward(k->att, k->lse, k->q, a->spans, b->n_seqs, c->n_heads, c->n_kv_heads,
-                              c->head_dim, a->work, a->threads);
+        hbk__attend(a, e, l, b);
         hbk__block_out(e, l, k, l + 1 < c->n_layers ? a->blocks[l + 1].x : a->last, a->norm, a->act, N);
     }
 }
 
+/* Adds the gradients of one adapted projection, given dy: of A and B, of its input x where dx is given. */
+static void hbk__lora_gradient(hbk_acts *a, const hbk__env *e, const hbk_lora *l, const hbk_lora *d,
+                               hbk_int layer, int slot, hbk_real *dx, const hbk_real *dy, const hbk_real *x,
+                               const hbk_real *xa, hbk_int N)
+{
+    if (!l || !d) return;
+    hbk_int n = N * l->in;
+    const hbk_real *in = hbk__lora_input(e, layer, slot, x, n);
+    if (e->lora_dropout <= 0 || !dx) {
+        hbk_lora_backward(dx, d, a->dxa, dy, in, xa, l, N);
+        return;
+    }
+    /* forward: the adapter read dropout(x), so what it passes down goes through the same mask */
+    memset(a->ddrop, 0, (size_t)n * sizeof *a->ddrop);
+    hbk_lora_backward(a->ddrop, d, a->dxa, dy, in, xa, l, N);
+    hbk_dropout(a->ddrop, a->ddrop, n, e->lora_dropout, hbk__drop_seed(e, layer, slot));
+    for (hbk_int i = 0; i < n; i++) dx[i] += a->ddrop[i];
+}
+
+/* N gathered rows from `first` on: logits, loss and, in training, the gradients of the head's weight or
+   adapter and of head_n. Returns the summed loss. */
+static double hbk__head_chunk(hbk_acts *a, const hbk__env *e, const hbk_pass *p, hbk_int first, hbk_int N)
+{
+    const hbk_model *m = e->m;
+    bool backward = p->dmodel || p->dadapter;
+    const hbk_real *x = a->head_n + first * m->config.dim;
+    hbk_real *dx = a->dhead + first * m->config.dim;
+    hbk_int chunk = first / a->head_rows;
+    hbk__head_forward(e, a->logits, x, N, a->head_xa, chunk);
+    double loss = hbk_cross_entropy(backward ? a->logits : NULL, a->nll + first, a->logits,
+                                    a->targets + first, N, m->config.vocab_size, p->scale);
+    if (!backward) return loss;
+    /* from here on a->logits holds dlogits; forward: logits = head_n HEAD^T */
+    hbk_matmul_dx(dx, a->logits, &m->head, N, a->panel);
+    if (p->dmodel) hbk_matmul_dw(&p->dmodel->head, a->logits, x, N);
+    hbk__lora_gradient(a, e, hbk__head_lora(e->adapter), hbk__head_lora(p->dadapter),
+                       m->config.n_layers + chunk, 0, dx, a->logits, x, a->head_xa, N);
+    return loss;
+}
+
 /* Gathers rows with a target, and for chunks of them: logits, loss and, if wanted, the gradients of the
-   head's weight and of the residual stream (into a->dx, zero elsewhere). Returns the summed loss. */
+   head and of the residual stream (into a->dx, zero elsewhere). Returns the summed loss. */
 static double hbk__head(hbk_acts *a, const hbk__env *e, const hbk_batch *b, const hbk_pass *p, double *nll)
 {
     const hbk_model *m = e->m;
-    hbk_int C = m->config.dim, V = m->config.vocab_size, n = 0;
+    hbk_int C = m->config.dim, n = 0;
     bool backward = p->dmodel || p->dadapter;
     for (hbk_int i = 0; i < b->n_tokens; i++) {
         if (nll) nll[i] = 0;
@@ -5982,17 +7920,8 @@ static double hbk__head(hbk_acts *a, const hbk__env *e, const hbk_batch *b, cons
     hbk_rms_norm_forward(a->head_n, a->head_x, m->final_norm, n, C, m->config.rms_norm_eps);
     if (backward) memset(a->dhead, 0, (size_t)(n * C) * sizeof *a->dhead);
     double loss = 0;
-    for (hbk_int i = 0; i < n; i += a->head_rows) {
-        hbk_int k = HBK__MIN(a->head_rows, n - i);
-        memset(a->logits, 0, (size_t)(k * V) * sizeof *a->logits);
-        hbk_matmul(a->logits, a->head_n + i * C, &m->head, k, a->panel);
-        loss += hbk_cross_entropy(backward ? a->logits : NULL, a->nll + i, a->logits, a->targets + i, k, V,
-                                  p->scale);
-        if (!backward) continue;
-        /* from here on a->logits holds dlogits; forward: logits = head_n HEAD^T */
-        hbk_matmul_dx(a->dhead + i * C, a->logits, &m->head, k, a->panel);
-        if (p->dmodel) hbk_matmul_dw(&p->dmodel->head, a->logits, a->head_n + i * C, k);
-    }
+    for (hbk_int i = 0; i < n; i += a->head_rows)
+        loss += hbk__head_chunk(a, e, p, i, HBK__MIN(a->head_rows, n - i));
     if (nll)
         for (hbk_int i = 0; i < n; i++) nll[a->rows[i]] = a->nll[i];
     if (!backward) return loss;
@@ -6006,27 +7935,18 @@ static double hbk__head(hbk_acts *a, const hbk__env *e, const hbk_batch *b, cons
     return loss;
 }
 
-/* Gradients of one projection, given dy: of W and the adapter where they train, of x where dx is given. */
+/* Gradients of one projection, given dy: of W, bias and adapter where they train, of x where dx is given. */
 static void hbk__project_backward(hbk_acts *a, const hbk__env *e, const hbk_pass *p, hbk_int layer, int slot,
                                   hbk_real *dx, const hbk_real *dy, const hbk_real *x, hbk_int N)
 {
     const hbk_matrix *w = &e->m->layers[layer].w[slot];
     if (dx) hbk_matmul_dx(dx, dy, w, N, a->panel);
     if (p->dmodel) hbk_matmul_dw(&p->dmodel->layers[layer].w[slot], dy, x, N);
-    const hbk_lora *l = hbk__lora_of(e->adapter, layer, slot), *d = hbk__lora_of(p->dadapter, layer, slot);
-    if (!l || !d) return;
-    hbk_int n = N * w->cols;
-    const hbk_real *in = hbk__lora_input(e, layer, slot, x, n);
-    const hbk_real *xa = a->blocks[layer].xa[slot];
-    if (e->lora_dropout <= 0 || !dx) {
-        hbk_lora_backward(dx, d, a->dxa, dy, in, xa, l, N);
-        return;
-    }
-    /* forward: the adapter read dropout(x), so what it passes down goes through the same mask */
-    memset(a->ddrop, 0, (size_t)n * sizeof *a->ddrop);
-    hbk_lora_backward(a->ddrop, d, a->dxa, dy, in, xa, l, N);
-    hbk_dropout(a->ddrop, a->ddrop, n, e->lora_dropout, hbk__drop_seed(e, layer, slot));
-    for (hbk_int i = 0; i < n; i++) dx[i] += a->ddrop[i];
+    hbk_real *dbias = p->dmodel ? p->dmodel->layers[layer].bias[slot] : NULL;
+    for (hbk_int row = 0; dbias && row < N; row++) /* forward: y += bias in every row */
+        for (hbk_int i = 0; i < w->rows; i++) dbias[i] += dy[row * w->rows + i];
+    hbk__lora_gradient(a, e, hbk__lora_of(e->adapter, layer, slot), hbk__lora_of(p->dadapter, layer, slot),
+                       layer, slot, dx, dy, x, a->blocks[layer].xa[slot], N);
 }
 
 /* The gradient that enters a residual branch: dy itself, or behind its dropout (in scratch). */
@@ -6055,6 +7975,10 @@ static void hbk__layer_backward(hbk_acts *a, const hbk__env *e, const hbk_pass *
     hbk__block_acts *k = &a->blocks[l];
     hbk_int N = b->n_tokens, C = c->dim, F = c->ffn_dim, Q = c->n_heads * c->head_dim;
     hbk_int KV = c->n_kv_heads * c->head_dim;
+    if (a->keep == HBK_KEEP_INPUTS && l + 1 < c->n_layers) { /* the last layer's is still there */
+        hbk__attend(a, e, l, b);
+        hbk__block_middle(e, l, k, a->norm, N);
+    }
 
     /* forward: y = h + act DOWN^T, act = silu(gate) * up */
     const hbk_real *dbranch = hbk__residual_backward(e, l, HBK_DOWN, a->dx, N, a->dh);
@@ -6103,21 +8027,36 @@ static hbk__env hbk__env_of(const hbk_acts *a, const hbk_model *m, const hbk_pas
     bool backward = p->dmodel || p->dadapter; /* dropout belongs to training only */
     e.lora_dropout = backward && p->adapter ? p->dropout : 0;
     e.residual_dropout = p->dmodel && !p->adapter ? p->dropout : 0;
+    e.neftune = backward ? p->neftune : 0;
     e.seed = p->dropout_seed;
     return e;
+}
+
+/* The lowest layer that has something to train; n_layers if only the head has. */
+static hbk_int hbk__lowest_layer(const hbk_model *m, const hbk_pass *p)
+{
+    hbk_int l = 0;
+    while (!p->dmodel && l < m->config.n_layers) {
+        for (int s = 0; s < HBK_N_SLOTS; s++)
+            if (hbk__lora_of(p->dadapter, l, s)) return l;
+        l++;
+    }
+    return l;
 }
 
 HBK_DEF bool hbk_model_pass(hbk_acts *a, const hbk_model *m, const hbk_batch *b, const hbk_pass *p,
                             double *loss, double *nll, hbk_error *err)
 {
-    HBK_ASSERT(a->train || !(p->dmodel || p->dadapter));
+    HBK_ASSERT(a->keep != HBK_KEEP_NONE || !(p->dmodel || p->dadapter));
     if (!hbk__batch_begin(a, m, b, err)) return false;
     hbk__env e = hbk__env_of(a, m, p);
     hbk__layers_forward(a, &e, b);
     double sum = hbk__head(a, &e, b, p, nll);
-    if (p->dmodel || p->dadapter)
-        for (hbk_int l = m->config.n_layers - 1; l >= 0; l--)
-            hbk__layer_backward(a, &e, p, l, b, l == 0 && !p->dmodel);
+    if (p->dmodel || p->dadapter) {
+        hbk_int lowest = hbk__lowest_layer(m, p);
+        for (hbk_int l = m->config.n_layers - 1; l >= lowest; l--)
+            hbk__layer_backward(a, &e, p, l, b, l == lowest && !p->dmodel);
+    }
     if (p->dmodel) hbk_embed_backward(&p->dmodel->embed, a->dx, b->tokens, b->n_tokens);
     if (loss) *loss = sum;
     return true;
@@ -6134,7 +8073,7 @@ HBK_DEF bool hbk_model_logits(hbk_acts *a, const hbk_model *m, const hbk_batch *
     hbk__layers_forward(a, &e, b);
     hbk_int N = b->n_tokens, C = m->config.dim;
     hbk_rms_norm_forward(a->head_n, a->last, m->final_norm, N, C, m->config.rms_norm_eps);
-    hbk_matmul(hbk__zeroed(logits, N * m->config.vocab_size), a->head_n, &m->head, N, a->panel);
+    hbk__head_forward(&e, logits, a->head_n, N, a->head_xa, 0);
     return true;
 }
 
@@ -6150,16 +8089,18 @@ HBK_DEF bool hbk_model_logits(hbk_acts *a, const hbk_model *m, const hbk_batch *
    so they may be unaligned.
 
    llama2.c's .bin has no table, only an order. Its table is made here, in Hugging Face's names, so that
-   one loader serves both. It differs in one thing: rotary positions turn the pairs (2i, 2i+1) of a head,
-   Hugging Face's the pairs (i, i + D/2). Rows of q and k are brought into the latter order, which is why
-   they are copied while everything else stays mapped in its stored type.
+   one loader serves both; a GGUF file's table is read with its names translated. Both differ in one thing:
+   rotary positions turn the pairs (2i, 2i+1) of a head, Hugging Face's the pairs (i, i + D/2). Rows of q and
+   k are brought into the latter order, which is why they are copied while everything else stays mapped in
+   its stored type.
 
    Loaders are tolerant where the public files differ (which copy of tied weights is stored, null or
    absent metadata, where the configuration keeps its rope fields) and strict about everything that would
    give another model silently: a tensor too few, too many or of another shape is an error by name.
 
      12.1 reading safetensors   12.2 writing them     12.3 config.json    12.4 binding a model's tensors
-     12.5 folders               12.6 llama2.c         12.7 saving         12.8 PEFT adapters */
+     12.5 folders               12.6 llama2.c         12.7 GGUF models    12.8 saving
+     12.9 adapters              12.10 merging */
 
 /* ---- 12.1 reading safetensors ----------------------------------------------- */
 
@@ -6175,7 +8116,7 @@ struct hbk_safetensors {
     char *names;                /* each name with its NUL, one after another */
     size_t names_used;
     hbk_int n;
-    bool interleaved; /* llama2.c: rows 2i and 2i+1 of a head of q and k are a pair */
+    bool interleaved; /* llama2.c, GGUF: rows 2i and 2i+1 of a head of q and k are a pair */
 };
 
 typedef struct hbk__st_type {
@@ -6211,22 +8152,6 @@ static bool hbk__tensor_size(hbk_tensor *t)
     return true;
 }
 
-static uint64_t hbk__little_endian(const unsigned char *p, int n)
-{
-    uint64_t x = 0;
-    while (n > 0) x = x << 8 | p[--n];
-    return x;
-}
-
-/* The commonest broken model: a text of 130 bytes that a clone without git-lfs leaves in a file's place. */
-static bool hbk__check_pointer(const hbk_mapping *map, const char *path, hbk_error *err)
-{
-    static const char lead[] = "version https://git-lfs";
-    if (map->size < sizeof lead - 1 || memcmp(map->data, lead, sizeof lead - 1) != 0) return true;
-    return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0,
-                       "is a git-lfs pointer, not the file itself: fetch it with `git lfs pull`");
-}
-
 /* An empty table over the mapped file; safetensors fill it from their header, llama2.c from its order. */
 static hbk_safetensors *hbk__st_map(const char *path, hbk_allocator *alloc, hbk_error *err)
 {
@@ -6235,7 +8160,8 @@ static hbk_safetensors *hbk__st_map(const char *path, hbk_allocator *alloc, hbk_
     s->alloc = alloc;
     bool fits = snprintf(s->path, sizeof s->path, "%s", path) < (int)sizeof s->path;
     if (!fits) hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "the path is longer than 511 bytes");
-    if (!fits || !hbk_mapping_open(&s->map, path, err) || !hbk__check_pointer(&s->map, path, err)) {
+    if (!fits || !hbk_mapping_open(&s->map, path, err) ||
+        !hbk__check_pointer(s->map.data, s->map.size, path, err)) {
         hbk_safetensors_close(s);
         return NULL;
     }
@@ -6456,20 +8382,21 @@ HBK_DEF const hbk_tensor *hbk_safetensors_find(const hbk_safetensors *s, const c
     return alias ? hbk__st_find(s, alias) : t;
 }
 
-/* The types of a matrix that files may hold. */
+/* The types of a matrix that files may hold: safetensors the first three, GGUF those that it has ids for. */
 static bool hbk__dtype_of(const char *name, hbk_dtype *t)
 {
-    static const char names[3][5] = {"F32", "F16", "BF16"};
-    static const hbk_dtype types[3] = {HBK_F32, HBK_F16, HBK_BF16};
-    for (int i = 0; i < 3; i++) {
-        if (strcmp(name, names[i]) != 0) continue;
-        *t = types[i];
+#define HBK_X(type, text, gguf, block, bytes) #type,
+    static const char names[][5] = {HBK_DTYPES(HBK_X)};
+#undef HBK_X
+    for (int i = 0; i < HBK_DTYPE_COUNT; i++) {
+        if (strcmp(name, names[i]) != 0 || i == HBK_F64 || i == HBK_INT8) continue;
+        *t = (hbk_dtype)i;
         return true;
     }
     return false;
 }
 
-/* A tensor of dtype F32, F16 or BF16 as a matrix. The data are the file's: nothing writes to them. */
+/* A tensor of a type that hbk__dtype_of knows, as a matrix. The data are the file's: nothing writes to it. */
 static hbk_matrix hbk__tensor_matrix(const hbk_tensor *t, hbk_int rows, hbk_int cols)
 {
     /* drops const without -Wcast-qual */
@@ -6484,9 +8411,15 @@ static hbk_matrix hbk__tensor_matrix(const hbk_tensor *t, hbk_int rows, hbk_int 
    time between the matrix and the file: no buffer has the size of the file. It appears under its name
    only after it was synced and its table has passed the checks of 12.1. */
 
+/* Where numbers to write come from: a matrix, and what an adapter adds to it, or NULL. */
+typedef struct hbk__origin {
+    hbk_matrix w;
+    const hbk_lora *lora;
+} hbk__origin;
+
 typedef struct hbk__st_item {
     hbk_tensor t;
-    const hbk_matrix *from; /* the source of the numbers, converted to t.dtype; NULL: t.data as they are */
+    const hbk__origin *from; /* the source of the numbers, converted to t.dtype; NULL: t.data as they are */
 } hbk__st_item;
 
 static int hbk__by_type(const void *a, const void *b)
@@ -6494,12 +8427,6 @@ static int hbk__by_type(const void *a, const void *b)
     const hbk_tensor *x = &((const hbk__st_item *)a)->t, *y = &((const hbk__st_item *)b)->t;
     int order = hbk__st_type_of(y->dtype) - hbk__st_type_of(x->dtype);
     return order ? order : strcmp(x->name, y->name);
-}
-
-static int hbk__text_sink(const char *s, size_t n, void *text)
-{
-    hbk_text_append((hbk_text *)text, s, n);
-    return 0;
 }
 
 /* The header of sorted items, into `out`. */
@@ -6524,8 +8451,7 @@ static bool hbk__st_header(hbk_text *out, const hbk__st_item *items, hbk_int n, 
         if (!ok) hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "a tensor's name is not UTF-8: %s", t->name);
         at += (hbk_int)t->bytes;
     }
-    if (ok && json_dump_callback(header, hbk__text_sink, out, JSON_COMPACT) != 0)
-        ok = hbk_fail_at(err, HBK_ERROR_MEMORY, path, 0, "out of memory for the header");
+    ok = ok && hbk_json_text(out, header, JSON_COMPACT, err);
     while (out->len % 8 && !out->failed) hbk_text_append(out, " ", 1);
     json_decref(header);
     return ok && hbk_text_ok(out, err);
@@ -6540,13 +8466,12 @@ static double hbk__dtype_limit(hbk_dtype t)
 
 /* The numbers of one tensor. A trainer that diverged must not replace a good file by one full of NaN, nor a
    narrow type turn large weights into infinities: both end the writing. */
-static bool hbk__st_put(int fd, const char *path, const hbk__st_item *item, hbk_allocator *alloc,
-                        hbk_error *err)
+static bool hbk__st_put(hbk_file *f, const hbk__st_item *item, hbk_allocator *alloc, hbk_error *err)
 {
-    if (!item->from) return hbk__write_all(fd, (const char *)item->t.data, item->t.bytes, path, err);
+    if (!item->from) return hbk_file_put(f, item->t.data, item->t.bytes, err);
     hbk_dtype type = HBK_F32;
     hbk__dtype_of(item->t.dtype, &type);
-    const hbk_matrix *w = item->from;
+    const hbk_matrix *w = &item->from->w;
     hbk_int step = hbk__panel_rows(w);
     hbk_real *x = HBK__NEW(alloc, hbk_real, step * w->cols, err);
     char *packed = x ? (char *)hbk_alloc(alloc, step, hbk_dtype_size(type, w->cols), err) : NULL;
@@ -6554,57 +8479,48 @@ static bool hbk__st_put(int fd, const char *path, const hbk__st_item *item, hbk_
     bool ok = packed != NULL;
     for (hbk_int row = 0; ok && row < w->rows; row += step) {
         hbk_int n = HBK__MIN(step, w->rows - row) * w->cols, bad = 0;
-        hbk_matrix_unpack(x, w, row, n / w->cols);
+        hbk_lora_merge(x, w, item->from->lora, row, n / w->cols);
         while (bad < n && fabs((double)x[bad]) < limit) bad++; /* false for a NaN, too */
         if (bad < n)
-            ok = hbk_fail_at(err, HBK_ERROR_NUMERIC, path, 0,
+            ok = hbk_fail_at(err, HBK_ERROR_NUMERIC, f->path, 0,
                              "tensor %s: holds %g, which %s cannot; nothing was written", item->t.name,
                              (double)x[bad], item->t.dtype);
         if (!ok) break;
         hbk_pack(packed, type, x, n);
-        ok = hbk__write_all(fd, packed, hbk_dtype_size(type, n), path, err);
+        ok = hbk_file_put(f, packed, hbk_dtype_size(type, n), err);
     }
     hbk_free(alloc, x);
     hbk_free(alloc, packed);
     return ok;
 }
 
-/* Writes sorted items to a new file, synced, and reads its table back. */
-static bool hbk__st_write(const char *path, const hbk__st_item *items, hbk_int n, hbk_allocator *alloc,
+/* Writes sorted items to a file under construction, and reads its table back. */
+static bool hbk__st_write(hbk_file *f, const hbk__st_item *items, hbk_int n, hbk_allocator *alloc,
                           hbk_error *err)
 {
+    char length[8];
     hbk_text header;
     memset(&header, 0, sizeof header);
     header.alloc = alloc;
-    bool ok = hbk__st_header(&header, items, n, path, err);
-    int fd = ok ? open(path, O_WRONLY | O_CREAT | O_TRUNC, 0666) : -1;
-    if (ok && fd < 0) ok = hbk__fail_errno(err, path, "created");
-    if (ok) {
-        char length[8];
-        for (int i = 0; i < 8; i++) length[i] = (char)((uint64_t)header.len >> (8 * i) & 0xff);
-        ok = hbk__write_all(fd, length, 8, path, err) &&
-             hbk__write_all(fd, header.data, header.len, path, err);
-    }
-    for (hbk_int i = 0; i < n && ok; i++) ok = hbk__st_put(fd, path, &items[i], alloc, err);
-    if (ok && fsync(fd) != 0) ok = hbk__fail_errno(err, path, "synced");
-    if (fd >= 0 && close(fd) != 0 && ok) ok = hbk__fail_errno(err, path, "closed");
+    bool ok = hbk__st_header(&header, items, n, f->path, err);
+    for (int i = 0; i < 8; i++) length[i] = (char)((uint64_t)header.len >> (8 * i) & 0xff);
+    ok = ok && hbk_file_put(f, length, 8, err) && hbk_file_put(f, header.data, header.len, err);
+    for (hbk_int i = 0; i < n && ok; i++) ok = hbk__st_put(f, &items[i], alloc, err);
     hbk_text_free(&header);
-    if (!ok) return false;
-    hbk_safetensors *back = hbk_safetensors_open(path, alloc, err);
+    if (!ok || !hbk_file_seal(f, err)) return false;
+    hbk_safetensors *back = hbk_safetensors_open(f->tmp, alloc, err);
     if (back && back->n != n)
-        ok = hbk_fail_at(err, HBK_ERROR_FILE, path, 0,
+        ok = hbk_fail_at(err, HBK_ERROR_FILE, f->path, 0,
                          "was written but does not read back: is the disk sound?");
     hbk_safetensors_close(back);
     return back && ok;
 }
 
-/* Tensors, and for each the matrix whose numbers it takes (from NULL: its own data), into a file. */
-static bool hbk__tensors_write(const char *path, const hbk_tensor *tensors, const hbk_matrix *from, hbk_int n,
-                               hbk_allocator *alloc, hbk_error *err)
+/* Tensors, and for each the origin of its numbers (from NULL: its own data), into a file. */
+static bool hbk__tensors_write(const char *path, const hbk_tensor *tensors, const hbk__origin *from,
+                               hbk_int n, hbk_allocator *alloc, hbk_error *err)
 {
-    char tmp[512];
-    if (snprintf(tmp, sizeof tmp, "%s.tmp", path) >= (int)sizeof tmp)
-        return hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "the path is longer than 507 bytes");
+    hbk_file f;
     hbk__st_item *items = HBK__NEW(alloc, hbk__st_item, n, err);
     if (!items) return false;
     bool ok = true;
@@ -6617,11 +8533,12 @@ static bool hbk__tensors_write(const char *path, const hbk_tensor *tensors, cons
                              tensors[i].name, tensors[i].dtype);
     }
     if (ok) qsort(items, (size_t)n, sizeof *items, hbk__by_type);
-    ok = ok && hbk__st_write(tmp, items, n, alloc, err);
-    if (ok && rename(tmp, path) != 0) ok = hbk__fail_errno(err, path, "replaced by its .tmp");
-    if (!ok) unlink(tmp);
+    if (ok && (ok = hbk_file_begin(&f, path, err))) {
+        ok = hbk__st_write(&f, items, n, alloc, err) && hbk_file_commit(&f, err);
+        if (!ok) hbk_file_abandon(&f);
+    }
     hbk_free(alloc, items);
-    return ok && hbk__sync_folder_of(path, err);
+    return ok;
 }
 
 HBK_DEF bool hbk_safetensors_write(const char *path, const hbk_tensor *tensors, hbk_int n, hbk_error *err)
@@ -6631,9 +8548,15 @@ HBK_DEF bool hbk_safetensors_write(const char *path, const hbk_tensor *tensors, 
 
 /* ---- 12.3 config.json -------------------------------------------------------
 
-   A field that is absent or null has the value that transformers' LlamaConfig gives it. Two spellings of
+   A field that is absent or null has the value that transformers' LlamaConfig gives it, or MistralConfig: a
+   Mistral whose window hides nothing is a LLaMA. Keys that change no number (pretraining_tp, use_cache,
+   dropout rates) are not looked at; those that would are refused by name. Two spellings of
    the rope fields are about: rope_theta and rope_scaling {"rope_type" or "type", ...} beside the others,
    and, since transformers 5, all of them inside rope_parameters. */
+
+/* The two groups of projections that a config.json gives biases to, whole or not at all. */
+#define HBK__ATTENTION (1u << HBK_Q | 1u << HBK_K | 1u << HBK_V | 1u << HBK_O)
+#define HBK__MLP       (1u << HBK_GATE | 1u << HBK_UP | 1u << HBK_DOWN)
 
 typedef struct hbk__fields {
     const json_t *o;
@@ -6654,6 +8577,8 @@ static hbk_int hbk__field_int(hbk__fields *f, const char *key, hbk_int absent)
     const json_t *v = hbk__json_field(f, key);
     if (!v) return absent;
     if (json_is_integer(v)) return (hbk_int)json_integer_value(v);
+    double x = json_real_value(v); /* 0 for what is no number; some writers know reals only */
+    if (json_is_real(v) && x == floor(x) && fabs(x) < 1e15) return (hbk_int)x;
     f->ok = hbk_fail_at(f->err, HBK_ERROR_FORMAT, f->path, 0, "%s: expected a whole number", key);
     return absent;
 }
@@ -6714,7 +8639,8 @@ static void hbk__read_eos(hbk__fields *f, hbk_config *c)
     }
 }
 
-/* `original` is the context length that some files give beside the scaling instead of inside it. */
+/* `original` is the context length that some files give beside the scaling instead of inside it, or else, as
+   in transformers, the model's. */
 static void hbk__read_llama3(hbk__fields *f, hbk_config *c, hbk_int original)
 {
     c->rope_low_freq_factor = hbk__field_real(f, "low_freq_factor", 0);
@@ -6727,12 +8653,20 @@ static void hbk__read_llama3(hbk__fields *f, hbk_config *c, hbk_int original)
                             "original_max_position_embeddings above 0");
 }
 
+/* The share of a head that turns: all of it, or another model. */
+static void hbk__read_share(hbk__fields *f)
+{
+    if (hbk__field_real(f, "partial_rotary_factor", 1) != 1)
+        hbk__field_refuse(f, "partial_rotary_factor", NULL);
+}
+
 static void hbk__read_rope(hbk__fields *f, hbk_config *c)
 {
     const json_t *whole = f->o, *scaling = hbk__json_field(f, "rope_scaling");
     if (!scaling || (json_is_object(scaling) && !json_object_size(scaling)))
         scaling = hbk__json_field(f, "rope_parameters");
-    hbk_int original = hbk__field_int(f, "original_max_position_embeddings", 0);
+    hbk_int original = hbk__field_int(f, "original_max_position_embeddings", c->context_length);
+    hbk__read_share(f);
     c->rope_theta = hbk__field_real(f, "rope_theta", 10000);
     c->rope_scaling = HBK_ROPE_DEFAULT;
     c->rope_factor = c->rope_low_freq_factor = c->rope_high_freq_factor = 1;
@@ -6742,17 +8676,17 @@ static void hbk__read_rope(hbk__fields *f, hbk_config *c)
     if (!scaling || !f->ok) return;
     const char *type = json_string_value(json_object_get(scaling, "rope_type"));
     if (!type) type = json_string_value(json_object_get(scaling, "type")); /* before transformers 4.43 */
-    /* alone, rope_theta needs no rope_type */
-    size_t theta = json_object_get(scaling, "rope_theta") ? 1 : 0;
+    /* these say nothing of a type and may stand without one */
+    size_t alone = (json_object_get(scaling, "rope_theta") ? 1 : 0) +
+                   (json_object_get(scaling, "partial_rotary_factor") ? 1 : 0);
     f->o = scaling;
     c->rope_theta = hbk__field_real(f, "rope_theta", c->rope_theta);
-    if (hbk__field_real(f, "partial_rotary_factor", 1) != 1)
-        hbk__field_refuse(f, "partial_rotary_factor", NULL);
+    hbk__read_share(f);
     if (type && !strcmp(type, "linear"))
         c->rope_scaling = HBK_ROPE_LINEAR;
     else if (type && !strcmp(type, "llama3"))
         c->rope_scaling = HBK_ROPE_LLAMA3;
-    else if (type ? strcmp(type, "default") != 0 : json_object_size(scaling) > theta)
+    else if (type ? strcmp(type, "default") != 0 : json_object_size(scaling) > alone)
         f->ok = f->ok && hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->path, 0,
                                      "rope scaling %.40s is not supported: default, linear and llama3 are",
                                      type ? type : "without rope_type");
@@ -6766,37 +8700,86 @@ static void hbk__read_rope(hbk__fields *f, hbk_config *c)
     f->o = whole;
 }
 
-/* Qwen, Mistral and the like differ from LLaMA in biases, windows or norms while their tensors have the same
-   names: the configuration is the only place to tell them apart. */
-static bool hbk__read_config(hbk__fields *f, hbk_config *c)
+/* Which architecture the numbers are for. Qwen, Gemma and the like differ from LLaMA in norms, activations
+   or windows while their tensors have the same names: the configuration is the only place to tell them apart.
+   LLaMAForCausalLM is what the first conversions called it. */
+static bool hbk__read_architecture(hbk__fields *f, bool *mistral)
 {
+    static const char *const known[] = {"LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM"};
     const char *model = json_string_value(hbk__json_field(f, "model_type"));
-    const char *class_name = json_string_value(json_array_get(hbk__json_field(f, "architectures"), 0));
-    if ((model && strcmp(model, "llama") != 0) ||
-        (class_name && strcmp(class_name, "LlamaForCausalLM") != 0) || (!model && !class_name))
+    const char *name = json_string_value(json_array_get(hbk__json_field(f, "architectures"), 0));
+    bool fits = model ? !strcmp(model, "llama") || !strcmp(model, "mistral") : name != NULL;
+    int k = 0;
+    while (k < 3 && name && strcmp(name, known[k]) != 0) k++;
+    if (!fits || k == 3)
         return hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->path, 0,
-                           "model_type %.40s, architectures %.60s: only llama, LlamaForCausalLM is supported",
-                           model ? model : "absent", class_name ? class_name : "absent");
-    hbk__field_refuse(f, "hidden_act", "silu");
-    hbk__field_refuse(f, "attention_bias", NULL);
-    hbk__field_refuse(f, "mlp_bias", NULL);
-    hbk__field_refuse(f, "quantization_config", NULL);
+                           "model_type %.40s, architectures %.60s: only llama (LlamaForCausalLM) and mistral "
+                           "(MistralForCausalLM) are supported",
+                           model ? model : "absent", name ? name : "absent");
+    *mistral = model ? !strcmp(model, "mistral") : k == 2;
+    return true;
+}
+
+/* Mistral is LLaMA but for a window, beyond which a token sees no other. A window of the whole context, like
+   none, hides nothing; a shorter one gives other numbers from its length on. An absent key means 4096. */
+static void hbk__read_window(hbk__fields *f, const hbk_config *c)
+{
+    bool given = json_object_get(f->o, "sliding_window") != NULL;
+    hbk_int window = hbk__field_int(f, "sliding_window", given ? c->context_length : 4096);
+    if (!f->ok || window >= c->context_length) return;
+    f->ok = hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->path, 0,
+                        "sliding_window %lld is shorter than max_position_embeddings %lld, which is not "
+                        "supported; to use the model up to the window, lower max_position_embeddings to it",
+                        (long long)window, (long long)c->context_length);
+}
+
+static void hbk__read_quantization(hbk__fields *f)
+{
+    const json_t *v = hbk__json_field(f, "quantization_config");
+    const char *method = json_string_value(json_object_get(v, "quant_method"));
+    if (!v || (json_is_object(v) && !json_object_size(v))) return;
+    f->ok = hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->path, 0,
+                        "quantization_config: weights packed by %.40s are not supported; take the model in "
+                        "F32, F16 or BF16",
+                        method ? method : "an unnamed quant_method");
+}
+
+/* Sizes and numbers; what is absent has the value that the architecture's configuration class gives it. */
+static bool hbk__read_sizes(hbk__fields *f, hbk_config *c, bool mistral)
+{
     c->vocab_size = hbk__field_int(f, "vocab_size", 32000);
     c->dim = hbk__field_int(f, "hidden_size", 4096);
-    c->ffn_dim = hbk__field_int(f, "intermediate_size", 11008);
+    c->ffn_dim = hbk__field_int(f, "intermediate_size", mistral ? 14336 : 11008);
     c->n_layers = hbk__field_int(f, "num_hidden_layers", 32);
     c->n_heads = hbk__field_int(f, "num_attention_heads", 32);
-    c->n_kv_heads = hbk__field_int(f, "num_key_value_heads", c->n_heads);
+    bool eight = mistral && !json_object_get(f->o, "num_key_value_heads");
+    c->n_kv_heads = hbk__field_int(f, "num_key_value_heads", eight ? 8 : c->n_heads);
     c->head_dim = hbk__field_int(f, "head_dim", 0);
-    if (c->head_dim == 0 && f->ok) {
-        if (c->n_heads < 1 || c->dim % c->n_heads)
-            return hbk_fail_at(f->err, HBK_ERROR_RANGE, f->path, 0,
-                               "hidden_size %lld is no multiple of num_attention_heads %lld; give head_dim",
-                               (long long)c->dim, (long long)c->n_heads);
-        c->head_dim = c->dim / c->n_heads;
-    }
-    c->context_length = hbk__field_int(f, "max_position_embeddings", 2048);
+    c->context_length = hbk__field_int(f, "max_position_embeddings", mistral ? 131072 : 2048);
     c->rms_norm_eps = hbk__field_real(f, "rms_norm_eps", 1e-6);
+    if (c->head_dim != 0 || !f->ok) return f->ok;
+    if (c->n_heads < 1 || c->dim % c->n_heads)
+        return hbk_fail_at(f->err, HBK_ERROR_RANGE, f->path, 0,
+                           "hidden_size %lld is no multiple of num_attention_heads %lld; give head_dim",
+                           (long long)c->dim, (long long)c->n_heads);
+    c->head_dim = c->dim / c->n_heads;
+    return true;
+}
+
+static bool hbk__read_config(hbk__fields *f, hbk_config *c)
+{
+    bool mistral = false;
+    if (!hbk__read_architecture(f, &mistral)) return false;
+    const char *act = json_string_value(hbk__json_field(f, "hidden_act"));
+    if (!act || strcmp(act, "swish") != 0) hbk__field_refuse(f, "hidden_act", "silu"); /* one and the same */
+    hbk__read_quantization(f);
+    if (!f->ok || !hbk__read_sizes(f, c, mistral)) return false;
+    if (mistral) {
+        hbk__read_window(f, c); /* it knows no biases: keys for them mean nothing to it */
+    } else {
+        c->biases = (hbk__field_bool(f, "attention_bias", false) ? HBK__ATTENTION : 0) |
+                    (hbk__field_bool(f, "mlp_bias", false) ? HBK__MLP : 0);
+    }
     c->tied = hbk__field_bool(f, "tie_word_embeddings", false);
     const json_t *bos = json_object_get(f->o, "bos_token_id");
     c->bos = bos ? hbk__field_id(f, bos, "bos_token_id") : 1;
@@ -6807,7 +8790,8 @@ static bool hbk__read_config(hbk__fields *f, hbk_config *c)
     return f->ok;
 }
 
-/* DIR/config.json; generation_config.json, where there is one, has the last word on what ends a text. */
+/* DIR/config.json. What ends a text is taken from generation_config.json, as transformers' generate does, and
+   from config.json where that file is absent or names nothing. */
 static bool hbk__config_load(const char *dir, hbk_config *c, hbk_error *err)
 {
     char path[512];
@@ -6815,7 +8799,7 @@ static bool hbk__config_load(const char *dir, hbk_config *c, hbk_error *err)
     if (!hbk_path(path, dir, "config.json", err)) return false;
     if (!hbk_file_exists(path))
         return hbk_fail_at(err, HBK_ERROR_FILE, path, 0,
-                           "is missing; a model is a Hugging Face folder or a llama2.c .bin");
+                           "is missing; a model is a Hugging Face folder, a GGUF file or a llama2.c .bin");
     json_t *root = hbk_json_read(path, err);
     if (!root) return false;
     f.o = root;
@@ -6847,6 +8831,7 @@ typedef struct hbk__source {
     hbk_safetensors **files;
     hbk_int n_files, room;
     json_t *shard_of; /* weight_map of an index: name to file name; NULL: one file */
+    hbk_gguf *gguf;   /* whose tensors have names of its own; NULL: Hugging Face's */
 } hbk__source;
 
 static void hbk__source_close(hbk__source *s)
@@ -6854,6 +8839,7 @@ static void hbk__source_close(hbk__source *s)
     for (hbk_int i = 0; i < s->n_files; i++) hbk_safetensors_close(s->files[i]);
     hbk_free(s->alloc, s->files);
     json_decref(s->shard_of);
+    hbk_gguf_close(s->gguf);
 }
 
 /* Adds a file, which the source then owns; NULL, from a failed open, fails. */
@@ -6868,6 +8854,39 @@ static bool hbk__source_add(hbk__source *s, hbk_safetensors *file, hbk_error *er
     s->files = (hbk_safetensors **)files;
     s->files[s->n_files++] = file;
     return true;
+}
+
+/* The names of GGUF's tensors: the whole one, or what follows "blk.N." and precedes ".weight" or ".bias". */
+static const char *const hbk__gguf_tensors[][2] = {{HBK__EMBED, "token_embd.weight"},
+                                                   {HBK__HEAD, "output.weight"},
+                                                   {HBK__NORM, "output_norm.weight"},
+                                                   {"input_layernorm", "attn_norm"},
+                                                   {"post_attention_layernorm", "ffn_norm"},
+                                                   {"self_attn.q_proj", "attn_q"},
+                                                   {"self_attn.k_proj", "attn_k"},
+                                                   {"self_attn.v_proj", "attn_v"},
+                                                   {"self_attn.o_proj", "attn_output"},
+                                                   {"mlp.gate_proj", "ffn_gate"},
+                                                   {"mlp.up_proj", "ffn_up"},
+                                                   {"mlp.down_proj", "ffn_down"}};
+
+/* A tensor's GGUF name from Hugging Face's or, with `to` 0, the other way; an unknown name stays. */
+static void hbk__translate(char out[96], const char *name, int to)
+{
+    const char *prefix[2] = {"model.layers.", "blk."};
+    size_t lead = strlen(prefix[!to]), digits;
+    snprintf(out, 96, "%s", name);
+    for (int i = 0; i < 3; i++)
+        if (!strcmp(name, hbk__gguf_tensors[i][!to])) snprintf(out, 96, "%s", hbk__gguf_tensors[i][to]);
+    if (strncmp(name, prefix[!to], lead) != 0) return;
+    digits = strspn(name + lead, "0123456789");
+    const char *part = name + lead + digits + 1, *end = strrchr(name, '.');
+    if (digits < 1 || digits > 9 || part[-1] != '.' || end < part) return;
+    for (int i = 3; i < 12; i++)
+        if (strlen(hbk__gguf_tensors[i][!to]) == (size_t)(end - part) &&
+            !strncmp(part, hbk__gguf_tensors[i][!to], (size_t)(end - part)))
+            snprintf(out, 96, "%s%.*s.%s%.40s", prefix[to], (int)digits, name + lead,
+                     hbk__gguf_tensors[i][to], end);
 }
 
 static const char *hbk__base_name(const char *path)
@@ -6885,6 +8904,11 @@ static const hbk_tensor *hbk__source_find(const hbk__source *s, const char *name
     if (!strcmp(name, HBK__EMBED)) names[1] = HBK__HEAD;
     if (!strcmp(name, HBK__HEAD)) names[1] = HBK__EMBED;
     for (int k = 0; k < 2 && names[k]; k++) {
+        char own[96];
+        if (s->gguf) {
+            hbk__translate(own, names[k], 1);
+            names[k] = own;
+        }
         const char *shard = json_string_value(json_object_get(s->shard_of, names[k]));
         for (hbk_int i = 0; i < s->n_files; i++) {
             if (shard && strcmp(shard, hbk__base_name(s->files[i]->path)) != 0) continue;
@@ -6900,6 +8924,11 @@ static const hbk_tensor *hbk__source_find(const hbk__source *s, const char *name
 static bool hbk__missing(const hbk__source *s, const char *name, hbk_error *err)
 {
     const char *shard = json_string_value(json_object_get(s->shard_of, name));
+    char own[96];
+    if (s->gguf) {
+        hbk__translate(own, name, 1);
+        name = own;
+    }
     return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0, "tensor %s is missing%s%.200s", name,
                        shard ? " from the shard that the index names: " : "", shard ? shard : "");
 }
@@ -6920,11 +8949,6 @@ static const char *hbk__after_layer(const char *s, hbk_int *layer)
     return hbk__after(s, ".");
 }
 
-static const char *hbk__slot_group(hbk_slot slot)
-{
-    return slot <= HBK_O ? "self_attn." : "mlp.";
-}
-
 /* What follows a projection such as "self_attn.q_proj", and which one it is. */
 static const char *hbk__after_slot(const char *s, hbk_slot *slot)
 {
@@ -6937,32 +8961,26 @@ static const char *hbk__after_slot(const char *s, hbk_slot *slot)
     return NULL;
 }
 
-/* Where a model keeps a tensor: in a matrix, or behind the pointer of a norm. */
-typedef struct hbk__place {
-    hbk_matrix *w;
-    hbk_real **norm;
-    hbk_slot slot; /* of a projection; else HBK_N_SLOTS */
-} hbk__place;
-
-/* The inverse of hbk_tensor_at: a name's place, or false for a name that no tensor of m has. */
+/* The inverse of hbk__place_at: a name's place, or false for a name that no tensor of m has. */
 static bool hbk__place_of(hbk_model *m, const char *name, hbk__place *p)
 {
     hbk_int layer = 0;
     const char *rest = hbk__after_layer(name, &layer);
     p->w = NULL;
-    p->norm = NULL;
+    p->vector = NULL;
     p->slot = HBK_N_SLOTS;
     if (!strcmp(name, HBK__EMBED)) p->w = &m->embed;
     if (!strcmp(name, HBK__HEAD)) p->w = &m->head;
-    if (!strcmp(name, HBK__NORM)) p->norm = &m->final_norm;
+    if (!strcmp(name, HBK__NORM)) p->vector = &m->final_norm;
     if (rest && layer < m->config.n_layers) {
         hbk_layer *l = &m->layers[layer];
-        if (!strcmp(rest, "input_layernorm.weight")) p->norm = &l->attn_norm;
-        if (!strcmp(rest, "post_attention_layernorm.weight")) p->norm = &l->ffn_norm;
+        if (!strcmp(rest, "input_layernorm.weight")) p->vector = &l->attn_norm;
+        if (!strcmp(rest, "post_attention_layernorm.weight")) p->vector = &l->ffn_norm;
         const char *end = hbk__after_slot(rest, &p->slot);
         if (end && !strcmp(end, ".weight")) p->w = &l->w[p->slot];
+        if (end && !strcmp(end, ".bias") && m->config.biases >> p->slot & 1) p->vector = &l->bias[p->slot];
     }
-    return p->w || p->norm;
+    return p->w || p->vector;
 }
 
 static void hbk__shape_text(char out[192], const hbk_tensor *t)
@@ -6980,16 +8998,17 @@ static bool hbk__check_tensor(const char *path, const hbk_tensor *t, const hbk_m
     hbk_dtype type;
     if (!hbk__dtype_of(t->dtype, &type))
         return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
-                           "tensor %s: type %s is not supported; convert the model to F32, F16 or BF16",
+                           "tensor %s: type %s is not supported; convert the model to F32, F16, BF16 or, in "
+                           "GGUF, Q4_0 to Q6_K",
                            t->name, t->dtype);
     bool vocabulary = p->w && p->slot == HBK_N_SLOTS;
-    if (p->norm ? t->n_dims == 1 && t->shape[0] == w->cols
-                : t->n_dims == 2 && t->shape[1] == w->cols &&
-                      (t->shape[0] == w->rows || (vocabulary && t->shape[0] > w->rows)))
+    if (p->vector ? t->n_dims == 1 && t->shape[0] == w->cols
+                  : t->n_dims == 2 && t->shape[1] == w->cols &&
+                        (t->shape[0] == w->rows || (vocabulary && t->shape[0] > w->rows)))
         return true;
     char got[192], want[64], why[96] = "";
     hbk__shape_text(got, t);
-    if (p->norm)
+    if (p->vector)
         snprintf(want, sizeof want, "(%lld)", (long long)w->cols);
     else
         snprintf(want, sizeof want, "(%lld,%lld)", (long long)w->rows, (long long)w->cols);
@@ -7001,8 +9020,9 @@ static bool hbk__check_tensor(const char *path, const hbk_tensor *t, const hbk_m
         snprintf(why, sizeof why, "ffn_dim=%lld ", (long long)c->ffn_dim);
     else if (p->w)
         snprintf(why, sizeof why, "vocab_size=%lld ", (long long)c->vocab_size);
-    return hbk_fail_at(err, HBK_ERROR_SHAPE, path, 0, "tensor %s: shape %s, expected %s for %sdim=%lld",
-                       t->name, got, want, why, (long long)c->dim);
+    return hbk_fail_at(err, HBK_ERROR_SHAPE, path, 0, "tensor %s: shape %s, expected %s for %sdim=%lld%s",
+                       t->name, got, want, why, (long long)c->dim,
+                       vocabulary ? "; vocab_size may be lower than the rows, not higher" : "");
 }
 
 static bool hbk__must_permute(const hbk_safetensors *file, const hbk__place *p)
@@ -7010,40 +9030,72 @@ static bool hbk__must_permute(const hbk_safetensors *file, const hbk__place *p)
     return file->interleaved && (p->slot == HBK_Q || p->slot == HBK_K);
 }
 
-/* Whether a tensor cannot stay where it is: norms are reals, floats must be aligned to be read in place,
-   and llama2.c's q and k have their rows in another order. */
-static bool hbk__must_copy(const hbk_safetensors *file, const hbk_tensor *t, const hbk__place *p)
+/* What a tensor needs of the model's block, in reals; 0: it stays where it is. Norms and biases are reals,
+   floats must be aligned to be read in place, and interleaved q and k get their rows in another order: in
+   their stored type, for rows are whole blocks. */
+static hbk_int hbk__copy_reals(const hbk_safetensors *file, const hbk_matrix *t, const hbk__place *p)
 {
-    return p->norm || (!strcmp(t->dtype, "F32") && (uintptr_t)t->data % 4 != 0) || hbk__must_permute(file, p);
+    hbk_int n = t->rows * t->cols, real = (hbk_int)sizeof(hbk_real);
+    if (p->vector || (t->dtype == HBK_F32 && (uintptr_t)t->data % 4 != 0)) return n;
+    return hbk__must_permute(file, p) ? ((hbk_int)hbk_dtype_size(t->dtype, n) + real - 1) / real : 0;
 }
 
-/* Copies t as reals. Interleaved rows: 2i + s of a head is its row s D/2 + i here. */
-static void hbk__copy_tensor(hbk_real *out, const hbk_matrix *t, bool interleaved, hbk_int D)
+/* The row here of an interleaved row: 2i + s of a head is its row s D/2 + i; or, `back`, the other way. */
+static hbk_int hbk__half_split(hbk_int row, hbk_int D, bool back)
 {
-    if (!interleaved) {
-        hbk_matrix_unpack(out, t, 0, t->rows);
-        return;
-    }
-    for (hbk_int row = 0; row < t->rows; row++) {
-        hbk_int head = row / D * D, r = row % D, to = head + r % 2 * (D / 2) + r / 2;
-        hbk_matrix_unpack(out + to * t->cols, t, row, 1);
-    }
+    hbk_int head = row / D * D, r = row % D;
+    return head + (back ? r % (D / 2) * 2 + r / (D / 2) : r % 2 * (D / 2) + r / 2);
 }
 
-/* Tensors that the model has no place for would be weights that are left out: an error. Left out by
-   right are the rotary tables that old files hold. */
+/* Copies t into the model's block at out, and leads t there. */
+static void hbk__copy_tensor(hbk_real *out, hbk_matrix *t, const hbk_safetensors *file, const hbk__place *p,
+                             hbk_int D)
+{
+    size_t bytes = hbk_dtype_size(t->dtype, t->cols);
+    bool permute = hbk__must_permute(file, p), same = permute && !p->vector;
+    hbk_matrix to = *t;
+    if (p->vector && permute) { /* a bias: its elements are what its matrix's rows are */
+        to.rows = t->cols;
+        to.cols = t->rows;
+    }
+    for (hbk_int row = 0; row < to.rows; row++) {
+        hbk_int place = permute ? hbk__half_split(row, D, false) : row;
+        if (same)
+            memcpy((char *)out + (size_t)place * bytes, hbk__row(&to, row), bytes);
+        else
+            hbk_matrix_unpack(out + place * to.cols, &to, row, 1);
+    }
+    t->data = out;
+    if (!same) t->dtype = HBK_REAL;
+}
+
+/* Left out by right: tables that old files hold beside the weights, of rotary angles and the causal mask. */
+static bool hbk__is_buffer(const char *name)
+{
+    static const char *const tails[] = {"rotary_emb.inv_freq", "attn.masked_bias"};
+    size_t n = strlen(name);
+    for (int i = 0; i < 2; i++)
+        if (n >= strlen(tails[i]) && !strcmp(name + n - strlen(tails[i]), tails[i])) return true;
+    return false;
+}
+
+/* Tensors that the model has no place for would be weights that are left out: an error. */
 static bool hbk__check_strangers(hbk_model *m, const hbk__source *src, hbk_error *err)
 {
-    static const char table[] = "rotary_emb.inv_freq";
     for (hbk_int i = 0; i < src->n_files; i++)
         for (hbk_int k = 0; k < src->files[i]->n; k++) {
             const char *name = src->files[i]->tensors[k].name;
-            size_t n = strlen(name), tail = sizeof table - 1;
+            char known[96];
             hbk__place p;
-            if (hbk__place_of(m, name, &p) || (n >= tail && !strcmp(name + n - tail, table))) continue;
+            if (src->gguf) hbk__translate(known, name, 0);
+            if (hbk__place_of(m, src->gguf ? known : name, &p) || hbk__is_buffer(name)) continue;
+            bool bias = p.slot < HBK_N_SLOTS && strstr(name, "_proj.bias") != NULL;
             return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, src->files[i]->path, 0,
-                               "tensor %.200s: a LLaMA of %lld layers has no such weight", name,
-                               (long long)m->config.n_layers);
+                               "tensor %.200s: a LLaMA of %lld layers%s has no such weight", name,
+                               (long long)m->config.n_layers,
+                               !bias             ? ""
+                               : p.slot <= HBK_O ? " without attention_bias in its config.json"
+                                                 : " without mlp_bias in its config.json");
         }
     return true;
 }
@@ -7061,7 +9113,8 @@ static bool hbk__bind(hbk_model *m, hbk__source *src, hbk_error *err)
         if (!t) return hbk__missing(src, name, err);
         if (!hbk__place_of(m, name, &p) || !hbk__check_tensor(file->path, t, &w, &p, &m->config, err))
             return false;
-        if (hbk__must_copy(file, t, &p)) copied += w.rows * w.cols;
+        hbk_matrix stored = hbk__tensor_matrix(t, w.rows, w.cols);
+        copied += hbk__copy_reals(file, &stored, &p);
     }
     if (!hbk__check_strangers(m, src, err)) return false;
     m->values = HBK__NEW(m->alloc, hbk_real, copied, err);
@@ -7072,13 +9125,11 @@ static bool hbk__bind(hbk_model *m, hbk__source *src, hbk_error *err)
         const hbk_tensor *t = hbk__source_find(src, name, &file);
         hbk_matrix stored = hbk__tensor_matrix(t, w.rows, w.cols);
         hbk__place_of(m, name, &p);
-        if (hbk__must_copy(file, t, &p)) {
-            hbk__copy_tensor(at, &stored, hbk__must_permute(file, &p), m->config.head_dim);
-            if (p.norm) *p.norm = at;
-            stored = hbk__matrix(w.rows, w.cols, at);
-            at += w.rows * w.cols;
-        }
+        hbk_int reals = hbk__copy_reals(file, &stored, &p);
+        if (reals) hbk__copy_tensor(at, &stored, file, &p, m->config.head_dim);
+        if (p.vector) *p.vector = at;
         if (p.w) *p.w = stored;
+        at += reals;
     }
     if (m->config.tied) m->head = m->embed;
     for (hbk_int i = 0; i < src->n_files; i++) {
@@ -7089,6 +9140,36 @@ static bool hbk__bind(hbk_model *m, hbk__source *src, hbk_error *err)
 }
 
 /* ---- 12.5 folders ----------------------------------------------------------- */
+
+static const hbk_safetensors *hbk__shard(const hbk__source *s, const char *name)
+{
+    for (hbk_int i = 0; i < s->n_files; i++)
+        if (!strcmp(name, hbk__base_name(s->files[i]->path))) return s->files[i];
+    return NULL;
+}
+
+/* Index and shards must agree: every tensor that the index names is where it says, and none is in two shards,
+   of which one would be left out. A tensor that the index does not name is taken from where it is. */
+static bool hbk__check_index(const hbk__source *s, hbk_error *err)
+{
+    const char *name;
+    json_t *value;
+    json_object_foreach(s->shard_of, name, value)
+    {
+        if (!hbk_safetensors_find(hbk__shard(s, json_string_value(value)), name) && !hbk__is_buffer(name))
+            return hbk__missing(s, name, err);
+    }
+    for (hbk_int i = 0; i < s->n_files; i++)
+        for (hbk_int k = 0; k < s->files[i]->n; k++)
+            for (hbk_int j = 0; j < i; j++) {
+                name = s->files[i]->tensors[k].name;
+                if (hbk__st_find(s->files[j], name))
+                    return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0,
+                                       "tensor %.200s is in two shards, %.100s and %.100s", name,
+                                       hbk__base_name(s->files[j]->path), hbk__base_name(s->files[i]->path));
+            }
+    return true;
+}
 
 /* Opens every file that the index names. A name with a folder in it could read any file of the machine;
    total_size, often wrong after an edit, is not looked at. */
@@ -7106,20 +9187,18 @@ static bool hbk__open_shards(hbk__source *s, const char *index_path, hbk_error *
     {
         const char *shard = json_string_value(value);
         char path[512];
-        hbk_int i = 0;
         if (!shard || !*shard || strchr(shard, '/') || strstr(shard, ".."))
             return hbk_fail_at(err, HBK_ERROR_FORMAT, index_path, 0,
                                "the shard of %s is '%.100s', expected a file name in the same folder", name,
                                shard ? shard : "");
-        while (i < s->n_files && strcmp(shard, hbk__base_name(s->files[i]->path)) != 0) i++;
-        if (i < s->n_files) continue;
+        if (hbk__shard(s, shard)) continue;
         if (!hbk_path(path, s->path, shard, err)) return false;
         if (!hbk_file_exists(path))
             return hbk_fail_at(err, HBK_ERROR_FILE, index_path, 0, "shard %.100s is missing from the folder",
                                shard);
         if (!hbk__source_add(s, hbk_safetensors_open(path, s->alloc, err), err)) return false;
     }
-    return true;
+    return hbk__check_index(s, err);
 }
 
 static bool hbk__open_folder(hbk__source *s, hbk_error *err)
@@ -7129,10 +9208,17 @@ static bool hbk__open_folder(hbk__source *s, hbk_error *err)
     if (hbk_file_exists(path)) return hbk__source_add(s, hbk_safetensors_open(path, s->alloc, err), err);
     if (!hbk_path(path, s->path, "model.safetensors.index.json", err)) return false;
     if (hbk_file_exists(path)) return hbk__open_shards(s, path, err);
-    if (!hbk_path(path, s->path, "pytorch_model.bin", err)) return false;
+    static const char *const other[] = {"pytorch_model.bin", "pytorch_model.bin.index.json",
+                                        "consolidated.00.pth"};
+    const char *found = NULL;
+    for (int i = 0; i < 3 && !found; i++) {
+        if (!hbk_path(path, s->path, other[i], err)) return false;
+        if (hbk_file_exists(path)) found = other[i];
+    }
     return hbk_fail_at(err, HBK_ERROR_FILE, s->path, 0,
-                       "holds neither model.safetensors nor model.safetensors.index.json%s",
-                       hbk_file_exists(path) ? "; save its pytorch_model.bin as safetensors first" : "");
+                       "holds neither model.safetensors nor model.safetensors.index.json%s%s%s",
+                       found ? "; its weights are in " : "", found ? found : "",
+                       found ? ": save the model as safetensors first (transformers' save_pretrained)" : "");
 }
 
 /* Sizes that the configuration claims, held against the files before memory is taken by them. */
@@ -7148,8 +9234,21 @@ static bool hbk__check_claims(const hbk__source *s, const hbk_config *c, hbk_err
     }
     if (c->dim <= bytes && c->head_dim <= bytes) return true;
     return hbk_fail_at(err, HBK_ERROR_SHAPE, s->path, 0,
-                       "config.json asks for hidden_size %lld, head_dim %lld: the files are smaller",
+                       "the configuration asks for width %lld, head_dim %lld: the files are smaller",
                        (long long)c->dim, (long long)c->head_dim);
+}
+
+/* Whether head and embedding are one. They are where both names lead to one tensor, by the metadata or
+   because the other is not stored. Two copies that differ are two tensors whatever the configuration says,
+   as in transformers 5: whoever wrote both meant both. */
+static bool hbk__is_tied(const hbk__source *s, bool said)
+{
+    const hbk_safetensors *file;
+    const hbk_tensor *embed = hbk__source_find(s, HBK__EMBED, &file);
+    const hbk_tensor *head = hbk__source_find(s, HBK__HEAD, &file);
+    if (embed == head || !said) return embed == head;
+    return embed->bytes == head->bytes && !strcmp(embed->dtype, head->dtype) &&
+           !memcmp(embed->data, head->data, embed->bytes);
 }
 
 static hbk_model *hbk__load_folder(hbk__source *s, hbk_error *err)
@@ -7158,9 +9257,7 @@ static hbk_model *hbk__load_folder(hbk__source *s, hbk_error *err)
     memset(&c, 0, sizeof c);
     if (!hbk__config_load(s->path, &c, err) || !hbk__open_folder(s, err) || !hbk__check_claims(s, &c, err))
         return NULL;
-    const hbk_safetensors *file;
-    /* both names lead to one tensor: by the metadata, or because the other is not stored */
-    if (hbk__source_find(s, HBK__EMBED, &file) == hbk__source_find(s, HBK__HEAD, &file)) c.tied = true;
+    c.tied = hbk__is_tied(s, c.tied);
     return hbk__model_new(&c, s->alloc, err);
 }
 
@@ -7214,7 +9311,8 @@ static bool hbk__llama2c_header(const hbk_safetensors *s, hbk_config *c, int *ve
     c->n_eos = 1;
     if (hbk_config_check(c, NULL)) return true;
     return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0,
-                       "is no model: expected a llama2.c .bin, or a folder with config.json and safetensors");
+                       "is no model: expected a GGUF file, a llama2.c .bin, or a folder with config.json and "
+                       "safetensors");
 }
 
 /* The second test of version 0, and the bounds check of both: after it, no tensor can leave the file. */
@@ -7252,9 +9350,9 @@ static bool hbk__llama2c_table(hbk_safetensors *s, hbk_model *m, int version, hb
             hbk__place_of(m, name, &p);
             hbk_tensor *t = hbk__st_add(s, name);
             snprintf(t->dtype, sizeof t->dtype, "F32");
-            t->n_dims = p.norm ? 1 : 2;
-            t->shape[0] = p.norm ? c->dim : p.w->rows;
-            t->shape[1] = p.norm ? 0 : p.w->cols;
+            t->n_dims = p.vector ? 1 : 2;
+            t->shape[0] = p.vector ? c->dim : p.w->rows;
+            t->shape[1] = p.vector ? 0 : p.w->cols;
             t->data = at;
             hbk__tensor_size(t);
             at += t->bytes;
@@ -7274,11 +9372,10 @@ static hbk_model *hbk__load_llama2c(hbk__source *src, hbk_error *err)
     hbk_safetensors *s = src->files[0];
     const unsigned char *p = s->map.data;
     memset(&c, 0, sizeof c);
-    if (s->map.size > 8 && (!memcmp(p, "GGUF", 4) || !memcmp(p, "PK\3\4", 4) || p[8] == '{')) {
+    if (s->map.size > 8 && (!memcmp(p, "PK\3\4", 4) || p[8] == '{')) {
         hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, src->path, 0, "%s",
-                    p[0] == 'G'   ? "GGUF models cannot be loaded"
-                    : p[8] == '{' ? "is a safetensors file: name the folder that holds it and config.json"
-                                  : "is a PyTorch checkpoint: save it as safetensors first");
+                    p[8] == '{' ? "is a safetensors file: name the folder that holds it and config.json"
+                                : "is a PyTorch checkpoint: save it as safetensors first");
         return NULL;
     }
     if (!hbk__llama2c_header(s, &c, &version, &start, err) ||
@@ -7290,13 +9387,311 @@ static hbk_model *hbk__load_llama2c(hbk__source *src, hbk_error *err)
     return NULL;
 }
 
+/* ---- 12.7 GGUF models -------------------------------------------------------
+
+   llama.cpp's container (chapter 6) holds configuration, tokenizer and tensors. Its tensors have names of
+   their own, and q and k in llama2.c's order; of the rotary scalings, "linear" is a key, and Llama 3's is a
+   tensor of divisors, rope_freqs.weight. The divisors are traced back to Llama 3's four numbers, which is
+   what a config.json, and another training run, can be given; the trace is held against every divisor. */
+
+#define HBK__GGUF_ROPE   "rope_freqs.weight"
+#define HBK__GGUF_LLAMA3 "humpback.rope_scaling" /* f32: factor, low and high frequency factor, old context */
+
+typedef struct hbk__gguf_fields {
+    const hbk_gguf *g;
+    hbk_error *err;
+    bool ok; /* the first failure sticks */
+} hbk__gguf_fields;
+
+/* A size: a number, or one and the same number for every layer. Absent: `absent`, an error if that is -1. */
+static hbk_int hbk__gguf_size(hbk__gguf_fields *f, const char *key, hbk_int absent)
+{
+    hbk_int x = absent, next = 0;
+    const hbk_gguf_value *v = hbk_gguf_find(f->g, key);
+    if (!f->ok) return absent;
+    if (!v && absent < 0)
+        f->ok = hbk_fail_at(f->err, HBK_ERROR_FORMAT, f->g->path, 0, "key %s is missing", key);
+    else if (!v || !v->is_array || v->n < 1 || !hbk_gguf_int_at(v, 0, &x))
+        f->ok = hbk_gguf_int(f->g, key, &x, f->err);
+    for (hbk_int i = 1; v && v->is_array && f->ok && i < v->n; i++)
+        if (!hbk_gguf_int_at(v, i, &next) || next != x)
+            f->ok = hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->g->path, 0,
+                                "key %s: its layers differ, which is not supported", key);
+    return x;
+}
+
+static double hbk__gguf_number_of(hbk__gguf_fields *f, const char *key, double absent)
+{
+    f->ok = f->ok && hbk_gguf_real(f->g, key, &absent, f->err);
+    return absent;
+}
+
+/* Refuses a key whose value is not `only`. */
+static void hbk__gguf_refuse(hbk__gguf_fields *f, const char *key, const char *only, const char *remedy)
+{
+    const char *s = only;
+    size_t n = strlen(only);
+    f->ok = f->ok && hbk_gguf_string(f->g, key, &s, &n, f->err);
+    if (!f->ok || (n == strlen(only) && !memcmp(s, only, n))) return;
+    f->ok = hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->g->path, 0,
+                        "key %s: \"%.*s\" is not supported, only \"%s\"%s", key, (int)HBK__MIN(n, 60), s,
+                        only, remedy);
+}
+
+/* Keys that would change the numbers; `idle` is the value with which they do not. */
+static void hbk__gguf_refuse_numbers(hbk__gguf_fields *f)
+{
+    static const struct {
+        char key[40];
+        double idle;
+    } keys[] = {{"llama.expert_count", 0},
+                {"llama.expert_used_count", 0},
+                {"llama.attention.sliding_window", 0},
+                {"llama.attention.clamp_kqv", 0},
+                {"llama.attention.max_alibi_bias", 0},
+                {"llama.attention.scale", 0},
+                {"llama.logit_scale", 0},
+                {"llama.residual_scale", 0},
+                {"llama.embedding_scale", 0},
+                {"llama.attn_logit_softcapping", 0},
+                {"llama.final_logit_softcapping", 0},
+                {"llama.rope.scaling.attn_factor", 1}};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        double x = hbk__gguf_number_of(f, keys[i].key, keys[i].idle);
+        if (f->ok && x != keys[i].idle)
+            f->ok = hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->g->path, 0, "key %s: %g is not supported",
+                                keys[i].key, x);
+    }
+}
+
+/* A token id; absent, or the -1 that some writers put down, gives `absent`. */
+static int32_t hbk__gguf_id(hbk__gguf_fields *f, const char *key, int32_t absent, hbk_int vocab_size)
+{
+    hbk_int id = -1;
+    f->ok = f->ok && hbk_gguf_int(f->g, key, &id, f->err);
+    if (!f->ok || id == -1 || id == UINT32_MAX) return absent;
+    if (id >= 0 && id < vocab_size) return (int32_t)id;
+    f->ok = hbk_fail_at(f->err, HBK_ERROR_RANGE, f->g->path, 0,
+                        "key %s: is %lld, expected an id below the vocabulary's size %lld", key,
+                        (long long)id, (long long)vocab_size);
+    return absent;
+}
+
+/* bos, and all that ends a text: eos, and the end of a turn or a message. SentencePiece's 1 and 2 stand where
+   its vocabularies, the oldest files, name none. */
+static void hbk__gguf_ids(hbk__gguf_fields *f, hbk_config *c)
+{
+    static const char *const ends[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
+                                       "tokenizer.ggml.eom_token_id"};
+    const char *model = "";
+    size_t n = 0;
+    f->ok = f->ok && hbk_gguf_string(f->g, "tokenizer.ggml.model", &model, &n, f->err);
+    bool spm = n == 5 && !memcmp(model, "llama", 5) && c->vocab_size > 2;
+    c->bos = hbk__gguf_id(f, "tokenizer.ggml.bos_token_id", spm ? 1 : -1, c->vocab_size);
+    for (int i = 0; i < 3; i++) {
+        int32_t id = hbk__gguf_id(f, ends[i], spm && i == 0 ? 2 : -1, c->vocab_size);
+        bool fresh = id >= 0;
+        for (hbk_int k = 0; k < c->n_eos; k++) fresh = fresh && c->eos[k] != id;
+        if (fresh) c->eos[c->n_eos++] = id;
+    }
+}
+
+/* The vocabulary is as large as the embedding; keys that say otherwise belong to another model. */
+static void hbk__gguf_vocabulary(hbk__gguf_fields *f, hbk_config *c)
+{
+    const hbk_gguf_tensor *embed = hbk_gguf_tensor_find(f->g, "token_embd.weight");
+    const hbk_gguf_value *tokens;
+    if (!f->ok || !(f->ok = hbk_gguf_array(f->g, "tokenizer.ggml.tokens", HBK_GGUF_STRING, &tokens, f->err)))
+        return;
+    if (!embed || embed->n_dims != 2) {
+        f->ok = hbk_fail_at(f->err, HBK_ERROR_FORMAT, f->g->path, 0, "tensor token_embd.weight is %s",
+                            embed ? "no matrix" : "missing; is it a vocabulary without a model?");
+        return;
+    }
+    c->vocab_size = embed->shape[0];
+    hbk_int size = hbk__gguf_size(f, "llama.vocab_size", c->vocab_size);
+    bool differ = size != c->vocab_size;
+    if (f->ok && (differ || (tokens && tokens->n != c->vocab_size)))
+        f->ok = hbk_fail_at(f->err, HBK_ERROR_SHAPE, f->g->path, 0,
+                            "key %s: speaks of %lld tokens, but tensor token_embd.weight has %lld rows",
+                            differ ? "llama.vocab_size" : "tokenizer.ggml.tokens",
+                            (long long)(differ ? size : tokens->n), (long long)c->vocab_size);
+}
+
+static bool hbk__gguf_shape(hbk__gguf_fields *f, hbk_config *c)
+{
+    c->n_layers = hbk__gguf_size(f, "llama.block_count", -1);
+    c->context_length = hbk__gguf_size(f, "llama.context_length", -1);
+    c->dim = hbk__gguf_size(f, "llama.embedding_length", -1);
+    c->ffn_dim = hbk__gguf_size(f, "llama.feed_forward_length", -1);
+    c->n_heads = hbk__gguf_size(f, "llama.attention.head_count", -1);
+    c->n_kv_heads = hbk__gguf_size(f, "llama.attention.head_count_kv", c->n_heads);
+    hbk_int whole = c->n_heads > 0 && c->dim % c->n_heads == 0 ? c->dim / c->n_heads : -1;
+    c->head_dim = hbk__gguf_size(f, "llama.attention.key_length", whole);
+    hbk_int value = hbk__gguf_size(f, "llama.attention.value_length", c->head_dim);
+    hbk_int turned = hbk__gguf_size(f, "llama.rope.dimension_count", c->head_dim);
+    if (f->ok && (value != c->head_dim || turned != c->head_dim))
+        f->ok = hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->g->path, 0,
+                            "key llama.%s: is %lld, not the %lld of a head's keys, which is not supported",
+                            value != c->head_dim ? "attention.value_length" : "rope.dimension_count",
+                            (long long)(value != c->head_dim ? value : turned), (long long)c->head_dim);
+    c->rms_norm_eps = hbk__gguf_number_of(f, "llama.attention.layer_norm_rms_epsilon", -1);
+    if (f->ok && c->rms_norm_eps < 0)
+        f->ok = hbk_fail_at(f->err, HBK_ERROR_FORMAT, f->g->path, 0,
+                            "key llama.attention.layer_norm_rms_epsilon is missing or negative");
+    c->rope_theta = hbk__gguf_number_of(f, "llama.rope.freq_base", 10000);
+    hbk__gguf_vocabulary(f, c);
+    c->tied = !hbk_gguf_tensor_find(f->g, "output.weight");
+    for (int s = 0; s < HBK_N_SLOTS; s++) {
+        char name[96];
+        snprintf(name, sizeof name, "blk.0.%s.bias", hbk__gguf_tensors[5 + s][1]);
+        if (hbk_gguf_tensor_find(f->g, name)) c->biases |= 1u << s;
+    }
+    return f->ok;
+}
+
+/* Linear scaling, by its key or the older one. Without a type, a factor means linear. */
+static void hbk__gguf_linear(hbk__gguf_fields *f, hbk_config *c)
+{
+    const char *type = "linear";
+    size_t n = 6;
+    double factor = hbk__gguf_number_of(f, "llama.rope.scaling.factor", 0);
+    if (factor == 0) factor = hbk__gguf_number_of(f, "llama.rope.scale_linear", 0);
+    f->ok = f->ok && hbk_gguf_string(f->g, "llama.rope.scaling.type", &type, &n, f->err);
+    if (!f->ok || (n == 4 && !memcmp(type, "none", 4))) return;
+    hbk__gguf_refuse(f, "llama.rope.scaling.type", "linear", " and \"none\"");
+    if (f->ok && !(factor >= 0 && factor < 1e9))
+        f->ok = hbk_fail_at(f->err, HBK_ERROR_FORMAT, f->g->path, 0,
+                            "key llama.rope.scaling.factor: is %g, expected a factor above 0", factor);
+    if (!f->ok || factor == 0 || factor == 1) return;
+    c->rope_scaling = HBK_ROPE_LINEAR;
+    c->rope_factor = factor;
+}
+
+/* Whether Llama 3's scaling with these numbers divides as the table does. */
+static bool hbk__is_llama3(const hbk_config *c, const hbk_real *divisors, double *plain, double *scaled)
+{
+    hbk_config base = *c;
+    base.rope_scaling = HBK_ROPE_DEFAULT;
+    hbk__rope_frequencies(plain, &base);
+    hbk__rope_frequencies(scaled, c);
+    for (hbk_int i = 0; i < c->head_dim / 2; i++)
+        if (!(fabs(plain[i] / scaled[i] / (double)divisors[i] - 1) < 1e-5)) return false;
+    return true;
+}
+
+/* The four numbers behind a table of divisors: those that a file of ours tells, or else Llama 3's own, with
+   the largest divisor as factor and a power of two as the old context. */
+static bool hbk__gguf_trace(hbk__gguf_fields *f, hbk_config *c, const hbk_real *divisors, double *room)
+{
+    const hbk_gguf_value *own;
+    double *scaled = room + c->head_dim / 2, most = 1;
+    for (hbk_int i = 0; i < c->head_dim / 2; i++) {
+        if (!(divisors[i] > 0))
+            return hbk_fail_at(f->err, HBK_ERROR_FORMAT, f->g->path, 0,
+                               "tensor " HBK__GGUF_ROPE ": holds %g, expected divisors above 0",
+                               (double)divisors[i]);
+        most = HBK__MAX(most, (double)divisors[i]);
+    }
+    if (!hbk_gguf_array(f->g, HBK__GGUF_LLAMA3, HBK_GGUF_F32, &own, f->err)) return false;
+    c->rope_scaling = HBK_ROPE_LLAMA3;
+    for (hbk_int old = own && own->n == 4 ? 4 : 8; old <= (hbk_int)1 << 30; old *= 2) {
+        double x[4] = {most, 1, 4, (double)old};
+        for (hbk_int i = 0; i < 4 && old == 4; i++) hbk_gguf_real_at(own, i, &x[i]);
+        c->rope_factor = x[0];
+        c->rope_low_freq_factor = x[1];
+        c->rope_high_freq_factor = x[2];
+        c->rope_original_context = x[3] >= 1 && x[3] < 1e15 ? (hbk_int)x[3] : 1;
+        if (x[0] > 0 && x[1] > 0 && x[2] > x[1] && hbk__is_llama3(c, divisors, room, scaled)) return true;
+    }
+    return hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->g->path, 0,
+                       "tensor " HBK__GGUF_ROPE ": its divisors are not those of Llama 3's scaling, which "
+                       "alone is supported");
+}
+
+static bool hbk__gguf_rope(hbk__gguf_fields *f, hbk_config *c, hbk_allocator *alloc)
+{
+    const hbk_gguf_tensor *t = hbk_gguf_tensor_find(f->g, HBK__GGUF_ROPE);
+    c->rope_factor = c->rope_low_freq_factor = c->rope_high_freq_factor = 1;
+    c->rope_original_context = c->context_length;
+    hbk__gguf_linear(f, c);
+    if (!f->ok || !t) return f->ok;
+    if (c->rope_scaling == HBK_ROPE_LINEAR || strcmp(t->type, "F32") != 0 ||
+        t->bytes != 4 * (size_t)(c->head_dim / 2))
+        return hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->g->path, 0,
+                           "tensor " HBK__GGUF_ROPE ": expected %lld divisors in F32, and no other scaling",
+                           (long long)(c->head_dim / 2));
+    hbk_real *divisors = HBK__NEW(alloc, hbk_real, c->head_dim / 2, f->err);
+    double *room = divisors ? HBK__NEW(alloc, double, c->head_dim, f->err) : NULL;
+    if (room) hbk__unpack(divisors, HBK_F32, t->data, c->head_dim / 2);
+    bool ok = room && hbk__gguf_trace(f, c, divisors, room);
+    hbk_free(alloc, room);
+    hbk_free(alloc, divisors);
+    return ok;
+}
+
+static bool hbk__gguf_config(const hbk_gguf *g, hbk_config *c, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk__gguf_fields f = {g, err, true};
+    if (!hbk_gguf_find(g, "general.architecture"))
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, g->path, 0, "key general.architecture is missing");
+    hbk__gguf_refuse(&f, "general.type", "model", "; an adapter is opened as an adapter, beside its model");
+    hbk__gguf_refuse(&f, "general.architecture", "llama", "");
+    hbk__gguf_refuse_numbers(&f);
+    if (!f.ok || !hbk__gguf_shape(&f, c) || !hbk_config_check(c, err)) return false;
+    hbk__gguf_ids(&f, c);
+    return f.ok && hbk__gguf_rope(&f, c, alloc);
+}
+
+/* One file's tensors as binding wants them, all but the table of divisors; the mapping goes over. */
+static hbk_safetensors *hbk__gguf_table(hbk_gguf *g, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_safetensors *s = HBK__NEW(alloc, hbk_safetensors, 1, err);
+    if (!s) return NULL;
+    s->alloc = alloc;
+    s->interleaved = true;
+    memcpy(s->path, g->path, sizeof s->path);
+    if (!hbk__st_reserve(s, g->n_own, g->n_own * (HBK__GGUF_TENSOR_MAX + 1), err)) {
+        hbk_safetensors_close(s);
+        return NULL;
+    }
+    for (hbk_int i = 0; i < g->n_own; i++) {
+        const hbk_gguf_tensor *from = &g->own[i];
+        if (!strcmp(from->name, HBK__GGUF_ROPE)) continue;
+        hbk_tensor *t = hbk__st_add(s, from->name);
+        snprintf(t->dtype, sizeof t->dtype, "%s", from->type);
+        t->n_dims = from->n_dims;
+        t->n_elements = 1;
+        for (hbk_int k = 0; k < t->n_dims; k++) t->n_elements *= t->shape[k] = from->shape[k];
+        t->data = from->data;
+        t->bytes = from->bytes;
+    }
+    hbk__st_sort(s);
+    s->map = g->map;
+    g->map.data = NULL;
+    return s;
+}
+
+static hbk_model *hbk__load_gguf(hbk__source *src, hbk_error *err)
+{
+    hbk_config c;
+    memset(&c, 0, sizeof c);
+    hbk_gguf *g = src->gguf = hbk_gguf_open(src->path, src->alloc, err);
+    if (!g || !hbk__gguf_config(g, &c, src->alloc, err)) return NULL;
+    for (hbk_int i = -1; i < g->n_rest; i++)
+        if (!hbk__source_add(src, hbk__gguf_table(i < 0 ? g : g->rest[i], src->alloc, err), err)) return NULL;
+    return hbk__check_claims(src, &c, err) ? hbk__model_new(&c, src->alloc, err) : NULL;
+}
+
 HBK_DEF hbk_model *hbk_model_load(const char *path, hbk_allocator *alloc, hbk_error *err)
 {
     hbk__source src;
     memset(&src, 0, sizeof src);
     src.path = path;
     src.alloc = alloc;
-    hbk_model *m = hbk_dir_exists(path) ? hbk__load_folder(&src, err) : hbk__load_llama2c(&src, err);
+    hbk_model *m = hbk_dir_exists(path) ? hbk__load_folder(&src, err)
+                   : hbk__is_gguf(path) ? hbk__load_gguf(&src, err)
+                                        : hbk__load_llama2c(&src, err);
     if (m && !hbk__bind(m, &src, err)) {
         hbk_model_free(m);
         m = NULL;
@@ -7305,7 +9700,7 @@ HBK_DEF hbk_model *hbk_model_load(const char *path, hbk_allocator *alloc, hbk_er
     return m;
 }
 
-/* ---- 12.7 saving ------------------------------------------------------------ */
+/* ---- 12.8 saving ------------------------------------------------------------ */
 
 static const char *hbk__st_type_name(hbk_dtype t)
 {
@@ -7352,18 +9747,18 @@ static bool hbk__json_file(const char *dir, const char *name, json_t *value, hbk
 static bool hbk__config_save(const hbk_config *c, const char *dir, hbk_dtype t, hbk_error *err)
 {
     const char *dtype = t == HBK_F32 ? "float32" : t == HBK_F16 ? "float16" : "bfloat16";
-    json_t *o = json_pack("{s:[s],s:b,s:f,s:o,s:o,s:I,s:s,s:I,s:f,s:I,s:I,s:b,"
-                          "s:s,s:I,s:I,s:I,s:f,s:o,s:f,s:b,s:s,s:b,s:I}",
-                          "architectures", "LlamaForCausalLM", "attention_bias", 0, "attention_dropout", 0.0,
-                          "bos_token_id", hbk__bos_json(c), "eos_token_id", hbk__eos_json(c), "head_dim",
-                          (json_int_t)c->head_dim, "hidden_act", "silu", "hidden_size", (json_int_t)c->dim,
-                          "initializer_range", 0.02, "intermediate_size", (json_int_t)c->ffn_dim,
-                          "max_position_embeddings", (json_int_t)c->context_length, "mlp_bias", 0,
-                          "model_type", "llama", "num_attention_heads", (json_int_t)c->n_heads,
-                          "num_hidden_layers", (json_int_t)c->n_layers, "num_key_value_heads",
-                          (json_int_t)c->n_kv_heads, "rms_norm_eps", c->rms_norm_eps, "rope_scaling",
-                          hbk__rope_json(c), "rope_theta", c->rope_theta, "tie_word_embeddings", (int)c->tied,
-                          "torch_dtype", dtype, "use_cache", 1, "vocab_size", (json_int_t)c->vocab_size);
+    json_t *o = json_pack(
+        "{s:[s],s:b,s:f,s:o,s:o,s:I,s:s,s:I,s:f,s:I,s:I,s:b,"
+        "s:s,s:I,s:I,s:I,s:f,s:o,s:f,s:b,s:s,s:b,s:I}",
+        "architectures", "LlamaForCausalLM", "attention_bias", (c->biases & HBK__ATTENTION) != 0,
+        "attention_dropout", 0.0, "bos_token_id", hbk__bos_json(c), "eos_token_id", hbk__eos_json(c),
+        "head_dim", (json_int_t)c->head_dim, "hidden_act", "silu", "hidden_size", (json_int_t)c->dim,
+        "initializer_range", 0.02, "intermediate_size", (json_int_t)c->ffn_dim, "max_position_embeddings",
+        (json_int_t)c->context_length, "mlp_bias", (c->biases & HBK__MLP) != 0, "model_type", "llama",
+        "num_attention_heads", (json_int_t)c->n_heads, "num_hidden_layers", (json_int_t)c->n_layers,
+        "num_key_value_heads", (json_int_t)c->n_kv_heads, "rms_norm_eps", c->rms_norm_eps, "rope_scaling",
+        hbk__rope_json(c), "rope_theta", c->rope_theta, "tie_word_embeddings", (int)c->tied, "torch_dtype",
+        dtype, "use_cache", 1, "vocab_size", (json_int_t)c->vocab_size);
     return hbk__json_file(dir, "config.json", o, err) &&
            hbk__json_file(
                dir, "generation_config.json",
@@ -7371,236 +9766,629 @@ static bool hbk__config_save(const hbk_config *c, const char *dir, hbk_dtype t, 
                err);
 }
 
-HBK_DEF bool hbk_model_save(const hbk_model *m, const char *dir, hbk_dtype t, hbk_error *err)
+/* What the adapter adds to the tensor of this name, or NULL. */
+static const hbk_lora *hbk__tensor_lora(const hbk_adapter *a, const char *name)
+{
+    hbk_int layer = 0;
+    hbk_slot slot;
+    if (!a) return NULL;
+    if (!strcmp(name, HBK__HEAD)) return hbk__head_lora(a);
+    const char *rest = hbk__after_slot(hbk__after_layer(name, &layer), &slot);
+    return rest && !strcmp(rest, ".weight") ? hbk__lora_of(a, layer, slot) : NULL;
+}
+
+/* The model as it is to be merged: under an adapter of the head, a head that is the embedding becomes a
+   matrix of its own. Borrows everything. */
+static hbk_model hbk__merge_view(const hbk_model *m, const hbk_adapter *a)
+{
+    hbk_model view = *m;
+    HBK_ASSERT(!a || a->n_layers == m->config.n_layers);
+    if (hbk__head_lora(a)) view.config.tied = false;
+    return view;
+}
+
+/* A model with m's weights in which a group that has one bias has all: those that m lacks are zero (other
+   files give q, k and v alone a bias). Free its layers, and *zeros. */
+static bool hbk__whole_groups(hbk_model *whole, const hbk_model *m, hbk_real **zeros, hbk_error *err)
+{
+    hbk_config *c = &whole->config;
+    *whole = *m;
+    if (c->biases & HBK__ATTENTION) c->biases |= HBK__ATTENTION;
+    if (c->biases & HBK__MLP) c->biases |= HBK__MLP;
+    hbk_int widest = HBK__MAX(c->n_heads * c->head_dim, HBK__MAX(c->dim, c->ffn_dim));
+    *zeros = HBK__NEW(m->alloc, hbk_real, widest, err);
+    whole->layers = *zeros ? HBK__NEW(m->alloc, hbk_layer, c->n_layers, err) : NULL;
+    for (hbk_int l = 0; whole->layers && l < c->n_layers; l++) {
+        whole->layers[l] = m->layers[l];
+        for (int s = 0; s < HBK_N_SLOTS; s++)
+            if (!whole->layers[l].bias[s]) whole->layers[l].bias[s] = *zeros;
+    }
+    return whole->layers != NULL;
+}
+
+HBK_DEF bool hbk_model_save_merged(const hbk_model *m, const hbk_adapter *a, const char *dir, hbk_dtype t,
+                                   hbk_error *err)
 {
     char path[512], name[96];
+    hbk_model view = hbk__merge_view(m, a), whole;
+    hbk_real *zeros;
     hbk_int n = 0;
     hbk_matrix w;
     if (t != HBK_F32 && t != HBK_F16 && t != HBK_BF16)
         return hbk_fail(err, HBK_ERROR_OPTION, "a model is saved as f32, f16 or bf16, not as %s",
                         hbk_dtype_name(t));
     if (!hbk_dir_make(dir, err) || !hbk_path(path, dir, "model.safetensors", err)) return false;
-    while (hbk_tensor_at(m, n, name, &w)) n++;
-    hbk_tensor *tensors = HBK__NEW(m->alloc, hbk_tensor, n, err);
-    hbk_matrix *from = tensors ? HBK__NEW(m->alloc, hbk_matrix, n, err) : NULL;
+    bool ok = hbk__whole_groups(&whole, &view, &zeros, err);
+    while (ok && hbk_tensor_at(&whole, n, name, &w)) n++;
+    hbk_tensor *tensors = ok ? HBK__NEW(m->alloc, hbk_tensor, n, err) : NULL;
+    hbk__origin *from = tensors ? HBK__NEW(m->alloc, hbk__origin, n, err) : NULL;
     char *names = from ? HBK__NEW(m->alloc, char, 96 * n, err) : NULL;
     for (hbk_int i = 0; names && i < n; i++) {
-        hbk_tensor_at(m, i, names + 96 * i, &from[i]);
-        bool norm = strstr(names + 96 * i, "norm.weight") != NULL;
+        hbk__place p;
+        hbk_tensor_at(&whole, i, names + 96 * i, &from[i].w);
+        from[i].lora = hbk__tensor_lora(a, names + 96 * i);
+        bool vector = hbk__place_at(&whole, i, &p, names + 96 * i) && p.vector;
         tensors[i].name = names + 96 * i;
         snprintf(tensors[i].dtype, sizeof tensors[i].dtype, "%s", hbk__st_type_name(t));
-        tensors[i].n_dims = norm ? 1 : 2;
-        tensors[i].shape[0] = norm ? from[i].cols : from[i].rows;
-        tensors[i].shape[1] = norm ? 0 : from[i].cols;
+        tensors[i].n_dims = vector ? 1 : 2;
+        tensors[i].shape[0] = vector ? from[i].w.cols : from[i].w.rows;
+        tensors[i].shape[1] = vector ? 0 : from[i].w.cols;
     }
-    bool ok = names && hbk__tensors_write(path, tensors, from, n, m->alloc, err);
+    ok = names && hbk__tensors_write(path, tensors, from, n, m->alloc, err);
     hbk_free(m->alloc, names);
     hbk_free(m->alloc, from);
     hbk_free(m->alloc, tensors);
-    return ok && hbk__config_save(&m->config, dir, t, err);
+    hbk_free(m->alloc, whole.layers);
+    hbk_free(m->alloc, zeros);
+    return ok && hbk__config_save(&view.config, dir, t, err);
 }
 
-/* ---- 12.8 PEFT adapters -----------------------------------------------------
+HBK_DEF bool hbk_model_save(const hbk_model *m, const char *dir, hbk_dtype t, hbk_error *err)
+{
+    return hbk_model_save_merged(m, NULL, dir, t, err);
+}
+
+/* ---- 12.9 adapters ------------------------------------------------------------
+
+   PEFT, adapter_model.safetensors beside adapter_config.json:
 
        base_model.model.model.layers.N.self_attn.q_proj.lora_A.weight  (rank, in)
        base_model.model.model.layers.N.self_attn.q_proj.lora_B.weight  (out, rank)
+       base_model.model.lm_head.lora_A.weight ...
 
-   What is adapted is what the file holds tensors for; the configuration adds alpha, and everything in it
-   that would change the result and is not supported is refused by name. Every tensor must find its place
-   and every adapted projection both its tensors: an adapter that matches nothing would load, and the base
-   model would answer in its stead. */
+   MLX, adapters.safetensors, whose configuration holds the scale itself:
+
+       model.layers.N.self_attn.q_proj.lora_a  (in, rank)
+       model.layers.N.self_attn.q_proj.lora_b  (rank, out)
+
+   What is adapted, and with which rank, is what the file holds tensors for. The configuration says it once
+   more, in r, rank_pattern, target_modules, layers_to_transform and exclude_modules, some of it as regular
+   expressions: lists are held against the tensors, expressions are not needed. What it alone says is alpha,
+   by module, and everything in it that would change the result and is not supported is refused by name.
+   Every tensor must find its place and every adapted projection both its tensors: an adapter that matches
+   nothing would load, and the base model would answer in its stead. */
+
+/* An adapter's two files while they are read. */
+typedef struct hbk__adapter_file {
+    char config_path[512];
+    json_t *config;
+    const json_t *targets, *layers; /* lists that claim what is adapted; targets NULL: none that can be read */
+    bool mlx, all_linear, excludes, rslora;
+    double alpha; /* of MLX: the scale */
+    const hbk_model *base;
+    hbk_safetensors *s;
+    hbk_int n;                /* projections that could be adapted, the head last */
+    const hbk_tensor **found; /* (n, 2) A and B */
+    hbk_allocator *alloc;
+} hbk__adapter_file;
+
+static void hbk__adapter_close(hbk__adapter_file *f)
+{
+    hbk_free(f->alloc, f->found);
+    hbk_safetensors_close(f->s);
+    json_decref(f->config);
+}
+
+/* The module of number i of a model's projections: "model.layers.3.mlp.up_proj", "lm_head". */
+static void hbk__module_name(char name[64], hbk_int i, hbk_int n_layers)
+{
+    hbk_slot slot = (hbk_slot)(i % HBK_N_SLOTS);
+    if (i == n_layers * HBK_N_SLOTS)
+        snprintf(name, 64, "lm_head");
+    else
+        snprintf(name, 64, "model.layers.%lld.%s%s", (long long)(i / HBK_N_SLOTS), hbk__slot_group(slot),
+                 hbk_slot_name(slot));
+}
+
+static void hbk__lora_tensor_name(char name[96], const char *module, int half, bool mlx)
+{
+    if (mlx)
+        snprintf(name, 96, "%s.lora_%c", module, half ? 'b' : 'a');
+    else
+        snprintf(name, 96, "base_model.model.%s.lora_%c.weight", module, half ? 'B' : 'A');
+}
 
 /* The layer, the projection and the half (0: A, 1: B) that a name speaks of. */
-static bool hbk__lora_name(const char *name, hbk_int *layer, hbk_slot *slot, int *half)
+static bool hbk__lora_name(const char *name, bool mlx, hbk_int *layer, hbk_slot *slot, int *half)
 {
-    const char *s = hbk__after_slot(hbk__after_layer(hbk__after(name, "base_model.model."), layer), slot);
-    const char *a = hbk__after(s, ".lora_A"), *b = hbk__after(s, ".lora_B");
+    const char *module = mlx ? name : hbk__after(name, "base_model.model."), *head;
+    const char *s = hbk__after_slot(hbk__after_layer(module, layer), slot);
+    if ((head = hbk__after(module, "lm_head")) != NULL) s = head; /* *slot is HBK_LM_HEAD already */
+    const char *a = hbk__after(s, mlx ? ".lora_a" : ".lora_A"), *b = hbk__after(s, mlx ? ".lora_b" : ".lora_B");
     *half = b != NULL;
     s = a ? a : b;
+    if (!s || mlx) return s && !*s;
     const char *plain = hbk__after(s, ".default"); /* a raw state_dict keeps the adapter's name */
-    return s && !strcmp(plain ? plain : s, ".weight");
+    return !strcmp(plain ? plain : s, ".weight");
 }
 
-/* Whether t fits half `half` of a projection (out, in), and with what rank. */
-static bool hbk__check_lora(const char *path, const hbk_tensor *t, const hbk_config *c, hbk_int layer,
-                            hbk_slot slot, int half, hbk_error *err)
+/* The dimension of a half that is the rank: A (rank, in), B (out, rank); MLX has both turned. */
+static int hbk__rank_dim(const hbk__adapter_file *f, int half)
 {
-    hbk_int out, in;
+    return f->mlx ? !half : half;
+}
+
+/* Whether t fits half `half` of a projection (out, in). */
+static bool hbk__check_lora(const hbk__adapter_file *f, const hbk_tensor *t, hbk_int layer, hbk_slot slot,
+                            int half, hbk_error *err)
+{
+    hbk_int out, in, rank_dim = hbk__rank_dim(f, half);
     hbk_dtype type;
-    if (layer >= c->n_layers)
-        return hbk_fail_at(err, HBK_ERROR_SHAPE, path, 0,
+    char got[192], want[64];
+    if (slot != HBK_LM_HEAD && layer >= f->base->config.n_layers)
+        return hbk_fail_at(err, HBK_ERROR_SHAPE, f->s->path, 0,
                            "tensor %s: the model has %lld layers; is this the adapter of another base?",
-                           t->name, (long long)c->n_layers);
+                           t->name, (long long)f->base->config.n_layers);
     if (!hbk__dtype_of(t->dtype, &type))
-        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0, "tensor %s: type %s is not supported",
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, f->s->path, 0, "tensor %s: type %s is not supported",
                            t->name, t->dtype);
-    hbk__slot_shape(c, slot, &out, &in);
-    if (t->n_dims == 2 && t->shape[!half] == (half ? out : in)) return true;
-    char got[192];
+    hbk__slot_shape(&f->base->config, slot, &out, &in);
+    if (t->n_dims == 2 && t->shape[!rank_dim] == (half ? out : in) && t->shape[rank_dim] > 0) return true;
     hbk__shape_text(got, t);
-    return hbk_fail_at(err, HBK_ERROR_SHAPE, path, 0,
-                       "tensor %s: shape %s, expected %s%lld%s; is this the adapter of another base?",
-                       t->name, got, half ? "(" : "(rank,", (long long)(half ? out : in),
-                       half ? ",rank)" : ")");
+    snprintf(want, sizeof want, rank_dim ? "(%lld,rank)" : "(rank,%lld)", (long long)(half ? out : in));
+    return hbk_fail_at(err, HBK_ERROR_SHAPE, f->s->path, 0,
+                       "tensor %s: shape %s, expected %s; is this the adapter of another base?", t->name, got,
+                       want);
 }
 
-/* Sorts the file's tensors into found[(layer * HBK_N_SLOTS + slot) * 2 + half]. */
-static bool hbk__adapter_collect(const hbk_safetensors *s, const hbk_config *c, const hbk_tensor **found,
-                                 hbk_int *rank, unsigned *targets, hbk_error *err)
+/* PEFT puts a copy of the base's head or embedding beside an adapter of the head, and would put it in their
+   place when it loads. It may be rounded to bf16; if it was trained too, that would get lost here. */
+static bool hbk__check_copy(const hbk__adapter_file *f, const hbk_tensor *t, const hbk_matrix *w,
+                            hbk_error *err)
 {
-    *targets = 0;
-    for (hbk_int i = 0; i < s->n; i++) {
-        const hbk_tensor *t = &s->tensors[i];
+    hbk_dtype type;
+    double apart = 0, whole = 0;
+    if (!hbk__dtype_of(t->dtype, &type) || t->n_dims != 2 || t->shape[0] != w->rows || t->shape[1] != w->cols)
+        return hbk_fail_at(err, HBK_ERROR_SHAPE, f->s->path, 0,
+                           "tensor %s: is no copy of the base's, which is (%lld,%lld): was the vocabulary "
+                           "resized? That is not supported",
+                           t->name, (long long)w->rows, (long long)w->cols);
+    hbk_matrix copy = hbk__tensor_matrix(t, w->rows, w->cols);
+    hbk_real *x = HBK__NEW(f->alloc, hbk_real, 2 * w->cols, err), *y = x + w->cols;
+    if (!x) return false;
+    for (hbk_int row = 0; row < w->rows; row++) {
+        hbk_matrix_unpack(x, &copy, row, 1);
+        hbk_matrix_unpack(y, w, row, 1);
+        for (hbk_int i = 0; i < w->cols; i++) {
+            apart += (double)((x[i] - y[i]) * (x[i] - y[i]));
+            whole += (double)(y[i] * y[i]);
+        }
+    }
+    hbk_free(f->alloc, x);
+    if (apart <= whole / 65536) return true; /* bf16 rounds by less than a 256th; false for a NaN */
+    return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, f->s->path, 0,
+                       "tensor %s: differs from the base's: it was trained too, or belongs to another base; "
+                       "merge the adapter with PEFT first",
+                       t->name);
+}
+
+/* A tensor that is no half of a correction: a copy of the base's is let pass. */
+static bool hbk__adapter_stranger(const hbk__adapter_file *f, const hbk_tensor *t, hbk_error *err)
+{
+    const char *module = hbk__after(t->name, "base_model.model.");
+    const char *head = hbk__after(module, "lm_head."), *embed = hbk__after(module, "model.embed_tokens.");
+    const char *rest = head ? head : embed;
+    if (rest && (!strcmp(rest, "base_layer.weight") || !strcmp(rest, "weight")))
+        return hbk__check_copy(f, t, head ? &f->base->head : &f->base->embed, err);
+    return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, f->s->path, 0, "tensor %.200s: %s", t->name,
+                       module || f->mlx
+                           ? "is not lora_A or lora_B of a layer's projection or lm_head: not supported"
+                           : "PEFT's names begin with base_model.model.: rename the tensors");
+}
+
+/* Sorts the file's tensors into f->found. */
+static bool hbk__adapter_collect(hbk__adapter_file *f, hbk_error *err)
+{
+    bool any = false;
+    for (hbk_int i = 0; i < f->s->n; i++) {
+        const hbk_tensor *t = &f->s->tensors[i];
         hbk_int layer = 0;
         hbk_slot slot;
         int half;
-        if (!hbk__lora_name(t->name, &layer, &slot, &half))
-            return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, s->path, 0, "tensor %.200s: %s", t->name,
-                               hbk__after(t->name, "base_model.model.")
-                                   ? "is not lora_A or lora_B of one of the seven projections: not supported"
-                                   : "PEFT's names begin with base_model.model.: rename the tensors");
-        if (!hbk__check_lora(s->path, t, c, layer, slot, half, err)) return false;
-        if (i == 0) *rank = t->shape[half];
-        if (t->shape[half] != *rank)
-            return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, s->path, 0,
-                               "tensor %s: rank %lld, but %lld elsewhere: one rank for all is supported",
-                               t->name, (long long)t->shape[half], (long long)*rank);
-        const hbk_tensor **place = &found[(layer * HBK_N_SLOTS + slot) * 2 + half];
+        if (!hbk__lora_name(t->name, f->mlx, &layer, &slot, &half)) {
+            if (!hbk__adapter_stranger(f, t, err)) return false;
+            continue;
+        }
+        if (!hbk__check_lora(f, t, layer, slot, half, err)) return false;
+        hbk_int at = slot == HBK_LM_HEAD ? f->n - 1 : layer * HBK_N_SLOTS + slot;
+        const hbk_tensor **place = &f->found[2 * at + half];
         if (*place)
-            return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0, "tensors %s and %s are one and the same",
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, f->s->path, 0, "tensors %s and %s are one and the same",
                                t->name, (*place)->name);
         *place = t;
-        *targets |= 1u << slot;
+        any = true;
     }
-    if (*targets) return true;
-    return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0,
+    if (any) return true;
+    return hbk_fail_at(err, HBK_ERROR_FORMAT, f->s->path, 0,
                        "holds no tensor: nothing was trained, or nothing saved");
 }
 
-/* Whether each adapted projection has A and B in every layer, and what the configuration lists is there. */
-static bool hbk__adapter_complete(const hbk_safetensors *s, const hbk_config *c, const hbk_tensor **found,
-                                  unsigned targets, unsigned listed, hbk_error *err)
+/* How a list of PEFT's names a module: 2 in full, 1 by its last parts, 0 not at all. */
+static int hbk__list_names(const json_t *list, const char *module)
 {
-    for (hbk_int i = 0; i < c->n_layers * HBK_N_SLOTS; i++) {
-        hbk_slot slot = (hbk_slot)(i % HBK_N_SLOTS);
-        if ((listed & ~targets) >> slot & 1)
-            return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0,
-                               "holds no tensor for %s, which adapter_config.json's target_modules names",
-                               hbk_slot_name(slot));
-        if (!(targets >> slot & 1) || (found[2 * i] && found[2 * i + 1])) continue;
-        return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0,
-                           "tensor base_model.model.model.layers.%lld.%s%s.lora_%c.weight is missing; is "
-                           "this the adapter of another base?",
-                           (long long)(i / HBK_N_SLOTS), hbk__slot_group(slot), hbk_slot_name(slot),
-                           found[2 * i] ? 'B' : 'A');
+    int best = 0;
+    for (size_t i = 0, m = strlen(module); i < json_array_size(list); i++) {
+        const char *s = json_string_value(json_array_get(list, i));
+        size_t n = s ? strlen(s) : m + 1;
+        if (n == m && !strcmp(s, module)) return 2;
+        if (n < m && module[m - n - 1] == '.' && !strcmp(module + m - n, s)) best = 1;
+    }
+    return best;
+}
+
+/* Whether layers_to_transform, a number or a list, holds the layer; absent or empty it holds all. */
+static bool hbk__layer_listed(const json_t *layers, hbk_int layer)
+{
+    if (json_is_integer(layers)) return json_integer_value(layers) == layer;
+    for (size_t i = 0; i < json_array_size(layers); i++)
+        if (json_integer_value(json_array_get(layers, i)) == layer) return true;
+    return json_array_size(layers) == 0;
+}
+
+/* Whether the configuration claims that projection i is adapted; a module named in full needs no layer. */
+static bool hbk__adapter_claims(const hbk__adapter_file *f, hbk_int i, const char *module)
+{
+    if (f->all_linear) return i + 1 < f->n;
+    int named = hbk__list_names(f->targets, module);
+    return named == 2 || (named == 1 && hbk__layer_listed(f->layers, i / HBK_N_SLOTS));
+}
+
+/* Whether each adapted projection has A and B, of one rank, and the lists of the configuration agree. */
+static bool hbk__adapter_complete(const hbk__adapter_file *f, hbk_error *err)
+{
+    bool lists = f->targets || f->all_linear;
+    for (hbk_int i = 0; i < f->n; i++) {
+        const hbk_tensor *a = f->found[2 * i], *b = f->found[2 * i + 1];
+        char module[64], name[96];
+        hbk__module_name(module, i, f->base->config.n_layers);
+        bool claimed = lists && hbk__adapter_claims(f, i, module);
+        hbk__lora_tensor_name(name, module, a != NULL, f->mlx);
+        if (!a != !b || (claimed && !a && !f->excludes))
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, f->s->path, 0,
+                               "tensor %s is missing%s; is this the adapter of another base?", name,
+                               a || b ? "" : ", which target_modules asks for");
+        if (!a) continue;
+        if (lists && !claimed)
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, f->s->path, 0,
+                               "tensor %s: target_modules of adapter_config.json does not name its module",
+                               a->name);
+        if (a->shape[hbk__rank_dim(f, 0)] != b->shape[hbk__rank_dim(f, 1)])
+            return hbk_fail_at(err, HBK_ERROR_SHAPE, f->s->path, 0, "tensor %s: rank %lld, but %lld in %s",
+                               b->name, (long long)b->shape[hbk__rank_dim(f, 1)],
+                               (long long)a->shape[hbk__rank_dim(f, 0)], a->name);
     }
     return true;
 }
 
-/* target_modules: a list, whose projections become bits of *listed, or a pattern, left to the tensors. */
-static void hbk__read_targets(hbk__fields *f, unsigned *listed)
+/* Refuses what would change the numbers and is not known here: a switch that is on, a list or table that
+   holds something. Texts and numbers only shape what such a switch turns on. Listed are the keys that are
+   read elsewhere, or concern training and its start. */
+static void hbk__refuse_unknown(hbk__fields *f, json_t *config)
 {
-    const json_t *list = hbk__json_field(f, "target_modules");
-    for (size_t i = 0; i < json_array_size(list) && f->ok; i++) {
-        const char *name = json_string_value(json_array_get(list, i));
-        const char *dot = name ? strrchr(name, '.') : NULL;
-        int slot = 0;
-        if (dot) name = dot + 1;
-        while (slot < HBK_N_SLOTS && name && strcmp(name, hbk_slot_name((hbk_slot)slot)) != 0) slot++;
-        if (name && slot < HBK_N_SLOTS)
-            *listed |= 1u << slot;
-        else
-            f->ok = hbk_fail_at(f->err, HBK_ERROR_UNSUPPORTED, f->path, 0,
-                                "target_modules: %.60s is not supported, only a layer's seven projections",
-                                name ? name : "what is no string");
+    static const char known[][22] = {
+        "alpha_pattern",  "auto_mapping",   "corda_config",    "eva_config",    "exclude_modules",
+        "fan_in_fan_out", "inference_mode", "layers_pattern",  "lora_ga_config", "init_lora_weights",
+        "loftq_config",   "rank_pattern",   "megatron_config", "runtime_config", "layers_to_transform",
+        "target_modules", "use_rslora",     "velora_config"};
+    const char *key;
+    json_t *value;
+    json_object_foreach(config, key, value)
+    {
+        size_t i = 0, n = sizeof known / sizeof *known;
+        while (i < n && strcmp(key, known[i]) != 0) i++;
+        if (i < n || json_is_string(value) || json_is_number(value)) continue;
+        hbk__field_refuse(f, key, NULL);
+        if (!f->ok) return;
     }
 }
 
-/* adapter_config.json: alpha, the projections listed, and whether the scale is alpha / sqrt(rank). */
-static bool hbk__adapter_config(const char *dir, double *alpha, bool *rslora, unsigned *listed,
-                                hbk_error *err)
+/* PEFT's adapter_config.json. fan_in_fan_out, of layers that store W transposed, PEFT itself ignores for
+   LLaMA's. */
+static bool hbk__peft_config(hbk__adapter_file *a, hbk_error *err)
 {
-    static const char refused[][24] = {"use_dora",
-                                       "modules_to_save",
-                                       "layers_to_transform",
-                                       "lora_bias",
-                                       "layer_replication",
-                                       "rank_pattern",
-                                       "alpha_pattern",
-                                       "use_qalora",
-                                       "trainable_token_indices",
-                                       "target_parameters",
-                                       "alora_invocation_tokens"};
-    char path[512];
-    if (!hbk_path(path, dir, "adapter_config.json", err)) return false;
-    json_t *root = hbk_json_read(path, err);
-    if (!root) return false;
-    hbk__fields f = {root, path, err, true};
+    hbk__fields f = {a->config, a->config_path, err, true};
     const char *type = json_string_value(hbk__json_field(&f, "peft_type"));
     if (!type || strcmp(type, "LORA") != 0)
-        f.ok = hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0, "peft_type %.40s: only LORA is supported",
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, f.path, 0, "peft_type %.40s: only LORA is supported",
                            type ? type : "is absent");
-    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) hbk__field_refuse(&f, refused[i], NULL);
+    hbk__refuse_unknown(&f, a->config);
     hbk__field_refuse(&f, "bias", "none");
-    /* pissa, olora, corda and loftq change the base too: their A and B mean nothing on the plain one */
+    /* pissa, olora, corda, loftq and lora_ga change the base too: their A and B mean nothing on the plain one.
+       PEFT's save_pretrained(path_initial_model_for_weight_conversion=...) writes what does. */
     const char *init = json_string_value(hbk__json_field(&f, "init_lora_weights"));
     if (init && strcmp(init, "eva") != 0 && strcmp(init, "orthogonal") != 0)
         hbk__field_refuse(&f, "init_lora_weights", "gaussian");
-    *alpha = hbk__field_real(&f, "lora_alpha", 8);
-    *rslora = hbk__field_bool(&f, "use_rslora", false);
-    *listed = 0;
-    hbk__read_targets(&f, listed);
-    json_decref(root);
+    a->alpha = hbk__field_real(&f, "lora_alpha", 8);
+    a->rslora = hbk__field_bool(&f, "use_rslora", false);
+    const json_t *targets = hbk__json_field(&f, "target_modules");
+    const json_t *excludes = hbk__json_field(&f, "exclude_modules");
+    a->excludes = json_array_size(excludes) || json_is_string(excludes);
+    a->layers = hbk__json_field(&f, "layers_to_transform");
+    a->all_linear = json_is_string(targets) && !strcmp(json_string_value(targets), "all-linear");
+    if (json_is_array(targets)) a->targets = targets;
+    for (size_t i = 0; i < json_array_size(targets) && f.ok; i++)
+        if (!json_is_string(json_array_get(targets, i)))
+            f.ok = hbk_fail_at(err, HBK_ERROR_FORMAT, f.path, 0,
+                               "target_modules: expected names of modules");
     return f.ok;
 }
 
-HBK_DEF hbk_adapter *hbk_adapter_load(const char *dir, const hbk_config *config, hbk_allocator *alloc,
+/* MLX's: lora_parameters {"rank", "scale", ...}; the scale is used as it stands. */
+static bool hbk__mlx_config(hbk__adapter_file *a, hbk_error *err)
+{
+    hbk__fields f = {a->config, a->config_path, err, true};
+    hbk__field_refuse(&f, "fine_tune_type", "lora");
+    hbk__field_refuse(&f, "use_dora", NULL);
+    if (!f.ok) return false;
+    const json_t *scale = json_object_get(json_object_get(a->config, "lora_parameters"), "scale");
+    if (!json_is_number(scale))
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, f.path, 0, "lora_parameters: expected a number as scale");
+    a->alpha = json_number_value(scale);
+    return true;
+}
+
+/* Opens both files of an adapter's folder. */
+static bool hbk__adapter_open(hbk__adapter_file *f, const char *dir, hbk_error *err)
+{
+    char path[512], mlx[512], bin[512];
+    if (!hbk_path(f->config_path, dir, "adapter_config.json", err) ||
+        !hbk_path(path, dir, "adapter_model.safetensors", err) ||
+        !hbk_path(mlx, dir, "adapters.safetensors", err) || !hbk_path(bin, dir, "adapter_model.bin", err))
+        return false;
+    f->mlx = !hbk_file_exists(path) && hbk_file_exists(mlx);
+    f->config = hbk_json_read(f->config_path, err);
+    if (!f->config) return false;
+    if (!(f->mlx ? hbk__mlx_config(f, err) : hbk__peft_config(f, err))) return false;
+    if (!f->mlx && !hbk_file_exists(path) && hbk_file_exists(bin))
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, bin, 0,
+                           "is a PyTorch checkpoint: load and save the adapter with a present PEFT, which "
+                           "writes adapter_model.safetensors");
+    f->s = hbk_safetensors_open(f->mlx ? mlx : path, f->alloc, err);
+    f->found = f->s ? HBK__NEW(f->alloc, const hbk_tensor *, 2 * f->n, err) : NULL;
+    return f->found != NULL;
+}
+
+/* A regular expression of Python's as a POSIX extended one, appended to `out`: what module names ask for.
+   Whether a repetition is lazy makes no difference to whether a whole name matches. False: there is more. */
+static bool hbk__pattern_text(hbk_text *out, const char *p)
+{
+    bool set = false; /* inside [...] */
+    for (; *p; p++) {
+        if (*p == '\\') {
+            const char *range = *++p == 'd' ? "0-9" : *p == 'w' ? "A-Za-z0-9_" : NULL;
+            if (range)
+                hbk_text_printf(out, set ? "%s" : "[%s]", range);
+            else if (!*p || !strchr(set ? "." : ".[]()*+?{}|^$\\-/", *p))
+                return false;
+            else
+                hbk_text_printf(out, set ? "%c" : strchr("]}-/", *p) ? "[%c]" : "\\%c", *p);
+        } else if (set || *p == '[') {
+            if (set && *p == '[') return false;
+            hbk_text_append(out, p, 1);
+            if (!set && p[1] == '^') hbk_text_append(out, ++p, 1);
+            set = *p != ']';
+        } else if (*p == '(' && p[1] == '?') {
+            if (p[2] != ':') return false; /* names, conditions, a look ahead or back */
+            hbk_text_add(out, "(");
+            p += 2;
+        } else if (*p == '*' || *p == '+' || *p == '?') {
+            hbk_text_append(out, p, 1);
+            if (p[1] == '?') p++;
+            if (p[1] == '*' || p[1] == '+') return false;
+        } else if (*p == '{') {
+            return false;
+        } else {
+            hbk_text_append(out, p, 1);
+        }
+    }
+    return !set;
+}
+
+/* Compiles a key of alpha_pattern: it matches a module's whole name, or what follows a dot in it. */
+static bool hbk__pattern_open(regex_t *re, const hbk__adapter_file *f, const char *key, hbk_error *err)
+{
+    hbk_text t;
+    memset(&t, 0, sizeof t);
+    t.alloc = f->alloc;
+    hbk_text_add(&t, "^(.*\\.)?(");
+    bool known = hbk__pattern_text(&t, key), ok;
+    hbk_text_add(&t, ")$");
+    ok = hbk_text_ok(&t, err);
+    if (ok && (!known || regcomp(re, hbk_text_string(&t), REG_EXTENDED | REG_NOSUB) != 0))
+        ok = hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, f->config_path, 0,
+                         "alpha_pattern: the expression %.80s is not supported: list the modules by name",
+                         key);
+    hbk_text_free(&t);
+    return ok;
+}
+
+/* Gives each adapted projection, whose alpha is NAN so far, that of the first key that matches it. */
+static bool hbk__alpha_pattern(const hbk__adapter_file *f, hbk_adapter *a, hbk_error *err)
+{
+    const char *key;
+    json_t *value, *patterns = f->mlx ? NULL : json_object_get(f->config, "alpha_pattern");
+    json_object_foreach(patterns, key, value)
+    {
+        regex_t re;
+        if (!json_is_number(value))
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, f->config_path, 0,
+                               "alpha_pattern: expected a number for %.80s", key);
+        if (!hbk__pattern_open(&re, f, key, err)) return false;
+        for (hbk_int i = 0; i < f->n; i++) {
+            char module[64];
+            hbk__module_name(module, i, a->n_layers);
+            if (a->loras[i].rank && isnan(a->loras[i].alpha) && !regexec(&re, module, 0, NULL, 0))
+                a->loras[i].alpha = json_number_value(value);
+        }
+        regfree(&re);
+    }
+    return true;
+}
+
+/* Half `half` of a projection into out, rows of x turned to columns for MLX. */
+static bool hbk__unpack_half(const hbk__adapter_file *f, hbk_real *out, const hbk_tensor *t, hbk_error *err)
+{
+    hbk_matrix w = hbk__tensor_matrix(t, t->shape[0], t->shape[1]);
+    if (!f->mlx) {
+        hbk_matrix_unpack(out, &w, 0, w.rows);
+        return true;
+    }
+    hbk_real *row = HBK__NEW(f->alloc, hbk_real, w.cols, err);
+    for (hbk_int i = 0; row && i < w.rows; i++) {
+        hbk_matrix_unpack(row, &w, i, 1);
+        for (hbk_int k = 0; k < w.cols; k++) out[k * w.rows + i] = row[k];
+    }
+    hbk_free(f->alloc, row);
+    return row != NULL;
+}
+
+/* Ranks, alphas and numbers of a begun adapter, from files that were found complete. */
+static bool hbk__adapter_fill(const hbk__adapter_file *f, hbk_adapter *a, hbk_error *err)
+{
+    for (hbk_int i = 0; i < f->n; i++) {
+        a->loras[i].rank = f->found[2 * i] ? f->found[2 * i]->shape[hbk__rank_dim(f, 0)] : 0;
+        a->loras[i].alpha = a->loras[i].rank ? NAN : 0;
+    }
+    if (!hbk__alpha_pattern(f, a, err)) return false;
+    for (hbk_int i = 0; i < f->n; i++) {
+        hbk_lora *l = &a->loras[i];
+        double rank = (double)l->rank;
+        if (isnan(l->alpha)) l->alpha = f->mlx ? f->alpha * rank : f->alpha;
+        if (f->rslora) l->alpha *= sqrt(rank);
+    }
+    if (!hbk__adapter_lay(a, NULL, err)) return false;
+    for (hbk_int i = 0; i < f->n; i++)
+        if (a->loras[i].rank && (!hbk__unpack_half(f, a->loras[i].a, f->found[2 * i], err) ||
+                                 !hbk__unpack_half(f, a->loras[i].b, f->found[2 * i + 1], err)))
+            return false;
+    return true;
+}
+
+HBK_DEF hbk_adapter *hbk_adapter_load(const char *dir, const hbk_model *base, hbk_allocator *alloc,
                                       hbk_error *err)
 {
-    char path[512];
-    double alpha;
-    bool rslora;
-    unsigned listed, targets;
-    hbk_int rank = 0;
-    if (!hbk_config_check(config, err) || !hbk__adapter_config(dir, &alpha, &rslora, &listed, err) ||
-        !hbk_path(path, dir, "adapter_model.safetensors", err))
-        return NULL;
-    hbk_safetensors *s = hbk_safetensors_open(path, alloc, err);
-    if (!s) return NULL;
-    hbk_adapter *a = NULL;
-    hbk_int n = config->n_layers * HBK_N_SLOTS;
-    const hbk_tensor **found = HBK__NEW(alloc, const hbk_tensor *, 2 * n, err);
-    if (found && hbk__adapter_collect(s, config, found, &rank, &targets, err) &&
-        hbk__adapter_complete(s, config, found, targets, listed, err))
-        a = hbk_adapter_new(config, rank, rslora ? alpha * sqrt((double)rank) : alpha, targets, 0, alloc,
-                            err);
-    for (hbk_int i = 0; a && i < n; i++) {
-        hbk_lora *l = &a->loras[i];
-        if (!l->a) continue;
-        hbk_matrix A = hbk__tensor_matrix(found[2 * i], rank, l->in);
-        hbk_matrix B = hbk__tensor_matrix(found[2 * i + 1], l->out, rank);
-        hbk_matrix_unpack(l->a, &A, 0, rank);
-        hbk_matrix_unpack(l->b, &B, 0, l->out);
+    hbk__adapter_file f;
+    memset(&f, 0, sizeof f);
+    f.base = base;
+    f.alloc = alloc;
+    f.n = base->config.n_layers * HBK_N_SLOTS + 1;
+    bool ok = hbk__adapter_open(&f, dir, err) && hbk__adapter_collect(&f, err) &&
+              hbk__adapter_complete(&f, err);
+    hbk_adapter *a = ok ? hbk__adapter_begin(&base->config, alloc, err) : NULL;
+    if (a && !hbk__adapter_fill(&f, a, err)) {
+        hbk_adapter_free(a);
+        a = NULL;
     }
-    hbk_free(alloc, found);
-    hbk_safetensors_close(s);
+    hbk__adapter_close(&f);
     return a;
+}
+
+/* A whole number as one: old readers want an int for alpha. */
+static json_t *hbk__alpha_json(double alpha)
+{
+    bool whole = alpha == floor(alpha) && fabs(alpha) < 1e15;
+    return whole ? json_integer((json_int_t)alpha) : json_real(alpha);
+}
+
+/* target_modules and layers_to_transform. Where every adapted layer adapts the same projections these are
+   listed, and the layers unless they are all; else each module by its full name. */
+static json_t *hbk__targets_json(const hbk_adapter *a, json_t **layers)
+{
+    bool even = true;
+    json_t *targets = json_array(), *which = json_array();
+    for (hbk_int l = 0; l < a->n_layers; l++) {
+        unsigned bits = 0;
+        for (int s = 0; s < HBK_N_SLOTS; s++) bits |= (hbk__lora_of(a, l, s) ? 1u : 0u) << s;
+        if (bits && bits != (a->targets & HBK_ALL_SLOTS)) even = false;
+        if (bits) json_array_append_new(which, json_integer(l));
+    }
+    for (hbk_int i = 0; i <= a->n_layers * HBK_N_SLOTS; i++) {
+        char module[64];
+        int slot = hbk__lora_slot(a, i);
+        hbk__module_name(module, i, a->n_layers);
+        if (even && i < HBK_N_SLOTS && a->targets >> slot & 1)
+            json_array_append_new(targets, json_string(hbk_slot_name((hbk_slot)slot)));
+        if (a->loras[i].a && (!even || slot == HBK_LM_HEAD))
+            json_array_append_new(targets, json_string(module));
+    }
+    hbk_int n = (hbk_int)json_array_size(which);
+    if (!even || n == 0 || n == a->n_layers) {
+        json_decref(which);
+        which = json_null();
+    }
+    *layers = which;
+    return targets;
+}
+
+/* Puts the rank and alpha of a module into the patterns, where they are not the common ones. */
+static void hbk__pattern_add(json_t *ranks, json_t *alphas, const char *key, const hbk_lora *l,
+                             const hbk_lora *common)
+{
+    if (l->rank != common->rank) json_object_set_new(ranks, key, json_integer(l->rank));
+    if (l->alpha != common->alpha) json_object_set_new(alphas, key, hbk__alpha_json(l->alpha));
+}
+
+/* rank_pattern and alpha_pattern: a projection's name where all layers agree about it, else one key a layer.
+   These begin at "layers", because early versions ask for a dot before what matches; and since lm_head, which
+   no dot precedes, could not be given a rank of its own there, its rank and alpha are the common ones. */
+static void hbk__patterns_json(const hbk_adapter *a, const hbk_lora *common, json_t *ranks, json_t *alphas)
+{
+    for (int s = 0; s < HBK_N_SLOTS; s++) {
+        const hbk_lora *first = NULL;
+        bool same = true;
+        for (hbk_int l = 0; l < a->n_layers; l++) {
+            const hbk_lora *x = hbk__lora_of(a, l, s);
+            if (x && !first) first = x;
+            if (x && (x->rank != first->rank || x->alpha != first->alpha)) same = false;
+        }
+        if (same && first) hbk__pattern_add(ranks, alphas, hbk_slot_name((hbk_slot)s), first, common);
+        for (hbk_int l = 0; !same && l < a->n_layers; l++) {
+            char module[64];
+            hbk__module_name(module, l * HBK_N_SLOTS + s, a->n_layers);
+            if (hbk__lora_of(a, l, s))
+                hbk__pattern_add(ranks, alphas, hbk__after(module, "model."), hbk__lora_of(a, l, s), common);
+        }
+    }
 }
 
 /* Only keys that every version of PEFT knows: old ones stop at a key that they do not. */
 static bool hbk__adapter_config_save(const hbk_adapter *a, const char *dir, const char *base_name,
                                      double dropout, hbk_error *err)
 {
-    bool whole = a->alpha == floor(a->alpha) && fabs(a->alpha) < 1e15; /* old readers want an int */
-    json_t *alpha = whole ? json_integer((json_int_t)a->alpha) : json_real(a->alpha), *targets = json_array();
-    for (int s = 0; s < HBK_N_SLOTS; s++)
-        if (a->targets >> s & 1) json_array_append_new(targets, json_string(hbk_slot_name((hbk_slot)s)));
-    json_t *o = json_pack("{s:{},s:n,s:s?,s:s,s:b,s:b,s:b,s:n,s:n,s:o,s:f,s:n,s:s,s:I,s:{},s:n,s:o,s:s}",
-                          "alpha_pattern", "auto_mapping", "base_model_name_or_path", base_name, "bias",
+    hbk_lora common;
+    memset(&common, 0, sizeof common);
+    common.rank = a->rank;
+    common.alpha = a->alpha;
+    if (hbk__head_lora(a)) common = *hbk__head_lora(a);
+    json_t *layers, *targets = hbk__targets_json(a, &layers), *ranks = json_object(), *alphas = json_object();
+    hbk__patterns_json(a, &common, ranks, alphas);
+    json_t *o = json_pack("{s:o,s:n,s:s?,s:s,s:b,s:b,s:b,s:n,s:o,s:o,s:f,s:n,s:s,s:I,s:o,s:n,s:o,s:s}",
+                          "alpha_pattern", alphas, "auto_mapping", "base_model_name_or_path", base_name, "bias",
                           "none", "fan_in_fan_out", 0, "inference_mode", 1, "init_lora_weights", 1,
-                          "layers_pattern", "layers_to_transform", "lora_alpha", alpha, "lora_dropout",
-                          dropout, "modules_to_save", "peft_type", "LORA", "r", (json_int_t)a->rank,
-                          "rank_pattern", "revision", "target_modules", targets, "task_type", "CAUSAL_LM");
+                          "layers_pattern", "layers_to_transform", layers, "lora_alpha",
+                          hbk__alpha_json(common.alpha), "lora_dropout", dropout, "modules_to_save",
+                          "peft_type", "LORA", "r", (json_int_t)common.rank, "rank_pattern", ranks, "revision",
+                          "target_modules", targets, "task_type", "CAUSAL_LM");
     return hbk__json_file(dir, "adapter_config.json", o, err);
 }
 
@@ -7608,24 +10396,23 @@ HBK_DEF bool hbk_adapter_save(const hbk_adapter *a, const char *dir, const char 
                               hbk_error *err)
 {
     char path[512];
-    hbk_int n = 0, most = a->n_layers * HBK_N_SLOTS * 2;
+    hbk_int n = 0, most = (a->n_layers * HBK_N_SLOTS + 1) * 2;
     if (!hbk_dir_make(dir, err) || !hbk_path(path, dir, "adapter_model.safetensors", err)) return false;
     hbk_tensor *tensors = HBK__NEW(a->alloc, hbk_tensor, most, err);
-    hbk_matrix *from = tensors ? HBK__NEW(a->alloc, hbk_matrix, most, err) : NULL;
+    hbk__origin *from = tensors ? HBK__NEW(a->alloc, hbk__origin, most, err) : NULL;
     char *names = from ? HBK__NEW(a->alloc, char, 96 * most, err) : NULL;
     for (hbk_int i = 0; names && i < most; i++) {
         const hbk_lora *l = &a->loras[i / 2];
-        hbk_slot slot = (hbk_slot)(i / 2 % HBK_N_SLOTS);
+        char module[64];
         if (!l->a) continue;
-        snprintf(names + 96 * n, 96, "base_model.model.model.layers.%lld.%s%s.lora_%c.weight",
-                 (long long)(i / 2 / HBK_N_SLOTS), hbk__slot_group(slot), hbk_slot_name(slot),
-                 i % 2 ? 'B' : 'A');
-        from[n] = i % 2 ? hbk__matrix(l->out, l->rank, l->b) : hbk__matrix(l->rank, l->in, l->a);
+        hbk__module_name(module, i / 2, a->n_layers);
+        hbk__lora_tensor_name(names + 96 * n, module, (int)(i % 2), false);
+        from[n].w = i % 2 ? hbk__matrix(l->out, l->rank, l->b) : hbk__matrix(l->rank, l->in, l->a);
         tensors[n].name = names + 96 * n;
         snprintf(tensors[n].dtype, sizeof tensors[n].dtype, "F32");
         tensors[n].n_dims = 2;
-        tensors[n].shape[0] = from[n].rows;
-        tensors[n].shape[1] = from[n].cols;
+        tensors[n].shape[0] = from[n].w.rows;
+        tensors[n].shape[1] = from[n].w.cols;
         n++;
     }
     bool ok = names && hbk__tensors_write(path, tensors, from, n, a->alloc, err);
@@ -7635,6 +10422,52 @@ HBK_DEF bool hbk_adapter_save(const hbk_adapter *a, const char *dir, const char 
     return ok && hbk__adapter_config_save(a, dir, base_name, dropout, err);
 }
 
+/* ---- 12.10 merging ------------------------------------------------------------- */
+
+HBK_DEF hbk_model *hbk_adapter_merge(const hbk_model *m, const hbk_adapter *a, hbk_allocator *alloc,
+                                     hbk_error *err)
+{
+    hbk_model view = hbk__merge_view(m, a);
+    hbk_real *values = HBK__NEW(alloc, hbk_real, hbk_model_count(&view.config), err);
+    hbk_model *merged = values ? hbk_model_view(&view.config, values, alloc, err) : NULL;
+    if (!merged) {
+        hbk_free(alloc, values);
+        return NULL;
+    }
+    merged->values = values;
+    memcpy(merged->inv_freq, m->inv_freq, (size_t)(m->config.head_dim / 2) * sizeof *m->inv_freq);
+    char name[96];
+    hbk_matrix w;
+    for (hbk_int i = 0; hbk_tensor_at(&view, i, name, &w); i++) {
+        hbk_lora_merge(values, &w, hbk__tensor_lora(a, name), 0, w.rows);
+        values += w.rows * w.cols;
+    }
+    return merged;
+}
+
+HBK_DEF bool hbk_adapter_add(hbk_model *m, const hbk_adapter *a, double times, hbk_error *err)
+{
+    HBK_ASSERT(a->n_layers == m->config.n_layers);
+    if (hbk__head_lora(a) && m->config.tied)
+        return hbk_fail(err, HBK_ERROR_OPTION,
+                        "the adapter corrects a head that is also the embedding: make a merged model of its own");
+    for (int round = 0; round < 2; round++) /* check all before the first is touched */
+        for (hbk_int i = 0; i <= a->n_layers * HBK_N_SLOTS; i++) {
+            const hbk_lora *l = &a->loras[i];
+            int slot = hbk__lora_slot(a, i);
+            const hbk_matrix *w = slot == HBK_LM_HEAD ? &m->head : &m->layers[i / HBK_N_SLOTS].w[slot];
+            if (!l->a) continue;
+            if (!m->values || w->dtype != HBK_REAL)
+                return hbk_fail(err, HBK_ERROR_OPTION,
+                                "weights of a file, or in %s, cannot be changed in place: make a merged model",
+                                hbk_dtype_name(w->dtype));
+            if (round)
+                hbk__gemm(false, false, l->out, l->in, l->rank, (hbk_real)times * l->scale, l->b, l->rank,
+                          l->a, l->in, 1, (hbk_real *)w->data, l->in);
+        }
+    return true;
+}
+
 /* ==== 13  GENERATION =========================================================
 
    Keys and values of past tokens are kept, so that a new token costs one pass over the weights. Reading
@@ -7642,18 +10475,29 @@ HBK_DEF bool hbk_adapter_save(const hbk_adapter *a, const char *dir, const char 
 
        feed   any mix of whole prompts and single tokens, packed into one batch per pass
        slot   one sequence's cache; a slot that finishes takes the next request at once
-       fork   a beginning that all prompts share (a rubric) is computed once and copied
+        fork   a beginning that prompts share (a rubric, a conversation) is computed once and copied
 
-   Caches are (layer, slot, position, K*D), in reals. */
+   Caches are (layer, slot, position, K*D), in reals. Beside them stand the ids that they were computed from:
+   what a slot holds is known without asking the caller.
+
+   How the next id is drawn, from logits z over the vocabulary:
+
+       z_i <- z_i / r or z_i r, for ids that occurred       repetition_penalty, Keskar et al. 2019
+       p    = softmax(z / T)                                temperature
+       keep the k most likely; the smallest set of mass P of those; p_i >= m max p       top_k, top_p, min_p
+
+   Source of the nucleus: Holtzman et al. 2020; of min_p: Nguyen et al. 2024. */
 
 struct hbk_session {
     const hbk_model *m;
     const hbk_adapter *adapter;
     hbk_allocator *alloc;
-    hbk_int n_slots, max_length; /* one slot more is allocated, for the shared beginning */
-    hbk_int *length;             /* (n_slots + 1) */
-    hbk_real *keys, *values;     /* (L, n_slots + 1, max_length, K*D) */
-    hbk__block_acts b;           /* buffers of one layer, (HBK__FEED_TOKENS) rows */
+    hbk_int n_slots, max_length;
+    hbk_int n_caches;        /* n_slots, and where there are several one more, for a shared beginning */
+    hbk_int *length;         /* (n_slots + 1) */
+    int32_t *held;           /* (n_caches, max_length): the ids behind the caches */
+    hbk_real *keys, *values; /* (L, n_caches, max_length, K*D) */
+    hbk__block_acts b;       /* buffers of one layer, (HBK__FEED_TOKENS) rows */
     hbk_real *block, *y, *norm, *act, *rope, *work, *panel, *head_x;
     hbk_span *spans; /* per pass */
     int32_t *tokens, *pos;
@@ -7666,11 +10510,7 @@ static hbk_int hbk__session_layout(hbk_session *s, hbk_real *at)
 {
     const hbk_config *c = &s->m->config;
     hbk_int N = HBK__FEED_TOKENS, C = c->dim, Q = c->n_heads * c->head_dim, KV = c->n_kv_heads * c->head_dim;
-    hbk_int R = s->adapter ? s->adapter->rank : 0,
-            cache = c->n_layers * (s->n_slots + 1) * s->max_length * KV;
-    hbk_int total = 0;
-    s->keys = hbk__take(&at, &total, cache);
-    s->values = hbk__take(&at, &total, cache);
+    hbk_int R = hbk__max_rank(s->adapter), total = 0;
     s->b.x = hbk__take(&at, &total, N * C);
     s->b.q = hbk__take(&at, &total, N * Q);
     s->b.k = hbk__take(&at, &total, N * KV);
@@ -7695,6 +10535,9 @@ HBK_DEF void hbk_session_free(hbk_session *s)
 {
     if (!s) return;
     hbk_free(s->alloc, s->length);
+    hbk_free(s->alloc, s->held);
+    hbk_free(s->alloc, s->keys);
+    hbk_free(s->alloc, s->values);
     hbk_free(s->alloc, s->block);
     hbk_free(s->alloc, s->spans);
     hbk_free(s->alloc, s->tokens);
@@ -7703,6 +10546,17 @@ HBK_DEF void hbk_session_free(hbk_session *s)
     hbk_free(s->alloc, s->rows);
     hbk_free(s->alloc, s->row_out);
     hbk_free(s->alloc, s);
+}
+
+/* The caches are not zeroed: pages that no token reaches are never the process's own. */
+static bool hbk__session_caches(hbk_session *s, hbk_error *err)
+{
+    const hbk_config *c = &s->m->config;
+    hbk_int tokens = s->n_caches * s->max_length, reals = tokens * c->n_layers * c->n_kv_heads * c->head_dim;
+    s->held = (int32_t *)hbk_realloc(s->alloc, NULL, tokens, sizeof *s->held, err);
+    if (s->held) s->keys = (hbk_real *)hbk_realloc(s->alloc, NULL, reals, sizeof *s->keys, err);
+    if (s->keys) s->values = (hbk_real *)hbk_realloc(s->alloc, NULL, reals, sizeof *s->values, err);
+    return s->values != NULL;
 }
 
 HBK_DEF hbk_session *hbk_session_new(const hbk_model *m, const hbk_adapter *adapter, hbk_int n_slots,
@@ -7722,11 +10576,13 @@ HBK_DEF hbk_session *hbk_session_new(const hbk_model *m, const hbk_adapter *adap
     s->adapter = adapter;
     s->alloc = alloc;
     s->n_slots = n_slots;
+    s->n_caches = n_slots > 1 ? n_slots + 1 : 1; /* one slot shares with itself: see hbk__admit */
     s->max_length = max_length;
     s->threads = hbk__n_threads();
     hbk_int N = HBK__FEED_TOKENS;
     s->length = HBK__NEW(alloc, hbk_int, n_slots + 1, err);
-    if (s->length) s->block = HBK__NEW(alloc, hbk_real, hbk__session_layout(s, NULL), err);
+    if (s->length && hbk__session_caches(s, err))
+        s->block = HBK__NEW(alloc, hbk_real, hbk__session_layout(s, NULL), err);
     if (s->block) s->spans = HBK__NEW(alloc, hbk_span, N, err);
     if (s->spans) s->tokens = HBK__NEW(alloc, int32_t, N, err);
     if (s->tokens) s->pos = HBK__NEW(alloc, int32_t, N, err);
@@ -7748,7 +10604,7 @@ HBK_DEF hbk_int hbk_session_length(const hbk_session *s, hbk_int slot)
 
 HBK_DEF void hbk_session_rewind(hbk_session *s, hbk_int slot, hbk_int length)
 {
-    HBK_ASSERT(length >= 0 && length <= s->length[slot]);
+    HBK_ASSERT(slot >= 0 && slot < s->n_caches && length >= 0 && length <= s->length[slot]);
     s->length[slot] = length;
 }
 
@@ -7756,18 +10612,34 @@ HBK_DEF void hbk_session_rewind(hbk_session *s, hbk_int slot, hbk_int length)
 static hbk_int hbk__cache_at(const hbk_session *s, hbk_int layer, hbk_int slot)
 {
     hbk_int KV = s->m->config.n_kv_heads * s->m->config.head_dim;
-    return (layer * (s->n_slots + 1) + slot) * s->max_length * KV;
+    return (layer * s->n_caches + slot) * s->max_length * KV;
 }
 
 HBK_DEF void hbk_session_fork(hbk_session *s, hbk_int to, hbk_int from, hbk_int length)
 {
+    HBK_ASSERT(to >= 0 && to < s->n_caches && from >= 0 && from < s->n_caches);
     HBK_ASSERT(to != from && length >= 0 && length <= s->length[from]);
     size_t bytes = (size_t)(length * s->m->config.n_kv_heads * s->m->config.head_dim) * sizeof(hbk_real);
     for (hbk_int l = 0; l < s->m->config.n_layers; l++) {
         memcpy(s->keys + hbk__cache_at(s, l, to), s->keys + hbk__cache_at(s, l, from), bytes);
         memcpy(s->values + hbk__cache_at(s, l, to), s->values + hbk__cache_at(s, l, from), bytes);
     }
+    memcpy(s->held + to * s->max_length, s->held + from * s->max_length, (size_t)length * sizeof *s->held);
     s->length[to] = length;
+}
+
+/* How many first ids of both are the same. */
+static hbk_int hbk__common_ids(const int32_t *a, hbk_int n_a, const int32_t *b, hbk_int n_b)
+{
+    hbk_int k = 0;
+    while (k < n_a && k < n_b && a[k] == b[k]) k++;
+    return k;
+}
+
+/* How many of the first ids of ids[0..n-1] the slot holds. */
+static hbk_int hbk__held_ids(const hbk_session *s, hbk_int slot, const int32_t *ids, hbk_int n)
+{
+    return hbk__common_ids(s->held + slot * s->max_length, s->length[slot], ids, n);
 }
 
 /* Runs one packed pass of N rows in n_spans spans whose tokens, slots and positions are set, and writes
@@ -7808,8 +10680,7 @@ static void hbk__session_pass(hbk_session *s, hbk_int N, hbk_int n_spans, hbk_in
     for (hbk_int i = 0, n; i < n_rows; i += n) { /* runs of rows that also lie together in the result */
         for (n = 1; i + n < n_rows && s->row_out[i + n] == s->row_out[i] + n; n++) {
         }
-        hbk_real *out = hbk__zeroed(logits + s->row_out[i] * V, n * V);
-        hbk_matmul(out, s->norm + i * C, &s->m->head, n, s->panel);
+        hbk__head_forward(&e, logits + s->row_out[i] * V, s->norm + i * C, n, s->b.xa[0], 0);
     }
 }
 
@@ -7823,19 +10694,19 @@ static bool hbk__ids_known(const hbk_session *s, const int32_t *ids, hbk_int n, 
     return true;
 }
 
-HBK_DEF bool hbk_session_feed(hbk_session *s, const hbk_feed *feeds, hbk_int n_feeds, bool all,
-                              hbk_real *logits, hbk_error *err)
+/* Is no slot fed twice? Two feeds of one slot in a pass would be written to the same places. */
+static bool hbk__slots_differ(const hbk_feed *feeds, hbk_int n)
 {
-    for (hbk_int f = 0; f < n_feeds; f++) {
-        const hbk_feed *p = &feeds[f];
-        HBK_ASSERT(p->slot >= 0 && p->slot <= s->n_slots && p->n >= 1);
-        if (s->length[p->slot] + p->n > s->max_length)
-            return hbk_fail(err, HBK_ERROR_RANGE,
-                            "%lld tokens after %lld exceed the session's %lld per sequence", (long long)p->n,
-                            (long long)s->length[p->slot], (long long)s->max_length);
-        if (!hbk__ids_known(s, p->tokens, p->n, err)) return false;
-    }
-    hbk_int N = 0, n_spans = 0, n_rows = 0, fed = 0;
+    for (hbk_int i = 1; i < n; i++)
+        for (hbk_int k = 0; k < i; k++)
+            if (feeds[i].slot == feeds[k].slot) return false;
+    return true;
+}
+
+/* hbk_session_feed for feeds that are known to fit; logits after each of the last `last` tokens of a feed. */
+static void hbk__feed(hbk_session *s, const hbk_feed *feeds, hbk_int n_feeds, hbk_int last, hbk_real *logits)
+{
+    hbk_int N = 0, n_spans = 0, n_rows = 0, out = 0;
     for (hbk_int f = 0; f < n_feeds; f++)
         for (hbk_int i = 0; i < feeds[f].n;) { /* the next piece of this feed that fits into the pass */
             hbk_int slot = feeds[f].slot, n = HBK__MIN(feeds[f].n - i, HBK__FEED_TOKENS - N);
@@ -7844,18 +10715,34 @@ HBK_DEF bool hbk_session_feed(hbk_session *s, const hbk_feed *feeds, hbk_int n_f
             p->T = n;
             p->past = s->length[slot];
             s->slot_of[n_spans++] = slot;
-            for (hbk_int j = 0; j < n; j++, i++, N++, fed++) {
-                s->tokens[N] = feeds[f].tokens[i];
+            for (hbk_int j = 0; j < n; j++, i++, N++) {
+                s->tokens[N] = s->held[slot * s->max_length + p->past + j] = feeds[f].tokens[i];
                 s->pos[N] = (int32_t)(p->past + j);
-                if (!all && i + 1 < feeds[f].n) continue;
+                if (i < feeds[f].n - last) continue;
                 s->rows[n_rows] = N;
-                s->row_out[n_rows++] = all ? fed : f;
+                s->row_out[n_rows++] = out++;
             }
             s->length[slot] += n;
             if (N < HBK__FEED_TOKENS && !(f + 1 == n_feeds && i == feeds[f].n)) continue;
             hbk__session_pass(s, N, n_spans, n_rows, logits);
             N = n_spans = n_rows = 0;
         }
+}
+
+HBK_DEF bool hbk_session_feed(hbk_session *s, const hbk_feed *feeds, hbk_int n_feeds, bool all,
+                              hbk_real *logits, hbk_error *err)
+{
+    HBK_ASSERT(hbk__slots_differ(feeds, n_feeds));
+    for (hbk_int f = 0; f < n_feeds; f++) {
+        const hbk_feed *p = &feeds[f];
+        HBK_ASSERT(p->slot >= 0 && p->slot < s->n_slots && p->n >= 1);
+        if (s->length[p->slot] + p->n > s->max_length)
+            return hbk_fail(err, HBK_ERROR_RANGE,
+                            "%lld tokens after %lld exceed the session's %lld per sequence", (long long)p->n,
+                            (long long)s->length[p->slot], (long long)s->max_length);
+        if (!hbk__ids_known(s, p->tokens, p->n, err)) return false;
+    }
+    hbk__feed(s, feeds, n_feeds, all ? s->max_length : 1, logits);
     return true;
 }
 
@@ -7863,42 +10750,83 @@ HBK_DEF bool hbk_session_feed(hbk_session *s, const hbk_feed *feeds, hbk_int n_f
 
 HBK_DEF hbk_sampling hbk_sampling_defaults(void)
 {
-    hbk_sampling o = {0.7, 0.9, 0, 512, -1};
+    hbk_sampling o = {0.7, 0.9, 0, 512, -1, 0, 1};
     return o;
+}
+
+static hbk_int hbk__likeliest(const hbk_real *logits, hbk_int V)
+{
+    hbk_int best = 0;
+    for (hbk_int i = 1; i < V; i++)
+        if (logits[i] > logits[best]) best = i;
+    return best;
 }
 
 static int hbk__by_probability(const void *x, const void *y)
 {
     const hbk_candidate *a = (const hbk_candidate *)x, *b = (const hbk_candidate *)y;
     if (a->p != b->p) return a->p > b->p ? -1 : 1;
-    return a->id < b->id ? -1 : 1;
+    return a->id < b->id ? -1 : a->id > b->id;
+}
+
+/* Brings the k most likely of n candidates to the front, in any order (Hoare's selection). */
+static void hbk__select(hbk_candidate *a, hbk_int n, hbk_int k)
+{
+    for (hbk_int low = 0, high = n - 1; low < high;) {
+        hbk_candidate pivot = a[low + (high - low) / 2];
+        hbk_int i = low, j = high;
+        while (i <= j) {
+            while (hbk__by_probability(&a[i], &pivot) < 0) i++;
+            while (hbk__by_probability(&a[j], &pivot) > 0) j--;
+            if (i > j) break;
+            hbk_candidate t = a[i];
+            a[i++] = a[j];
+            a[j--] = t;
+        }
+        if (k <= j) high = j;
+        else if (k > i) low = i;
+        else return; /* the border runs between j and i */
+    }
+}
+
+/* Writes the ids that the options leave, with their probabilities before any filter, and returns how many:
+   at least one; the likeliest first where top_k or top_p made it necessary to sort. */
+static hbk_int hbk__filter(const hbk_real *logits, hbk_int V, const hbk_sampling *o, hbk_candidate *kept)
+{
+    double highest = (double)logits[hbk__likeliest(logits, V)], total = 0, mass = 1, sum = 0;
+    for (hbk_int i = 0; i < V; i++) total += exp(((double)logits[i] - highest) / o->temperature);
+    /* An id of less than (1 - p) / V cannot be among the most likely that make up p: not worth sorting. */
+    double least = o->top_p < 1 && o->top_k <= 0 ? (1 - o->top_p) / (double)V : 0;
+    hbk_int n = 0, left = 0;
+    for (hbk_int i = 0; i < V; i++) {
+        double p = exp(((double)logits[i] - highest) / o->temperature) / total;
+        if (p < least) continue;
+        kept[n].p = p;
+        kept[n++].id = (int32_t)i;
+    }
+    if (o->top_k > 0 && o->top_k < n) {
+        hbk__select(kept, n, o->top_k);
+        n = o->top_k;
+        mass = 0;
+        for (hbk_int i = 0; i < n; i++) mass += kept[i].p;
+    }
+    if (o->top_k > 0 || o->top_p < 1) qsort(kept, (size_t)n, sizeof *kept, hbk__by_probability);
+    if (o->top_p < 1) {
+        for (; left < n && (sum < o->top_p * mass || left == 0); left++) sum += kept[left].p;
+        n = left;
+    }
+    for (hbk_int i = left = 0; i < n; i++) /* 1 / total is the likeliest one's probability */
+        if (kept[i].p * total >= o->min_p) kept[left++] = kept[i];
+    return left;
 }
 
 HBK_DEF int32_t hbk_sample(const hbk_real *logits, hbk_int V, const hbk_sampling *o, hbk_rng *rng,
                            hbk_candidate *scratch)
 {
-    hbk_int best = 0, n = 0;
-    for (hbk_int i = 1; i < V; i++)
-        if (logits[i] > logits[best]) best = i;
-    if (o->temperature <= 0) return (int32_t)best;
-    double total = 0;
-    for (hbk_int i = 0; i < V; i++) total += exp(((double)logits[i] - (double)logits[best]) / o->temperature);
-    /* An id of less than (1 - p) / V cannot be among the most likely that make up p: not worth sorting. */
-    double least = o->top_p < 1 ? (1 - o->top_p) / (double)V : 0, mass = 0;
-    for (hbk_int i = 0; i < V; i++) {
-        double p = exp(((double)logits[i] - (double)logits[best]) / o->temperature) / total;
-        if (p < least) continue;
-        scratch[n].p = p;
-        scratch[n++].id = (int32_t)i;
-    }
-    if (o->top_p < 1 || o->top_k > 0) {
-        qsort(scratch, (size_t)n, sizeof *scratch, hbk__by_probability);
-        hbk_int keep = o->top_k > 0 ? HBK__MIN(n, o->top_k) : n, i = 0;
-        for (; i < keep && (mass < o->top_p || i == 0); i++) mass += scratch[i].p;
-        n = i;
-    } else {
-        for (hbk_int i = 0; i < n; i++) mass += scratch[i].p;
-    }
+    if (o->temperature <= 0) return (int32_t)hbk__likeliest(logits, V);
+    hbk_int n = hbk__filter(logits, V, o, scratch);
+    double mass = 0;
+    for (hbk_int i = 0; i < n; i++) mass += scratch[i].p;
     double r = hbk_rng_uniform(rng) * mass;
     for (hbk_int i = 0; i < n; i++) {
         r -= scratch[i].p;
@@ -7907,140 +10835,30 @@ HBK_DEF int32_t hbk_sample(const hbk_real *logits, hbk_int V, const hbk_sampling
     return scratch[n - 1].id;
 }
 
-/* ---- serving requests ------------------------------------------------------------ */
-
-static bool hbk__is_eos(const hbk_config *c, const hbk_sampling *o, int32_t id)
+HBK_DEF void hbk_penalise(hbk_real *logits, const int32_t *ids, hbk_int n, double penalty, bool *seen)
 {
-    if (id == o->stop) return true;
-    for (hbk_int i = 0; i < c->n_eos; i++)
-        if (id == c->eos[i]) return true;
-    return false;
+    for (hbk_int i = 0; i < n; i++) {
+        double z = (double)logits[ids[i]];
+        if (!seen[ids[i]]) logits[ids[i]] = (hbk_real)(z < 0 ? z * penalty : z / penalty);
+        seen[ids[i]] = true;
+    }
+    for (hbk_int i = 0; i < n; i++) seen[ids[i]] = false;
 }
 
-/* How many first tokens all prompts share, one being left to each. */
-static hbk_int hbk__shared_prefix(const hbk_request *r, hbk_int n)
+static bool hbk__sampling_check(const hbk_sampling *o, hbk_error *err)
 {
-    hbk_int shared = n > 1 ? r[0].n_prompt - 1 : 0;
-    for (hbk_int i = 1; i < n; i++) {
-        hbk_int k = 0;
-        while (k < shared && k < r[i].n_prompt - 1 && r[i].prompt[k] == r[0].prompt[k]) k++;
-        shared = k;
-    }
-    return HBK__MAX(shared, 0);
-}
-
-/* State of hbk_generate: which request each slot serves, and what it will be fed next. */
-typedef struct hbk__serving {
-    hbk_int *request; /* (n_slots) or -1 */
-    hbk_feed *feeds;  /* (n_slots) */
-    int32_t *last;    /* (n_slots) the token sampled last */
-    hbk_int *made;    /* (n_slots) tokens so far */
-    hbk_real *logits; /* (n_slots, V) */
-    hbk_candidate *scratch;
-} hbk__serving;
-
-static void hbk__serving_free(hbk_session *s, hbk__serving *v)
-{
-    hbk_free(s->alloc, v->request);
-    hbk_free(s->alloc, v->feeds);
-    hbk_free(s->alloc, v->last);
-    hbk_free(s->alloc, v->made);
-    hbk_free(s->alloc, v->logits);
-    hbk_free(s->alloc, v->scratch);
-}
-
-static bool hbk__serving_new(hbk_session *s, hbk__serving *v, hbk_error *err)
-{
-    hbk_int V = s->m->config.vocab_size;
-    memset(v, 0, sizeof *v);
-    v->request = HBK__NEW(s->alloc, hbk_int, s->n_slots, err);
-    if (v->request) v->feeds = HBK__NEW(s->alloc, hbk_feed, s->n_slots, err);
-    if (v->feeds) v->last = HBK__NEW(s->alloc, int32_t, s->n_slots, err);
-    if (v->last) v->made = HBK__NEW(s->alloc, hbk_int, s->n_slots, err);
-    if (v->made) v->logits = HBK__NEW(s->alloc, hbk_real, s->n_slots * V, err);
-    if (v->logits) v->scratch = HBK__NEW(s->alloc, hbk_candidate, V, err);
-    if (!v->scratch) hbk__serving_free(s, v);
-    return v->scratch != NULL;
-}
-
-/* Takes the token that `slot` sampled into its request; false when the request is finished. */
-static bool hbk__serve_token(hbk_session *s, hbk__serving *v, hbk_request *r, hbk_int index, hbk_int slot,
-                             const hbk_real *logits, const hbk_sampling *o, const hbk_stream *stream)
-{
-    int32_t id = hbk_sample(logits, s->m->config.vocab_size, o, &r->rng, v->scratch);
-    if (hbk__is_eos(&s->m->config, o, id)) {
-        r->finish = HBK_FINISH_EOS;
-        return false;
-    }
-    hbk_tokens_push(&r->output, id);
-    r->finish = HBK_FINISH_LENGTH;
-    v->last[slot] = id;
-    if (stream && stream->on_token && !stream->on_token(stream->ctx, index, id)) {
-        r->finish = HBK_FINISH_EOS;
-        return false;
-    }
-    return v->made[slot]++ + 1 < o->max_new && s->length[slot] < s->max_length;
-}
-
-/* Gives waiting requests to free slots; prompts that leave no room for a reply are marked and passed over. */
-static void hbk__admit(hbk_session *s, hbk__serving *v, hbk_request *r, hbk_int n, hbk_int *next,
-                       hbk_int shared, const hbk_sampling *o)
-{
-    for (hbk_int slot = 0; slot < s->n_slots; slot++) {
-        if (v->request[slot] >= 0) continue;
-        while (*next < n && (r[*next].n_prompt >= s->max_length || r[*next].n_prompt < 1 || o->max_new < 1)) {
-            r[*next].finish = r[*next].n_prompt >= s->max_length ? HBK_FINISH_TOO_LONG : HBK_FINISH_LENGTH;
-            ++*next;
-        }
-        if (*next == n) return;
-        const hbk_request *q = &r[*next];
-        s->length[slot] = 0;
-        if (shared) hbk_session_fork(s, slot, s->n_slots, shared);
-        v->feeds[slot].slot = slot;
-        v->feeds[slot].tokens = q->prompt + shared;
-        v->feeds[slot].n = q->n_prompt - shared;
-        v->made[slot] = 0;
-        v->request[slot] = (*next)++;
-    }
-}
-
-HBK_DEF bool hbk_generate(hbk_session *s, hbk_request *requests, hbk_int n, const hbk_sampling *o,
-                          const hbk_stream *stream, hbk_error *err)
-{
-    enum { WORTH_SHARING = 8 };
-    hbk__serving v;
-    if (!hbk__serving_new(s, &v, err)) return false;
-    hbk_int next = 0, shared = hbk__shared_prefix(requests, n);
-    bool ok = true;
-    if (shared < WORTH_SHARING || shared >= s->max_length) shared = 0;
-    if (shared) {
-        hbk_feed prefix = {s->n_slots, requests[0].prompt, shared};
-        s->length[s->n_slots] = 0;
-        ok = hbk_session_feed(s, &prefix, 1, false, v.logits, err);
-    }
-    for (hbk_int slot = 0; slot < s->n_slots; slot++) v.request[slot] = -1;
-    while (ok) {
-        hbk__admit(s, &v, requests, n, &next, shared, o);
-        hbk_int n_feeds = 0;
-        for (hbk_int slot = 0; slot < s->n_slots; slot++) /* packed to the front: feed order is slot order */
-            if (v.request[slot] >= 0) v.feeds[n_feeds++] = v.feeds[slot];
-        if (!n_feeds) break;
-        ok = hbk_session_feed(s, v.feeds, n_feeds, false, v.logits, err);
-        if (!ok) break;
-        for (hbk_int f = n_feeds - 1; f >= 0; f--) { /* backwards, since feeds unpack into their slots */
-            hbk_int slot = v.feeds[f].slot;
-            hbk_request *r = &requests[v.request[slot]];
-            bool more = hbk__serve_token(s, &v, r, v.request[slot], slot,
-                                         v.logits + f * s->m->config.vocab_size, o, stream);
-            ok = ok && hbk_tokens_ok(&r->output, err);
-            if (!more) v.request[slot] = -1;
-            v.feeds[slot].slot = slot;
-            v.feeds[slot].tokens = &v.last[slot];
-            v.feeds[slot].n = 1;
-        }
-    }
-    hbk__serving_free(s, &v);
-    return ok;
+    if (!(o->temperature >= 0 && isfinite(o->temperature)))
+        return hbk_fail(err, HBK_ERROR_OPTION, "temperature %g: expected 0 (greedy) or more", o->temperature);
+    if (!(o->top_p >= 0 && o->top_p <= 1))
+        return hbk_fail(err, HBK_ERROR_OPTION, "top_p %g: expected 0 to 1 (all)", o->top_p);
+    if (!(o->min_p >= 0 && o->min_p <= 1))
+        return hbk_fail(err, HBK_ERROR_OPTION, "min_p %g: expected 0 (all) to 1", o->min_p);
+    if (o->top_k < 0)
+        return hbk_fail(err, HBK_ERROR_OPTION, "top_k %lld: expected 0 (all) or more", (long long)o->top_k);
+    if (!(o->repetition_penalty >= 0 && isfinite(o->repetition_penalty)))
+        return hbk_fail(err, HBK_ERROR_OPTION, "repetition_penalty %g: expected 1 (none) or more",
+                        o->repetition_penalty);
+    return true;
 }
 
 /* log softmax(logits)_id */
@@ -8051,52 +10869,532 @@ static double hbk__log_probability(const hbk_real *logits, hbk_int V, int32_t id
     return -nll;
 }
 
-/* Scores one item after slot 0 holds its prompt and `first` the logits there. */
-static bool hbk__score_one(hbk_session *s, hbk_scoring *p, const hbk_real *first, hbk_real *logits,
-                           hbk_error *err)
+/* Appends the row of token `id`. The likeliest ids come by insertion, for they are few. */
+static bool hbk__log_token(hbk_logprobs *p, const hbk_real *logits, hbk_int V, int32_t id, hbk_error *err)
 {
-    hbk_int V = s->m->config.vocab_size, n = p->n_continuation - 1, at = s->length[0];
-    p->log_likelihood = hbk__log_probability(first, V, p->continuation[0]);
-    if (n < 1) return true;
-    hbk_feed rest = {0, p->continuation, n};
-    if (!hbk_session_feed(s, &rest, 1, true, logits, err)) return false;
-    for (hbk_int i = 0; i < n; i++)
-        p->log_likelihood += hbk__log_probability(logits + i * V, V, p->continuation[i + 1]);
-    hbk_session_rewind(s, 0, at);
+    hbk_int width = 1 + p->n_top, found = 0;
+    void *data = p->data;
+    if (!hbk__reserve(p->alloc, &data, &p->cap, (p->n + 1) * width, sizeof *p->data, err)) return false;
+    p->data = (hbk_logprob *)data;
+    hbk_logprob *row = p->data + p->n++ * width, *top = row + 1;
+    row->logprob = hbk__log_probability(logits, V, id);
+    row->id = id;
+    double shift = row->logprob - (double)logits[id];
+    for (hbk_int i = 0; i < V && p->n_top > 0; i++) {
+        double logprob = (double)logits[i] + shift;
+        if (found == p->n_top && logprob <= top[found - 1].logprob) continue;
+        hbk_int at = found < p->n_top ? found++ : found - 1;
+        for (; at > 0 && top[at - 1].logprob < logprob; at--) top[at] = top[at - 1];
+        top[at].logprob = logprob;
+        top[at].id = (int32_t)i;
+    }
+    return true;
+}
+
+HBK_DEF void hbk_logprobs_free(hbk_logprobs *p)
+{
+    hbk_free(p->alloc, p->data);
+    p->data = NULL;
+    p->n = p->cap = 0;
+}
+
+/* ---- a reply's text -------------------------------------------------------------- */
+
+/* Bytes at the end of the text that may be the beginning of a stop string. */
+static size_t hbk__held_back(const hbk_reply *r)
+{
+    size_t most = 0;
+    for (hbk_int i = 0; i < r->n_stops; i++) {
+        size_t n = HBK__MIN(strlen(r->stops[i]) - 1, r->text.len - r->start);
+        while (n > most && memcmp(r->text.data + r->text.len - n, r->stops[i], n) != 0) n--;
+        most = HBK__MAX(most, n);
+    }
+    return most;
+}
+
+/* Looks for stop strings that end behind the first `from` bytes and cuts the text at the first to be
+   complete. Byte by byte, so that it does not matter how many bytes came at once. */
+static void hbk__find_stop(hbk_reply *r, size_t from)
+{
+    for (size_t end = from + 1; end <= r->text.len; end++) {
+        size_t longest = 0;
+        for (hbk_int i = 0; i < r->n_stops; i++) {
+            size_t n = strlen(r->stops[i]);
+            if (n > longest && n <= end && memcmp(r->text.data + end - n, r->stops[i], n) == 0) longest = n;
+        }
+        if (!longest) continue;
+        r->text.len = end - longest;
+        r->stopped = true;
+        return;
+    }
+}
+
+/* Settles what can be settled of the text: all of it, if nothing follows. */
+static void hbk__settle(hbk_reply *r, bool whole)
+{
+    static const char space[] = " \t\r\n";
+    if (!r->text.data) return;
+    r->text.data[r->text.len] = 0;
+    r->start = HBK__MIN(r->start, r->text.len); /* white space may have been part of a stop string */
+    if (r->trim && r->shown <= r->start) r->start += strspn(r->text.data + r->start, space);
+    size_t end = r->text.len - (whole ? 0 : hbk__held_back(r));
+    while (r->trim && end > r->start && memchr(space, r->text.data[end - 1], sizeof space - 1)) end--;
+    r->shown = end;
+    if (whole) r->text.data[r->text.len = end] = 0;
+}
+
+/* Decodes the ids that wait. U+FFFD at their end may be a character whose other bytes are still to come: they
+   go on waiting, unless there are no more. */
+static bool hbk__decode_pending(hbk_reply *r, bool whole, hbk_error *err)
+{
+    static const char broken[] = "\xef\xbf\xbd";
+    size_t from = r->text.len;
+    if (!hbk_tokenizer_decode(r->tok, r->pending.data, r->pending.n, HBK_ENCODE_CONTINUE, &r->text, err))
+        return false;
+    if (r->text.len == from) return true; /* control tokens have no text */
+    if (!whole && r->text.len - from >= 3 && memcmp(r->text.data + r->text.len - 3, broken, 3) == 0) {
+        r->text.len = from;
+        return true;
+    }
+    r->pending.n = 0;
+    hbk__find_stop(r, from);
+    return true;
+}
+
+HBK_DEF bool hbk_reply_add(hbk_reply *r, int32_t id, hbk_error *err)
+{
+    if (r->stopped) return true;
+    r->text.alloc = r->pending.alloc = r->alloc;
+    hbk_tokens_push(&r->pending, id);
+    if (!hbk_tokens_ok(&r->pending, err) || !hbk__decode_pending(r, false, err)) return false;
+    hbk__settle(r, r->stopped);
+    return true;
+}
+
+HBK_DEF bool hbk_reply_end(hbk_reply *r, hbk_error *err)
+{
+    if (!r->stopped && !hbk__decode_pending(r, true, err)) return false;
+    hbk__settle(r, true);
+    return true;
+}
+
+HBK_DEF size_t hbk_reply_take(hbk_reply *r, const char **s)
+{
+    size_t from = HBK__MAX(r->taken, r->start), n = r->shown > from ? r->shown - from : 0;
+    *s = n ? r->text.data + from : "";
+    r->taken = from + n;
+    return n;
+}
+
+HBK_DEF const char *hbk_reply_text(const hbk_reply *r)
+{
+    return hbk_text_string(&r->text) + r->start;
+}
+
+HBK_DEF void hbk_reply_clear(hbk_reply *r)
+{
+    hbk_text_clear(&r->text);
+    r->pending.n = 0;
+    r->pending.failed = r->stopped = false;
+    r->start = r->shown = r->taken = 0;
+}
+
+HBK_DEF void hbk_reply_free(hbk_reply *r)
+{
+    hbk_reply_clear(r);
+    hbk_text_free(&r->text);
+    hbk_tokens_free(&r->pending);
+}
+
+/* ---- serving requests ------------------------------------------------------------ */
+
+HBK_DEF const char *hbk_finish_name(hbk_finish f)
+{
+    static const char *const names[] = {
+#define HBK_X(name, text) text,
+        HBK_FINISHES(HBK_X)
+#undef HBK_X
+    };
+    return (unsigned)f < HBK_FINISH_COUNT ? names[f] : "?";
+}
+
+/* What a request was before it was served: a failure takes it back there. */
+typedef struct hbk__undo {
+    hbk_rng rng;
+    hbk_finish finish;
+    hbk_int n_output, n_logprobs;
+} hbk__undo;
+
+/* State of hbk_generate: which request each slot serves, and what it will be fed next. */
+typedef struct hbk__serving {
+    hbk_session *s;
+    hbk_request *r;
+    hbk_int n, next; /* requests, and the first that waits */
+    const hbk_sampling *o;
+    const hbk_stream *stream;
+    hbk__undo *before; /* (n) */
+    hbk_int *request;    /* (n_slots) or -1 */
+    hbk_feed *feeds;     /* (n_slots) */
+    int32_t *last;       /* (n_slots) the token sampled last */
+    hbk_int *made;       /* (n_slots) tokens so far */
+    hbk_real *logits;    /* (n_slots, V) */
+    hbk_real *penalised; /* (V) */
+    bool *seen;          /* (V) */
+    hbk_candidate *scratch;
+} hbk__serving;
+
+static void hbk__serving_free(hbk__serving *v)
+{
+    hbk_allocator *a = v->s->alloc;
+    hbk_free(a, v->before);
+    hbk_free(a, v->request);
+    hbk_free(a, v->feeds);
+    hbk_free(a, v->last);
+    hbk_free(a, v->made);
+    hbk_free(a, v->logits);
+    hbk_free(a, v->penalised);
+    hbk_free(a, v->seen);
+    hbk_free(a, v->scratch);
+}
+
+static bool hbk__serving_new(hbk__serving *v, hbk_error *err)
+{
+    hbk_allocator *a = v->s->alloc;
+    hbk_int V = v->s->m->config.vocab_size, n_slots = v->s->n_slots;
+    v->before = HBK__NEW(a, hbk__undo, v->n, err);
+    if (v->before) v->request = HBK__NEW(a, hbk_int, n_slots, err);
+    if (v->request) v->feeds = HBK__NEW(a, hbk_feed, n_slots, err);
+    if (v->feeds) v->last = HBK__NEW(a, int32_t, n_slots, err);
+    if (v->last) v->made = HBK__NEW(a, hbk_int, n_slots, err);
+    if (v->made) v->logits = HBK__NEW(a, hbk_real, n_slots * V, err);
+    if (v->logits) v->penalised = HBK__NEW(a, hbk_real, V, err);
+    if (v->penalised) v->seen = HBK__NEW(a, bool, V, err);
+    if (v->seen) v->scratch = HBK__NEW(a, hbk_candidate, V, err);
+    if (!v->scratch) return false;
+    for (hbk_int slot = 0; slot < n_slots; slot++) v->request[slot] = -1;
+    for (hbk_int i = 0; i < v->n; i++) {
+        v->before[i].rng = v->r[i].rng;
+        v->before[i].finish = v->r[i].finish;
+        v->before[i].n_output = v->r[i].output.n;
+        v->before[i].n_logprobs = v->r[i].logprobs ? v->r[i].logprobs->n : 0;
+    }
+    return true;
+}
+
+static void hbk__serving_undo(hbk__serving *v)
+{
+    for (hbk_int i = 0; i < v->n; i++) {
+        v->r[i].rng = v->before[i].rng;
+        v->r[i].finish = v->before[i].finish;
+        v->r[i].output.n = v->before[i].n_output;
+        v->r[i].output.failed = false;
+        if (v->r[i].logprobs) v->r[i].logprobs->n = v->before[i].n_logprobs;
+    }
+}
+
+/* Everything that can be wrong with requests is found before the first is served. */
+static bool hbk__requests_check(const hbk_session *s, const hbk_request *r, hbk_int n, const hbk_sampling *o,
+                                hbk_error *err)
+{
+    if (!hbk__sampling_check(o, err)) return false;
+    for (hbk_int i = 0; i < n; i++) {
+        hbk_int n_top = r[i].logprobs ? r[i].logprobs->n_top : 0;
+        if (n_top < 0 || n_top > s->m->config.vocab_size)
+            return hbk_fail(err, HBK_ERROR_OPTION, "%lld alternatives per token: expected 0 to %lld",
+                            (long long)n_top, (long long)s->m->config.vocab_size);
+        bool fits = r[i].n_prompt < s->max_length;
+        if (fits && !hbk__ids_known(s, r[i].prompt, r[i].n_prompt, err)) return false;
+    }
+    return true;
+}
+
+enum { HBK__WORTH_SHARING = 8 }; /* tokens */
+
+/* Computes the beginning that all prompts share, one token being left to each, in the slot that is there for
+   it. A session of one slot does without: the next request finds the beginning where the last one was. */
+static void hbk__share_beginning(hbk__serving *v)
+{
+    hbk_session *s = v->s;
+    const int32_t *first = v->n > 1 ? v->r[0].prompt : NULL;
+    hbk_int spare = s->n_slots, shared = first ? HBK__MIN(v->r[0].n_prompt, s->max_length) - 1 : 0;
+    for (hbk_int i = 1; i < v->n; i++)
+        shared = hbk__common_ids(first, shared, v->r[i].prompt, v->r[i].n_prompt - 1);
+    if (shared < HBK__WORTH_SHARING || spare == s->n_caches) return;
+    hbk_int held = hbk__held_ids(s, spare, first, shared);
+    hbk_feed rest = {spare, first + held, shared - held};
+    s->length[spare] = held;
+    if (rest.n) hbk__feed(s, &rest, 1, 0, NULL);
+}
+
+/* Readies a slot for a request: of its prompt stays, or is copied, what this or another slot holds. */
+static void hbk__seat(hbk__serving *v, hbk_int slot, const hbk_request *r)
+{
+    hbk_session *s = v->s;
+    hbk_int from = slot, held = hbk__held_ids(s, slot, r->prompt, r->n_prompt - 1);
+    for (hbk_int k = 0; k < s->n_caches; k++) {
+        hbk_int n = hbk__held_ids(s, k, r->prompt, r->n_prompt - 1);
+        if (n > held) held = n, from = k;
+    }
+    if (held < HBK__WORTH_SHARING) held = 0;
+    if (held && from != slot) hbk_session_fork(s, slot, from, held);
+    s->length[slot] = held;
+    v->feeds[slot].slot = slot;
+    v->feeds[slot].tokens = r->prompt + held;
+    v->feeds[slot].n = r->n_prompt - held;
+    v->made[slot] = 0;
+}
+
+/* Gives waiting requests to free slots; those that leave no room for a reply are marked and passed over. */
+static void hbk__admit(hbk__serving *v)
+{
+    for (hbk_int slot = 0; slot < v->s->n_slots; slot++) {
+        if (v->request[slot] >= 0) continue;
+        for (; v->next < v->n; v->next++) {
+            hbk_request *r = &v->r[v->next];
+            bool too_long = r->n_prompt >= v->s->max_length;
+            if (!too_long && r->n_prompt >= 1 && v->o->max_new >= 1) break;
+            r->finish = too_long ? HBK_FINISH_TOO_LONG : HBK_FINISH_LENGTH;
+        }
+        if (v->next == v->n) return;
+        hbk__seat(v, slot, &v->r[v->next]);
+        v->request[slot] = v->next++;
+    }
+}
+
+static bool hbk__is_eos(const hbk_config *c, int32_t id)
+{
+    for (hbk_int i = 0; i < c->n_eos; i++)
+        if (id == c->eos[i]) return true;
+    return false;
+}
+
+/* The next id of the request in `slot`; -1 on failure. Logits that are no numbers would give the same id for
+   ever. */
+static int32_t hbk__draw(hbk__serving *v, hbk_int slot, const hbk_real *logits, hbk_error *err)
+{
+    const hbk_session *s = v->s;
+    hbk_int V = s->m->config.vocab_size;
+    double sum = 0, penalty = v->o->repetition_penalty;
+    for (hbk_int i = 0; i < V; i++) sum += (double)logits[i];
+    if (!isfinite(sum)) {
+        hbk_fail(err, HBK_ERROR_NUMERIC, "logits after %lld tokens are not finite: the weights%s are broken",
+                 (long long)s->length[slot], s->adapter ? " or the adapter" : "");
+        return -1;
+    }
+    if (penalty > 0 && penalty != 1) {
+        memcpy(v->penalised, logits, (size_t)V * sizeof *logits);
+        hbk_penalise(v->penalised, s->held + slot * s->max_length, s->length[slot], penalty, v->seen);
+        logits = v->penalised;
+    }
+    return hbk_sample(logits, V, v->o, &v->r[v->request[slot]].rng, v->scratch);
+}
+
+/* Takes token `id` into its request; *finish stays HBK_FINISH_COUNT while the request goes on. */
+static bool hbk__take_token(hbk__serving *v, hbk_int slot, const hbk_real *logits, int32_t id,
+                            hbk_finish *finish, hbk_error *err)
+{
+    const hbk_session *s = v->s;
+    hbk_request *r = &v->r[v->request[slot]];
+    hbk_tokens_push(&r->output, id);
+    if (!hbk_tokens_ok(&r->output, err) ||
+        (r->logprobs && !hbk__log_token(r->logprobs, logits, s->m->config.vocab_size, id, err)) ||
+        (r->reply && !hbk_reply_add(r->reply, id, err)))
+        return false;
+    v->last[slot] = id;
+    v->made[slot]++;
+    bool heard = v->stream && v->stream->on_token;
+    bool more = !heard || v->stream->on_token(v->stream->ctx, v->request[slot], id);
+    if (r->reply && r->reply->stopped) *finish = HBK_FINISH_STOP;
+    else if (!more) *finish = HBK_FINISH_CANCELLED;
+    else if (v->made[slot] == v->o->max_new) *finish = HBK_FINISH_LENGTH;
+    else if (s->length[slot] == s->max_length) *finish = HBK_FINISH_CONTEXT;
+    return true;
+}
+
+/* Draws a token for `slot` and readies its next feed, or frees it. */
+static bool hbk__serve_slot(hbk__serving *v, hbk_int slot, const hbk_real *logits, hbk_error *err)
+{
+    hbk_request *r = &v->r[v->request[slot]];
+    hbk_finish finish = HBK_FINISH_COUNT;
+    int32_t id = hbk__draw(v, slot, logits, err);
+    if (id < 0) return false;
+    if (hbk__is_eos(&v->s->m->config, id)) finish = HBK_FINISH_EOS;
+    else if (id == v->o->stop) finish = HBK_FINISH_STOP;
+    else if (!hbk__take_token(v, slot, logits, id, &finish, err)) return false;
+    v->feeds[slot].slot = slot;
+    v->feeds[slot].tokens = &v->last[slot];
+    v->feeds[slot].n = 1;
+    if (finish == HBK_FINISH_COUNT) return true;
+    if (r->reply && !hbk_reply_end(r->reply, err)) return false;
+    r->finish = finish;
+    v->request[slot] = -1;
+    return true;
+}
+
+HBK_DEF bool hbk_generate(hbk_session *s, hbk_request *requests, hbk_int n, const hbk_sampling *o,
+                          const hbk_stream *stream, hbk_error *err)
+{
+    if (!hbk__requests_check(s, requests, n, o, err)) return false;
+    hbk__serving v;
+    memset(&v, 0, sizeof v);
+    v.s = s;
+    v.r = requests;
+    v.n = n;
+    v.o = o;
+    v.stream = stream;
+    bool ready = hbk__serving_new(&v, err), ok = ready;
+    if (ok) hbk__share_beginning(&v);
+    while (ok) {
+        hbk__admit(&v);
+        hbk_int n_feeds = 0;
+        for (hbk_int slot = 0; slot < s->n_slots; slot++) /* packed to the front: feed order is slot order */
+            if (v.request[slot] >= 0) v.feeds[n_feeds++] = v.feeds[slot];
+        if (!n_feeds) break;
+        hbk__feed(s, v.feeds, n_feeds, 1, v.logits);
+        for (hbk_int f = n_feeds - 1; f >= 0 && ok; f--) /* backwards, since feeds unpack into their slots */
+            ok = hbk__serve_slot(&v, v.feeds[f].slot, v.logits + f * s->m->config.vocab_size, err);
+    }
+    if (ready && !ok) hbk__serving_undo(&v);
+    hbk__serving_free(&v);
+    return ok;
+}
+
+/* ---- scores ---------------------------------------------------------------------- */
+
+enum { HBK__SCORE_ROWS = 64 }; /* logits at once */
+
+/* Row r of an item is what the model expects after its prompt and r tokens of the continuation. */
+typedef struct hbk__scoring {
+    hbk_session *s;
+    const hbk_scoring *items;
+    hbk_int *fits;    /* (n) items that can be scored, in order */
+    double *sum;      /* (n) */
+    hbk_real *logits; /* (HBK__SCORE_ROWS, V) */
+    hbk_feed *feeds;  /* (n_slots) */
+    hbk_int *item_of; /* (n_slots) */
+    hbk_tokens ids;
+} hbk__scoring;
+
+/* Adds to item i what `n` rows of logits say, the first being its row `at`. */
+static void hbk__score_rows(hbk__scoring *c, hbk_int i, const hbk_real *logits, hbk_int at, hbk_int n)
+{
+    const hbk_scoring *p = &c->items[i];
+    hbk_int V = c->s->m->config.vocab_size;
+    for (hbk_int k = 0; k < n && at + k < p->n_continuation; k++)
+        c->sum[i] += hbk__log_probability(logits + k * V, V, p->continuation[at + k]);
+}
+
+/* Feeds slot 0 what a group of n items shares, the prompt and `common` tokens, and scores the rows up to
+   there. */
+static bool hbk__score_common(hbk__scoring *c, const hbk_int *group, hbk_int n, hbk_int common,
+                              hbk_error *err)
+{
+    const hbk_scoring *p = &c->items[group[0]];
+    hbk_int held = hbk__held_ids(c->s, 0, p->prompt, p->n_prompt - 1), prompt = p->n_prompt - held, fed = 0;
+    c->s->length[0] = held;
+    c->ids.n = 0;
+    hbk_tokens_append(&c->ids, p->prompt + held, prompt);
+    hbk_tokens_append(&c->ids, p->continuation, common);
+    if (!hbk_tokens_ok(&c->ids, err)) return false;
+    for (hbk_int at = 0, rows; at <= common; at += rows) {
+        rows = HBK__MIN(common + 1 - at, HBK__SCORE_ROWS);
+        hbk_feed piece = {0, c->ids.data + fed, prompt + at + rows - 1 - fed};
+        hbk__feed(c->s, &piece, 1, rows, c->logits);
+        fed += piece.n;
+        for (hbk_int i = 0; i < n; i++) hbk__score_rows(c, group[i], c->logits, at, rows);
+    }
+    return true;
+}
+
+/* The rest of n items, each in its slot, which holds their prompt and `common` tokens. */
+static void hbk__score_rests(hbk__scoring *c, hbk_int n, hbk_int common)
+{
+    hbk_int V = c->s->m->config.vocab_size, step = HBK__SCORE_ROWS / n;
+    for (hbk_int at = common;; at += step) {
+        hbk_int n_feeds = 0, row = 0;
+        for (hbk_int slot = 0; slot < n; slot++) {
+            const hbk_scoring *p = &c->items[c->item_of[slot]];
+            if (p->n_continuation - 1 <= at) continue; /* the last token is never fed */
+            hbk_feed piece = {slot, p->continuation + at, HBK__MIN(p->n_continuation - 1 - at, step)};
+            c->feeds[n_feeds++] = piece;
+        }
+        if (!n_feeds) return;
+        hbk__feed(c->s, c->feeds, n_feeds, step, c->logits);
+        for (hbk_int f = 0; f < n_feeds; row += c->feeds[f++].n)
+            hbk__score_rows(c, c->item_of[c->feeds[f].slot], c->logits + row * V, at + 1, c->feeds[f].n);
+    }
+}
+
+/* Scores a group of n items that have one prompt: what all share first, then the rests side by side. */
+static bool hbk__score_group(hbk__scoring *c, const hbk_int *group, hbk_int n, hbk_error *err)
+{
+    const hbk_scoring *p = &c->items[group[0]];
+    hbk_int common = p->n_continuation - 1, most = HBK__MIN(c->s->n_slots, HBK__SCORE_ROWS);
+    for (hbk_int i = 1; i < n; i++) {
+        const hbk_scoring *q = &c->items[group[i]];
+        common = hbk__common_ids(p->continuation, common, q->continuation, q->n_continuation - 1);
+    }
+    if (!hbk__score_common(c, group, n, common, err)) return false;
+    hbk_int length = c->s->length[0];
+    for (hbk_int i = 0, k; i < n;) {
+        for (k = 0; i < n && k < most; i++)
+            if (c->items[group[i]].n_continuation - 1 > common) c->item_of[k++] = group[i];
+        for (hbk_int slot = 1; slot < k; slot++) hbk_session_fork(c->s, slot, 0, length);
+        if (k) hbk__score_rests(c, k, common);
+        c->s->length[0] = length;
+    }
+    return true;
+}
+
+/* Which items fit, and are of known ids: *n of them. */
+static bool hbk__score_check(hbk__scoring *c, hbk_int n_items, hbk_int *n, hbk_error *err)
+{
+    *n = 0;
+    for (hbk_int i = 0; i < n_items; i++) {
+        const hbk_scoring *p = &c->items[i];
+        if (p->n_prompt < 1 || p->n_continuation < 1 ||
+            p->n_prompt > c->s->max_length - p->n_continuation)
+            continue;
+        if (!hbk__ids_known(c->s, p->prompt, p->n_prompt, err) ||
+            !hbk__ids_known(c->s, p->continuation, p->n_continuation, err))
+            return false;
+        c->fits[(*n)++] = i;
+    }
     return true;
 }
 
 HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error *err)
 {
-    hbk_int V = s->m->config.vocab_size, longest = 1;
-    for (hbk_int i = 0; i < n; i++) longest = HBK__MAX(longest, items[i].n_continuation);
-    hbk_real *first = HBK__NEW(s->alloc, hbk_real, V, err);
-    hbk_real *logits = first ? HBK__NEW(s->alloc, hbk_real, longest * V, err) : NULL;
-    bool ok = logits != NULL;
-    const hbk_scoring *held = NULL; /* the item whose prompt slot 0 holds */
-    s->length[0] = 0;
-    for (hbk_int i = 0; ok && i < n; i++) {
-        hbk_scoring *p = &items[i];
-        p->log_likelihood = (double)NAN;
-        if (p->n_prompt < 1 || p->n_continuation < 1 || p->n_prompt + p->n_continuation > s->max_length)
-            continue;
-        ok = hbk__ids_known(s, p->continuation, p->n_continuation, err); /* its last id is never fed */
-        if (!ok) break;
-        hbk_int same = 0; /* what of the last prompt can stay: all of it, or a shared beginning */
-        if (held)
-            while (same < held->n_prompt && same < p->n_prompt && held->prompt[same] == p->prompt[same])
-                same++;
-        if (!held || same < p->n_prompt || same < held->n_prompt) {
-            same = HBK__MIN(same, p->n_prompt - 1);
-            s->length[0] = HBK__MIN(s->length[0], same);
-            hbk_feed rest = {0, p->prompt + same, p->n_prompt - same};
-            ok = hbk_session_feed(s, &rest, 1, false, first, err);
+    hbk__scoring c;
+    hbk_int n_fits = 0;
+    memset(&c, 0, sizeof c);
+    c.s = s;
+    c.items = items;
+    c.ids.alloc = s->alloc;
+    c.fits = HBK__NEW(s->alloc, hbk_int, n, err);
+    if (c.fits) c.sum = HBK__NEW(s->alloc, double, n, err);
+    if (c.sum) c.logits = HBK__NEW(s->alloc, hbk_real, HBK__SCORE_ROWS * s->m->config.vocab_size, err);
+    if (c.logits) c.feeds = HBK__NEW(s->alloc, hbk_feed, s->n_slots, err);
+    if (c.feeds) c.item_of = HBK__NEW(s->alloc, hbk_int, s->n_slots, err);
+    bool ok = c.item_of && hbk__score_check(&c, n, &n_fits, err);
+    for (hbk_int i = 0, k; ok && i < n_fits; i += k) {
+        const hbk_scoring *p = &items[c.fits[i]];
+        for (k = 1; i + k < n_fits; k++) {
+            const hbk_scoring *q = &items[c.fits[i + k]];
+            if (q->n_prompt != p->n_prompt ||
+                hbk__common_ids(p->prompt, p->n_prompt, q->prompt, q->n_prompt) < p->n_prompt)
+                break;
         }
-        held = p;
-        ok = ok && hbk__score_one(s, p, first, logits, err);
+        ok = hbk__score_group(&c, c.fits + i, k, err);
     }
-    hbk_free(s->alloc, first);
-    hbk_free(s->alloc, logits);
+    for (hbk_int i = 0; ok && i < n; i++) items[i].log_likelihood = (double)NAN;
+    for (hbk_int i = 0; ok && i < n_fits; i++) items[c.fits[i]].log_likelihood = c.sum[c.fits[i]];
+    hbk_free(s->alloc, c.fits);
+    hbk_free(s->alloc, c.sum);
+    hbk_free(s->alloc, c.logits);
+    hbk_free(s->alloc, c.feeds);
+    hbk_free(s->alloc, c.item_of);
+    hbk_tokens_free(&c.ids);
     return ok;
 }
 
@@ -8116,9 +11414,13 @@ HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error 
    The grammar is four slots in plain text. A backward or rating prompt that a file does not give is its
    wording put in the place of {instruction} of "prompt": from there on there are only strings with slots.
 
+   A conversation is one prompt and then, behind each reply as the model wrote it, "next". The border lies at
+   the end of the reply's text, not behind its eos, because what ends a reply may be more than one id (in
+   chatml <|im_end|> and a line break), and because a reply that was stopped has no end of its own.
+
    Source: Li et al. 2023, section 2 (the tags, appended to the instruction; the shape of the rating prompt)
    and Li et al. 2024, arXiv 2408.04614, appendix A (the shape of the backward prompt); the words are ours.
-   Unlike most chat wrappers there is no system slot, and nothing is trimmed from what users wrote. */
+   Unlike in most chat wrappers nothing is trimmed from what users wrote. */
 
 enum {
     HBK__TEXT_NAME,
@@ -8127,26 +11429,40 @@ enum {
     HBK__TEXT_BACKWARD,
     HBK__TEXT_RATING,
     HBK__TEXT_SCORE,
+    HBK__TEXT_NEXT,
+    HBK__TEXT_SYSTEM, /* alone may be NULL */
     HBK__N_TEXTS
 };
 
-static const char *const hbk__text_keys[HBK__N_TEXTS] = {"name",     "prompt", "reply",
-                                                         "backward", "rating", "score"};
+static const char *const hbk__text_keys[HBK__N_TEXTS] = {"name",   "prompt", "reply", "backward",
+                                                         "rating", "score",  "next",  "system"};
 
 struct hbk_template {
     hbk_allocator *alloc;
     char *text[HBK__N_TEXTS]; /* all set once the template is complete */
 };
 
-/* chatml has no {bos}: where its models have one it is <|im_start|> itself. */
-static const char *const hbk__built_in[][3] = {
-    {"llama2", "{bos}[INST] {instruction} [/INST]", " {output}{eos}"},
+/* Name, prompt, reply, next, system. chatml has no {bos}: where its models have one it is <|im_start|>
+   itself. The conversations that llama2's chat models learned from have a blank before eos; the reply, which
+   is what is trained here, has none. */
+static const char *const hbk__built_in[][5] = {
+    {"llama2", "{bos}[INST] {instruction} [/INST]", " {output}{eos}",
+     " {eos}{bos}[INST] {instruction} [/INST]",
+     "{bos}[INST] <<SYS>>\n{system}\n<</SYS>>\n\n{instruction} [/INST]"},
     {"llama3",
      "{bos}<|start_header_id|>user<|end_header_id|>\n\n{instruction}<|eot_id|>"
      "<|start_header_id|>assistant<|end_header_id|>\n\n",
-     "{output}<|eot_id|>"},
-    {"chatml", "<|im_start|>user\n{instruction}<|im_end|>\n<|im_start|>assistant\n", "{output}<|im_end|>"},
-    {"plain", "{bos}Instruction:\n{instruction}\n\nResponse:\n", "{output}{eos}"},
+     "{output}<|eot_id|>",
+     "<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n{instruction}<|eot_id|>"
+     "<|start_header_id|>assistant<|end_header_id|>\n\n",
+     "{bos}<|start_header_id|>system<|end_header_id|>\n\n{system}<|eot_id|>"
+     "<|start_header_id|>user<|end_header_id|>\n\n{instruction}<|eot_id|>"
+     "<|start_header_id|>assistant<|end_header_id|>\n\n"},
+    {"chatml", "<|im_start|>user\n{instruction}<|im_end|>\n<|im_start|>assistant\n", "{output}<|im_end|>",
+     "<|im_end|>\n<|im_start|>user\n{instruction}<|im_end|>\n<|im_start|>assistant\n",
+     "<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{instruction}<|im_end|>\n"
+     "<|im_start|>assistant\n"},
+    {"plain", "{bos}Instruction:\n{instruction}\n\nResponse:\n", "{output}{eos}", NULL, NULL},
 };
 enum { HBK__N_BUILT_IN = sizeof hbk__built_in / sizeof hbk__built_in[0] };
 
@@ -8186,9 +11502,12 @@ typedef enum hbk__template_slot {
     HBK__SLOT_BOS,
     HBK__SLOT_EOS,
     HBK__SLOT_INSTRUCTION,
-    HBK__SLOT_OUTPUT
+    HBK__SLOT_OUTPUT,
+    HBK__SLOT_SYSTEM,
+    HBK__N_TEMPLATE_SLOTS
 } hbk__template_slot;
-static const char *const hbk__template_slots[] = {"", "{bos}", "{eos}", "{instruction}", "{output}"};
+static const char *const hbk__template_slots[] = {"",         "{bos}",    "{eos}", "{instruction}",
+                                                  "{output}", "{system}"};
 
 typedef struct hbk__template_piece {
     const char *text; /* a literal's; it points into the template */
@@ -8198,7 +11517,7 @@ typedef struct hbk__template_piece {
 
 static hbk__template_slot hbk__slot_at(const char *s)
 {
-    for (int i = HBK__SLOT_BOS; i <= HBK__SLOT_OUTPUT; i++) {
+    for (int i = HBK__SLOT_BOS; i < HBK__N_TEMPLATE_SLOTS; i++) {
         const char *slot = hbk__template_slots[i];
         if (strncmp(s, slot, strlen(slot)) == 0) return (hbk__template_slot)i;
     }
@@ -8221,30 +11540,33 @@ static bool hbk__next_piece(const char **at, hbk__template_piece *p)
     return true;
 }
 
-/* Checks that string `key` of a template has `instructions` slots {instruction} and `outputs` slots {output}
-   and few enough pieces: half of HBK_MAX_SPANS, so that prompt, tag and reply fit together. */
-static bool hbk__check_slots(const char *text, const char *name, const char *key, int instructions,
-                             int outputs, hbk_error *err)
+/* Checks that string number `key` of a template has the slots that belong there, each once, and few enough
+   pieces: half of HBK_MAX_SPANS, so that prompt, tag and reply fit together. */
+static bool hbk__check_slots(const char *text, const char *name, int key, hbk_error *err)
 {
+    bool expected[HBK__N_TEMPLATE_SLOTS] = {false};
+    expected[HBK__SLOT_INSTRUCTION] = key != HBK__TEXT_REPLY && key != HBK__TEXT_BACKWARD;
+    expected[HBK__SLOT_OUTPUT] =
+        key == HBK__TEXT_REPLY || key == HBK__TEXT_BACKWARD || key == HBK__TEXT_RATING;
+    expected[HBK__SLOT_SYSTEM] = key == HBK__TEXT_SYSTEM;
     hbk__template_piece p;
-    int found[HBK__SLOT_OUTPUT + 1] = {0}, spans = 1; /* the tag */
+    int found[HBK__N_TEMPLATE_SLOTS] = {0}, spans = 1; /* the tag */
     for (const char *at = text; hbk__next_piece(&at, &p);) {
         if (found[p.slot] < HBK_MAX_SPANS) found[p.slot]++;
         /* blanks that wait before an id become a span of their own */
         spans += p.slot == HBK__SLOT_BOS || p.slot == HBK__SLOT_EOS ? 2 : 1;
         if (spans > HBK_MAX_SPANS / 2)
             return hbk_fail(err, HBK_ERROR_RANGE, "template %s: \"%s\" has too many slots: %d pieces at most",
-                            name, key, HBK_MAX_SPANS / 2 - 1);
+                            name, hbk__text_keys[key], HBK_MAX_SPANS / 2 - 1);
     }
-    for (int i = HBK__SLOT_INSTRUCTION; i <= HBK__SLOT_OUTPUT; i++) {
-        int wanted = i == HBK__SLOT_INSTRUCTION ? instructions : outputs;
-        if (found[i] != wanted)
-            return hbk_fail(err, HBK_ERROR_FORMAT, "template %s: \"%s\" has %s %s, expected %s", name, key,
+    for (int i = HBK__SLOT_INSTRUCTION; i < HBK__N_TEMPLATE_SLOTS; i++)
+        if (found[i] != (int)expected[i])
+            return hbk_fail(err, HBK_ERROR_FORMAT, "template %s: \"%s\" has %s %s, expected %s", name,
+                            hbk__text_keys[key],
                             found[i] == 0   ? "no"
                             : found[i] == 1 ? "one"
                                             : "several",
-                            hbk__template_slots[i], wanted ? "exactly one" : "none");
-    }
+                            hbk__template_slots[i], expected[i] ? "exactly one" : "none");
     return true;
 }
 
@@ -8270,7 +11592,7 @@ static char *hbk__compose(const hbk_template *t, const char *wording, size_t n, 
 HBK_DEF bool hbk_template_set(hbk_template *t, hbk_use use, const char *text, hbk_error *err)
 {
     const char *name = t->text[HBK__TEXT_NAME];
-    if (use == HBK_FORWARD)
+    if (use != HBK_BACKWARD && use != HBK_RATING)
         return hbk_fail(err, HBK_ERROR_OPTION,
                         "template %s: only the backward and the rating prompt can be reworded", name);
     int slot = use == HBK_BACKWARD ? HBK__TEXT_BACKWARD : HBK__TEXT_RATING;
@@ -8278,7 +11600,7 @@ HBK_DEF bool hbk_template_set(hbk_template *t, hbk_use use, const char *text, hb
     while (n > 0 && (text[n - 1] == '\n' || text[n - 1] == '\r')) n--; /* editors end a file with one */
     char *whole = hbk__compose(t, text, n, err);
     if (!whole) return false;
-    if (!hbk__check_slots(whole, name, hbk__text_keys[slot], use == HBK_RATING, 1, err)) {
+    if (!hbk__check_slots(whole, name, slot, err)) {
         hbk_free(t->alloc, whole);
         return false;
     }
@@ -8295,29 +11617,55 @@ HBK_DEF void hbk_template_free(hbk_template *t)
     hbk_free(alloc, t);
 }
 
+/* What follows a reply where a template does not say it: the end of the reply, and the prompt again without
+   the bos that only the first one has. */
+static bool hbk__derive_next(hbk_template *t, hbk_error *err)
+{
+    const char *end = strstr(t->text[HBK__TEXT_REPLY], "{output}") + strlen("{output}");
+    const char *prompt = t->text[HBK__TEXT_PROMPT];
+    size_t skip = strncmp(prompt, "{bos}", 5) == 0 ? 5 : 0;
+    hbk_text text;
+    memset(&text, 0, sizeof text);
+    text.alloc = t->alloc;
+    hbk_text_add(&text, end);
+    hbk_text_add(&text, prompt + skip);
+    bool ok = hbk_text_ok(&text, err) &&
+              (t->text[HBK__TEXT_NEXT] = hbk__copy_text(t->alloc, text.data, text.len, err)) != NULL;
+    hbk_text_free(&text);
+    return ok;
+}
+
+/* Strings for conversations of templates that were written down before there were any. */
+static void hbk__add_built_in(const char *texts[HBK__N_TEXTS])
+{
+    for (int i = 0; i < HBK__N_BUILT_IN && !texts[HBK__TEXT_NEXT] && !texts[HBK__TEXT_SYSTEM]; i++)
+        if (strcmp(texts[HBK__TEXT_PROMPT], hbk__built_in[i][1]) == 0 &&
+            strcmp(texts[HBK__TEXT_REPLY], hbk__built_in[i][2]) == 0) {
+            texts[HBK__TEXT_NEXT] = hbk__built_in[i][3];
+            texts[HBK__TEXT_SYSTEM] = hbk__built_in[i][4];
+        }
+}
+
 /* A template of the given strings; NULL ones get their default. texts[name], [prompt] and [reply] are set. */
-static hbk_template *hbk__template_new(const char *const texts[HBK__N_TEXTS], hbk_allocator *alloc,
-                                       hbk_error *err)
+static hbk_template *hbk__template_new(const char *texts[HBK__N_TEXTS], hbk_allocator *alloc, hbk_error *err)
 {
     hbk_template *t = HBK__NEW(alloc, hbk_template, 1, err);
     if (!t) return NULL;
     t->alloc = alloc;
+    hbk__add_built_in(texts);
     bool ok = true;
     for (int i = 0; i < HBK__N_TEXTS && ok; i++) {
         const char *s = texts[i] ? texts[i] : i == HBK__TEXT_SCORE ? "Score:" : NULL;
+        bool slots = i != HBK__TEXT_NAME && i != HBK__TEXT_SCORE;
         if (s) ok = (t->text[i] = hbk__copy_text(alloc, s, strlen(s), err)) != NULL;
+        if (s && slots) ok = ok && hbk__check_slots(s, texts[HBK__TEXT_NAME], i, err);
     }
-    const char *name = texts[HBK__TEXT_NAME];
-    ok = ok && hbk__check_slots(texts[HBK__TEXT_PROMPT], name, "prompt", 1, 0, err) &&
-         hbk__check_slots(texts[HBK__TEXT_REPLY], name, "reply", 0, 1, err);
-    if (ok && t->text[HBK__TEXT_BACKWARD])
-        ok = hbk__check_slots(texts[HBK__TEXT_BACKWARD], name, "backward", 0, 1, err);
-    else if (ok)
+    if (ok && !t->text[HBK__TEXT_BACKWARD])
         ok = hbk_template_set(t, HBK_BACKWARD, hbk__backward_wording, err);
-    if (ok && t->text[HBK__TEXT_RATING])
-        ok = hbk__check_slots(texts[HBK__TEXT_RATING], name, "rating", 1, 1, err);
-    else if (ok)
-        ok = hbk_template_set(t, HBK_RATING, hbk__rating_wording, err);
+    if (ok && !t->text[HBK__TEXT_RATING]) ok = hbk_template_set(t, HBK_RATING, hbk__rating_wording, err);
+    if (ok && !t->text[HBK__TEXT_NEXT])
+        ok = hbk__derive_next(t, err) &&
+             hbk__check_slots(t->text[HBK__TEXT_NEXT], texts[HBK__TEXT_NAME], HBK__TEXT_NEXT, err);
     if (ok) return t;
     hbk_template_free(t);
     return NULL;
@@ -8336,7 +11684,7 @@ static hbk_template *hbk__template_from_json(const json_t *object, const char *f
         if (i == HBK__N_TEXTS || !value) { /* a misspelt "rating" must not fall back to ours */
             hbk_fail_at(err, HBK_ERROR_FORMAT, file, 0,
                         "\"%s\" %s: a template is an object of strings \"name\", \"prompt\", \"reply\", "
-                        "\"backward\", \"rating\", \"score\"",
+                        "\"backward\", \"rating\", \"score\", \"next\", \"system\"",
                         key, i == HBK__N_TEXTS ? "is unknown" : "is no string");
             return NULL;
         }
@@ -8403,6 +11751,19 @@ static bool hbk__chat_template(const char *dir, hbk_text *out, hbk_error *err)
     return hbk_text_ok(out, err);
 }
 
+/* The same, where the model is a GGUF file. */
+static bool hbk__gguf_chat_template(const char *path, hbk_text *out, hbk_error *err)
+{
+    const char *source = "";
+    size_t n = 0;
+    hbk_gguf *g = hbk_gguf_open(path, out->alloc, err);
+    if (!g) return false;
+    bool ok = hbk_gguf_string(g, "tokenizer.chat_template", &source, &n, err);
+    if (ok) hbk_text_append(out, source, n);
+    hbk_gguf_close(g);
+    return ok && hbk_text_ok(out, err);
+}
+
 HBK_DEF hbk_template *hbk_template_for_model(const char *model_path, hbk_allocator *alloc, hbk_error *err)
 {
     static const char *const markers[][2] = {
@@ -8410,7 +11771,10 @@ HBK_DEF hbk_template *hbk_template_for_model(const char *model_path, hbk_allocat
     hbk_text source;
     memset(&source, 0, sizeof source);
     source.alloc = alloc;
-    if (hbk_dir_exists(model_path) && !hbk__chat_template(model_path, &source, err)) {
+    bool ok = hbk_dir_exists(model_path)
+                  ? hbk__chat_template(model_path, &source, err)
+                  : !hbk__is_gguf(model_path) || hbk__gguf_chat_template(model_path, &source, err);
+    if (!ok) {
         hbk_text_free(&source);
         return NULL;
     }
@@ -8431,7 +11795,7 @@ static json_t *hbk__template_json(const hbk_template *t)
 {
     json_t *object = json_object();
     for (int i = 0; i < HBK__N_TEXTS && object; i++)
-        if (json_object_set_new(object, hbk__text_keys[i], json_string(t->text[i])) != 0) {
+        if (t->text[i] && json_object_set_new(object, hbk__text_keys[i], json_string(t->text[i])) != 0) {
             json_decref(object);
             object = NULL;
         }
@@ -8459,18 +11823,24 @@ HBK_DEF const char *hbk_template_score(const hbk_template *t)
     return t->text[HBK__TEXT_SCORE];
 }
 
+HBK_DEF bool hbk_template_has_system(const hbk_template *t)
+{
+    return t->text[HBK__TEXT_SYSTEM] != NULL;
+}
+
 /* The prompt of a use, as the template spells it. */
 static const char *hbk__template_text(const hbk_template *t, hbk_use use)
 {
     return t->text[use == HBK_FORWARD    ? HBK__TEXT_PROMPT
                    : use == HBK_BACKWARD ? HBK__TEXT_BACKWARD
+                   : use == HBK_NEXT     ? HBK__TEXT_NEXT
                                          : HBK__TEXT_RATING];
 }
 
 HBK_DEF uint64_t hbk_template_hash(const hbk_template *t)
 {
     uint64_t h = 0;
-    for (int i = 0; i < HBK__N_TEXTS; i++) /* with the NUL: "a" "bc" is not "ab" "c" */
+    for (int i = 0; i <= HBK__TEXT_SCORE; i++) /* with the NUL: "a" "bc" is not "ab" "c" */
         h = hbk_hash(h, t->text[i], strlen(t->text[i]) + 1);
     return h;
 }
@@ -8520,8 +11890,9 @@ static void hbk__add_user(hbk__spans *s, const char *text)
 HBK_DEF hbk_int hbk_template_spans(const hbk_template *t, const hbk_tokenizer *tok, const hbk_render *r,
                                    hbk_span_text spans[HBK_MAX_SPANS])
 {
-    const char *const parts[2] = {hbk__template_text(t, r->use), t->text[HBK__TEXT_REPLY]};
+    const char *parts[2] = {hbk__template_text(t, r->use), t->text[HBK__TEXT_REPLY]};
     hbk__spans s = {spans, 0, 0, false};
+    if (r->use == HBK_FORWARD && r->system && t->text[HBK__TEXT_SYSTEM]) parts[0] = t->text[HBK__TEXT_SYSTEM];
     for (int part = 0; part < 2; part++) {
         hbk__template_piece p;
         for (const char *at = parts[part]; hbk__next_piece(&at, &p);) {
@@ -8531,7 +11902,7 @@ HBK_DEF hbk_int hbk_template_spans(const hbk_template *t, const hbk_tokenizer *t
             case HBK__SLOT_EOS: hbk__add_id(&s, hbk_tokenizer_eos(tok)); break;
             case HBK__SLOT_INSTRUCTION:
                 hbk__add_user(&s, r->instruction);
-                if (r->use == HBK_FORWARD && r->tag && *r->tag) {
+                if ((r->use == HBK_FORWARD || r->use == HBK_NEXT) && r->tag && *r->tag) {
                     s.blanks++;
                     hbk__add_text(&s, r->tag, (hbk_int)strlen(r->tag), true);
                 }
@@ -8541,6 +11912,8 @@ HBK_DEF hbk_int hbk_template_spans(const hbk_template *t, const hbk_tokenizer *t
                 s.target = part == 1;
                 hbk__add_user(&s, part == 1 ? r->reply : r->output);
                 break;
+            case HBK__SLOT_SYSTEM: hbk__add_user(&s, r->system); break;
+            case HBK__N_TEMPLATE_SLOTS: break;
             }
         }
     }
@@ -8577,7 +11950,7 @@ HBK_DEF bool hbk_template_tokens(const hbk_template *t, const hbk_tokenizer *tok
 {
     hbk_span_text spans[HBK_MAX_SPANS];
     hbk_int n = hbk_template_spans(t, tok, r, spans), start = out->n, prompt = -1;
-    bool begins = true, ok = true; /* the first text after bos gets what a text's beginning gets */
+    bool ok = true, begins = r->use != HBK_NEXT; /* text after bos gets what a text's beginning gets */
     for (hbk_int i = 0; i < n && ok; i++) {
         if (spans[i].target && prompt < 0) prompt = out->n - start;
         if (spans[i].text) {
@@ -8639,7 +12012,7 @@ HBK_DEF int32_t hbk_template_stop(const hbk_template *t, const hbk_tokenizer *to
 /* ==== 15  EXAMPLES AND BATCHES ===============================================
 
    pairs    what people wrote or the loop made: (instruction, output) and where it came from
-   dataset  the same as token ids, all examples in one array, with the place where each one's loss begins
+   dataset  the same as token ids, all examples in one array, and for each token whether it carries loss
    packer   a batch under construction: examples laid end to end, no padding anywhere
 
    An example of n ids x_0 .. x_(n-1), whose first n_prompt are the prompt, is fed as n - 1 tokens:
@@ -8769,24 +12142,32 @@ HBK_DEF bool hbk_pairs_load(hbk_pairs *p, const char *path, const char *source, 
     return got == 0;
 }
 
-HBK_DEF bool hbk_dataset_add(hbk_dataset *d, const int32_t *ids, hbk_int n, hbk_int n_prompt, hbk_error *err)
+/* Room for one more example of n tokens. Nothing of what is there changes. */
+static bool hbk__dataset_reserve(hbk_dataset *d, hbk_int n, hbk_error *err)
 {
-    if (n < 2 || n_prompt < 0 || n_prompt >= n)
-        return hbk_fail(err, HBK_ERROR_RANGE,
-                        "an example of %lld tokens, %lld of them prompt: there is no token to learn",
-                        (long long)n, (long long)n_prompt);
-    if (d->n == d->cap) {
-        hbk_int cap = d->cap < 16 ? 16 : 2 * d->cap;
-        hbk_int *start = (hbk_int *)hbk_realloc(d->alloc, d->start, cap + 1, sizeof *start, err);
-        if (!start) return false;
-        d->start = start; /* longer than `cap` says, should the next line fail */
-        hbk_int *prompts = (hbk_int *)hbk_realloc(d->alloc, d->n_prompt, cap, sizeof *prompts, err);
-        if (!prompts) return false;
-        d->n_prompt = prompts;
-        d->cap = cap;
-        d->start[0] = 0;
-    }
-    hbk_int before = d->tokens.n;
+    void *learn = d->learn;
+    if (!hbk__reserve(d->alloc, &learn, &d->learn_cap, d->tokens.n + n, sizeof *d->learn, err)) return false;
+    d->learn = (unsigned char *)learn;
+    if (d->n < d->cap) return true;
+    hbk_int cap = d->cap < 16 ? 16 : 2 * d->cap;
+    hbk_int *start = (hbk_int *)hbk_realloc(d->alloc, d->start, cap + 1, sizeof *start, err);
+    if (!start) return false;
+    d->start = start;
+    d->cap = cap;
+    d->start[0] = 0;
+    return true;
+}
+
+/* The loss is on tokens where learn is not 0 or, learn NULL, on those from n_prompt on. */
+static bool hbk__dataset_append(hbk_dataset *d, const int32_t *ids, const unsigned char *learn,
+                                hbk_int n_prompt, hbk_int n, hbk_error *err)
+{
+    hbk_int targets = 0, before = d->tokens.n;
+    for (hbk_int k = 1; k < n; k++) targets += learn ? learn[k] != 0 : k >= n_prompt;
+    if (targets == 0)
+        return hbk_fail(err, HBK_ERROR_RANGE, "an example of %lld tokens: there is no token to learn",
+                        (long long)n);
+    if (!hbk__dataset_reserve(d, n, err)) return false;
     d->tokens.alloc = d->alloc;
     hbk_tokens_append(&d->tokens, ids, n);
     if (!hbk_tokens_ok(&d->tokens, err)) {
@@ -8794,10 +12175,30 @@ HBK_DEF bool hbk_dataset_add(hbk_dataset *d, const int32_t *ids, hbk_int n, hbk_
         d->tokens.failed = false; /* what was added before is whole */
         return false;
     }
-    d->n_prompt[d->n++] = n_prompt;
-    d->start[d->n] = d->tokens.n;
+    for (hbk_int k = 0; k < n; k++) /* nothing predicts token 0 */
+        d->learn[before + k] = k > 0 && (learn ? learn[k] != 0 : k >= n_prompt);
+    d->start[++d->n] = d->tokens.n;
     d->max_length = HBK__MAX(d->max_length, n);
+    d->n_targets += targets;
     return true;
+}
+
+HBK_DEF bool hbk_dataset_add(hbk_dataset *d, const int32_t *ids, hbk_int n, hbk_int n_prompt, hbk_error *err)
+{
+    return hbk__dataset_append(d, ids, NULL, n_prompt, n, err);
+}
+
+HBK_DEF bool hbk_dataset_add_masked(hbk_dataset *d, const int32_t *ids, const unsigned char *learn, hbk_int n,
+                                    hbk_error *err)
+{
+    return hbk__dataset_append(d, ids, learn, 0, n, err);
+}
+
+HBK_DEF hbk_int hbk_dataset_targets(const hbk_dataset *d, hbk_int i)
+{
+    hbk_int n = 0;
+    for (hbk_int k = d->start[i]; k < d->start[i + 1]; k++) n += d->learn[k];
+    return n;
 }
 
 /* Adds an example unless it is longer than max_length (0 or less: no limit), which is counted. */
@@ -8815,6 +12216,7 @@ static void hbk__dataset_cut(hbk_dataset *d, const hbk_dataset *old)
     d->n = old->n;
     d->tokens.n = old->tokens.n;
     d->max_length = old->max_length;
+    d->n_targets = old->n_targets;
     d->n_too_long = old->n_too_long;
 }
 
@@ -8889,9 +12291,49 @@ HBK_DEF void hbk_dataset_free(hbk_dataset *d)
 {
     hbk_tokens_free(&d->tokens);
     hbk_free(d->alloc, d->start);
-    hbk_free(d->alloc, d->n_prompt);
-    d->start = d->n_prompt = NULL;
-    d->n = d->cap = d->max_length = d->n_too_long = 0;
+    hbk_free(d->alloc, d->learn);
+    d->start = NULL;
+    d->learn = NULL;
+    d->n = d->cap = d->learn_cap = d->max_length = d->n_targets = d->n_too_long = 0;
+}
+
+/* Appends example i of `from`. */
+static bool hbk__dataset_copy(hbk_dataset *to, const hbk_dataset *from, hbk_int i, hbk_error *err)
+{
+    hbk_int at = from->start[i];
+    return hbk_dataset_add_masked(to, from->tokens.data + at, from->learn + at, from->start[i + 1] - at, err);
+}
+
+HBK_DEF bool hbk_dataset_split(hbk_dataset *d, hbk_dataset *held, double share, uint64_t seed,
+                               hbk_error *err)
+{
+    if (d->n < 2 || !(share > 0 && share < 1))
+        return hbk_fail(err, HBK_ERROR_DATA,
+                        "a share of %g of %lld examples cannot be held out: expected a share between 0 and 1 "
+                        "of at least two examples",
+                        share, (long long)d->n);
+    hbk_int n_held = HBK__MAX(1, HBK__MIN(d->n - 1, (hbk_int)floor(share * (double)d->n + 0.5)));
+    const hbk_dataset before = *held;
+    hbk_dataset rest;
+    memset(&rest, 0, sizeof rest);
+    rest.alloc = d->alloc;
+    rest.n_too_long = d->n_too_long;
+    hbk_rng rng = hbk_rng_at(seed, "split", 0);
+    bool ok = true;
+    hbk_int wanted = n_held;
+    for (hbk_int i = 0; i < d->n && ok; i++) { /* Knuth, TAOCP 2, algorithm 3.4.2 S: file order stays */
+        bool out = hbk_rng_below(&rng, d->n - i) < wanted;
+        wanted -= out;
+        ok = hbk__dataset_copy(out ? held : &rest, d, i, err);
+    }
+    if (ok) {
+        hbk_dataset_free(d);
+        *d = rest;
+    } else {
+        hbk_dataset_free(&rest);
+        hbk__dataset_cut(held, &before);
+    }
+    return ok;
 }
 
 HBK_DEF bool hbk_packer_init(hbk_packer *p, hbk_int max_tokens, hbk_int max_seqs, hbk_allocator *alloc,
@@ -8933,13 +12375,13 @@ HBK_DEF bool hbk_packer_add(hbk_packer *p, const hbk_dataset *d, hbk_int i)
 {
     HBK_ASSERT(i >= 0 && i < d->n);
     const int32_t *x = d->tokens.data + d->start[i];
+    const unsigned char *learn = d->learn + d->start[i];
     hbk_int n = d->start[i + 1] - d->start[i] - 1;
     if (n > p->max_tokens - p->n_tokens || p->n_seqs == p->max_seqs) return false;
     for (hbk_int j = 0; j < n; j++) {
-        bool counts = j + 1 >= d->n_prompt[i];
         p->tokens[p->n_tokens + j] = x[j];
-        p->targets[p->n_tokens + j] = counts ? x[j + 1] : -1;
-        p->n_targets += counts;
+        p->targets[p->n_tokens + j] = learn[j + 1] ? x[j + 1] : -1;
+        p->n_targets += learn[j + 1];
     }
     p->n_tokens += n;
     p->seq_start[++p->n_seqs] = p->n_tokens;
@@ -9052,10 +12494,9 @@ HBK_DEF hbk_train_options hbk_train_defaults(bool full)
     hbk_train_options o;
     memset(&o, 0, sizeof o);
     o.full = full;
-    o.rank = 16;
-    o.alpha = 32;
-    o.targets = HBK_ALL_SLOTS;
+    o.lora = hbk_adapter_defaults();
     o.dropout = full ? 0.1 : 0.05;
+    o.lora_plus = 1;
     o.lr = full ? 1e-5 : 2e-4;
     o.lr_end = full ? 9e-6 : 2e-5;
     o.schedule = HBK_LINEAR;
@@ -9071,6 +12512,7 @@ HBK_DEF hbk_train_options hbk_train_defaults(bool full)
     o.max_length = -1;
     o.seed = 1;
     o.shuffle = true;
+    o.validate_every = 50;
     o.save_every = 100;
     return o;
 }
@@ -9089,12 +12531,20 @@ HBK_DEF hbk_int hbk_train_steps(hbk_int n)
 
 /* ---- the trainer ----------------------------------------------------------------- */
 
+/* The validations so far: the lowest loss, the step that had it (0: none yet), and how many came since. */
+typedef struct hbk__best_of {
+    double loss;
+    int64_t step, since;
+} hbk__best_of;
+
 struct hbk_trainer {
     hbk_allocator *alloc;
     const hbk_model *base;
     hbk_train_options o;
     hbk_real *values, *grads, *m, *v; /* (n) each */
     hbk_int n, step;
+    hbk_real *best;     /* (n) the values of the lowest validation loss so far; NULL: none is kept */
+    hbk__best_of found; /* where that was */
     hbk_int passes;                  /* since the last update: part of the dropout's address */
     hbk_model *model, *dmodel;       /* full: views of values and grads */
     hbk_adapter *adapter, *dadapter; /* LoRA: likewise */
@@ -9113,6 +12563,7 @@ HBK_DEF void hbk_trainer_free(hbk_trainer *t)
     hbk_free(t->alloc, t->grads);
     hbk_free(t->alloc, t->m);
     hbk_free(t->alloc, t->v);
+    hbk_free(t->alloc, t->best);
     hbk_free(t->alloc, t);
 }
 
@@ -9126,9 +12577,8 @@ static bool hbk__trainer_views(hbk_trainer *t, const hbk_adapter *init, hbk_erro
         if (t->dmodel) hbk_model_unpack(t->values, t->base);
         return t->dmodel != NULL;
     }
-    t->adapter = hbk__adapter_shape(c, init->rank, init->alpha, init->targets, t->values, t->alloc, err);
-    if (t->adapter)
-        t->dadapter = hbk__adapter_shape(c, init->rank, init->alpha, init->targets, t->grads, t->alloc, err);
+    t->adapter = hbk__adapter_view(init, c, t->values, t->alloc, err);
+    if (t->adapter) t->dadapter = hbk__adapter_view(init, c, t->grads, t->alloc, err);
     if (t->dadapter) memcpy(t->values, init->values, (size_t)t->n * sizeof *t->values);
     return t->dadapter != NULL;
 }
@@ -9139,7 +12589,7 @@ HBK_DEF hbk_trainer *hbk_trainer_new(const hbk_model *m, const hbk_train_options
 {
     hbk_adapter *fresh = NULL;
     if (!o->full && !init) {
-        init = fresh = hbk_adapter_new(&m->config, o->rank, o->alpha, o->targets, o->seed, alloc, err);
+        init = fresh = hbk_adapter_make(&m->config, &o->lora, o->seed, alloc, err);
         if (!fresh) return NULL;
     }
     hbk_trainer *t = HBK__NEW(alloc, hbk_trainer, 1, err);
@@ -9153,7 +12603,8 @@ HBK_DEF hbk_trainer *hbk_trainer_new(const hbk_model *m, const hbk_train_options
         if (t->grads) t->m = HBK__NEW(alloc, hbk_real, t->n, err);
         if (t->m) t->v = HBK__NEW(alloc, hbk_real, t->n, err);
         if (t->v && hbk__trainer_views(t, init, err))
-            t->acts = hbk_acts_new(m, t->adapter, max_tokens, max_seq, true, alloc, err);
+            t->acts = hbk_acts_new(m, t->adapter, max_tokens, max_seq,
+                                   o->recompute ? HBK_KEEP_INPUTS : HBK_KEEP_ALL, alloc, err);
     }
     hbk_adapter_free(fresh);
     if (t && !t->acts) {
@@ -9182,21 +12633,44 @@ HBK_DEF bool hbk_trainer_accumulate(hbk_trainer *t, const hbk_batch *b, double s
                                     hbk_error *err)
 {
     hbk_pass p;
+    memset(&p, 0, sizeof p);
     p.adapter = t->adapter;
     p.dmodel = t->dmodel;
     p.dadapter = t->dadapter;
     p.scale = scale;
     p.dropout = t->o.dropout;
+    p.neftune = t->o.neftune;
     hbk_rng r = hbk_rng_at(t->o.seed, "dropout", (uint64_t)t->step * 4096 + (uint64_t)t->passes++);
     p.dropout_seed = hbk_rng_next(&r);
     return hbk_model_pass(t->acts, hbk_trainer_model(t), b, &p, loss, NULL, err);
 }
 
-/* Steps over every value; norms, the one-row tensors of a model, do not decay. */
+/* n values from number `at` on. */
+static void hbk__trainer_adamw_some(hbk_trainer *t, hbk_int at, hbk_int n, double scale, const hbk_adamw *o)
+{
+    hbk_adamw_step(t->values + at, t->m + at, t->v + at, t->grads + at, n, t->step, scale, o);
+}
+
+/* LoRA+: each B, which lies right behind its A, steps with a rate of its own. */
+static void hbk__trainer_adamw_lora(hbk_trainer *t, double scale, hbk_adamw o)
+{
+    const double lr = o.lr;
+    for (hbk_int i = 0; i <= t->adapter->n_layers * HBK_N_SLOTS && t->o.lora_plus != 1; i++) {
+        const hbk_lora *l = &t->adapter->loras[i];
+        if (!l->a) continue;
+        o.lr = lr;
+        hbk__trainer_adamw_some(t, l->a - t->values, l->rank * l->in, scale, &o);
+        o.lr = lr * t->o.lora_plus;
+        hbk__trainer_adamw_some(t, l->b - t->values, l->rank * l->out, scale, &o);
+    }
+    if (t->o.lora_plus == 1) hbk__trainer_adamw_some(t, 0, t->n, scale, &o);
+}
+
+/* Steps over every value; norms and biases, the one-row tensors of a model, do not decay. */
 static void hbk__trainer_adamw(hbk_trainer *t, double scale, hbk_adamw o)
 {
     if (t->adapter) {
-        hbk_adamw_step(t->values, t->m, t->v, t->grads, t->n, t->step, scale, &o);
+        hbk__trainer_adamw_lora(t, scale, o);
         return;
     }
     char name[96];
@@ -9205,8 +12679,7 @@ static void hbk__trainer_adamw(hbk_trainer *t, double scale, hbk_adamw o)
     double decay = o.weight_decay;
     for (hbk_int i = 0; hbk_tensor_at(t->model, i, name, &w); i++) {
         o.weight_decay = w.rows == 1 ? 0 : decay;
-        hbk_adamw_step(t->values + at, t->m + at, t->v + at, t->grads + at, w.rows * w.cols, t->step, scale,
-                       &o);
+        hbk__trainer_adamw_some(t, at, w.rows * w.cols, scale, &o);
         at += w.rows * w.cols;
     }
 }
@@ -9246,35 +12719,47 @@ static hbk_tensor hbk__state_tensor(const char *name, const char *dtype, hbk_int
     return t;
 }
 
-HBK_DEF bool hbk_trainer_save(const hbk_trainer *t, const char *path, hbk_error *err)
+/* What a checkpoint holds, in its order: numbers of the trainer, which `data` of each tensor points at. */
+enum { HBK__STATE_MAX = 6 };
+static hbk_int hbk__trainer_state(const hbk_trainer *t, int64_t *step, hbk_tensor state[HBK__STATE_MAX])
 {
     const char *real = sizeof(hbk_real) == 8 ? "F64" : "F32";
-    int64_t step = t->step;
-    hbk_tensor tensors[4];
-    tensors[0] = hbk__state_tensor("values", real, t->n, t->values, sizeof(hbk_real));
-    tensors[1] = hbk__state_tensor("m", real, t->n, t->m, sizeof(hbk_real));
-    tensors[2] = hbk__state_tensor("v", real, t->n, t->v, sizeof(hbk_real));
-    tensors[3] = hbk__state_tensor("step", "I64", 1, &step, sizeof step);
-    return hbk_safetensors_write(path, tensors, 4, err);
+    hbk_int n = 0;
+    *step = t->step;
+    state[n++] = hbk__state_tensor("values", real, t->n, t->values, sizeof(hbk_real));
+    state[n++] = hbk__state_tensor("m", real, t->n, t->m, sizeof(hbk_real));
+    state[n++] = hbk__state_tensor("v", real, t->n, t->v, sizeof(hbk_real));
+    state[n++] = hbk__state_tensor("step", "I64", 1, step, sizeof *step);
+    if (!t->best) return n;
+    state[n++] = hbk__state_tensor("best", real, t->n, t->best, sizeof(hbk_real));
+    state[n++] = hbk__state_tensor("found", "U8", sizeof t->found, &t->found, 1);
+    return n;
+}
+
+HBK_DEF bool hbk_trainer_save(const hbk_trainer *t, const char *path, hbk_error *err)
+{
+    int64_t step;
+    hbk_tensor state[HBK__STATE_MAX];
+    hbk_int n = hbk__trainer_state(t, &step, state);
+    return hbk_safetensors_write(path, state, n, err);
 }
 
 HBK_DEF bool hbk_trainer_resume(hbk_trainer *t, const char *path, hbk_error *err)
 {
     hbk_safetensors *s = hbk_safetensors_open(path, t->alloc, err);
     if (!s) return false;
-    const char *names[4] = {"values", "m", "v", "step"};
-    const hbk_tensor *in[4];
+    int64_t step;
+    hbk_tensor state[HBK__STATE_MAX];
+    const hbk_tensor *in[HBK__STATE_MAX];
+    hbk_int n = hbk__trainer_state(t, &step, state);
     bool ok = true;
-    for (int i = 0; i < 4; i++) {
-        in[i] = hbk_safetensors_find(s, names[i]);
-        if (!in[i] || in[i]->bytes != (i < 3 ? (size_t)t->n * sizeof(hbk_real) : sizeof(int64_t))) ok = false;
+    for (hbk_int i = 0; i < n; i++) {
+        in[i] = hbk_safetensors_find(s, state[i].name);
+        if (!in[i] || in[i]->bytes != state[i].bytes) ok = false;
     }
     if (ok) {
-        int64_t step;
-        memcpy(t->values, in[0]->data, in[0]->bytes);
-        memcpy(t->m, in[1]->data, in[1]->bytes);
-        memcpy(t->v, in[2]->data, in[2]->bytes);
-        memcpy(&step, in[3]->data, sizeof step);
+        for (hbk_int i = 0; i < n; i++) /* the trainer's own memory, which is not const behind *t */
+            memcpy((void *)(uintptr_t)state[i].data, in[i]->data, in[i]->bytes);
         t->step = step;
         t->passes = 0;
         memset(t->grads, 0, (size_t)t->n * sizeof *t->grads);
@@ -9291,13 +12776,22 @@ HBK_DEF bool hbk_trainer_resume(hbk_trainer *t, const char *path, hbk_error *err
 
 /* ---- the loop over steps ----------------------------------------------------------- */
 
+/* An example of the step in work, and the pass that it is put into. */
+typedef struct hbk__step_item {
+    const hbk_dataset *from;
+    hbk_int example, tokens, pass;
+} hbk__step_item;
+
 /* Everything about a finetuning that is settled before its first step. */
 typedef struct hbk__plan {
-    const hbk_dataset *data, *replay;
+    const hbk_dataset *data, *replay, *validation;
     hbk_train_options o;         /* batch and steps resolved */
     hbk_int *order;              /* (data->n) the epoch's permutation */
     hbk_int *replay_order;       /* (replay->n) */
     hbk_int epoch, replay_epoch; /* which those are of; -1: none yet */
+    hbk_int per_step;            /* examples of a step, replayed ones included */
+    hbk__step_item *items;            /* (per_step) */
+    hbk_int *room;               /* (per_step) tokens that still fit into each pass */
     hbk_packer packer;
     hbk_allocator *alloc;
 } hbk__plan;
@@ -9327,60 +12821,204 @@ static hbk_int hbk__step_example(hbk__plan *p, hbk_int step, hbk_int i, const hb
                            batch * p->o.replay + k - p->o.batch);
 }
 
-/* One step: its examples packed into as few passes as fit, then the update. */
-static bool hbk__train_step(hbk_trainer *t, hbk__plan *p, hbk_int step, double *loss, double *norm,
-                            double *lr, hbk_int *tokens, hbk_error *err)
+static int hbk__by_length(const void *a, const void *b)
 {
-    hbk_int per_step = p->o.accumulate * (p->o.batch + p->o.replay), targets = 0;
-    const hbk_dataset *d;
-    *tokens = 0;
-    for (hbk_int i = 0; i < per_step; i++) {
-        hbk_int x = hbk__step_example(p, step, i, &d);
-        targets += d->start[x + 1] - d->start[x] - HBK__MAX(d->n_prompt[x], 1); /* nothing predicts token 0 */
-        *tokens += d->start[x + 1] - d->start[x] - 1;
+    const hbk__step_item *x = (const hbk__step_item *)a, *y = (const hbk__step_item *)b;
+    if (x->tokens != y->tokens) return x->tokens < y->tokens ? 1 : -1;
+    return x->pass < y->pass ? -1 : 1; /* before packing: the place in the step */
+}
+
+/* Spreads a step's examples over passes, as few as best fit finds: longest first, each to the pass that it
+   leaves the least room in. Returns their number. Source: Johnson 1974, best fit decreasing. */
+static hbk_int hbk__pack(hbk__plan *p)
+{
+    hbk_int n_passes = 0;
+    qsort(p->items, (size_t)p->per_step, sizeof *p->items, hbk__by_length);
+    for (hbk_int i = 0; i < p->per_step; i++) {
+        hbk__step_item *x = &p->items[i];
+        hbk_int best = -1;
+        for (hbk_int k = 0; k < n_passes; k++)
+            if (p->room[k] >= x->tokens && (best < 0 || p->room[k] < p->room[best])) best = k;
+        if (best < 0) p->room[best = n_passes++] = p->packer.max_tokens;
+        p->room[best] -= x->tokens;
+        x->pass = best;
     }
-    double sum = 0, part;
+    return n_passes;
+}
+
+/* Adds the gradient of one pass of the step, whose examples keep the order of hbk__pack. */
+static bool hbk__train_pass(hbk_trainer *t, hbk__plan *p, hbk_int pass, hbk_int targets, double *sum,
+                            hbk_error *err)
+{
+    double part;
     hbk_packer_clear(&p->packer);
-    for (hbk_int i = 0; i <= per_step; i++) {
-        hbk_int x = i < per_step ? hbk__step_example(p, step, i, &d) : -1;
-        if (x >= 0 && hbk_packer_add(&p->packer, d, x)) continue;
-        hbk_batch b = hbk_packer_batch(&p->packer);
-        if (!hbk_trainer_accumulate(t, &b, 1 / (double)targets, &part, err)) return false;
-        sum += part;
-        hbk_packer_clear(&p->packer);
-        if (x >= 0) hbk_packer_add(&p->packer, d, x);
+    for (hbk_int i = 0; i < p->per_step; i++)
+        if (p->items[i].pass == pass) hbk_packer_add(&p->packer, p->items[i].from, p->items[i].example);
+    hbk_batch b = hbk_packer_batch(&p->packer);
+    if (!hbk_trainer_accumulate(t, &b, 1 / (double)targets, &part, err)) return false;
+    *sum += part;
+    return true;
+}
+
+/* Names the examples of the step, as far as they fit into the message. */
+static bool hbk__not_finite(const hbk__plan *p, hbk_int step, double loss, hbk_error *err)
+{
+    char list[160] = "";
+    size_t used = 0;
+    for (hbk_int i = 0; i < p->per_step && used < sizeof list - 24; i++)
+        used += (size_t)snprintf(list + used, sizeof list - used, "%s%s%lld", i ? ", " : "",
+                                 p->items[i].from == p->data ? "" : "replayed ",
+                                 (long long)p->items[i].example + 1);
+    return hbk_fail(err, HBK_ERROR_NUMERIC,
+                    "step %lld: the %s is not finite; the weights of the step before stay. Its examples: "
+                    "%s%s. Lower the learning rate, or look for a broken example",
+                    (long long)step, isfinite(loss) ? "gradient" : "loss", list,
+                    used < sizeof list - 24 ? "" : " ...");
+}
+
+/* What is known of a step when it is done. */
+typedef struct hbk__step_facts {
+    double loss, lr, norm; /* of the gradient, before clipping */
+    double val_loss;       /* NAN: not validated */
+    hbk_int tokens;
+} hbk__step_facts;
+
+/* One step: its examples packed into passes, then the update. */
+static bool hbk__train_step(hbk_trainer *t, hbk__plan *p, hbk_int step, hbk__step_facts *facts,
+                            hbk_error *err)
+{
+    hbk_int targets = 0;
+    for (hbk_int i = 0; i < p->per_step; i++) {
+        hbk__step_item *x = &p->items[i];
+        x->example = hbk__step_example(p, step, i, &x->from);
+        x->tokens = x->from->start[x->example + 1] - x->from->start[x->example] - 1; /* the last is not fed */
+        x->pass = i;
+        targets += hbk_dataset_targets(x->from, x->example);
+        facts->tokens += x->tokens;
     }
-    *loss = sum / (double)targets;
-    if (!isfinite(*loss))
-        return hbk_fail(err, HBK_ERROR_NUMERIC, "step %lld: the loss is not finite; lower the learning rate",
-                        (long long)step);
-    *lr = hbk_learning_rate(p->o.schedule, step, p->o.steps, p->o.warmup, p->o.lr, p->o.lr_end);
-    return hbk_trainer_update(t, *lr, norm, err);
+    double sum = 0;
+    hbk_int n_passes = hbk__pack(p);
+    for (hbk_int k = 0; k < n_passes; k++)
+        if (!hbk__train_pass(t, p, k, targets, &sum, err)) return false;
+    facts->loss = sum / (double)targets;
+    facts->lr = hbk_learning_rate(p->o.schedule, step, p->o.steps, p->o.warmup, p->o.lr, p->o.lr_end);
+    if (isfinite(facts->loss) && hbk_trainer_update(t, facts->lr, &facts->norm, err)) return true;
+    return hbk__not_finite(p, step, facts->loss, err);
+}
+
+/* Mean loss of a target token of the validation set, without dropout. */
+static bool hbk__validation_loss(hbk_trainer *t, hbk__plan *p, double *loss, hbk_error *err)
+{
+    const hbk_dataset *d = p->validation;
+    hbk_pass forward;
+    memset(&forward, 0, sizeof forward);
+    forward.adapter = t->adapter;
+    double sum = 0, part;
+    for (hbk_int i = 0; i < d->n;) {
+        hbk_packer_clear(&p->packer);
+        while (i < d->n && hbk_packer_add(&p->packer, d, i)) i++;
+        hbk_batch b = hbk_packer_batch(&p->packer);
+        if (!hbk_model_pass(t->acts, hbk_trainer_model(t), &b, &forward, &part, NULL, err)) return false;
+        sum += part;
+    }
+    *loss = sum / (double)d->n_targets;
+    if (isfinite(*loss)) return true;
+    return hbk_fail(err, HBK_ERROR_NUMERIC,
+                    "step %lld: the validation loss is not finite; lower the learning rate",
+                    (long long)t->step);
+}
+
+/* Validates where it is due and keeps the best weights. *loss stays NAN where it is not. */
+static bool hbk__validate(hbk_trainer *t, hbk__plan *p, double *loss, hbk_error *err)
+{
+    bool last = t->step == p->o.steps;
+    *loss = (double)NAN;
+    if (!p->validation || !(last || (p->o.validate_every > 0 && t->step % p->o.validate_every == 0)))
+        return true;
+    if (!hbk__validation_loss(t, p, loss, err)) return false;
+    t->found.since++;
+    if (t->found.step == 0 || *loss < t->found.loss) {
+        t->found.loss = *loss;
+        t->found.step = t->step;
+        t->found.since = 0;
+        memcpy(t->best, t->values, (size_t)t->n * sizeof *t->values);
+    }
+    return true;
+}
+
+/* Every option that a checkpoint is bound to. "recompute" is not: it changes no bit. */
+typedef struct hbk__option {
+    const char *key;
+    char kind; /* b bool, i hbk_int, r double, e enum or unsigned, u uint64_t, I and R arrays for the targets */
+    size_t offset;
+} hbk__option;
+#define HBK__OPTION(key, kind, field) {key, kind, offsetof(hbk_train_options, field)}
+static const hbk__option hbk__train_fields[] = {
+    HBK__OPTION("full", 'b', full),
+    HBK__OPTION("rank", 'i', lora.rank),
+    HBK__OPTION("alpha", 'r', lora.alpha),
+    HBK__OPTION("targets", 'e', lora.targets),
+    HBK__OPTION("rslora", 'b', lora.rslora),
+    HBK__OPTION("layer_begin", 'i', lora.layer_begin),
+    HBK__OPTION("layer_end", 'i', lora.layer_end),
+    HBK__OPTION("target_rank", 'I', lora.target_rank),
+    HBK__OPTION("target_alpha", 'R', lora.target_alpha),
+    HBK__OPTION("dropout", 'r', dropout),
+    HBK__OPTION("neftune", 'r', neftune),
+    HBK__OPTION("lora_plus", 'r', lora_plus),
+    HBK__OPTION("lr", 'r', lr),
+    HBK__OPTION("lr_end", 'r', lr_end),
+    HBK__OPTION("schedule", 'e', schedule),
+    HBK__OPTION("warmup", 'i', warmup),
+    HBK__OPTION("beta1", 'r', beta1),
+    HBK__OPTION("beta2", 'r', beta2),
+    HBK__OPTION("eps", 'r', eps),
+    HBK__OPTION("weight_decay", 'r', weight_decay),
+    HBK__OPTION("clip", 'r', clip),
+    HBK__OPTION("batch", 'i', batch),
+    HBK__OPTION("accumulate", 'i', accumulate),
+    HBK__OPTION("steps", 'i', steps),
+    HBK__OPTION("epochs", 'r', epochs),
+    HBK__OPTION("max_tokens", 'i', max_tokens),
+    HBK__OPTION("max_length", 'i', max_length),
+    HBK__OPTION("replay", 'i', replay),
+    HBK__OPTION("validate_every", 'i', validate_every),
+    HBK__OPTION("patience", 'i', patience),
+    HBK__OPTION("seed", 'u', seed),
+    HBK__OPTION("shuffle", 'b', shuffle)};
+
+/* The JSON of n numbers of a kind; one alone is no array. */
+static json_t *hbk__option_json(const void *field, char kind)
+{
+    switch (kind) {
+    case 'b': return json_boolean(*(const bool *)field);
+    case 'i': return json_integer(*(const hbk_int *)field);
+    case 'r': return json_real(*(const double *)field);
+    case 'e': return json_integer(*(const unsigned *)field);
+    case 'u': return json_integer((json_int_t) * (const uint64_t *)field);
+    default: break;
+    }
+    json_t *list = json_array();
+    for (int i = 0; i < HBK_N_TARGETS && list; i++)
+        if (json_array_append_new(list, kind == 'I' ? json_integer(((const hbk_int *)field)[i])
+                                                    : json_real(((const double *)field)[i]))) {
+            json_decref(list);
+            list = NULL;
+        }
+    return list;
 }
 
 /* Adds every option to `into`, keys led by `prefix`: flat, so that a difference can be named. */
 static bool hbk__options_json(json_t *into, const char *prefix, const hbk_train_options *o)
 {
-    json_t *j = json_pack(
-        "{s:b s:I s:f s:i s:f s:f s:f s:i s:I s:f s:f s:f s:f s:f s:I s:I s:I s:f s:I s:I s:I s:I s:b}",
-        "full", o->full, "rank", (json_int_t)o->rank, "alpha", o->alpha, "targets", (int)o->targets,
-        "dropout", o->dropout, "lr", o->lr, "lr_end", o->lr_end, "schedule", (int)o->schedule, "warmup",
-        (json_int_t)o->warmup, "beta1", o->beta1, "beta2", o->beta2, "eps", o->eps, "weight_decay",
-        o->weight_decay, "clip", o->clip, "batch", (json_int_t)o->batch, "accumulate",
-        (json_int_t)o->accumulate, "steps", (json_int_t)o->steps, "epochs", o->epochs, "max_tokens",
-        (json_int_t)o->max_tokens, "max_length", (json_int_t)o->max_length, "replay", (json_int_t)o->replay,
-        "seed", (json_int_t)o->seed, "shuffle", o->shuffle);
-    const char *key;
-    json_t *value;
-    bool ok = into && j;
-    json_object_foreach(j, key, value)
-    {
+    for (size_t i = 0; i < sizeof hbk__train_fields / sizeof *hbk__train_fields; i++) {
+        const hbk__option *f = &hbk__train_fields[i];
         char name[64];
-        snprintf(name, sizeof name, "%s%s", prefix, key);
-        if (ok && json_object_set(into, name, value)) ok = false;
+        snprintf(name, sizeof name, "%s%s", prefix, f->key);
+        if (json_object_set_new(into, name, hbk__option_json((const char *)o + f->offset, f->kind)))
+            return false;
     }
-    json_decref(j);
-    return ok;
+    return into != NULL;
 }
 
 static json_t *hbk__hex(uint64_t h)
@@ -9390,44 +13028,25 @@ static json_t *hbk__hex(uint64_t h)
     return json_string(text);
 }
 
-/* What tells two base models apart without reading all of their weights: shape, final norm, first rows. */
-static uint64_t hbk__model_hash(const hbk_model *m)
+static uint64_t hbk__dataset_hash(uint64_t h, const hbk_dataset *d)
 {
-    const hbk_config *c = &m->config;
-    hbk_int sizes[] = {c->n_layers, c->n_heads, c->n_kv_heads, c->head_dim,
-                       c->dim,      c->ffn_dim, c->vocab_size};
-    uint64_t h = hbk_hash(0, sizes, sizeof sizes);
-    h = hbk_hash(h, &c->rms_norm_eps, sizeof c->rms_norm_eps);
-    h = hbk_hash(h, m->inv_freq, (size_t)(c->head_dim / 2) * sizeof(double));
-    h = hbk_hash(h, m->final_norm, (size_t)c->dim * sizeof(hbk_real));
-    for (hbk_int l = 0; l < c->n_layers; l++) {
-        const hbk_matrix *w = &m->layers[l].w[HBK_Q];
-        h = hbk_hash(h, w->data, hbk_dtype_size(w->dtype, w->cols));
-    }
-    return h;
+    h = hbk_hash(h, d->tokens.data, (size_t)d->tokens.n * sizeof(int32_t));
+    h = hbk_hash(h, d->start, (size_t)d->n * sizeof(hbk_int));
+    return hbk_hash(h, d->learn, (size_t)d->tokens.n);
 }
 
 /* Options, base and data as one JSON object: what a checkpoint must have been made with to be continued. */
 static json_t *hbk__train_json(const hbk__plan *p, const hbk_model *m, const hbk_adapter *init,
                                const hbk_recipe *r)
 {
-    const hbk_dataset *again = p->replay;
-    uint64_t data = hbk_hash(0, p->data->tokens.data, (size_t)p->data->tokens.n * sizeof(int32_t));
-    data = hbk_hash(data, p->data->start, (size_t)p->data->n * sizeof(hbk_int));
-    data = hbk_hash(data, p->data->n_prompt, (size_t)p->data->n * sizeof(hbk_int));
-    if (again) {
-        data = hbk_hash(data, again->tokens.data, (size_t)again->tokens.n * sizeof(int32_t));
-        data = hbk_hash(data, again->start, (size_t)again->n * sizeof(hbk_int));
-    }
-    if (init) {
-        data = hbk_hash(data, init->values, (size_t)init->n_values * sizeof(hbk_real));
-        data = hbk_hash(data, &init->alpha, sizeof init->alpha);
-        data = hbk_hash(data, &init->targets, sizeof init->targets);
-    }
+    uint64_t data = hbk__dataset_hash(0, p->data);
+    if (p->replay) data = hbk__dataset_hash(data, p->replay);
+    if (p->validation) data = hbk__dataset_hash(data, p->validation);
+    if (init) data = hbk_adapter_hash(data, init);
     json_t *j = json_object();
     if (hbk__options_json(j, "", &p->o) && !json_object_set_new(j, "examples", json_integer(p->data->n)) &&
         !json_object_set_new(j, "data", hbk__hex(data)) &&
-        !json_object_set_new(j, "model", hbk__hex(hbk__model_hash(m))) &&
+        !json_object_set_new(j, "model", hbk__hex(hbk_model_hash(m))) &&
         !json_object_set_new(j, "threads", json_integer(hbk__n_threads())) && /* sums differ by them */
         !json_object_set_new(j, "template", hbk__hex(r->tmpl ? hbk_template_hash(r->tmpl) : 0)) &&
         !json_object_set_new(j, "tag_seed", r->tag_seed ? json_string(r->tag_seed) : json_null()) &&
@@ -9440,26 +13059,10 @@ static json_t *hbk__train_json(const hbk__plan *p, const hbk_model *m, const hbk
 }
 
 /* Compares `now` with what DIR/train.json says; a difference is named. */
-static bool hbk__same_options(const char *path, json_t *now, hbk_error *err)
+static bool hbk__same_options(const char *path, const json_t *now, hbk_error *err)
 {
     json_t *then = hbk_json_read(path, err);
-    if (!then) return false;
-    const char *key;
-    json_t *value;
-    bool ok = true;
-    json_object_foreach(now, key, value)
-    {
-        json_t *old = json_object_get(then, key);
-        if (ok && (!old || !json_equal(old, value))) {
-            char *a = old ? json_dumps(old, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
-            char *b = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
-            ok = hbk_fail_at(err, HBK_ERROR_OPTION, path, 0,
-                             "this folder was begun with %s %s, not %s: use its options, or another folder",
-                             key, a ? a : "unset", b ? b : "?");
-            free(a);
-            free(b);
-        }
-    }
+    bool ok = then && hbk_json_same(then, now, path, "another folder", err);
     json_decref(then);
     return ok;
 }
@@ -9475,24 +13078,36 @@ static bool hbk__in_range(const char *name, double x, double least, double most,
 static bool hbk__train_check(const hbk_train_options *o, hbk_error *err)
 {
     const double any = 1e30;
-    if (!o->full && !(o->targets & HBK_ALL_SLOTS))
+    if (!o->full && !(o->lora.targets & (HBK_ALL_SLOTS | 1u << HBK_LM_HEAD)))
         return hbk_fail(err, HBK_ERROR_OPTION, "no projection is to be adapted: name targets, or all");
     return hbk__in_range("lr", o->lr, 0, any, err) && hbk__in_range("lr_end", o->lr_end, 0, any, err) &&
-           hbk__in_range("alpha", o->alpha, 0, any, err) && hbk__in_range("clip", o->clip, 0, any, err) &&
+           hbk__in_range("alpha", o->lora.alpha, 0, any, err) && hbk__in_range("clip", o->clip, 0, any, err) &&
            hbk__in_range("dropout", o->dropout, 0, 1, err) && hbk__in_range("beta1", o->beta1, 0, 1, err) &&
            hbk__in_range("beta2", o->beta2, 0, 1, err) && hbk__in_range("eps", o->eps, 1e-30, any, err) &&
            hbk__in_range("weight_decay", o->weight_decay, 0, any, err) &&
+           hbk__in_range("neftune", o->neftune, 0, any, err) &&
+           hbk__in_range("lora_plus", o->lora_plus, 1e-9, any, err) &&
            hbk__in_range("epochs", o->epochs, 0, any, err) &&
            hbk__in_range("warmup", (double)o->warmup, 0, any, err);
 }
 
-static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_dataset *data,
-                           const hbk_dataset *replay, const hbk_train_options *o, hbk_allocator *alloc,
-                           hbk_error *err)
+/* Tokens of the longest example that a plan reads. */
+static hbk_int hbk__longest(const hbk__plan *p)
 {
+    hbk_int n = p->data->max_length;
+    if (p->replay) n = HBK__MAX(n, p->replay->max_length);
+    if (p->validation) n = HBK__MAX(n, p->validation->max_length);
+    return n;
+}
+
+static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_train_data *in,
+                           const hbk_train_options *o, hbk_allocator *alloc, hbk_error *err)
+{
+    const hbk_dataset *data = in->examples, *replay = in->replay;
     memset(p, 0, sizeof *p);
     p->data = data;
     p->replay = o->replay > 0 ? replay : NULL;
+    p->validation = in->validation;
     p->o = *o;
     p->alloc = alloc;
     p->epoch = p->replay_epoch = -1;
@@ -9504,6 +13119,15 @@ static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_dataset *
         return hbk_fail(err, HBK_ERROR_DATA,
                         "%lld replayed documents per batch were asked for, but none are given",
                         (long long)o->replay);
+    if (p->validation && p->validation->n < 1)
+        return hbk_fail(err, HBK_ERROR_DATA, "the validation set is empty (%lld examples were too long)",
+                        (long long)p->validation->n_too_long);
+    if (o->patience > 0 && !p->validation)
+        return hbk_fail(err, HBK_ERROR_OPTION, "patience %lld needs a validation set",
+                        (long long)o->patience);
+    if (o->validate_every < 0 || o->patience < 0)
+        return hbk_fail(err, HBK_ERROR_OPTION, "validate_every %lld and patience %lld must not be negative",
+                        (long long)o->validate_every, (long long)o->patience);
     if (o->batch < 0) p->o.batch = data->n < 3000 ? 8 : 32;
     if (p->o.batch < 1 || o->accumulate < 1 || o->steps == 0 || o->replay < 0 || !(o->lr > 0))
         return hbk_fail(err, HBK_ERROR_OPTION,
@@ -9514,7 +13138,7 @@ static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_dataset *
         p->o.steps =
             o->epochs > 0 ? (hbk_int)ceil(o->epochs * (double)data->n / per_step) : hbk_train_steps(data->n);
     p->o.steps = HBK__MAX(p->o.steps, 1);
-    hbk_int longest = HBK__MAX(data->max_length, p->replay ? replay->max_length : 0);
+    hbk_int longest = hbk__longest(p);
     hbk_int all = p->o.accumulate * (p->o.batch + p->o.replay); /* a step never needs more than this */
     hbk_int room = HBK__MIN(HBK__MAX(o->max_tokens, longest), all * longest);
     if (o->max_length > 0 && longest > o->max_length)
@@ -9524,7 +13148,10 @@ static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_dataset *
         return hbk_fail(err, HBK_ERROR_RANGE, "an example of %lld tokens exceeds the model's context of %lld",
                         (long long)longest, (long long)m->config.context_length);
     if (!hbk_packer_init(&p->packer, room, all, alloc, err)) return false;
-    p->order = HBK__NEW(alloc, hbk_int, data->n, err);
+    p->per_step = all;
+    p->items = HBK__NEW(alloc, hbk__step_item, all, err);
+    if (p->items) p->room = HBK__NEW(alloc, hbk_int, all, err);
+    if (p->room) p->order = HBK__NEW(alloc, hbk_int, data->n, err);
     if (p->order) p->replay_order = HBK__NEW(alloc, hbk_int, p->replay ? replay->n : 1, err);
     return p->replay_order != NULL;
 }
@@ -9532,6 +13159,8 @@ static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_dataset *
 static void hbk__plan_free(hbk__plan *p)
 {
     hbk_packer_free(&p->packer);
+    hbk_free(p->alloc, p->items);
+    hbk_free(p->alloc, p->room);
     hbk_free(p->alloc, p->order);
     hbk_free(p->alloc, p->replay_order);
 }
@@ -9557,6 +13186,34 @@ static bool hbk__write_row(hbk_jsonl_writer *w, json_t *row, hbk_error *err)
     return ok;
 }
 
+/* Did the validation loss not fall for longer than wanted? */
+static bool hbk__patience_ends(const hbk_trainer *t, const hbk__plan *p)
+{
+    return p->o.patience > 0 && t->found.since >= p->o.patience;
+}
+
+/* One row of metrics.jsonl. */
+static json_t *hbk__facts_json(hbk_int step, const hbk__step_facts *x)
+{
+    json_t *row = json_pack("{s:I s:f s:f s:f s:I}", "step", (json_int_t)step, "loss", x->loss, "lr", x->lr,
+                            "grad_norm", x->norm, "tokens", (json_int_t)x->tokens);
+    if (row && !isnan(x->val_loss) && json_object_set_new(row, "val_loss", json_real(x->val_loss))) {
+        json_decref(row);
+        return NULL;
+    }
+    return row;
+}
+
+static bool hbk__report_step(const hbk_progress *progress, const char *stage, const hbk_trainer *t,
+                             const hbk__plan *p, const hbk__step_facts *x, double seconds, hbk_error *err)
+{
+    char speed[40] = "", val[40] = "";
+    if (seconds > 0) snprintf(speed, sizeof speed, "  %.0f tokens/s", (double)x->tokens / seconds);
+    if (t->found.step > 0) snprintf(val, sizeof val, "  best val %.3f", t->found.loss);
+    return hbk_report(progress, stage, t->step, p->o.steps, "steps", err, "loss %.3f%s  lr %.2g  norm %.2g%s",
+                      x->loss, val, x->lr, x->norm, speed);
+}
+
 /* Steps from the trainer's own to the last, with metrics, timings and checkpoints. */
 static bool hbk__train_run(hbk_trainer *t, hbk__plan *p, const hbk__train_files *f, const char *stage,
                            const hbk_progress *progress, hbk_error *err)
@@ -9568,23 +13225,21 @@ static bool hbk__train_run(hbk_trainer *t, hbk__plan *p, const hbk__train_files 
     if (ok && now)
         ok = hbk_jsonl_count(f->timings, &timed, err) &&
              (timings = hbk_jsonl_create(f->timings, HBK__MIN(timed, t->step), t->alloc, err)) != NULL;
-    while (ok && t->step < p->o.steps) {
-        hbk_int step = t->step + 1, tokens = 0;
-        double loss = 0, norm = 0, lr = 0, start = now ? now(progress->ctx) : 0;
-        ok = hbk__train_step(t, p, step, &loss, &norm, &lr, &tokens, err) &&
-             hbk__write_row(metrics,
-                            json_pack("{s:I s:f s:f s:f s:I}", "step", (json_int_t)step, "loss", loss, "lr",
-                                      lr, "grad_norm", norm, "tokens", (json_int_t)tokens),
-                            err);
-        if (ok && now) {
-            double seconds = now(progress->ctx) - start;
+    while (ok && t->step < p->o.steps && !hbk__patience_ends(t, p)) {
+        hbk_int step = t->step + 1;
+        hbk__step_facts x;
+        double start = now ? now(progress->ctx) : 0;
+        memset(&x, 0, sizeof x);
+        ok = hbk__train_step(t, p, step, &x, err);
+        double seconds = now ? now(progress->ctx) - start : 0;
+        ok = ok && hbk__validate(t, p, &x.val_loss, err) &&
+             hbk__write_row(metrics, hbk__facts_json(step, &x), err);
+        if (ok && now)
             ok = hbk__write_row(timings,
                                 json_pack("{s:I s:f s:f}", "step", (json_int_t)step, "seconds", seconds,
-                                          "tokens_per_s", seconds > 0 ? (double)tokens / seconds : 0.0),
+                                          "tokens_per_s", seconds > 0 ? (double)x.tokens / seconds : 0.0),
                                 err);
-        }
-        bool go_on =
-            ok && hbk_report(progress, stage, step, p->o.steps, "steps", err, "loss %.3f  lr %.2g", loss, lr);
+        bool go_on = ok && hbk__report_step(progress, stage, t, p, &x, seconds, err);
         bool due = p->o.save_every > 0 && step % p->o.save_every == 0 && step < p->o.steps;
         if (ok && (due || !go_on)) /* rows first: a checkpoint promises the rows before it */
             ok = hbk_jsonl_sync(metrics, err) && hbk_dir_make(f->checkpoint_dir, err) &&
@@ -9598,10 +13253,12 @@ static bool hbk__train_run(hbk_trainer *t, hbk__plan *p, const hbk__train_files 
     return ok;
 }
 
-/* The result, and last humpback.json, whose presence says that the folder is whole. */
-static bool hbk__train_finish(const hbk_trainer *t, const hbk_recipe *r, const char *dir,
+/* The result, the best weights where there was a validation, and last humpback.json, whose presence says that
+   the folder is whole. */
+static bool hbk__train_finish(hbk_trainer *t, const hbk_recipe *r, const char *dir,
                               const hbk__train_files *f, hbk_error *err)
 {
+    if (t->found.step > 0) memcpy(t->values, t->best, (size_t)t->n * sizeof *t->values);
     if (t->o.full) {
         if (!hbk_model_save(t->model, dir, HBK_F32, err)) return false;
         if (r->tok && !hbk_tokenizer_save(r->tok, dir, err)) return false;
@@ -9613,20 +13270,26 @@ static bool hbk__train_finish(const hbk_trainer *t, const hbk_recipe *r, const c
                           t->o.full ? "full" : "lora", "use", use, "tag_seed", r->tag_seed, "tag_web",
                           r->tag_web, "inference_tag", r->inference_tag, "template",
                           r->tmpl ? hbk__template_json(r->tmpl) : json_null());
+    if (t->found.step > 0 && j &&
+        (json_object_set_new(j, "best_step", json_integer(t->found.step)) ||
+         json_object_set_new(j, "val_loss", json_real(t->found.loss)))) {
+        json_decref(j);
+        j = NULL;
+    }
     if (!j) return hbk_fail(err, HBK_ERROR_MEMORY, "out of memory while writing %s", f->done);
     bool ok = hbk_json_write(f->done, j, err);
     json_decref(j);
     return ok;
 }
 
-HBK_DEF bool hbk_finetune(const hbk_model *m, const hbk_dataset *data, const hbk_dataset *replay,
-                          const hbk_train_options *o, const hbk_adapter *init, const hbk_recipe *recipe,
-                          const char *dir, const hbk_progress *progress, hbk_allocator *alloc, hbk_error *err)
+HBK_DEF bool hbk_finetune(const hbk_model *m, const hbk_train_data *data, const hbk_train_options *o,
+                          const hbk_adapter *init, const hbk_recipe *recipe, const char *dir,
+                          const hbk_progress *progress, hbk_allocator *alloc, hbk_error *err)
 {
     hbk__plan plan;
     hbk__train_files f;
     hbk_trainer *t = NULL;
-    bool ok = hbk__plan_init(&plan, m, data, replay, o, alloc, err) && hbk__train_paths(&f, dir, err) &&
+    bool ok = hbk__plan_init(&plan, m, data, o, alloc, err) && hbk__train_paths(&f, dir, err) &&
               hbk_dir_make(dir, err);
     json_t *options = ok ? hbk__train_json(&plan, m, init, recipe) : NULL;
     if (ok && !options) ok = hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for the options of %s", dir);
@@ -9635,9 +13298,9 @@ HBK_DEF bool hbk_finetune(const hbk_model *m, const hbk_dataset *data, const hbk
     ok = ok && (begun ? hbk__same_options(f.train, options, err) : hbk_json_write(f.train, options, err));
     if (ok && !hbk_file_exists(f.done)) {
         const char *stage = strrchr(dir, '/') ? strrchr(dir, '/') + 1 : dir;
-        hbk_int longest = HBK__MAX(data->max_length, plan.replay ? replay->max_length : 0);
-        t = hbk_trainer_new(m, &plan.o, init, plan.packer.max_tokens, longest, alloc, err);
-        ok = t && (!hbk_file_exists(f.checkpoint) || hbk_trainer_resume(t, f.checkpoint, err)) &&
+        t = hbk_trainer_new(m, &plan.o, init, plan.packer.max_tokens, hbk__longest(&plan), alloc, err);
+        ok = t && (!plan.validation || (t->best = HBK__NEW(alloc, hbk_real, t->n, err)) != NULL);
+        ok = ok && (!hbk_file_exists(f.checkpoint) || hbk_trainer_resume(t, f.checkpoint, err)) &&
              hbk__train_run(t, &plan, &f, stage, progress, err) && hbk__train_finish(t, recipe, dir, &f, err);
     }
     if (ok) { /* here, not with the last file: a kill in between must not leave it behind */
@@ -9659,7 +13322,7 @@ HBK_DEF bool hbk_tuned_load(hbk_tuned *t, const hbk_model *base, const char *dir
     r.model = base;
     if (!hbk_path(path, dir, "adapter_config.json", err)) return false;
     if (hbk_file_exists(path)) {
-        r.adapter = hbk_adapter_load(dir, &base->config, alloc, err);
+        r.adapter = hbk_adapter_load(dir, base, alloc, err);
         if (!r.adapter) return false;
     } else {
         r.model = r.own_model = hbk_model_load(dir, alloc, err);
@@ -10396,7 +14059,7 @@ typedef struct hbk__stage {
 
 static json_t *hbk__prov(const hbk__stage *s)
 {
-    return json_pack("{s:o s:s s:s s:o s:I}", "model", hbk__hex(hbk__model_hash(s->m)), "adapter",
+    return json_pack("{s:o s:s s:s s:o s:I}", "model", hbk__hex(hbk_model_hash(s->m)), "adapter",
                      s->prov_adapter ? s->prov_adapter : "", "template", hbk_template_name(s->t),
                      "template_hash", hbk__hex(hbk_template_hash(s->t)), "seed", (json_int_t)s->o->seed);
 }
@@ -10559,22 +14222,8 @@ static bool hbk__reply_text(const hbk__stage *s, const hbk_request *r, hbk_text 
         hbk_text_free(out);
         return false;
     }
-    const char *space = " \t\r\n";
-    while (out->len && strchr(space, out->data[out->len - 1])) out->data[--out->len] = 0;
-    size_t lead = out->len ? strspn(out->data, space) : 0;
-    if (lead) memmove(out->data, out->data + lead, out->len - lead + 1);
-    out->len -= lead;
+    hbk_text_trim(out);
     return true;
-}
-
-static const char *hbk__finish_name(hbk_finish f)
-{
-    switch (f) {
-    case HBK_FINISH_EOS: return "eos";
-    case HBK_FINISH_LENGTH: return "length";
-    case HBK_FINISH_TOO_LONG: return "too_long";
-    }
-    return "?";
 }
 
 /* ---- augmentation --------------------------------------------------------------------- */
@@ -10645,6 +14294,12 @@ static bool hbk__is_leak(const char *instruction, const hbk_template *t, const h
     return false;
 }
 
+/* Did the text end where there was no more room for it? */
+static bool hbk__is_cut(hbk_finish finish)
+{
+    return finish == HBK_FINISH_LENGTH || finish == HBK_FINISH_CONTEXT;
+}
+
 HBK_DEF const char *hbk_augment_status(const char *instruction, const char *output, hbk_finish finish,
                                        const hbk_template *t, const hbk_tokenizer *tok)
 {
@@ -10652,7 +14307,7 @@ HBK_DEF const char *hbk_augment_status(const char *instruction, const char *outp
     hbk_int chars = hbk_utf8_length(instruction, strlen(instruction));
     if (finish == HBK_FINISH_TOO_LONG) return "too_long";
     if (instruction[strspn(instruction, " \t\r\n")] == 0) return "empty";
-    if (finish == HBK_FINISH_LENGTH) return "truncated";
+    if (hbk__is_cut(finish)) return "truncated";
     if (chars < LEAST_CHARS) return "short";
     if (chars > MOST_CHARS) return "long";
     if (hbk__is_leak(instruction, t, tok)) return "leak";
@@ -10690,7 +14345,7 @@ static bool hbk__augment_wave(const hbk__stage *s, hbk__item *items, hbk_int n, 
         ok = hbk__write_row(out,
                             json_pack("{s:s s:s s:s s:s s:s s:o}", "id", items[i].id, "instruction", x,
                                       "output", items[i].output, "status", status, "finish",
-                                      hbk__finish_name(r[i].finish), "prov", hbk__prov(s)),
+                                      hbk_finish_name(r[i].finish), "prov", hbk__prov(s)),
                             err);
         hbk_text_free(&text);
     }
@@ -10982,7 +14637,7 @@ static bool hbk__rating_row(const hbk__stage *s, const hbk__item *item, const hb
     hbk_int read = 0;
     json_t *each = json_array();
     for (hbk_int v = 0; v < votes; v++) {
-        truncated = truncated || r[v].finish == HBK_FINISH_LENGTH;
+        truncated = truncated || hbk__is_cut(r[v].finish);
         json_array_append_new(each, isnan(score[v]) ? json_null() : json_real(score[v]));
         if (isnan(score[v])) continue;
         sum += score[v];
@@ -11003,7 +14658,7 @@ static double hbk__text_rating(const char *text, hbk_finish finish)
 {
     const char *label, *end;
     double rating = hbk__rating_find(text, &label, &end);
-    return finish == HBK_FINISH_LENGTH && !(end && strchr(end, '\n')) ? (double)NAN : rating;
+    return hbk__is_cut(finish) && !(end && strchr(end, '\n')) ? (double)NAN : rating;
 }
 
 static bool hbk__rate_wave(const hbk__stage *s, hbk__item *items, hbk_int n, hbk_jsonl_writer *out,
@@ -11192,26 +14847,23 @@ static bool hbk__merge_kept(const char *candidates, const char *ratings, const h
 HBK_DEF bool hbk_select(const hbk_curate_options *o, const char *candidates, const char *ratings,
                         const char *curated, hbk_curate_counts *counts, hbk_allocator *alloc, hbk_error *err)
 {
-    char temporary[512]; /* the result is derived whole: it takes its name when it is complete */
+    hbk_file f; /* the result is derived whole: it takes its name when it is complete */
     hbk_curate_counts c;
     hbk__rated *rated = NULL;
     hbk_int n;
     memset(&c, 0, sizeof c);
+    memset(&f, 0, sizeof f);
     if (hbk__same_file(curated, candidates) || hbk__same_file(curated, ratings))
         return hbk_fail_at(err, HBK_ERROR_OPTION, curated, 0, "is an input too: choose another output file");
-    if (snprintf(temporary, sizeof temporary, "%s.tmp", curated) >= (int)sizeof temporary)
-        return hbk_fail_at(err, HBK_ERROR_FILE, curated, 0, "the path is longer than 507 bytes");
     bool ok = hbk__read_ratings(ratings, &c, &rated, &n, alloc, err);
     bool *kept = ok ? HBK__NEW(alloc, bool, n, err) : NULL;
     hbk_jsonl_writer *out = NULL;
     ok = kept && hbk__mark_kept(o, rated, n, kept, &c, alloc, err);
-    if (ok) ok = (out = hbk_jsonl_create(temporary, 0, alloc, err)) != NULL;
+    ok = ok && hbk_file_begin(&f, curated, err) && (out = hbk_jsonl_create(f.tmp, 0, alloc, err)) != NULL;
     ok = ok && hbk__merge_kept(candidates, ratings, rated, kept, n, out, alloc, err);
     if (out && !hbk_jsonl_finish(out, ok ? err : NULL)) ok = false;
-    if (ok && rename(temporary, curated) != 0)
-        ok = hbk_fail_at(err, HBK_ERROR_FILE, curated, 0, "cannot be written: %s", strerror(errno));
-    ok = ok && hbk__sync_folder_of(curated, err);
-    if (!ok && out) unlink(temporary);
+    ok = ok && hbk_file_commit(&f, err);
+    hbk_file_abandon(&f);
     hbk_free(alloc, kept);
     hbk_free(alloc, rated);
     if (ok && counts) *counts = c;
@@ -11322,17 +14974,20 @@ static bool hbk__add(json_t *into, const char *key, json_t *value)
 
 static bool hbk__decode_json(json_t *j, const char *prefix, const hbk_decode_options *o)
 {
-    const char *names[] = {"temperature", "top_p", "top_k", "max_new", "stop", "wave", "slots", "max_length"};
+    static const char *const names[] = {"temperature", "top_p", "top_k", "min_p", "repetition_penalty",
+                                        "max_new",     "stop",  "wave",  "slots", "max_length"};
     json_t *values[] = {json_real(o->sampling.temperature),
                         json_real(o->sampling.top_p),
                         json_integer(o->sampling.top_k),
+                        json_real(o->sampling.min_p),
+                        json_real(o->sampling.repetition_penalty),
                         json_integer(o->sampling.max_new),
                         json_integer(o->sampling.stop),
                         json_integer(o->wave),
                         json_integer(o->slots),
                         json_integer(o->max_length)};
     bool ok = true;
-    for (int i = 0; i < 8; i++) {
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char key[64];
         snprintf(key, sizeof key, "%s%s", prefix, names[i]);
         ok = hbk__add(j, key, values[i]) && ok;
@@ -11352,7 +15007,7 @@ static json_t *hbk__loop_json(const hbk__loop *l)
     json_t *j = json_object();
     bool ok =
         j && hbk__add(j, "model", json_string(o->model_name)) &&
-        hbk__add(j, "model_hash", hbk__hex(hbk__model_hash(l->m))) &&
+        hbk__add(j, "model_hash", hbk__hex(hbk_model_hash(l->m))) &&
         hbk__add(j, "template", json_string(hbk_template_name(l->t))) &&
         hbk__add(j, "template_hash", hbk__hex(hbk_template_hash(l->t))) &&
         hbk__add(j, "tag_seed", hbk__or_null(o->tag_seed)) &&
@@ -11383,35 +15038,26 @@ static json_t *hbk__input_json(const char *path, hbk_error *err)
     return json_pack("{s:s s:o}", "path", path, "hash", hbk__hex(hash));
 }
 
-/* The first key of two flat objects whose values differ, or NULL. */
-static const char *hbk__first_difference(json_t *a, json_t *b)
-{
-    const char *key;
-    json_t *value;
-    json_object_foreach(a, key, value)
-    {
-        json_t *other = json_object_get(b, key);
-        if (!other || !json_equal(value, other)) return key;
-    }
-    return NULL;
-}
-
-/* Moves a folder aside to DIR.1, DIR.2 ...: what --force replaces is kept. */
-static bool hbk__set_aside(const char *dir, hbk_error *err)
-{
-    char to[640];
-    for (int k = 1; k < 10000; k++) {
-        snprintf(to, sizeof to, "%s.%d", dir, k);
-        if (hbk_file_exists(to)) continue;
-        if (rename(dir, to) == 0) return true;
-        return hbk_fail_at(err, HBK_ERROR_FILE, dir, 0, "cannot be renamed to %s: %s", to, strerror(errno));
-    }
-    return hbk_fail_at(err, HBK_ERROR_FILE, dir, 0, "9999 earlier folders stand beside it; remove some");
-}
-
 static bool hbk__save_state(hbk__loop *l, hbk_error *err)
 {
     return hbk_json_write(l->run, l->state, err);
+}
+
+/* Is the run that `then` records this one? A difference is named. An input may move, but not change. */
+static bool hbk__same_run(const json_t *then, const json_t *now, const char *dir, hbk_error *err)
+{
+    static const char *const names[] = {"seed", "segments", "replay"};
+    const char *remedy = "another folder, or --force, which sets the old one aside";
+    if (!hbk_json_same(json_object_get(then, "options"), json_object_get(now, "options"), dir, remedy, err))
+        return false;
+    for (int i = 0; i < 3; i++) {
+        const json_t *a = json_object_get(json_object_get(then, "inputs"), names[i]);
+        const json_t *b = json_object_get(json_object_get(now, "inputs"), names[i]);
+        json_t *x = json_object_get(a, "hash"), *y = json_object_get(b, "hash");
+        if ((x || y) && !(x && y && json_equal(x, y)))
+            return hbk__fail_begun(dir, names[i], a, b, remedy, err);
+    }
+    return true;
 }
 
 /* Opens or begins the folder: l->state is run.json with these options, or the difference is named. */
@@ -11429,39 +15075,14 @@ static bool hbk__loop_open(hbk__loop *l, hbk_error *err)
     }
     if (hbk_file_exists(l->run)) {
         json_t *then = hbk_json_read(l->run, err);
-        if (!then) {
-            json_decref(now);
-            return false;
-        }
-        const char *key =
-            hbk__first_difference(json_object_get(now, "options"), json_object_get(then, "options"));
-        json_t *a = json_object_get(then, key ? "options" : "inputs"),
-               *b = json_object_get(now, key ? "options" : "inputs");
-        const char *names[] = {"seed", "segments", "replay"};
-        for (int i = 0; i < 3 && !key; i++) { /* a file may move, but not change */
-            json_t *x = json_object_get(json_object_get(a, names[i]), "hash");
-            json_t *y = json_object_get(json_object_get(b, names[i]), "hash");
-            if ((x || y) && !(x && y && json_equal(x, y))) key = names[i];
-        }
-        if (!key || !l->o->force) {
-            bool ok = true;
-            if (key) {
-                char *was = json_dumps(json_object_get(a, key), JSON_ENCODE_ANY | JSON_COMPACT);
-                char *is = json_dumps(json_object_get(b, key), JSON_ENCODE_ANY | JSON_COMPACT);
-                ok = hbk_fail_at(
-                    err, HBK_ERROR_OPTION, l->dir, 0,
-                    "this run was begun with %s = %s, not %s: use the same, another folder, or --force, "
-                    "which sets the old one aside",
-                    key, was ? was : "?", is ? is : "?");
-                free(was);
-                free(is);
-            }
+        if (then && hbk__same_run(then, now, l->dir, err)) {
             json_decref(now);
             l->state = then;
-            return ok;
+            return true;
         }
+        bool aside = then && l->o->force && hbk_file_set_aside(l->dir, err);
         json_decref(then);
-        if (!hbk__set_aside(l->dir, err)) {
+        if (!aside) {
             json_decref(now);
             return false;
         }
@@ -11623,7 +15244,8 @@ static bool hbk__loop_finetune(hbk__loop *l, const char *name, const hbk_dataset
         r.tag_web = l->o->tag_web;
         r.inference_tag = l->inference_tag;
     }
-    if (!hbk_finetune(l->m, d, l->replay.n ? &l->replay : NULL, o, NULL, &r, dir, l->progress, l->alloc, err))
+    hbk_train_data data = {d, l->replay.n ? &l->replay : NULL, NULL};
+    if (!hbk_finetune(l->m, &data, o, NULL, &r, dir, l->progress, l->alloc, err))
         return false;
     snprintf(l->r.final_dir, sizeof l->r.final_dir, "%s", dir);
     return hbk__stage_done(l, name) ||
@@ -11856,7 +15478,7 @@ HBK_DEF bool hbk_evaluate_loss(const hbk_model *m, const hbk_adapter *adapter, c
     hbk_packer p;
     hbk_int room = HBK__MAX(max_tokens, d->max_length), targets = 0;
     if (!hbk_packer_init(&p, room, d->n, alloc, err)) return false;
-    hbk_acts *a = hbk_acts_new(m, adapter, room, d->max_length, false, alloc, err);
+    hbk_acts *a = hbk_acts_new(m, adapter, room, d->max_length, HBK_KEEP_NONE, alloc, err);
     hbk_pass pass;
     memset(&pass, 0, sizeof pass);
     pass.adapter = adapter;

@@ -79,8 +79,9 @@ static bool make_toy(hbk_error *err)
     o.batch = 32;
     o.steps = 450;
     recipe.tok = tok; /* saved beside the weights */
+    hbk_train_data train = {&data, NULL, NULL};
     hbk_model *random = ok ? hbk_model_random(&shape, 1, NULL, err) : NULL;
-    ok = random && hbk_finetune(random, &data, NULL, &o, NULL, &recipe, TOY "/base", NULL, NULL, err);
+    ok = random && hbk_finetune(random, &train, &o, NULL, &recipe, TOY "/base", NULL, NULL, err);
     hbk_model_free(random);
     hbk_tokenizer_free(tok);
     hbk_dataset_free(&data);
@@ -135,11 +136,12 @@ static bool teach(const hbk_model *model, const hbk_tokenizer *tok, const hbk_te
     memset(&recipe, 0, sizeof recipe);
     memset(&tuned, 0, sizeof tuned);
     recipe.tmpl = tmpl;
+    hbk_train_data train = {&data, NULL, NULL};
     bool ok = hbk_pairs_load(&pairs, path, "seed", err);
     taught = pairs; /* the same rows, but not all of them */
     taught.n = pairs.n > HELD_OUT ? pairs.n - HELD_OUT : 0;
     ok = ok && hbk_dataset_add_pairs(&data, &taught, tmpl, tok, HBK_FORWARD, NULL, NULL, 0, err) &&
-         hbk_finetune(model, &data, NULL, o, NULL, &recipe, dir, NULL, NULL, err) &&
+         hbk_finetune(model, &train, o, NULL, &recipe, dir, NULL, NULL, err) &&
          hbk_tuned_load(&tuned, model, dir, NULL, err);
     if (ok)
         printf("%d pairs; an adapter of %d numbers for a model of %d\n", (int)data.n,
@@ -162,8 +164,8 @@ int main(int argc, char **argv)
     hbk_train_options o = hbk_train_defaults(false); /* LoRA: rank 16 on all projections, the paper's steps */
     hbk_error err;
     if (toy) { /* so little is to be learned, and so small a model likes great steps */
-        o.rank = 4;
-        o.alpha = 8;
+        o.lora.rank = 4;
+        o.lora.alpha = 8;
         o.lr = 4e-3;
         o.lr_end = 4e-4;
         o.steps = 150;

@@ -95,8 +95,9 @@ static bool make_toy(hbk_error *err)
     o.batch = 32;
     o.steps = 500;
     recipe.tok = tok; /* saved beside the weights */
+    hbk_train_data train = {&data, NULL, NULL};
     hbk_model *random = ok ? hbk_model_random(&shape, 1, NULL, err) : NULL;
-    ok = random && hbk_finetune(random, &data, NULL, &o, NULL, &recipe, TOY "/base", NULL, NULL, err);
+    ok = random && hbk_finetune(random, &train, &o, NULL, &recipe, TOY "/base", NULL, NULL, err);
     hbk_model_free(random);
     hbk_tokenizer_free(tok);
     hbk_dataset_free(&data);
@@ -159,8 +160,8 @@ int main(int argc, char **argv)
     o.model_name = model_path;
     o.tmpl = tmpl;
     if (toy) { /* small adapters and great steps; pages replayed, or so small a model forgets how to rate */
-        o.myx.rank = 4;
-        o.myx.alpha = 8;
+        o.myx.lora.rank = 4;
+        o.myx.lora.alpha = 8;
         o.myx.lr = 4e-3;
         o.myx.lr_end = 4e-4;
         o.myx.steps = 80;

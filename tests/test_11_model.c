@@ -21,6 +21,16 @@ static hbk_config t11_config(bool tied)
     return c;
 }
 
+/* Every projection with a bias, one key/value head for all, heads wider together than the stream. */
+static hbk_config t11_biased(void)
+{
+    hbk_config c = t11_config(false);
+    c.biases = HBK_ALL_SLOTS;
+    c.n_kv_heads = 1;
+    c.head_dim = 6;
+    return c;
+}
+
 /* Three sequences packed; some positions have no target. */
 static const int32_t t11_tokens[] = {5, 9, 2, 2, 30, 1, 7, 36, 0, 12, 4, 18, 18, 3, 25};
 static const int32_t t11_targets[] = {9, 2, -1, 30, -1, 7, 36, 0, -1, -1, 18, 18, 3, 25, 6};
@@ -69,26 +79,41 @@ static void t11_check(const char *name, hbk_acts *a, const hbk_model *m, const h
     print_message("    %-22s worst relative error %.1e\n", name, worst);
 }
 
-/* Promise: in full training the gradient of every weight is the derivative of the loss, and dropout's
-   fixed mask is part of it. */
+/* The n gradients again with the layers' inputs kept alone: the same bits. */
+static void t11_recompute(const hbk_model *m, const hbk_pass *p, hbk_real *grads, const hbk_real *want,
+                          hbk_int n)
+{
+    hbk_error err;
+    memset(grads, 0, sizeof *grads * (size_t)n);
+    hbk_acts *a = hbk_acts_new(m, p->adapter, 15, 6, HBK_KEEP_INPUTS, NULL, &err);
+    check_ok(a);
+    if (p->adapter && p->adapter->targets >> HBK_LM_HEAD) a->head_rows = 4;
+    t11_loss(a, m, p);
+    assert_memory_equal(grads, want, sizeof *grads * (size_t)n);
+    hbk_acts_free(a);
+}
+
+/* Promise: in full training the gradient of every weight is the derivative of the loss, dropout's fixed mask
+   and NEFTune's fixed noise included; recomputing layers changes no bit of it. */
 static void t11_full_gradient(void **state)
 {
     (void)state;
-    for (int variant = 0; variant < 3; variant++) { /* untied, tied, with dropout */
+    static const char *const names[] = {"full", "full, tied", "full, dropout", "full, biases, one kv head",
+                                        "full, noise"};
+    for (int variant = 0; variant < 5; variant++) {
         hbk_error err;
-        hbk_config c = t11_config(variant == 1);
+        hbk_config c = variant == 3 ? t11_biased() : t11_config(variant == 1);
         hbk_model *m = hbk_model_random(&c, 3, NULL, &err);
         hbk_real *grads = HBK__NEW(NULL, hbk_real, hbk_model_count(&c), &err);
         hbk_model *d = hbk_model_view(&c, grads, NULL, &err);
-        hbk_acts *a = hbk_acts_new(m, NULL, 15, 6, true, NULL, &err);
-        hbk_pass p = {NULL, d, NULL, 0.25, variant == 2 ? 0.2 : 0, 11};
+        hbk_acts *a = hbk_acts_new(m, NULL, 15, 6, HBK_KEEP_ALL, NULL, &err);
+        hbk_pass p = {NULL, d, NULL, 0.25, variant == 2 ? 0.2 : 0, 11, variant == 4 ? 5 : 0};
         t11_loss(a, m, &p);
         hbk_real *keep = HBK__NEW(NULL, hbk_real, hbk_model_count(&c), &err);
         memcpy(keep, grads, sizeof *grads * (size_t)hbk_model_count(&c));
-        t11_check(variant == 1 ? "full, tied"
-                  : variant    ? "full, dropout"
-                               : "full",
-                  a, m, &p, m->values, keep, hbk_model_count(&c), sizeof(hbk_real) == 8 ? 1 : 7);
+        t11_recompute(m, &p, grads, keep, hbk_model_count(&c));
+        t11_check(names[variant], a, m, &p, m->values, keep, hbk_model_count(&c),
+                  sizeof(hbk_real) == 8 ? 1 : 7);
         hbk_acts_free(a);
         hbk_model_free(d);
         hbk_model_free(m);
@@ -97,35 +122,176 @@ static void t11_full_gradient(void **state)
     }
 }
 
+/* The adapters whose gradients are checked: which projections, of which layers, with which ranks. */
+typedef struct t11_lora {
+    const char *name;
+    unsigned targets;
+    hbk_int begin, end, rank_of_v, rank_of_head;
+    double dropout;
+    bool tied, biased;
+} t11_lora;
+
+static const t11_lora t11_loras[] = {
+    {"lora", HBK_ALL_SLOTS, 0, 0, 0, 0, 0, false, false},
+    {"lora, q and v", 1u << HBK_Q | 1u << HBK_V, 0, 0, 0, 0, 0, false, false},
+    {"lora, biases", 1u << HBK_Q | 1u << HBK_V, 0, 0, 0, 0, 0, false, true},
+    {"lora, down", 1u << HBK_DOWN, 0, 0, 0, 0, 0, false, false},
+    {"lora, dropout", HBK_ALL_SLOTS, 0, 0, 0, 0, 0.3, false, false},
+    {"lora, ranks, head", HBK_ALL_SLOTS | 1u << HBK_LM_HEAD, 0, 0, 7, 5, 0, false, false},
+    {"lora, upper layer", HBK_ALL_SLOTS | 1u << HBK_LM_HEAD, 1, 2, 1, 2, 0.3, false, false},
+    {"lora, lower layer", 1u << HBK_K | 1u << HBK_V, 0, 1, 2, 0, 0, false, false},
+    {"lora, head alone", 1u << HBK_LM_HEAD, 0, 0, 0, 4, 0.2, false, false},
+    {"lora, tied head", 1u << HBK_O | 1u << HBK_LM_HEAD, 0, 0, 0, 2, 0, true, false},
+};
+
+static hbk_adapter *t11_adapter(const hbk_config *c, const t11_lora *v, uint64_t seed)
+{
+    hbk_error err;
+    hbk_adapter_options o = hbk_adapter_defaults();
+    o.rank = 3;
+    o.alpha = 5;
+    o.targets = v->targets;
+    o.layer_begin = v->begin;
+    o.layer_end = v->end;
+    o.target_rank[HBK_V] = v->rank_of_v;
+    o.target_rank[HBK_LM_HEAD] = v->rank_of_head;
+    o.target_alpha[HBK_LM_HEAD] = 1.5;
+    hbk_adapter *a = hbk_adapter_make(c, &o, seed, NULL, &err);
+    check_ok(a);
+    return a;
+}
+
 /* Promise: in LoRA training the gradient of A and B is the derivative of the loss for any set of targets,
-   the lowest layer and dropout included. */
+   the head among them, with ranks of their own, in all layers or some, with dropout; and the head in
+   several chunks. */
 static void t11_lora_gradient(void **state)
 {
     (void)state;
-    static const unsigned targets[] = {HBK_ALL_SLOTS, 1u << HBK_Q | 1u << HBK_V, 1u << HBK_DOWN,
-                                       HBK_ALL_SLOTS};
-    for (int variant = 0; variant < 4; variant++) {
+    for (size_t variant = 0; variant < sizeof t11_loras / sizeof *t11_loras; variant++) {
         hbk_error err;
-        hbk_config c = t11_config(false);
+        const t11_lora *v = &t11_loras[variant];
+        hbk_config c = v->biased ? t11_biased() : t11_config(v->tied);
         hbk_model *m = hbk_model_random(&c, 3, NULL, &err);
-        hbk_adapter *w = hbk_adapter_new(&c, 3, 5, targets[variant], 1, NULL, &err);
-        hbk_adapter *d = hbk_adapter_new(&c, 3, 5, targets[variant], 2, NULL, &err);
+        hbk_adapter *w = t11_adapter(&c, v, 1), *d = t11_adapter(&c, v, 2);
         hbk_rng r = hbk_rng_at(4, "b", 0);
         for (hbk_int i = 0; i < w->n_values; i++) w->values[i] = (hbk_real)(0.3 * hbk_rng_normal(&r));
         memset(d->values, 0, sizeof *d->values * (size_t)d->n_values);
-        hbk_acts *a = hbk_acts_new(m, w, 15, 6, true, NULL, &err);
-        hbk_pass p = {w, NULL, d, 0.25, variant == 3 ? 0.3 : 0, 12};
+        hbk_acts *a = hbk_acts_new(m, w, 15, 6, HBK_KEEP_ALL, NULL, &err);
+        if (w->targets >> HBK_LM_HEAD) a->head_rows = 4; /* 12 targets: three chunks */
+        hbk_pass p = {w, NULL, d, 0.25, v->dropout, 12, 0};
         t11_loss(a, m, &p);
         hbk_real *keep = HBK__NEW(NULL, hbk_real, d->n_values, &err);
         memcpy(keep, d->values, sizeof *keep * (size_t)d->n_values);
-        t11_check(variant == 3 ? "lora, dropout" : "lora", a, m, &p, w->values, keep, w->n_values,
-                  sizeof(hbk_real) == 8 ? 1 : 5);
+        t11_recompute(m, &p, d->values, keep, d->n_values);
+        t11_check(v->name, a, m, &p, w->values, keep, w->n_values, sizeof(hbk_real) == 8 ? 1 : 5);
         hbk_acts_free(a);
         hbk_adapter_free(w);
         hbk_adapter_free(d);
         hbk_model_free(m);
         hbk_free(NULL, keep);
     }
+}
+
+/* Promise: tensors are counted up one after another, under names that lead back to their places; any
+   projection may have a bias or none; each bias changes what its layer gives, in generation as well. */
+static void t11_tensors(void **state)
+{
+    (void)state;
+    for (unsigned biases = 0; biases <= HBK_ALL_SLOTS; biases++) {
+        hbk_error err;
+        hbk_config c = t11_biased();
+        c.biases = biases;
+        hbk_model *m = hbk_model_random(&c, 3, NULL, &err);
+        check_ok(m);
+        char name[96];
+        hbk_matrix t;
+        hbk_real *at = m->values;
+        hbk_int n_biases = 0;
+        for (hbk_int i = 0; hbk_tensor_at(m, i, name, &t); i++) {
+            hbk__place p;
+            assert_ptr_equal(t.data, at);
+            assert_true(hbk__place_of(m, name, &p));
+            assert_ptr_equal(p.w ? p.w->data : *p.vector, at);
+            if (strstr(name, ".bias")) assert_true(biases >> p.slot & 1 && t.rows == 1 && ++n_biases);
+            at += t.rows * t.cols;
+        }
+        assert_int_equal(at - m->values, hbk_model_count(&c));
+        hbk_int set = 0;
+        for (int s = 0; s < HBK_N_SLOTS; s++) {
+            assert_int_equal(m->layers[1].bias[s] != NULL, biases >> s & 1);
+            set += biases >> s & 1;
+        }
+        assert_int_equal(n_biases, 2 * set);
+        hbk_model_free(m);
+    }
+    hbk_error err;
+    hbk_config c = t11_biased();
+    hbk_model *m = hbk_model_random(&c, 3, NULL, &err);
+    hbk_acts *a = hbk_acts_new(m, NULL, 15, 6, HBK_KEEP_NONE, NULL, &err);
+    hbk_pass p = {NULL, NULL, NULL, 1, 0, 0, 0};
+    double loss = t11_loss(a, m, &p);
+    for (int s = 0; s < HBK_N_SLOTS; s++) {
+        hbk_real *bias = m->layers[0].bias[s];
+        m->layers[0].bias[s] = NULL;
+        double without = t11_loss(a, m, &p);
+        if (!(fabs(loss - without) > 1e-5))
+            fail_msg("the bias of %s does nothing", hbk_slot_name((hbk_slot)s));
+        m->layers[0].bias[s] = bias;
+    }
+    assert_true(t11_loss(a, m, &p) == loss);
+    hbk_real logits[15 * 37], steps[6 * 37];
+    hbk_session *s = hbk_session_new(m, NULL, 1, 6, NULL, &err); /* generation goes the same way */
+    hbk_feed feeds[2] = {{0, t11_tokens + 9, 4}, {0, t11_tokens + 13, 2}};
+    hbk_batch b = t11_batch();
+    check_ok(hbk_model_logits(a, m, &b, NULL, logits, &err));
+    check_ok(hbk_session_feed(s, feeds, 1, true, steps, &err));
+    check_ok(hbk_session_feed(s, feeds + 1, 1, true, steps + 4 * 37, &err));
+    for (int i = 0; i < 6 * 37; i++) check_near(steps[i], logits[9 * 37 + i], 1e-5);
+    hbk_session_free(s);
+    hbk_acts_free(a);
+    hbk_model_free(m);
+    c.biases = 1u << HBK_N_SLOTS;
+    check_error(hbk_config_check(&c, &err), HBK_ERROR_RANGE, "biases 0x80, expected bits of hbk_slot");
+}
+
+/* Promise: with an adapter of mixed ranks, on the head too, the training pass, the logits of a batch and a
+   session's agree: one reads its buffers per layer, the others share them. */
+static void t11_lora_paths(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t11_lora v = t11_loras[5];
+    hbk_config c = t11_config(true);
+    hbk_model *m = hbk_model_random(&c, 3, NULL, &err);
+    hbk_adapter *w = t11_adapter(&c, &v, 1);
+    hbk_rng r = hbk_rng_at(4, "b", 0);
+    for (hbk_int i = 0; i < w->n_values; i++) w->values[i] = (hbk_real)(0.3 * hbk_rng_normal(&r));
+    hbk_batch b = t11_batch();
+    hbk_acts *a = hbk_acts_new(m, w, 15, 6, HBK_KEEP_NONE, NULL, &err);
+    hbk_acts *t = hbk_acts_new(m, w, 15, 6, HBK_KEEP_ALL, NULL, &err);
+    hbk_real all[15 * 37], fed[15 * 37];
+    double loss = 0, trained, nll[15];
+    check_ok(hbk_model_logits(a, m, &b, w, all, &err));
+    hbk_pass p = {w, NULL, NULL, 1, 0, 0, 0};
+    check_ok(hbk_model_pass(t, m, &b, &p, &trained, NULL, &err));
+    for (int i = 0; i < 15; i++) {
+        if (b.targets[i] < 0) continue;
+        hbk_cross_entropy(NULL, nll, all + 37 * i, &b.targets[i], 1, 37, 1);
+        loss += *nll;
+    }
+    check_near(loss, trained, sizeof(hbk_real) == 8 ? 1e-12 : 1e-5);
+    hbk_session *s = hbk_session_new(m, w, 3, 8, NULL, &err);
+    check_ok(s);
+    for (hbk_int i = 0; i < 3; i++) {
+        hbk_feed feed = {i, t11_tokens + t11_start[i], t11_start[i + 1] - t11_start[i]};
+        check_ok(hbk_session_feed(s, &feed, 1, true, fed + 37 * t11_start[i], &err));
+    }
+    for (int i = 0; i < 15 * 37; i++) check_near(fed[i], all[i], sizeof(hbk_real) == 8 ? 1e-12 : 1e-5);
+    hbk_session_free(s);
+    hbk_acts_free(a);
+    hbk_acts_free(t);
+    hbk_adapter_free(w);
+    hbk_model_free(m);
 }
 
 /* Promise: a packed batch has the losses of its sequences taken alone; a later token changes no earlier
@@ -137,8 +303,8 @@ static void t11_packing(void **state)
     hbk_config c = t11_config(false);
     hbk_model *m = hbk_model_random(&c, 3, NULL, &err);
     hbk_adapter *zero = hbk_adapter_new(&c, 3, 5, HBK_ALL_SLOTS, 1, NULL, &err);
-    hbk_acts *a = hbk_acts_new(m, zero, 15, 6, false, NULL, &err);
-    hbk_pass p = {NULL, NULL, NULL, 1, 0, 0};
+    hbk_acts *a = hbk_acts_new(m, zero, 15, 6, HBK_KEEP_NONE, NULL, &err);
+    hbk_pass p = {NULL, NULL, NULL, 1, 0, 0, 0};
     double nll[15], alone[15], loss, part, sum = 0;
     hbk_batch b = t11_batch();
     check_ok(hbk_model_pass(a, m, &b, &p, &loss, nll, &err));
@@ -167,6 +333,61 @@ static void t11_packing(void **state)
     hbk_model_free(m);
 }
 
+/* Promise: rotary angles are those of transformers 5.23 in float32, also far out, where the same formulas in
+   double would turn by another 1e-4. */
+static void t11_rope(void **state)
+{
+    (void)state;
+    static const struct {
+        hbk_rope_scaling scaling;
+        double theta, factor, inv_freq[8], cosine[8]; /* at position 3999 */
+    } cases[] = {
+        {HBK_ROPE_LLAMA3,
+         5e5,
+         8,
+         {1, 0.079403013, 0.00470075384, 0.000911583134, 0.000176776681, 3.42810235e-05, 6.64786967e-06,
+          1.28917316e-06},
+         {-0.969540656, -0.973255455, 0.998687446, -0.875740707, 0.760359466, 0.990617871, 0.999646664,
+          0.999986708}},
+        {HBK_ROPE_LINEAR,
+         1e4,
+         3,
+         {0.333333343, 0.105409257, 0.0333333351, 0.0105409259, 0.00333333318, 0.00105409266, 0.000333333359,
+          0.000105409265},
+         {0.569651246, 0.84820956, 0.215969577, -0.255473018, 0.722331583, -0.476854116, 0.235561475,
+          0.912463307}},
+        {HBK_ROPE_DEFAULT,
+         5e5,
+         1,
+         {1, 0.193922758, 0.0376060307, 0.00729266508, 0.00141421345, 0.000274248188, 5.31829573e-05,
+          1.03133852e-05},
+         {-0.969540656, -0.888718486, 0.917149901, -0.63016212, 0.809353411, 0.456518143, 0.977469027,
+          0.999149621}},
+    };
+    for (int k = 0; k < 3; k++) {
+        hbk_error err;
+        hbk_config c = t11_config(true);
+        c.head_dim = 16;
+        c.rope_scaling = cases[k].scaling;
+        c.rope_theta = cases[k].theta;
+        c.rope_factor = cases[k].factor;
+        c.rope_low_freq_factor = 1;
+        c.rope_high_freq_factor = 4;
+        c.rope_original_context = 64;
+        hbk_model *m = hbk_model_random(&c, 1, NULL, &err);
+        check_ok(m);
+        hbk_real table[16];
+        int32_t pos = 3999;
+        hbk_rope_table(table, &pos, m->inv_freq, 1, 16);
+        for (int i = 0; i < 8; i++) {
+            check_near((float)m->inv_freq[i] / (float)cases[k].inv_freq[i], 1, 0);
+            check_near(table[i], cases[k].cosine[i], 1e-7);
+            check_near(table[i] * table[i] + table[8 + i] * table[8 + i], 1, 2e-7);
+        }
+        hbk_model_free(m);
+    }
+}
+
 /* Promise: ids beyond the vocabulary and batches beyond the room are errors, as are impossible shapes. */
 static void t11_refusals(void **state)
 {
@@ -174,8 +395,8 @@ static void t11_refusals(void **state)
     hbk_error err;
     hbk_config c = t11_config(false);
     hbk_model *m = hbk_model_random(&c, 3, NULL, &err);
-    hbk_acts *a = hbk_acts_new(m, NULL, 4, 4, false, NULL, &err);
-    hbk_pass p = {NULL, NULL, NULL, 1, 0, 0};
+    hbk_acts *a = hbk_acts_new(m, NULL, 4, 4, HBK_KEEP_NONE, NULL, &err);
+    hbk_pass p = {NULL, NULL, NULL, 1, 0, 0, 0};
     int32_t tokens[5] = {1, 37, 2, 3, 4}, targets[5] = {1, 2, -2, 3, 4};
     hbk_int start[2] = {0, 2};
     hbk_batch b = {2, 1, tokens, targets, start};
@@ -244,7 +465,7 @@ static double t11_logits_difference(const char *model, const char *adapter_dir, 
     hbk_error err;
     hbk_model *m = hbk_model_load(model, NULL, &err);
     check_ok(m);
-    hbk_adapter *w = adapter_dir ? hbk_adapter_load(adapter_dir, &m->config, NULL, &err) : NULL;
+    hbk_adapter *w = adapter_dir ? hbk_adapter_load(adapter_dir, m, NULL, &err) : NULL;
     if (adapter_dir) check_ok(w);
     hbk_safetensors *s = hbk_safetensors_open(file, NULL, &err);
     check_ok(s);
@@ -252,7 +473,7 @@ static double t11_logits_difference(const char *model, const char *adapter_dir, 
     int32_t *ids = t11_ids(in);
     hbk_int start[2] = {0, in->n_elements};
     hbk_batch b = {in->n_elements, 1, ids, NULL, start};
-    hbk_acts *a = hbk_acts_new(m, w, b.n_tokens, b.n_tokens, false, NULL, &err);
+    hbk_acts *a = hbk_acts_new(m, w, b.n_tokens, b.n_tokens, HBK_KEEP_NONE, NULL, &err);
     hbk_real *logits = HBK__NEW(NULL, hbk_real, want->n_elements, &err);
     check_ok(hbk_model_logits(a, m, &b, w, logits, &err));
     double scale, worst = t11_difference(logits, want, &scale);
@@ -326,8 +547,8 @@ static void t11_golden_case(const char *model, const char *file, bool llama2c)
     }
     hbk_real *grads = HBK__NEW(NULL, hbk_real, hbk_model_count(&m->config), &err);
     hbk_model *d = hbk_model_view(&m->config, grads, NULL, &err);
-    hbk_acts *a = hbk_acts_new(m, NULL, b.n_tokens, b.n_tokens, true, NULL, &err);
-    hbk_pass p = {NULL, d, NULL, 1 / (double)n_targets, 0, 0};
+    hbk_acts *a = hbk_acts_new(m, NULL, b.n_tokens, b.n_tokens, HBK_KEEP_ALL, NULL, &err);
+    hbk_pass p = {NULL, d, NULL, 1 / (double)n_targets, 0, 0, 0};
     double loss, scale, worst = 0;
     check_ok(hbk_model_pass(a, m, &b, &p, &loss, NULL, &err));
     check_near(loss / (double)n_targets, t11_number(t11_tensor(s, "loss"), 0), 1e-5);
@@ -374,7 +595,13 @@ static void t11_golden_gradients(void **state)
 }
 
 static const struct CMUnitTest tests_11[] = {
-    cmocka_unit_test(t11_full_gradient), cmocka_unit_test(t11_lora_gradient),
-    cmocka_unit_test(t11_packing),       cmocka_unit_test(t11_refusals),
-    cmocka_unit_test(t11_golden_logits), cmocka_unit_test(t11_golden_gradients),
+    cmocka_unit_test(t11_full_gradient),
+    cmocka_unit_test(t11_lora_gradient),
+    cmocka_unit_test(t11_lora_paths),
+    cmocka_unit_test(t11_tensors),
+    cmocka_unit_test(t11_rope),
+    cmocka_unit_test(t11_packing),
+    cmocka_unit_test(t11_refusals),
+    cmocka_unit_test(t11_golden_logits),
+    cmocka_unit_test(t11_golden_gradients),
 };

@@ -73,7 +73,7 @@ static hbk_real *t13_full(const hbk_model *m, const hbk_adapter *w, const int32_
     hbk_error err;
     hbk_int start[2] = {0, n};
     hbk_batch b = {n, 1, ids, NULL, start};
-    hbk_acts *a = hbk_acts_new(m, w, n, n, false, NULL, &err);
+    hbk_acts *a = hbk_acts_new(m, w, n, n, HBK_KEEP_NONE, NULL, &err);
     hbk_real *logits = HBK__NEW(NULL, hbk_real, n * T13_V, &err);
     check_ok(hbk_model_logits(a, m, &b, w, logits, &err));
     hbk_acts_free(a);
@@ -320,16 +320,16 @@ static void t13_together(void **state)
     hbk_error err;
     hbk_model *m = t13_model();
     hbk_adapter *w = t13_adapter(m);
-    hbk_sampling o = {0, 1, 0, 25, -1};
+    hbk_sampling o = {0, 1, 0, 64, -1, 0, 1};
     for (int k = 0; k < 4; k++) {
         const hbk_adapter *adapter = k % 2 ? w : NULL;
         t13_alone(m, adapter, &alone, shared[k], &o);
-        for (hbk_int slots = 1; slots <= T13_REQUESTS; slots += 3) {
+        for (hbk_int slots = 1; slots <= T13_REQUESTS; slots++) {
             hbk_session *s = t13_session(m, adapter, slots);
             t13_requests(&batch, shared[k]);
             check_ok(hbk_generate(s, batch.r, T13_REQUESTS, &o, NULL, &err));
             for (int i = 0; i < T13_REQUESTS; i++) t13_same_text("greedy", &batch.r[i], &alone.r[i]);
-            assert_int_equal(hbk_session_length(s, slots), used[k]); /* the slot for the shared beginning */
+            if (slots > 1) assert_int_equal(s->length[slots], used[k]); /* where the beginning is kept */
             t13_requests_free(&batch);
             hbk_session_free(s);
         }
@@ -347,7 +347,7 @@ static void t13_neighbours(void **state)
     static t13_texts alone, batch;
     hbk_error err;
     hbk_model *m = t13_model();
-    hbk_sampling o = {0.9, 0.95, 0, 30, -1};
+    hbk_sampling o = {0.9, 0.95, 0, 30, -1, 0, 1};
     t13_alone(m, NULL, &alone, 0, &o);
     hbk_session *s = t13_session(m, NULL, 3);
     int n_eos = 0;
@@ -402,7 +402,7 @@ static void t13_finish(void **state)
     hbk_error err;
     hbk_model *m = t13_model();
     hbk_session *s = t13_session(m, NULL, 2);
-    hbk_sampling o = {0, 1, 0, 12, -1};
+    hbk_sampling o = {0, 1, 0, 12, -1, 0, 1};
     m->config.n_eos = 0;
     hbk_request free_run = t13_one(s, &t, &o);
     assert_int_equal(free_run.finish, HBK_FINISH_LENGTH);
@@ -415,7 +415,7 @@ static void t13_finish(void **state)
         m->config.eos[1] = id;
         o.stop = way == 2 ? id : -1;
         hbk_request r = t13_one(s, &t, &o);
-        assert_int_equal(r.finish, HBK_FINISH_EOS);
+        assert_int_equal(r.finish, way == 2 ? HBK_FINISH_STOP : HBK_FINISH_EOS);
         assert_int_equal(r.output.n, n);
         assert_memory_equal(r.output.data, free_run.output.data, (size_t)n * sizeof(int32_t));
         hbk_tokens_free(&r.output);
@@ -428,7 +428,7 @@ static void t13_finish(void **state)
     check_ok(s);
     t13_requests(&t, 0);
     check_ok(hbk_generate(s, t.r, 4, &o, NULL, &err));
-    assert_int_equal(t.r[0].finish, HBK_FINISH_LENGTH);
+    assert_int_equal(t.r[0].finish, HBK_FINISH_CONTEXT);
     assert_int_equal(t.r[0].output.n, 22 - 13 + 1); /* the last one is never fed */
     assert_memory_equal(t.r[0].output.data, free_run.output.data, 10 * sizeof(int32_t));
     assert_int_equal(t.r[2].output.n, 22 - 14 + 1);
@@ -467,7 +467,7 @@ static void t13_streaming(void **state)
     static t13_heard h;
     hbk_error err;
     hbk_model *m = t13_model();
-    hbk_sampling o = {0, 1, 0, 20, -1};
+    hbk_sampling o = {0, 1, 0, 20, -1, 0, 1};
     m->config.n_eos = 0;
     t13_alone(m, NULL, &alone, 0, &o);
     t13_requests(&t, 0);
@@ -482,7 +482,7 @@ static void t13_streaming(void **state)
         assert_memory_equal(h.ids[i], t.r[i].output.data, (size_t)h.n[i] * sizeof(int32_t));
         assert_memory_equal(h.ids[i], alone.r[i].output.data, (size_t)h.n[i] * sizeof(int32_t));
     }
-    assert_int_equal(t.r[2].finish, HBK_FINISH_EOS);
+    assert_int_equal(t.r[2].finish, HBK_FINISH_CANCELLED);
     assert_int_equal(t.r[3].finish, HBK_FINISH_LENGTH);
     t13_requests_free(&t);
     t13_requests_free(&alone);
@@ -498,7 +498,7 @@ static void t13_greedy(void **state)
     (void)state;
     hbk_real logits[6] = {-3, 2, 5, 5, -1, 5};
     hbk_candidate scratch[6];
-    hbk_sampling o = {0, 0.5, 2, 1, -1};
+    hbk_sampling o = {0, 0.5, 2, 1, -1, 0, 1};
     assert_int_equal(hbk_sample(logits, 6, &o, NULL, scratch), 2);
     logits[5] = 5.5f;
     assert_int_equal(hbk_sample(logits, 6, &o, NULL, scratch), 5);
@@ -506,33 +506,50 @@ static void t13_greedy(void **state)
     assert_int_equal(hbk_sample(logits, 6, &o, NULL, scratch), 0);
 }
 
-/* The probabilities that the options ask for, straight from their definition. */
-static void t13_probabilities(double *p, const hbk_real *logits, hbk_int V, const hbk_sampling *o)
+/* Scales p so that it sums to 1. */
+static void t13_normalise(double *p, hbk_int V)
 {
-    double sum = 0, mass = 0, kept[T13_V];
-    for (hbk_int i = 0; i < V; i++) sum += exp((double)logits[i] / o->temperature);
-    for (hbk_int i = 0; i < V; i++) {
-        kept[i] = exp((double)logits[i] / o->temperature) / sum;
-        p[i] = 0;
-    }
-    for (hbk_int n = 0; n < (o->top_k ? o->top_k : V) && mass < o->top_p; n++) {
-        hbk_int best = 0;
-        for (hbk_int i = 1; i < V; i++)
-            if (kept[i] > kept[best]) best = i;
-        p[best] = kept[best];
-        mass += kept[best];
-        kept[best] = -1;
-    }
-    for (hbk_int i = 0; i < V; i++) p[i] /= mass;
+    double sum = 0;
+    for (hbk_int i = 0; i < V; i++) sum += p[i];
+    for (hbk_int i = 0; i < V; i++) p[i] /= sum;
 }
 
-/* Promise: ids are drawn as often as temperature, top_p and top_k say, and those left out never. */
+/* The probabilities that the options ask for, each filter straight from its definition. */
+static void t13_probabilities(double *p, const hbk_real *logits, hbk_int V, const hbk_sampling *o)
+{
+    double max = 0, q[T13_V];
+    for (hbk_int i = 0; i < V; i++) p[i] = exp((double)logits[i] / o->temperature);
+    t13_normalise(p, V);
+    for (hbk_int i = 0; i < V && o->top_k; i++) { /* out if top_k ids are likelier */
+        hbk_int above = 0;
+        for (hbk_int k = 0; k < V; k++) above += logits[k] > logits[i];
+        q[i] = above < o->top_k ? p[i] : 0;
+    }
+    if (o->top_k) memcpy(p, q, sizeof q);
+    t13_normalise(p, V);
+    for (hbk_int i = 0; i < V; i++) { /* out if those that are likelier make up top_p already */
+        double above = 0;
+        for (hbk_int k = 0; k < V; k++) above += logits[k] > logits[i] ? p[k] : 0;
+        q[i] = above < o->top_p ? p[i] : 0;
+    }
+    memcpy(p, q, sizeof q);
+    for (hbk_int i = 0; i < V; i++) max = fmax(max, p[i]);
+    for (hbk_int i = 0; i < V; i++) p[i] = p[i] >= o->min_p * max ? p[i] : 0;
+    t13_normalise(p, V);
+}
+
+/* Promise: ids are drawn as often as temperature, top_k, top_p and min_p say, in this order, and those left
+   out never. */
 static void t13_sampling(void **state)
 {
     (void)state;
     static const hbk_sampling cases[] = {
-        {1, 1, 0, 1, -1}, {0.5, 1, 0, 1, -1},  {1, 0.6, 0, 1, -1}, {1, 1, 3, 1, -1},
-        {2, 0.9, 9, 1, -1}, {0.7, 0.9, 2, 1, -1}, {1, 1e-9, 0, 1, -1}, {1, 0, 0, 1, -1},
+        {1, 1, 0, 1, -1, 0, 1},      {0.5, 1, 0, 1, -1, 0, 1},   {1, 0.6, 0, 1, -1, 0, 1},
+        {1, 1, 3, 1, -1, 0, 1},      {2, 0.9, 9, 1, -1, 0, 1},   {0.7, 0.9, 2, 1, -1, 0, 1},
+        {1, 1e-9, 0, 1, -1, 0, 1},   {1, 0, 0, 1, -1, 0, 1},     {1, 1, 0, 1, -1, 0.1, 1},
+        {2, 1, 0, 1, -1, 0.4, 1},    {2, 0.8, 12, 1, -1, 0.3, 1},
+        {2, 0.5, 0, 1, -1, 0.05, 1}, {0.7, 1, 0, 1, -1, 1, 1},
+        {1, 1, 4, 1, -1, 0.01, 1},   {3, 1, 49, 1, -1, 0, 1},
     };
     enum { DRAWS = 20000 };
     hbk_real logits[T13_V];
@@ -542,12 +559,10 @@ static void t13_sampling(void **state)
     for (int i = 0; i < T13_V; i++) logits[i] = (hbk_real)(2 * hbk_rng_normal(&r));
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
         int count[T13_V] = {0}, allowed = 0;
-        if (cases[k].top_p > 0) {
-            t13_probabilities(p, logits, T13_V, &cases[k]);
-        } else { /* no probability at all still leaves the most likely id */
-            hbk_sampling one = {1, 1, 1, 1, -1};
-            t13_probabilities(p, logits, T13_V, &one);
-        }
+        hbk_sampling o = cases[k];
+        if (o.top_p <= 0) o.top_k = 1; /* no probability at all still leaves the most likely id */
+        if (o.top_p <= 0) o.top_p = 1;
+        t13_probabilities(p, logits, T13_V, &o);
         for (int i = 0; i < DRAWS; i++) count[hbk_sample(logits, T13_V, &cases[k], &r, scratch)]++;
         for (int i = 0; i < T13_V; i++) {
             double share = (double)count[i] / DRAWS, deviation = sqrt(p[i] * (1 - p[i]) / DRAWS);
@@ -556,9 +571,474 @@ static void t13_sampling(void **state)
             if (fabs(share - p[i]) > 4.5 * deviation + 1e-12)
                 fail_msg("case %d: id %d has share %.4f, expected %.4f", (int)k, i, share, p[i]);
         }
-        if (k == 2) assert_true(allowed > 1 && allowed < T13_V / 2);
+        assert_int_equal(hbk__filter(logits, T13_V, &cases[k], scratch), allowed);
+        if (k == 2 || (k >= 8 && k < 12)) assert_true(allowed > 1 && allowed < T13_V / 2);
         if (k == 3) assert_int_equal(allowed, 3);
+        if (k == 12) assert_int_equal(allowed, 1);
     }
+}
+
+/* Promise: of equal logits top_k leaves the lower ids, however many they are and wherever they stand. */
+static void t13_ties(void **state)
+{
+    (void)state;
+    hbk_real logits[T13_V];
+    hbk_candidate kept[T13_V];
+    for (int k = 1; k <= T13_V; k++)
+        for (int step = 1; step <= 7; step++) {
+            hbk_sampling o = {1, 1, k, 1, -1, 0, 1};
+            for (int i = 0; i < T13_V; i++) logits[i] = (hbk_real)(i * step % 7 % 3);
+            assert_int_equal(hbk__filter(logits, T13_V, &o, kept), k);
+            for (int i = 0; i < k; i++) { /* every id that beats the i-th is before it */
+                int before = 0;
+                hbk_real mine = logits[kept[i].id];
+                for (int j = 0; j < T13_V; j++)
+                    before += logits[j] > mine || (logits[j] >= mine && j < (int)kept[i].id);
+                assert_int_equal(before, i);
+            }
+        }
+}
+
+/* Promise: the penalty divides what is positive and multiplies what is negative, once for each id however
+   often it occurs; 1 and 0 are no penalty; hbk_generate penalises prompt and text. */
+static void t13_penalty(void **state)
+{
+    (void)state;
+    static t13_texts t, free_run;
+    hbk_error err;
+    hbk_real logits[6] = {2, -1, 3, 0, -4, 5};
+    const hbk_real want[6] = {1, -2, 3, 0, -4, 2.5f};
+    const int32_t ids[] = {5, 0, 1, 5, 5, 3, 0};
+    bool seen[T13_V] = {false};
+    hbk_penalise(logits, ids, 7, 2, seen);
+    for (int i = 0; i < 6; i++) {
+        check_near(logits[i], want[i], 1e-7);
+        assert_false(seen[i]);
+    }
+    hbk_model *m = t13_model();
+    m->config.n_eos = 0;
+    hbk_session *s = t13_session(m, NULL, 3);
+    hbk_sampling o = {0, 1, 0, 30, -1, 0, 1}, none = {0, 1, 0, 30, -1, 0, 0};
+    t13_requests(&free_run, 9);
+    t13_requests(&t, 9);
+    check_ok(hbk_generate(s, free_run.r, T13_REQUESTS, &o, NULL, &err));
+    check_ok(hbk_generate(s, t.r, T13_REQUESTS, &none, NULL, &err));
+    for (int i = 0; i < T13_REQUESTS; i++) t13_same_text("no penalty", &t.r[i], &free_run.r[i]);
+    t13_requests_free(&t);
+    t13_requests(&t, 9);
+    o.repetition_penalty = 1.5;
+    check_ok(hbk_generate(s, t.r, T13_REQUESTS, &o, NULL, &err));
+    int others = 0;
+    for (int i = 0; i < T13_REQUESTS; i++) { /* greedy, by hand */
+        int32_t text[T13_PROMPT + 30];
+        hbk_int n = t.r[i].n_prompt;
+        memcpy(text, t.r[i].prompt, (size_t)n * sizeof *text);
+        memcpy(text + n, t.r[i].output.data, 30 * sizeof *text);
+        hbk_real *full = t13_full(m, NULL, text, n + 30);
+        for (hbk_int k = 0; k < 30; k++) {
+            hbk_real *z = full + (n + k - 1) * T13_V, best = 0;
+            for (int id = 0; id < T13_V; id++) {
+                hbk_int at = 0;
+                while (at < n + k && text[at] != id) at++;
+                if (at < n + k) z[id] = z[id] > 0 ? z[id] / 1.5f : z[id] * 1.5f;
+                if (id == 0 || z[id] > best) best = z[id];
+            }
+            check_near(z[text[n + k]], best, 1e-5);
+        }
+        others += memcmp(t.r[i].output.data, free_run.r[i].output.data, 30 * sizeof(int32_t)) != 0;
+        hbk_free(NULL, full);
+    }
+    assert_true(others > T13_REQUESTS / 2);
+    t13_requests_free(&t);
+    t13_requests_free(&free_run);
+    hbk_session_free(s);
+    hbk_model_free(m);
+}
+
+/* Promise: options out of range and a model whose logits are no numbers are named, and nothing is touched. */
+static void t13_bad_options(void **state)
+{
+    (void)state;
+    static const struct {
+        hbk_sampling o;
+        const char *part;
+    } bad[] = {{{-1, 1, 0, 5, -1, 0, 1}, "temperature -1"},
+               {{0, 1.5, 0, 5, -1, 0, 1}, "top_p 1.5"},
+               {{0, 1, -2, 5, -1, 0, 1}, "top_k -2"},
+               {{0, 1, 0, 5, -1, 2, 1}, "min_p 2"},
+               {{0, 1, 0, 5, -1, 0, -1}, "repetition_penalty -1"}};
+    static t13_texts t;
+    hbk_error err;
+    hbk_model *m = t13_model();
+    hbk_session *s = t13_session(m, NULL, 1);
+    t13_requests(&t, 0);
+    t.r[0].finish = HBK_FINISH_COUNT;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        check_error(hbk_generate(s, t.r, 1, &bad[i].o, NULL, &err), HBK_ERROR_OPTION, bad[i].part);
+    hbk_sampling o = {0.5, 1, 0, 5, -1, 0, 1};
+    hbk_logprobs p;
+    memset(&p, 0, sizeof p);
+    p.n_top = T13_V + 1;
+    t.r[0].logprobs = &p;
+    check_error(hbk_generate(s, t.r, 1, &o, NULL, &err), HBK_ERROR_OPTION, "51 alternatives");
+    p.n_top = 2;
+    hbk_rng before = t.r[0].rng;
+    ((hbk_real *)m->head.data)[7 * m->config.dim] = (hbk_real)NAN;
+    check_error(hbk_generate(s, t.r, 1, &o, NULL, &err), HBK_ERROR_NUMERIC, "not finite");
+    assert_int_equal(t.r[0].output.n + p.n, 0);
+    assert_int_equal(t.r[0].finish, HBK_FINISH_COUNT);
+    assert_memory_equal(&t.r[0].rng, &before, sizeof before);
+    hbk_logprobs_free(&p);
+    t13_requests_free(&t);
+    hbk_session_free(s);
+    hbk_model_free(m);
+}
+
+/* Promise: what a session still holds of a prompt, from an earlier call or in another slot, is not computed
+   again, and the texts stay the same; a rewound slot is computed anew. */
+static void t13_reuse(void **state)
+{
+    (void)state;
+    static t13_texts alone, t;
+    hbk_error err;
+    hbk_model *m = t13_model();
+    hbk_sampling o = {0, 1, 0, 8, -1, 0, 1};
+    m->config.n_eos = 0;
+    t13_alone(m, NULL, &alone, 12, &o);
+    for (hbk_int slots = 1; slots <= 3; slots++) {
+        hbk_session *s = t13_session(m, NULL, slots);
+        t13_requests(&t, 12);
+        int32_t talk[T13_PROMPT + 16];
+        hbk_int n = t.r[0].n_prompt;
+        check_ok(hbk_generate(s, t.r, 1, &o, NULL, &err));
+        t13_same_text("a turn", &t.r[0], &alone.r[0]);
+        assert_int_equal(hbk_session_length(s, 0), n + 7); /* the last token is not fed */
+        memcpy(talk, t.r[0].prompt, (size_t)n * sizeof *talk);
+        memcpy(talk + n, t.r[0].output.data, 8 * sizeof *talk);
+        t13_ids(talk + n + 8, 3, 77);
+        assert_int_equal(hbk__held_ids(s, 0, talk, n + 11), n + 7);
+
+        hbk_request next;
+        memset(&next, 0, sizeof next);
+        next.prompt = talk;
+        next.n_prompt = n + 11;
+        hbk_real *k = s->keys + hbk__cache_at(s, 0, 0), first = k[0];
+        k[0] = first + 1; /* a mark that computing it anew would remove */
+        hbk_session *fresh = t13_session(m, NULL, 1);
+        check_ok(hbk_generate(fresh, &next, 1, &o, NULL, &err));
+        hbk_int before = next.output.n;
+        check_ok(hbk_generate(s, &next, 1, &o, NULL, &err));
+        check_near(k[0], first + 1, 1e-7);
+        hbk_session_rewind(s, 0, 0);
+        next.output.n = before;
+        check_ok(hbk_generate(s, &next, 1, &o, NULL, &err));
+        if (slots == 1) check_near(k[0], first, 1e-6);
+        assert_memory_equal(next.output.data, next.output.data + 8, 8 * sizeof(int32_t));
+
+        hbk_session_free(s);
+        s = t13_session(m, NULL, slots); /* another slot has it */
+        hbk_tokens_free(&t.r[0].output);
+        check_ok(hbk_generate(s, t.r, T13_REQUESTS, &o, NULL, &err));
+        for (int i = 0; i < T13_REQUESTS; i++) t13_same_text("shared", &t.r[i], &alone.r[i]);
+        hbk_tokens_free(&next.output);
+        t13_requests_free(&t);
+        hbk_session_free(fresh);
+        hbk_session_free(s);
+    }
+    t13_requests_free(&alone);
+    hbk_model_free(m);
+}
+
+/* ---- text ---------------------------------------------------------------------------- */
+
+/* T13_V pieces learned from a little text. */
+static hbk_tokenizer *t13_tokenizer(bool all_bytes)
+{
+    static const char text[] = "the cat sat on the mat and the hat sat on the cat, then the rat ate that oat "
+                               "sam ran with the ham to the man who sold a pan, a fan, a bell and five cans.";
+    hbk_error err;
+    hbk_int size = all_bytes ? 300 : T13_V;
+    hbk_tokenizer *tok = hbk_tokenizer_train(text, strlen(text), size, all_bytes, NULL, &err);
+    check_ok(tok);
+    return tok;
+}
+
+/* Gives a reply the ids and, at the end, takes its pieces together into `out`. */
+static void t13_reply(hbk_reply *r, const int32_t *ids, hbk_int n, hbk_text *out)
+{
+    hbk_error err;
+    const char *piece;
+    size_t taken;
+    hbk_text_clear(out);
+    for (hbk_int i = 0; i <= n; i++) {
+        check_ok(i < n ? hbk_reply_add(r, ids[i], &err) : hbk_reply_end(r, &err));
+        while ((taken = hbk_reply_take(r, &piece)) > 0) hbk_text_append(out, piece, taken);
+        assert_true(hbk_utf8_valid(hbk_text_string(out), out->len, NULL)); /* whole characters only */
+    }
+    assert_string_equal(hbk_text_string(out), hbk_reply_text(r));
+}
+
+/* Promise: stop strings cut a text before the one that is complete first, wherever the text is cut into
+   tokens; what is handed out is what the text ends up as. */
+static void t13_stop_strings(void **state)
+{
+    (void)state;
+    static const char *const stops[] = {"abcd", "c.", "at\n", "\xe2\x82\xac", "b c.d", "  "};
+    static const struct {
+        const char *text, *want;
+        bool trim, stopped;
+    } cases[] = {{"the cat sat.", "the cat sat.", false, false},
+                 {"the abcd sat", "the ", false, true},
+                 {"the abc sat", "the abc sat", false, false},
+                 {"ab ababcdabcd", "ab ab", false, true},
+                 {"a bcat\ncat", "a bc", false, true},
+                 {"abc.d", "ab", false, true},      /* "c." is complete before "abcd" could be */
+                 {"ab c.d", "ab ", false, true},    /* and before "b c.d", which begins earlier */
+                 {"cost 3 \xe2\x82\xac!", "cost 3 ", false, true},
+                 {"cost 3 \xc3\xa9\xe2\x82\xad", "cost 3 \xc3\xa9\xe2\x82\xad", false, false},
+                 {"the ab", "the ab", false, false}, /* a beginning that nothing follows is text */
+                 {"  abcd", "", false, true},
+                 {" \n the cat \n\n sat \n ", "the cat \n\n sat", true, false},
+                 {" \n x \n c.", "x", true, true},
+                 {" \n ", "", true, false},
+                 {"\n  x", "", true, true},
+                 {"c.", "", true, true},
+                 {"", "", true, false}};
+    hbk_error err;
+    hbk_tokenizer *tok = t13_tokenizer(true);
+    hbk_reply r;
+    hbk_text out;
+    memset(&r, 0, sizeof r);
+    memset(&out, 0, sizeof out);
+    r.tok = tok;
+    r.stops = stops;
+    r.n_stops = 6;
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        const char *text = cases[k].text;
+        size_t n = strlen(text);
+        for (size_t a = 0; a <= n + 1; a++) /* a border at a and b; at last every byte for itself */
+            for (size_t b = a; b <= n; b++) {
+                hbk_tokens ids;
+                memset(&ids, 0, sizeof ids);
+                if (a <= n) {
+                    bool whole = hbk_utf8_valid(text, a, NULL) && hbk_utf8_valid(text + a, b - a, NULL);
+                    if (!whole) continue;
+                    check_ok(hbk_tokenizer_encode(tok, text, a, HBK_ENCODE_CONTINUE, &ids, &err));
+                    check_ok(hbk_tokenizer_encode(tok, text + a, b - a, HBK_ENCODE_CONTINUE, &ids, &err));
+                    check_ok(hbk_tokenizer_encode(tok, text + b, n - b, HBK_ENCODE_CONTINUE, &ids, &err));
+                }
+                r.trim = cases[k].trim;
+                t13_reply(&r, ids.data, ids.n, &out);
+                if (strcmp(out.data ? out.data : "", cases[k].want) != 0 || r.stopped != cases[k].stopped)
+                    fail_msg("case %d cut at %d, %d: '%s'%s", (int)k, (int)a, (int)b, hbk_text_string(&out),
+                             r.stopped ? ", stopped" : "");
+                hbk_reply_clear(&r);
+                hbk_tokens_free(&ids);
+            }
+        hbk_tokens bytes;
+        memset(&bytes, 0, sizeof bytes);
+        for (size_t i = 0; i < n; i++) {
+            char piece[8];
+            snprintf(piece, sizeof piece, "<0x%02X>", (unsigned char)text[i]);
+            hbk_tokens_push(&bytes, hbk_tokenizer_find(tok, piece));
+        }
+        t13_reply(&r, bytes.data, bytes.n, &out);
+        assert_string_equal(hbk_text_string(&out), cases[k].want);
+        hbk_reply_clear(&r);
+        hbk_tokens_free(&bytes);
+    }
+    check_error(hbk_reply_add(&r, 300, &err), HBK_ERROR_RANGE, "id 300");
+    hbk_reply_free(&r);
+    hbk_text_free(&out);
+    hbk_tokenizer_free(tok);
+}
+
+/* Promise: nothing is handed out while it may be the beginning of a stop string or half a character, and
+   everything as soon as it cannot. */
+static void t13_held_back(void **state)
+{
+    (void)state;
+    static const char *const stops[] = {"cat!", "at?"};
+    static const struct {
+        const char *piece, *out;
+    } steps[] = {{"t", "t"},     {"c", ""},   {"a", ""},     {"t", ""},      {".", "cat."}, {"c", ""},
+                 {"c", "c"},     {"a", ""},   {"\xe2", ""},  {"\x82", ""},   {"\xac", "ca\xe2\x82\xac"},
+                 {"a", ""},      {"t", ""},   {"a", "at"},   {"t", ""},      {" ", "at "},  {"c", ""},
+                 {"a", ""},      {"t", ""},   {"?", "c"},    {"x", ""}};
+    hbk_error err;
+    hbk_tokenizer *tok = t13_tokenizer(true);
+    hbk_reply r;
+    memset(&r, 0, sizeof r);
+    r.tok = tok;
+    r.stops = stops;
+    r.n_stops = 2;
+    for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
+        char name[8];
+        const char *piece;
+        snprintf(name, sizeof name, "<0x%02X>", (unsigned char)*steps[i].piece);
+        check_ok(hbk_reply_add(&r, hbk_tokenizer_find(tok, name), &err));
+        size_t n = hbk_reply_take(&r, &piece);
+        if (n != strlen(steps[i].out) || memcmp(piece, steps[i].out, n) != 0)
+            fail_msg("step %d: '%.*s', expected '%s'", (int)i, (int)n, piece, steps[i].out);
+    }
+    assert_true(r.stopped);
+    check_ok(hbk_reply_end(&r, &err));
+    assert_string_equal(hbk_reply_text(&r), "tcat.cca\xe2\x82\xac""atat c");
+    hbk_reply_free(&r);
+    hbk_tokenizer_free(tok);
+}
+
+typedef struct t13_told {
+    hbk_reply *replies;
+    hbk_text text[T13_REQUESTS];
+} t13_told;
+
+static bool t13_on_text(void *ctx, hbk_int request, int32_t id)
+{
+    t13_told *t = (t13_told *)ctx;
+    const char *piece;
+    (void)id;
+    size_t n = hbk_reply_take(&t->replies[request], &piece);
+    hbk_text_append(&t->text[request], piece, n);
+    return true;
+}
+
+/* Promise: requests that write replies have the text of their ids; any part of such a text as a stop string
+   ends it right there, at the first id that completes it, alone and in a batch. */
+static void t13_replies(void **state)
+{
+    (void)state;
+    enum { N = 3, LONG = 24 };
+    static t13_texts t, free_run;
+    hbk_error err;
+    hbk_model *m = t13_model();
+    hbk_tokenizer *tok = t13_tokenizer(false);
+    assert_int_equal(hbk_tokenizer_size(tok), T13_V);
+    hbk_session *s = t13_session(m, NULL, 2);
+    hbk_sampling o = {0, 1, 0, LONG, -1, 0, 1};
+    hbk_text whole[N];
+    hbk_reply replies[N];
+    t13_told told;
+    hbk_stream stream = {t13_on_text, &told};
+    m->config.n_eos = 0;
+    memset(whole, 0, sizeof whole);
+    memset(replies, 0, sizeof replies);
+    memset(&told, 0, sizeof told);
+    told.replies = replies;
+    t13_requests(&free_run, 9);
+    for (int i = 0; i < N; i++) {
+        replies[i].tok = tok;
+        free_run.r[i].reply = &replies[i];
+    }
+    check_ok(hbk_generate(s, free_run.r, N, &o, NULL, &err));
+    for (int i = 0; i < N; i++) {
+        const hbk_tokens *ids = &free_run.r[i].output;
+        check_ok(hbk_tokenizer_decode(tok, ids->data, ids->n, HBK_ENCODE_CONTINUE, &whole[i], &err));
+        assert_string_equal(hbk_reply_text(&replies[i]), hbk_text_string(&whole[i]));
+        assert_int_equal(free_run.r[i].finish, HBK_FINISH_LENGTH);
+        hbk_reply_free(&replies[i]);
+    }
+    int stopped = 0;
+    for (size_t at = 0; at + 6 < whole[0].len; at++) {
+        char stop[8];
+        const char *stops[1] = {stop};
+        snprintf(stop, 2 + at % 5, "%s", whole[0].data + at);
+        t13_requests(&t, 9);
+        for (int i = 0; i < N; i++) {
+            replies[i].tok = tok;
+            replies[i].stops = stops;
+            replies[i].n_stops = 1;
+            t.r[i].reply = &replies[i];
+        }
+        check_ok(hbk_generate(s, t.r, at % 2 ? 1 : N, &o, &stream, &err));
+        for (int i = 0; i < (at % 2 ? 1 : N); i++) {
+            const char *end = strstr(hbk_text_string(&whole[i]), stop), *piece;
+            size_t n = end ? (size_t)(end - whole[i].data) : whole[i].len;
+            hbk_text_append(&told.text[i], piece, hbk_reply_take(&replies[i], &piece));
+            assert_int_equal(replies[i].text.len, n);
+            assert_memory_equal(hbk_reply_text(&replies[i]), whole[i].data, n);
+            assert_string_equal(hbk_text_string(&told.text[i]), hbk_reply_text(&replies[i]));
+            assert_int_equal(t.r[i].finish, end ? HBK_FINISH_STOP : HBK_FINISH_LENGTH);
+            if (end) { /* the last id completed it */
+                hbk_text text;
+                memset(&text, 0, sizeof text);
+                stopped++;
+                check_ok(hbk_tokenizer_decode(tok, t.r[i].output.data, t.r[i].output.n - 1,
+                                              HBK_ENCODE_CONTINUE, &text, &err));
+                assert_null(strstr(hbk_text_string(&text), stop));
+                hbk_text_free(&text);
+            }
+            hbk_reply_free(&replies[i]);
+            hbk_text_clear(&told.text[i]);
+        }
+        t13_requests_free(&t);
+    }
+    assert_true(stopped > 20);
+    for (int i = 0; i < N; i++) hbk_text_free(&told.text[i]);
+    for (int i = 0; i < N; i++) hbk_text_free(&whole[i]);
+    t13_requests_free(&free_run);
+    hbk_session_free(s);
+    hbk_tokenizer_free(tok);
+    hbk_model_free(m);
+}
+
+/* Promise: log-probabilities are the log-softmax of the model's logits, whatever the sampling; their sum is
+   the score of the text. */
+static void t13_log_probabilities(void **state)
+{
+    (void)state;
+    enum { N = 4, LONG = 20, TOP = 5 };
+    static t13_texts t;
+    hbk_error err;
+    hbk_model *m = t13_model();
+    hbk_session *s = t13_session(m, NULL, 3);
+    hbk_sampling o = {1.7, 0.9, 30, LONG, -1, 0.01, 1.2};
+    hbk_logprobs p[N];
+    memset(p, 0, sizeof p);
+    t13_requests(&t, 9);
+    for (int i = 0; i < N; i++) {
+        p[i].n_top = i == 3 ? 0 : TOP;
+        t.r[i].logprobs = &p[i];
+    }
+    check_ok(hbk_generate(s, t.r, N, &o, NULL, &err));
+    double worst = 0;
+    for (int i = 0; i < N; i++) {
+        hbk_int n = t.r[i].n_prompt, made = t.r[i].output.n, width = 1 + p[i].n_top;
+        int32_t text[T13_PROMPT + LONG];
+        double sum = 0;
+        memcpy(text, t.r[i].prompt, (size_t)n * sizeof *text);
+        memcpy(text + n, t.r[i].output.data, (size_t)made * sizeof *text);
+        hbk_real *full = t13_full(m, NULL, text, n + made);
+        assert_int_equal(p[i].n, made);
+        for (hbk_int k = 0; k < made; k++) {
+            const hbk_real *z = full + (n + k - 1) * T13_V;
+            const hbk_logprob *row = p[i].data + k * width;
+            double total = 0;
+            for (int j = 0; j < T13_V; j++) total += exp((double)z[j]);
+            assert_int_equal(row->id, text[n + k]);
+            for (hbk_int j = 0; j < width; j++) {
+                double want = (double)z[row[j].id] - log(total);
+                check_near(row[j].logprob, want, 1e-5);
+                worst = fmax(worst, fabs(row[j].logprob - want));
+                if (j > 1) assert_true(row[j].logprob <= row[j - 1].logprob);
+            }
+            for (int j = 0; j < T13_V && width > 1; j++) { /* nobody likelier was left out */
+                hbk_int at = 1;
+                while (at < width && row[at].id != j) at++;
+                if (at == width) assert_true((double)z[j] - log(total) <= row[width - 1].logprob + 1e-5);
+            }
+            sum += row->logprob;
+        }
+        hbk_scoring item = {t.r[i].prompt, t.r[i].output.data, n, made, 0};
+        check_ok(hbk_score(s, &item, 1, &err));
+        check_near(item.log_likelihood, sum, 1e-5);
+        hbk_logprobs_free(&p[i]);
+        hbk_free(NULL, full);
+    }
+    print_message("    largest difference %.1e\n", worst);
+    t13_requests_free(&t);
+    hbk_session_free(s);
+    hbk_model_free(m);
 }
 
 /* ---- scores -------------------------------------------------------------------------- */
@@ -621,6 +1101,50 @@ static void t13_score(void **state)
     }
     hbk_session_free(s);
     hbk_adapter_free(w);
+    hbk_model_free(m);
+}
+
+/* Promise: many continuations of one prompt, longer and shorter than what is scored at once, with common
+   beginnings and without, have through any number of slots the scores that each has alone. */
+static void t13_score_groups(void **state)
+{
+    (void)state;
+    enum { N = 14, P = 12, ROOM = 260 };
+    static const hbk_int n[N] = {1, 2, 2, 65, 64, 3, 240, 150, 1, 70, 70, 5, 200, 9};
+    static int32_t text[N][ROOM], prompt[2][P];
+    hbk_error err;
+    hbk_scoring items[N], one;
+    hbk_model *m = t13_model();
+    for (int i = 0; i < N; i++) {
+        t13_ids(text[i], ROOM, 90 + (uint64_t)i);
+        t13_ids(text[i], i % 4, 80); /* shared beginnings of 0 to 3 ids */
+        if (i == 10) memcpy(text[10], text[9], 69 * sizeof **text); /* and one of all but the last */
+    }
+    t13_ids(prompt[0], P, 81);
+    t13_ids(prompt[1], P, 81);
+    prompt[1][P - 1]++;
+    for (hbk_int slots = 1; slots <= 9; slots += slots < 3 ? 1 : 6) {
+        hbk_session *s = hbk_session_new(m, NULL, slots, ROOM, NULL, &err);
+        check_ok(s);
+        for (int i = 0; i < N; i++) {
+            hbk_scoring item = {prompt[i >= 11], text[i], P, n[i], 5};
+            items[i] = item;
+        }
+        check_ok(hbk_score(s, items, N, &err));
+        for (int i = 0; i < N; i++) {
+            hbk_session *fresh = hbk_session_new(m, NULL, 1, ROOM, NULL, &err);
+            one = items[i];
+            check_ok(hbk_score(fresh, &one, 1, &err));
+            check_near(items[i].log_likelihood, one.log_likelihood, T13_BAR);
+            hbk_session_free(fresh);
+        }
+        items[3].log_likelihood = 7;
+        text[5][0] = T13_V; /* a foreign id late in the list: nothing is changed */
+        check_error(hbk_score(s, items, N, &err), HBK_ERROR_RANGE, "id 50");
+        check_near(items[3].log_likelihood, 7, 0);
+        t13_ids(text[5], 1, 80);
+        hbk_session_free(s);
+    }
     hbk_model_free(m);
 }
 
@@ -708,7 +1232,7 @@ static void t13_threads(void **state)
     bool ok[2] = {true, true};
     hbk_model *m = t13_model();
     hbk_adapter *w = t13_adapter(m);
-    hbk_sampling o = {0.8, 0.9, 0, 30, -1};
+    hbk_sampling o = {0.8, 0.9, 0, 30, -1, 0, 1};
     t13_alone(m, w, &alone, 10, &o);
     for (int i = 0; i < 2; i++) t13_requests(&t[i], 10);
 #ifdef _OPENMP
@@ -729,34 +1253,72 @@ static void t13_threads(void **state)
     hbk_model_free(m);
 }
 
+typedef struct t13_world {
+    hbk_model *m;
+    hbk_tokenizer *tok;
+} t13_world;
+
 /* Generates and scores with an allocator that may refuse. */
 static bool t13_serve(void *ctx, hbk_allocator *a, hbk_error *err)
 {
     static t13_texts t;
-    hbk_sampling o = {0, 1, 0, 20, -1};
-    hbk_session *s = hbk_session_new((const hbk_model *)ctx, NULL, 2, 80, a, err);
+    const t13_world *c = (const t13_world *)ctx;
+    hbk_sampling o = {0.5, 1, 0, 40, -1, 0, 1.1};
+    hbk_session *s = hbk_session_new(c->m, NULL, 2, 80, a, err);
+    static const char *const stops[] = {"no such text"};
+    hbk_reply reply;
+    hbk_logprobs p;
+    memset(&reply, 0, sizeof reply);
+    memset(&p, 0, sizeof p);
     t13_requests(&t, 9);
     for (int i = 0; i < 3; i++) t.r[i].output.alloc = a;
-    hbk_scoring item = {t.prompt[0], t.prompt[1], 10, 5, 0};
-    bool ok = s && hbk_generate(s, t.r, 3, &o, NULL, err) && hbk_score(s, &item, 1, err);
+    reply.alloc = p.alloc = a;
+    reply.tok = c->tok;
+    reply.stops = stops;
+    reply.n_stops = 1;
+    p.n_top = 3;
+    t.r[0].reply = &reply;
+    t.r[1].logprobs = &p;
+    t.r[2].finish = HBK_FINISH_COUNT;
+    hbk_scoring item = {t.prompt[0], t.prompt[1], 10, 5, 3};
+    hbk_rng before = t.r[1].rng;
+    bool made = s && hbk_generate(s, t.r, 3, &o, NULL, err);
+    if (s && !made) { /* as if nothing had happened */
+        assert_int_equal(t.r[0].output.n + t.r[1].output.n + t.r[2].output.n + p.n, 0);
+        assert_int_equal(t.r[2].finish, HBK_FINISH_COUNT);
+        assert_memory_equal(&before, &t.r[1].rng, sizeof before);
+    }
+    bool ok = made && hbk_score(s, &item, 1, err);
+    assert_true(ok || item.log_likelihood > 2);
+    hbk_reply_free(&reply);
+    hbk_logprobs_free(&p);
     t13_requests_free(&t);
     hbk_session_free(s);
     return ok;
 }
 
-/* Promise: whatever allocation fails, generating and scoring report it and leak nothing. */
+/* Promise: whatever allocation fails, generating and scoring report it, leave their outputs as they were and
+   leak nothing. */
 static void t13_no_memory(void **state)
 {
     (void)state;
-    hbk_model *m = t13_model();
-    assert_true(fault_sweep(t13_serve, m) > 15);
-    hbk_model_free(m);
+    t13_world c = {t13_model(), t13_tokenizer(false)};
+    assert_true(fault_sweep(t13_serve, &c) > 25);
+    hbk_tokenizer_free(c.tok);
+    hbk_model_free(c.m);
 }
 
 static const struct CMUnitTest tests_13[] = {
-    cmocka_unit_test(t13_steps),        cmocka_unit_test(t13_ragged),     cmocka_unit_test(t13_fork_rewind),
-    cmocka_unit_test(t13_refusals),     cmocka_unit_test(t13_together),   cmocka_unit_test(t13_neighbours),
-    cmocka_unit_test(t13_finish),       cmocka_unit_test(t13_streaming),  cmocka_unit_test(t13_greedy),
-    cmocka_unit_test(t13_sampling),     cmocka_unit_test(t13_score),      cmocka_unit_test(t13_stored_types),
-    cmocka_unit_test(t13_threads),      cmocka_unit_test(t13_no_memory),
+    cmocka_unit_test(t13_steps),         cmocka_unit_test(t13_ragged),
+    cmocka_unit_test(t13_fork_rewind),   cmocka_unit_test(t13_refusals),
+    cmocka_unit_test(t13_together),      cmocka_unit_test(t13_neighbours),
+    cmocka_unit_test(t13_finish),        cmocka_unit_test(t13_streaming),
+    cmocka_unit_test(t13_greedy),        cmocka_unit_test(t13_sampling),
+    cmocka_unit_test(t13_ties),          cmocka_unit_test(t13_penalty),
+    cmocka_unit_test(t13_bad_options),   cmocka_unit_test(t13_reuse),
+    cmocka_unit_test(t13_stop_strings),  cmocka_unit_test(t13_held_back),
+    cmocka_unit_test(t13_replies),       cmocka_unit_test(t13_log_probabilities),
+    cmocka_unit_test(t13_score),         cmocka_unit_test(t13_score_groups),
+    cmocka_unit_test(t13_stored_types),  cmocka_unit_test(t13_threads),
+    cmocka_unit_test(t13_no_memory),
 };

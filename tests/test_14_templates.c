@@ -290,6 +290,64 @@ static void t14_round_trip_and_hash(void **state)
     hbk_template_free(u);
 }
 
+/* Promise: conversations are spelled as the model families spell them: a system text, the next turn behind a
+   reply's text; a template that does not say how goes on with the end of its reply and its prompt. None of it
+   changes the hash, and what is saved is loaded. */
+static void t14_conversations(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"llama2", "llama3", "chatml", "plain", NULL};
+    static const char *const first[] = {
+        "<s>[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\nHi [/INST]",
+        "<s><|start_header_id|>system<|end_header_id|>\n\nBe kind.<|eot_id|><|start_header_id|>user"
+        "<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+        "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+        "<s>Instruction:\nHi\n\nResponse:\n", "<s>Q: Hi\nA:"};
+    static const char *const next[] = {
+        " </s><s>[INST] And? Tag. [/INST]",
+        "<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nAnd? Tag.<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        "<|im_end|>\n<|im_start|>user\nAnd? Tag.<|im_end|>\n<|im_start|>assistant\n",
+        "</s>Instruction:\nAnd? Tag.\n\nResponse:\n", ".</s>\n###Q: And? Tag.\nA:"};
+    static const char own[] = "{\"prompt\": \"{bos}Q: {instruction}\\nA:\", "
+                              "\"reply\": \"{output}.{eos}\\n###\"}";
+    char path[512], text[512];
+    hbk_error err;
+    hbk_tokenizer *tok = t14_bytes();
+    test_tmp(path, "t14_talk.json");
+    for (int i = 0; i < 5; i++) {
+        check_ok(hbk_file_write(path, own, strlen(own), &err));
+        hbk_template *t = hbk_template_load(names[i] ? names[i] : path, NULL, &err);
+        check_ok(t);
+        uint64_t hash = hbk_template_hash(t);
+        for (int round = 0; round < 3; round++) { /* as it is, saved, and from a file that does not say how */
+            if (round) {
+                check_ok(hbk_template_save(t, path, &err));
+                json_t *j = hbk_json_read(path, &err);
+                if (round == 2) json_object_del(j, "next");
+                if (round == 2) json_object_del(j, "system");
+                check_ok(hbk_json_write(path, j, &err));
+                json_decref(j);
+                hbk_template_free(t);
+                t = hbk_template_load(path, NULL, &err);
+                check_ok(t);
+            }
+            assert_true(hbk_template_hash(t) == hash);
+            assert_int_equal(hbk_template_has_system(t), i < 3);
+            hbk_render r = t14_render(HBK_FORWARD, "Hi", NULL, NULL, NULL);
+            r.system = "Be kind.";
+            t14_spell(text, sizeof text, t, tok, &r);
+            assert_string_equal(text, first[i]);
+            r = t14_render(HBK_NEXT, "And?", NULL, "Tag.", NULL);
+            r.system = "Be kind.";
+            t14_spell(text, sizeof text, t, tok, &r);
+            assert_string_equal(text, next[i]);
+        }
+        hbk_template_free(t);
+    }
+    hbk_tokenizer_free(tok);
+}
+
 /* Promise: a template that lacks a slot, a string or a meaning is refused with its name and the remedy. */
 static void t14_bad_templates(void **state)
 {
@@ -311,6 +369,12 @@ static void t14_bad_templates(void **state)
         {"{\"prompt\": \"{instruction}{eos}{eos}{eos}{eos}{eos}{eos}\", \"reply\": \"{output}\"}",
          "too many slots"},
         {"[]", "is a JSON object"},
+        {"{\"prompt\": \"{instruction}\", \"reply\": \"{output}\", \"next\": \"{eos}\"}",
+         "\"next\" has no {instruction}"},
+        {"{\"prompt\": \"{instruction}\", \"reply\": \"{output}\", \"system\": \"{instruction}\"}",
+         "\"system\" has no {system}"},
+        {"{\"prompt\": \"{system} {instruction}\", \"reply\": \"{output}\"}",
+         "\"prompt\" has one {system}, expected none"},
     };
     hbk_error err;
     char path[512];
@@ -535,6 +599,7 @@ static const struct CMUnitTest tests_14[] = {
     cmocka_unit_test(t14_backward_reverses),
     cmocka_unit_test(t14_user_text_is_text),
     cmocka_unit_test(t14_round_trip_and_hash),
+    cmocka_unit_test(t14_conversations),
     cmocka_unit_test(t14_bad_templates),
     cmocka_unit_test(t14_for_model),
     cmocka_unit_test(t14_check_vocabulary),

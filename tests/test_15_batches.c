@@ -77,7 +77,7 @@ static void t15_prompt(hbk_text *out, const hbk_dataset *d, const hbk_tokenizer 
 {
     hbk_error err;
     const int32_t *ids = d->tokens.data + d->start[i];
-    hbk_int n = d->start[i + 1] - d->start[i], p = d->n_prompt[i];
+    hbk_int n = d->start[i + 1] - d->start[i], p = n - hbk_dataset_targets(d, i);
     hbk_text_clear(out);
     check_ok(hbk_tokenizer_decode(tok, target ? ids + p : ids, target ? n - p : p, 0, out, &err));
 }
@@ -220,7 +220,7 @@ static void t15_texts(void **state)
     assert_int_equal(d.tokens.data[0], hbk_tokenizer_bos(tok));
     assert_memory_equal(d.tokens.data + 1, ids.data, sizeof(int32_t) * (size_t)ids.n);
     assert_int_equal(d.tokens.data[d.start[1] - 1], hbk_tokenizer_eos(tok));
-    assert_int_equal(d.n_prompt[0], 1);
+    assert_int_equal(hbk_dataset_targets(&d, 0), d.start[1] - 1);
     assert_int_equal(t14_count(&d.tokens, hbk_tokenizer_eos(tok)), 2);
     hbk_tokens_free(&ids);
 
@@ -230,6 +230,59 @@ static void t15_texts(void **state)
     assert_int_equal(d.start[2], d.tokens.n);
     hbk_dataset_free(&d);
     hbk_tokenizer_free(tok);
+}
+
+/* 30 examples {i, i+100, i+200} whose second or third id is learned. */
+static hbk_dataset t15_thirty(void)
+{
+    hbk_error err;
+    hbk_dataset d;
+    memset(&d, 0, sizeof d);
+    for (int32_t i = 0; i < 30; i++) {
+        int32_t ids[3] = {i, i + 100, i + 200};
+        unsigned char learn[3] = {0, i % 2 == 0, i % 2 == 1};
+        check_ok(hbk_dataset_add_masked(&d, ids, learn, 3, &err));
+    }
+    return d;
+}
+
+/* Promise: a split moves the share that was asked for, loses and doubles nothing, keeps masks and file order,
+   and holds out the same for the same seed, and other examples for another. */
+static void t15_split(void **state)
+{
+    (void)state;
+    hbk_error err;
+    int32_t out[3][3];
+    for (int round = 0; round < 3; round++) {
+        hbk_dataset d = t15_thirty(), held;
+        memset(&held, 0, sizeof held);
+        check_ok(hbk_dataset_split(&d, &held, 0.1, round < 2 ? 7 : 8, &err));
+        assert_int_equal(d.n, 27);
+        assert_int_equal(held.n, 3);
+        bool seen[30] = {false};
+        for (int k = 0; k < 2; k++) {
+            const hbk_dataset *x = k ? &held : &d;
+            assert_int_equal(x->n_targets, x->n);
+            for (hbk_int i = 0; i < x->n; i++) {
+                const int32_t *ids = x->tokens.data + x->start[i];
+                const unsigned char *learn = x->learn + x->start[i];
+                assert_false(seen[ids[0]]);
+                seen[ids[0]] = true;
+                assert_true(i == 0 || ids[0] > ids[-3]);
+                assert_int_equal(ids[2], ids[0] + 200);
+                assert_true(learn[1 + ids[0] % 2] && !learn[2 - ids[0] % 2]);
+                if (k) out[round][i] = ids[0];
+            }
+        }
+        hbk_dataset_free(&d);
+        hbk_dataset_free(&held);
+    }
+    assert_memory_equal(out[0], out[1], sizeof out[0]);
+    assert_memory_not_equal(out[0], out[2], sizeof out[0]);
+    hbk_dataset none, held;
+    memset(&none, 0, sizeof none);
+    memset(&held, 0, sizeof held);
+    check_error(hbk_dataset_split(&none, &held, 0.5, 1, &err), HBK_ERROR_DATA, "at least two");
 }
 
 typedef struct t15_inputs {
@@ -280,6 +333,6 @@ static void t15_memory_runs_out(void **state)
 static const struct CMUnitTest tests_15[] = {
     cmocka_unit_test(t15_pairs_load),  cmocka_unit_test(t15_pairs_errors),
     cmocka_unit_test(t15_tags_by_source), cmocka_unit_test(t15_packing),
-    cmocka_unit_test(t15_too_long),    cmocka_unit_test(t15_texts),
+    cmocka_unit_test(t15_too_long),    cmocka_unit_test(t15_texts), cmocka_unit_test(t15_split),
     cmocka_unit_test(t15_memory_runs_out),
 };

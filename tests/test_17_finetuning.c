@@ -49,8 +49,8 @@ static hbk_dataset t17_data(hbk_int n, uint64_t seed)
 static hbk_train_options t17_options(bool full)
 {
     hbk_train_options o = hbk_train_defaults(full);
-    o.rank = 2;
-    o.alpha = 4;
+    o.lora.rank = 2;
+    o.lora.alpha = 4;
     o.dropout = 0.1;
     o.lr = 0.01;
     o.lr_end = 0.002;
@@ -120,10 +120,19 @@ static void t17_end(t17_world *w)
     hbk_model_free(w->m);
 }
 
+/* Training data that are this set alone. */
+static const hbk_train_data *t17_only(const hbk_dataset *d, hbk_train_data *in)
+{
+    in->examples = d;
+    in->replay = in->validation = NULL;
+    return in;
+}
+
 static bool t17_tune(const t17_world *w, const hbk_train_options *o, const char *dir, const hbk_progress *p,
                      hbk_error *err)
 {
-    return hbk_finetune(w->m, &w->data, &w->replay, o, NULL, &w->recipe, dir, p, NULL, err);
+    hbk_train_data data = {&w->data, &w->replay, NULL};
+    return hbk_finetune(w->m, &data, o, NULL, &w->recipe, dir, p, NULL, err);
 }
 
 /* ---- files ----------------------------------------------------------------------- */
@@ -247,8 +256,8 @@ static double t17_add(hbk_trainer *t, const hbk_dataset *d, hbk_int first, hbk_i
 
 static hbk_int t17_targets(const hbk_dataset *d, hbk_int first, hbk_int n)
 {
-    hbk_int targets = d->start[first + n] - d->start[first];
-    for (hbk_int i = first; i < first + n; i++) targets -= d->n_prompt[i];
+    hbk_int targets = 0;
+    for (hbk_int i = first; i < first + n; i++) targets += hbk_dataset_targets(d, i);
     return targets;
 }
 
@@ -325,8 +334,8 @@ static void t17_accumulation(void **state)
     t17_end(&w);
 }
 
-/* Promise: clipping scales the gradient down to the norm asked for, and only down; norms of a model do not
-   decay, its matrices do. */
+/* Promise: clipping scales the gradient down to the norm asked for, and only down; norms and
+   biases of a model do not decay, its matrices do. */
 static void t17_clip_and_decay(void **state)
 {
     (void)state;
@@ -345,15 +354,53 @@ static void t17_clip_and_decay(void **state)
         hbk_trainer_free(t);
     }
     hbk_train_options o = t17_options(true);
+    hbk_config c = w.m->config;
+    c.biases = 1u << HBK_DOWN;
+    hbk_model_free(w.m);
+    w.m = hbk_model_random(&c, 7, NULL, &err);
     o.weight_decay = 0.5;
     hbk_trainer *t = t17_trainer(w.m, &o, NULL);
     check_ok(hbk_trainer_update(t, 0.1, NULL, &err)); /* no gradient: nothing but decay */
     const hbk_model *after = hbk_trainer_model(t);
     assert_true(after->final_norm[3] == 1 && after->layers[1].attn_norm[0] == 1);
+    assert_true(after->layers[1].bias[HBK_DOWN][3] == w.m->layers[1].bias[HBK_DOWN][3]);
     const hbk_real *now = (const hbk_real *)after->layers[1].w[HBK_DOWN].data;
     check_near(now[5], 0.95 * (double)((const hbk_real *)w.m->layers[1].w[HBK_DOWN].data)[5], 1e-7);
     check_near(t->values[7], 0.95 * (double)w.m->values[7], 1e-7); /* of the embedding */
     hbk_trainer_free(t);
+    t17_end(&w);
+}
+
+/* Promise: under LoRA+ the first step moves every A as without it, and every B by that many times as much. */
+static void t17_lora_plus(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t17_world w = t17_begin(1);
+    hbk_trainer *t[2];
+    hbk_adapter *start = t17_adapter(w.m, 2);
+    for (int k = 0; k < 2; k++) {
+        hbk_train_options o = t17_options(false);
+        o.dropout = 0;
+        o.lora_plus = k ? 16 : 1;
+        t[k] = t17_trainer(w.m, &o, start);
+        t17_add(t[k], &w.data, 0, 5, 1 / (double)t17_targets(&w.data, 0, 5));
+        check_ok(hbk_trainer_update(t[k], 1e-3, NULL, &err));
+    }
+    for (hbk_int i = 0; i < start->n_layers * HBK_N_SLOTS; i++) {
+        const hbk_lora *l = &start->loras[i];
+        hbk_int a = l->a - start->values, b = l->b - start->values;
+        for (hbk_int k = 0; l->a && k < l->rank * l->in; k++)
+            assert_true(t[0]->values[a + k] == t[1]->values[a + k]);
+        for (hbk_int k = 0; l->a && k < l->rank * l->out; k++) {
+            double plain = (double)(t[0]->values[b + k] - l->b[k]);
+            check_near((double)(t[1]->values[b + k] - l->b[k]) / 16, plain, 1e-6);
+            assert_true(fabs(plain) > 1e-4); /* Adam's first step is the rate itself, but for eps */
+        }
+    }
+    hbk_trainer_free(t[0]);
+    hbk_trainer_free(t[1]);
+    hbk_adapter_free(start);
     t17_end(&w);
 }
 
@@ -367,8 +414,8 @@ static void t17_overfit(void **state)
     uint64_t before = hbk_hash(0, w.m->values, (size_t)hbk_model_count(&w.m->config) * sizeof(hbk_real));
     for (int full = 0; full < 2; full++) {
         hbk_train_options o = t17_options(full);
-        o.rank = 4;
-        o.alpha = 8;
+        o.lora.rank = 4;
+        o.lora.alpha = 8;
         o.dropout = 0;
         hbk_trainer *t = t17_trainer(w.m, &o, NULL);
         double first = t17_add(t, &w.data, 0, 3, scale) * scale, loss = first;
@@ -466,7 +513,7 @@ static void t17_checkpoint(void **state)
     test_tmp(path, "t17_state.safetensors");
     hbk_train_options o = t17_options(false);
     hbk_trainer *a = t17_trainer(w.m, &o, NULL), *b = t17_trainer(w.m, &o, NULL);
-    o.rank = 3;
+    o.lora.rank = 3;
     hbk_trainer *other = t17_trainer(w.m, &o, NULL);
     for (int i = 0; i < 4; i++) {
         if (i == 2) {
@@ -498,9 +545,10 @@ static void t17_checkpoint(void **state)
 static void t17_order_of(const t17_world *w, hbk_train_options o, hbk_int *out, hbk_int n)
 {
     hbk_error err;
+    hbk_train_data in;
     hbk__plan p;
     const hbk_dataset *from;
-    check_ok(hbk__plan_init(&p, w->m, &w->data, NULL, &o, NULL, &err));
+    check_ok(hbk__plan_init(&p, w->m, t17_only(&w->data, &in), &o, NULL, &err));
     hbk_int per_step = p.o.batch * p.o.accumulate;
     for (hbk_int i = 0; i < n; i++) {
         out[i] = hbk__step_example(&p, 1 + i / per_step, i % per_step, &from);
@@ -545,6 +593,8 @@ static void t17_replay(void **state)
     (void)state;
     hbk_error err;
     t17_world w = t17_begin(1);
+    hbk_train_data in;
+    hbk_train_data both = {&w.data, &w.replay, NULL};
     hbk_train_options o = t17_options(false);
     hbk_int pairs[40];
     o.batch = 2;
@@ -552,7 +602,7 @@ static void t17_replay(void **state)
     t17_order_of(&w, o, pairs, 40);
     o.replay = 3;
     hbk__plan p;
-    check_ok(hbk__plan_init(&p, w.m, &w.data, &w.replay, &o, NULL, &err));
+    check_ok(hbk__plan_init(&p, w.m, &both, &o, NULL, &err));
     int seen[5] = {0}, n = 0;
     for (hbk_int step = 1; step <= 10; step++)
         for (hbk_int i = 0; i < 10; i++) {
@@ -566,12 +616,12 @@ static void t17_replay(void **state)
     hbk__plan_free(&p);
     char dir[512];
     t17_dir(dir, "replay");
-    check_error(hbk_finetune(w.m, &w.data, NULL, &o, NULL, &w.recipe, dir, NULL, NULL, &err), HBK_ERROR_DATA,
-                "3 replayed documents");
+    check_error(hbk_finetune(w.m, t17_only(&w.data, &in), &o, NULL, &w.recipe, dir, NULL, NULL, &err),
+                HBK_ERROR_DATA, "3 replayed documents");
     check_ok(t17_tune(&w, &o, dir, NULL, &err));
     json_t *rows = t17_metrics(dir);
     hbk_int tokens = 0; /* of the first step: 2 batches of 2 pairs and 3 documents */
-    check_ok(hbk__plan_init(&p, w.m, &w.data, &w.replay, &o, NULL, &err));
+    check_ok(hbk__plan_init(&p, w.m, &both, &o, NULL, &err));
     for (hbk_int i = 0; i < 10; i++) {
         const hbk_dataset *from;
         hbk_int x = hbk__step_example(&p, 1, i, &from);
@@ -581,6 +631,36 @@ static void t17_replay(void **state)
     hbk__plan_free(&p);
     json_decref(rows);
     t17_end(&w);
+}
+
+/* Promise: a step's examples go into as few passes as best fit finds, every one into exactly one, and none of
+   the passes is over the limit. */
+static void t17_best_fit(void **state)
+{
+    (void)state;
+    static const hbk_int tokens[] = {30, 60, 20, 50, 40}, pass[] = {1, 0, 1, 1, 0}; /* 60+40, 50+30+20 */
+    hbk__step_item items[5];
+    hbk_int room[5];
+    hbk__plan p;
+    memset(&p, 0, sizeof p);
+    p.per_step = 5;
+    p.items = items;
+    p.room = room;
+    p.packer.max_tokens = 100;
+    for (hbk_int i = 0; i < 5; i++) {
+        items[i].example = i;
+        items[i].tokens = tokens[i];
+        items[i].pass = i;
+    }
+    assert_int_equal(hbk__pack(&p), 2); /* in file order it would be three */
+    unsigned seen = 0;
+    for (int i = 0; i < 5; i++) {
+        assert_int_equal(items[i].pass, pass[items[i].example]);
+        seen |= 1u << items[i].example;
+    }
+    assert_int_equal(seen, 31);
+    assert_int_equal(room[0], 0);
+    assert_int_equal(room[1], 0);
 }
 
 /* ---- whole runs ------------------------------------------------------------------------ */
@@ -632,6 +712,69 @@ static void t17_results(void **state)
         assert_true(json_is_null(json_object_get(j, "tag_web")));
         json_decref(j);
     }
+    t17_end(&w);
+}
+
+/* Mean loss of a target of the set, of the base with an adapter or of a model of its own. */
+static double t17_mean_loss(const hbk_tuned *tuned, const hbk_dataset *d)
+{
+    hbk_train_options o = t17_options(tuned->own_model != NULL);
+    o.dropout = 0;
+    hbk_trainer *t = t17_trainer(tuned->model, &o, tuned->adapter);
+    double scale = 1 / (double)d->n_targets, loss = t17_add(t, d, 0, d->n, scale) * scale;
+    hbk_trainer_free(t);
+    return loss;
+}
+
+/* Promise: with a validation set the result is the weights of the lowest validation loss, not the last ones;
+   patience ends the run; humpback.json names the step; a set that is not given changes nothing. */
+static void t17_validation(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t17_world w = t17_begin(1);
+    hbk_dataset other = t17_data(6, 9); /* random like the first: to learn that one is to unlearn this one */
+    hbk_train_data in = {&w.data, NULL, &other};
+    for (int full = 0; full < 2; full++) {
+        char dir[512], again[512], path[512];
+        hbk_train_options o = t17_options(full);
+        o.steps = 30;
+        o.lr = 0.05;
+        o.schedule = HBK_CONSTANT;
+        o.validate_every = 2;
+        o.patience = 3;
+        t17_dir(dir, "validation");
+        check_ok(hbk_finetune(w.m, &in, &o, NULL, &w.recipe, dir, NULL, NULL, &err));
+        for (int at = 7; at < 11; at++) { /* the best so far survives a stop, before and after it was found */
+            t17_watch watch;
+            t17_dir(again, "stopped");
+            hbk_progress stop = t17_progress(&watch, again, at);
+            check_error(hbk_finetune(w.m, &in, &o, NULL, &w.recipe, again, &stop, NULL, &err),
+                        HBK_ERROR_CANCELLED, "run it again");
+            check_ok(hbk_finetune(w.m, &in, &o, NULL, &w.recipe, again, NULL, NULL, &err));
+            t17_same_run(again, dir, full);
+        }
+        json_t *rows = t17_metrics(dir);
+        size_t n = json_array_size(rows), best = 0;
+        assert_true(n < 30 && n % 2 == 0);
+        for (size_t i = 0; i < n; i++) {
+            assert_true((json_object_get(json_array_get(rows, i), "val_loss") != NULL) == (i % 2 == 1));
+            if (i % 2 == 0) continue;
+            if (!best || t17_metric(rows, i, "val_loss") < t17_metric(rows, best, "val_loss")) best = i;
+        }
+        assert_int_equal(n, best + 1 + 2 * 3); /* three validations that were no better */
+        check_ok(hbk_path(path, dir, "humpback.json", &err));
+        json_t *j = hbk_json_read(path, &err);
+        check_ok(j);
+        assert_int_equal(json_integer_value(json_object_get(j, "best_step")), best + 1);
+        hbk_tuned tuned;
+        check_ok(hbk_tuned_load(&tuned, w.m, dir, NULL, &err));
+        check_near(t17_mean_loss(&tuned, &other), t17_metric(rows, best, "val_loss"), 1e-5);
+        hbk_tuned_free(&tuned);
+        json_decref(j);
+        json_decref(rows);
+    }
+    hbk_dataset_free(&other);
     t17_end(&w);
 }
 
@@ -748,9 +891,20 @@ static void t17_change(hbk_train_options *o, const char *name)
 #define T17_IS(field, value)                                                                      \
     if (!strcmp(name, #field)) o->field = value
     T17_IS(full, true);
+#undef T17_IS
+#define T17_IS(field, value)                                                                                 \
+    if (!strcmp(name, #field)) o->lora.field = value
     T17_IS(rank, 3);
     T17_IS(alpha, 5);
     T17_IS(targets, 1);
+    T17_IS(rslora, true);
+    T17_IS(layer_begin, 1);
+    T17_IS(layer_end, 1);
+    T17_IS(target_rank[0], 1);
+    T17_IS(target_alpha[0], 1);
+#undef T17_IS
+#define T17_IS(field, value)                                                                                 \
+    if (!strcmp(name, #field)) o->field = value
     T17_IS(dropout, 0.2);
     T17_IS(lr, 0.02);
     T17_IS(lr_end, 0.001);
@@ -770,6 +924,9 @@ static void t17_change(hbk_train_options *o, const char *name)
     T17_IS(replay, 1);
     T17_IS(seed, 2);
     T17_IS(shuffle, false);
+    T17_IS(validate_every, 3);
+    T17_IS(neftune, 1);
+    T17_IS(lora_plus, 4);
 #undef T17_IS
 }
 
@@ -781,8 +938,11 @@ static void t17_other_options(void **state)
     static const char *const names[] = {
         "full",  "rank",  "alpha", "targets",      "dropout", "lr",    "lr_end",     "schedule",
         "warmup", "beta1", "beta2", "eps",          "weight_decay", "clip", "batch",  "accumulate",
-        "steps", "epochs", "max_tokens", "max_length", "replay",  "seed",  "shuffle"};
+        "steps", "epochs", "max_tokens", "max_length", "replay",  "seed",  "shuffle",
+        "validate_every", "neftune", "lora_plus",  "rslora", "layer_begin",  "layer_end", "target_rank[0]",
+        "target_alpha[0]"};
     hbk_error err;
+    hbk_train_data in;
     t17_world w = t17_begin(1);
     char dir[512], message[64];
     t17_watch watch;
@@ -797,14 +957,14 @@ static void t17_other_options(void **state)
         for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
             hbk_train_options changed = o;
             t17_change(&changed, names[i]);
-            snprintf(message, sizeof message, "begun with %s ", names[i]);
+            snprintf(message, sizeof message, "begun with %.*s ", (int)strcspn(names[i], "["), names[i]);
             check_error(t17_tune(&w, &changed, dir, NULL, &err), HBK_ERROR_OPTION, message);
         }
-        check_error(hbk_finetune(w.m, &other, NULL, &o, NULL, &w.recipe, dir, NULL, NULL, &err),
+        check_error(hbk_finetune(w.m, t17_only(&other, &in), &o, NULL, &w.recipe, dir, NULL, NULL, &err),
                     HBK_ERROR_OPTION, "begun with data ");
-        check_error(hbk_finetune(w.m, &fewer, NULL, &o, NULL, &w.recipe, dir, NULL, NULL, &err),
+        check_error(hbk_finetune(w.m, t17_only(&fewer, &in), &o, NULL, &w.recipe, dir, NULL, NULL, &err),
                     HBK_ERROR_OPTION, "begun with examples 10, not 9");
-        check_error(hbk_finetune(w.m, &w.data, NULL, &o, init, &w.recipe, dir, NULL, NULL, &err),
+        check_error(hbk_finetune(w.m, t17_only(&w.data, &in), &o, init, &w.recipe, dir, NULL, NULL, &err),
                     HBK_ERROR_OPTION, "begun with data ");
         w.data.start[3]++; /* the same ids, cut elsewhere */
         check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "begun with data ");
@@ -835,9 +995,9 @@ static void t17_finished(void **state)
     t17_watch watch;
     hbk_train_options o = t17_options(false);
     t17_dir(dir, "finished");
-    o.rank = 100;
+    o.lora.rank = 100;
     check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_RANGE, "rank 100");
-    o.rank = 2;
+    o.lora.rank = 2;
     check_ok(t17_tune(&w, &o, dir, NULL, &err));
     check_ok(hbk_path(path, dir, "adapter_model.safetensors", &err));
     check_ok(hbk_file_write(path, "mark", 4, &err));
@@ -855,6 +1015,7 @@ static void t17_refusals(void **state)
 {
     (void)state;
     hbk_error err;
+    hbk_train_data in;
     t17_world w = t17_begin(1);
     char dir[512];
     hbk_dataset none;
@@ -862,8 +1023,15 @@ static void t17_refusals(void **state)
     none.n_too_long = 3;
     t17_dir(dir, "refused");
     hbk_train_options o = t17_options(false);
-    check_error(hbk_finetune(w.m, &none, NULL, &o, NULL, &w.recipe, dir, NULL, NULL, &err), HBK_ERROR_DATA,
-                "3 were too long");
+    check_error(hbk_finetune(w.m, t17_only(&none, &in), &o, NULL, &w.recipe, dir, NULL, NULL, &err),
+                HBK_ERROR_DATA, "3 were too long");
+    in.examples = &w.data;
+    in.validation = &none;
+    check_error(hbk_finetune(w.m, &in, &o, NULL, &w.recipe, dir, NULL, NULL, &err), HBK_ERROR_DATA,
+                "validation set is empty");
+    o.patience = 2;
+    check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "patience 2 needs a validation set");
+    o.patience = 0;
     o.batch = 0;
     check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "batch 0");
     o.batch = 4;
@@ -886,12 +1054,13 @@ static void t17_resolved(void **state)
     hbk_error err;
     t17_world w = t17_begin(1);
     hbk_dataset many = t17_data(3000, 1);
+    hbk_train_data in;
     hbk__plan p;
     for (int k = 0; k < 4; k++) {
         hbk_train_options o = hbk_train_defaults(false);
         o.epochs = k % 2 ? 2.5 : 0;
         o.accumulate = k == 3 ? 2 : 1;
-        check_ok(hbk__plan_init(&p, w.m, k < 2 ? &w.data : &many, NULL, &o, NULL, &err));
+        check_ok(hbk__plan_init(&p, w.m, t17_only(k < 2 ? &w.data : &many, &in), &o, NULL, &err));
         assert_int_equal(p.o.batch, k < 2 ? 8 : 32);
         assert_int_equal(p.o.steps, k == 0   ? 30
                                     : k == 1 ? 4                     /* 25 examples in batches of 8 */
@@ -908,6 +1077,7 @@ static void t17_init_adapter(void **state)
 {
     (void)state;
     hbk_error err;
+    hbk_train_data in;
     t17_world w = t17_begin(1);
     char dir[512];
     hbk_adapter *init = t17_adapter(w.m, 3);
@@ -920,10 +1090,10 @@ static void t17_init_adapter(void **state)
     assert_memory_equal(t->values, init->values, (size_t)t->n * sizeof *t->values);
     double scale = 1 / (double)t17_targets(&w.data, 0, 10), loss = t17_add(t, &w.data, 0, 10, scale) * scale;
     t17_dir(dir, "init");
-    check_ok(hbk_finetune(w.m, &w.data, NULL, &o, init, &w.recipe, dir, NULL, NULL, &err));
+    check_ok(hbk_finetune(w.m, t17_only(&w.data, &in), &o, init, &w.recipe, dir, NULL, NULL, &err));
     json_t *rows = t17_metrics(dir);
     check_near(t17_metric(rows, 0, "loss"), loss, T17_BAR);
-    hbk_adapter *got = hbk_adapter_load(dir, &w.m->config, NULL, &err);
+    hbk_adapter *got = hbk_adapter_load(dir, w.m, NULL, &err);
     check_ok(got);
     assert_true(got->rank == 3 && got->targets == init->targets && got->alpha == 6);
     double moved = t17_difference(got->values, init->values, init->n_values);
@@ -972,6 +1142,7 @@ typedef struct t17_fault {
 
 static bool t17_faulty_run(void *ctx, hbk_allocator *a, hbk_error *err)
 {
+    hbk_train_data in;
     static const char *const torn[] = {"train.json.tmp",           "checkpoint/state.safetensors.tmp",
                                        "adapter_config.json.tmp",  "adapter_model.safetensors.tmp",
                                        "humpback.json",            "humpback.json.tmp"};
@@ -982,7 +1153,7 @@ static bool t17_faulty_run(void *ctx, hbk_allocator *a, hbk_error *err)
     o.steps = 2;
     o.save_every = 1;
     t17_dir(dir, "fault");
-    bool ok = hbk_finetune(f->w->m, &f->w->data, NULL, &o, NULL, &f->w->recipe, dir, NULL, a, err);
+    bool ok = hbk_finetune(f->w->m, t17_only(&f->w->data, &in), &o, NULL, &f->w->recipe, dir, NULL, a, err);
     if (ok) return ok;
     for (size_t i = 0; i < sizeof torn / sizeof *torn; i++)
         if (t17_has(dir, torn[i])) fail_msg("a failed run left %s", torn[i]);
@@ -1117,10 +1288,12 @@ static void t17_golden(void **state)
 
 static const struct CMUnitTest tests_17[] = {
     cmocka_unit_test(t17_steps_by_size), cmocka_unit_test(t17_accumulation),
-    cmocka_unit_test(t17_clip_and_decay), cmocka_unit_test(t17_overfit),
+    cmocka_unit_test(t17_clip_and_decay), cmocka_unit_test(t17_lora_plus), cmocka_unit_test(t17_overfit),
     cmocka_unit_test(t17_not_finite),    cmocka_unit_test(t17_dropout),
     cmocka_unit_test(t17_checkpoint),    cmocka_unit_test(t17_order),
-    cmocka_unit_test(t17_replay),        cmocka_unit_test(t17_results),
+    cmocka_unit_test(t17_replay),        cmocka_unit_test(t17_best_fit),
+    cmocka_unit_test(t17_results),
+    cmocka_unit_test(t17_validation),
     cmocka_unit_test(t17_packing),       cmocka_unit_test(t17_cancel_and_continue),
     cmocka_unit_test(t17_killed),        cmocka_unit_test(t17_other_options),
     cmocka_unit_test(t17_finished),      cmocka_unit_test(t17_refusals),

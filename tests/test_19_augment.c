@@ -542,7 +542,7 @@ static void t19_limits(void **state)
     hbk_dataset d;
     memset(&d, 0, sizeof d);
     t19_lesson(&d, w.t, w.tok, HBK_BACKWARD, NULL, "The tea is hot.", "?"); /* the first, and the shortest */
-    hbk_int room = d.n_prompt[0] + 1;
+    hbk_int room = d.start[1] - hbk_dataset_targets(&d, 0) + 1;
     hbk_dataset_free(&d);
     for (int way = 0; way < 3; way++) {
         w.o.max_length = way == 0 ? 1 : way == 1 ? room : -1; /* nothing fits; some do; all do */

@@ -246,9 +246,7 @@ static void t20_teach(t20_world *w)
         memset(&d, 0, sizeof d);
         for (int i = 0; i < T20_LESSONS; i++)
             t19_lesson(&d, w->t, w->tok, HBK_RATING, t20_lessons[i][0], t20_lessons[i][1], t20_lessons[i][2]);
-        hbk_int targets = d.tokens.n;
-        for (hbk_int i = 0; i < d.n; i++) targets -= d.n_prompt[i];
-        double unknowable = 2 * log(2.0) / (double)targets; /* which of the last two it will be */
+        double unknowable = 2 * log(2.0) / (double)d.n_targets; /* which of the last two it will be */
         taught = t19_teach(&base, w->tok, &d, 0.004 + unknowable);
         hbk_dataset_free(&d);
     }
@@ -447,7 +445,7 @@ static double t20_log_p(const hbk_model *m, const hbk_tokens *prompt, const hbk_
     hbk_tokens_append(&all, continuation->data, continuation->n);
     hbk_int start[2] = {0, all.n}, V = m->config.vocab_size;
     hbk_batch b = {all.n, 1, all.data, NULL, start};
-    hbk_acts *a = hbk_acts_new(m, NULL, all.n, all.n, false, NULL, &err);
+    hbk_acts *a = hbk_acts_new(m, NULL, all.n, all.n, HBK_KEEP_NONE, NULL, &err);
     hbk_real *logits = HBK__NEW(NULL, hbk_real, all.n * V, &err);
     check_ok(hbk_model_logits(a, m, &b, NULL, logits, &err));
     double sum = 0;

@@ -46,8 +46,8 @@ static const hbk_model *t21_base(const hbk_tokenizer *tok, const hbk_template *t
 static hbk_train_options t21_training(hbk_int steps)
 {
     hbk_train_options o = hbk_train_defaults(false);
-    o.rank = 2;
-    o.alpha = 4;
+    o.lora.rank = 2;
+    o.lora.alpha = 4;
     o.lr = 2e-2;
     o.lr_end = 3e-3;
     o.batch = 2;
@@ -337,10 +337,11 @@ static void t21_models_from_the_base(void **state)
         assert_int_equal(json_array_size(rows), k < 2 ? 0 : w.r.curated[k - 2].kept);
         json_decref(rows);
         hbk_train_options o = t21_training(k == 0 ? 3 : k == 1 ? 4 : 5);
+        hbk_train_data data = {&d, NULL, NULL};
         hbk_recipe recipe;
         memset(&recipe, 0, sizeof recipe);
         test_tmp(own, k == 0 ? "t21_own0" : k == 1 ? "t21_own1" : k == 2 ? "t21_own2" : "t21_own3");
-        check_ok(hbk_finetune(w.m, &d, NULL, &o, NULL, &recipe, own, NULL, NULL, &err));
+        check_ok(hbk_finetune(w.m, &data, &o, NULL, &recipe, own, NULL, NULL, &err));
         hbk_text want = t19_read(t21_path(path, own, "adapter_model.safetensors", NULL));
         hbk_text got = t19_read(t21_path(path, dir, names[k], "adapter_model.safetensors"));
         if (want.len != got.len || memcmp(want.data, got.data, got.len))
@@ -442,7 +443,7 @@ static void t21_tags(void **state)
         r.instruction = t21_seed[i][0];
         r.tag = tag;
         check_ok(hbk_template_tokens(t, w.tok, &r, &ids, NULL, &err));
-        assert_int_equal(ids.n, d.n_prompt[0]);
+        assert_int_equal(ids.n, d.start[1] - hbk_dataset_targets(&d, 0));
         assert_memory_equal(ids.data, d.tokens.data, sizeof(int32_t) * (size_t)ids.n);
         hbk_tokens_free(&ids);
         hbk_dataset_free(&d);
@@ -544,6 +545,8 @@ static const char *t21_change(hbk_loop_options *o, int i)
     T21_CHANGE("augment.temperature", o->augment.sampling.temperature = 1)
     T21_CHANGE("augment.top_p", o->augment.sampling.top_p = 1)
     T21_CHANGE("augment.top_k", o->augment.sampling.top_k = 5)
+    T21_CHANGE("augment.min_p", o->augment.sampling.min_p = 0.1)
+    T21_CHANGE("augment.repetition_penalty", o->augment.sampling.repetition_penalty = 1.1)
     T21_CHANGE("augment.max_new", o->augment.sampling.max_new = 13)
     T21_CHANGE("augment.stop", o->augment.sampling.stop = 9)
     T21_CHANGE("augment.wave", o->augment.wave = 5)
@@ -558,8 +561,8 @@ static const char *t21_change(hbk_loop_options *o, int i)
     T21_CHANGE("m0.steps", o->m0.steps = 3)
     T21_CHANGE("m0.seed", o->m0.seed = 2)
     T21_CHANGE("m0.shuffle", o->m0.shuffle = false)
-    T21_CHANGE("mt.rank", o->mt.rank = 3)
-    T21_CHANGE("mt.targets", o->mt.targets = 1)
+    T21_CHANGE("mt.rank", o->mt.lora.rank = 3)
+    T21_CHANGE("mt.targets", o->mt.lora.targets = 1)
     T21_CHANGE("mt.dropout", o->mt.dropout = 0)
     T21_CHANGE("mt.lr_end", o->mt.lr_end = 9e-6)
     T21_CHANGE("mt.weight_decay", o->mt.weight_decay = 0.1)
@@ -582,7 +585,7 @@ static void t21_other_options(void **state)
     hbk_loop_options o = w.o;
     int n = 0;
     for (const char *name; w.o = o, (name = t21_change(&w.o, n)) != NULL; n++) {
-        snprintf(begun, sizeof begun, "was begun with %s = ", name);
+        snprintf(begun, sizeof begun, "was begun with %s ", name);
         check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, begun);
         assert_non_null(strstr(err.message, "--force"));
         assert_string_equal(err.file, dir);
@@ -591,7 +594,7 @@ static void t21_other_options(void **state)
     hbk_template *llama2 = hbk_template_load("llama2", NULL, &err);
     w.o.tmpl = llama2;
     check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION,
-                "begun with template = \"plain\", not \"llama2\"");
+                "begun with template \"plain\", not \"llama2\"");
     w.o.tmpl = w.t;
     check_ok(hbk_template_set(w.t, HBK_RATING, "{instruction}\n{output}\nRate it:", &err)); /* --rubric */
     check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "template_hash");
@@ -634,14 +637,14 @@ static void t21_inputs_and_force(void **state)
     check_ok(t21_run(&w, NULL, NULL, &err));
     hbk_text_add(&bytes, "{\"instruction\": \"Is it?\", \"output\": \"It is.\"}\n");
     t19_write(w.seed, hbk_text_string(&bytes));
-    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "begun with seed = ");
+    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "begun with seed ");
     hbk_text_free(&bytes);
     test_tmp(w.seed, "t21_seed.jsonl");
     bytes = t19_read(w.corpus);
     test_tmp(w.corpus, "t21_other_corpus.jsonl");
     bytes.data[bytes.len - 5] = '!';
     t19_write(w.corpus, hbk_text_string(&bytes));
-    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "begun with segments = ");
+    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "begun with segments ");
     test_tmp(w.corpus, "t21_corpus.jsonl");
     hbk_text_free(&bytes);
 

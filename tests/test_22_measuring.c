@@ -132,10 +132,10 @@ static void t22_loss(void **state)
             hbk_int n = d.start[i + 1] - d.start[i], start[2] = {0, n};
             const int32_t *ids = d.tokens.data + d.start[i];
             hbk_batch b = {n, 1, ids, NULL, start};
-            hbk_acts *acts = hbk_acts_new(m, a, n, n, false, NULL, &err);
+            hbk_acts *acts = hbk_acts_new(m, a, n, n, HBK_KEEP_NONE, NULL, &err);
             hbk_real logits[12 * T22_VOCABULARY];
             check_ok(hbk_model_logits(acts, m, &b, a, logits, &err));
-            for (hbk_int k = d.n_prompt[i]; k < n; k++, targets++)
+            for (hbk_int k = n - hbk_dataset_targets(&d, i); k < n; k++, targets++)
                 sum += hbk_cross_entropy(NULL, NULL, logits + (k - 1) * T22_VOCABULARY, ids + k, 1,
                                          T22_VOCABULARY, 1);
             hbk_acts_free(acts);

@@ -246,6 +246,12 @@ static hbk_int cli_int(const cli *c, const char *name)
     return text ? (hbk_int)strtoll(text, NULL, 10) : 0;
 }
 
+static double cli_real(const cli *c, const char *name)
+{
+    const char *text = cli_text(c, name);
+    return text ? strtod(text, NULL) : 0;
+}
+
 static int cli_choice(const cli *c, const char *name)
 {
     char stage[16];
@@ -495,11 +501,13 @@ static int cli_end(cli *c, bool ok)
 /* Prints a result for programs and lets go of it. */
 static bool cli_print_json(json_t *value, hbk_error *err)
 {
-    char *text = value ? json_dumps(value, JSON_REAL_PRECISION(9)) : NULL;
-    if (text) puts(text);
-    free(text);
+    hbk_text text;
+    memset(&text, 0, sizeof text);
+    bool ok = hbk_json_text(&text, value, JSON_REAL_PRECISION(9), err);
+    if (ok) puts(hbk_text_string(&text));
+    hbk_text_free(&text);
     json_decref(value);
-    return text || hbk_fail(err, HBK_ERROR_MEMORY, "the result cannot be printed: memory is out");
+    return ok;
 }
 
 /* A line for people: kept away from where a program reads. */

@@ -168,11 +168,11 @@ static bool demo_base(demo *d, hbk_error *err)
         hbk_config c = demo_config(hbk_tokenizer_size(d->tok));
         hbk_model *random = hbk_model_random(&c, d->o.seed, NULL, err);
         hbk_train_options o = demo_pretraining(d->o.seed);
+        hbk_train_data data = {&windows, NULL, NULL};
         hbk_recipe recipe;
         memset(&recipe, 0, sizeof recipe);
         recipe.tok = d->tok;
-        ok = random &&
-             hbk_finetune(random, &windows, NULL, &o, NULL, &recipe, d->base_dir, d->progress, NULL, err);
+        ok = random && hbk_finetune(random, &data, &o, NULL, &recipe, d->base_dir, d->progress, NULL, err);
         hbk_model_free(random);
     }
     hbk_dataset_free(&windows);
@@ -302,7 +302,8 @@ static bool demo_arm(demo *d, const char *name, const char *data, hbk_int repeat
     for (hbk_int i = 0; ok && i < repeat; i++)
         ok = hbk_dataset_add_pairs(&set, &people, d->tmpl, d->tok, HBK_FORWARD, tag_seed, tag_web, 128, err);
     ok = ok && hbk_dataset_add_pairs(&set, &web, d->tmpl, d->tok, HBK_FORWARD, tag_seed, tag_web, 128, err);
-    ok = ok && hbk_finetune(d->base, &set, &d->replay, &o, NULL, &recipe, dir, d->progress, NULL, err);
+    hbk_train_data train = {&set, &d->replay, NULL};
+    ok = ok && hbk_finetune(d->base, &train, &o, NULL, &recipe, dir, d->progress, NULL, err);
     hbk_dataset_free(&set);
     hbk_pairs_free(&people);
     hbk_pairs_free(&web);

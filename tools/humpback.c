@@ -21,6 +21,7 @@
 
 #include "bench.h"
 #include "demo.h"
+#include "inspect.h"
 #include "report.h"
 #include "seeds.h"
 
@@ -77,6 +78,10 @@ static const cli_flag cmd_sampling_flags[] = {
      offsetof(hbk_decode_options, sampling.top_p)},
     {"top-k", CLI_INT, "N", NULL, "the N most likely ids only; 0: all", 0, CLI_MOST,
      offsetof(hbk_decode_options, sampling.top_k)},
+    {"min-p", CLI_REAL, "X", NULL, "ids of that share of the likeliest one's probability; 0: all", 0, 1,
+     offsetof(hbk_decode_options, sampling.min_p)},
+    {"repetition-penalty", CLI_REAL, "X", NULL, "makes ids that occurred less likely; 1: none", 0.01, 100,
+     offsetof(hbk_decode_options, sampling.repetition_penalty)},
     {"max-new", CLI_INT, "N", NULL, "most new tokens of a text", 1, 1e9,
      offsetof(hbk_decode_options, sampling.max_new)},
     CLI_END};
@@ -92,12 +97,18 @@ static const cli_flag cmd_wave_flags[] = {{"wave", CLI_INT, "N", NULL,
                                            1e4, offsetof(hbk_decode_options, slots)},
                                           CLI_END};
 static const cli_flag cmd_train_flags[] = {
-    {"rank", CLI_INT, "N", NULL, "of the LoRA adapter", 1, 1e5, offsetof(hbk_train_options, rank)},
+    {"rank", CLI_INT, "N", NULL, "of the LoRA adapter", 1, 1e5, offsetof(hbk_train_options, lora.rank)},
     {"alpha", CLI_REAL, "X", NULL, "of the adapter, which is scaled by alpha/rank", 0, 1e6,
-     offsetof(hbk_train_options, alpha)},
+     offsetof(hbk_train_options, lora.alpha)},
     {"targets", CLI_TARGETS, "LIST", "(all)",
-     "adapted projections: q_proj,k_proj,v_proj,o_proj,gate_proj,...", 0, 0,
-     offsetof(hbk_train_options, targets)},
+     "adapted: q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj,lm_head", 0, 0,
+     offsetof(hbk_train_options, lora.targets)},
+    {"rslora", CLI_SWITCH, NULL, NULL, "scale the adapter by alpha/sqrt(rank)", 0, 0,
+     offsetof(hbk_train_options, lora.rslora)},
+    {"lora-plus", CLI_REAL, "X", NULL, "learning rate of B over that of A", 1e-9, 1e6,
+     offsetof(hbk_train_options, lora_plus)},
+    {"neftune", CLI_REAL, "X", NULL, "noise on the embeddings; 5 is usual, 0 none", 0, 1e6,
+     offsetof(hbk_train_options, neftune)},
     {"dropout", CLI_REAL, "X", NULL, "a share, of the adapter's input or the residual branches", 0, 0.99,
      offsetof(hbk_train_options, dropout)},
     {"lr", CLI_REAL, "X", NULL, "first learning rate", 0, 1e3, offsetof(hbk_train_options, lr)},
@@ -106,7 +117,7 @@ static const cli_flag cmd_train_flags[] = {
      offsetof(hbk_train_options, schedule)},
     {"warmup", CLI_INT, "N", NULL, "steps in which the rate rises from 0", 0, 1e9,
      offsetof(hbk_train_options, warmup)},
-    {"weight-decay", CLI_REAL, "X", NULL, "on matrices, never on norms", 0, 1e3,
+    {"weight-decay", CLI_REAL, "X", NULL, "on matrices, never on norms or biases", 0, 1e3,
      offsetof(hbk_train_options, weight_decay)},
     {"beta1", CLI_REAL, "X", NULL, "decay of AdamW's mean", 0, 0.999999, offsetof(hbk_train_options, beta1)},
     {"beta2", CLI_REAL, "X", NULL, "decay of AdamW's square", 0, 0.999999,
@@ -124,6 +135,12 @@ static const cli_flag cmd_train_flags[] = {
      offsetof(hbk_train_options, max_tokens)},
     {"replay-per-batch", CLI_INT, "N", NULL, "raw documents of --replay added to each batch", 0, 1e6,
      offsetof(hbk_train_options, replay)},
+    {"recompute", CLI_SWITCH, NULL, NULL, "less memory, more time, the same bits", 0, 0,
+     offsetof(hbk_train_options, recompute)},
+    {"validate-every", CLI_INT, "N", NULL, "steps between validations; 0: at the end only", 0, 1e9,
+     offsetof(hbk_train_options, validate_every)},
+    {"patience", CLI_INT, "N", NULL, "stop after so many validations that were no better; 0: never", 0, 1e9,
+     offsetof(hbk_train_options, patience)},
     {"no-shuffle", CLI_OFF, NULL, NULL, "take the examples in file order", 0, 0,
      offsetof(hbk_train_options, shuffle)},
     {"save-every", CLI_INT, "N", NULL, "steps between checkpoints; 0: none", 0, 1e9,
@@ -315,54 +332,20 @@ static bool cmd_inference_tag(cli *c, char tag[512])
 /* The options of a decoding stage over the file `input`; NULL on failure. */
 static json_t *cmd_options(cli *c, const cmd_world *w, const hbk_decode_options *o, const char *input)
 {
-    uint64_t data, model = hbk_hash(0, w->tuned.model->final_norm,
-                                    (size_t)w->tuned.model->config.dim * sizeof(hbk_real));
-    const hbk_adapter *a = w->tuned.adapter;
-    if (a) model = hbk_hash(model, a->values, (size_t)a->n_values * sizeof(hbk_real));
+    uint64_t data, model = hbk_model_hash(w->tuned.model);
+    if (w->tuned.adapter) model = hbk_adapter_hash(model, w->tuned.adapter);
     if (!hbk_file_hash(input, &data, &c->err)) return NULL;
+    const hbk_sampling *p = &o->sampling;
     json_t *options = json_pack(
-        "{s:s, s:o, s:o, s:o, s:s, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:i}", "command", c->command->name,
-        "input", hbk__hex(data), "model", hbk__hex(model), "template",
-        hbk__hex(w->tmpl ? hbk_template_hash(w->tmpl) : 0), "tag", w->tag, "temperature",
-        o->sampling.temperature, "top_p", o->sampling.top_p, "top_k", (json_int_t)o->sampling.top_k,
-        "max_new", (json_int_t)o->sampling.max_new, "seed", (json_int_t)o->seed, "wave", (json_int_t)o->wave,
-        "slots", (json_int_t)o->slots, "max_length", (json_int_t)o->max_length, "threads", hbk__n_threads());
+        "{s:s, s:o, s:o, s:o, s:s, s:f, s:f, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:i}", "command",
+        c->command->name, "input", hbk__hex(data), "model", hbk__hex(model), "template",
+        hbk__hex(w->tmpl ? hbk_template_hash(w->tmpl) : 0), "tag", w->tag, "temperature", p->temperature,
+        "top_p", p->top_p, "top_k", (json_int_t)p->top_k, "min_p", p->min_p, "repetition_penalty",
+        p->repetition_penalty, "max_new", (json_int_t)p->max_new, "seed", (json_int_t)o->seed, "wave",
+        (json_int_t)o->wave, "slots", (json_int_t)o->slots, "max_length", (json_int_t)o->max_length,
+        "threads", hbk__n_threads());
     if (!options) hbk_fail(&c->err, HBK_ERROR_MEMORY, "out of memory for the options");
     return options;
-}
-
-/* Names the first option that differs between two files' records; false then. */
-static bool cmd_compare(const char *out, const json_t *then, json_t *now, hbk_error *err)
-{
-    const char *key;
-    json_t *value;
-    json_object_foreach(now, key, value)
-    {
-        json_t *old = json_object_get(then, key);
-        if (old && json_equal(old, value)) continue;
-        char *a = old ? json_dumps(old, JSON_ENCODE_ANY) : NULL, *b = json_dumps(value, JSON_ENCODE_ANY);
-        hbk_fail_at(
-            err, HBK_ERROR_OPTION, out, 0,
-            "was begun with %s %s, not %s: use the same, another --out, or --force, which sets it aside", key,
-            a ? a : "unset", b ? b : "?");
-        free(a);
-        free(b);
-        return false;
-    }
-    return true;
-}
-
-/* Renames `path` to path.1, path.2 ... */
-static bool cmd_set_aside(const char *path, hbk_error *err)
-{
-    char to[600];
-    for (int k = 1; k < 1000; k++) {
-        snprintf(to, sizeof to, "%s.%d", path, k);
-        if (!hbk_file_exists(to))
-            return rename(path, to) == 0 ||
-                   hbk_fail_at(err, HBK_ERROR_FILE, path, 0, "cannot be renamed to %s", to);
-    }
-    return hbk_fail_at(err, HBK_ERROR_FILE, path, 0, "999 earlier files stand beside it: remove some");
 }
 
 static bool cmd_record_path(char path[512], const char *out, hbk_error *err)
@@ -380,8 +363,9 @@ static bool cmd_begin(cli *c, const char *out, json_t *options)
     bool ok = options && cmd_record_path(path, out, &c->err) && hbk_jsonl_count(out, &rows, &c->err);
     if (ok && rows > 0) {
         if (hbk_file_exists(path)) ok = (then = hbk_json_read(path, &c->err)) != NULL;
-        ok = ok && cmd_compare(out, then, options, &c->err);
-        if (!ok && cli_has(c, "force")) ok = cmd_set_aside(out, &c->err);
+        ok = ok &&
+             hbk_json_same(then, options, out, "another --out, or --force, which sets it aside", &c->err);
+        if (!ok && cli_has(c, "force")) ok = hbk_file_set_aside(out, &c->err);
     }
     ok = ok && hbk_json_write(path, options, &c->err);
     json_decref(then);
@@ -399,99 +383,120 @@ static void cmd_drop_empty(const char *out)
     unlink(path);
 }
 
-/* The name under which an output is written until it is whole, and its renaming; a failure leaves what stood
-   under the real name alone. */
-static bool cmd_part_path(cli *c, char part[512], const char *out)
-{
-    int n = snprintf(part, 512, "%s.part", out);
-    return n < 512 || hbk_fail_at(&c->err, HBK_ERROR_RANGE, out, 0, "this path is too long");
-}
-
-static bool cmd_part_end(cli *c, const char *part, const char *out, bool ok)
-{
-    if (ok && rename(part, out) == 0) return true;
-    unlink(part);
-    return ok ? hbk_fail_at(&c->err, HBK_ERROR_FILE, out, 0, "cannot be written: %s", strerror(errno))
-              : false;
-}
-
 /* ==== 3  LOOKING ============================================================ */
 
-/* --jsonl: every line holds one JSON string, and gives one array. */
-static bool cmd_tokenize_lines(cli *c, const hbk_tokenizer *tok, const char *path, const hbk_text *file)
+/* One text of n bytes as a line of ids, and a list of ids as a JSON string. */
+static bool cmd_tokenize_one(cli *c, const hbk_tokenizer *tok, const char *s, size_t n)
 {
-    const char *s = hbk_text_string(file), *end = s + file->len;
-    bool ok = true;
-    for (hbk_int line = 1; ok && s < end; line++) {
-        const char *stop = (const char *)memchr(s, '\n', (size_t)(end - s));
-        size_t n = stop ? (size_t)(stop - s) : (size_t)(end - s);
-        if (strspn(s, " \t\r") < n) {
-            json_t *value = json_loadb(s, n, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
-            hbk_tokens ids;
-            memset(&ids, 0, sizeof ids);
-            if (!json_is_string(value))
-                ok = hbk_fail_at(&c->err, HBK_ERROR_FORMAT, path, line,
-                                 "expected one JSON string on each line");
-            else
-                ok = cmd_encode(c, tok, json_string_value(value), json_string_length(value), &ids);
-            if (ok) cmd_print_ids(ids.data, ids.n);
-            hbk_tokens_free(&ids);
-            json_decref(value);
-        }
-        s += n + 1;
-    }
+    hbk_tokens ids;
+    memset(&ids, 0, sizeof ids);
+    bool ok = cmd_encode(c, tok, s, n, &ids);
+    if (ok) cmd_print_ids(ids.data, ids.n);
+    hbk_tokens_free(&ids);
     return ok;
 }
 
-static bool cmd_tokenize_text(cli *c, const hbk_tokenizer *tok)
+static bool cmd_decode_one(cli *c, const hbk_tokenizer *tok, const json_t *list)
 {
-    const char *text = cli_text(c, "text"),
-               *path = cli_has(c, "file") ? cli_text(c, "file") : cli_text(c, "jsonl");
-    hbk_text file;
     hbk_tokens ids;
-    memset(&file, 0, sizeof file);
+    hbk_text text;
     memset(&ids, 0, sizeof ids);
-    if (text) hbk_text_add(&file, text);
-    bool ok = text ? hbk_text_ok(&file, &c->err) : hbk_file_read(path, (size_t)1 << 30, &file, &c->err);
-    if (ok && cli_has(c, "jsonl")) {
-        ok = cmd_tokenize_lines(c, tok, path, &file);
-    } else if (ok) {
-        ok = cmd_encode(c, tok, hbk_text_string(&file), file.len, &ids);
-        if (ok) cmd_print_ids(ids.data, ids.n);
+    memset(&text, 0, sizeof text);
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        json_int_t id = json_integer_value(json_array_get(list, i));
+        hbk_tokens_push(&ids, id < 0 || id > INT32_MAX ? -1 : (int32_t)id);
+    }
+    bool ok = hbk_tokens_ok(&ids, &c->err) &&
+              hbk_tokenizer_decode(tok, ids.data, ids.n, 0, &text, &c->err) && hbk_text_ok(&text, &c->err);
+    json_t *value = ok ? json_stringn(hbk_text_string(&text), text.len) : NULL;
+    ok = ok && json_dumpf(value, stdout, JSON_ENCODE_ANY) == 0 && putchar('\n') != EOF;
+    json_decref(value);
+    hbk_text_free(&text);
+    hbk_tokens_free(&ids);
+    return ok;
+}
+
+/* One line of --lines (a text as it stands), --jsonl (a JSON string) or --decode-jsonl (a list of ids). */
+static bool cmd_tokenize_line(cli *c, const hbk_tokenizer *tok, const char *s, size_t n, const char *path,
+                              hbk_int line)
+{
+    if (cli_has(c, "lines")) return cmd_tokenize_one(c, tok, s, n);
+    if (strspn(s, " \t\r") >= n) return true;
+    bool ok, decode = cli_has(c, "decode-jsonl");
+    json_t *value = json_loadb(s, n, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
+    if (decode ? !json_is_array(value) : !json_is_string(value))
+        ok = hbk_fail_at(&c->err, HBK_ERROR_FORMAT, path, line, "expected one JSON %s on each line",
+                         decode ? "array of ids" : "string");
+    else if (decode)
+        ok = cmd_decode_one(c, tok, value);
+    else
+        ok = cmd_tokenize_one(c, tok, json_string_value(value), json_string_length(value));
+    json_decref(value);
+    return ok;
+}
+
+static bool cmd_tokenize_file(cli *c, const hbk_tokenizer *tok, const char *path, bool whole)
+{
+    hbk_text file;
+    memset(&file, 0, sizeof file);
+    bool ok = hbk_file_read(path, (size_t)1 << 30, &file, &c->err);
+    const char *s = hbk_text_string(&file), *end = s + file.len;
+    if (ok && whole) ok = cmd_tokenize_one(c, tok, s, file.len);
+    for (hbk_int line = 1; ok && !whole && s < end; line++) {
+        const char *stop = (const char *)memchr(s, '\n', (size_t)(end - s));
+        size_t n = stop ? (size_t)(stop - s) : (size_t)(end - s);
+        ok = cmd_tokenize_line(c, tok, s, n, path, line);
+        s += n + 1;
     }
     hbk_text_free(&file);
-    hbk_tokens_free(&ids);
+    return ok;
+}
+
+/* --decode: the bytes themselves, and a line feed. */
+static bool cmd_tokenize_back(cli *c, const hbk_tokenizer *tok, const hbk_tokens *ids)
+{
+    hbk_text text;
+    memset(&text, 0, sizeof text);
+    bool ok = hbk_tokens_ok(ids, &c->err) &&
+              hbk_tokenizer_decode(tok, ids->data, ids->n, 0, &text, &c->err) && hbk_text_ok(&text, &c->err);
+    if (ok) {
+        fwrite(hbk_text_string(&text), 1, text.len, stdout);
+        putchar('\n');
+    }
+    hbk_text_free(&text);
     return ok;
 }
 
 static int cmd_tokenize(cli *c)
 {
+    static const char *const sources[6] = {"text", "decode", "file", "lines", "jsonl", "decode-jsonl"};
+    int n_sources = 0, source = 0;
+    const char *given = NULL;
     cmd_world w;
     hbk_tokens ids;
-    hbk_text text;
     memset(&w, 0, sizeof w);
     memset(&ids, 0, sizeof ids);
-    memset(&text, 0, sizeof text);
-    const char *decode = cli_text(c, "decode");
-    int sources = cli_has(c, "text") + cli_has(c, "file") + cli_has(c, "jsonl") + cli_has(c, "decode");
-    if (sources != 1) return cli_misused(c, "tokenize needs one of --text, --file, --jsonl, --decode");
+    for (int i = 0; i < 6; i++) {
+        if (!cli_has(c, sources[i])) continue;
+        n_sources++;
+        source = i;
+        given = cli_text(c, sources[i]);
+    }
+    if (n_sources != 1)
+        return cli_misused(c, "tokenize needs one of --text, --file, --lines, --jsonl, --decode, "
+                              "--decode-jsonl");
     if (!cli_has(c, "model") && !cli_has(c, "tokenizer")) return cli_misused(c, "tokenize needs --model M");
-    if (decode && *decode && !cmd_ids(decode, &ids)) {
+    if (source == 1 && *given && !cmd_ids(given, &ids)) {
         hbk_tokens_free(&ids);
-        return cli_misused(c, "--decode: \"%.60s\" is no list of ids like 1,15043,3186", decode);
+        return cli_misused(c, "--decode: \"%.60s\" is no list of ids like 1,15043,3186", given);
     }
     bool ok = cmd_open_tokenizer(c, &w);
-    if (ok && decode) {
-        ok = hbk_tokens_ok(&ids, &c->err) &&
-             hbk_tokenizer_decode(w.tok, ids.data, ids.n, 0, &text, &c->err) && hbk_text_ok(&text, &c->err);
-        if (ok) {
-            fwrite(hbk_text_string(&text), 1, text.len, stdout);
-            putchar('\n');
-        }
-    } else if (ok) {
-        ok = cmd_tokenize_text(c, w.tok);
-    }
-    hbk_text_free(&text);
+    if (ok && source == 0)
+        ok = cmd_tokenize_one(c, w.tok, given, strlen(given));
+    else if (ok && source == 1)
+        ok = cmd_tokenize_back(c, w.tok, &ids);
+    else if (ok)
+        ok = cmd_tokenize_file(c, w.tok, given, source == 2);
     hbk_tokens_free(&ids);
     cmd_close(&w);
     return cli_end(c, ok);
@@ -508,7 +513,7 @@ static bool cmd_write_logits(cli *c, const cmd_world *w, const hbk_tokens *ids)
     start[0] = 0;
     start[1] = n;
     hbk_batch batch = {n, 1, ids->data, NULL, start};
-    hbk_acts *acts = hbk_acts_new(m, w->tuned.adapter, n, n, false, NULL, &c->err);
+    hbk_acts *acts = hbk_acts_new(m, w->tuned.adapter, n, n, HBK_KEEP_NONE, NULL, &c->err);
     hbk_real *logits = acts ? (hbk_real *)hbk_alloc(NULL, n * V, sizeof *logits, &c->err) : NULL;
     float *out = logits ? (float *)hbk_alloc(NULL, n * V, sizeof *out, &c->err) : NULL;
     bool ok = out && hbk_model_logits(acts, m, &batch, w->tuned.adapter, logits, &c->err);
@@ -577,11 +582,7 @@ static bool cmd_reply(const cmd_world *w, const hbk_tokens *ids, hbk_text *out, 
     unsigned flags = w->tmpl ? 0 : HBK_ENCODE_CONTINUE;
     if (!hbk_tokenizer_decode(w->tok, ids->data, ids->n, flags, out, err) || !hbk_text_ok(out, err))
         return false;
-    if (!w->tmpl || !out->len) return true;
-    size_t lead = strspn(out->data, " \t\r\n");
-    memmove(out->data, out->data + lead, out->len - lead + 1);
-    out->len -= lead;
-    while (out->len && strchr(" \t\r\n", out->data[out->len - 1])) out->data[--out->len] = 0;
+    if (w->tmpl) hbk_text_trim(out);
     return true;
 }
 
@@ -628,7 +629,7 @@ static bool cmd_print_generated(cli *c, const cmd_world *w, const hbk_request *r
             for (hbk_int i = 0; i < r->output.n; i++)
                 json_array_append_new(ids, json_integer(r->output.data[i]));
             ok = cli_print_json(json_pack("{s:s, s:o, s:s, s:I}", "text", hbk_text_string(&text), "ids", ids,
-                                          "finish", hbk__finish_name(r->finish), "prompt_tokens",
+                                          "finish", hbk_finish_name(r->finish), "prompt_tokens",
                                           (json_int_t)r->n_prompt),
                                 &c->err);
         } else {
@@ -757,7 +758,7 @@ static bool cmd_wave_write(cli *c, const cmd_world *w, cmd_wave *v, hbk_jsonl_wr
     for (hbk_int i = 0; ok && i < v->n; i++) {
         ok = cmd_reply(w, &v->requests[i].output, &text, &c->err);
         if (!ok) break;
-        const char *finish = hbk__finish_name(v->requests[i].finish);
+        const char *finish = hbk_finish_name(v->requests[i].finish);
         if (json_object_set_new(v->rows[i], "output", json_string(hbk_text_string(&text))) != 0 ||
             json_object_set_new(v->rows[i], "finish", json_string(finish)) != 0)
             ok = hbk_fail(&c->err, HBK_ERROR_MEMORY, "out of memory for a row");
@@ -864,15 +865,17 @@ static int cmd_corpus(cli *c)
         if (strcmp(c->operands[i], path) == 0)
             return cli_misused(c, "--out %.200s is an input as well", path);
     const hbk_progress *progress = cli_watch(c);
-    char part[512];
+    hbk_file f;
+    memset(&f, 0, sizeof f);
     hbk_corpus *corpus =
-        cmd_part_path(c, part, path) ? hbk_corpus_new(&o, part, rejects, NULL, &c->err) : NULL;
+        hbk_file_begin(&f, path, &c->err) ? hbk_corpus_new(&o, f.tmp, rejects, NULL, &c->err) : NULL;
     bool ok = corpus != NULL;
     for (int i = 0; ok && i < c->n_operands; i++)
         ok = cmd_corpus_input(corpus, c->operands[i], &c->err) &&
              hbk_report(progress, "corpus", i + 1, c->n_operands, "files", &c->err, "%s", c->operands[i]);
-    if (corpus)
-        ok = cmd_part_end(c, part, path, hbk_corpus_finish(corpus, counts, ok ? &c->err : NULL) && ok);
+    if (corpus) ok = hbk_corpus_finish(corpus, counts, ok ? &c->err : NULL) && ok;
+    ok = ok && hbk_file_commit(&f, &c->err);
+    hbk_file_abandon(&f);
     if (!ok) return cli_fail(c);
     cli_draw_end(&c->meter);
     json_t *drops = json_object();
@@ -892,10 +895,12 @@ static int cmd_seeds(cli *c)
     tool_seed_counts counts;
     const char *out = cli_text(c, "out");
     if (strcmp(c->operands[0], out) == 0) return cli_misused(c, "--out %.200s is the input as well", out);
-    char part[512];
-    bool ok =
-        cmd_part_path(c, part, out) &&
-        cmd_part_end(c, part, out, tool_seeds(c->operands[0], part, cli_int(c, "limit"), &counts, &c->err));
+    hbk_file f;
+    memset(&f, 0, sizeof f);
+    bool ok = hbk_file_begin(&f, out, &c->err) &&
+              tool_seeds(c->operands[0], f.tmp, cli_int(c, "limit"), &counts, &c->err) &&
+              hbk_file_commit(&f, &c->err);
+    hbk_file_abandon(&f);
     if (!ok) return cli_fail(c);
     json_t *fates = json_pack("{s:s, s:I}", "format", counts.format, "rows", (json_int_t)counts.rows);
     cli_say(c, "%lld rows of format %s\n", (long long)counts.rows, counts.format);
@@ -932,10 +937,10 @@ static void cmd_dump_labels(const hbk_dataset *d, const hbk_tokenizer *tok)
     for (hbk_int i = 0; i < most; i++) {
         hbk_int n = d->start[i + 1] - d->start[i];
         const int32_t *ids = d->tokens.data + d->start[i];
-        printf("# example %lld: %lld tokens, the loss is on the last %lld\n", (long long)i + 1, (long long)n,
-               (long long)(n - d->n_prompt[i]));
+        printf("# example %lld: %lld tokens, the loss is on %lld of them\n", (long long)i + 1, (long long)n,
+               (long long)hbk_dataset_targets(d, i));
         for (hbk_int k = 0; k < n; k++) {
-            bool target = k >= d->n_prompt[i];
+            bool target = d->learn[d->start[i] + k] != 0;
             printf("%s%6lld  %7d  %s  ", colour && target ? "\033[32m" : "", (long long)k, (int)ids[k],
                    target ? "loss" : "-   ");
             cmd_print_piece(hbk_tokenizer_piece(tok, ids[k]));
@@ -944,34 +949,53 @@ static void cmd_dump_labels(const hbk_dataset *d, const hbk_tokenizer *tok)
     }
 }
 
-/* The examples and the replayed documents of a finetuning. */
-static bool cmd_train_data(cli *c, const cmd_world *w, hbk_int max_length, hbk_dataset *d,
-                           hbk_dataset *replay)
+/* What a finetuning reads: its examples, the raw documents that are replayed, and what it is validated on. */
+typedef struct cmd_sets {
+    hbk_dataset examples, replay, validation;
+} cmd_sets;
+
+static void cmd_sets_free(cmd_sets *s)
+{
+    hbk_dataset_free(&s->examples);
+    hbk_dataset_free(&s->replay);
+    hbk_dataset_free(&s->validation);
+}
+
+/* Adds the rows of a file as examples. */
+static bool cmd_add_pairs(cli *c, const cmd_world *w, const char *path, hbk_int limit, hbk_dataset *d)
 {
     hbk_pairs pairs;
     memset(&pairs, 0, sizeof pairs);
     hbk_use use = cli_has(c, "reverse") ? HBK_BACKWARD : HBK_FORWARD;
-    hbk_int context = w->base->config.context_length;
-    hbk_int limit = max_length > 0 ? HBK__MIN(max_length, context) : context;
-    const char *path = cli_text(c, "data");
     bool ok = hbk_pairs_load(&pairs, path, "seed", &c->err);
     if (ok && pairs.n == 0)
         ok = hbk_fail_at(&c->err, HBK_ERROR_DATA, path, 0,
                          "is empty: it needs rows {\"instruction\": ..., \"output\": ...}");
     ok = ok && hbk_dataset_add_pairs(d, &pairs, w->tmpl, w->tok, use, cli_text(c, "tag-seed"),
                                      cli_text(c, "tag-web"), limit, &c->err);
-    if (ok && cli_has(c, "replay"))
-        ok = hbk_dataset_add_texts(replay, cli_text(c, "replay"), w->tok, limit, &c->err);
     if (ok && d->n_too_long)
-        fprintf(stderr, "humpback: note: %lld of %lld examples are longer than %lld tokens and left out\n",
-                (long long)d->n_too_long, (long long)(d->n + d->n_too_long), (long long)limit);
+        fprintf(stderr, "humpback: note: %lld of %lld examples of %s are longer than %lld tokens and left out\n",
+                (long long)d->n_too_long, (long long)(d->n + d->n_too_long), path, (long long)limit);
     hbk_pairs_free(&pairs);
     return ok;
 }
 
+static bool cmd_train_data(cli *c, const cmd_world *w, const hbk_train_options *o, cmd_sets *s)
+{
+    hbk_int context = w->base->config.context_length;
+    hbk_int limit = o->max_length > 0 ? HBK__MIN(o->max_length, context) : context;
+    bool ok = cmd_add_pairs(c, w, cli_text(c, "data"), limit, &s->examples);
+    if (ok && cli_has(c, "replay"))
+        ok = hbk_dataset_add_texts(&s->replay, cli_text(c, "replay"), w->tok, limit, &c->err);
+    if (ok && cli_has(c, "validation"))
+        ok = cmd_add_pairs(c, w, cli_text(c, "validation"), limit, &s->validation);
+    if (ok && cli_has(c, "validation-share"))
+        ok = hbk_dataset_split(&s->examples, &s->validation, cli_real(c, "validation-share"), o->seed, &c->err);
+    return ok;
+}
+
 /* Trains and says where the result is. */
-static bool cmd_train(cli *c, const cmd_world *w, const hbk_train_options *o, const hbk_dataset *d,
-                      const hbk_dataset *replay)
+static bool cmd_train(cli *c, const cmd_world *w, const hbk_train_options *o, const cmd_sets *s)
 {
     const char *dir = cli_text(c, "out"), *init_dir = cli_text(c, "init-adapter");
     hbk_recipe recipe;
@@ -985,49 +1009,108 @@ static bool cmd_train(cli *c, const cmd_world *w, const hbk_train_options *o, co
         recipe.tag_web = cli_text(c, "tag-web");
         recipe.inference_tag = w->tag[0] ? w->tag : NULL;
     }
+    const hbk_dataset *d = &s->examples;
+    hbk_train_data data = {d, s->replay.n ? &s->replay : NULL, s->validation.n ? &s->validation : NULL};
     hbk_adapter *init = NULL;
-    if (init_dir && !(init = hbk_adapter_load(init_dir, &w->base->config, NULL, &c->err))) return false;
-    bool ok = hbk_finetune(w->base, d, replay->n ? replay : NULL, o, init, &recipe, dir, cli_watch(c), NULL,
-                           &c->err);
+    if (init_dir && !(init = hbk_adapter_load(init_dir, w->base, NULL, &c->err))) return false;
+    cli_say(c, "%lld examples of %lld tokens, the loss is on %lld (%.0f %%)\n", (long long)d->n,
+            (long long)d->tokens.n, (long long)d->n_targets, 100.0 * (double)d->n_targets / (double)d->tokens.n);
+    bool ok = hbk_finetune(w->base, &data, o, init, &recipe, dir, cli_watch(c), NULL, &c->err);
     hbk_adapter_free(init);
     if (!ok) return false;
     cli_draw_end(&c->meter);
     cli_say(c, "%s of %lld examples: %s\n", o->full ? "a model" : "an adapter", (long long)d->n, dir);
     return !cli_has(c, "json") ||
-           cli_print_json(json_pack("{s:s, s:s, s:I, s:I}", "out", dir, "mode", o->full ? "full" : "lora",
-                                    "examples", (json_int_t)d->n, "too_long", (json_int_t)d->n_too_long),
+           cli_print_json(json_pack("{s:s, s:s, s:I, s:I, s:I}", "out", dir, "mode", o->full ? "full" : "lora",
+                                    "examples", (json_int_t)d->n, "targets", (json_int_t)d->n_targets,
+                                    "too_long", (json_int_t)d->n_too_long),
                           &c->err);
+}
+
+/* "v_proj=8,lm_head=4" into one number a target, of the kind that the flag takes. False: not such a list. */
+static bool cmd_per_target(const char *list, hbk_int ranks[HBK_N_TARGETS], double alphas[HBK_N_TARGETS])
+{
+    for (const char *at = list; *at;) {
+        char name[32], number[32], *end;
+        int used = 0, slot = 0;
+        if (sscanf(at, "%31[a-z_]=%31[0-9.]%n", name, number, &used) != 2) return false;
+        while (slot < HBK_N_TARGETS && strcmp(name, hbk_slot_name((hbk_slot)slot)) != 0) slot++;
+        double x = strtod(number, &end);
+        if (slot == HBK_N_TARGETS || *end || !(x > 0)) return false;
+        if (ranks) ranks[slot] = (hbk_int)x;
+        if (ranks && (double)ranks[slot] != x) return false;
+        if (alphas) alphas[slot] = x;
+        at += used;
+        if (*at == ',') at++;
+        else if (*at) return false;
+    }
+    return *list != 0;
+}
+
+/* "4" or "4-7", counted from 0, into begin and end. */
+static bool cmd_layers(const char *range, hbk_int *begin, hbk_int *end)
+{
+    long long first, last;
+    int used = 0;
+    if (sscanf(range, "%lld%n", &first, &used) != 1) return false;
+    last = first;
+    if (range[used] == '-' && sscanf(range + used, "-%lld%n", &last, &used) == 1) used = (int)strlen(range);
+    *begin = first;
+    *end = last + 1;
+    return !range[used] && first >= 0 && last >= first && last < 1000000;
+}
+
+/* Options that are no plain number, and combinations that make no sense; 0 or an exit code. */
+static int cmd_finetune_options(cli *c, hbk_train_options *o)
+{
+    const char *name = cli_text(c, "template"), *layers = cli_text(c, "layers");
+    const char *ranks = cli_text(c, "rank-of"), *alphas = cli_text(c, "alpha-of");
+    static const char *const of_lora[] = {"rank",     "alpha",  "targets", "rslora",
+                                          "rank-of", "alpha-of", "layers", "lora-plus"};
+    if (cli_has(c, "epochs") && cli_has(c, "steps"))
+        return cli_misused(c, "--epochs and --steps exclude each other");
+    if (o->full && cli_has(c, "init-adapter"))
+        return cli_misused(c, "--full and --init-adapter exclude each other");
+    for (size_t i = 0; i < sizeof of_lora / sizeof *of_lora; i++)
+        if (o->full && cli_has(c, of_lora[i]))
+            return cli_misused(c, "--%s is of LoRA: it does not go with --full", of_lora[i]);
+    if ((o->replay > 0) != cli_has(c, "replay"))
+        return cli_misused(c, "--replay and --replay-per-batch go together");
+    if (cli_has(c, "validation") && cli_has(c, "validation-share"))
+        return cli_misused(c, "--validation and --validation-share exclude each other");
+    if (o->patience && !cli_has(c, "validation") && !cli_has(c, "validation-share"))
+        return cli_misused(c, "--patience needs --validation or --validation-share");
+    if (name && strcmp(name, "none") == 0)
+        return cli_misused(c, "--template none: pairs need a template; plain is the simplest");
+    if (!cli_has(c, "out") && !cli_has(c, "dump-labels")) return cli_misused(c, "finetune needs --out D");
+    if (ranks && !cmd_per_target(ranks, o->lora.target_rank, NULL))
+        return cli_misused(c, "--rank-of %s: expected a list such as v_proj=8,lm_head=4", ranks);
+    if (alphas && !cmd_per_target(alphas, NULL, o->lora.target_alpha))
+        return cli_misused(c, "--alpha-of %s: expected a list such as v_proj=16,lm_head=8", alphas);
+    if (layers && !cmd_layers(layers, &o->lora.layer_begin, &o->lora.layer_end))
+        return cli_misused(c, "--layers %s: expected a number or a range such as 4-7, from 0", layers);
+    o->max_length = cli_has(c, "max-length") ? cli_int(c, "max-length") : -1;
+    return 0;
 }
 
 static int cmd_finetune(cli *c)
 {
     cmd_world w;
-    hbk_dataset d, replay;
+    cmd_sets s;
     memset(&w, 0, sizeof w);
-    memset(&d, 0, sizeof d);
-    memset(&replay, 0, sizeof replay);
+    memset(&s, 0, sizeof s);
     hbk_train_options o = hbk_train_defaults(cli_has(c, "full"));
     cli_bind(c, &cmd_train_group, "", &o);
-    const char *init = cli_text(c, "init-adapter"), *name = cli_text(c, "template");
-    if (cli_has(c, "epochs") && cli_has(c, "steps"))
-        return cli_misused(c, "--epochs and --steps exclude each other");
-    if (o.full && init) return cli_misused(c, "--full and --init-adapter exclude each other");
-    if (o.full && (cli_has(c, "rank") || cli_has(c, "alpha") || cli_has(c, "targets")))
-        return cli_misused(c, "--rank, --alpha and --targets are of LoRA: they do not go with --full");
-    if ((o.replay > 0) != cli_has(c, "replay"))
-        return cli_misused(c, "--replay and --replay-per-batch go together");
-    if (name && strcmp(name, "none") == 0)
-        return cli_misused(c, "--template none: pairs need a template; plain is the simplest");
-    if (!cli_has(c, "out") && !cli_has(c, "dump-labels")) return cli_misused(c, "finetune needs --out D");
-    o.max_length = cli_has(c, "max-length") ? cli_int(c, "max-length") : -1;
+    int misused = cmd_finetune_options(c, &o);
+    if (misused) return misused;
+    const char *init = cli_text(c, "init-adapter");
     bool ok = cmd_open_model(c, &w) && cmd_open_template(c, &w, init ? init : cli_text(c, "model")) &&
-              cmd_inference_tag(c, w.tag) && cmd_train_data(c, &w, o.max_length, &d, &replay);
+              cmd_inference_tag(c, w.tag) && cmd_train_data(c, &w, &o, &s);
     if (ok && cli_has(c, "dump-labels"))
-        cmd_dump_labels(&d, w.tok);
+        cmd_dump_labels(&s.examples, w.tok);
     else
-        ok = ok && cmd_train(c, &w, &o, &d, &replay);
-    hbk_dataset_free(&d);
-    hbk_dataset_free(&replay);
+        ok = ok && cmd_train(c, &w, &o, &s);
+    cmd_sets_free(&s);
     cmd_close(&w);
     return cli_end(c, ok);
 }
@@ -1404,8 +1487,11 @@ static const cli_flag cmd_tokenize_flags[] = {
      CLI_FREE},
     {"text", CLI_TEXT, "T", NULL, "a text", 0, 0, CLI_FREE},
     {"file", CLI_TEXT, "F", NULL, "a file that is one text", 0, 0, CLI_FREE},
+    {"lines", CLI_TEXT, "F", NULL, "a file whose every line is a text", 0, 0, CLI_FREE},
     {"jsonl", CLI_TEXT, "F", NULL, "a file with one JSON string a line, each a text", 0, 0, CLI_FREE},
     {"decode", CLI_TEXT, "IDS", NULL, "ids like 1,15043,3186: prints their text", 0, 0, CLI_FREE},
+    {"decode-jsonl", CLI_TEXT, "F", NULL, "a file with one JSON array of ids a line: prints JSON strings", 0, 0,
+     CLI_FREE},
     CMD_FLAGS_TEXT,
     CLI_END};
 static const cli_flag cmd_logits_flags[] = {
@@ -1455,6 +1541,12 @@ static const cli_flag cmd_finetune_flags[] = {
     {"inference-tags", CLI_TEXT, "LIST", "(the tags that are given)",
      "what generate will append: none, seed, ...", 0, 0, CLI_FREE},
     {"replay", CLI_TEXT, "F", NULL, "raw documents, JSONL rows with \"text\", mixed in", 0, 0, CLI_FREE},
+    {"validation", CLI_TEXT, "F", NULL, "rows never trained on; the weights of their lowest loss are kept", 0,
+     0, CLI_FREE},
+    {"validation-share", CLI_REAL, "X", NULL, "hold out this share of --data instead", 1e-9, 0.999, CLI_FREE},
+    {"rank-of", CLI_TEXT, "LIST", NULL, "ranks that differ: v_proj=8,lm_head=4", 0, 0, CLI_FREE},
+    {"alpha-of", CLI_TEXT, "LIST", NULL, "alphas that differ, likewise", 0, 0, CLI_FREE},
+    {"layers", CLI_TEXT, "A-B", "(all)", "adapt these layers alone, counted from 0", 0, 0, CLI_FREE},
     {"max-length", CLI_INT, "N", "(the model's context)", "longest example in tokens; others are left out", 2,
      1e9, CLI_FREE},
     {"dump-labels", CLI_SWITCH, NULL, NULL, "print the first examples and their loss mask, and stop", 0, 0,
@@ -1585,7 +1677,7 @@ static const cli_command cmd_commands[] = {
      cmd_generate},
     {"tokenize",
      "text -> token ids as JSON, and back",
-     "--model M (--text T | --file F | --jsonl F | --decode IDS) [flags]",
+     "--model M (--text T | --file F | --lines F | --jsonl F | --decode IDS | --decode-jsonl F) [flags]",
      0,
      0,
      {&cmd_tokenize_group},
@@ -1597,6 +1689,13 @@ static const cli_command cmd_commands[] = {
      0,
      {&cmd_logits_group},
      cmd_logits},
+    {"inspect",
+     "what a model, adapter, tokenizer or run folder holds",
+     "FILE|DIR [flags]",
+     1,
+     1,
+     {&inspect_group},
+     inspect_main},
     {"report",
      "writes a run folder's report.json and report.html again",
      "RUN [--out F]",

@@ -132,13 +132,6 @@ static tool_seed_fate tool_seed_turns(const json_t *turns, const char *who, cons
     return found == 2 ? TOOL_SEED_WRITTEN : TOOL_SEED_UNANSWERED;
 }
 
-static void tool_add_trimmed(hbk_text *out, const char *s, size_t n)
-{
-    while (n > 0 && strchr(" \t\r\n", s[n - 1])) n--;
-    while (n > 0 && strchr(" \t\r\n", *s)) s++, n--;
-    hbk_text_append(out, s, n);
-}
-
 static tool_seed_fate tool_seed_guanaco(const json_t *row, tool_seed_pair *p)
 {
     static const char human[] = "### Human:", machine[] = "### Assistant:";
@@ -147,10 +140,12 @@ static tool_seed_fate tool_seed_guanaco(const json_t *row, tool_seed_pair *p)
     const char *ask = strstr(text, human), *answer = ask ? strstr(ask, machine) : NULL;
     if (!answer) return TOOL_SEED_UNANSWERED;
     ask += sizeof human - 1;
-    tool_add_trimmed(&p->instruction, ask, (size_t)(answer - ask));
+    hbk_text_append(&p->instruction, ask, (size_t)(answer - ask));
     answer += sizeof machine - 1;
     const char *next = strstr(answer, human); /* the second turn, if there is one */
-    tool_add_trimmed(&p->output, answer, next ? (size_t)(next - answer) : strlen(answer));
+    hbk_text_append(&p->output, answer, next ? (size_t)(next - answer) : strlen(answer));
+    hbk_text_trim(&p->instruction);
+    hbk_text_trim(&p->output);
     return TOOL_SEED_WRITTEN;
 }
 
