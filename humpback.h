@@ -19,7 +19,10 @@
        #include "humpback.h"
        int main(int argc, char **argv)
        {
-           if (argc != 3) return 2;
+           if (argc != 3) {
+               fprintf(stderr, "usage: %s MODEL-FOLDER OUTPUT-FOLDER\n", argv[0]);
+               return 2;
+           }
            hbk_error err;
            hbk_model *model = hbk_model_load(argv[1], NULL, &err);
            hbk_tokenizer *tok = model ? hbk_tokenizer_load(argv[1], NULL, &err) : NULL;
@@ -2429,7 +2432,8 @@ HBK_DEF bool hbk_json_string(const struct json_t *row, const char *key, const ch
 {
     const json_t *value = json_object_get(row, key);
     if (!value)
-        return hbk_fail_at(err, HBK_ERROR_FORMAT, file, line, "has no key \"%s\", expected a string", key);
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, file, line, "the key \"%s\" is missing, expected a string",
+                           key);
     if (!json_is_string(value))
         return hbk_fail_at(err, HBK_ERROR_FORMAT, file, line, "the value of \"%s\" is no string", key);
     *out = json_string_value(value);
@@ -9087,7 +9091,7 @@ static void hbk__copy_tensor(hbk_real *out, hbk_matrix *t, const hbk_safetensors
     for (hbk_int row = 0; row < to.rows; row++) {
         hbk_int place = permute ? hbk__half_split(row, D, false) : row;
         if (same)
-            memcpy((char *)out + (size_t)place * bytes, hbk__row(&to, row), bytes);
+            memcpy((char *)out + (size_t)place * bytes, (const char *)to.data + (size_t)row * bytes, bytes);
         else
             hbk_matrix_unpack(out + place * to.cols, &to, row, 1);
         if (scales) memcpy(scales_to + (size_t)place * scales, scales_from + (size_t)row * scales, scales);
@@ -9725,8 +9729,19 @@ static hbk_model *hbk__load_gguf(hbk__source *src, hbk_error *err)
     return hbk__check_claims(src, &c, err) ? hbk__model_new(&c, src->alloc, err) : NULL;
 }
 
+static bool hbk__no_such_model(const char *path, hbk_error *err)
+{
+    return hbk_fail_at(err, HBK_ERROR_FILE, path, 0,
+                       "there is no such file or folder: a model is a Hugging Face folder, a .gguf or a "
+                       "llama2.c .bin on this machine; nothing is downloaded");
+}
+
 HBK_DEF hbk_model *hbk_model_load(const char *path, hbk_allocator *alloc, hbk_error *err)
 {
+    if (!hbk_file_exists(path)) {
+        hbk__no_such_model(path, err);
+        return NULL;
+    }
     hbk__source src;
     memset(&src, 0, sizeof src);
     src.path = path;
@@ -13363,6 +13378,9 @@ HBK_DEF bool hbk_tuned_load(hbk_tuned *t, const hbk_model *base, const char *dir
     memset(&r, 0, sizeof r);
     r.model = base;
     if (!hbk_path(path, dir, "adapter_config.json", err)) return false;
+    if (!hbk_file_exists(dir))
+        return hbk_fail_at(err, HBK_ERROR_FILE, dir, 0,
+                           "there is no such folder: an adapter is a PEFT folder, or one of finetune --full");
     if (hbk_file_exists(path)) {
         r.adapter = hbk_adapter_load(dir, base, alloc, err);
         if (!r.adapter) return false;
@@ -14039,23 +14057,41 @@ HBK_DEF bool hbk_corpus_add_file(hbk_corpus *c, const char *path, hbk_error *err
     return ok;
 }
 
+/* The counts, and what helps against the commonest reason. `rejects`: the dropped texts are in a file. */
+static bool hbk__fail_nothing_kept(const hbk_corpus *c, bool rejects, hbk_error *err)
+{
+    static const char remedies[HBK_DROP_COUNT][56] = {/* in the order of HBK_DROPS */
+                                                      "give files that hold text",
+                                                      "give files that hold text",
+                                                      "lower --min-chars",
+                                                      "raise --max-chars",
+                                                      "raise --max-upper, or give texts with other headings",
+                                                      "give running text instead of menus and contents",
+                                                      "raise --max-repeat",
+                                                      "give texts that differ",
+                                                      "save the texts as UTF-8"};
+    char reasons[256] = "there were none", now[40] = "";
+    size_t at = 0;
+    int most = HBK_DROP_KEPT;
+    for (int i = HBK_DROP_KEPT + 1; i < HBK_DROP_COUNT && at < sizeof reasons; i++) {
+        if (!c->counts[i]) continue;
+        if (c->counts[i] > c->counts[most]) most = i;
+        at += (size_t)snprintf(reasons + at, sizeof reasons - at, "%s%lld %s", at ? ", " : "",
+                               (long long)c->counts[i], hbk_drop_name((hbk_drop)i));
+    }
+    hbk_int limit = most == HBK_DROP_LONG ? c->o.max_chars : c->o.min_chars;
+    if (most == HBK_DROP_SHORT || most == HBK_DROP_LONG)
+        snprintf(now, sizeof now, ", now %lld", (long long)limit);
+    return hbk_fail(err, HBK_ERROR_DATA, "no segment was kept (%s): %s%s%s", reasons, remedies[most], now,
+                    most && !rejects ? "; --rejects FILE shows what was dropped" : "");
+}
+
 HBK_DEF bool hbk_corpus_finish(hbk_corpus *c, hbk_int *counts, hbk_error *err)
 {
-    bool ok = hbk_jsonl_finish(c->out, err);
+    bool rejects = c->rejects != NULL, ok = hbk_jsonl_finish(c->out, err);
     ok = hbk_jsonl_finish(c->rejects, ok ? err : NULL) && ok;
     if (ok && counts) memcpy(counts, c->counts, sizeof c->counts);
-    if (ok && c->counts[HBK_DROP_KEPT] == 0) {
-        char reasons[256] = "there were none";
-        size_t at = 0;
-        for (int i = HBK_DROP_KEPT + 1; i < HBK_DROP_COUNT && at < sizeof reasons; i++)
-            if (c->counts[i])
-                at += (size_t)snprintf(reasons + at, sizeof reasons - at, "%s%lld %s", at ? ", " : "",
-                                       (long long)c->counts[i], hbk_drop_name((hbk_drop)i));
-        ok = hbk_fail(err, HBK_ERROR_DATA,
-                      "no segment was kept (%s): give other texts, or widen the limits (%lld to %lld "
-                      "characters)",
-                      reasons, (long long)c->o.min_chars, (long long)c->o.max_chars);
-    }
+    if (ok && c->counts[HBK_DROP_KEPT] == 0) ok = hbk__fail_nothing_kept(c, rejects, err);
     stbds_shfree(c->stems);
     hbk_free(c->alloc, c->seen.slots);
     hbk_free(c->alloc, c);

@@ -166,7 +166,7 @@ static void t06_fields(void **state)
     assert_true(hbk_json_string(row, "text", &s, "f", 3, &err));
     assert_string_equal(s, "x");
     check_error(hbk_json_string(row, "none", &s, "f.jsonl", 3, &err), HBK_ERROR_FORMAT,
-                "f.jsonl:3: has no key");
+                "f.jsonl:3: the key");
     check_error(hbk_json_string(row, "n", &s, "f.jsonl", 4, &err), HBK_ERROR_FORMAT, "\"n\" is no string");
     assert_int_equal(err.line, 4);
     assert_string_equal(s, "x");

@@ -1189,7 +1189,7 @@ static void t12_llama2c_files(void **state)
         t12_put(path, bytes, sizeof bytes);
         check_error(hbk_model_load(path, NULL, &err), cases[i].code, cases[i].part);
     }
-    check_error(hbk_model_load("/nowhere", NULL, &err), HBK_ERROR_FILE, "/nowhere: cannot be opened");
+    check_error(hbk_model_load("/nowhere", NULL, &err), HBK_ERROR_FILE, "/nowhere: there is no such file");
 }
 
 /* The logits of ids, at every position; free them. */

@@ -42,8 +42,8 @@ static void t15_pairs_errors(void **state)
 {
     (void)state;
     static const char *const cases[][2] = {
-        {"{\"output\": \"b\"}", ":2: has no key \"instruction\""},
-        {"{\"instruction\": \"a\"}", ":2: has no key \"output\""},
+        {"{\"output\": \"b\"}", ":2: the key \"instruction\" is missing"},
+        {"{\"instruction\": \"a\"}", ":2: the key \"output\" is missing"},
         {"{\"instruction\": \"a\", \"output\": 3}", ":2: the value of \"output\" is no string"},
         {"{\"instruction\": \"a\", \"output\": \" \\n\"}", ":2: \"output\" is empty"},
         {"{\"instruction\": \"\", \"output\": \"b\"}", ":2: \"instruction\" is empty"},
@@ -225,7 +225,8 @@ static void t15_texts(void **state)
     hbk_tokens_free(&ids);
 
     t15_file(path, "t15_texts.jsonl", "{\"text\": \"the cat\"}\n{\"txt\": \"a\"}\n");
-    check_error(hbk_dataset_add_texts(&d, path, tok, 0, &err), HBK_ERROR_FORMAT, ":2: has no key \"text\"");
+    check_error(hbk_dataset_add_texts(&d, path, tok, 0, &err), HBK_ERROR_FORMAT,
+                ":2: the key \"text\" is missing");
     assert_int_equal(d.n, 2); /* as before: the first row of the bad file is gone again */
     assert_int_equal(d.start[2], d.tokens.n);
     hbk_dataset_free(&d);

@@ -373,12 +373,12 @@ static void t18_seed_formats(void **state)
         {"alpaca",
          "[{\"instruction\": \"Add.\", \"input\": \"1 2\", \"output\": \"3\"},"
          "{\"instruction\": \"Say it.\", \"input\": \"\", \"output\": \" \"}, {\"instruction\": \"Say.\"}]",
-         "Add.\n\n1 2", "3", "seed-1", {1, 0, 0, 0, 0, 1, 1}},
+         "Add.\n\n1 2", "3", "seed-1", {1, 0, 0, 0, 0, 1, 0, 0, 1}},
         {"seed_tasks",
          "{\"id\": \"t0\", \"instruction\": \"Go.\", \"instances\": "
          "[{\"input\": \"\", \"output\": \"Gone.\"}]}\n"
          "{\"id\": \"t1\", \"instruction\": \"Go.\", \"instances\": []}",
-         "Go.", "Gone.", "t0", {1, 0, 0, 0, 0, 0, 1}},
+         "Go.", "Gone.", "t0", {1, 0, 0, 0, 0, 0, 0, 0, 1}},
         {"messages",
          "{\"messages\": [{\"role\": \"system\", \"content\": \"S\"}, "
          "{\"role\": \"user\", \"content\": \"U\"},"
@@ -441,6 +441,22 @@ static void t18_seed_formats(void **state)
     check_error(tool_seeds(in, out, 0, &counts, &err), HBK_ERROR_UNSUPPORTED, ":1: no format that is known");
     check_ok(hbk_file_write(in, "{\"conversations\": []}\n", 22, &err));
     check_error(tool_seeds(in, out, 0, &counts, &err), HBK_ERROR_DATA, "no pair in 1 rows");
+    const char *torn = "{\"instruction\": \"a\", \"output\": \"b\"}\n\n{\"instruction\": \"a\"}\n"
+                       "{\"output\": \"b\"}\n{\"instruction\": \"a\"}\n"
+                       "{\"instruction\": 1, \"output\": \"b\"}\n";
+    char reason[256];
+    check_ok(hbk_file_write(in, torn, strlen(torn), &err));
+    check_ok(tool_seeds(in, out, 0, &counts, &err));
+    assert_int_equal(counts.fates[TOOL_SEED_NO_OUTPUT], 2);
+    assert_int_equal(counts.fates[TOOL_SEED_NO_INSTRUCTION], 1);
+    tool_seed_reason(&counts, TOOL_SEED_NO_OUTPUT, reason);
+    assert_string_equal(reason, "without an output (the first in line 3)");
+    tool_seed_reason(&counts, TOOL_SEED_MALFORMED, reason);
+    assert_non_null(strstr(reason, "{\"instruction\", \"input\"?, \"output\"} (the first in line 6)"));
+    torn = "{\"instruction\": \"a\"}\n";
+    check_ok(hbk_file_write(in, torn, strlen(torn), &err));
+    check_error(tool_seeds(in, out, 0, &counts, &err), HBK_ERROR_DATA,
+                "without an output (the first in line 1)");
 }
 
 /* Promise: of 100 Open Assistant trees, all English, the 99 with a ranked first reply become pairs, which

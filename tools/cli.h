@@ -379,8 +379,12 @@ static void cli_help_command(const cli_command *command)
             cli_show_default(g, f, initial);
             printf("  %-24s %s [%s]\n", left, f->help, initial);
         }
-        if (g->stages)
-            printf("  Each also for one stage alone, as --STAGE-NAME; stages: %s.\n", g->stages);
+        if (g->stages) {
+            int n = (int)strcspn(g->stages, " ");
+            printf("  Each also for one stage alone, with its name in front; stages: %s.\n"
+                   "  Example: --%s X --%.*s-%s Y is Y in %.*s, X in the others.\n",
+                   g->stages, g->flags->name, n, g->stages, g->flags->name, n, g->stages);
+        }
     }
 }
 

@@ -184,7 +184,9 @@ static const cli_group cmd_loop_sampling_group = {
     "Sampling of instructions; ratings are greedy, with 512 tokens, unless --curate-... says otherwise",
     cmd_sampling_flags, "augment curate", cmd_augment_defaults};
 static const cli_group cmd_train_group = {"Training", cmd_train_flags, NULL, cmd_train_defaults};
-static const cli_group cmd_loop_train_group = {"Training", cmd_train_flags, "myx m0 mt", cmd_train_defaults};
+static const cli_group cmd_loop_train_group = {
+    "Training, of three stages: myx, the backward model; m0, the first model that rates; mt, M1 and later",
+    cmd_train_flags, "myx m0 mt", cmd_train_defaults};
 static const cli_group cmd_curate_group = {"Curation", cmd_curate_flags, NULL, cmd_curate_defaults};
 static const cli_group cmd_corpus_group = {"Flags", cmd_corpus_flags, NULL, cmd_corpus_defaults};
 
@@ -212,7 +214,8 @@ static void cmd_close(cmd_world *w)
 static bool cmd_open_tokenizer(cli *c, cmd_world *w)
 {
     const char *path = cli_text(c, "tokenizer"), *model = cli_text(c, "model");
-    if (!path && hbk_file_exists(model) && !hbk_dir_exists(model))
+    if (!path && !hbk_file_exists(model)) return hbk__no_such_model(model, &c->err);
+    if (!path && !hbk_dir_exists(model))
         return hbk_fail(&c->err, HBK_ERROR_OPTION,
                         "%s is a file and holds no tokenizer: name one with --tokenizer", model);
     w->tok = hbk_tokenizer_load(path ? path : model, NULL, &c->err);
@@ -902,13 +905,19 @@ static int cmd_seeds(cli *c)
               hbk_file_commit(&f, &c->err);
     hbk_file_abandon(&f);
     if (!ok) return cli_fail(c);
-    json_t *fates = json_pack("{s:s, s:I}", "format", counts.format, "rows", (json_int_t)counts.rows);
+    json_t *fates = json_pack("{s:s, s:I}", "format", counts.format, "rows", (json_int_t)counts.rows),
+           *lines = json_object();
     cli_say(c, "%lld rows of format %s\n", (long long)counts.rows, counts.format);
     for (int i = 0; i < TOOL_SEED_FATE_COUNT; i++) {
         const char *name = tool_seed_fate_name((tool_seed_fate)i);
+        char reason[256];
         json_object_set_new(fates, name, json_integer(counts.fates[i]));
-        if (counts.fates[i]) cli_say(c, "%8lld %s\n", (long long)counts.fates[i], name);
+        if (!counts.fates[i]) continue;
+        tool_seed_reason(&counts, (tool_seed_fate)i, reason);
+        cli_say(c, "%8lld %s\n", (long long)counts.fates[i], reason);
+        if (i != TOOL_SEED_WRITTEN) json_object_set_new(lines, name, json_integer(counts.first[i]));
     }
+    json_object_set_new(fates, "first_lines", lines);
     if (cli_has(c, "json"))
         ok = cli_print_json(fates, &c->err);
     else
@@ -1611,7 +1620,10 @@ static const cli_group cmd_demo_group = {"Flags", cmd_demo_flags, NULL, NULL};
 static const cli_group cmd_tokenize_group = {"Flags", cmd_tokenize_flags, NULL, NULL};
 static const cli_group cmd_logits_group = {"Flags", cmd_logits_flags, NULL, NULL};
 static const cli_group cmd_generate_group = {"Flags", cmd_generate_flags, NULL, NULL};
-static const cli_group cmd_seeds_group = {"Flags", cmd_seeds_flags, NULL, NULL};
+static const cli_group cmd_seeds_group = {
+    "One file of JSON rows, one a line or all in an array, all of one form; a pair from each:\n\n"
+    TOOL_SEED_HELP "\nSeveral files: convert each, and put the results together with cat.\n\nFlags",
+    cmd_seeds_flags, NULL, NULL};
 static const cli_group cmd_finetune_group = {"Flags", cmd_finetune_flags, NULL, NULL};
 static const cli_group cmd_augment_group = {"Flags", cmd_augment_flags, NULL, NULL};
 static const cli_group cmd_curate_own_group = {"Flags", cmd_curate_own_flags, NULL, NULL};

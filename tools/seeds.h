@@ -1,14 +1,7 @@
 /* seeds.h: public instruction data -> seed.jsonl, the work of `humpback seeds`.
 
-   One row of the input gives at most one pair (instruction, output): the first turn. Which format a file has
-   is seen from its first row:
-
-       oasst       {"prompt": {"text", "lang", "replies": [{"text", "rank", ...}]}}, one tree a line
-       seed_tasks  {"instruction", "instances": [{"input", "output"}]}
-       alpaca      {"instruction", "input"?, "output"}
-       messages    {"messages": [{"role", "content"}]}
-       sharegpt    {"conversations": [{"from", "value"}]}, or of plain strings in turn
-       guanaco     {"text": "### Human: ...### Assistant: ..."}
+   One row of the input gives at most one pair (instruction, output): the first turn. Which of the formats
+   below a file has is seen from its first row.
 
    Of a tree the paper takes the first turn, in English, with the reply that people ranked first (rank 0); a
    tree whose replies have no ranks is skipped, not guessed at. An "input" follows its instruction after a
@@ -26,6 +19,19 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Names, and what a row looks like. */
+#define TOOL_SEED_FORMATS(X)                                                                                 \
+    X(alpaca, "{\"instruction\", \"input\"?, \"output\"}")                                                   \
+    X(messages, "{\"messages\": [{\"role\", \"content\"}, ...]}")                                            \
+    X(sharegpt, "{\"conversations\": [{\"from\", \"value\"}, ...]}, or of plain strings in turn")            \
+    X(oasst, "{\"prompt\": {\"text\", \"lang\", \"replies\": [{\"text\", \"lang\", \"role\", \"rank\"}]}}")  \
+    X(seed_tasks, "{\"instruction\", \"instances\": [{\"input\", \"output\"}]}")                             \
+    X(guanaco, "{\"text\": \"### Human: ...### Assistant: ...\"}")
+
+/* The same as a text for --help. */
+#define TOOL_SEED_HELP_ROW(name, row) "  " #name "\n      " row "\n"
+#define TOOL_SEED_HELP                TOOL_SEED_FORMATS(TOOL_SEED_HELP_ROW)
+
 #define TOOL_SEED_FATES(X)                                                                                 \
     X(WRITTEN, "written")                                                                                  \
     X(LANGUAGE, "not in English")                                                                          \
@@ -33,7 +39,9 @@
     X(UNRANKED, "without a reply ranked first")                                                            \
     X(UNANSWERED, "without a person's turn and an answer to it")                                           \
     X(EMPTY, "with an empty instruction or output")                                                        \
-    X(MALFORMED, "in another form than the first row")
+    X(MALFORMED, "in another form than the first row")                                                     \
+    X(NO_INSTRUCTION, "without an instruction")                                                            \
+    X(NO_OUTPUT, "without an output")
 
 typedef enum tool_seed_fate {
 #define TOOL_X(name, text) TOOL_SEED_##name,
@@ -56,7 +64,25 @@ typedef struct tool_seed_counts {
     const char *format;                   /* one of the six names above */
     hbk_int rows;                         /* read */
     hbk_int fates[TOOL_SEED_FATE_COUNT];  /* their sum is rows */
+    hbk_int first[TOOL_SEED_FATE_COUNT];  /* the line of the first of each */
 } tool_seed_counts;
+
+/* A fate in words: the form that was expected, and where the first such row stands. */
+static void tool_seed_reason(const tool_seed_counts *c, tool_seed_fate f, char out[256])
+{
+    static const char *const forms[][2] = {
+#define TOOL_X(name, row) {#name, row},
+        TOOL_SEED_FORMATS(TOOL_X)
+#undef TOOL_X
+    };
+    const char *form = "";
+    for (size_t i = 0; i < sizeof forms / sizeof *forms; i++)
+        if (f == TOOL_SEED_MALFORMED && c->format && strcmp(c->format, forms[i][0]) == 0) form = forms[i][1];
+    if (f == TOOL_SEED_WRITTEN) snprintf(out, 256, "%s", tool_seed_fate_name(f));
+    else
+        snprintf(out, 256, "%s%s%s (the first in line %lld)", tool_seed_fate_name(f), *form ? ": " : "", form,
+                 (long long)c->first[f]);
+}
 
 /* The pair of one row, under construction. */
 typedef struct tool_seed_pair {
@@ -101,6 +127,8 @@ static tool_seed_fate tool_seed_fields(const json_t *row, const json_t *instance
 {
     const char *instruction = tool_string(row, "instruction"), *output = tool_string(instance, "output");
     const char *input = tool_string(instance, "input");
+    if (instruction && !json_object_get(instance, "output")) return TOOL_SEED_NO_OUTPUT;
+    if (output && !json_object_get(row, "instruction")) return TOOL_SEED_NO_INSTRUCTION;
     if (!instruction || !output) return TOOL_SEED_MALFORMED;
     hbk_text_add(&p->instruction, instruction);
     if (input && *input && *instruction) hbk_text_printf(&p->instruction, "\n\n%s", input);
@@ -155,10 +183,10 @@ static const char *tool_seed_format(const json_t *row)
     const char *text = tool_string(row, "text");
     if (json_is_object(json_object_get(row, "prompt"))) return "oasst";
     if (json_is_array(json_object_get(row, "instances"))) return "seed_tasks";
-    if (tool_string(row, "instruction") && tool_string(row, "output")) return "alpaca";
     if (json_is_array(json_object_get(row, "messages"))) return "messages";
     if (json_is_array(json_object_get(row, "conversations"))) return "sharegpt";
     if (text && strstr(text, "### Human:")) return "guanaco";
+    if (tool_string(row, "instruction") || tool_string(row, "output")) return "alpaca";
     return NULL;
 }
 
@@ -210,8 +238,8 @@ static bool tool_seed_rows(hbk_jsonl_reader *r, hbk_jsonl_writer *w, const char 
         if (!counts->format) counts->format = tool_seed_format(row);
         if (!counts->format) {
             ok = hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, input, hbk_jsonl_line(r),
-                             "no format that is known: expected rows of oasst trees, seed_tasks, alpaca, "
-                             "messages, sharegpt or guanaco");
+                             "no format that is known: expected rows {\"instruction\", \"output\"}, or of "
+                             "oasst, seed_tasks, messages, sharegpt or guanaco (seeds --help shows them)");
             break;
         }
         hbk_text_clear(&p.instruction);
@@ -221,6 +249,7 @@ static bool tool_seed_rows(hbk_jsonl_reader *r, hbk_jsonl_writer *w, const char 
         if (fate == TOOL_SEED_WRITTEN) ok = tool_seed_write(w, &p, err);
         counts->rows += ok;
         counts->fates[fate] += ok;
+        if (!counts->first[fate]) counts->first[fate] = hbk_jsonl_line(r);
     }
     hbk_text_free(&p.instruction);
     hbk_text_free(&p.output);
@@ -243,8 +272,10 @@ static bool tool_seeds(const char *input, const char *output, hbk_int limit, too
         int most = TOOL_SEED_WRITTEN + 1;
         for (int i = most; i < TOOL_SEED_FATE_COUNT; i++)
             if (counts->fates[i] > counts->fates[most]) most = i;
+        char reason[256];
+        tool_seed_reason(counts, (tool_seed_fate)most, reason);
         return hbk_fail_at(err, HBK_ERROR_DATA, input, 0, "no pair in %lld rows, most of them %s",
-                           (long long)counts->rows, tool_seed_fate_name((tool_seed_fate)most));
+                           (long long)counts->rows, reason);
     }
     return ok;
 }

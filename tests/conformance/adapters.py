@@ -57,7 +57,7 @@ def peft_model(base, options, seed, folder=None):
 
 
 def effect(base, theirs):
-    """How far the adapter moves the logits: a comparison of an adapter that does nothing would say nothing."""
+    """How far the adapter moves the logits: to compare one that does nothing would say nothing."""
     moved = float((common.reference_logits(common.reference(base), IDS) - theirs).abs().max())
     if moved < 0.1:
         raise ValueError(f"the adapter moves the logits by {moved} only")
@@ -99,8 +99,9 @@ def load_bases(folder):
     """Adapters on bases that are not plain."""
     for k, (name, config, dtype) in enumerate([
             ("both biases", {"attention_bias": True, "mlp_bias": True}, "float32"),
-            ("tied, MQA, head_dim 12", {"tie_word_embeddings": True, "num_key_value_heads": 1, "head_dim": 12},
-             "float32"), ("bf16 base", {}, "bfloat16")]):
+            ("tied, MQA, head_dim 12",
+             {"tie_word_embeddings": True, "num_key_value_heads": 1, "head_dim": 12}, "float32"),
+            ("bf16 base", {}, "bfloat16")]):
         with attempt("we load", "on " + name):
             base = make_model(f"{folder}/base-{k}", config, 110 + k, dtype)
             at = f"{folder}/on-{k}"
@@ -128,8 +129,8 @@ def finetuned(folder, base, name, *flags):
             f.write(common.json.dumps({"instruction": spell(tokens(9, 131, k)),
                                        "output": spell(tokens(14, 131, 50 + k))}) + "\n")
     humpback("finetune", "--model", base, "--data", folder + "/pairs.jsonl", "--out", f"{folder}/{name}",
-             "--template", folder + "/template.json", "--steps", 6, "--batch", 4, "--lr", 0.02, "--lr-end", 0.02,
-             *flags)
+             "--template", folder + "/template.json", "--steps", 6, "--batch", 4, "--lr", 0.02,
+             "--lr-end", 0.02, *flags)
     return f"{folder}/{name}"
 
 
@@ -188,9 +189,10 @@ def merged(folder):
             check("merged", name + ", stored as the base", types == {dtype} and set(wanted) == set(got),
                   f"{len(got)} tensors, {', '.join(sorted(types))}")
             eps = {"float32": 1e-6, "bfloat16": 2.0 ** -8, "float16": 2.0 ** -11}[dtype]
-            worst = max(float(((got[n].float() - w).abs() / (w.abs() + 1e-3)).max()) for n, w in wanted.items())
-            check("merged", name + ", weights", worst <= eps * 1.01, f"largest {worst:.1e} relative, rounding "
-                  f"to the stored type {eps:.1e}")
+            worst = max(float(((got[n].float() - w).abs() / (w.abs() + 1e-3)).max())
+                        for n, w in wanted.items())
+            check("merged", name + ", weights", worst <= eps * 1.01,
+                  f"largest {worst:.1e} relative, rounding to the stored type {eps:.1e}")
             theirs = common.reference_logits(common.reference(out), IDS)
             compare("merged", name + ", logits there and here", logits(out, IDS), theirs, LIMIT)
             if dtype == "float32":

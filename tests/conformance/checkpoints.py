@@ -1,6 +1,7 @@
-"""llama2.c checkpoints (.bin, versions 0, 1, 2), written here from a random model: logits against transformers.
+"""llama2.c checkpoints (.bin, versions 0, 1, 2) of a random model: logits against transformers.
 
-The writer follows the layout alone, not our reader: rows of q and k go from Hugging Face's halves to pairs."""
+The writer below follows the layout, not our reader: rows of q and k go from Hugging Face's halves to
+pairs."""
 import struct
 
 import common

@@ -73,8 +73,8 @@ def equal(topic, what, ours, theirs, note=""):
     if ours == theirs:
         return line(topic, what, f"equal{'  ' + note if note else ''}", "ok")
     n = next((i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(ours), len(theirs)))
-    return line(topic, what, f"differ at {n}: {str(ours[n:n + 4])[:40]}, expected {str(theirs[n:n + 4])[:40]} "
-                f"(lengths {len(ours)}, {len(theirs)})", "failed")
+    here, there = str(ours[n:n + 4])[:40], str(theirs[n:n + 4])[:40]
+    return line(topic, what, f"differ at {n} of {len(theirs)}: {here}, expected {there}", "failed")
 
 
 def check(topic, what, ok, result):
@@ -238,7 +238,9 @@ def make_tokenizer(folder, vocab_size):
                 "normalized": False, "special": True} for t, i in special_ids.items()]
     write_json(os.path.join(folder, "tokenizer.json"), {
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": special, "normalizer": None,
-        "pre_tokenizer": None, "post_processor": None, "decoder": {"type": "Fuse"},
+        "pre_tokenizer": None, "post_processor": None, "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}, {"type": "ByteFallback"},
+            {"type": "Fuse"}]},
         "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
                   "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "vocab": vocab,
                   "merges": []}})

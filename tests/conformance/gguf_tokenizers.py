@@ -20,14 +20,14 @@ def texts(n):
     """Words of the README, numbers, punctuation, runs of blanks, and a few other scripts, mixed."""
     rng = random.Random(5)
     words = " ".join(corpus()).split()
-    odd = ["12345", "3.14", "don't", "WE'LL", "  ", "\n\n", "\t", "   x", "...", "--", "\u00e9t\u00e9", "\u4f60\u597d",
-           "\U0001f433", "\u0440\u044b\u0431\u0430", "a1b2", "\u00bd", "x\r\ny", "=>", "(a)", "'s"]
+    odd = ["12345", "3.14", "don't", "WE'LL", "  ", "\n\n", "\t", "   x", "...", "--", "a1b2", "=>", "(a)", "'s",
+           "x\r\ny", "\u00e9t\u00e9", "\u4f60\u597d", "\U0001f433", "\u0440\u044b\u0431\u0430", "\u00bd"]
     return [rng.choice(["", " "]).join(rng.choice(words + 4 * odd) for _ in range(rng.randint(1, 12)))
             for _ in range(n)]
 
 
 def byte_level(folder, kind, vocab_size):
-    """tokenizer.json of byte-level BPE into `folder`; returns (text -> ids, adds the keys to a GGUF writer)."""
+    """tokenizer.json of byte-level BPE into `folder`; returns (text -> ids, adds the GGUF keys to a writer)."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     tok = Tokenizer(models.BPE(ignore_merges=kind == "llama-bpe"))
     tok.pre_tokenizer = {
@@ -78,7 +78,8 @@ def spm(folder, kind, vocab_size):
 
     def add_keys(writer):
         n = sp.vocab_size()
-        types = [2 if sp.is_unknown(i) else 3 if sp.is_control(i) else 6 if sp.is_byte(i) else 1 for i in range(n)]
+        types = [2 if sp.is_unknown(i) else 3 if sp.is_control(i) else 6 if sp.is_byte(i) else 1
+                 for i in range(n)]
         writer.add_tokenizer_model("llama")
         writer.add_tokenizer_pre("default")
         writer.add_token_list([sp.id_to_piece(i) for i in range(n)])

@@ -110,7 +110,8 @@ def add_config(w, c):
 
 
 def make_gguf(path, config, seed, type_name, tokenizer=None, split=0):
-    """Writes a random model whose matrices are of one type. Returns its float32 weights in Hugging Face names.
+    """Writes a random model whose matrices are of one type. Returns its weights in float32, in
+    Hugging Face's names.
     tokenizer: adds its keys to a writer; split: at most so many tensors in a file."""
     rng = numpy.random.default_rng(seed)
     c = {**common.CONFIG, **config}
@@ -126,7 +127,8 @@ def make_gguf(path, config, seed, type_name, tokenizer=None, split=0):
         writer.add_tensor("rope_freqs.weight", rope_divisors(c))
     for name, shape in common.shapes(config).items():
         if len(shape) == 1:
-            stored = value = (rng.standard_normal(shape) * 0.3 + name.endswith("norm.weight")).astype("float32")
+            mean = 1 if name.endswith("norm.weight") else 0
+            stored = value = (mean + 0.3 * rng.standard_normal(shape)).astype("float32")
             writer.add_tensor(gguf_name(name), stored)
         else:
             vocab = "embed_tokens" in name or "lm_head" in name

@@ -6,6 +6,8 @@ import os
 import subprocess
 
 import common
+import gguf_files
+import gguf_writer
 from common import attempt, compare, line, make_model, scratch, tokens
 
 LIMIT = 1e-4  # of the largest difference in a tensor, relative to the tensor's largest gradient
@@ -29,7 +31,8 @@ CONFIGS = {
 ADAPTERS = {
     "q, v, rank 4": {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]},
     "all seven, rank 3": {"r": 3, "lora_alpha": 5, "target_modules": "all-linear"},
-    "rank_pattern, alpha_pattern": {"r": 4, "lora_alpha": 8, "rank_pattern": {"q_proj": 2, "layers.1.*up_proj": 6},
+    "rank_pattern, alpha_pattern": {"r": 4, "lora_alpha": 8,
+                                    "rank_pattern": {"q_proj": 2, "layers.1.*up_proj": 6},
                                     "alpha_pattern": {"q_proj": 3}, "target_modules": ["q_proj", "up_proj"]},
     "rsLoRA, one layer": {"r": 4, "lora_alpha": 8, "use_rslora": True, "layers_to_transform": [1],
                           "target_modules": ["k_proj", "o_proj", "down_proj"]},
@@ -104,31 +107,46 @@ def whole_models(folder):
             compare_all(name, grads, {n: p.grad for n, p in model.named_parameters()})
 
 
-def adapters(folder):
-    from peft import LoraConfig, get_peft_model
+def compare_adapter(what, path, base, options, folder, k):
+    """An adapter with a random B on our model at `path`, which transformers has as `base`."""
     import torch
+    from peft import LoraConfig, get_peft_model
+    with attempt("gradients", what):
+        torch.manual_seed(k)
+        model = get_peft_model(base, LoraConfig(**options, task_type="CAUSAL_LM"))
+        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        for n, p in trained.items():
+            if "lora_B" in n:
+                torch.nn.init.normal_(p, std=0.1)
+        model.save_pretrained(folder + "-adapter")
+        sequences = batch(k)
+        loss, grads = ours(path, folder + "-adapter", folder + "-grads", sequences)
+        total = theirs(model, sequences)
+        compare("loss", what, [loss / total], [1.0], LOSS_LIMIT, f"of {total:.4f}")
+        compare_all(what, grads, {n.replace(".default", ""): p.grad for n, p in trained.items()})
+
+
+def adapters(folder):
     for k, (name, options) in enumerate(ADAPTERS.items()):
-        with attempt("gradients", "adapter " + name):
-            at = make_model(f"{folder}/a{k}", {}, 90 + k, "bfloat16" if k == 1 else "float32")
-            torch.manual_seed(k)
-            model = get_peft_model(common.reference(at), LoraConfig(**options, task_type="CAUSAL_LM"))
-            trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-            for n, p in trained.items():
-                if "lora_B" in n:
-                    torch.nn.init.normal_(p, std=0.1)
-            model.save_pretrained(f"{folder}/a{k}-adapter")
-            sequences = batch(k)
-            loss, grads = ours(at, f"{folder}/a{k}-adapter", f"{folder}/a{k}-grads", sequences)
-            total = theirs(model, sequences)
-            compare("loss", "adapter " + name, [loss / total], [1.0], LOSS_LIMIT, f"of {total:.4f}")
-            compare_all("adapter " + name, grads,
-                        {n.replace(".default", ""): p.grad for n, p in trained.items()})
+        at = make_model(f"{folder}/a{k}", {}, 90 + k, "bfloat16" if k == 1 else "float32")
+        compare_adapter("adapter " + name, at, common.reference(at), options, f"{folder}/a{k}", k)
+
+
+def quantised_bases(folder):
+    """On a base of every stored type, the gradient passes through the blocks."""
+    for k, name in enumerate(gguf_writer.TYPES):
+        path = f"{folder}/{name}.gguf"
+        weights = gguf_writer.make_gguf(path, gguf_files.WIDE, 250 + k, name)
+        base = gguf_files.reference(f"{folder}/{name}", gguf_files.WIDE, weights)
+        compare_adapter("adapter on " + name, path, base, {"r": 4, "target_modules": "all-linear"},
+                        f"{folder}/{name}", k)
 
 
 def main():
     folder = scratch()
     whole_models(folder)
     adapters(folder)
+    quantised_bases(folder)
     common.finish()
 
 

@@ -110,8 +110,9 @@ def configurations(folder):
                 with attempt("greedy", what):
                     ids = tokens(12, V, 100 + number)
                     out = common.reference_greedy(model, ids, 64)
-                    equal("greedy", what, greedy(at, spell(ids)), out, f"{len(out)} ids, the two best logits at "
-                          f"least {nearest(model, ids, out):.0e} apart")
+                    apart = nearest(model, ids, out)
+                    equal("greedy", what, greedy(at, spell(ids)), out,
+                          f"{len(out)} ids, the two best logits at least {apart:.0e} apart")
                 if number in (0, 8, 14):
                     with attempt("greedy", what + ", batches"):
                         batch(what, at, spell, model, number)
@@ -197,8 +198,9 @@ def long_positions(folder):
             compare("logits", f"512 positions, rope {name}", ours[:512], theirs[:512], LIMIT)
             exact_angles(model, config)
             exact = common.reference_logits(model, ids)
+            away = float((theirs - exact).abs().max())
             compare("logits", f"2500 positions, rope {name}", ours, exact, LIMIT,
-                    f"angles in double; transformers itself is {float((theirs - exact).abs().max()):.1e} away")
+                    f"angles in double; transformers itself is {away:.1e} away")
 
 
 def endings(folder):
