@@ -834,7 +834,9 @@ HBK_DEF bool hbk_safetensors_write(const char *path, const hbk_tensor *tensors, 
 /* A model from a Hugging Face folder (config.json and safetensors, one file or shards), a GGUF file (of a
    split model: its first) or a llama2.c .bin. Weights stay mapped in their stored type (F32, F16, BF16; in
    GGUF also Q4_0 to Q6_K, in llama2.c's version 2 INT8); norms and biases are copied, and so are the q and k
-   of GGUF and llama2.c, whose rows change order. */
+   of GGUF and llama2.c, whose rows change order. A folder is LLaMA's, or Mistral's with a window no shorter
+   than its context; every other architecture, scaling of positions or packing of weights is refused by name.
+   Opening reads tables and norms only: it takes milliseconds and next to no memory. */
 HBK_DEF hbk_model *hbk_model_load(const char *path, hbk_allocator *alloc, hbk_error *err);
 /* Writes DIR/config.json, generation_config.json and model.safetensors in dtype t (F32, F16 or BF16). A
    number that t cannot hold, or a NaN, is an error. */
