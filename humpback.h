@@ -103,6 +103,9 @@
 #if defined(HUMPBACK_IMPLEMENTATION) && !defined(_XOPEN_SOURCE)
 #define _XOPEN_SOURCE 700
 #endif
+#if defined(HUMPBACK_IMPLEMENTATION) && !defined(_DEFAULT_SOURCE)
+#define _DEFAULT_SOURCE /* madvise; done without where it stays hidden */
+#endif
 #if defined(HUMPBACK_IMPLEMENTATION) && defined(__APPLE__) && !defined(_DARWIN_C_SOURCE)
 #define _DARWIN_C_SOURCE
 #endif
@@ -460,8 +463,9 @@ HBK_DEF void hbk_tokens_free(hbk_tokens *t);
 /* Read-only after loading; shared freely between threads. */
 typedef struct hbk_tokenizer hbk_tokenizer;
 
-/* From a file, or a folder that holds one: tokenizer.json (BPE), tokenizer.model (SentencePiece BPE) or
-   llama2.c's tokenizer.bin. A folder's tokenizer_config.json and config.json decide bos and eos. */
+/* From a file, or a folder that holds one: tokenizer.json (BPE), tokenizer.model (SentencePiece BPE, or
+   Meta's list of tokens in base64), llama2.c's tokenizer.bin, or a GGUF with its vocabulary. A folder's
+   tokenizer_config.json and config.json decide bos and eos. */
 HBK_DEF hbk_tokenizer *hbk_tokenizer_load(const char *path, hbk_allocator *alloc, hbk_error *err);
 HBK_DEF void hbk_tokenizer_free(hbk_tokenizer *t);
 
@@ -495,6 +499,9 @@ HBK_DEF hbk_tokenizer *hbk_tokenizer_train(const char *text, size_t n, hbk_int v
 /* Writes DIR/tokenizer.json and DIR/tokenizer_config.json; a loaded tokenizer's own files are copied byte
    for byte. */
 HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_error *err);
+/* Copies what stands beside the weights in the model folder `from`, byte for byte: the tokenizer's files, chat
+   template and generation settings, as many as there are. `to` must exist. */
+HBK_DEF bool hbk_tokenizer_copy(const char *from, const char *to, hbk_allocator *alloc, hbk_error *err);
 
 /* ==== 8  MATRICES ============================================================ [hbk_matmul] */
 
@@ -530,7 +537,7 @@ typedef enum hbk_dtype {
 #define HBK_REAL HBK_F32
 #endif
 
-/* A weight in its stored type, (rows, cols) row-major; owns nothing. The data may be unaligned, reals apart.
+/* A weight in its stored type, (rows, cols) row-major; owns nothing. The data may be unaligned.
    scales, group  of INT8, else NULL and 0: one f32, perhaps unaligned, for each `group` elements, counted
                   through the whole matrix */
 typedef struct hbk_matrix {
@@ -711,7 +718,10 @@ typedef struct hbk_config {
     hbk_int n_eos;
 } hbk_config;
 
-/* Fails, naming the field, if a size is not positive, heads do not divide, or a product overflows. */
+/* Whether a model of this shape can exist. HBK_ERROR_RANGE names the field of config.json where a size is not
+   from 1 to 2^31 - 1, query heads are no multiple of key/value heads, head_dim is odd, eps or theta is out of
+   range, or the sizes multiply beyond any memory: behind it products of two of them cannot overflow.
+   Thread safety: pure. */
 HBK_DEF bool hbk_config_check(const hbk_config *c, hbk_error *err);
 
 typedef struct hbk_layer {
@@ -805,9 +815,13 @@ typedef struct hbk_tensor {
     const void *data; /* perhaps unaligned */
     size_t bytes;
 } hbk_tensor;
+/* Opens a file; free with hbk_safetensors_close. Errors: HBK_ERROR_FILE if it cannot be opened or mapped,
+   HBK_ERROR_FORMAT, with the tensor's name, for a header that is cut short, no JSON, or describes tensors
+   that overlap, leave gaps, leave the file or differ from their shape. A git-lfs pointer is named so. */
 HBK_DEF hbk_safetensors *hbk_safetensors_open(const char *path, hbk_allocator *alloc, hbk_error *err);
-HBK_DEF void hbk_safetensors_close(hbk_safetensors *s);
+HBK_DEF void hbk_safetensors_close(hbk_safetensors *s); /* unmaps it; NULL is fine */
 HBK_DEF hbk_int hbk_safetensors_count(const hbk_safetensors *s);
+/* Tensor i, 0 <= i < count, in the order of the data; it lives until the file is closed. */
 HBK_DEF const hbk_tensor *hbk_safetensors_at(const hbk_safetensors *s, hbk_int i);
 /* By name, or by what __metadata__ calls its alias (tied weights are stored once); or NULL. */
 HBK_DEF const hbk_tensor *hbk_safetensors_find(const hbk_safetensors *s, const char *name);
@@ -819,8 +833,8 @@ HBK_DEF bool hbk_safetensors_write(const char *path, const hbk_tensor *tensors, 
 
 /* A model from a Hugging Face folder (config.json and safetensors, one file or shards), a GGUF file (of a
    split model: its first) or a llama2.c .bin. Weights stay mapped in their stored type (F32, F16, BF16; in
-   GGUF also Q4_0 to Q6_K); norms are copied, and so are unaligned F32 tensors and the q and k of GGUF and
-   llama2.c, whose rows change order. */
+   GGUF also Q4_0 to Q6_K); norms and biases are copied, and so are the q and k of GGUF and llama2.c, whose
+   rows change order. */
 HBK_DEF hbk_model *hbk_model_load(const char *path, hbk_allocator *alloc, hbk_error *err);
 /* Writes DIR/config.json, generation_config.json and model.safetensors in dtype t (F32, F16 or BF16). A
    number that t cannot hold, or a NaN, is an error. */
@@ -856,8 +870,8 @@ HBK_DEF bool hbk_adapter_save_gguf(const hbk_adapter *a, const hbk_config *c, co
    the adapter corrects becomes untied. To write one, hbk_model_save_merged needs less memory. */
 HBK_DEF hbk_model *hbk_adapter_merge(const hbk_model *m, const hbk_adapter *a, hbk_allocator *alloc,
                                      hbk_error *err);
-/* Adds times scale B A to the weights of m, which must be its own and reals: 1 merges, -1 takes it out again,
-   up to rounding. An adapter of a tied head is an error. */
+/* Adds times scale B A to the weights of m, which must be reals in memory: 1 merges, -1 takes it out again, up
+   to rounding. Weights of a file, and an adapter of a tied head, are errors. */
 HBK_DEF bool hbk_adapter_add(hbk_model *m, const hbk_adapter *a, double times, hbk_error *err);
 
 /* ==== 13  GENERATION ========================================================= [hbk_session_*] */
@@ -1063,6 +1077,8 @@ HBK_DEF hbk_template *hbk_template_for_model(const char *model_path, hbk_allocat
    A missing slot is an error, and the template stays as it was. */
 HBK_DEF bool hbk_template_set(hbk_template *t, hbk_use use, const char *text, hbk_error *err);
 HBK_DEF void hbk_template_free(hbk_template *t);
+/* Writes the template, wordings that were set included, as a JSON file that hbk_template_load reads; the file
+   is complete or absent. Thread safety: reads t only. */
 HBK_DEF bool hbk_template_save(const hbk_template *t, const char *path, hbk_error *err);
 HBK_DEF const char *hbk_template_name(const hbk_template *t);
 HBK_DEF const char *hbk_template_score(const hbk_template *t); /* what leads to a rating: "Score:" */
@@ -1075,6 +1091,9 @@ HBK_DEF bool hbk_template_check(const hbk_template *t, const hbk_tokenizer *tok,
 /* The one id that ends a reply and so ends generation: eos, or a token like <|eot_id|>; -1 if the reply's
    ending is no single id. */
 HBK_DEF int32_t hbk_template_stop(const hbk_template *t, const hbk_tokenizer *tok);
+/* The text that ends a reply, where it is more than white space: a stop string, if hbk_template_stop has no
+   id for it. Else "". */
+HBK_DEF const char *hbk_template_stop_text(const hbk_template *t);
 
 /* What a prompt is made of; unused fields NULL. `tag` is appended to the instruction after a blank, in
    forward use and in the next turns only. `reply` is the target: the output, in backward use the instruction;
@@ -1095,6 +1114,7 @@ HBK_DEF bool hbk_template_tokens(const hbk_template *t, const hbk_tokenizer *tok
 
 /* ==== 15  EXAMPLES AND BATCHES =============================================== [hbk_pairs_*] */
 
+/* Pairs by people or by the loop. Zero it, set .alloc, free with hbk_pairs_free; one thread at a time. */
 typedef struct hbk_pair {
     char *id, *instruction, *output, *source; /* source: "seed" or "aug" */
     double score;                             /* NAN if none */
@@ -1108,6 +1128,8 @@ typedef struct hbk_pairs {
    get "row-<line>", rows whose source is not "seed" or "aug" `source`. A blank output or instruction is an
    error, and so is a filled "input" beside them. */
 HBK_DEF bool hbk_pairs_load(hbk_pairs *p, const char *path, const char *source, hbk_error *err);
+/* Appends one pair; the strings (NUL-terminated, not NULL) are copied. score: NAN if there is none. The only
+   error is memory, and leaves the pairs as they were. */
 HBK_DEF bool hbk_pairs_add(hbk_pairs *p, const char *id, const char *instruction, const char *output,
                            const char *source, double score, hbk_error *err);
 HBK_DEF void hbk_pairs_free(hbk_pairs *p);
@@ -1124,8 +1146,8 @@ typedef struct hbk_dataset {
     hbk_int n_targets;  /* tokens with loss, of all examples */
     hbk_int n_too_long; /* examples left out because they exceed the limit */
 } hbk_dataset;
-/* Appends an example of n ids, a copy; the loss is on all but its first n_prompt. Error: no token is left to
-   learn (the first of an example is never predicted). */
+/* Appends an example of n ids, a copy; the loss is on all but its first n_prompt, 0 <= n_prompt < n. Errors:
+   no token is left to learn (the first of an example is never predicted), or memory; d stays as it was. */
 HBK_DEF bool hbk_dataset_add(hbk_dataset *d, const int32_t *ids, hbk_int n, hbk_int n_prompt, hbk_error *err);
 /* The same with a mask of n bytes, for examples whose targets stand in several places. */
 HBK_DEF bool hbk_dataset_add_masked(hbk_dataset *d, const int32_t *ids, const unsigned char *learn, hbk_int n,
@@ -1146,7 +1168,11 @@ HBK_DEF bool hbk_dataset_split(hbk_dataset *d, hbk_dataset *held, double share, 
                                hbk_error *err);
 HBK_DEF void hbk_dataset_free(hbk_dataset *d);
 
-/* A batch under construction: the packed arrays behind an hbk_batch. */
+/* A batch under construction: the packed arrays behind an hbk_batch. One thread at a time.
+   init   room for max_tokens fed tokens in max_seqs sequences, both at least 1; free with hbk_packer_free.
+          Errors: HBK_ERROR_RANGE for less, or memory; p is untouched then
+   clear  empties it, keeps the room
+   batch  what was added so far; its arrays belong to p and hold until the next add, clear or free */
 typedef struct hbk_packer {
     hbk_allocator *alloc;
     int32_t *tokens, *targets;
@@ -1155,7 +1181,7 @@ typedef struct hbk_packer {
 } hbk_packer;
 HBK_DEF bool hbk_packer_init(hbk_packer *p, hbk_int max_tokens, hbk_int max_seqs, hbk_allocator *alloc,
                              hbk_error *err);
-HBK_DEF void hbk_packer_free(hbk_packer *p);
+HBK_DEF void hbk_packer_free(hbk_packer *p); /* a zeroed one is fine */
 HBK_DEF void hbk_packer_clear(hbk_packer *p);
 /* Adds example i; false, with the batch unchanged, if it does not fit any more. Its last token predicts
    nothing and is not fed. */
@@ -1262,16 +1288,18 @@ HBK_DEF bool hbk_finetune(const hbk_model *m, const hbk_train_data *data, const 
                           const hbk_adapter *init, const hbk_recipe *recipe, const char *dir,
                           const hbk_progress *progress, hbk_allocator *alloc, hbk_error *err);
 
-/* A finetuned folder, or a GGUF adapter, opened on its base: an adapter, or a model of its own. Free with
-   hbk_tuned_free. */
+/* A finetuned folder, or a GGUF adapter, opened on its base: an adapter, or a model of its own. */
 typedef struct hbk_tuned {
     const hbk_model *model; /* the base, or own_model */
     hbk_adapter *adapter;   /* NULL in full mode */
     hbk_model *own_model;
 } hbk_tuned;
+/* dir: a PEFT folder, or a model folder as full finetuning leaves it. The base is borrowed and must outlive
+   t, which hbk_tuned_free frees. Errors: those of hbk_adapter_load or hbk_model_load; t is untouched then.
+   Thread safety: read-only once loaded, shared like a model. */
 HBK_DEF bool hbk_tuned_load(hbk_tuned *t, const hbk_model *base, const char *dir, hbk_allocator *alloc,
                             hbk_error *err);
-HBK_DEF void hbk_tuned_free(hbk_tuned *t);
+HBK_DEF void hbk_tuned_free(hbk_tuned *t); /* a zeroed one is fine; not the base */
 
 /* ==== 18  CORPUS ============================================================= [hbk_corpus_*] */
 
@@ -1459,7 +1487,8 @@ typedef struct hbk_comm {
 
    Third-party headers come outside extern "C": stb_ds holds C++ templates. Where the program has included
    a system header before this file, POSIX names may be hidden already: include the instantiating header
-   first, or compile with -D_XOPEN_SOURCE=700. */
+   first, or compile with -D_XOPEN_SOURCE=700. A program that uses stb_ds's short names includes it before
+   this file. */
 
 #include <dirent.h>
 #include <errno.h>
@@ -1483,7 +1512,10 @@ typedef struct hbk_comm {
 #ifdef HBK_STB_DS_IMPLEMENTATION
 #define STB_DS_IMPLEMENTATION
 #endif
-#define STBDS_NO_SHORT_NAMES /* only stbds_ names: the short ones are common words */
+#ifndef STBDS_NO_SHORT_NAMES /* only stbds_ names: the short ones are common words */
+#define STBDS_NO_SHORT_NAMES
+#define HBK__STB_DS_NAMES
+#endif
 #if defined(__has_include)
 #if __has_include(<stb/stb_ds.h>)
 #include <stb/stb_ds.h>
@@ -1492,6 +1524,13 @@ typedef struct hbk_comm {
 #endif
 #else
 #include <stb_ds.h>
+#endif
+#ifdef HBK__STB_DS_NAMES
+#undef STBDS_NO_SHORT_NAMES
+#undef HBK__STB_DS_NAMES
+#endif
+#ifdef HBK_STB_DS_IMPLEMENTATION
+#undef STB_DS_IMPLEMENTATION
 #endif
 #ifdef _OPENMP
 #include <omp.h>
@@ -1657,9 +1696,12 @@ static void *hbk__hook(hbk_allocator *a, void *p, size_t old_size, size_t size)
     return NULL;
 }
 
-HBK_DEF void *hbk_realloc(hbk_allocator *a, void *p, hbk_int count, size_t size, hbk_error *err)
+/* A new block with the beginning of p, which is freed; or, p NULL, a fresh one, zeroed where `zero`. Without
+   a hook the C library does that: large blocks come as zero pages, which cost nothing until touched. */
+static void *hbk__grow(hbk_allocator *a, void *p, hbk_int count, size_t size, bool zero, hbk_error *err)
 {
     hbk_int want;
+    bool hooked = a && a->realloc;
     if (!hbk__mul(&want, count, (hbk_int)size) || want > INT64_MAX - 2 * HBK__ALIGN) {
         hbk_fail(err, HBK_ERROR_RANGE, "%lld elements of %zu bytes are more than memory can address",
                  (long long)count, size);
@@ -1672,7 +1714,7 @@ HBK_DEF void *hbk_realloc(hbk_allocator *a, void *p, hbk_int count, size_t size,
                  (long long)want, a->limit, a->live);
         return NULL;
     }
-    char *base = (char *)hbk__hook(a, NULL, 0, bytes);
+    char *base = (char *)(zero && !hooked ? calloc(1, bytes) : hbk__hook(a, NULL, 0, bytes));
     if (!base) {
         hbk__count(a, 0, bytes);
         hbk_fail(err, HBK_ERROR_MEMORY, "out of memory: %lld bytes were not to be had", (long long)want);
@@ -1684,6 +1726,7 @@ HBK_DEF void *hbk_realloc(hbk_allocator *a, void *p, hbk_int count, size_t size,
     block->base = base;
     block->bytes = bytes;
     block->size = (size_t)want;
+    if (zero && hooked) memset(data, 0, (size_t)want);
     if (p) {
         hbk__block *old = hbk__block_of(p);
         memcpy(data, p, HBK__MIN(old->size, block->size));
@@ -1693,11 +1736,14 @@ HBK_DEF void *hbk_realloc(hbk_allocator *a, void *p, hbk_int count, size_t size,
     return data;
 }
 
+HBK_DEF void *hbk_realloc(hbk_allocator *a, void *p, hbk_int count, size_t size, hbk_error *err)
+{
+    return hbk__grow(a, p, count, size, false, err);
+}
+
 HBK_DEF void *hbk_alloc(hbk_allocator *a, hbk_int count, size_t size, hbk_error *err)
 {
-    void *p = hbk_realloc(a, NULL, count, size, err);
-    if (p) memset(p, 0, (size_t)count * size);
-    return p;
+    return hbk__grow(a, NULL, count, size, true, err);
 }
 
 HBK_DEF void hbk_free(hbk_allocator *a, void *p)
@@ -2238,6 +2284,17 @@ HBK_DEF bool hbk_mapping_open(hbk_mapping *m, const char *path, hbk_error *err)
     m->data = data;
     m->size = (size_t)size;
     return true;
+}
+
+/* Pages that were looked at leave this process; the kernel's cache may keep them, and they come back when
+   they are looked at again. Looking at one brings its neighbours along: 2 MB, where those are cached. */
+static void hbk__mapping_forget(const hbk_mapping *m)
+{
+#ifdef MADV_DONTNEED
+    if (m->size > 0) madvise((void *)(uintptr_t)m->data, m->size, MADV_DONTNEED);
+#else
+    (void)m;
+#endif
 }
 
 HBK_DEF void hbk_mapping_close(hbk_mapping *m)
@@ -3762,6 +3819,7 @@ enum {                    /* how a text falls into words */
        HBK__WORDS_RUNS,   /* before every run of U+2581: a short cut for WORDS_ALL where no merge crosses it */
        HBK__WORDS_GPT2,   /* by GPT-2's expression */
        HBK__WORDS_LLAMA3, /* by Llama-3's */
+       HBK__WORDS_DEFAULT /* by those that llama.cpp takes when a GGUF names none */
 };
 enum {                    /* what decoding takes off a text's beginning */
        HBK__STRIP_NONE,
@@ -3774,7 +3832,13 @@ enum { /* when U+2581 is put before a text */
        HBK__PREFIX_FIRST, /* at the text's beginning only */
        HBK__PREFIX_ALWAYS /* after each special token as well */
 };
-enum { HBK__FORMAT_JSON, HBK__FORMAT_MODEL, HBK__FORMAT_BIN, HBK__N_FORMATS };
+enum { /* those before HBK__N_FORMATS stand in folders */
+       HBK__FORMAT_JSON,
+       HBK__FORMAT_MODEL,
+       HBK__FORMAT_BIN,
+       HBK__N_FORMATS,
+       HBK__FORMAT_GGUF = HBK__N_FORMATS
+};
 
 /* A token that is cut out of the text before anything else happens. */
 typedef struct hbk__added {
@@ -4061,6 +4125,38 @@ static hbk_int hbk__word_llama3(const char *s, hbk_int n, hbk_int i)
     return end;
 }
 
+/* Does punctuation stand at s[i], in the sense of [\p{P}$+<=>^~|]? */
+static bool hbk__is_punctuation(const char *s, hbk_int n, hbk_int i, hbk_int *len)
+{
+    int32_t cp;
+    *len = i < n ? (hbk_int)hbk_utf8_decode(s + i, (size_t)(n - i), &cp) : 0;
+    if (*len == 0) return false;
+    int category = (int)utf8proc_category(cp);
+    return (category >= UTF8PROC_CATEGORY_PC && category <= UTF8PROC_CATEGORY_PO) ||
+           (cp < 128 && cp != 0 && strchr("$+<=>^~|", cp));
+}
+
+/* llama.cpp's default is a chain of cuts, each inside the pieces of the one before: runs of punctuation;
+   GPT-2's words; runs of numbers; and in those each three ASCII digits. */
+static hbk_int hbk__word_default(const char *s, hbk_int n, hbk_int i)
+{
+    hbk_int len, end = i;
+    while (hbk__is_punctuation(s, n, end, &len)) end += len;
+    if (end > i) return end;
+    for (; end < n && !hbk__is_punctuation(s, n, end, &len);) end += len;
+    n = hbk__word_gpt2(s, end, i);
+    hbk_int from = s[i] == ' ' && hbk__class_at(s, n, i + 1, &len) == HBK__N ? i + 1 : i;
+    if (from > i) return from; /* the space before a number */
+    if (hbk__class_at(s, n, i, &len) != HBK__N) return n;
+    for (; i < n; i += len) {
+        bool three = n - i >= 3;
+        for (hbk_int k = i; three && k < i + 3; k++) three = s[k] >= '0' && s[k] <= '9';
+        if (three) return i > from ? i : i + 3;
+        hbk__class_at(s, n, i, &len);
+    }
+    return n;
+}
+
 /* The end of the word that begins at i < n. */
 static hbk_int hbk__word_end(const hbk_tokenizer *t, const char *s, hbk_int n, hbk_int i)
 {
@@ -4078,6 +4174,7 @@ static hbk_int hbk__word_end(const hbk_tokenizer *t, const char *s, hbk_int n, h
     }
     if (t->words == HBK__WORDS_GPT2) return hbk__word_gpt2(s, n, i);
     if (t->words == HBK__WORDS_LLAMA3) return hbk__word_llama3(s, n, i);
+    if (t->words == HBK__WORDS_DEFAULT) return hbk__word_default(s, n, i);
     return n;
 }
 
@@ -5055,35 +5152,42 @@ static bool hbk__is_void_merge(const json_t *entry)
     return s && s[0] == ' ';
 }
 
-/* "a b", or ["a", "b"] where pieces hold spaces. */
-static bool hbk__json_merge(const hbk_tokenizer *t, const json_t *entry, int32_t *left, int32_t *right,
-                            hbk_text *joined)
+/* A merge list's entry number `rank`: both parts and their whole must be pieces. */
+static bool hbk__add_merge(hbk_tokenizer *t, const char *a, hbk_int a_len, const char *b, hbk_int b_len,
+                           hbk_int rank, hbk_text *joined, const char *path, hbk_error *err)
 {
-    const char *a = json_string_value(entry), *b;
-    hbk_int a_len, b_len;
-    if (a) {
-        b = strchr(a, ' ');
-        if (!b) return false;
-        a_len = b++ - a;
-        b_len = (hbk_int)json_string_length(entry) - a_len - 1;
-    } else {
-        const json_t *first = json_array_get(entry, 0), *second = json_array_get(entry, 1);
-        a = json_string_value(first);
-        b = json_string_value(second);
-        if (!a || !b) return false;
-        a_len = (hbk_int)json_string_length(first);
-        b_len = (hbk_int)json_string_length(second);
-    }
-    *left = hbk__vocab_find(&t->vocab, a, a_len);
-    *right = hbk__vocab_find(&t->vocab, b, b_len);
+    int32_t left = hbk__vocab_find(&t->vocab, a, a_len), right = hbk__vocab_find(&t->vocab, b, b_len);
     hbk_text_clear(joined);
     hbk_text_append(joined, a, (size_t)a_len);
     hbk_text_append(joined, b, (size_t)b_len);
-    return true;
+    if (!hbk_text_ok(joined, err)) return false;
+    int32_t id = hbk__vocab_find(&t->vocab, hbk_text_string(joined), (hbk_int)joined->len);
+    if (left < 0 || right < 0 || id < 0)
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0,
+                           "merge %lld, making \"%.40s\", names a piece that the vocabulary lacks",
+                           (long long)rank, hbk_text_string(joined));
+    if (!hbk__may_spell(t, id)) return true;
+    t->vocab.pieces[id].score = -(float)rank; /* for formats that score pieces */
+    return hbk__add_rule(t, left, right, rank, id, err);
 }
 
-/* The position in the list is the rank. Both parts and their whole must be pieces. The list is read from its
-   end: a pair that it names twice has its last rank, as Hugging Face reads it. */
+/* "a b", or ["a", "b"] where pieces hold spaces. */
+static bool hbk__json_merge(hbk_tokenizer *t, const json_t *entry, hbk_int rank, hbk_text *joined,
+                            const char *path, hbk_error *err)
+{
+    const char *a = json_string_value(entry), *space = a ? strchr(a, ' ') : NULL;
+    const json_t *first = json_array_get(entry, 0), *second = json_array_get(entry, 1);
+    if (space)
+        return hbk__add_merge(t, a, space - a, space + 1, (hbk_int)strlen(space + 1), rank, joined, path, err);
+    if (json_is_string(first) && json_is_string(second))
+        return hbk__add_merge(t, json_string_value(first), (hbk_int)json_string_length(first),
+                              json_string_value(second), (hbk_int)json_string_length(second), rank, joined,
+                              path, err);
+    return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "merge %lld is no pair of pieces", (long long)rank);
+}
+
+/* The position in the list is the rank. The list is read from its end: a pair that it names twice has its
+   last rank, as Hugging Face reads it. */
 static bool hbk__json_merges(hbk_tokenizer *t, const json_t *merges, const char *path, hbk_error *err)
 {
     hbk_text joined;
@@ -5091,23 +5195,8 @@ static bool hbk__json_merges(hbk_tokenizer *t, const json_t *merges, const char 
     joined.alloc = t->alloc;
     bool ok = true;
     for (hbk_int rank = (hbk_int)json_array_size(merges) - 1; rank >= 0 && ok; rank--) {
-        int32_t left = -1, right = -1, id = -1;
         const json_t *entry = json_array_get(merges, (size_t)rank);
-        if (hbk__is_void_merge(entry)) continue;
-        bool pair = hbk__json_merge(t, entry, &left, &right, &joined);
-        if (pair && !joined.failed)
-            id = hbk__vocab_find(&t->vocab, hbk_text_string(&joined), (hbk_int)joined.len);
-        ok = hbk_text_ok(&joined, err);
-        if (ok && !pair)
-            ok = hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "merge %lld is no pair of pieces",
-                             (long long)rank);
-        if (ok && (left < 0 || right < 0 || id < 0))
-            ok = hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0,
-                             "merge %lld, making \"%.40s\", names a piece that the vocabulary lacks",
-                             (long long)rank, hbk_text_string(&joined));
-        if (!ok || !hbk__may_spell(t, id)) continue;
-        ok = hbk__add_rule(t, left, right, rank, id, err);
-        t->vocab.pieces[id].score = -(float)rank; /* for formats that score pieces */
+        ok = hbk__is_void_merge(entry) || hbk__json_merge(t, entry, rank, &joined, path, err);
     }
     hbk_text_free(&joined);
     return ok;
@@ -5247,7 +5336,7 @@ static bool hbk__add_piece(hbk_tokenizer *t, const char *s, hbk_int n, float sco
     memset(&a, 0, sizeof a);
     a.id = (int32_t)id;
     a.special = kind == HBK__PIECE_CONTROL;
-    a.normalized = !a.special;
+    a.normalized = !a.special && t->sentencepiece;
     return hbk__add_added(t, a, s, n, err);
 }
 
@@ -5413,6 +5502,266 @@ static bool hbk__load_bin(hbk_tokenizer *t, const char *data, size_t n, const ch
     return hbk__check_ids(t, path, err) && hbk__finish_scored(t, err);
 }
 
+/* Meta's file: a line for each token, its bytes in base64 and its rank, which is its id and its score. The
+   256 special tokens that follow are not in the file; they are LLaMA-3's, as is the way words are cut. */
+
+/* The bytes that n characters spell, in `out`; false if they are no base64. */
+static bool hbk__base64(const char *s, hbk_int n, hbk_text *out)
+{
+    static const char *const digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    uint32_t bits = 0;
+    int have = 0;
+    hbk_text_clear(out);
+    if (n == 0 || n % 4) return false;
+    for (int pad = 0; pad < 2 && s[n - 1] == '='; pad++) n--;
+    for (hbk_int i = 0; i < n; i++) {
+        const char *digit = s[i] ? strchr(digits, s[i]) : NULL;
+        if (!digit) return false;
+        bits = (bits << 6 | (uint32_t)(digit - digits)) & 0xFFFFFF;
+        have += 6;
+        if (have < 8) continue;
+        have -= 8;
+        char c = (char)(bits >> have & 0xFF);
+        hbk_text_append(out, &c, 1);
+    }
+    return true;
+}
+
+/* The line at s: how long its base64 is, and its rank; false if it is no such line. */
+static bool hbk__tiktoken_line(const char *s, const char *end, hbk_int *n, hbk_int *rank)
+{
+    const char *p = s;
+    while (p < end && *p != ' ' && *p != '\n') p++;
+    *n = p - s;
+    *rank = 0;
+    if (p == end || *p != ' ' || p + 1 == end || p[1] < '0' || p[1] > '9') return false;
+    for (p++; p < end && *p >= '0' && *p <= '9' && *rank < INT32_MAX; p++) *rank = 10 * *rank + *p - '0';
+    return p == end || *p == '\n' || *p == '\r';
+}
+
+static bool hbk__is_tiktoken(const char *data, size_t n)
+{
+    hbk_int len, rank;
+    return n > 0 && data[0] != '\n' && hbk__tiktoken_line(data, data + n, &len, &rank) && len % 4 == 0;
+}
+
+static bool hbk__tiktoken_special(hbk_tokenizer *t, hbk_error *err)
+{
+    static const char *const names[12] = {"begin_of_text",
+                                          "end_of_text",
+                                          "reserved_special_token_0",
+                                          "reserved_special_token_1",
+                                          "finetune_right_pad_id",
+                                          "step_id",
+                                          "start_header_id",
+                                          "end_header_id",
+                                          "eom_id",
+                                          "eot_id",
+                                          "python_tag",
+                                          "image"};
+    t->bos = (int32_t)t->vocab.n;
+    t->eos = t->bos + 1;
+    t->adds_bos = true;
+    for (int i = 0; i < 256; i++) {
+        char name[64], number[32];
+        snprintf(number, sizeof number, "reserved_special_token_%d", i - 10);
+        snprintf(name, sizeof name, "<|%s|>", i < 12 ? names[i] : number);
+        if (!hbk__add_piece(t, name, (hbk_int)strlen(name), 0, HBK__PIECE_CONTROL, "tokenizer.model", err))
+            return false;
+    }
+    return true;
+}
+
+static bool hbk__tiktoken_lines(hbk_tokenizer *t, const char *data, size_t n, hbk_text *bytes,
+                                hbk_text *spelled, const char *path, hbk_error *err)
+{
+    const char *s = data, *end = data + n;
+    for (hbk_int line = 1; s < end; line++) {
+        hbk_int len, rank;
+        const char *stop = (const char *)memchr(s, '\n', (size_t)(end - s));
+        if (!stop) stop = end;
+        if (!hbk__tiktoken_line(s, stop, &len, &rank) || !hbk__base64(s, len, bytes) || bytes->len == 0)
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, path, line, "expected base64, a space and a rank");
+        if (rank != t->vocab.n || bytes->len > HBK__LONGEST_PIECE)
+            return hbk_fail_at(err, HBK_ERROR_RANGE, path, line,
+                               "rank %lld, expected %lld, of at most %d bytes", (long long)rank,
+                               (long long)t->vocab.n, (int)HBK__LONGEST_PIECE);
+        hbk_text_clear(spelled);
+        hbk__spell(t, hbk_text_string(bytes), (hbk_int)bytes->len, spelled);
+        if (!hbk_text_ok(bytes, err) || !hbk_text_ok(spelled, err)) return false;
+        if (hbk__vocab_find(&t->vocab, spelled->data, (hbk_int)spelled->len) >= 0)
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, path, line, "rank %lld has the bytes of an earlier one",
+                               (long long)rank);
+        if (!hbk__vocab_set(&t->vocab, rank, spelled->data, (hbk_int)spelled->len, HBK__PIECE_NORMAL,
+                            -(float)rank, err))
+            return false;
+        s = stop + 1;
+    }
+    return true;
+}
+
+static bool hbk__load_tiktoken(hbk_tokenizer *t, const char *data, size_t n, const char *path, hbk_error *err)
+{
+    hbk_text bytes, spelled;
+    memset(&bytes, 0, sizeof bytes);
+    bytes.alloc = t->alloc;
+    spelled = bytes;
+    t->byte_level = t->ignore_merges = true;
+    t->words = HBK__WORDS_LLAMA3;
+    bool ok = hbk__tiktoken_lines(t, data, n, &bytes, &spelled, path, err);
+    hbk_text_free(&bytes);
+    hbk_text_free(&spelled);
+    if (!ok) return false;
+    hbk__find_byte_pieces(t);
+    for (int b = 0; b < 256; b++)
+        if (t->byte_ids[b] < 0)
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "has no token for the byte 0x%02X", b);
+    return hbk__rules_by_score(t, err) && hbk__tiktoken_special(t, err);
+}
+
+/* A GGUF's vocabulary: "llama" is SentencePiece's, with scores; "gpt2" the byte-level family's, with merges,
+   and tokenizer.ggml.pre names the way its words are cut. */
+
+#define HBK__GGML "tokenizer.ggml."
+
+static bool hbk__vocab_gguf_bad_list(const char *path, const char *key, hbk_int n, hbk_int wanted, hbk_error *err)
+{
+    return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, HBK__GGML "%s has %lld entries for %lld tokens", key,
+                       (long long)n, (long long)wanted);
+}
+
+static bool hbk__vocab_gguf_pieces(hbk_tokenizer *t, const hbk_gguf *g, const char *path, hbk_error *err)
+{
+    const hbk_gguf_value *tokens, *scores, *types = hbk_gguf_find(g, HBK__GGML "token_type");
+    if (!hbk_gguf_array(g, HBK__GGML "tokens", HBK_GGUF_STRING, &tokens, err) ||
+        !hbk_gguf_array(g, HBK__GGML "scores", HBK_GGUF_F32, &scores, err))
+        return false;
+    if (!tokens || tokens->n == 0) return hbk__vocab_gguf_bad_list(path, "tokens", 0, 0, err);
+    if (t->sentencepiece && (!scores || scores->n != tokens->n))
+        return hbk__vocab_gguf_bad_list(path, "scores", scores ? scores->n : 0, tokens->n, err);
+    if (types && types->n != tokens->n) return hbk__vocab_gguf_bad_list(path, "token_type", types->n, tokens->n, err);
+    for (hbk_int id = 0; id < tokens->n; id++) {
+        size_t n = 0;
+        double score = 0;
+        hbk_int kind = HBK__PIECE_NORMAL;
+        const char *s = hbk_gguf_string_at(tokens, id, &n);
+        if (types && (!hbk_gguf_int_at(types, id, &kind) || kind < 0 || kind > HBK__PIECE_BYTE)) kind = 0;
+        if (t->sentencepiece) hbk_gguf_real_at(scores, id, &score);
+        if (t->byte_level && kind == HBK__PIECE_BYTE) kind = HBK__PIECE_NORMAL;
+        if (!hbk__add_piece(t, s, (hbk_int)n, (float)score, (int32_t)kind, path, err)) return false;
+    }
+    return true;
+}
+
+/* Each is "a b", and its position its rank, as in tokenizer.json. */
+static bool hbk__vocab_gguf_merges(hbk_tokenizer *t, const hbk_gguf *g, const char *path, hbk_error *err)
+{
+    const hbk_gguf_value *merges;
+    if (!hbk_gguf_array(g, HBK__GGML "merges", HBK_GGUF_STRING, &merges, err)) return false;
+    if (!merges)
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "a gpt2 vocabulary without " HBK__GGML "merges");
+    hbk_text joined;
+    memset(&joined, 0, sizeof joined);
+    joined.alloc = t->alloc;
+    bool ok = true;
+    for (hbk_int rank = merges->n - 1; rank >= 0 && ok; rank--) {
+        size_t n = 0;
+        const char *s = hbk_gguf_string_at(merges, rank, &n);
+        const char *space = s && n ? (const char *)memchr(s, ' ', n) : NULL;
+        if (space)
+            ok = hbk__add_merge(t, s, space - s, space + 1, s + n - space - 1, rank, &joined, path, err);
+        else
+            ok = hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "merge %lld is no pair of pieces",
+                             (long long)rank);
+    }
+    hbk_text_free(&joined);
+    return ok;
+}
+
+/* An id under a key that may be absent: then, and where it is -1 in any width, *id stays. */
+static bool hbk__vocab_gguf_id(const hbk_tokenizer *t, const hbk_gguf *g, const char *key, int32_t *id,
+                         const char *path, hbk_error *err)
+{
+    hbk_int x = -1;
+    if (!hbk_gguf_int(g, key, &x, err)) return false;
+    if (x == -1 || x == UINT32_MAX) return true;
+    if (x < 0 || x >= t->vocab.n)
+        return hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "%s is %lld, but there are %lld tokens", key,
+                           (long long)x, (long long)t->vocab.n);
+    *id = (int32_t)x;
+    return true;
+}
+
+static bool hbk__vocab_gguf_ids(hbk_tokenizer *t, const hbk_gguf *g, const char *path, hbk_error *err)
+{
+    return hbk__vocab_gguf_id(t, g, HBK__GGML "bos_token_id", &t->bos, path, err) &&
+           hbk__vocab_gguf_id(t, g, HBK__GGML "eos_token_id", &t->eos, path, err) &&
+           hbk__vocab_gguf_id(t, g, HBK__GGML "unknown_token_id", &t->unk, path, err) &&
+           hbk_gguf_bool(g, HBK__GGML "add_bos_token", &t->adds_bos, err);
+}
+
+/* SentencePiece's settings, and those of its ids that every such file has. */
+static bool hbk__vocab_gguf_spm(hbk_tokenizer *t, const hbk_gguf *g, const char *path, hbk_error *err)
+{
+    const hbk_gguf_value *map = hbk_gguf_find(g, HBK__GGML "precompiled_charsmap");
+    bool prefix = true;
+    if (map && map->n > 0)
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
+                           HBK__GGML "precompiled_charsmap (nmt_nfkc) is not supported, expected none");
+    t->escape = t->adds_bos = true;
+    t->bos = 1;
+    t->eos = 2;
+    t->unk = 0;
+    if (!hbk__be_sentencepiece(t, err) || !hbk__vocab_gguf_pieces(t, g, path, err) ||
+        !hbk__vocab_gguf_ids(t, g, path, err) || !hbk_gguf_bool(g, HBK__GGML "add_space_prefix", &prefix, err) ||
+        !hbk_gguf_bool(g, HBK__GGML "remove_extra_whitespaces", &t->collapse, err))
+        return false;
+    t->prefix = prefix ? HBK__PREFIX_FIRST : HBK__PREFIX_NEVER;
+    if (t->collapse || prefix) t->strip = HBK__STRIP_MARK;
+    for (int b = 0; b < 256; b++) t->byte_fallback = t->byte_fallback || t->byte_ids[b] >= 0;
+    return hbk__check_ids(t, path, err) && hbk__finish_scored(t, err);
+}
+
+/* Old files lack `pre`, and llama.cpp's default is not GPT-2's expression: see hbk__word_default. */
+static bool hbk__vocab_gguf_level(hbk_tokenizer *t, const hbk_gguf *g, const char *path, hbk_error *err)
+{
+    static const struct {
+        const char *name;
+        int words;
+        bool digits;
+    } known[] = {{"llama-bpe", HBK__WORDS_LLAMA3, false}, {"llama3", HBK__WORDS_LLAMA3, false},
+                 {"llama-v3", HBK__WORDS_LLAMA3, false},  {"smollm", HBK__WORDS_GPT2, true},
+                 {"gpt-2", HBK__WORDS_GPT2, false},       {"default", HBK__WORDS_DEFAULT, false}};
+    const char *pre = "default";
+    size_t n = strlen(pre), k = 0, n_known = sizeof known / sizeof *known;
+    if (!hbk_gguf_string(g, HBK__GGML "pre", &pre, &n, err)) return false;
+    while (k < n_known && (strlen(known[k].name) != n || memcmp(known[k].name, pre, n) != 0)) k++;
+    if (k == n_known)
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
+                           HBK__GGML "pre \"%.*s\" is not supported, expected llama-bpe, smollm, gpt-2 or "
+                                     "default",
+                           (int)HBK__MIN(n, 40), pre);
+    t->byte_level = true;
+    t->words = known[k].words;
+    t->digits = known[k].digits;
+    t->ignore_merges = t->adds_bos = t->words == HBK__WORDS_LLAMA3;
+    if (!hbk__vocab_gguf_pieces(t, g, path, err) || !hbk__vocab_gguf_ids(t, g, path, err)) return false;
+    hbk__find_byte_pieces(t);
+    return hbk__vocab_gguf_merges(t, g, path, err);
+}
+
+static bool hbk__load_vocab_gguf(hbk_tokenizer *t, const hbk_gguf *g, const char *path, hbk_error *err)
+{
+    const char *model = "none";
+    size_t n = strlen(model);
+    if (!hbk_gguf_string(g, HBK__GGML "model", &model, &n, err)) return false;
+    if (n == 5 && memcmp(model, "llama", 5) == 0) return hbk__vocab_gguf_spm(t, g, path, err);
+    if (n == 4 && memcmp(model, "gpt2", 4) == 0) return hbk__vocab_gguf_level(t, g, path, err);
+    return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
+                       HBK__GGML "model \"%.*s\" is not supported, expected llama or gpt2",
+                       (int)HBK__MIN(n, 40), model);
+}
+
 /* ---- 7.8 loading */
 
 static const char *const hbk__format_files[HBK__N_FORMATS] = {"tokenizer.json", "tokenizer.model",
@@ -5516,9 +5865,10 @@ static bool hbk__find_tokenizer(hbk_tokenizer *t, const char *path, hbk_error *e
     }
     strcpy(t->file, path);
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path, *dot = strrchr(name, '.');
-    t->format = dot && strcmp(dot, ".json") == 0  ? HBK__FORMAT_JSON
-                : dot && strcmp(dot, ".bin") == 0 ? HBK__FORMAT_BIN
-                                                  : HBK__FORMAT_MODEL;
+    t->format = dot && strcmp(dot, ".json") == 0   ? HBK__FORMAT_JSON
+                : dot && strcmp(dot, ".bin") == 0  ? HBK__FORMAT_BIN
+                : dot && strcmp(dot, ".gguf") == 0 ? HBK__FORMAT_GGUF
+                                                   : HBK__FORMAT_MODEL;
     for (int i = 0; i < HBK__N_FORMATS; i++) { /* under its own name it has companions */
         if (strcmp(name, hbk__format_files[i]) != 0) continue;
         memcpy(t->folder, path, (size_t)(name - path));
@@ -5534,12 +5884,18 @@ static bool hbk__load_file(hbk_tokenizer *t, hbk_error *err)
         json_t *root = hbk_json_read(t->file, err);
         ok = root && hbk__load_json(t, root, t->file, err);
         json_decref(root);
+    } else if (t->format == HBK__FORMAT_GGUF) {
+        hbk_gguf *g = hbk_gguf_open(t->file, t->alloc, err);
+        ok = g && hbk__load_vocab_gguf(t, g, t->file, err);
+        hbk_gguf_close(g);
     } else {
         hbk_mapping map;
         if (!hbk_mapping_open(&map, t->file, err)) return false;
         const char *data = (const char *)map.data;
         if (t->format == HBK__FORMAT_BIN)
             ok = hbk__load_bin(t, data, map.size, t->file, err);
+        else if (hbk__is_tiktoken(data, map.size))
+            ok = hbk__load_tiktoken(t, data, map.size, t->file, err);
         else
             ok = hbk__load_model(t, data, map.size, t->file, err);
         hbk_mapping_close(&map);
@@ -5922,11 +6278,22 @@ static bool hbk__copy_file(const char *from, const char *dir, const char *name, 
     return ok;
 }
 
+HBK_DEF bool hbk_tokenizer_copy(const char *from, const char *to, hbk_allocator *alloc, hbk_error *err)
+{
+    static const char *const names[] = {
+        "tokenizer.json", "tokenizer.model", "tokenizer.bin",      "tokenizer_config.json",
+        "vocab.json",     "merges.txt",      "added_tokens.json",  "special_tokens_map.json",
+        "chat_template.jinja",               "generation_config.json"};
+    char path[512];
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (!hbk_path(path, from, names[i], err)) return false;
+        if (hbk_file_exists(path) && !hbk__copy_file(path, to, names[i], alloc, err)) return false;
+    }
+    return true;
+}
+
 HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_error *err)
 {
-    static const char *const companions[] = {
-        "tokenizer.json",          "tokenizer.model",   "tokenizer.bin",      "tokenizer_config.json",
-        "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"};
     char path[512];
     if (!hbk_dir_make(dir, err)) return false;
     if (t->document.len) {
@@ -5937,12 +6304,7 @@ HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_err
                hbk_file_write(path, config, strlen(config), err);
     }
     if (!hbk__copy_file(t->file, dir, hbk__format_files[t->format], t->alloc, err)) return false;
-    for (size_t i = 0; i < sizeof companions / sizeof *companions && t->folder[0]; i++) {
-        if (!hbk_path(path, t->folder, companions[i], err)) return false;
-        if (strcmp(path, t->file) == 0 || !hbk_file_exists(path)) continue;
-        if (!hbk__copy_file(path, dir, companions[i], t->alloc, err)) return false;
-    }
-    return true;
+    return !t->folder[0] || hbk_tokenizer_copy(t->folder, dir, t->alloc, err);
 }
 
 /* ---- 7.11 chat templates, as the text that files hold; chapter 14 tells which they are */
@@ -6488,13 +6850,20 @@ HBK__CLONES
     HBK__DOT4(hbk__f32_of_bf16(w[i]))
 }
 
+/* Whether W's elements can be read where they lie. In a file they may begin at any byte: then they are
+   unpacked like any other type. */
+static bool hbk__in_place(const hbk_matrix *w)
+{
+    return w->dtype == HBK_REAL && (uintptr_t)w->data % sizeof(hbk_real) == 0;
+}
+
 /* y (N, rows) += x W^T for a few rows of x: each row of W is dotted with all of them while it is in cache.
    Reals and bf16 are read where they lie; of other types a part of the row is unpacked first, so short that
    it stays in the first cache. Rows of W are shared out among threads. */
 static void hbk__matmul_few(hbk_real *y, const hbk_real *x, const hbk_matrix *w, hbk_int N)
 {
     enum { PART = 1024 };
-    bool real = w->dtype == HBK_REAL, bf16 = w->dtype == HBK_BF16 && (uintptr_t)w->data % 2 == 0;
+    bool real = hbk__in_place(w), bf16 = w->dtype == HBK_BF16 && (uintptr_t)w->data % 2 == 0;
     hbk_int C = w->cols, O = w->rows, most = real || bf16 ? C : PART;
 #ifdef _OPENMP
 #pragma omp parallel for schedule(static) if (O * C > 20000)
@@ -6536,7 +6905,7 @@ HBK_DEF void hbk_matmul(hbk_real *y, const hbk_real *x, const hbk_matrix *w, hbk
 #endif
     if (few) {
         hbk__matmul_few(y, x, w, N);
-    } else if (w->dtype == HBK_REAL) {
+    } else if (hbk__in_place(w)) {
         hbk__gemm(false, true, N, O, C, 1, x, C, (const hbk_real *)w->data, C, 1, y, O);
     } else {
         hbk_int step = hbk__panel_rows(w);
@@ -6552,7 +6921,7 @@ HBK_DEF void hbk_matmul_dx(hbk_real *dx, const hbk_real *dy, const hbk_matrix *w
 {
     hbk_int C = w->cols, O = w->rows;
     /* forward: y = x W^T */
-    if (w->dtype == HBK_REAL) {
+    if (hbk__in_place(w)) {
         hbk__gemm(false, false, N, C, O, 1, dy, O, (const hbk_real *)w->data, C, 1, dx, C);
         return;
     }
@@ -9098,12 +9467,11 @@ static bool hbk__must_permute(const hbk_safetensors *file, const hbk__place *p)
 }
 
 /* What a tensor needs of the model's block, in reals; 0: it stays where it is. Norms and biases are reals,
-   floats must be aligned to be read in place, and interleaved q and k get their rows in another order: in
-   their stored type, for rows are whole blocks. */
+   interleaved q and k get their rows in another order: in their stored type, for rows are whole blocks. */
 static hbk_int hbk__copy_reals(const hbk_safetensors *file, const hbk_matrix *t, const hbk__place *p)
 {
     hbk_int n = t->rows * t->cols, real = (hbk_int)sizeof(hbk_real);
-    if (p->vector || (t->dtype == HBK_F32 && (uintptr_t)t->data % 4 != 0)) return n;
+    if (p->vector) return n;
     return hbk__must_permute(file, p) ? ((hbk_int)hbk_dtype_size(t->dtype, n) + real - 1) / real : 0;
 }
 
@@ -9199,6 +9567,7 @@ static bool hbk__bind(hbk_model *m, hbk__source *src, hbk_error *err)
     }
     if (m->config.tied) m->head = m->embed;
     for (hbk_int i = 0; i < src->n_files; i++) {
+        hbk__mapping_forget(&src->files[i]->map); /* the norms have been copied, the rest was not read */
         m->maps[m->n_maps++] = src->files[i]->map;
         src->files[i]->map.data = NULL;
     }
@@ -10644,7 +11013,7 @@ HBK_DEF bool hbk_adapter_add(hbk_model *m, const hbk_adapter *a, double times, h
             int slot = hbk__lora_slot(a, i);
             const hbk_matrix *w = slot == HBK_LM_HEAD ? &m->head : &m->layers[i / HBK_N_SLOTS].w[slot];
             if (!l->a) continue;
-            if (!m->values || w->dtype != HBK_REAL)
+            if (m->n_maps || w->dtype != HBK_REAL)
                 return hbk_fail(err, HBK_ERROR_OPTION,
                                 "weights of a file, or in %s, cannot be changed in place: make a merged model",
                                 hbk_dtype_name(w->dtype));
@@ -12528,6 +12897,14 @@ HBK_DEF int32_t hbk_template_stop(const hbk_template *t, const hbk_tokenizer *to
     return stop;
 }
 
+HBK_DEF const char *hbk_template_stop_text(const hbk_template *t)
+{
+    const char *end = strstr(t->text[HBK__TEXT_REPLY], "{output}") + strlen("{output}"), *at = end;
+    hbk__template_piece p;
+    bool text = hbk__next_piece(&at, &p) && p.slot == HBK__SLOT_NONE && !*at;
+    return text && end[strspn(end, " \t\r\n")] ? end : "";
+}
+
 /* ==== 15  EXAMPLES AND BATCHES ===============================================
 
    pairs    what people wrote or the loop made: (instruction, output) and where it came from
@@ -13652,14 +14029,17 @@ static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_train_dat
         return hbk_fail(err, HBK_ERROR_OPTION,
                         "batch %lld, accumulate %lld and steps %lld must be at least 1, lr %g above 0",
                         (long long)p->o.batch, (long long)o->accumulate, (long long)o->steps, o->lr);
-    double per_step = (double)(p->o.batch * o->accumulate);
+    double per_step = (double)p->o.batch * (double)o->accumulate;
     if (o->steps < 0)
         p->o.steps =
             o->epochs > 0 ? (hbk_int)ceil(o->epochs * (double)data->n / per_step) : hbk_train_steps(data->n);
     p->o.steps = HBK__MAX(p->o.steps, 1);
-    hbk_int longest = hbk__longest(p);
-    hbk_int all = p->o.accumulate * (p->o.batch + p->o.replay); /* a step never needs more than this */
-    hbk_int room = HBK__MIN(HBK__MAX(o->max_tokens, longest), all * longest);
+    hbk_int longest = hbk__longest(p), all, room; /* a step never needs more than all these tokens */
+    if (p->o.batch > INT64_MAX - o->replay || !hbk__mul(&all, o->accumulate, p->o.batch + o->replay) ||
+        !hbk__mul(&room, all, longest))
+        return hbk_fail(err, HBK_ERROR_RANGE, "batch %lld (and %lld replayed) x accumulate %lld is too much",
+                        (long long)p->o.batch, (long long)o->replay, (long long)o->accumulate);
+    room = HBK__MIN(room, HBK__MAX(o->max_tokens, longest));
     if (o->max_length > 0 && longest > o->max_length)
         return hbk_fail(err, HBK_ERROR_RANGE, "an example of %lld tokens exceeds max_length %lld",
                         (long long)longest, (long long)o->max_length);
@@ -14735,9 +15115,15 @@ static void hbk__requests_free(const hbk__stage *s, hbk_request *r, hbk_int n)
 static hbk_request *hbk__decode(const hbk__stage *s, const hbk__item *items, hbk_int n, hbk_int votes,
                                 hbk_int limit, hbk_error *err)
 {
-    hbk_request *r = HBK__NEW(s->alloc, hbk_request, n * votes, err);
+    hbk_int total;
+    if (!hbk__mul(&total, n, votes) || total > INT64_MAX / 64) {
+        hbk_fail(err, HBK_ERROR_RANGE, "%lld votes on each of %lld records are too many", (long long)votes,
+                 (long long)n);
+        return NULL;
+    }
+    hbk_request *r = HBK__NEW(s->alloc, hbk_request, total, err);
     if (!r) return NULL;
-    for (hbk_int i = 0; i < n * votes; i++) {
+    for (hbk_int i = 0; i < total; i++) {
         const hbk__item *item = &items[i / votes];
         uint64_t id = hbk_hash(0, item->id, strlen(item->id));
         r[i].prompt = item->prompt.data;
@@ -14747,11 +15133,11 @@ static hbk_request *hbk__decode(const hbk__stage *s, const hbk__item *items, hbk
     }
     hbk_sampling sampling = s->o->sampling;
     if (sampling.stop < 0) sampling.stop = hbk_template_stop(s->t, s->tok);
-    hbk_session *session = hbk__wave_session(s, items, n, n * votes, sampling.max_new, limit, err);
-    bool ok = session && hbk_generate(session, r, n * votes, &sampling, NULL, err);
+    hbk_session *session = hbk__wave_session(s, items, n, total, sampling.max_new, limit, err);
+    bool ok = session && hbk_generate(session, r, total, &sampling, NULL, err);
     hbk_session_free(session);
     if (ok) return r;
-    hbk__requests_free(s, r, n * votes);
+    hbk__requests_free(s, r, total);
     return NULL;
 }
 
@@ -15462,23 +15848,26 @@ HBK_DEF bool hbk_inference_tag(char out[512], const char *list, const char *tag_
         first = second;
         second = NULL;
     }
-    int n = snprintf(out, 512, "%s%s%s", first ? first : "", second ? " " : "", second ? second : "");
-    if (n >= 512) return hbk_fail(err, HBK_ERROR_RANGE, "the inference tags are longer than 511 bytes");
+    char both[512];
+    int n = snprintf(both, 512, "%s%s%s", first ? first : "", second ? " " : "", second ? second : "");
+    if (n < 0 || n >= 512)
+        return hbk_fail(err, HBK_ERROR_RANGE, "the inference tags are longer than 511 bytes");
+    memcpy(out, both, (size_t)n + 1);
     return true;
 }
 
 HBK_DEF bool hbk_recipe_tag(char out[512], const char *dir, hbk_error *err)
 {
     char path[512];
-    out[0] = 0;
     if (!hbk_path(path, dir, "humpback.json", err)) return false;
-    if (!hbk_file_exists(path)) return true; /* an adapter from elsewhere has no tags */
-    json_t *j = hbk_json_read(path, err);
-    if (!j) return false;
+    json_t *j = NULL; /* an adapter from elsewhere has no tags */
+    if (hbk_file_exists(path) && !(j = hbk_json_read(path, err))) return false;
     const char *tag = json_string_value(json_object_get(j, "inference_tag"));
-    if (tag) snprintf(out, 512, "%s", tag);
+    bool ok = !tag || strlen(tag) < 512 ||
+              hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "inference_tag is longer than 511 bytes");
+    if (ok) snprintf(out, 512, "%s", tag ? tag : "");
     json_decref(j);
-    return true;
+    return ok;
 }
 
 /* ---- the state of a run ---------------------------------------------------------------- */
@@ -15649,7 +16038,7 @@ static bool hbk__stage_finish(hbk__loop *l, const char *name, json_t *entry, hbk
 {
     double now = hbk__now(l->progress);
     if (entry && l->progress && l->progress->now)
-        json_object_set_new(entry, "seconds", json_real(now - l->lap));
+        json_object_set_new(entry, "seconds", json_real(floor((now - l->lap) * 1e3 + 0.5) / 1e3));
     l->lap = now;
     if (!entry || json_object_set_new(json_object_get(l->state, "stages"), name, entry))
         return hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for run.json");
