@@ -833,8 +833,8 @@ HBK_DEF bool hbk_safetensors_write(const char *path, const hbk_tensor *tensors, 
 
 /* A model from a Hugging Face folder (config.json and safetensors, one file or shards), a GGUF file (of a
    split model: its first) or a llama2.c .bin. Weights stay mapped in their stored type (F32, F16, BF16; in
-   GGUF also Q4_0 to Q6_K); norms and biases are copied, and so are the q and k of GGUF and llama2.c, whose
-   rows change order. */
+   GGUF also Q4_0 to Q6_K, in llama2.c's version 2 INT8); norms and biases are copied, and so are the q and k
+   of GGUF and llama2.c, whose rows change order. */
 HBK_DEF hbk_model *hbk_model_load(const char *path, hbk_allocator *alloc, hbk_error *err);
 /* Writes DIR/config.json, generation_config.json and model.safetensors in dtype t (F32, F16 or BF16). A
    number that t cannot hold, or a NaN, is an error. */
@@ -6732,6 +6732,11 @@ static void hbk__unpack(hbk_real *out, hbk_dtype t, const void *in, hbk_int n)
     }
 }
 
+static const void *hbk__row(const hbk_matrix *w, hbk_int row)
+{
+    return (const char *)w->data + (size_t)row * hbk_dtype_size(w->dtype, w->cols);
+}
+
 /* Elements at .. at+n-1 of w, counted through all rows; whole blocks. */
 static void hbk__unpack_part(hbk_real *out, const hbk_matrix *w, hbk_int at, hbk_int n)
 {
@@ -6851,6 +6856,8 @@ HBK__CLONES
     HBK__DOT4(hbk__f32_of_bf16(w[i]))
 }
 
+#define HBK__PART ((hbk_int)1024) /* elements, a multiple of every block */
+
 /* Whether W's elements can be read where they lie. In a file they may begin at any byte: then they are
    unpacked like any other type. */
 static bool hbk__in_place(const hbk_matrix *w)
@@ -6863,17 +6870,16 @@ static bool hbk__in_place(const hbk_matrix *w)
    it stays in the first cache. Rows of W are shared out among threads. */
 static void hbk__matmul_few(hbk_real *y, const hbk_real *x, const hbk_matrix *w, hbk_int N)
 {
-    enum { PART = 1024 };
     bool real = hbk__in_place(w), bf16 = w->dtype == HBK_BF16 && (uintptr_t)w->data % 2 == 0;
-    hbk_int C = w->cols, O = w->rows, most = real || bf16 ? C : PART;
+    hbk_int C = w->cols, O = w->rows, most = real || bf16 ? C : HBK__PART;
 #ifdef _OPENMP
 #pragma omp parallel for schedule(static) if (O * C > 20000)
 #endif
     for (hbk_int o = 0; o < O; o++) {
-        hbk_real part[PART];
+        hbk_real part[HBK__PART];
         for (hbk_int c = 0, n; c < C; c += n) {
-            const hbk_real *xc = x + c, *wc = real ? (const hbk_real *)w->data + o * C : part;
-            const uint16_t *half = (const uint16_t *)w->data + o * C;
+            const hbk_real *xc = x + c, *wc = real ? (const hbk_real *)hbk__row(w, o) : part;
+            const uint16_t *half = (const uint16_t *)hbk__row(w, o);
             hbk_int k = 0;
             n = HBK__MIN(most, C - c);
             if (!real && !bf16) hbk__unpack_part(part, w, o * C + c, n);
@@ -8538,6 +8544,7 @@ struct hbk_safetensors {
     size_t names_used;
     hbk_int n;
     bool interleaved; /* llama2.c, GGUF: rows 2i and 2i+1 of a head of q and k are a pair */
+    hbk_int group;    /* llama2.c: elements per scale of an INT8 tensor, whose scales follow it */
 };
 
 typedef struct hbk__st_type {
@@ -8812,11 +8819,12 @@ static const char *hbk__st_type_name(hbk_dtype t)
     return names[t];
 }
 
-/* The types of a matrix that files may hold: safetensors the first three, GGUF those that it has ids for. */
+/* The types of a matrix that files may hold: safetensors the first three, GGUF those that it has ids for,
+   llama2.c F32 and INT8. */
 static bool hbk__dtype_of(const char *name, hbk_dtype *t)
 {
     for (int i = 0; i < HBK_DTYPE_COUNT; i++) {
-        if (strcmp(name, hbk__st_type_name((hbk_dtype)i)) != 0 || i == HBK_F64 || i == HBK_INT8) continue;
+        if (strcmp(name, hbk__st_type_name((hbk_dtype)i)) != 0 || i == HBK_F64) continue;
         *t = (hbk_dtype)i;
         return true;
     }
@@ -9462,18 +9470,36 @@ static bool hbk__check_tensor(const char *path, const hbk_tensor *t, const hbk_m
                        vocabulary ? "; vocab_size may be lower than the rows, not higher" : "");
 }
 
+/* Tensor t of a file as a matrix, with its scales if it has some. */
+static hbk_matrix hbk__stored(const hbk_safetensors *file, const hbk_tensor *t, hbk_int rows, hbk_int cols)
+{
+    hbk_matrix w = hbk__tensor_matrix(t, rows, cols);
+    if (w.dtype != HBK_INT8) return w;
+    w.scales = (const char *)t->data + t->bytes;
+    w.group = file->group;
+    return w;
+}
+
+/* Bytes of `rows` rows' scales; rows hold whole groups. */
+static size_t hbk__scales_size(const hbk_matrix *w, hbk_int rows)
+{
+    return w->dtype == HBK_INT8 ? (size_t)(rows * w->cols / w->group) * sizeof(float) : 0;
+}
+
 static bool hbk__must_permute(const hbk_safetensors *file, const hbk__place *p)
 {
     return file->interleaved && (p->slot == HBK_Q || p->slot == HBK_K);
 }
 
 /* What a tensor needs of the model's block, in reals; 0: it stays where it is. Norms and biases are reals,
-   interleaved q and k get their rows in another order: in their stored type, for rows are whole blocks. */
+   interleaved q and k get their rows in another order: in their stored type, for rows are whole blocks or
+   groups. */
 static hbk_int hbk__copy_reals(const hbk_safetensors *file, const hbk_matrix *t, const hbk__place *p)
 {
     hbk_int n = t->rows * t->cols, real = (hbk_int)sizeof(hbk_real);
     if (p->vector) return n;
-    return hbk__must_permute(file, p) ? ((hbk_int)hbk_dtype_size(t->dtype, n) + real - 1) / real : 0;
+    hbk_int bytes = (hbk_int)(hbk_dtype_size(t->dtype, n) + hbk__scales_size(t, t->rows));
+    return hbk__must_permute(file, p) ? (bytes + real - 1) / real : 0;
 }
 
 /* The row here of an interleaved row: 2i + s of a head is its row s D/2 + i. */
@@ -9486,7 +9512,9 @@ static hbk_int hbk__half_split(hbk_int row, hbk_int D)
 static void hbk__copy_tensor(hbk_real *out, hbk_matrix *t, const hbk_safetensors *file, const hbk__place *p,
                              hbk_int D)
 {
-    size_t bytes = hbk_dtype_size(t->dtype, t->cols);
+    size_t bytes = hbk_dtype_size(t->dtype, t->cols), scales = hbk__scales_size(t, 1);
+    const char *scales_from = (const char *)t->scales;
+    char *scales_to = (char *)out + (size_t)t->rows * bytes;
     bool permute = hbk__must_permute(file, p), same = permute && !p->vector;
     hbk_matrix to = *t;
     if (p->vector && permute) { /* a bias: its elements are what its matrix's rows are */
@@ -9499,8 +9527,10 @@ static void hbk__copy_tensor(hbk_real *out, hbk_matrix *t, const hbk_safetensors
             memcpy((char *)out + (size_t)place * bytes, (const char *)to.data + (size_t)row * bytes, bytes);
         else
             hbk_matrix_unpack(out + place * to.cols, &to, row, 1);
+        if (scales) memcpy(scales_to + (size_t)place * scales, scales_from + (size_t)row * scales, scales);
     }
     t->data = out;
+    if (scales) t->scales = scales_to;
     if (!same) t->dtype = HBK_REAL;
 }
 
@@ -9548,7 +9578,7 @@ static bool hbk__bind(hbk_model *m, hbk__source *src, hbk_error *err)
         if (!t) return hbk__missing(src, name, err);
         if (!hbk__place_of(m, name, &p) || !hbk__check_tensor(file->path, t, &w, &p, &m->config, err))
             return false;
-        hbk_matrix stored = hbk__tensor_matrix(t, w.rows, w.cols);
+        hbk_matrix stored = hbk__stored(file, t, w.rows, w.cols);
         copied += hbk__copy_reals(file, &stored, &p);
     }
     if (!hbk__check_strangers(m, src, err)) return false;
@@ -9558,7 +9588,7 @@ static bool hbk__bind(hbk_model *m, hbk__source *src, hbk_error *err)
     hbk_real *at = m->values;
     for (hbk_int i = 0; hbk_tensor_at(m, i, name, &w); i++) {
         const hbk_tensor *t = hbk__source_find(src, name, &file);
-        hbk_matrix stored = hbk__tensor_matrix(t, w.rows, w.cols);
+        hbk_matrix stored = hbk__stored(file, t, w.rows, w.cols);
         hbk__place_of(m, name, &p);
         hbk_int reals = hbk__copy_reals(file, &stored, &p);
         if (reals) hbk__copy_tensor(at, &stored, file, &p, m->config.head_dim);
@@ -9702,7 +9732,10 @@ static hbk_model *hbk__load_folder(hbk__source *s, hbk_error *err)
    i32 dim, ffn_dim, n_layers, n_heads, n_kv_heads, vocab_size, context_length, then floats:
      version 0: at byte 28; a negative vocab_size says that the head follows; tables of rope angles lie
        before it. There is no magic number: the sizes must explain the length of the file to the byte.
-     version 1: "24ka", i32 1 and the sizes; u8 tied at byte 36; floats at byte 256, norms first. */
+     version 1: "24ka", i32 1 and the sizes; u8 tied at byte 36; floats at byte 256, norms first.
+     version 2: "24ka", i32 2, and i32 group at byte 37. Each matrix is rows*cols signed bytes and then one
+       f32 for each `group` of them, which it multiplies. Groups run on from row to row; the exporter makes
+       them divide dim, so that only those of down_proj can cross the end of a row. */
 
 /* The order of tensors. A name that begins with '.' comes once per layer; "" stands for the tables. */
 static const char *const hbk__llama2c_order[2][13] = {
@@ -9715,17 +9748,17 @@ static const char *const hbk__llama2c_order[2][13] = {
 
 /* The sizes in the header, and where the floats begin. Without a magic number, sizes that make sense are what
    tells version 0 from a file that is none. */
-static bool hbk__llama2c_header(const hbk_safetensors *s, hbk_config *c, int *version, hbk_int *start,
+static bool hbk__llama2c_header(hbk_safetensors *s, hbk_config *c, int *version, hbk_int *start,
                                 hbk_error *err)
 {
     const unsigned char *p = s->map.data;
     bool magic = s->map.size >= 256 && hbk__little_endian(p, 4) == 0x616b3432;
     *version = magic ? (int)(int32_t)hbk__little_endian(p + 4, 4) : 0;
     *start = magic ? 256 : 28;
-    if (magic && *version != 1)
+    if (magic && *version != 1 && *version != 2)
         return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, s->path, 0,
-                           "llama2.c version %d%s is not supported: export version 0 or 1", *version,
-                           *version == 2 ? " (int8)" : "");
+                           "llama2.c version %d is not supported: export version 0, 1 or 2", *version);
+    s->group = *version == 2 ? (int32_t)(uint32_t)hbk__little_endian(p + 37, 4) : 0;
     hbk_int size[7];
     for (int i = 0; i < 7; i++)
         size[i] = s->map.size < 28 ? 0 : (int32_t)(uint32_t)hbk__little_endian(p + 8 * magic + 4 * i, 4);
@@ -9751,18 +9784,27 @@ static bool hbk__llama2c_header(const hbk_safetensors *s, hbk_config *c, int *ve
                        "safetensors");
 }
 
-/* The second test of version 0, and the bounds check of both: after it, no tensor can leave the file. */
+/* The second test of version 0, and the bounds check of all: after it, no tensor can leave the file. */
 static bool hbk__llama2c_length(const hbk_safetensors *s, const hbk_config *c, int version, hbk_int start,
                                 hbk_error *err)
 {
-    hbk_int floats = hbk_model_count(c), tables = version == 0 ? c->context_length * c->head_dim : 0;
-    if (floats < (hbk_int)1 << 58 && tables < (hbk_int)1 << 58 &&
-        start + 4 * (floats + tables) == (hbk_int)s->map.size)
+    hbk_int tables = version == 0 ? c->context_length * c->head_dim : 0;
+    hbk_int n = hbk_model_count(c), bytes = 4 * n;
+    if (version == 2 && (s->group < 1 || c->dim % s->group != 0))
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0,
+                           "llama2.c version 2: groups of %lld do not divide dim %lld; export it again",
+                           (long long)s->group, (long long)c->dim);
+    if (version == 2) { /* matrices are a byte and their share of a scale */
+        hbk_int norms = c->dim * (2 * c->n_layers + 1);
+        bytes = 4 * norms + (n - norms) + 4 * ((n - norms) / s->group);
+    }
+    if (n < (hbk_int)1 << 58 && tables < (hbk_int)1 << 58 &&
+        start + bytes + 4 * tables == (hbk_int)s->map.size)
         return true;
     return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0,
                        "has %zu bytes; a llama2.c file of dim %lld, %lld layers, %lld tokens has about %.0f",
                        s->map.size, (long long)c->dim, (long long)c->n_layers, (long long)c->vocab_size,
-                       4.0 * ((double)floats + (double)tables));
+                       (double)bytes + 4.0 * (double)tables);
 }
 
 /* The table that a safetensors file would have. */
@@ -9772,8 +9814,8 @@ static bool hbk__llama2c_table(hbk_safetensors *s, hbk_model *m, int version, hb
     const unsigned char *at = s->map.data + start;
     hbk_int n = 3 + 9 * c->n_layers;
     if (!hbk__st_reserve(s, n, n * 96, err)) return false;
-    for (int i = 0; i < 13 && hbk__llama2c_order[version][i]; i++) {
-        const char *part = hbk__llama2c_order[version][i];
+    for (int i = 0; i < 13 && hbk__llama2c_order[version > 0][i]; i++) {
+        const char *part = hbk__llama2c_order[version > 0][i];
         if (!*part) at += 4 * c->context_length * c->head_dim;
         if (!*part || (c->tied && !strcmp(part, HBK__HEAD))) continue;
         for (hbk_int l = 0; l < (*part == '.' ? c->n_layers : 1); l++) {
@@ -9785,13 +9827,15 @@ static bool hbk__llama2c_table(hbk_safetensors *s, hbk_model *m, int version, hb
                 snprintf(name, sizeof name, "%s", part);
             hbk__place_of(m, name, &p);
             hbk_tensor *t = hbk__st_add(s, name);
-            snprintf(t->dtype, sizeof t->dtype, "F32");
+            bool int8 = s->group && p.w;
+            snprintf(t->dtype, sizeof t->dtype, int8 ? "INT8" : "F32");
             t->n_dims = p.vector ? 1 : 2;
             t->shape[0] = p.vector ? c->dim : p.w->rows;
             t->shape[1] = p.vector ? 0 : p.w->cols;
+            t->n_elements = t->shape[0] * (p.vector ? 1 : t->shape[1]);
             t->data = at;
-            hbk__tensor_size(t);
-            at += t->bytes;
+            t->bytes = hbk_dtype_size(int8 ? HBK_INT8 : HBK_F32, t->n_elements);
+            at += t->bytes + (int8 ? 4 * (size_t)(t->n_elements / s->group) : 0);
         }
     }
     hbk__st_sort(s);

@@ -24,7 +24,7 @@ static void t08_halves(hbk_dtype t, int at[2])
 }
 
 /* n elements of type t from a seed: packed normal numbers where the type can be packed, else blocks of random
-   bytes whose halves, of either sign, lie between 2^-9 and 2^-5. */
+   bytes whose halves, of either sign, lie between 2^-11 and 2^-7. */
 static void t08_stored(unsigned char *p, hbk_dtype t, hbk_int n, uint64_t seed)
 {
     hbk_rng r = hbk_rng_at(seed, "stored", (uint64_t)t);

@@ -1050,8 +1050,32 @@ static void t12_shards(void **state)
 
 /* ---- llama2.c ----------------------------------------------------------------- */
 
-/* Appends tensor `name` of m as floats; q and k with the rows of a head interleaved. */
-static void t12_append(hbk_text *out, const hbk_model *m, const char *name)
+enum { T12_GROUP = 8 }; /* divides dim, and not ffn_dim: groups of down_proj cross rows */
+
+/* Groups of f, n floats, as llama2.c's exporter quantises them: q = round(f / scale), scale = max |f| / 127.
+   f becomes what they hold. */
+static void t12_append_groups(hbk_text *out, float *f, hbk_int n)
+{
+    hbk_text scales;
+    memset(&scales, 0, sizeof scales);
+    for (hbk_int i = 0; i < n; i += T12_GROUP) {
+        float most = 0;
+        for (hbk_int k = i; k < i + T12_GROUP; k++) most = fmaxf(most, fabsf(f[k]));
+        float scale = most / 127.0f;
+        for (hbk_int k = i; k < i + T12_GROUP; k++) {
+            signed char q = (signed char)rintf(f[k] / scale);
+            hbk_text_append(out, (const char *)&q, 1);
+            f[k] = (float)q * scale;
+        }
+        hbk_text_append(&scales, (const char *)&scale, 4);
+    }
+    hbk_text_append(out, scales.data, scales.len);
+    hbk_text_free(&scales);
+}
+
+/* Appends tensor `name` of m, q and k with the rows of a head interleaved: as floats, or in version 2, where
+   it is a matrix, as int8; then m's own numbers become those. */
+static void t12_append(hbk_text *out, const hbk_model *m, const char *name, int version)
 {
     char at[96];
     hbk_matrix w;
@@ -1059,14 +1083,20 @@ static void t12_append(hbk_text *out, const hbk_model *m, const char *name)
     bool swap = strstr(name, "q_proj") || strstr(name, "k_proj"), found = false;
     while (!found && hbk_tensor_at(m, i++, at, &w)) found = !strcmp(at, name);
     if (!found) fail_msg("no tensor %s", name);
-    for (hbk_int row = 0; row < w.rows; row++) {
-        hbk_real x[64];
-        float f[64];
-        hbk_int r = row % D, from = swap ? row - r + r % 2 * (D / 2) + r / 2 : row;
-        hbk_matrix_unpack(x, &w, from, 1);
-        for (hbk_int k = 0; k < w.cols; k++) f[k] = (float)x[k];
-        hbk_text_append(out, (const char *)f, (size_t)w.cols * 4);
+    float *f = HBK__NEW(NULL, float, w.rows * w.cols, NULL);
+    for (int back = 0; back < 2; back++) {
+        for (hbk_int row = 0; row < w.rows; row++) {
+            hbk_int r = row % D, from = swap ? row - r + r % 2 * (D / 2) + r / 2 : row;
+            hbk_real *x = (hbk_real *)w.data + from * w.cols;
+            for (hbk_int k = 0; k < w.cols; k++)
+                if (back) x[k] = (hbk_real)f[row * w.cols + k];
+                else f[row * w.cols + k] = (float)x[k];
+        }
+        if (back) break;
+        if (version == 2 && w.rows > 1) t12_append_groups(out, f, w.rows * w.cols);
+        else hbk_text_append(out, (const char *)f, (size_t)(w.rows * w.cols) * 4);
     }
+    hbk_free(NULL, f);
 }
 
 /* The bytes of m as llama2.c would export them. */
@@ -1083,7 +1113,7 @@ static hbk_text t12_llama2c(const hbk_model *m, int version)
     const hbk_config *c = &m->config;
     hbk_text out;
     memset(&out, 0, sizeof out);
-    int32_t v = (int32_t)c->vocab_size, magic[2] = {0x616b3432, 1};
+    int32_t v = (int32_t)c->vocab_size, magic[2] = {0x616b3432, version}, group = T12_GROUP;
     int32_t size[7] = {(int32_t)c->dim,           (int32_t)c->ffn_dim,    (int32_t)c->n_layers,
                        (int32_t)c->n_heads,       (int32_t)c->n_kv_heads, 0,
                        (int32_t)c->context_length};
@@ -1091,9 +1121,10 @@ static hbk_text t12_llama2c(const hbk_model *m, int version)
     if (version) hbk_text_append(&out, (const char *)magic, 8);
     hbk_text_append(&out, (const char *)size, 28);
     if (version) hbk_text_append(&out, c->tied ? "\1" : "\0", 1);
+    if (version == 2) hbk_text_append(&out, (const char *)&group, 4);
     while (version && out.len < 256) hbk_text_append(&out, "\0", 1);
-    for (int i = 0; i < 13 && order[version][i]; i++) {
-        const char *part = order[version][i];
+    for (int i = 0; i < 13 && order[version > 0][i]; i++) {
+        const char *part = order[version > 0][i];
         char name[96];
         if (!*part)
             for (hbk_int k = 0; k < c->context_length * c->head_dim; k++)
@@ -1103,7 +1134,7 @@ static hbk_text t12_llama2c(const hbk_model *m, int version)
         for (hbk_int l = 0; l < (whole ? 1 : c->n_layers); l++) {
             if (whole) snprintf(name, sizeof name, "%s.weight", part);
             else snprintf(name, sizeof name, "model.layers.%d.%s.weight", (int)l, part);
-            t12_append(&out, m, name);
+            t12_append(&out, m, name, version);
         }
     }
     return out;
@@ -1116,18 +1147,18 @@ static hbk_config t12_llama2c_config(bool tied)
     return c;
 }
 
-/* Promise: versions 0 and 1, tied or not, load as the model that they were made from; cut or lengthened they
-   do not, and what is no model is told from what it is. */
+/* Promise: versions 0, 1 and 2, tied or not, load as the model that they were made from; cut or lengthened
+   they do not, and what is no model is told from what it is. */
 static void t12_llama2c_files(void **state)
 {
     (void)state;
     hbk_error err;
     char path[512];
     test_tmp(path, "t12_model.bin");
-    for (int i = 0; i < 4; i++) {
-        hbk_config c = t12_llama2c_config(i / 2);
+    for (int i = 0; i < 6; i++) {
+        hbk_config c = t12_llama2c_config(i / 3);
         hbk_model *m = hbk_model_random(&c, 9, NULL, &err);
-        hbk_text file = t12_llama2c(m, i % 2);
+        hbk_text file = t12_llama2c(m, i % 3);
         t12_put(path, file.data, file.len);
         hbk_model *l = hbk_model_load(path, NULL, &err);
         if (!l) fail_msg("%s", err.message);
@@ -1153,7 +1184,7 @@ static void t12_llama2c_files(void **state)
         hbk_code code;
         const char *part;
     } cases[] = {
-        {"24ka\2", HBK_ERROR_UNSUPPORTED, "llama2.c version 2 (int8) is not supported"},
+        {"24ka\2", HBK_ERROR_FORMAT, "is no model"},
         {"24ka\7", HBK_ERROR_UNSUPPORTED, "llama2.c version 7 is not supported"},
         {"24ka\1", HBK_ERROR_FORMAT, "is no model"},
         {"GGUF\3", HBK_ERROR_FORMAT, "key general.architecture is missing"},
@@ -1170,6 +1201,63 @@ static void t12_llama2c_files(void **state)
         check_error(hbk_model_load(path, NULL, &err), cases[i].code, cases[i].part);
     }
     check_error(hbk_model_load("/nowhere", NULL, &err), HBK_ERROR_FILE, "/nowhere: there is no such file");
+}
+
+/* The logits of ids, at every position; free them. */
+static hbk_real *t12_logits(const hbk_model *m, const int32_t *ids, hbk_int n)
+{
+    hbk_error err;
+    hbk_int start[2] = {0, n};
+    hbk_batch b = {n, 1, ids, NULL, start};
+    hbk_real *logits = HBK__NEW(NULL, hbk_real, n * m->config.vocab_size, &err);
+    hbk_acts *a = hbk_acts_new(m, NULL, n, n, false, NULL, &err);
+    assert_non_null(a);
+    check_ok(hbk_model_logits(a, m, &b, NULL, logits, &err));
+    hbk_acts_free(a);
+    return logits;
+}
+
+/* Promise: the matrices of version 2 stay int8 in memory, in the mapped file but for q and k, and give the
+   logits of the numbers that they hold, by few rows and by many; groups that cannot be are refused. */
+static void t12_llama2c_int8(void **state)
+{
+    (void)state;
+    static const int32_t ids[] = {1, 5, 9, 36, 0, 7, 7, 12, 30, 2, 18};
+    static const int32_t groups[] = {0, -8, 7, 16, 48, INT32_MIN, INT32_MAX};
+    hbk_error err;
+    char path[512];
+    test_tmp(path, "t12_int8.bin");
+    hbk_config c = t12_llama2c_config(false);
+    hbk_model *m = hbk_model_random(&c, 9, NULL, &err);
+    hbk_text file = t12_llama2c(m, 2);
+    t12_put(path, file.data, file.len);
+    hbk_model *l = hbk_model_load(path, NULL, &err);
+    if (!l) fail_msg("%s", err.message);
+    for (int s = 0; s < HBK_N_SLOTS; s++) {
+        const hbk_matrix *w = &l->layers[1].w[s];
+        const unsigned char *p = (const unsigned char *)w->data;
+        assert_int_equal(w->dtype, HBK_INT8);
+        assert_int_equal(w->group, T12_GROUP);
+        bool mapped = p > l->maps[0].data && p < l->maps[0].data + l->maps[0].size;
+        assert_int_equal(mapped, s != HBK_Q && s != HBK_K);
+    }
+    for (hbk_int n = 3; n <= 11; n += 8) {
+        hbk_real *want = t12_logits(m, ids, n), *got = t12_logits(l, ids, n);
+        for (hbk_int i = 0; i < n * c.vocab_size; i++) check_near(got[i], want[i], 1e-5);
+        hbk_free(NULL, want);
+        hbk_free(NULL, got);
+    }
+    hbk_model_free(l);
+    for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
+        memcpy(file.data + 37, &groups[i], 4);
+        t12_put(path, file.data, file.len);
+        check_error(hbk_model_load(path, NULL, &err), HBK_ERROR_FORMAT, "do not divide dim 24");
+    }
+    memcpy(file.data + 37, "\4\0\0", 4); /* a possible size, of another file */
+    t12_put(path, file.data, file.len);
+    check_error(hbk_model_load(path, NULL, &err), HBK_ERROR_FORMAT, "a llama2.c file of dim 24");
+    hbk_text_free(&file);
+    hbk_model_free(m);
 }
 
 /* ---- adapters ----------------------------------------------------------------- */
@@ -1719,7 +1807,7 @@ static void t12_adapter_copies(void **state)
 }
 
 /* Logits of ten tokens. */
-static void t12_logits(hbk_real out[10 * 37], const hbk_model *m, const hbk_adapter *a)
+static void t12_ten_logits(hbk_real out[10 * 37], const hbk_model *m, const hbk_adapter *a)
 {
     static const int32_t ids[] = {3, 36, 0, 7, 7, 21, 14, 2, 30, 9};
     static const hbk_int start[] = {0, 10};
@@ -1760,12 +1848,12 @@ static void t12_merge(void **state)
         o.target_rank[HBK_V] = 2;
         o.layer_end = 1;
         hbk_adapter *a = t12_mixed(&c, &o);
-        t12_logits(base, m, NULL);
-        t12_logits(want, m, a);
+        t12_ten_logits(base, m, NULL);
+        t12_ten_logits(want, m, a);
         assert_true(t12_apart(base, want) > 0.1);
         hbk_model *merged = hbk_adapter_merge(m, a, NULL, &err);
         if (!merged) fail_msg("%s", err.message);
-        t12_logits(got, merged, NULL);
+        t12_ten_logits(got, merged, NULL);
         assert_true(t12_apart(got, want) < bar);
         assert_true(!merged->config.tied && merged->head.data != merged->embed.data);
         assert_memory_equal(m->values, kept->values, sizeof *m->values * (size_t)hbk_model_count(&c));
@@ -1775,7 +1863,7 @@ static void t12_merge(void **state)
         hbk_model *loaded = hbk_model_load(dir, NULL, &err);
         if (!loaded) fail_msg("%s", err.message);
         assert_false(loaded->config.tied);
-        t12_logits(got, loaded, NULL);
+        t12_ten_logits(got, loaded, NULL);
         assert_true(t12_apart(got, want) < bar);
         if (sizeof(hbk_real) == 4) /* by panels or at once: the same numbers */
             assert_memory_equal(loaded->head.data, merged->head.data, sizeof(float) * 37 * 20);
@@ -1783,10 +1871,10 @@ static void t12_merge(void **state)
                     tied ? "also the embedding" : "make a merged model");
         if (!tied) {
             check_ok(hbk_adapter_add(m, a, 1, &err));
-            t12_logits(got, m, NULL);
+            t12_ten_logits(got, m, NULL);
             assert_true(t12_apart(got, want) < bar);
             check_ok(hbk_adapter_add(m, a, -1, &err));
-            t12_logits(got, m, NULL);
+            t12_ten_logits(got, m, NULL);
             assert_true(t12_apart(got, base) < bar);
         }
         hbk_model_free(loaded);
@@ -1982,10 +2070,11 @@ static void t12_damaged_configs(void **state)
     c.eos[c.n_eos++] = 36;
     hbk_model *m = hbk_model_random(&c, 9, NULL, &err);
     test_tmp(path, "t12_damaged.bin");
-    for (int version = 0; version < 2; version++) {
+    static const size_t headers[] = {28, 40, 41};
+    for (int version = 0; version < 3; version++) {
         hbk_text file = t12_llama2c(m, version);
         t12_put(path, file.data, file.len);
-        t12_damage(path, version ? 40 : 28, t12_check_alive, path);
+        t12_damage(path, headers[version], t12_check_alive, path);
         hbk_text_free(&file);
     }
     hbk_model_free(m);
@@ -2109,11 +2198,13 @@ static void t12_faults(void **state)
     fault_sweep(t12_load_adapter, dir);
     fault_sweep(t12_merge_both, dir);
     hbk_model *m = hbk_model_random(&flat, 9, NULL, &err);
-    hbk_text file = t12_llama2c(m, 0);
-    test_tmp(dir, "t12_faults.bin");
-    t12_put(dir, file.data, file.len);
-    fault_sweep(t12_load_model, dir);
-    hbk_text_free(&file);
+    for (int version = 0; version < 3; version += 2) {
+        hbk_text file = t12_llama2c(m, version);
+        test_tmp(dir, "t12_faults.bin");
+        t12_put(dir, file.data, file.len);
+        fault_sweep(t12_load_model, dir);
+        hbk_text_free(&file);
+    }
     hbk_model_free(m);
 }
 
@@ -2217,5 +2308,6 @@ static const struct CMUnitTest tests_12[] = {
     cmocka_unit_test(t12_adapter_mlx),
     cmocka_unit_test(t12_adapter_copies),
     cmocka_unit_test(t12_merge),
+    cmocka_unit_test(t12_llama2c_int8),
     cmocka_unit_test(t12_reference_files),
 };
