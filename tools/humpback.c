@@ -1278,35 +1278,42 @@ static void cmd_sets_free(cmd_sets *s)
     hbk_dataset_free(&s->validation);
 }
 
-/* Adds the rows of a file as examples. */
-static bool cmd_add_pairs(cli *c, const cmd_world *w, const char *path, hbk_int limit, hbk_dataset *d)
+/* Adds the rows of a file as examples and says what was left out. */
+static bool cmd_add_examples(cli *c, const cmd_world *w, const char *path, hbk_int limit, hbk_dataset *d)
 {
-    hbk_pairs pairs;
-    memset(&pairs, 0, sizeof pairs);
-    hbk_use use = cli_has(c, "reverse") ? HBK_BACKWARD : HBK_FORWARD;
-    bool ok = hbk_pairs_load(&pairs, path, "seed", &c->err);
-    if (ok && pairs.n == 0)
-        ok = hbk_fail_at(&c->err, HBK_ERROR_DATA, path, 0,
-                         "is empty: it needs rows {\"instruction\": ..., \"output\": ...}");
-    ok = ok && hbk_dataset_add_pairs(d, &pairs, w->tmpl, w->tok, use, cli_text(c, "tag-seed"),
-                                     cli_text(c, "tag-web"), limit, &c->err);
-    if (ok && d->n_too_long)
-        fprintf(stderr,
-                "humpback: note: %lld of %lld examples of %s are longer than %lld tokens and left out\n",
-                (long long)d->n_too_long, (long long)(d->n + d->n_too_long), path, (long long)limit);
-    hbk_pairs_free(&pairs);
-    return ok;
+    hbk_data_options o;
+    memset(&o, 0, sizeof o);
+    o.tmpl = w->tmpl;
+    o.tok = w->tok;
+    o.use = cli_has(c, "reverse") ? HBK_BACKWARD : HBK_FORWARD;
+    o.tag_seed = cli_text(c, "tag-seed");
+    o.tag_web = cli_text(c, "tag-web");
+    o.max_length = limit;
+    o.overlong = cli_has(c, "overlong") ? (hbk_overlong)cli_choice(c, "overlong") : HBK_OVERLONG_DROP;
+    hbk_form form;
+    if (!hbk_dataset_add_file(d, path, &o, &form, &c->err)) return false;
+    hbk_int all = d->n + d->n_too_long + d->n_no_target;
+    if (d->n_too_long)
+        fprintf(stderr, "humpback: note: %lld of %lld %s of %s are longer than %lld tokens and left out\n",
+                (long long)d->n_too_long, (long long)all, hbk_form_name(form), path, (long long)limit);
+    if (d->n_cut)
+        fprintf(stderr, "humpback: note: %lld of %lld %s of %s are longer than %lld tokens and cut there\n",
+                (long long)d->n_cut, (long long)all, hbk_form_name(form), path, (long long)limit);
+    if (d->n_no_target)
+        fprintf(stderr, "humpback: note: %lld of %lld %s of %s have nothing to learn and are left out\n",
+                (long long)d->n_no_target, (long long)all, hbk_form_name(form), path);
+    return true;
 }
 
 static bool cmd_train_data(cli *c, const cmd_world *w, const hbk_train_options *o, cmd_sets *s)
 {
     hbk_int context = w->base->config.context_length;
     hbk_int limit = o->max_length > 0 ? HBK__MIN(o->max_length, context) : context;
-    bool ok = cmd_add_pairs(c, w, cli_text(c, "data"), limit, &s->examples);
+    bool ok = cmd_add_examples(c, w, cli_text(c, "data"), limit, &s->examples);
     if (ok && cli_has(c, "replay"))
         ok = hbk_dataset_add_texts(&s->replay, cli_text(c, "replay"), w->tok, limit, &c->err);
     if (ok && cli_has(c, "validation"))
-        ok = cmd_add_pairs(c, w, cli_text(c, "validation"), limit, &s->validation);
+        ok = cmd_add_examples(c, w, cli_text(c, "validation"), limit, &s->validation);
     if (ok && cli_has(c, "validation-share"))
         ok = hbk_dataset_split(&s->examples, &s->validation, cli_real(c, "validation-share"), o->seed,
                                &c->err);
@@ -2041,7 +2048,10 @@ static const cli_flag cmd_seeds_flags[] = {
     CLI_END};
 static const cli_flag cmd_finetune_flags[] = {
     CMD_FLAG_MODEL,
-    {"data", CLI_TEXT, "F", NULL, "pairs: JSONL rows with \"instruction\" and \"output\"", 1, 0, CLI_FREE},
+    {"data", CLI_TEXT, "F", NULL,
+     "rows of pairs (Alpaca), messages, ShareGPT, prompt/completion, Open Assistant trees or text", 1, 0,
+     CLI_FREE},
+    {"overlong", CLI_CHOICE, "drop|cut|error", "drop", "what is longer than --max-length", 0, 0, CLI_FREE},
     {"out", CLI_TEXT, "D", NULL, "the finetuned folder; one that was begun is continued", 0, 0, CLI_FREE},
     CMD_FLAG_TEMPLATE(""),
     {"reverse", CLI_SWITCH, NULL, NULL, "the backward model: from output to instruction", 0, 0, CLI_FREE},
@@ -2060,7 +2070,7 @@ static const cli_flag cmd_finetune_flags[] = {
     {"rank-of", CLI_TEXT, "LIST", NULL, "ranks that differ: v_proj=8,lm_head=4", 0, 0, CLI_FREE},
     {"alpha-of", CLI_TEXT, "LIST", NULL, "alphas that differ, likewise", 0, 0, CLI_FREE},
     {"layers", CLI_TEXT, "A-B", "(all)", "adapt these layers alone, counted from 0", 0, 0, CLI_FREE},
-    {"max-length", CLI_INT, "N", "(the model's context)", "longest example in tokens; others are left out", 2,
+    {"max-length", CLI_INT, "N", "(the model's context)", "longest example in tokens", 2,
      1e9, CLI_FREE},
     {"dump-labels", CLI_SWITCH, NULL, NULL, "print the first examples and their loss mask, and stop", 0, 0,
      CLI_FREE},
