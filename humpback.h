@@ -2061,11 +2061,12 @@ HBK_DEF hbk_int hbk_utf8_length(const char *s, size_t n)
    by waves; the run's state records how many rows are safe, and opening the file again cuts whatever lies
    behind them, a torn line included. So a row is what a newline ends, and nothing else.
 
-   JSON is jansson's (RFC 8259), with three answers of our own:
+   JSON is jansson's (RFC 8259), with four answers of our own:
      - an integer beyond 64 bits becomes a real, it alone: tokenizer_config.json holds
        1000000000000000019884624838656, and the integers around it must stay integers;
      - \u0000 in a string is allowed; invalid UTF-8 and lone surrogates are errors of their line;
-     - objects keep the order in which keys were put in, so what is written twice is the same bytes.
+     - objects keep the order in which keys were put in, so what is written twice is the same bytes;
+     - a real is written in the first of 15, 16 or 17 digits that read back as the same number.
 
    jansson allocates with malloc; what it is fed is bounded by HBK__JSON_MAX.
 
