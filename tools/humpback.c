@@ -1919,8 +1919,8 @@ static bool cmd_export_merged(cli *c, cmd_world *w, const char *out)
         cmd_remove_folder(part);
         return false;
     }
-    cli_say(c, "%s in %s: %s\n", w->tuned.adapter ? "base and adapter, merged," : "the model", hbk_dtype_name(type),
-            out);
+    cli_say(c, "%s in %s: %s\n", w->tuned.adapter ? "base and adapter, merged," : "the model",
+            hbk_dtype_name(type), out);
     cli_say(c, "read back, its logits differ by at most %.1e\n", largest);
     return !cli_has(c, "json") ||
            cli_print_json(json_pack("{s:s, s:s, s:f}", "out", out, "dtype", hbk_dtype_name(type),
@@ -2137,8 +2137,8 @@ static const cli_flag cmd_export_flags[] = {
     CMD_FLAG_ADAPTER("what is merged into it"),
     {"merge", CLI_TEXT, "DIR", NULL, "a Hugging Face folder: weights, configuration, tokenizer", 0, 0,
      CLI_FREE},
-    {"dtype", CLI_CHOICE, "f32|bf16|f16", "(the model's; bf16 if that is quantised)", "type of the weights", 0,
-     0, CLI_FREE},
+    {"dtype", CLI_CHOICE, "f32|bf16|f16", "(the model's; bf16 if that is quantised)", "type of the weights",
+     0, 0, CLI_FREE},
     CMD_FLAG_FORCE("set aside what stands under the output's name, as NAME.1 ..."),
     CMD_FLAG_JSON,
     CLI_END};
