@@ -11377,10 +11377,9 @@ static bool hbk__gguf_put_tokenizer(hbk_gguf_writer *w, const hbk_tokenizer *tok
 static bool hbk__gguf_put_keys(hbk_gguf_writer *w, const hbk_model *m, const hbk_tokenizer *tok, hbk_dtype t,
                                hbk_error *err)
 {
-    const char *name = hbk__base_name(w->path);
-    size_t n = strlen(name);
+    const char *name = hbk__base_name(w->path), *end = strstr(name, ".gguf"); /* the file's, as far as that */
+    size_t n = end ? (size_t)(end - name) : strlen(name);
     int file_type = t == HBK_F32 ? 0 : t == HBK_F16 ? 1 : t == HBK_Q8_0 ? 7 : 32; /* llama.cpp's numbers */
-    if (n > 5 && !strcmp(name + n - 5, ".gguf")) n -= 5;
     hbk__gguf_put_text(w, "general.architecture", "llama");
     hbk__gguf_put_text(w, "general.type", "model");
     hbk_gguf_put_string(w, "general.name", name, n);
