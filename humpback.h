@@ -496,8 +496,8 @@ HBK_DEF const char *hbk_tokenizer_piece(const hbk_tokenizer *t, int32_t id);
    Specials <unk> <s> </s> are ids 0 1 2. Save with hbk_tokenizer_save (a tokenizer.json). */
 HBK_DEF hbk_tokenizer *hbk_tokenizer_train(const char *text, size_t n, hbk_int vocab_size, bool all_bytes,
                                            hbk_allocator *alloc, hbk_error *err);
-/* Writes DIR/tokenizer.json and DIR/tokenizer_config.json; a loaded tokenizer's own files are copied byte
-   for byte. */
+/* Writes DIR/tokenizer.json and DIR/tokenizer_config.json, of a trained tokenizer or a GGUF's vocabulary; of
+   another loaded one its own files are copied byte for byte. */
 HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_error *err);
 /* Copies what stands beside the weights in the model folder `from`, byte for byte: the tokenizer's files, chat
    template and generation settings, as many as there are. `to` must exist. */
@@ -4917,6 +4917,7 @@ static const char *hbk__tokenizer_pre(const hbk_tokenizer *t)
     if (!t->byte_level) return "";
     if (t->prefix_space || (t->ignore_merges != (t->words == HBK__WORDS_LLAMA3))) return NULL;
     if (t->words == HBK__WORDS_LLAMA3 && !t->digits) return "llama-bpe";
+    if (t->words == HBK__WORDS_DEFAULT) return "default";
     return smollm ? "smollm" : t->words == HBK__WORDS_GPT2 ? "gpt-2" : NULL;
 }
 
@@ -4984,19 +4985,21 @@ static void hbk__json_metaspace(hbk_tokenizer *t, const json_t *node)
     t->words = json_is_false(json_object_get(node, "split")) ? HBK__WORDS_ALL : HBK__WORDS_SPACE;
 }
 
+static const char *const hbk__gpt2_regex =
+    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+static const char *const hbk__llama3_regex =
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}"
+    "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+
 /* Cutting by a regular expression: letter for letter one of those that 7.3 knows. */
 static bool hbk__json_split(hbk_tokenizer *t, const json_t *node, const char *path, hbk_error *err)
 {
-    static const char *const gpt2 = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+"
-                                    "|\\s+(?!\\S)|\\s+";
-    static const char *const llama3 = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}"
-                                      "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
     const char *regex = json_string_value(json_object_get(json_object_get(node, "pattern"), "Regex"));
     bool plain = hbk__node_is(node, "behavior", "Isolated") && !json_is_true(json_object_get(node, "invert"));
     plain = plain && t->words == HBK__WORDS_ALL; /* two of them would cut twice */
-    if (regex && plain && strcmp(regex, gpt2) == 0)
+    if (regex && plain && strcmp(regex, hbk__gpt2_regex) == 0)
         t->words = HBK__WORDS_GPT2;
-    else if (regex && plain && strcmp(regex, llama3) == 0)
+    else if (regex && plain && strcmp(regex, hbk__llama3_regex) == 0)
         t->words = HBK__WORDS_LLAMA3;
     else
         return hbk__refuse_node(path, "pre_tokenizer Split", regex ? regex : "(no Regex)", err);
@@ -5921,8 +5924,8 @@ static bool hbk__find_tokenizer(hbk_tokenizer *t, const char *path, hbk_error *e
     strcpy(t->file, path);
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path, *dot = strrchr(name, '.');
     t->format = dot && strcmp(dot, ".json") == 0   ? HBK__FORMAT_JSON
+                : hbk__is_gguf(path)               ? HBK__FORMAT_GGUF
                 : dot && strcmp(dot, ".bin") == 0  ? HBK__FORMAT_BIN
-                : dot && strcmp(dot, ".gguf") == 0 ? HBK__FORMAT_GGUF
                                                    : HBK__FORMAT_MODEL;
     for (int i = 0; i < HBK__N_FORMATS; i++) { /* under its own name it has companions */
         if (strcmp(name, hbk__format_files[i]) != 0) continue;
@@ -6347,6 +6350,124 @@ HBK_DEF bool hbk_tokenizer_copy(const char *from, const char *to, hbk_allocator 
     return true;
 }
 
+/* What came out of a GGUF becomes a tokenizer.json: the trained one's, with other parts. A NULL among them
+   is memory that ran out, which json_object_set_new reports. */
+
+static json_t *hbk__save_added(const hbk_tokenizer *t)
+{
+    json_t *list = json_array();
+    for (hbk_int i = 0; i < t->n_added; i++) {
+        int32_t id = t->added[i].id;
+        json_array_append_new(list, json_pack("{s:i,s:s,s:b,s:b,s:b,s:b,s:b}", "id", (int)id, "content",
+                                              hbk__vocab_piece(&t->vocab, id), "single_word", 0, "lstrip", 0,
+                                              "rstrip", 0, "normalized", 0, "special",
+                                              (int)t->added[i].special));
+    }
+    return list;
+}
+
+static json_t *hbk__save_words(const hbk_tokenizer *t)
+{
+    json_t *first = NULL, *level;
+    if (!t->byte_level) return json_null();
+    level = json_pack("{s:s,s:b,s:b,s:b}", "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets", 1,
+                      "use_regex", (int)(t->words == HBK__WORDS_GPT2));
+    if (t->words == HBK__WORDS_LLAMA3)
+        first = json_pack("{s:s,s:{s:s},s:s,s:b}", "type", "Split", "pattern", "Regex", hbk__llama3_regex,
+                          "behavior", "Isolated", "invert", 0);
+    if (t->digits) first = json_pack("{s:s,s:b}", "type", "Digits", "individual_digits", 1);
+    return first ? json_pack("{s:s,s:[o,o]}", "type", "Sequence", "pretokenizers", first, level) : level;
+}
+
+/* The template's sequence [Prepend, Replace], less Prepend; its decoder less Strip; or a ByteLevel. */
+static int hbk__save_ends(const hbk_tokenizer *t, json_t *root)
+{
+    json_t *decoder = json_object_get(root, "decoder"), *steps = json_object_get(decoder, "decoders");
+    if (t->byte_level)
+        return json_object_set_new(root, "decoder",
+                                   json_pack("{s:s,s:b,s:b,s:b}", "type", "ByteLevel", "add_prefix_space", 0,
+                                             "trim_offsets", 1, "use_regex", 1));
+    json_t *replace = json_pack("{s:s,s:{s:s},s:s}", "type", "Replace", "pattern", "String", " ", "content",
+                                HBK__SPACE);
+    json_t *prepend = json_pack("{s:s,s:s}", "type", "Prepend", "prepend", HBK__SPACE);
+    json_t *list = t->prefix == HBK__PREFIX_NEVER ? json_pack("[o]", replace)
+                                                  : json_pack("[o,o]", prepend, replace);
+    if (t->prefix == HBK__PREFIX_NEVER) {
+        json_decref(prepend);
+        json_array_remove(steps, json_array_size(steps) - 1);
+    }
+    return json_object_set_new(root, "normalizer",
+                               json_pack("{s:s,s:o}", "type", "Sequence", "normalizers", list));
+}
+
+static int hbk__save_bos(const hbk_tokenizer *t, json_t *root)
+{
+    const char *bos = hbk_tokenizer_piece(t, t->bos);
+    if (!bos || !t->adds_bos) return json_object_set_new(root, "post_processor", json_null());
+    json_t *all = json_pack("{s:{s:s,s:[i],s:[s]}}", bos, "id", bos, "ids", (int)t->bos, "tokens", bos);
+    json_t *begin = json_pack("{s:{s:s,s:i}}", "SpecialToken", "id", bos, "type_id", 0);
+    json_t *a = json_pack("{s:{s:s,s:i}}", "Sequence", "id", "A", "type_id", 0);
+    json_t *b = json_pack("{s:{s:s,s:i}}", "Sequence", "id", "B", "type_id", 1);
+    return json_object_set_new(root, "post_processor",
+                               json_pack("{s:s,s:[O,O],s:[o,o,o],s:o}", "type", "TemplateProcessing", "single",
+                                         begin, a, "pair", begin, a, b, "special_tokens", all));
+}
+
+/* The vocabulary, and the merges in their order: those of pieces with spaces cannot be written, nor apply. */
+static int hbk__save_model(const hbk_tokenizer *t, json_t *model, const hbk__rule *rules, hbk_int n)
+{
+    json_t *vocab = json_object(), *merges = json_array();
+    const char *unk = hbk_tokenizer_piece(t, t->unk);
+    int failed = 0;
+    for (hbk_int id = 0; id < t->vocab.n && !failed; id++)
+        failed |= json_object_set_new(vocab, hbk__vocab_piece(&t->vocab, id), json_integer(id));
+    for (hbk_int i = 0; i < n && !failed; i++) {
+        const char *a = hbk__vocab_piece(&t->vocab, rules[i].left);
+        const char *b = hbk__vocab_piece(&t->vocab, rules[i].right);
+        if (!strchr(a, ' ') && !strchr(b, ' '))
+            failed |= json_array_append_new(merges, json_sprintf("%s %s", a, b));
+    }
+    failed |= json_object_set_new(model, "vocab", vocab) | json_object_set_new(model, "merges", merges);
+    failed |= json_object_set_new(model, "byte_fallback", json_boolean(t->byte_fallback));
+    failed |= json_object_set_new(model, "ignore_merges", json_boolean(t->ignore_merges));
+    failed |= json_object_set_new(model, "fuse_unk", json_boolean(t->fuse_unk));
+    return failed | json_object_set_new(model, "unk_token", unk ? json_string(unk) : json_null());
+}
+
+static bool hbk__save_document(const hbk_tokenizer *t, const char *dir, hbk_error *err)
+{
+    char path[512];
+    if (t->collapse || t->resplits || t->letters.n || t->words == HBK__WORDS_DEFAULT)
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, t->file, 0,
+                           "its vocabulary %s, which no tokenizer.json of LLaMA's family says: save as GGUF",
+                           t->collapse   ? "removes extra spaces"
+                           : t->byte_level ? "cuts words by llama.cpp's default"
+                                           : "has unused pieces or characters without a piece");
+    hbk_int n;
+    hbk__rule *rules = hbk__tokenizer_rules(t, &n, err);
+    if (!rules) return false;
+    json_t *root = json_loads(hbk__trained_json, 0, NULL);
+    int failed = hbk__save_model(t, json_object_get(root, "model"), rules, n);
+    hbk_free(t->alloc, rules);
+    failed |= json_object_set_new(root, "added_tokens", hbk__save_added(t));
+    failed |= json_object_set_new(root, "pre_tokenizer", hbk__save_words(t));
+    failed |= hbk__save_ends(t, root) | hbk__save_bos(t, root);
+    json_t *config = json_loads(hbk__trained_config, 0, NULL);
+    static const char *const names[3] = {"bos_token", "eos_token", "unk_token"};
+    const int32_t ids[3] = {t->bos, t->eos, t->unk};
+    for (int i = 0; i < 3; i++) {
+        const char *piece = hbk_tokenizer_piece(t, ids[i]);
+        failed |= json_object_set_new(config, names[i], piece ? json_string(piece) : json_null());
+    }
+    failed |= json_object_set_new(config, "add_bos_token", json_boolean(t->adds_bos));
+    bool ok = !failed || hbk_fail(err, HBK_ERROR_MEMORY, "out of memory: a vocabulary could not be written down");
+    ok = ok && hbk_path(path, dir, "tokenizer.json", err) && hbk_json_write(path, root, err) &&
+         hbk_path(path, dir, "tokenizer_config.json", err) && hbk_json_write(path, config, err);
+    json_decref(root);
+    json_decref(config);
+    return ok;
+}
+
 HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_error *err)
 {
     char path[512];
@@ -6358,6 +6479,7 @@ HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_err
                hbk_path(path, dir, "tokenizer_config.json", err) &&
                hbk_file_write(path, config, strlen(config), err);
     }
+    if (t->format == HBK__FORMAT_GGUF) return hbk__save_document(t, dir, err);
     if (!hbk__copy_file(t->file, dir, hbk__format_files[t->format], t->alloc, err)) return false;
     return !t->folder[0] || hbk_tokenizer_copy(t->folder, dir, t->alloc, err);
 }
