@@ -17,8 +17,9 @@ static bool encode(const char *path, const hbk_text *text, hbk_error *err)
     clock_gettime(CLOCK_MONOTONIC, &from);
     bool ok = t && hbk_tokenizer_encode(t, hbk_text_string(text), text->len, 0, &ids, err);
     clock_gettime(CLOCK_MONOTONIC, &to);
-    if (ok) printf("%.6f %lld\n", (double)(to.tv_sec - from.tv_sec) + 1e-9 * (double)(to.tv_nsec - from.tv_nsec),
-                   (long long)ids.n);
+    if (ok)
+        printf("%.6f %lld\n", (double)(to.tv_sec - from.tv_sec) + 1e-9 * (double)(to.tv_nsec - from.tv_nsec),
+               (long long)ids.n);
     hbk_tokens_free(&ids);
     hbk_tokenizer_free(t);
     return ok;
