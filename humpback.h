@@ -834,7 +834,9 @@ HBK_DEF bool hbk_safetensors_write(const char *path, const hbk_tensor *tensors, 
 /* A model from a Hugging Face folder (config.json and safetensors, one file or shards), a GGUF file (of a
    split model: its first) or a llama2.c .bin. Weights stay mapped in their stored type (F32, F16, BF16; in
    GGUF also Q4_0 to Q6_K, in llama2.c's version 2 INT8); norms and biases are copied, and so are the q and k
-   of GGUF and llama2.c, whose rows change order. */
+   of GGUF and llama2.c, whose rows change order. A folder is LLaMA's, or Mistral's with a window no shorter
+   than its context; every other architecture, scaling of positions or packing of weights is refused by name.
+   Opening reads tables and norms only: it takes milliseconds and next to no memory. */
 HBK_DEF hbk_model *hbk_model_load(const char *path, hbk_allocator *alloc, hbk_error *err);
 /* Writes DIR/config.json, generation_config.json and model.safetensors in dtype t (F32, F16 or BF16). A
    number that t cannot hold, or a NaN, is an error. */
@@ -2059,11 +2061,12 @@ HBK_DEF hbk_int hbk_utf8_length(const char *s, size_t n)
    by waves; the run's state records how many rows are safe, and opening the file again cuts whatever lies
    behind them, a torn line included. So a row is what a newline ends, and nothing else.
 
-   JSON is jansson's (RFC 8259), with three answers of our own:
+   JSON is jansson's (RFC 8259), with four answers of our own:
      - an integer beyond 64 bits becomes a real, it alone: tokenizer_config.json holds
        1000000000000000019884624838656, and the integers around it must stay integers;
      - \u0000 in a string is allowed; invalid UTF-8 and lone surrogates are errors of their line;
-     - objects keep the order in which keys were put in, so what is written twice is the same bytes.
+     - objects keep the order in which keys were put in, so what is written twice is the same bytes;
+     - a real is written in the first of 15, 16 or 17 digits that read back as the same number.
 
    jansson allocates with malloc; what it is fed is bounded by HBK__JSON_MAX.
 
@@ -4184,29 +4187,33 @@ static bool hbk__is_punctuation(const char *s, hbk_int n, hbk_int i, hbk_int *le
            (cp < 128 && cp != 0 && strchr("$+<=>^~|", cp));
 }
 
-/* llama.cpp's default is a chain of cuts, each inside the pieces of the one before: runs of punctuation;
-   GPT-2's words; runs of numbers; and in those each three ASCII digits. */
+/* llama.cpp's default is a chain of cuts, each inside the pieces of the one before: runs of punctuation, at
+   which n ends here; GPT-2's words; runs of numbers; and in those each three ASCII digits. */
 static hbk_int hbk__word_default(const char *s, hbk_int n, hbk_int i)
 {
-    hbk_int len, end = i;
-    while (hbk__is_punctuation(s, n, end, &len)) end += len;
-    if (end > i) return end;
-    for (; end < n && !hbk__is_punctuation(s, n, end, &len);) end += len;
-    n = hbk__word_gpt2(s, end, i);
-    hbk_int from = s[i] == ' ' && hbk__class_at(s, n, i + 1, &len) == HBK__N ? i + 1 : i;
-    if (from > i) return from; /* the space before a number */
-    if (hbk__class_at(s, n, i, &len) != HBK__N) return n;
-    for (; i < n; i += len) {
-        bool three = n - i >= 3;
+    hbk_int len, end = hbk__word_gpt2(s, n, i);
+    if (s[i] == ' ' && hbk__class_at(s, end, i + 1, &len) == HBK__N) return i + 1;
+    if (hbk__class_at(s, n, i, &len) != HBK__N) return end;
+    for (hbk_int from = i; i < end; i += len) {
+        bool three = end - i >= 3;
         for (hbk_int k = i; three && k < i + 3; k++) three = s[k] >= '0' && s[k] <= '9';
         if (three) return i > from ? i : i + 3;
-        hbk__class_at(s, n, i, &len);
+        hbk__class_at(s, end, i, &len);
     }
-    return n;
+    return end;
 }
 
-/* The end of the word that begins at i < n. */
-static hbk_int hbk__word_end(const hbk_tokenizer *t, const char *s, hbk_int n, hbk_int i)
+/* Some families cut the text once before their expression does: a digit stands alone, or punctuation. Is
+   there such a cut at s[i], and how long is what it cuts out? */
+static bool hbk__is_first_cut(const hbk_tokenizer *t, const char *s, hbk_int n, hbk_int i, hbk_int *len)
+{
+    if (t->words == HBK__WORDS_DEFAULT) return hbk__is_punctuation(s, n, i, len);
+    return hbk__class_at(s, n, i, len) == HBK__N;
+}
+
+/* The end of the word that begins at i < n. *cut, 0 before the first word, is where the next such cut is:
+   to seek it for every word again would make a long text without one take the square of its length. */
+static hbk_int hbk__word_end(const hbk_tokenizer *t, const char *s, hbk_int n, hbk_int i, hbk_int *cut)
 {
     hbk_int len;
     if (t->words == HBK__WORDS_SPACE || t->words == HBK__WORDS_RUNS) {
@@ -4214,11 +4221,14 @@ static hbk_int hbk__word_end(const hbk_tokenizer *t, const char *s, hbk_int n, h
         for (i++; i < n && !hbk__is_mark(s, n, i);) i++;
         return HBK__MIN(i, n);
     }
-    if (t->digits) { /* a digit stands alone, and is a border to the words beside it */
-        if (hbk__class_at(s, n, i, &len) == HBK__N) return i + len;
-        hbk_int end = i;
-        while (end < n && hbk__class_at(s, n, end, &len) != HBK__N) end += len;
-        n = end;
+    if (t->digits || t->words == HBK__WORDS_DEFAULT) {
+        for (*cut = HBK__MAX(*cut, i); *cut < n && !hbk__is_first_cut(t, s, n, *cut, &len);) *cut += len;
+        if (*cut == i) {
+            hbk__is_first_cut(t, s, n, i, &len);
+            for (i += len; !t->digits && hbk__is_punctuation(s, n, i, &len);) i += len;
+            return i;
+        }
+        n = *cut;
     }
     if (t->words == HBK__WORDS_GPT2) return hbk__word_gpt2(s, n, i);
     if (t->words == HBK__WORDS_LLAMA3) return hbk__word_llama3(s, n, i);
@@ -4511,8 +4521,8 @@ static bool hbk__encode_words(hbk__encoder *e, const char *s, hbk_int n)
         s = e->spaced.data;
         n = (hbk_int)e->spaced.len;
     }
-    for (hbk_int i = 0, end; i < n; i = end) {
-        end = hbk__word_end(t, s, n, i);
+    for (hbk_int i = 0, end, cut = 0; i < n; i = end) {
+        end = hbk__word_end(t, s, n, i, &cut);
         if (!hbk__encode_word(e, s + i, end - i)) return false;
     }
     return true;
