@@ -60,7 +60,9 @@ def with_llama(what, path, ours, limit=None, adapter=None, topic="llama.cpp"):
 def unpacked(what, path, wanted, folder):
     """Our float32 of every tensor, which exporting a merged folder writes, is exactly the package's."""
     from safetensors.numpy import load_file
-    humpback("export", "--model", path, "--merge", folder, "--dtype", "f32")
+    common.make_tokenizer(common.scratch(os.path.basename(folder) + "-tokenizer"), 131)
+    humpback("export", "--model", path, "--tokenizer", folder + "-tokenizer", "--merge", folder,
+             "--dtype", "f32")
     got = load_file(folder + "/model.safetensors")
     wrong = [n for n, w in wanted.items() if n not in got or not numpy.array_equal(got[n], w)]
     check("values", what, not wrong, f"{len(wanted)} tensors exactly equal" if not wrong else
