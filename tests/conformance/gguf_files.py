@@ -190,8 +190,9 @@ def write_models(folder):
             with_llama(what, path, theirs.numpy() if dtype == "f32" else common.logits(path, IDS),
                        LLAMA_LIMIT if dtype == "f32" else None, topic="export")
     with attempt("export", "twice the same bytes"):
-        humpback("export", "--model", at, "--gguf", folder + "/again.gguf", "--dtype", dtype)
-        same = filecmp.cmp(path, folder + "/again.gguf", shallow=False)
+        again = os.path.join(common.scratch("again"), os.path.basename(path))  # the name stands in the file
+        humpback("export", "--model", at, "--gguf", again, "--dtype", dtype)
+        same = filecmp.cmp(path, again, shallow=False)
         check("export", "twice the same bytes", same, "equal" if same else "different")
 
 
@@ -216,6 +217,8 @@ def write_adapters(folder):
                      f"{folder}/adapter-{k}.gguf")
             with_llama(name, f"{folder}/adapter-base-{k}.gguf", theirs, LLAMA_LIMIT,
                        f"{folder}/adapter-{k}.gguf", topic="adapter")
+            again = common.logits(f"{folder}/adapter-base-{k}.gguf", IDS, f"{folder}/adapter-{k}.gguf")
+            compare("adapter", name + ", read again", again, theirs, LIMIT)
             humpback("export", "--model", base, "--adapter", f"{folder}/adapter-{k}", "--gguf",
                      f"{folder}/merged-{k}.gguf", "--dtype", "f32")
             with_llama(name + ", merged", f"{folder}/merged-{k}.gguf", theirs, LLAMA_LIMIT, topic="adapter")
