@@ -258,6 +258,20 @@ def vocabularies(folder):
                     equal("ids", what, [m.tokenize(t) for t in texts], wanted)
 
 
+def generation(folder):
+    """Greedy text from a GGUF alone: its weights, its vocabulary, its eos."""
+    at = make_model(f"{folder}/greedy", {"vocab_size": 300}, 230)
+    encode, _ = gguf_tokenizers.byte_level(at, "smollm", 300)
+    model = common.reference(at)
+    with attempt("greedy", "GGUF of ours"):
+        humpback("export", "--model", at, "--gguf", folder + "/greedy.gguf", "--dtype", "f32")
+        for prompt in ("the whole method", "x = 1", "humpback run"):
+            ours = humpback("generate", "--model", folder + "/greedy.gguf", "--prompt", prompt, "--template",
+                            "none", "--temperature", 0, "--max-new", 64, "--print-ids")
+            equal("greedy", f"GGUF of ours, \"{prompt}\"", common.json.loads(ours),
+                  common.reference_greedy(model, encode(prompt), 64))
+
+
 def story():
     """The reference files: the trained model in six types, in our program and in llama.cpp."""
     if not common.DATA:
@@ -285,6 +299,7 @@ def main():
     write_models(folder)
     write_adapters(folder)
     vocabularies(folder)
+    generation(folder)
     story()
     common.finish()
 
