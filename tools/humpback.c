@@ -211,12 +211,12 @@ static void cmd_close(cmd_world *w)
     hbk_model_free(w->base);
 }
 
-/* The tokenizer stands in the model's folder, or --tokenizer names it. */
+/* The tokenizer stands in the model's folder or GGUF file, or --tokenizer names it. */
 static bool cmd_open_tokenizer(cli *c, cmd_world *w)
 {
     const char *path = cli_text(c, "tokenizer"), *model = cli_text(c, "model");
     if (!path && !hbk_file_exists(model)) return hbk__no_such_model(model, &c->err);
-    if (!path && !hbk_dir_exists(model))
+    if (!path && !hbk_dir_exists(model) && !hbk__is_gguf(model))
         return hbk_fail(&c->err, HBK_ERROR_OPTION,
                         "%s is a file and holds no tokenizer: name one with --tokenizer", model);
     w->tok = hbk_tokenizer_load(path ? path : model, NULL, &c->err);
