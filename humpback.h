@@ -103,6 +103,9 @@
 #if defined(HUMPBACK_IMPLEMENTATION) && !defined(_XOPEN_SOURCE)
 #define _XOPEN_SOURCE 700
 #endif
+#if defined(HUMPBACK_IMPLEMENTATION) && !defined(_DEFAULT_SOURCE)
+#define _DEFAULT_SOURCE /* madvise; done without where it stays hidden */
+#endif
 #if defined(HUMPBACK_IMPLEMENTATION) && defined(__APPLE__) && !defined(_DARWIN_C_SOURCE)
 #define _DARWIN_C_SOURCE
 #endif
@@ -460,8 +463,9 @@ HBK_DEF void hbk_tokens_free(hbk_tokens *t);
 /* Read-only after loading; shared freely between threads. */
 typedef struct hbk_tokenizer hbk_tokenizer;
 
-/* From a file, or a folder that holds one: tokenizer.json (BPE), tokenizer.model (SentencePiece BPE) or
-   llama2.c's tokenizer.bin. A folder's tokenizer_config.json and config.json decide bos and eos. */
+/* From a file, or a folder that holds one: tokenizer.json (BPE), tokenizer.model (SentencePiece BPE, or
+   Meta's list of tokens in base64), llama2.c's tokenizer.bin, or a GGUF with its vocabulary. A folder's
+   tokenizer_config.json and config.json decide bos and eos. */
 HBK_DEF hbk_tokenizer *hbk_tokenizer_load(const char *path, hbk_allocator *alloc, hbk_error *err);
 HBK_DEF void hbk_tokenizer_free(hbk_tokenizer *t);
 
@@ -495,6 +499,9 @@ HBK_DEF hbk_tokenizer *hbk_tokenizer_train(const char *text, size_t n, hbk_int v
 /* Writes DIR/tokenizer.json and DIR/tokenizer_config.json; a loaded tokenizer's own files are copied byte
    for byte. */
 HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_error *err);
+/* Copies what stands beside the weights in the model folder `from`, byte for byte: the tokenizer's files, chat
+   template and generation settings, as many as there are. `to` must exist. */
+HBK_DEF bool hbk_tokenizer_copy(const char *from, const char *to, hbk_allocator *alloc, hbk_error *err);
 
 /* ==== 8  MATRICES ============================================================ [hbk_matmul] */
 
@@ -530,7 +537,7 @@ typedef enum hbk_dtype {
 #define HBK_REAL HBK_F32
 #endif
 
-/* A weight in its stored type, (rows, cols) row-major; owns nothing. The data may be unaligned, reals apart.
+/* A weight in its stored type, (rows, cols) row-major; owns nothing. The data may be unaligned.
    scales, group  of INT8, else NULL and 0: one f32, perhaps unaligned, for each `group` elements, counted
                   through the whole matrix */
 typedef struct hbk_matrix {
@@ -711,7 +718,10 @@ typedef struct hbk_config {
     hbk_int n_eos;
 } hbk_config;
 
-/* Fails, naming the field, if a size is not positive, heads do not divide, or a product overflows. */
+/* Whether a model of this shape can exist. HBK_ERROR_RANGE names the field of config.json where a size is not
+   from 1 to 2^31 - 1, query heads are no multiple of key/value heads, head_dim is odd, eps or theta is out of
+   range, or the sizes multiply beyond any memory: behind it products of two of them cannot overflow.
+   Thread safety: pure. */
 HBK_DEF bool hbk_config_check(const hbk_config *c, hbk_error *err);
 
 typedef struct hbk_layer {
@@ -805,9 +815,13 @@ typedef struct hbk_tensor {
     const void *data; /* perhaps unaligned */
     size_t bytes;
 } hbk_tensor;
+/* Opens a file; free with hbk_safetensors_close. Errors: HBK_ERROR_FILE if it cannot be opened or mapped,
+   HBK_ERROR_FORMAT, with the tensor's name, for a header that is cut short, no JSON, or describes tensors
+   that overlap, leave gaps, leave the file or differ from their shape. A git-lfs pointer is named so. */
 HBK_DEF hbk_safetensors *hbk_safetensors_open(const char *path, hbk_allocator *alloc, hbk_error *err);
-HBK_DEF void hbk_safetensors_close(hbk_safetensors *s);
+HBK_DEF void hbk_safetensors_close(hbk_safetensors *s); /* unmaps it; NULL is fine */
 HBK_DEF hbk_int hbk_safetensors_count(const hbk_safetensors *s);
+/* Tensor i, 0 <= i < count, in the order of the data; it lives until the file is closed. */
 HBK_DEF const hbk_tensor *hbk_safetensors_at(const hbk_safetensors *s, hbk_int i);
 /* By name, or by what __metadata__ calls its alias (tied weights are stored once); or NULL. */
 HBK_DEF const hbk_tensor *hbk_safetensors_find(const hbk_safetensors *s, const char *name);
@@ -819,22 +833,26 @@ HBK_DEF bool hbk_safetensors_write(const char *path, const hbk_tensor *tensors, 
 
 /* A model from a Hugging Face folder (config.json and safetensors, one file or shards), a GGUF file (of a
    split model: its first) or a llama2.c .bin. Weights stay mapped in their stored type (F32, F16, BF16; in
-   GGUF also Q4_0 to Q6_K, in llama2.c's version 2 INT8); norms are copied, and so are unaligned F32 tensors
-   and the q and k of GGUF and llama2.c, whose rows change order. */
+   GGUF also Q4_0 to Q6_K, in llama2.c's version 2 INT8); norms and biases are copied, and so are the q and k
+   of GGUF and llama2.c, whose rows change order. */
 HBK_DEF hbk_model *hbk_model_load(const char *path, hbk_allocator *alloc, hbk_error *err);
 /* Writes DIR/config.json, generation_config.json and model.safetensors in dtype t (F32, F16 or BF16). A
    number that t cannot hold, or a NaN, is an error. */
 HBK_DEF bool hbk_model_save(const hbk_model *m, const char *dir, hbk_dtype t, hbk_error *err);
-
 /* The same of W + scale B A for each adapted W, computed a panel at a time: nothing of the model's size is
    allocated. A tied head that the adapter corrects becomes a tensor of its own. a NULL: of m as it is. */
 HBK_DEF bool hbk_model_save_merged(const hbk_model *m, const hbk_adapter *a, const char *dir, hbk_dtype t,
                                    hbk_error *err);
+/* The model, with adapter a (NULL: none) merged, as a GGUF file like those of llama.cpp's converter: matrices
+   in dtype t (F32, F16, BF16 or Q8_0; F16 where rows are no whole blocks of Q8_0), norms and biases in F32.
+   tok NULL: without a vocabulary. Of more than three ids that end a text the first three are kept. */
+HBK_DEF bool hbk_model_save_gguf(const hbk_model *m, const hbk_adapter *a, const hbk_tokenizer *tok,
+                                 const char *path, hbk_dtype t, hbk_error *err);
 
-/* An adapter for `base` from a PEFT folder (adapter_config.json, adapter_model.safetensors) or an MLX one
-   (adapter_config.json, adapters.safetensors). Ranks are those of the tensors; of a rank-stabilised adapter,
-   alpha becomes alpha sqrt(rank), which means the same. What would change the result and is not supported is
-   an error that names the key or tensor; so are tensors that do not fit the base. */
+/* An adapter for `base` from a PEFT folder (adapter_config.json, adapter_model.safetensors), an MLX one
+   (adapter_config.json, adapters.safetensors) or a GGUF file. Ranks are those of the tensors; of a
+   rank-stabilised adapter, alpha becomes alpha sqrt(rank), which means the same. What would change the result
+   and is not supported is an error that names the key or tensor; so are tensors that do not fit the base. */
 HBK_DEF hbk_adapter *hbk_adapter_load(const char *dir, const hbk_model *base, hbk_allocator *alloc,
                                       hbk_error *err);
 /* A PEFT folder, for old and new versions of it.
@@ -843,13 +861,17 @@ HBK_DEF hbk_adapter *hbk_adapter_load(const char *dir, const hbk_model *base, hb
    A number that is not finite is an error. */
 HBK_DEF bool hbk_adapter_save(const hbk_adapter *a, const char *dir, const char *base_name, double dropout,
                               hbk_error *err);
+/* The adapter of a model of configuration c as a GGUF file for llama.cpp, in F32. Scales that differ between
+   projections go into B. An adapter of a tied head is an error: llama.cpp has nothing to bind it to. */
+HBK_DEF bool hbk_adapter_save_gguf(const hbk_adapter *a, const hbk_config *c, const char *path,
+                                   hbk_error *err);
 
 /* A model of its own with the adapter merged, in reals: W + scale B A for each adapted W. A tied head that
    the adapter corrects becomes untied. To write one, hbk_model_save_merged needs less memory. */
 HBK_DEF hbk_model *hbk_adapter_merge(const hbk_model *m, const hbk_adapter *a, hbk_allocator *alloc,
                                      hbk_error *err);
-/* Adds times scale B A to the weights of m, which must be its own and reals: 1 merges, -1 takes it out again,
-   up to rounding. An adapter of a tied head is an error. */
+/* Adds times scale B A to the weights of m, which must be reals in memory: 1 merges, -1 takes it out again, up
+   to rounding. Weights of a file, and an adapter of a tied head, are errors. */
 HBK_DEF bool hbk_adapter_add(hbk_model *m, const hbk_adapter *a, double times, hbk_error *err);
 
 /* ==== 13  GENERATION ========================================================= [hbk_session_*] */
@@ -1055,6 +1077,8 @@ HBK_DEF hbk_template *hbk_template_for_model(const char *model_path, hbk_allocat
    A missing slot is an error, and the template stays as it was. */
 HBK_DEF bool hbk_template_set(hbk_template *t, hbk_use use, const char *text, hbk_error *err);
 HBK_DEF void hbk_template_free(hbk_template *t);
+/* Writes the template, wordings that were set included, as a JSON file that hbk_template_load reads; the file
+   is complete or absent. Thread safety: reads t only. */
 HBK_DEF bool hbk_template_save(const hbk_template *t, const char *path, hbk_error *err);
 HBK_DEF const char *hbk_template_name(const hbk_template *t);
 HBK_DEF const char *hbk_template_score(const hbk_template *t); /* what leads to a rating: "Score:" */
@@ -1067,6 +1091,9 @@ HBK_DEF bool hbk_template_check(const hbk_template *t, const hbk_tokenizer *tok,
 /* The one id that ends a reply and so ends generation: eos, or a token like <|eot_id|>; -1 if the reply's
    ending is no single id. */
 HBK_DEF int32_t hbk_template_stop(const hbk_template *t, const hbk_tokenizer *tok);
+/* The text that ends a reply, where it is more than white space: a stop string, if hbk_template_stop has no
+   id for it. Else "". */
+HBK_DEF const char *hbk_template_stop_text(const hbk_template *t);
 
 /* What a prompt is made of; unused fields NULL. `tag` is appended to the instruction after a blank, in
    forward use and in the next turns only. `reply` is the target: the output, in backward use the instruction;
@@ -1087,6 +1114,7 @@ HBK_DEF bool hbk_template_tokens(const hbk_template *t, const hbk_tokenizer *tok
 
 /* ==== 15  EXAMPLES AND BATCHES =============================================== [hbk_pairs_*] */
 
+/* Pairs by people or by the loop. Zero it, set .alloc, free with hbk_pairs_free; one thread at a time. */
 typedef struct hbk_pair {
     char *id, *instruction, *output, *source; /* source: "seed" or "aug" */
     double score;                             /* NAN if none */
@@ -1100,6 +1128,8 @@ typedef struct hbk_pairs {
    get "row-<line>", rows whose source is not "seed" or "aug" `source`. A blank output or instruction is an
    error, and so is a filled "input" beside them. */
 HBK_DEF bool hbk_pairs_load(hbk_pairs *p, const char *path, const char *source, hbk_error *err);
+/* Appends one pair; the strings (NUL-terminated, not NULL) are copied. score: NAN if there is none. The only
+   error is memory, and leaves the pairs as they were. */
 HBK_DEF bool hbk_pairs_add(hbk_pairs *p, const char *id, const char *instruction, const char *output,
                            const char *source, double score, hbk_error *err);
 HBK_DEF void hbk_pairs_free(hbk_pairs *p);
@@ -1116,8 +1146,8 @@ typedef struct hbk_dataset {
     hbk_int n_targets;  /* tokens with loss, of all examples */
     hbk_int n_too_long; /* examples left out because they exceed the limit */
 } hbk_dataset;
-/* Appends an example of n ids, a copy; the loss is on all but its first n_prompt. Error: no token is left to
-   learn (the first of an example is never predicted). */
+/* Appends an example of n ids, a copy; the loss is on all but its first n_prompt, 0 <= n_prompt < n. Errors:
+   no token is left to learn (the first of an example is never predicted), or memory; d stays as it was. */
 HBK_DEF bool hbk_dataset_add(hbk_dataset *d, const int32_t *ids, hbk_int n, hbk_int n_prompt, hbk_error *err);
 /* The same with a mask of n bytes, for examples whose targets stand in several places. */
 HBK_DEF bool hbk_dataset_add_masked(hbk_dataset *d, const int32_t *ids, const unsigned char *learn, hbk_int n,
@@ -1138,7 +1168,11 @@ HBK_DEF bool hbk_dataset_split(hbk_dataset *d, hbk_dataset *held, double share, 
                                hbk_error *err);
 HBK_DEF void hbk_dataset_free(hbk_dataset *d);
 
-/* A batch under construction: the packed arrays behind an hbk_batch. */
+/* A batch under construction: the packed arrays behind an hbk_batch. One thread at a time.
+   init   room for max_tokens fed tokens in max_seqs sequences, both at least 1; free with hbk_packer_free.
+          Errors: HBK_ERROR_RANGE for less, or memory; p is untouched then
+   clear  empties it, keeps the room
+   batch  what was added so far; its arrays belong to p and hold until the next add, clear or free */
 typedef struct hbk_packer {
     hbk_allocator *alloc;
     int32_t *tokens, *targets;
@@ -1147,7 +1181,7 @@ typedef struct hbk_packer {
 } hbk_packer;
 HBK_DEF bool hbk_packer_init(hbk_packer *p, hbk_int max_tokens, hbk_int max_seqs, hbk_allocator *alloc,
                              hbk_error *err);
-HBK_DEF void hbk_packer_free(hbk_packer *p);
+HBK_DEF void hbk_packer_free(hbk_packer *p); /* a zeroed one is fine */
 HBK_DEF void hbk_packer_clear(hbk_packer *p);
 /* Adds example i; false, with the batch unchanged, if it does not fit any more. Its last token predicts
    nothing and is not fed. */
@@ -1254,15 +1288,18 @@ HBK_DEF bool hbk_finetune(const hbk_model *m, const hbk_train_data *data, const 
                           const hbk_adapter *init, const hbk_recipe *recipe, const char *dir,
                           const hbk_progress *progress, hbk_allocator *alloc, hbk_error *err);
 
-/* A finetuned folder opened on its base: an adapter, or a model of its own. Free with hbk_tuned_free. */
+/* A finetuned folder, or a GGUF adapter, opened on its base: an adapter, or a model of its own. */
 typedef struct hbk_tuned {
     const hbk_model *model; /* the base, or own_model */
     hbk_adapter *adapter;   /* NULL in full mode */
     hbk_model *own_model;
 } hbk_tuned;
+/* dir: a PEFT folder, or a model folder as full finetuning leaves it. The base is borrowed and must outlive
+   t, which hbk_tuned_free frees. Errors: those of hbk_adapter_load or hbk_model_load; t is untouched then.
+   Thread safety: read-only once loaded, shared like a model. */
 HBK_DEF bool hbk_tuned_load(hbk_tuned *t, const hbk_model *base, const char *dir, hbk_allocator *alloc,
                             hbk_error *err);
-HBK_DEF void hbk_tuned_free(hbk_tuned *t);
+HBK_DEF void hbk_tuned_free(hbk_tuned *t); /* a zeroed one is fine; not the base */
 
 /* ==== 18  CORPUS ============================================================= [hbk_corpus_*] */
 
@@ -1450,7 +1487,8 @@ typedef struct hbk_comm {
 
    Third-party headers come outside extern "C": stb_ds holds C++ templates. Where the program has included
    a system header before this file, POSIX names may be hidden already: include the instantiating header
-   first, or compile with -D_XOPEN_SOURCE=700. */
+   first, or compile with -D_XOPEN_SOURCE=700. A program that uses stb_ds's short names includes it before
+   this file. */
 
 #include <dirent.h>
 #include <errno.h>
@@ -1474,7 +1512,10 @@ typedef struct hbk_comm {
 #ifdef HBK_STB_DS_IMPLEMENTATION
 #define STB_DS_IMPLEMENTATION
 #endif
-#define STBDS_NO_SHORT_NAMES /* only stbds_ names: the short ones are common words */
+#ifndef STBDS_NO_SHORT_NAMES /* only stbds_ names: the short ones are common words */
+#define STBDS_NO_SHORT_NAMES
+#define HBK__STB_DS_NAMES
+#endif
 #if defined(__has_include)
 #if __has_include(<stb/stb_ds.h>)
 #include <stb/stb_ds.h>
@@ -1483,6 +1524,13 @@ typedef struct hbk_comm {
 #endif
 #else
 #include <stb_ds.h>
+#endif
+#ifdef HBK__STB_DS_NAMES
+#undef STBDS_NO_SHORT_NAMES
+#undef HBK__STB_DS_NAMES
+#endif
+#ifdef HBK_STB_DS_IMPLEMENTATION
+#undef STB_DS_IMPLEMENTATION
 #endif
 #ifdef _OPENMP
 #include <omp.h>
@@ -1648,9 +1696,12 @@ static void *hbk__hook(hbk_allocator *a, void *p, size_t old_size, size_t size)
     return NULL;
 }
 
-HBK_DEF void *hbk_realloc(hbk_allocator *a, void *p, hbk_int count, size_t size, hbk_error *err)
+/* A new block with the beginning of p, which is freed; or, p NULL, a fresh one, zeroed where `zero`. Without
+   a hook the C library does that: large blocks come as zero pages, which cost nothing until touched. */
+static void *hbk__grow(hbk_allocator *a, void *p, hbk_int count, size_t size, bool zero, hbk_error *err)
 {
     hbk_int want;
+    bool hooked = a && a->realloc;
     if (!hbk__mul(&want, count, (hbk_int)size) || want > INT64_MAX - 2 * HBK__ALIGN) {
         hbk_fail(err, HBK_ERROR_RANGE, "%lld elements of %zu bytes are more than memory can address",
                  (long long)count, size);
@@ -1663,7 +1714,7 @@ HBK_DEF void *hbk_realloc(hbk_allocator *a, void *p, hbk_int count, size_t size,
                  (long long)want, a->limit, a->live);
         return NULL;
     }
-    char *base = (char *)hbk__hook(a, NULL, 0, bytes);
+    char *base = (char *)(zero && !hooked ? calloc(1, bytes) : hbk__hook(a, NULL, 0, bytes));
     if (!base) {
         hbk__count(a, 0, bytes);
         hbk_fail(err, HBK_ERROR_MEMORY, "out of memory: %lld bytes were not to be had", (long long)want);
@@ -1675,6 +1726,7 @@ HBK_DEF void *hbk_realloc(hbk_allocator *a, void *p, hbk_int count, size_t size,
     block->base = base;
     block->bytes = bytes;
     block->size = (size_t)want;
+    if (zero && hooked) memset(data, 0, (size_t)want);
     if (p) {
         hbk__block *old = hbk__block_of(p);
         memcpy(data, p, HBK__MIN(old->size, block->size));
@@ -1684,11 +1736,14 @@ HBK_DEF void *hbk_realloc(hbk_allocator *a, void *p, hbk_int count, size_t size,
     return data;
 }
 
+HBK_DEF void *hbk_realloc(hbk_allocator *a, void *p, hbk_int count, size_t size, hbk_error *err)
+{
+    return hbk__grow(a, p, count, size, false, err);
+}
+
 HBK_DEF void *hbk_alloc(hbk_allocator *a, hbk_int count, size_t size, hbk_error *err)
 {
-    void *p = hbk_realloc(a, NULL, count, size, err);
-    if (p) memset(p, 0, (size_t)count * size);
-    return p;
+    return hbk__grow(a, NULL, count, size, true, err);
 }
 
 HBK_DEF void hbk_free(hbk_allocator *a, void *p)
@@ -2229,6 +2284,17 @@ HBK_DEF bool hbk_mapping_open(hbk_mapping *m, const char *path, hbk_error *err)
     m->data = data;
     m->size = (size_t)size;
     return true;
+}
+
+/* Pages that were looked at leave this process; the kernel's cache may keep them, and they come back when
+   they are looked at again. Looking at one brings its neighbours along: 2 MB, where those are cached. */
+static void hbk__mapping_forget(const hbk_mapping *m)
+{
+#ifdef MADV_DONTNEED
+    if (m->size > 0) madvise((void *)(uintptr_t)m->data, m->size, MADV_DONTNEED);
+#else
+    (void)m;
+#endif
 }
 
 HBK_DEF void hbk_mapping_close(hbk_mapping *m)
@@ -3753,6 +3819,7 @@ enum {                    /* how a text falls into words */
        HBK__WORDS_RUNS,   /* before every run of U+2581: a short cut for WORDS_ALL where no merge crosses it */
        HBK__WORDS_GPT2,   /* by GPT-2's expression */
        HBK__WORDS_LLAMA3, /* by Llama-3's */
+       HBK__WORDS_DEFAULT /* by those that llama.cpp takes when a GGUF names none */
 };
 enum {                    /* what decoding takes off a text's beginning */
        HBK__STRIP_NONE,
@@ -3765,7 +3832,13 @@ enum { /* when U+2581 is put before a text */
        HBK__PREFIX_FIRST, /* at the text's beginning only */
        HBK__PREFIX_ALWAYS /* after each special token as well */
 };
-enum { HBK__FORMAT_JSON, HBK__FORMAT_MODEL, HBK__FORMAT_BIN, HBK__N_FORMATS };
+enum { /* those before HBK__N_FORMATS stand in folders */
+       HBK__FORMAT_JSON,
+       HBK__FORMAT_MODEL,
+       HBK__FORMAT_BIN,
+       HBK__N_FORMATS,
+       HBK__FORMAT_GGUF = HBK__N_FORMATS
+};
 
 /* A token that is cut out of the text before anything else happens. */
 typedef struct hbk__added {
@@ -4052,6 +4125,38 @@ static hbk_int hbk__word_llama3(const char *s, hbk_int n, hbk_int i)
     return end;
 }
 
+/* Does punctuation stand at s[i], in the sense of [\p{P}$+<=>^~|]? */
+static bool hbk__is_punctuation(const char *s, hbk_int n, hbk_int i, hbk_int *len)
+{
+    int32_t cp;
+    *len = i < n ? (hbk_int)hbk_utf8_decode(s + i, (size_t)(n - i), &cp) : 0;
+    if (*len == 0) return false;
+    int category = (int)utf8proc_category(cp);
+    return (category >= UTF8PROC_CATEGORY_PC && category <= UTF8PROC_CATEGORY_PO) ||
+           (cp < 128 && cp != 0 && strchr("$+<=>^~|", cp));
+}
+
+/* llama.cpp's default is a chain of cuts, each inside the pieces of the one before: runs of punctuation;
+   GPT-2's words; runs of numbers; and in those each three ASCII digits. */
+static hbk_int hbk__word_default(const char *s, hbk_int n, hbk_int i)
+{
+    hbk_int len, end = i;
+    while (hbk__is_punctuation(s, n, end, &len)) end += len;
+    if (end > i) return end;
+    for (; end < n && !hbk__is_punctuation(s, n, end, &len);) end += len;
+    n = hbk__word_gpt2(s, end, i);
+    hbk_int from = s[i] == ' ' && hbk__class_at(s, n, i + 1, &len) == HBK__N ? i + 1 : i;
+    if (from > i) return from; /* the space before a number */
+    if (hbk__class_at(s, n, i, &len) != HBK__N) return n;
+    for (; i < n; i += len) {
+        bool three = n - i >= 3;
+        for (hbk_int k = i; three && k < i + 3; k++) three = s[k] >= '0' && s[k] <= '9';
+        if (three) return i > from ? i : i + 3;
+        hbk__class_at(s, n, i, &len);
+    }
+    return n;
+}
+
 /* The end of the word that begins at i < n. */
 static hbk_int hbk__word_end(const hbk_tokenizer *t, const char *s, hbk_int n, hbk_int i)
 {
@@ -4069,6 +4174,7 @@ static hbk_int hbk__word_end(const hbk_tokenizer *t, const char *s, hbk_int n, h
     }
     if (t->words == HBK__WORDS_GPT2) return hbk__word_gpt2(s, n, i);
     if (t->words == HBK__WORDS_LLAMA3) return hbk__word_llama3(s, n, i);
+    if (t->words == HBK__WORDS_DEFAULT) return hbk__word_default(s, n, i);
     return n;
 }
 
@@ -5046,35 +5152,42 @@ static bool hbk__is_void_merge(const json_t *entry)
     return s && s[0] == ' ';
 }
 
-/* "a b", or ["a", "b"] where pieces hold spaces. */
-static bool hbk__json_merge(const hbk_tokenizer *t, const json_t *entry, int32_t *left, int32_t *right,
-                            hbk_text *joined)
+/* A merge list's entry number `rank`: both parts and their whole must be pieces. */
+static bool hbk__add_merge(hbk_tokenizer *t, const char *a, hbk_int a_len, const char *b, hbk_int b_len,
+                           hbk_int rank, hbk_text *joined, const char *path, hbk_error *err)
 {
-    const char *a = json_string_value(entry), *b;
-    hbk_int a_len, b_len;
-    if (a) {
-        b = strchr(a, ' ');
-        if (!b) return false;
-        a_len = b++ - a;
-        b_len = (hbk_int)json_string_length(entry) - a_len - 1;
-    } else {
-        const json_t *first = json_array_get(entry, 0), *second = json_array_get(entry, 1);
-        a = json_string_value(first);
-        b = json_string_value(second);
-        if (!a || !b) return false;
-        a_len = (hbk_int)json_string_length(first);
-        b_len = (hbk_int)json_string_length(second);
-    }
-    *left = hbk__vocab_find(&t->vocab, a, a_len);
-    *right = hbk__vocab_find(&t->vocab, b, b_len);
+    int32_t left = hbk__vocab_find(&t->vocab, a, a_len), right = hbk__vocab_find(&t->vocab, b, b_len);
     hbk_text_clear(joined);
     hbk_text_append(joined, a, (size_t)a_len);
     hbk_text_append(joined, b, (size_t)b_len);
-    return true;
+    if (!hbk_text_ok(joined, err)) return false;
+    int32_t id = hbk__vocab_find(&t->vocab, hbk_text_string(joined), (hbk_int)joined->len);
+    if (left < 0 || right < 0 || id < 0)
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0,
+                           "merge %lld, making \"%.40s\", names a piece that the vocabulary lacks",
+                           (long long)rank, hbk_text_string(joined));
+    if (!hbk__may_spell(t, id)) return true;
+    t->vocab.pieces[id].score = -(float)rank; /* for formats that score pieces */
+    return hbk__add_rule(t, left, right, rank, id, err);
 }
 
-/* The position in the list is the rank. Both parts and their whole must be pieces. The list is read from its
-   end: a pair that it names twice has its last rank, as Hugging Face reads it. */
+/* "a b", or ["a", "b"] where pieces hold spaces. */
+static bool hbk__json_merge(hbk_tokenizer *t, const json_t *entry, hbk_int rank, hbk_text *joined,
+                            const char *path, hbk_error *err)
+{
+    const char *a = json_string_value(entry), *space = a ? strchr(a, ' ') : NULL;
+    const json_t *first = json_array_get(entry, 0), *second = json_array_get(entry, 1);
+    if (space)
+        return hbk__add_merge(t, a, space - a, space + 1, (hbk_int)strlen(space + 1), rank, joined, path, err);
+    if (json_is_string(first) && json_is_string(second))
+        return hbk__add_merge(t, json_string_value(first), (hbk_int)json_string_length(first),
+                              json_string_value(second), (hbk_int)json_string_length(second), rank, joined,
+                              path, err);
+    return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "merge %lld is no pair of pieces", (long long)rank);
+}
+
+/* The position in the list is the rank. The list is read from its end: a pair that it names twice has its
+   last rank, as Hugging Face reads it. */
 static bool hbk__json_merges(hbk_tokenizer *t, const json_t *merges, const char *path, hbk_error *err)
 {
     hbk_text joined;
@@ -5082,23 +5195,8 @@ static bool hbk__json_merges(hbk_tokenizer *t, const json_t *merges, const char 
     joined.alloc = t->alloc;
     bool ok = true;
     for (hbk_int rank = (hbk_int)json_array_size(merges) - 1; rank >= 0 && ok; rank--) {
-        int32_t left = -1, right = -1, id = -1;
         const json_t *entry = json_array_get(merges, (size_t)rank);
-        if (hbk__is_void_merge(entry)) continue;
-        bool pair = hbk__json_merge(t, entry, &left, &right, &joined);
-        if (pair && !joined.failed)
-            id = hbk__vocab_find(&t->vocab, hbk_text_string(&joined), (hbk_int)joined.len);
-        ok = hbk_text_ok(&joined, err);
-        if (ok && !pair)
-            ok = hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "merge %lld is no pair of pieces",
-                             (long long)rank);
-        if (ok && (left < 0 || right < 0 || id < 0))
-            ok = hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0,
-                             "merge %lld, making \"%.40s\", names a piece that the vocabulary lacks",
-                             (long long)rank, hbk_text_string(&joined));
-        if (!ok || !hbk__may_spell(t, id)) continue;
-        ok = hbk__add_rule(t, left, right, rank, id, err);
-        t->vocab.pieces[id].score = -(float)rank; /* for formats that score pieces */
+        ok = hbk__is_void_merge(entry) || hbk__json_merge(t, entry, rank, &joined, path, err);
     }
     hbk_text_free(&joined);
     return ok;
@@ -5238,7 +5336,7 @@ static bool hbk__add_piece(hbk_tokenizer *t, const char *s, hbk_int n, float sco
     memset(&a, 0, sizeof a);
     a.id = (int32_t)id;
     a.special = kind == HBK__PIECE_CONTROL;
-    a.normalized = !a.special;
+    a.normalized = !a.special && t->sentencepiece;
     return hbk__add_added(t, a, s, n, err);
 }
 
@@ -5404,6 +5502,266 @@ static bool hbk__load_bin(hbk_tokenizer *t, const char *data, size_t n, const ch
     return hbk__check_ids(t, path, err) && hbk__finish_scored(t, err);
 }
 
+/* Meta's file: a line for each token, its bytes in base64 and its rank, which is its id and its score. The
+   256 special tokens that follow are not in the file; they are LLaMA-3's, as is the way words are cut. */
+
+/* The bytes that n characters spell, in `out`; false if they are no base64. */
+static bool hbk__base64(const char *s, hbk_int n, hbk_text *out)
+{
+    static const char *const digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    uint32_t bits = 0;
+    int have = 0;
+    hbk_text_clear(out);
+    if (n == 0 || n % 4) return false;
+    for (int pad = 0; pad < 2 && s[n - 1] == '='; pad++) n--;
+    for (hbk_int i = 0; i < n; i++) {
+        const char *digit = s[i] ? strchr(digits, s[i]) : NULL;
+        if (!digit) return false;
+        bits = (bits << 6 | (uint32_t)(digit - digits)) & 0xFFFFFF;
+        have += 6;
+        if (have < 8) continue;
+        have -= 8;
+        char c = (char)(bits >> have & 0xFF);
+        hbk_text_append(out, &c, 1);
+    }
+    return true;
+}
+
+/* The line at s: how long its base64 is, and its rank; false if it is no such line. */
+static bool hbk__tiktoken_line(const char *s, const char *end, hbk_int *n, hbk_int *rank)
+{
+    const char *p = s;
+    while (p < end && *p != ' ' && *p != '\n') p++;
+    *n = p - s;
+    *rank = 0;
+    if (p == end || *p != ' ' || p + 1 == end || p[1] < '0' || p[1] > '9') return false;
+    for (p++; p < end && *p >= '0' && *p <= '9' && *rank < INT32_MAX; p++) *rank = 10 * *rank + *p - '0';
+    return p == end || *p == '\n' || *p == '\r';
+}
+
+static bool hbk__is_tiktoken(const char *data, size_t n)
+{
+    hbk_int len, rank;
+    return n > 0 && data[0] != '\n' && hbk__tiktoken_line(data, data + n, &len, &rank) && len % 4 == 0;
+}
+
+static bool hbk__tiktoken_special(hbk_tokenizer *t, hbk_error *err)
+{
+    static const char *const names[12] = {"begin_of_text",
+                                          "end_of_text",
+                                          "reserved_special_token_0",
+                                          "reserved_special_token_1",
+                                          "finetune_right_pad_id",
+                                          "step_id",
+                                          "start_header_id",
+                                          "end_header_id",
+                                          "eom_id",
+                                          "eot_id",
+                                          "python_tag",
+                                          "image"};
+    t->bos = (int32_t)t->vocab.n;
+    t->eos = t->bos + 1;
+    t->adds_bos = true;
+    for (int i = 0; i < 256; i++) {
+        char name[64], number[32];
+        snprintf(number, sizeof number, "reserved_special_token_%d", i - 10);
+        snprintf(name, sizeof name, "<|%s|>", i < 12 ? names[i] : number);
+        if (!hbk__add_piece(t, name, (hbk_int)strlen(name), 0, HBK__PIECE_CONTROL, "tokenizer.model", err))
+            return false;
+    }
+    return true;
+}
+
+static bool hbk__tiktoken_lines(hbk_tokenizer *t, const char *data, size_t n, hbk_text *bytes,
+                                hbk_text *spelled, const char *path, hbk_error *err)
+{
+    const char *s = data, *end = data + n;
+    for (hbk_int line = 1; s < end; line++) {
+        hbk_int len, rank;
+        const char *stop = (const char *)memchr(s, '\n', (size_t)(end - s));
+        if (!stop) stop = end;
+        if (!hbk__tiktoken_line(s, stop, &len, &rank) || !hbk__base64(s, len, bytes) || bytes->len == 0)
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, path, line, "expected base64, a space and a rank");
+        if (rank != t->vocab.n || bytes->len > HBK__LONGEST_PIECE)
+            return hbk_fail_at(err, HBK_ERROR_RANGE, path, line,
+                               "rank %lld, expected %lld, of at most %d bytes", (long long)rank,
+                               (long long)t->vocab.n, (int)HBK__LONGEST_PIECE);
+        hbk_text_clear(spelled);
+        hbk__spell(t, hbk_text_string(bytes), (hbk_int)bytes->len, spelled);
+        if (!hbk_text_ok(bytes, err) || !hbk_text_ok(spelled, err)) return false;
+        if (hbk__vocab_find(&t->vocab, spelled->data, (hbk_int)spelled->len) >= 0)
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, path, line, "rank %lld has the bytes of an earlier one",
+                               (long long)rank);
+        if (!hbk__vocab_set(&t->vocab, rank, spelled->data, (hbk_int)spelled->len, HBK__PIECE_NORMAL,
+                            -(float)rank, err))
+            return false;
+        s = stop + 1;
+    }
+    return true;
+}
+
+static bool hbk__load_tiktoken(hbk_tokenizer *t, const char *data, size_t n, const char *path, hbk_error *err)
+{
+    hbk_text bytes, spelled;
+    memset(&bytes, 0, sizeof bytes);
+    bytes.alloc = t->alloc;
+    spelled = bytes;
+    t->byte_level = t->ignore_merges = true;
+    t->words = HBK__WORDS_LLAMA3;
+    bool ok = hbk__tiktoken_lines(t, data, n, &bytes, &spelled, path, err);
+    hbk_text_free(&bytes);
+    hbk_text_free(&spelled);
+    if (!ok) return false;
+    hbk__find_byte_pieces(t);
+    for (int b = 0; b < 256; b++)
+        if (t->byte_ids[b] < 0)
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "has no token for the byte 0x%02X", b);
+    return hbk__rules_by_score(t, err) && hbk__tiktoken_special(t, err);
+}
+
+/* A GGUF's vocabulary: "llama" is SentencePiece's, with scores; "gpt2" the byte-level family's, with merges,
+   and tokenizer.ggml.pre names the way its words are cut. */
+
+#define HBK__GGML "tokenizer.ggml."
+
+static bool hbk__vocab_gguf_bad_list(const char *path, const char *key, hbk_int n, hbk_int wanted, hbk_error *err)
+{
+    return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, HBK__GGML "%s has %lld entries for %lld tokens", key,
+                       (long long)n, (long long)wanted);
+}
+
+static bool hbk__vocab_gguf_pieces(hbk_tokenizer *t, const hbk_gguf *g, const char *path, hbk_error *err)
+{
+    const hbk_gguf_value *tokens, *scores, *types = hbk_gguf_find(g, HBK__GGML "token_type");
+    if (!hbk_gguf_array(g, HBK__GGML "tokens", HBK_GGUF_STRING, &tokens, err) ||
+        !hbk_gguf_array(g, HBK__GGML "scores", HBK_GGUF_F32, &scores, err))
+        return false;
+    if (!tokens || tokens->n == 0) return hbk__vocab_gguf_bad_list(path, "tokens", 0, 0, err);
+    if (t->sentencepiece && (!scores || scores->n != tokens->n))
+        return hbk__vocab_gguf_bad_list(path, "scores", scores ? scores->n : 0, tokens->n, err);
+    if (types && types->n != tokens->n) return hbk__vocab_gguf_bad_list(path, "token_type", types->n, tokens->n, err);
+    for (hbk_int id = 0; id < tokens->n; id++) {
+        size_t n = 0;
+        double score = 0;
+        hbk_int kind = HBK__PIECE_NORMAL;
+        const char *s = hbk_gguf_string_at(tokens, id, &n);
+        if (types && (!hbk_gguf_int_at(types, id, &kind) || kind < 0 || kind > HBK__PIECE_BYTE)) kind = 0;
+        if (t->sentencepiece) hbk_gguf_real_at(scores, id, &score);
+        if (t->byte_level && kind == HBK__PIECE_BYTE) kind = HBK__PIECE_NORMAL;
+        if (!hbk__add_piece(t, s, (hbk_int)n, (float)score, (int32_t)kind, path, err)) return false;
+    }
+    return true;
+}
+
+/* Each is "a b", and its position its rank, as in tokenizer.json. */
+static bool hbk__vocab_gguf_merges(hbk_tokenizer *t, const hbk_gguf *g, const char *path, hbk_error *err)
+{
+    const hbk_gguf_value *merges;
+    if (!hbk_gguf_array(g, HBK__GGML "merges", HBK_GGUF_STRING, &merges, err)) return false;
+    if (!merges)
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "a gpt2 vocabulary without " HBK__GGML "merges");
+    hbk_text joined;
+    memset(&joined, 0, sizeof joined);
+    joined.alloc = t->alloc;
+    bool ok = true;
+    for (hbk_int rank = merges->n - 1; rank >= 0 && ok; rank--) {
+        size_t n = 0;
+        const char *s = hbk_gguf_string_at(merges, rank, &n);
+        const char *space = s && n ? (const char *)memchr(s, ' ', n) : NULL;
+        if (space)
+            ok = hbk__add_merge(t, s, space - s, space + 1, s + n - space - 1, rank, &joined, path, err);
+        else
+            ok = hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "merge %lld is no pair of pieces",
+                             (long long)rank);
+    }
+    hbk_text_free(&joined);
+    return ok;
+}
+
+/* An id under a key that may be absent: then, and where it is -1 in any width, *id stays. */
+static bool hbk__vocab_gguf_id(const hbk_tokenizer *t, const hbk_gguf *g, const char *key, int32_t *id,
+                         const char *path, hbk_error *err)
+{
+    hbk_int x = -1;
+    if (!hbk_gguf_int(g, key, &x, err)) return false;
+    if (x == -1 || x == UINT32_MAX) return true;
+    if (x < 0 || x >= t->vocab.n)
+        return hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "%s is %lld, but there are %lld tokens", key,
+                           (long long)x, (long long)t->vocab.n);
+    *id = (int32_t)x;
+    return true;
+}
+
+static bool hbk__vocab_gguf_ids(hbk_tokenizer *t, const hbk_gguf *g, const char *path, hbk_error *err)
+{
+    return hbk__vocab_gguf_id(t, g, HBK__GGML "bos_token_id", &t->bos, path, err) &&
+           hbk__vocab_gguf_id(t, g, HBK__GGML "eos_token_id", &t->eos, path, err) &&
+           hbk__vocab_gguf_id(t, g, HBK__GGML "unknown_token_id", &t->unk, path, err) &&
+           hbk_gguf_bool(g, HBK__GGML "add_bos_token", &t->adds_bos, err);
+}
+
+/* SentencePiece's settings, and those of its ids that every such file has. */
+static bool hbk__vocab_gguf_spm(hbk_tokenizer *t, const hbk_gguf *g, const char *path, hbk_error *err)
+{
+    const hbk_gguf_value *map = hbk_gguf_find(g, HBK__GGML "precompiled_charsmap");
+    bool prefix = true;
+    if (map && map->n > 0)
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
+                           HBK__GGML "precompiled_charsmap (nmt_nfkc) is not supported, expected none");
+    t->escape = t->adds_bos = true;
+    t->bos = 1;
+    t->eos = 2;
+    t->unk = 0;
+    if (!hbk__be_sentencepiece(t, err) || !hbk__vocab_gguf_pieces(t, g, path, err) ||
+        !hbk__vocab_gguf_ids(t, g, path, err) || !hbk_gguf_bool(g, HBK__GGML "add_space_prefix", &prefix, err) ||
+        !hbk_gguf_bool(g, HBK__GGML "remove_extra_whitespaces", &t->collapse, err))
+        return false;
+    t->prefix = prefix ? HBK__PREFIX_FIRST : HBK__PREFIX_NEVER;
+    if (t->collapse || prefix) t->strip = HBK__STRIP_MARK;
+    for (int b = 0; b < 256; b++) t->byte_fallback = t->byte_fallback || t->byte_ids[b] >= 0;
+    return hbk__check_ids(t, path, err) && hbk__finish_scored(t, err);
+}
+
+/* Old files lack `pre`, and llama.cpp's default is not GPT-2's expression: see hbk__word_default. */
+static bool hbk__vocab_gguf_level(hbk_tokenizer *t, const hbk_gguf *g, const char *path, hbk_error *err)
+{
+    static const struct {
+        const char *name;
+        int words;
+        bool digits;
+    } known[] = {{"llama-bpe", HBK__WORDS_LLAMA3, false}, {"llama3", HBK__WORDS_LLAMA3, false},
+                 {"llama-v3", HBK__WORDS_LLAMA3, false},  {"smollm", HBK__WORDS_GPT2, true},
+                 {"gpt-2", HBK__WORDS_GPT2, false},       {"default", HBK__WORDS_DEFAULT, false}};
+    const char *pre = "default";
+    size_t n = strlen(pre), k = 0, n_known = sizeof known / sizeof *known;
+    if (!hbk_gguf_string(g, HBK__GGML "pre", &pre, &n, err)) return false;
+    while (k < n_known && (strlen(known[k].name) != n || memcmp(known[k].name, pre, n) != 0)) k++;
+    if (k == n_known)
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
+                           HBK__GGML "pre \"%.*s\" is not supported, expected llama-bpe, smollm, gpt-2 or "
+                                     "default",
+                           (int)HBK__MIN(n, 40), pre);
+    t->byte_level = true;
+    t->words = known[k].words;
+    t->digits = known[k].digits;
+    t->ignore_merges = t->adds_bos = t->words == HBK__WORDS_LLAMA3;
+    if (!hbk__vocab_gguf_pieces(t, g, path, err) || !hbk__vocab_gguf_ids(t, g, path, err)) return false;
+    hbk__find_byte_pieces(t);
+    return hbk__vocab_gguf_merges(t, g, path, err);
+}
+
+static bool hbk__load_vocab_gguf(hbk_tokenizer *t, const hbk_gguf *g, const char *path, hbk_error *err)
+{
+    const char *model = "none";
+    size_t n = strlen(model);
+    if (!hbk_gguf_string(g, HBK__GGML "model", &model, &n, err)) return false;
+    if (n == 5 && memcmp(model, "llama", 5) == 0) return hbk__vocab_gguf_spm(t, g, path, err);
+    if (n == 4 && memcmp(model, "gpt2", 4) == 0) return hbk__vocab_gguf_level(t, g, path, err);
+    return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
+                       HBK__GGML "model \"%.*s\" is not supported, expected llama or gpt2",
+                       (int)HBK__MIN(n, 40), model);
+}
+
 /* ---- 7.8 loading */
 
 static const char *const hbk__format_files[HBK__N_FORMATS] = {"tokenizer.json", "tokenizer.model",
@@ -5507,9 +5865,10 @@ static bool hbk__find_tokenizer(hbk_tokenizer *t, const char *path, hbk_error *e
     }
     strcpy(t->file, path);
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path, *dot = strrchr(name, '.');
-    t->format = dot && strcmp(dot, ".json") == 0  ? HBK__FORMAT_JSON
-                : dot && strcmp(dot, ".bin") == 0 ? HBK__FORMAT_BIN
-                                                  : HBK__FORMAT_MODEL;
+    t->format = dot && strcmp(dot, ".json") == 0   ? HBK__FORMAT_JSON
+                : dot && strcmp(dot, ".bin") == 0  ? HBK__FORMAT_BIN
+                : dot && strcmp(dot, ".gguf") == 0 ? HBK__FORMAT_GGUF
+                                                   : HBK__FORMAT_MODEL;
     for (int i = 0; i < HBK__N_FORMATS; i++) { /* under its own name it has companions */
         if (strcmp(name, hbk__format_files[i]) != 0) continue;
         memcpy(t->folder, path, (size_t)(name - path));
@@ -5525,12 +5884,18 @@ static bool hbk__load_file(hbk_tokenizer *t, hbk_error *err)
         json_t *root = hbk_json_read(t->file, err);
         ok = root && hbk__load_json(t, root, t->file, err);
         json_decref(root);
+    } else if (t->format == HBK__FORMAT_GGUF) {
+        hbk_gguf *g = hbk_gguf_open(t->file, t->alloc, err);
+        ok = g && hbk__load_vocab_gguf(t, g, t->file, err);
+        hbk_gguf_close(g);
     } else {
         hbk_mapping map;
         if (!hbk_mapping_open(&map, t->file, err)) return false;
         const char *data = (const char *)map.data;
         if (t->format == HBK__FORMAT_BIN)
             ok = hbk__load_bin(t, data, map.size, t->file, err);
+        else if (hbk__is_tiktoken(data, map.size))
+            ok = hbk__load_tiktoken(t, data, map.size, t->file, err);
         else
             ok = hbk__load_model(t, data, map.size, t->file, err);
         hbk_mapping_close(&map);
@@ -5913,11 +6278,22 @@ static bool hbk__copy_file(const char *from, const char *dir, const char *name, 
     return ok;
 }
 
+HBK_DEF bool hbk_tokenizer_copy(const char *from, const char *to, hbk_allocator *alloc, hbk_error *err)
+{
+    static const char *const names[] = {
+        "tokenizer.json", "tokenizer.model", "tokenizer.bin",      "tokenizer_config.json",
+        "vocab.json",     "merges.txt",      "added_tokens.json",  "special_tokens_map.json",
+        "chat_template.jinja",               "generation_config.json"};
+    char path[512];
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (!hbk_path(path, from, names[i], err)) return false;
+        if (hbk_file_exists(path) && !hbk__copy_file(path, to, names[i], alloc, err)) return false;
+    }
+    return true;
+}
+
 HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_error *err)
 {
-    static const char *const companions[] = {
-        "tokenizer.json",          "tokenizer.model",   "tokenizer.bin",      "tokenizer_config.json",
-        "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"};
     char path[512];
     if (!hbk_dir_make(dir, err)) return false;
     if (t->document.len) {
@@ -5928,12 +6304,46 @@ HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_err
                hbk_file_write(path, config, strlen(config), err);
     }
     if (!hbk__copy_file(t->file, dir, hbk__format_files[t->format], t->alloc, err)) return false;
-    for (size_t i = 0; i < sizeof companions / sizeof *companions && t->folder[0]; i++) {
-        if (!hbk_path(path, t->folder, companions[i], err)) return false;
-        if (strcmp(path, t->file) == 0 || !hbk_file_exists(path)) continue;
-        if (!hbk__copy_file(path, dir, companions[i], t->alloc, err)) return false;
+    return !t->folder[0] || hbk_tokenizer_copy(t->folder, dir, t->alloc, err);
+}
+
+/* ---- 7.11 chat templates, as the text that files hold; chapter 14 tells which they are */
+
+/* The source of the chat template that a model folder comes with; nothing is appended where it has none.
+   Of several, "default" counts, else the first. */
+static bool hbk__chat_template(const char *dir, hbk_text *out, hbk_error *err)
+{
+    char path[512];
+    if (!hbk_path(path, dir, "chat_template.jinja", err)) return false;
+    if (hbk_file_exists(path)) return hbk_file_read(path, (size_t)4 << 20, out, err);
+    if (!hbk_path(path, dir, "tokenizer_config.json", err)) return false;
+    if (!hbk_file_exists(path)) return true;
+    json_t *root = hbk_json_read(path, err);
+    if (!root) return false;
+    const json_t *chat = json_object_get(root, "chat_template");
+    const char *source = json_string_value(chat);
+    for (size_t i = 0; i < json_array_size(chat); i++) { /* 0 unless it is an array */
+        const json_t *row = json_array_get(chat, i);
+        const char *name = json_string_value(json_object_get(row, "name"));
+        if (i == 0 || (name && strcmp(name, "default") == 0))
+            source = json_string_value(json_object_get(row, "template"));
     }
-    return true;
+    hbk_text_add(out, source);
+    json_decref(root);
+    return hbk_text_ok(out, err);
+}
+
+/* The same, where the model is a GGUF file. */
+static bool hbk__gguf_chat_template(const char *path, hbk_text *out, hbk_error *err)
+{
+    const char *source = "";
+    size_t n = 0;
+    hbk_gguf *g = hbk_gguf_open(path, out->alloc, err);
+    if (!g) return false;
+    bool ok = hbk_gguf_string(g, "tokenizer.chat_template", &source, &n, err);
+    if (ok) hbk_text_append(out, source, n);
+    hbk_gguf_close(g);
+    return ok && hbk_text_ok(out, err);
 }
 
 /* ==== 8  MATRICES ============================================================
@@ -6445,6 +6855,13 @@ HBK__CLONES
     HBK__DOT4(hbk__f32_of_bf16(w[i]))
 }
 
+/* Whether W's elements can be read where they lie. In a file they may begin at any byte: then they are
+   unpacked like any other type. */
+static bool hbk__in_place(const hbk_matrix *w)
+{
+    return w->dtype == HBK_REAL && (uintptr_t)w->data % sizeof(hbk_real) == 0;
+}
+
 #define HBK__PART ((hbk_int)1024) /* elements, a multiple of every block */
 
 /* y (N, rows) += x W^T for a few rows of x: each row of W is dotted with all of them while it is in cache.
@@ -6452,7 +6869,7 @@ HBK__CLONES
    it stays in the first cache. Rows of W are shared out among threads. */
 static void hbk__matmul_few(hbk_real *y, const hbk_real *x, const hbk_matrix *w, hbk_int N)
 {
-    bool real = w->dtype == HBK_REAL, bf16 = w->dtype == HBK_BF16 && (uintptr_t)w->data % 2 == 0;
+    bool real = hbk__in_place(w), bf16 = w->dtype == HBK_BF16 && (uintptr_t)w->data % 2 == 0;
     hbk_int C = w->cols, O = w->rows, most = real || bf16 ? C : HBK__PART;
 #ifdef _OPENMP
 #pragma omp parallel for schedule(static) if (O * C > 20000)
@@ -6494,7 +6911,7 @@ HBK_DEF void hbk_matmul(hbk_real *y, const hbk_real *x, const hbk_matrix *w, hbk
 #endif
     if (few) {
         hbk__matmul_few(y, x, w, N);
-    } else if (w->dtype == HBK_REAL) {
+    } else if (hbk__in_place(w)) {
         hbk__gemm(false, true, N, O, C, 1, x, C, (const hbk_real *)w->data, C, 1, y, O);
     } else {
         hbk_int step = hbk__panel_rows(w);
@@ -6510,7 +6927,7 @@ HBK_DEF void hbk_matmul_dx(hbk_real *dx, const hbk_real *dy, const hbk_matrix *w
 {
     hbk_int C = w->cols, O = w->rows;
     /* forward: y = x W^T */
-    if (w->dtype == HBK_REAL) {
+    if (hbk__in_place(w)) {
         hbk__gemm(false, false, N, C, O, 1, dy, O, (const hbk_real *)w->data, C, 1, dx, C);
         return;
     }
@@ -8108,8 +8525,8 @@ HBK_DEF bool hbk_model_logits(hbk_acts *a, const hbk_model *m, const hbk_batch *
    give another model silently: a tensor too few, too many or of another shape is an error by name.
 
      12.1 reading safetensors   12.2 writing them     12.3 config.json    12.4 binding a model's tensors
-     12.5 folders               12.6 llama2.c         12.7 GGUF models    12.8 saving
-     12.9 adapters              12.10 merging */
+     12.5 folders               12.6 llama2.c         12.7 reading GGUF    12.8 saving
+     12.9 adapters              12.10 merging         12.11 writing GGUF */
 
 /* ---- 12.1 reading safetensors ----------------------------------------------- */
 
@@ -8392,15 +8809,21 @@ HBK_DEF const hbk_tensor *hbk_safetensors_find(const hbk_safetensors *s, const c
     return alias ? hbk__st_find(s, alias) : t;
 }
 
+/* A type as files spell it: "F32", "Q4_K". */
+static const char *hbk__st_type_name(hbk_dtype t)
+{
+#define HBK_X(name, text, gguf, block, bytes) #name,
+    static const char names[][5] = {HBK_DTYPES(HBK_X)};
+#undef HBK_X
+    return names[t];
+}
+
 /* The types of a matrix that files may hold: safetensors the first three, GGUF those that it has ids for,
    llama2.c F32 and INT8. */
 static bool hbk__dtype_of(const char *name, hbk_dtype *t)
 {
-#define HBK_X(type, text, gguf, block, bytes) #type,
-    static const char names[][5] = {HBK_DTYPES(HBK_X)};
-#undef HBK_X
     for (int i = 0; i < HBK_DTYPE_COUNT; i++) {
-        if (strcmp(name, names[i]) != 0 || i == HBK_F64) continue;
+        if (strcmp(name, hbk__st_type_name((hbk_dtype)i)) != 0 || i == HBK_F64) continue;
         *t = (hbk_dtype)i;
         return true;
     }
@@ -8468,15 +8891,32 @@ static bool hbk__st_header(hbk_text *out, const hbk__st_item *items, hbk_int n, 
     return ok && hbk_text_ok(out, err);
 }
 
-/* The smallest number that rounds to infinity in type t: (2 - 2^-(p+1)) 2^e for p fraction bits. */
+/* The smallest number that rounds to infinity in type t: (2 - 2^-(p+1)) 2^e for p fraction bits. A block of
+   q8_0 has an F16 for a 127th of its largest number. */
 static double hbk__dtype_limit(hbk_dtype t)
 {
+    if (t == HBK_Q8_0) return 127 * hbk__dtype_limit(HBK_F16);
     if (t == HBK_F16) return ldexp(2 - ldexp(1, -11), 15);
     return ldexp(2 - ldexp(1, t == HBK_BF16 ? -8 : -24), 127);
 }
 
-/* The numbers of one tensor. A trainer that diverged must not replace a good file by one full of NaN, nor a
-   narrow type turn large weights into infinities: both end the writing. */
+/* Packs n numbers of a tensor of the file `path`. A trainer that diverged must not replace a good file by one
+   full of NaN, nor a narrow type turn large weights into infinities: both end the writing. */
+static bool hbk__pack_checked(void *packed, hbk_dtype t, const hbk_real *x, hbk_int n, const char *name,
+                              const char *path, hbk_error *err)
+{
+    double limit = hbk__dtype_limit(t);
+    hbk_int bad = 0;
+    while (bad < n && fabs((double)x[bad]) < limit) bad++; /* false for a NaN, too */
+    if (bad < n)
+        return hbk_fail_at(err, HBK_ERROR_NUMERIC, path, 0,
+                           "tensor %s: holds %g, which %s cannot; nothing was written", name, (double)x[bad],
+                           hbk__st_type_name(t));
+    hbk_pack(packed, t, x, n);
+    return true;
+}
+
+/* The numbers of one tensor. */
 static bool hbk__st_put(hbk_file *f, const hbk__st_item *item, hbk_allocator *alloc, hbk_error *err)
 {
     if (!item->from) return hbk_file_put(f, item->t.data, item->t.bytes, err);
@@ -8486,19 +8926,12 @@ static bool hbk__st_put(hbk_file *f, const hbk__st_item *item, hbk_allocator *al
     hbk_int step = hbk__panel_rows(w);
     hbk_real *x = HBK__NEW(alloc, hbk_real, step * w->cols, err);
     char *packed = x ? (char *)hbk_alloc(alloc, step, hbk_dtype_size(type, w->cols), err) : NULL;
-    double limit = hbk__dtype_limit(type);
     bool ok = packed != NULL;
     for (hbk_int row = 0; ok && row < w->rows; row += step) {
-        hbk_int n = HBK__MIN(step, w->rows - row) * w->cols, bad = 0;
+        hbk_int n = HBK__MIN(step, w->rows - row) * w->cols;
         hbk_lora_merge(x, w, item->from->lora, row, n / w->cols);
-        while (bad < n && fabs((double)x[bad]) < limit) bad++; /* false for a NaN, too */
-        if (bad < n)
-            ok = hbk_fail_at(err, HBK_ERROR_NUMERIC, f->path, 0,
-                             "tensor %s: holds %g, which %s cannot; nothing was written", item->t.name,
-                             (double)x[bad], item->t.dtype);
-        if (!ok) break;
-        hbk_pack(packed, type, x, n);
-        ok = hbk_file_put(f, packed, hbk_dtype_size(type, n), err);
+        ok = hbk__pack_checked(packed, type, x, n, item->t.name, f->path, err) &&
+             hbk_file_put(f, packed, hbk_dtype_size(type, n), err);
     }
     hbk_free(alloc, x);
     hbk_free(alloc, packed);
@@ -9058,21 +9491,20 @@ static bool hbk__must_permute(const hbk_safetensors *file, const hbk__place *p)
 }
 
 /* What a tensor needs of the model's block, in reals; 0: it stays where it is. Norms and biases are reals,
-   floats must be aligned to be read in place, and interleaved q and k get their rows in another order: in
-   their stored type, for rows are whole blocks or groups. */
+   interleaved q and k get their rows in another order: in their stored type, for rows are whole blocks, or
+   whole groups. */
 static hbk_int hbk__copy_reals(const hbk_safetensors *file, const hbk_matrix *t, const hbk__place *p)
 {
     hbk_int n = t->rows * t->cols, real = (hbk_int)sizeof(hbk_real);
-    if (p->vector || (t->dtype == HBK_F32 && (uintptr_t)t->data % 4 != 0)) return n;
-    hbk_int bytes = (hbk_int)(hbk_dtype_size(t->dtype, n) + hbk__scales_size(t, t->rows));
-    return hbk__must_permute(file, p) ? (bytes + real - 1) / real : 0;
+    if (p->vector) return n;
+    if (!hbk__must_permute(file, p)) return 0;
+    return ((hbk_int)(hbk_dtype_size(t->dtype, n) + hbk__scales_size(t, t->rows)) + real - 1) / real;
 }
 
-/* The row here of an interleaved row: 2i + s of a head is its row s D/2 + i; or, `back`, the other way. */
-static hbk_int hbk__half_split(hbk_int row, hbk_int D, bool back)
+/* The row here of an interleaved row: 2i + s of a head is its row s D/2 + i. */
+static hbk_int hbk__half_split(hbk_int row, hbk_int D)
 {
-    hbk_int head = row / D * D, r = row % D;
-    return head + (back ? r % (D / 2) * 2 + r / (D / 2) : r % 2 * (D / 2) + r / 2);
+    return row / D * D + row % 2 * (D / 2) + row % D / 2;
 }
 
 /* Copies t into the model's block at out, and leads t there. */
@@ -9089,7 +9521,7 @@ static void hbk__copy_tensor(hbk_real *out, hbk_matrix *t, const hbk_safetensors
         to.cols = t->rows;
     }
     for (hbk_int row = 0; row < to.rows; row++) {
-        hbk_int place = permute ? hbk__half_split(row, D, false) : row;
+        hbk_int place = permute ? hbk__half_split(row, D) : row;
         if (same)
             memcpy((char *)out + (size_t)place * bytes, (const char *)to.data + (size_t)row * bytes, bytes);
         else
@@ -9165,6 +9597,7 @@ static bool hbk__bind(hbk_model *m, hbk__source *src, hbk_error *err)
     }
     if (m->config.tied) m->head = m->embed;
     for (hbk_int i = 0; i < src->n_files; i++) {
+        hbk__mapping_forget(&src->files[i]->map); /* the norms have been copied, the rest was not read */
         m->maps[m->n_maps++] = src->files[i]->map;
         src->files[i]->map.data = NULL;
     }
@@ -9433,7 +9866,7 @@ static hbk_model *hbk__load_llama2c(hbk__source *src, hbk_error *err)
     return NULL;
 }
 
-/* ---- 12.7 GGUF models -------------------------------------------------------
+/* ---- 12.7 reading GGUF ------------------------------------------------------
 
    llama.cpp's container (chapter 6) holds configuration, tokenizer and tensors. Its tensors have names of
    their own, and q and k in llama2.c's order; of the rotary scalings, "linear" is a key, and Llama 3's is a
@@ -9757,12 +10190,121 @@ HBK_DEF hbk_model *hbk_model_load(const char *path, hbk_allocator *alloc, hbk_er
     return m;
 }
 
-/* ---- 12.8 saving ------------------------------------------------------------ */
+/* Adapters: blk.N.attn_q.weight.lora_a (rank, in) and .lora_b (out, rank), one alpha for the file, a scale of
+   alpha / rank for each pair, and of 1 where alpha is 0. Rows of B are interleaved as the weight's are. */
 
-static const char *hbk__st_type_name(hbk_dtype t)
+/* The base tensor of number i of an adapter's projections. */
+static void hbk__gguf_lora_base(char name[64], const hbk_adapter *a, hbk_int i)
 {
-    return t == HBK_F32 ? "F32" : t == HBK_F16 ? "F16" : "BF16";
+    int slot = hbk__lora_slot(a, i);
+    if (slot == HBK_LM_HEAD)
+        snprintf(name, 64, "output.weight");
+    else
+        snprintf(name, 64, "blk.%lld.%s.weight", (long long)(i / HBK_N_SLOTS),
+                 hbk__gguf_tensors[5 + slot][1]);
 }
+
+/* Which projection (its number, as in hbk_adapter.loras) and half a tensor is of; false: of none. */
+static bool hbk__gguf_lora_place(const char *name, const hbk_config *c, hbk_int *i, int *half)
+{
+    char base[96], known[96];
+    const char *end = strrchr(name, '.'), *rest;
+    hbk_int layer = 0;
+    hbk_slot slot;
+    *half = end && !strcmp(end, ".lora_b");
+    if (!end || (!*half && strcmp(end, ".lora_a") != 0)) return false;
+    snprintf(base, sizeof base, "%.*s", (int)(end - name), name);
+    hbk__translate(known, base, 0);
+    *i = c->n_layers * HBK_N_SLOTS;
+    if (!strcmp(known, HBK__HEAD)) return true;
+    rest = hbk__after_slot(hbk__after_layer(known, &layer), &slot);
+    *i = layer * HBK_N_SLOTS + (hbk_int)slot;
+    return rest && !strcmp(rest, ".weight") && layer < c->n_layers;
+}
+
+/* Sorts the file's tensors into found[2 i + half] and sets the ranks; false with the name of one that has no
+   place or the wrong shape. */
+static bool hbk__gguf_lora_collect(const hbk_gguf *g, const hbk_config *c, hbk_adapter *a, double alpha,
+                                   const hbk_gguf_tensor **found, hbk_error *err)
+{
+    for (hbk_int k = 0; k < hbk_gguf_tensor_count(g); k++) {
+        const hbk_gguf_tensor *t = hbk_gguf_tensor_at(g, k);
+        hbk_int i;
+        int half;
+        hbk_dtype type;
+        if (!hbk__gguf_lora_place(t->name, c, &i, &half))
+            return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, g->path, 0,
+                               "tensor %s: is not lora_a or lora_b of a projection of this model; is it the "
+                               "adapter of another base?",
+                               t->name);
+        hbk_lora *l = &a->loras[i];
+        if (!hbk__dtype_of(t->type, &type))
+            return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, g->path, 0, "tensor %s: type %s is not supported",
+                               t->name, t->type);
+        hbk_int wide = half ? l->out : l->in, rank = t->n_dims == 2 ? t->shape[half] : 0;
+        if (t->n_dims != 2 || t->shape[!half] != wide || (l->rank && l->rank != rank))
+            return hbk_fail_at(err, HBK_ERROR_SHAPE, g->path, 0,
+                               "tensor %s: expected %s%lld%s, of one rank with its other half", t->name,
+                               half ? "(" : "(rank,", (long long)wide, half ? ",rank)" : ")");
+        l->rank = rank;
+        l->alpha = alpha != 0 ? alpha : (double)rank;
+        found[2 * i + half] = t;
+    }
+    for (hbk_int i = 0; i <= c->n_layers * HBK_N_SLOTS; i++) {
+        char base[64];
+        hbk__gguf_lora_base(base, a, i);
+        if (!found[2 * i] != !found[2 * i + 1])
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, g->path, 0, "tensor %s.lora_%c is missing", base,
+                               found[2 * i] ? 'b' : 'a');
+    }
+    return hbk_gguf_tensor_count(g) > 0 || hbk_fail_at(err, HBK_ERROR_FORMAT, g->path, 0, "holds no tensor");
+}
+
+static void hbk__gguf_lora_fill(hbk_lora *l, const hbk_gguf_tensor *A, const hbk_gguf_tensor *B, hbk_int D)
+{
+    hbk_matrix a = hbk__matrix(l->rank, l->in, NULL), b = hbk__matrix(l->out, l->rank, NULL);
+    hbk__dtype_of(A->type, &a.dtype);
+    hbk__dtype_of(B->type, &b.dtype);
+    a.data = (void *)(uintptr_t)A->data; /* only read */
+    b.data = (void *)(uintptr_t)B->data;
+    hbk_matrix_unpack(l->a, &a, 0, l->rank);
+    for (hbk_int row = 0; row < l->out; row++)
+        hbk_matrix_unpack(l->b + (D ? hbk__half_split(row, D) : row) * l->rank, &b, row, 1);
+}
+
+/* hbk_adapter_load, where it is given a GGUF file. */
+static hbk_adapter *hbk__adapter_load_gguf(const char *path, const hbk_config *c, hbk_allocator *alloc,
+                                           hbk_error *err)
+{
+    hbk_gguf *g = hbk_gguf_open(path, alloc, err);
+    if (!g) return NULL;
+    hbk_adapter *a = NULL;
+    hbk_int last = c->n_layers * HBK_N_SLOTS;
+    hbk__gguf_fields f = {g, err, hbk_gguf_find(g, "general.type") != NULL};
+    if (!f.ok) hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "key general.type is missing: it is no adapter");
+    hbk__gguf_refuse(&f, "general.type", "adapter", "; a model is opened as a model");
+    hbk__gguf_refuse(&f, "general.architecture", "llama", "");
+    hbk__gguf_refuse(&f, "adapter.type", "lora", "");
+    double alpha = hbk__gguf_number_of(&f, "adapter.lora.alpha", 0);
+    const hbk_gguf_tensor **found =
+        f.ok ? HBK__NEW(alloc, const hbk_gguf_tensor *, 2 * (last + 1), err) : NULL;
+    if (found) a = hbk__adapter_begin(c, alloc, err);
+    if (a && !(hbk__gguf_lora_collect(g, c, a, alpha, found, err) && hbk__adapter_lay(a, NULL, err))) {
+        hbk_adapter_free(a);
+        a = NULL;
+    }
+    for (hbk_int i = 0; a && i <= last; i++) {
+        int slot = hbk__lora_slot(a, i);
+        bool interleaved = slot == HBK_Q || slot == HBK_K;
+        if (found[2 * i])
+            hbk__gguf_lora_fill(&a->loras[i], found[2 * i], found[2 * i + 1], interleaved ? c->head_dim : 0);
+    }
+    hbk_free(alloc, found);
+    hbk_gguf_close(g);
+    return a;
+}
+
+/* ---- 12.8 saving ------------------------------------------------------------ */
 
 /* One id as a number, several as a list, none as null. */
 static json_t *hbk__eos_json(const hbk_config *c)
@@ -10344,6 +10886,7 @@ static bool hbk__adapter_fill(const hbk__adapter_file *f, hbk_adapter *a, hbk_er
 HBK_DEF hbk_adapter *hbk_adapter_load(const char *dir, const hbk_model *base, hbk_allocator *alloc,
                                       hbk_error *err)
 {
+    if (hbk__is_gguf(dir)) return hbk__adapter_load_gguf(dir, &base->config, alloc, err);
     hbk__adapter_file f;
     memset(&f, 0, sizeof f);
     f.base = base;
@@ -10514,7 +11057,7 @@ HBK_DEF bool hbk_adapter_add(hbk_model *m, const hbk_adapter *a, double times, h
             int slot = hbk__lora_slot(a, i);
             const hbk_matrix *w = slot == HBK_LM_HEAD ? &m->head : &m->layers[i / HBK_N_SLOTS].w[slot];
             if (!l->a) continue;
-            if (!m->values || w->dtype != HBK_REAL)
+            if (m->n_maps || w->dtype != HBK_REAL)
                 return hbk_fail(err, HBK_ERROR_OPTION,
                                 "weights of a file, or in %s, cannot be changed in place: make a merged model",
                                 hbk_dtype_name(w->dtype));
@@ -10523,6 +11066,375 @@ HBK_DEF bool hbk_adapter_add(hbk_model *m, const hbk_adapter *a, double times, h
                           l->a, l->in, 1, (hbk_real *)w->data, l->in);
         }
     return true;
+}
+
+/* ---- 12.11 writing GGUF -----------------------------------------------------
+
+   The way back of 12.7, to what llama.cpp's own converter writes: norms and biases in F32, rows of q and k
+   interleaved, Llama 3's scaling as a table of divisors. A matrix whose rows are no whole blocks of q8_0 is
+   F16. Numbers pass through a panel on their way, so no buffer has the size of the file. An adapter's file
+   has one alpha: where a scale is another than alpha / rank, B takes the quotient in. */
+
+typedef struct hbk__gguf_item {
+    char name[96];
+    hbk_matrix from;
+    const hbk_lora *lora; /* merged into it, or NULL */
+    hbk_dtype type;       /* in the file */
+    hbk_int interleave;   /* size of the heads whose rows change order, or 0 */
+    bool vector;          /* one dimension */
+    double factor;        /* of the numbers */
+} hbk__gguf_item;
+
+static void hbk__gguf_describe(hbk_gguf_writer *w, const hbk__gguf_item *it)
+{
+    hbk_gguf_tensor t;
+    memset(&t, 0, sizeof t);
+    t.name = it->name;
+    t.type = hbk__st_type_name(it->type);
+    t.n_dims = it->vector ? 1 : 2;
+    t.shape[0] = it->vector ? it->from.rows * it->from.cols : it->from.rows;
+    t.shape[1] = it->from.cols;
+    hbk_gguf_put_tensor(w, &t);
+}
+
+/* n rows of the file's order, from row `first` on, as reals. */
+static void hbk__gguf_rows(hbk_real *x, const hbk__gguf_item *it, hbk_int first, hbk_int n)
+{
+    const hbk_matrix *m = &it->from;
+    if (!it->interleave) hbk_lora_merge(x, m, it->lora, first, n);
+    for (hbk_int i = 0; it->interleave && i < n; i++)
+        hbk_lora_merge(x + i * m->cols, m, it->lora, hbk__half_split(first + i, it->interleave), 1);
+    for (hbk_int i = 0; it->factor != 1 && i < n * m->cols; i++) x[i] = (hbk_real)((double)x[i] * it->factor);
+}
+
+/* The numbers of one tensor. Blocks that are stored as the file wants them are not packed anew. */
+static bool hbk__gguf_put_rows(hbk_gguf_writer *w, const hbk__gguf_item *it, hbk_allocator *alloc,
+                               hbk_error *err)
+{
+    const hbk_matrix *m = &it->from;
+    hbk_int step = hbk__panel_rows(m);
+    size_t row_bytes = hbk_dtype_size(it->type, m->cols);
+    if (it->type == m->dtype && hbk_dtype_block(it->type) > 1 && !it->lora) {
+        for (hbk_int row = 0; row < m->rows; row++) {
+            hbk_int from = it->interleave ? hbk__half_split(row, it->interleave) : row;
+            hbk_gguf_put_data(w, (const char *)m->data + (size_t)from * row_bytes, row_bytes);
+        }
+        return true;
+    }
+    hbk_real *x = HBK__NEW(alloc, hbk_real, step * m->cols, err);
+    char *packed = x ? (char *)hbk_alloc(alloc, step, row_bytes, err) : NULL;
+    bool ok = packed != NULL;
+    for (hbk_int row = 0; ok && row < m->rows; row += step) {
+        hbk_int n = HBK__MIN(step, m->rows - row);
+        hbk__gguf_rows(x, it, row, n);
+        ok = hbk__pack_checked(packed, it->type, x, n * m->cols, it->name, w->path, err);
+        if (ok) hbk_gguf_put_data(w, packed, (size_t)n * row_bytes);
+    }
+    hbk_free(alloc, x);
+    hbk_free(alloc, packed);
+    return ok;
+}
+
+/* Describes and writes all items, and ends the writer in every case. */
+static bool hbk__gguf_put_items(hbk_gguf_writer *w, const hbk__gguf_item *items, hbk_int n,
+                                hbk_allocator *alloc, hbk_error *err)
+{
+    bool ok = true;
+    for (hbk_int i = 0; i < n; i++) hbk__gguf_describe(w, &items[i]);
+    for (hbk_int i = 0; ok && i < n; i++) ok = hbk__gguf_put_rows(w, &items[i], alloc, err);
+    if (ok) return hbk_gguf_finish(w, err);
+    hbk_gguf_discard(w);
+    return false;
+}
+
+static void hbk__gguf_put_text(hbk_gguf_writer *w, const char *key, const char *s)
+{
+    hbk_gguf_put_string(w, key, s, strlen(s));
+}
+
+/* The keys of a configuration; the scaling of Llama 3 also in numbers of our own, for reading it back. */
+static void hbk__gguf_put_config(hbk_gguf_writer *w, const hbk_config *c)
+{
+    const struct {
+        const char *key;
+        hbk_int x;
+    } sizes[] = {
+        {"llama.block_count", c->n_layers},          {"llama.context_length", c->context_length},
+        {"llama.embedding_length", c->dim},          {"llama.feed_forward_length", c->ffn_dim},
+        {"llama.attention.head_count", c->n_heads},  {"llama.attention.head_count_kv", c->n_kv_heads},
+        {"llama.attention.key_length", c->head_dim}, {"llama.attention.value_length", c->head_dim},
+        {"llama.rope.dimension_count", c->head_dim}, {"llama.vocab_size", c->vocab_size}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        hbk_gguf_put_int(w, sizes[i].key, HBK_GGUF_U32, sizes[i].x);
+    hbk_gguf_put_real(w, "llama.attention.layer_norm_rms_epsilon", c->rms_norm_eps);
+    hbk_gguf_put_real(w, "llama.rope.freq_base", c->rope_theta);
+    if (c->rope_scaling == HBK_ROPE_LINEAR) {
+        hbk__gguf_put_text(w, "llama.rope.scaling.type", "linear");
+        hbk_gguf_put_real(w, "llama.rope.scaling.factor", c->rope_factor);
+    }
+    if (c->rope_scaling == HBK_ROPE_LLAMA3) {
+        hbk_gguf_put_array(w, HBK__GGUF_LLAMA3, HBK_GGUF_F32, 4);
+        hbk_gguf_add_real(w, c->rope_factor);
+        hbk_gguf_add_real(w, c->rope_low_freq_factor);
+        hbk_gguf_add_real(w, c->rope_high_freq_factor);
+        hbk_gguf_add_real(w, (double)c->rope_original_context);
+    }
+}
+
+/* bos, and what ends a text under the three keys that there are for it. */
+static void hbk__gguf_put_ids(hbk_gguf_writer *w, const hbk_config *c, int32_t bos, int32_t eos)
+{
+    static const char *const ends[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
+                                       "tokenizer.ggml.eom_token_id"};
+    int k = 0;
+    if (bos >= 0) hbk_gguf_put_int(w, "tokenizer.ggml.bos_token_id", HBK_GGUF_U32, bos);
+    if (eos >= 0) hbk_gguf_put_int(w, ends[k++], HBK_GGUF_U32, eos);
+    for (hbk_int i = 0; i < c->n_eos && k < 3; i++)
+        if (c->eos[i] != eos) hbk_gguf_put_int(w, ends[k++], HBK_GGUF_U32, c->eos[i]);
+}
+
+/* A tokenizer that came from a GGUF file: its keys, as they are. */
+static bool hbk__gguf_copy_tokenizer(hbk_gguf_writer *w, const hbk_tokenizer *tok, hbk_error *err)
+{
+    hbk_gguf *g = hbk_gguf_open(tok->file, tok->alloc, err);
+    for (hbk_int i = 0; g && i < hbk_gguf_key_count(g); i++)
+        if (!strncmp(hbk_gguf_key_at(g, i)->key, "tokenizer.", 10))
+            hbk_gguf_put_value(w, hbk_gguf_key_at(g, i));
+    hbk_gguf_close(g);
+    return g != NULL;
+}
+
+/* What a SentencePiece reader merges by: each piece's score or, of a vocabulary with ranked merges, the first
+   rank that makes the piece, negative; (n) scores, zeroed. */
+static bool hbk__gguf_scores(const hbk_tokenizer *tok, hbk_real *scores, hbk_int n, hbk_error *err)
+{
+    hbk_int n_rules = 0;
+    hbk__rule *rules = tok->sentencepiece ? NULL : hbk__tokenizer_rules(tok, &n_rules, err);
+    if (!tok->sentencepiece && !rules) return false;
+    for (hbk_int id = 0; id < n && id < tok->vocab.n; id++)
+        scores[id] = (hbk_real)(tok->sentencepiece ? tok->vocab.pieces[id].score : -(float)n_rules - 1);
+    for (hbk_int i = n_rules - 1; i >= 0; i--) /* from the last: the first rank stays */
+        if (rules[i].id < n) scores[rules[i].id] = (hbk_real)(-1 - i);
+    hbk_free(tok->alloc, rules);
+    return true;
+}
+
+/* Pieces and their types; ids without a piece are filled up to the model's n. */
+static void hbk__gguf_put_pieces(hbk_gguf_writer *w, const hbk_tokenizer *tok, hbk_int n, int32_t *kinds)
+{
+    hbk_gguf_put_array(w, "tokenizer.ggml.tokens", HBK_GGUF_STRING, n);
+    for (hbk_int id = 0; id < n; id++) {
+        const hbk__piece *p = id < tok->vocab.n ? &tok->vocab.pieces[id] : NULL;
+        char filler[32];
+        snprintf(filler, sizeof filler, "[PAD%lld]", (long long)id);
+        bool there = p && p->kind != HBK__PIECE_NONE;
+        const char *s = there ? hbk__vocab_piece(&tok->vocab, id) : filler;
+        hbk_gguf_add_string(w, s, there ? (size_t)p->len : strlen(filler));
+        kinds[id] = there ? p->kind : HBK__PIECE_UNUSED;
+    }
+    for (hbk_int i = 0; i < tok->n_added; i++) { /* added, but no special token: written by the user */
+        int32_t *kind = tok->added[i].id < n ? &kinds[tok->added[i].id] : NULL;
+        if (kind && *kind == HBK__PIECE_NORMAL) *kind = HBK__PIECE_USER;
+    }
+    hbk_gguf_put_array(w, "tokenizer.ggml.token_type", HBK_GGUF_I32, n);
+    for (hbk_int id = 0; id < n; id++) hbk_gguf_add_int(w, kinds[id]);
+}
+
+/* "left right", in the order of their ranks. */
+static bool hbk__gguf_put_merges(hbk_gguf_writer *w, const hbk_tokenizer *tok, hbk_error *err)
+{
+    hbk_int n = 0;
+    hbk__rule *rules = hbk__tokenizer_rules(tok, &n, err);
+    hbk_text pair;
+    memset(&pair, 0, sizeof pair);
+    pair.alloc = tok->alloc;
+    if (rules) hbk_gguf_put_array(w, "tokenizer.ggml.merges", HBK_GGUF_STRING, n);
+    for (hbk_int i = 0; rules && i < n; i++) {
+        hbk_text_clear(&pair);
+        hbk_text_add(&pair, hbk__vocab_piece(&tok->vocab, rules[i].left));
+        hbk_text_append(&pair, " ", 1);
+        hbk_text_add(&pair, hbk__vocab_piece(&tok->vocab, rules[i].right));
+        hbk_gguf_add_string(w, hbk_text_string(&pair), pair.len);
+    }
+    bool ok = rules && hbk_text_ok(&pair, err);
+    hbk_text_free(&pair);
+    hbk_free(tok->alloc, rules);
+    return ok;
+}
+
+/* The vocabulary itself: pieces, types, and scores or merges. */
+static bool hbk__gguf_put_vocabulary(hbk_gguf_writer *w, const hbk_tokenizer *tok, hbk_int n, bool bytes,
+                                     hbk_error *err)
+{
+    int32_t *kinds = HBK__NEW(tok->alloc, int32_t, n, err);
+    hbk_real *scores = kinds && !bytes ? HBK__NEW(tok->alloc, hbk_real, n, err) : NULL;
+    bool ok = kinds && (bytes || (scores && hbk__gguf_scores(tok, scores, n, err)));
+    if (ok) hbk__gguf_put_pieces(w, tok, n, kinds);
+    if (ok && bytes) ok = hbk__gguf_put_merges(w, tok, err);
+    if (ok && !bytes) {
+        hbk_gguf_put_array(w, "tokenizer.ggml.scores", HBK_GGUF_F32, n);
+        for (hbk_int id = 0; id < n; id++) hbk_gguf_add_real(w, (double)scores[id]);
+        int prefix = tok->metaspace ? tok->meta_prefix : tok->prefix;
+        hbk_gguf_put_bool(w, "tokenizer.ggml.add_space_prefix", prefix != HBK__PREFIX_NEVER);
+        if (tok->collapse) hbk_gguf_put_bool(w, "tokenizer.ggml.remove_extra_whitespaces", true);
+    }
+    hbk_free(tok->alloc, scores);
+    hbk_free(tok->alloc, kinds);
+    return ok;
+}
+
+static bool hbk__gguf_put_tokenizer(hbk_gguf_writer *w, const hbk_tokenizer *tok, const hbk_config *c,
+                                    hbk_error *err)
+{
+    const char *pre = hbk__tokenizer_pre(tok);
+    if (tok->vocab.n > c->vocab_size)
+        return hbk_fail(err, HBK_ERROR_SHAPE,
+                        "the tokenizer has %lld pieces, the model's embedding %lld rows",
+                        (long long)tok->vocab.n, (long long)c->vocab_size);
+    if (tok->file[0] && hbk__is_gguf(tok->file)) return hbk__gguf_copy_tokenizer(w, tok, err);
+    if (!pre)
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, tok->file, 0,
+                           "GGUF has no name for the way in which this tokenizer cuts words");
+    bool bytes = *pre != 0;
+    hbk__gguf_put_text(w, "tokenizer.ggml.model", bytes ? "gpt2" : "llama");
+    hbk__gguf_put_text(w, "tokenizer.ggml.pre", bytes ? pre : "default");
+    if (!hbk__gguf_put_vocabulary(w, tok, c->vocab_size, bytes, err)) return false;
+    hbk__gguf_put_ids(w, c, tok->bos >= 0 ? tok->bos : c->bos,
+                      tok->eos >= 0 || !c->n_eos ? tok->eos : c->eos[0]);
+    if (tok->unk >= 0) hbk_gguf_put_int(w, "tokenizer.ggml.unknown_token_id", HBK_GGUF_U32, tok->unk);
+    hbk_gguf_put_bool(w, "tokenizer.ggml.add_bos_token", hbk_tokenizer_adds_bos(tok));
+    hbk_text chat;
+    memset(&chat, 0, sizeof chat);
+    chat.alloc = tok->alloc;
+    bool ok = !tok->folder[0] || hbk__chat_template(tok->folder, &chat, err);
+    if (ok && chat.len) hbk_gguf_put_string(w, "tokenizer.chat_template", chat.data, chat.len);
+    hbk_text_free(&chat);
+    return ok;
+}
+
+/* Everything before the tensors of a model. */
+static bool hbk__gguf_put_keys(hbk_gguf_writer *w, const hbk_model *m, const hbk_tokenizer *tok, hbk_dtype t,
+                               hbk_error *err)
+{
+    const char *name = hbk__base_name(w->path);
+    size_t n = strlen(name);
+    int file_type = t == HBK_F32 ? 0 : t == HBK_F16 ? 1 : t == HBK_Q8_0 ? 7 : 32; /* llama.cpp's numbers */
+    if (n > 5 && !strcmp(name + n - 5, ".gguf")) n -= 5;
+    hbk__gguf_put_text(w, "general.architecture", "llama");
+    hbk__gguf_put_text(w, "general.type", "model");
+    hbk_gguf_put_string(w, "general.name", name, n);
+    hbk_gguf_put_int(w, "general.file_type", HBK_GGUF_U32, file_type);
+    hbk_gguf_put_int(w, "general.quantization_version", HBK_GGUF_U32, 2);
+    hbk__gguf_put_config(w, &m->config);
+    if (tok) return hbk__gguf_put_tokenizer(w, tok, &m->config, err);
+    hbk__gguf_put_text(w, "tokenizer.ggml.model", "none"); /* llama.cpp's word for it */
+    hbk__gguf_put_ids(w, &m->config, m->config.bos, m->config.n_eos ? m->config.eos[0] : -1);
+    return true;
+}
+
+/* Item i of a model: tensor i, or false after the last. */
+static bool hbk__gguf_model_item(hbk__gguf_item *it, const hbk_model *m, const hbk_adapter *a, hbk_int i,
+                                 hbk_dtype t)
+{
+    char name[96];
+    hbk__place p;
+    if (!hbk_tensor_at(m, i, name, &it->from)) return false;
+    hbk__place_at((hbk_model *)(uintptr_t)m, i, &p, name); /* only read */
+    hbk__translate(it->name, name, 1);
+    it->lora = hbk__tensor_lora(a, name);
+    bool fits = it->from.cols % hbk_dtype_block(t) == 0;
+    it->vector = p.vector != NULL;
+    it->type = p.vector ? HBK_F32 : fits ? t : HBK_F16;
+    it->interleave = p.slot == HBK_Q || p.slot == HBK_K ? m->config.head_dim : 0;
+    it->factor = 1;
+    if (p.vector) it->from = hbk__matrix(it->from.cols, 1, *p.vector); /* an element is what a row is */
+    return true;
+}
+
+/* The divisors of Llama 3's scaling as an item; values (D) is room for them. */
+static void hbk__gguf_rope_item(hbk__gguf_item *it, const hbk_config *c, double *frequencies,
+                                hbk_real *values)
+{
+    hbk_config plain = *c;
+    hbk_int half = c->head_dim / 2;
+    plain.rope_scaling = HBK_ROPE_DEFAULT;
+    hbk__rope_frequencies(frequencies, &plain);
+    hbk__rope_frequencies(frequencies + half, c);
+    for (hbk_int i = 0; i < half; i++) values[i] = (hbk_real)(frequencies[i] / frequencies[half + i]);
+    snprintf(it->name, sizeof it->name, HBK__GGUF_ROPE);
+    it->from = hbk__matrix(half, 1, values);
+    it->type = HBK_F32;
+    it->vector = true;
+    it->factor = 1;
+}
+
+HBK_DEF bool hbk_model_save_gguf(const hbk_model *m, const hbk_adapter *a, const hbk_tokenizer *tok,
+                                 const char *path, hbk_dtype t, hbk_error *err)
+{
+    hbk_int n = 0;
+    hbk_matrix x;
+    char name[96];
+    hbk_model view = hbk__merge_view(m, a);
+    const hbk_config *c = &m->config;
+    if (t != HBK_F32 && t != HBK_F16 && t != HBK_BF16 && t != HBK_Q8_0)
+        return hbk_fail(err, HBK_ERROR_OPTION, "a GGUF model is saved as f32, f16, bf16 or q8_0, not as %s",
+                        hbk_dtype_name(t));
+    while (hbk_tensor_at(&view, n, name, &x)) n++;
+    hbk__gguf_item *items = HBK__NEW(m->alloc, hbk__gguf_item, n + 1, err);
+    double *frequencies = items ? HBK__NEW(m->alloc, double, c->head_dim, err) : NULL;
+    hbk_real *divisors = frequencies ? HBK__NEW(m->alloc, hbk_real, c->head_dim, err) : NULL;
+    hbk_gguf_writer *w = divisors ? hbk_gguf_create(path, m->alloc, err) : NULL;
+    for (hbk_int i = 0; w && i < n; i++) hbk__gguf_model_item(&items[i], &view, a, i, t);
+    if (w && c->rope_scaling == HBK_ROPE_LLAMA3) hbk__gguf_rope_item(&items[n++], c, frequencies, divisors);
+    bool ok = w && hbk__gguf_put_keys(w, m, tok, t, err);
+    if (ok)
+        ok = hbk__gguf_put_items(w, items, n, m->alloc, err);
+    else
+        hbk_gguf_discard(w);
+    hbk_free(m->alloc, divisors);
+    hbk_free(m->alloc, frequencies);
+    hbk_free(m->alloc, items);
+    return ok;
+}
+
+HBK_DEF bool hbk_adapter_save_gguf(const hbk_adapter *a, const hbk_config *c, const char *path,
+                                   hbk_error *err)
+{
+    hbk_int n = 0, last = a->n_layers * HBK_N_SLOTS;
+    double alpha = (double)(float)a->alpha;
+    if (alpha == 0) alpha = 1;
+    if (a->loras[last].a && c->tied)
+        return hbk_fail(err, HBK_ERROR_UNSUPPORTED,
+                        "an adapter of the head of a tied model has no tensor in "
+                        "GGUF to be bound to: merge it into the model instead");
+    hbk__gguf_item *items = HBK__NEW(a->alloc, hbk__gguf_item, 2 * (last + 1), err);
+    hbk_gguf_writer *w = items ? hbk_gguf_create(path, a->alloc, err) : NULL;
+    for (hbk_int i = 0; w && i <= last; i++) {
+        const hbk_lora *l = &a->loras[i];
+        int slot = hbk__lora_slot(a, i);
+        char base[64];
+        if (!l->a) continue;
+        hbk__gguf_lora_base(base, a, i);
+        hbk__gguf_item *A = &items[n++], *B = &items[n++];
+        double quotient = (double)l->scale * (double)l->rank / alpha;
+        snprintf(A->name, sizeof A->name, "%s.lora_a", base);
+        snprintf(B->name, sizeof B->name, "%s.lora_b", base);
+        A->from = hbk__matrix(l->rank, l->in, l->a);
+        B->from = hbk__matrix(l->out, l->rank, l->b);
+        A->factor = 1;
+        B->factor = fabs(quotient - 1) < 1e-6 ? 1 : quotient; /* the scale is a float: 1 up to its last bit */
+        B->interleave = slot == HBK_Q || slot == HBK_K ? c->head_dim : 0;
+    }
+    bool ok = w != NULL;
+    if (w) {
+        hbk__gguf_put_text(w, "general.type", "adapter");
+        hbk__gguf_put_text(w, "general.architecture", "llama");
+        hbk__gguf_put_text(w, "adapter.type", "lora");
+        hbk_gguf_put_real(w, "adapter.lora.alpha", alpha);
+        ok = hbk__gguf_put_items(w, items, n, a->alloc, err);
+    }
+    hbk_free(a->alloc, items);
+    return ok;
 }
 
 /* ==== 13  GENERATION =========================================================
@@ -11784,43 +12696,6 @@ HBK_DEF hbk_template *hbk_template_load(const char *name_or_path, hbk_allocator 
     return t;
 }
 
-/* The source of the chat template that a model folder comes with; nothing is appended where it has none.
-   Of several, "default" counts, else the first. */
-static bool hbk__chat_template(const char *dir, hbk_text *out, hbk_error *err)
-{
-    char path[512];
-    if (!hbk_path(path, dir, "chat_template.jinja", err)) return false;
-    if (hbk_file_exists(path)) return hbk_file_read(path, (size_t)4 << 20, out, err);
-    if (!hbk_path(path, dir, "tokenizer_config.json", err)) return false;
-    if (!hbk_file_exists(path)) return true;
-    json_t *root = hbk_json_read(path, err);
-    if (!root) return false;
-    const json_t *chat = json_object_get(root, "chat_template");
-    const char *source = json_string_value(chat);
-    for (size_t i = 0; i < json_array_size(chat); i++) { /* 0 unless it is an array */
-        const json_t *row = json_array_get(chat, i);
-        const char *name = json_string_value(json_object_get(row, "name"));
-        if (i == 0 || (name && strcmp(name, "default") == 0))
-            source = json_string_value(json_object_get(row, "template"));
-    }
-    hbk_text_add(out, source);
-    json_decref(root);
-    return hbk_text_ok(out, err);
-}
-
-/* The same, where the model is a GGUF file. */
-static bool hbk__gguf_chat_template(const char *path, hbk_text *out, hbk_error *err)
-{
-    const char *source = "";
-    size_t n = 0;
-    hbk_gguf *g = hbk_gguf_open(path, out->alloc, err);
-    if (!g) return false;
-    bool ok = hbk_gguf_string(g, "tokenizer.chat_template", &source, &n, err);
-    if (ok) hbk_text_append(out, source, n);
-    hbk_gguf_close(g);
-    return ok && hbk_text_ok(out, err);
-}
-
 HBK_DEF hbk_template *hbk_template_for_model(const char *model_path, hbk_allocator *alloc, hbk_error *err)
 {
     static const char *const markers[][2] = {
@@ -12064,6 +12939,14 @@ HBK_DEF int32_t hbk_template_stop(const hbk_template *t, const hbk_tokenizer *to
     if (hbk__encode_span(t, tok, &spans[n - 1], false, &ids, NULL) && ids.n == 1) stop = ids.data[0];
     hbk_tokens_free(&ids);
     return stop;
+}
+
+HBK_DEF const char *hbk_template_stop_text(const hbk_template *t)
+{
+    const char *end = strstr(t->text[HBK__TEXT_REPLY], "{output}") + strlen("{output}"), *at = end;
+    hbk__template_piece p;
+    bool text = hbk__next_piece(&at, &p) && p.slot == HBK__SLOT_NONE && !*at;
+    return text && end[strspn(end, " \t\r\n")] ? end : "";
 }
 
 /* ==== 15  EXAMPLES AND BATCHES ===============================================
@@ -13190,14 +14073,17 @@ static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_train_dat
         return hbk_fail(err, HBK_ERROR_OPTION,
                         "batch %lld, accumulate %lld and steps %lld must be at least 1, lr %g above 0",
                         (long long)p->o.batch, (long long)o->accumulate, (long long)o->steps, o->lr);
-    double per_step = (double)(p->o.batch * o->accumulate);
+    double per_step = (double)p->o.batch * (double)o->accumulate;
     if (o->steps < 0)
         p->o.steps =
             o->epochs > 0 ? (hbk_int)ceil(o->epochs * (double)data->n / per_step) : hbk_train_steps(data->n);
     p->o.steps = HBK__MAX(p->o.steps, 1);
-    hbk_int longest = hbk__longest(p);
-    hbk_int all = p->o.accumulate * (p->o.batch + p->o.replay); /* a step never needs more than this */
-    hbk_int room = HBK__MIN(HBK__MAX(o->max_tokens, longest), all * longest);
+    hbk_int longest = hbk__longest(p), all, room; /* a step never needs more than all these tokens */
+    if (p->o.batch > INT64_MAX - o->replay || !hbk__mul(&all, o->accumulate, p->o.batch + o->replay) ||
+        !hbk__mul(&room, all, longest))
+        return hbk_fail(err, HBK_ERROR_RANGE, "batch %lld (and %lld replayed) x accumulate %lld is too much",
+                        (long long)p->o.batch, (long long)o->replay, (long long)o->accumulate);
+    room = HBK__MIN(room, HBK__MAX(o->max_tokens, longest));
     if (o->max_length > 0 && longest > o->max_length)
         return hbk_fail(err, HBK_ERROR_RANGE, "an example of %lld tokens exceeds max_length %lld",
                         (long long)longest, (long long)o->max_length);
@@ -13379,9 +14265,11 @@ HBK_DEF bool hbk_tuned_load(hbk_tuned *t, const hbk_model *base, const char *dir
     r.model = base;
     if (!hbk_path(path, dir, "adapter_config.json", err)) return false;
     if (!hbk_file_exists(dir))
-        return hbk_fail_at(err, HBK_ERROR_FILE, dir, 0,
-                           "there is no such folder: an adapter is a PEFT folder, or one of finetune --full");
-    if (hbk_file_exists(path)) {
+        return hbk_fail_at(
+            err, HBK_ERROR_FILE, dir, 0,
+            "does not exist: an adapter is a PEFT folder, a GGUF file, or a folder of finetune "
+            "--full");
+    if (hbk_file_exists(path) || hbk__is_gguf(dir)) {
         r.adapter = hbk_adapter_load(dir, base, alloc, err);
         if (!r.adapter) return false;
     } else {
@@ -14271,9 +15159,15 @@ static void hbk__requests_free(const hbk__stage *s, hbk_request *r, hbk_int n)
 static hbk_request *hbk__decode(const hbk__stage *s, const hbk__item *items, hbk_int n, hbk_int votes,
                                 hbk_int limit, hbk_error *err)
 {
-    hbk_request *r = HBK__NEW(s->alloc, hbk_request, n * votes, err);
+    hbk_int total;
+    if (!hbk__mul(&total, n, votes) || total > INT64_MAX / 64) {
+        hbk_fail(err, HBK_ERROR_RANGE, "%lld votes on each of %lld records are too many", (long long)votes,
+                 (long long)n);
+        return NULL;
+    }
+    hbk_request *r = HBK__NEW(s->alloc, hbk_request, total, err);
     if (!r) return NULL;
-    for (hbk_int i = 0; i < n * votes; i++) {
+    for (hbk_int i = 0; i < total; i++) {
         const hbk__item *item = &items[i / votes];
         uint64_t id = hbk_hash(0, item->id, strlen(item->id));
         r[i].prompt = item->prompt.data;
@@ -14283,11 +15177,11 @@ static hbk_request *hbk__decode(const hbk__stage *s, const hbk__item *items, hbk
     }
     hbk_sampling sampling = s->o->sampling;
     if (sampling.stop < 0) sampling.stop = hbk_template_stop(s->t, s->tok);
-    hbk_session *session = hbk__wave_session(s, items, n, n * votes, sampling.max_new, limit, err);
-    bool ok = session && hbk_generate(session, r, n * votes, &sampling, NULL, err);
+    hbk_session *session = hbk__wave_session(s, items, n, total, sampling.max_new, limit, err);
+    bool ok = session && hbk_generate(session, r, total, &sampling, NULL, err);
     hbk_session_free(session);
     if (ok) return r;
-    hbk__requests_free(s, r, n * votes);
+    hbk__requests_free(s, r, total);
     return NULL;
 }
 
@@ -14998,23 +15892,26 @@ HBK_DEF bool hbk_inference_tag(char out[512], const char *list, const char *tag_
         first = second;
         second = NULL;
     }
-    int n = snprintf(out, 512, "%s%s%s", first ? first : "", second ? " " : "", second ? second : "");
-    if (n >= 512) return hbk_fail(err, HBK_ERROR_RANGE, "the inference tags are longer than 511 bytes");
+    char both[512];
+    int n = snprintf(both, 512, "%s%s%s", first ? first : "", second ? " " : "", second ? second : "");
+    if (n < 0 || n >= 512)
+        return hbk_fail(err, HBK_ERROR_RANGE, "the inference tags are longer than 511 bytes");
+    memcpy(out, both, (size_t)n + 1);
     return true;
 }
 
 HBK_DEF bool hbk_recipe_tag(char out[512], const char *dir, hbk_error *err)
 {
     char path[512];
-    out[0] = 0;
     if (!hbk_path(path, dir, "humpback.json", err)) return false;
-    if (!hbk_file_exists(path)) return true; /* an adapter from elsewhere has no tags */
-    json_t *j = hbk_json_read(path, err);
-    if (!j) return false;
+    json_t *j = NULL; /* an adapter from elsewhere has no tags */
+    if (hbk_file_exists(path) && !(j = hbk_json_read(path, err))) return false;
     const char *tag = json_string_value(json_object_get(j, "inference_tag"));
-    if (tag) snprintf(out, 512, "%s", tag);
+    bool ok = !tag || strlen(tag) < 512 ||
+              hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "inference_tag is longer than 511 bytes");
+    if (ok) snprintf(out, 512, "%s", tag ? tag : "");
     json_decref(j);
-    return true;
+    return ok;
 }
 
 /* ---- the state of a run ---------------------------------------------------------------- */
@@ -15185,7 +16082,7 @@ static bool hbk__stage_finish(hbk__loop *l, const char *name, json_t *entry, hbk
 {
     double now = hbk__now(l->progress);
     if (entry && l->progress && l->progress->now)
-        json_object_set_new(entry, "seconds", json_real(now - l->lap));
+        json_object_set_new(entry, "seconds", json_real(floor((now - l->lap) * 1e3 + 0.5) / 1e3));
     l->lap = now;
     if (!entry || json_object_set_new(json_object_get(l->state, "stages"), name, entry))
         return hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for run.json");

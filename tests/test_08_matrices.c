@@ -55,7 +55,8 @@ static void t08_shape(hbk_dtype t, hbk_int N, hbk_int O, hbk_int C)
     double *dx = HBK__NEW(NULL, double, most, NULL), *dw = HBK__NEW(NULL, double, most, NULL);
     double *want = HBK__NEW(NULL, double, most, NULL), *xt = HBK__NEW(NULL, double, most, NULL);
     unsigned char *block = HBK__NEW(NULL, unsigned char, O * C * 8 + 1, NULL);
-    unsigned char *packed = block + (t != HBK_REAL); /* unaligned */
+    unsigned char *packed =
+        block + (t != HBK_REAL || N % 2); /* unaligned; reals that are read in place, too */
     float scales[65];
     hbk_int group = (O * C + 63) / 64; /* seldom a divisor of the row */
     for (int i = 0; i < 65; i++) scales[i] = (float)(i - 30) / 1024;

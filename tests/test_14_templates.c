@@ -309,6 +309,7 @@ static void t14_conversations(void **state)
         "<|start_header_id|>assistant<|end_header_id|>\n\n",
         "<|im_end|>\n<|im_start|>user\nAnd? Tag.<|im_end|>\n<|im_start|>assistant\n",
         "</s>Instruction:\nAnd? Tag.\n\nResponse:\n", ".</s>\n###Q: And? Tag.\nA:"};
+    static const char *const stop[] = {"", "<|eot_id|>", "<|im_end|>", "", ""};
     static const char own[] = "{\"prompt\": \"{bos}Q: {instruction}\\nA:\", "
                               "\"reply\": \"{output}.{eos}\\n###\"}";
     char path[512], text[512];
@@ -334,6 +335,7 @@ static void t14_conversations(void **state)
             }
             assert_true(hbk_template_hash(t) == hash);
             assert_int_equal(hbk_template_has_system(t), i < 3);
+            assert_string_equal(hbk_template_stop_text(t), stop[i]);
             hbk_render r = t14_render(HBK_FORWARD, "Hi", NULL, NULL, NULL);
             r.system = "Be kind.";
             t14_spell(text, sizeof text, t, tok, &r);

@@ -1034,6 +1034,9 @@ static void t17_refusals(void **state)
     o.patience = 0;
     o.batch = 0;
     check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "batch 0");
+    o.batch = o.accumulate = (hbk_int)1 << 40;
+    check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_RANGE, "is too much");
+    o.accumulate = 1;
     o.batch = 4;
     o.steps = 0;
     check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "steps 0");

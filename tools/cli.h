@@ -7,6 +7,7 @@
 
        cli_parse    argv -> checked values: unknown, missing and malformed ones end here, with exit code 2
        cli_text, cli_int, cli_choice, cli_has    a flag's value, or its default
+       cli_nth      each value of a flag that may be repeated
        cli_bind     copies what was given into an options struct
        cli_fail     a library error as one line on stderr -> exit code
        cli_watch    an hbk_progress that draws on stderr, and that Ctrl-C ends
@@ -229,6 +230,16 @@ static const char *cli_text(const cli *c, const char *name)
     for (int i = c->n_given; i-- > 0;)
         if (c->given[i].flag == f && !c->given[i].stage[0]) return c->given[i].text;
     return f->initial && f->initial[0] != '(' ? f->initial : NULL;
+}
+
+/* The value number k, from 0, of a flag that may be repeated; NULL: it was not given so often. */
+static const char *cli_nth(const cli *c, const char *name, int k)
+{
+    char stage[16];
+    const cli_flag *f = cli_find(c->command, name, strlen(name), stage);
+    for (int i = 0; i < c->n_given; i++)
+        if (c->given[i].flag == f && !c->given[i].stage[0] && k-- == 0) return c->given[i].text;
+    return NULL;
 }
 
 static bool cli_has(const cli *c, const char *name)

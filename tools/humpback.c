@@ -6,11 +6,12 @@
      1  flags of the library's options
      2  what commands share     models, templates, adapters, tags, files that are continued
      3  looking                 tokenize, logits
-     4  generating              generate
+     4  generating              generate, chat
      5  data                    corpus, seeds
      6  the stages              finetune, augment, curate
      7  the loop                run, report
-     8  commands and their own flags
+     8  exporting               export
+     9  commands and their own flags
 
    Results go to stdout, progress and errors to stderr. */
 
@@ -578,132 +579,70 @@ static bool cmd_prompt(cli *c, const cmd_world *w, const char *text, hbk_tokens 
     return hbk_template_tokens(w->tmpl, w->tok, &r, ids, NULL, &c->err) && hbk_tokens_ok(ids, &c->err);
 }
 
-/* The text of generated ids: a reply without the white space around it; raw text as it stands. */
-static bool cmd_reply(const cmd_world *w, const hbk_tokens *ids, hbk_text *out, hbk_error *err)
-{
-    hbk_text_clear(out);
-    unsigned flags = w->tmpl ? 0 : HBK_ENCODE_CONTINUE;
-    if (!hbk_tokenizer_decode(w->tok, ids->data, ids->n, flags, out, err) || !hbk_text_ok(out, err))
-        return false;
-    if (w->tmpl) hbk_text_trim(out);
-    return true;
-}
+/* How texts are made: the library's options, and what the command adds to them. */
+enum { CMD_STOPS = 16 };
+typedef struct cmd_decoding {
+    hbk_decode_options o;
+    const char *stops[CMD_STOPS + 1]; /* --stop, and the end of the template's reply where that is text */
+    hbk_int n_stops;
+    hbk_int logprobs; /* alternatives; -1: no log-probabilities */
+    hbk_int samples;  /* texts of each prompt */
+} cmd_decoding;
 
-/* Prints a text while it grows. */
-typedef struct cmd_stream {
-    const cmd_world *w;
-    hbk_tokens ids;
-    hbk_text text;
-    size_t printed;
-} cmd_stream;
-
-/* Prints what the token adds, as far as it is whole characters and cannot be trimmed any more. */
-static bool cmd_on_token(void *ctx, hbk_int request, int32_t id)
+/* Reads --stop; an exit code. */
+static int cmd_read_stops(cli *c, cmd_decoding *d)
 {
-    cmd_stream *s = (cmd_stream *)ctx;
-    (void)request;
-    hbk_tokens_push(&s->ids, id);
-    if (!cmd_reply(s->w, &s->ids, &s->text, NULL)) return true; /* the end will say why */
-    const char *text = hbk_text_string(&s->text);
-    size_t n = s->text.len, begun = 1;
-    while (begun < 4 && begun < n && (text[n - begun] & 0xc0) == 0x80) begun++; /* back to a first byte */
-    if (n > 0 && !hbk_utf8_valid(text + n - begun, begun, NULL)) n -= begun;
-    if (n > 2 && memcmp(text + n - 3, "\xef\xbf\xbd", 3) == 0)
-        n -= 3; /* bytes that wait for the next token */
-    if (n > s->printed) {
-        fwrite(text + s->printed, 1, n - s->printed, stdout);
-        fflush(stdout);
-        s->printed = n;
+    for (const char *text; (text = cli_nth(c, "stop", (int)d->n_stops)) != NULL;) {
+        if (!*text) return cli_misused(c, "--stop: an empty text stands everywhere");
+        if (d->n_stops == CMD_STOPS) return cli_misused(c, "--stop: at most %d", CMD_STOPS);
+        d->stops[d->n_stops++] = text;
     }
-    return true;
+    return CLI_DONE;
 }
 
-/* Prints one finished generation in the form that was asked for. */
-static bool cmd_print_generated(cli *c, const cmd_world *w, const hbk_request *r, size_t printed)
+/* What ends a reply of the template: an id, or a text. */
+static void cmd_template_end(const cmd_world *w, cmd_decoding *d)
 {
-    hbk_text text;
-    memset(&text, 0, sizeof text);
-    bool ok = true;
-    if (cli_has(c, "print-ids")) {
-        cmd_print_ids(r->output.data, r->output.n);
-    } else if ((ok = cmd_reply(w, &r->output, &text, &c->err))) {
-        if (cli_has(c, "json")) {
-            json_t *ids = json_array();
-            for (hbk_int i = 0; i < r->output.n; i++)
-                json_array_append_new(ids, json_integer(r->output.data[i]));
-            ok = cli_print_json(json_pack("{s:s, s:o, s:s, s:I}", "text", hbk_text_string(&text), "ids", ids,
-                                          "finish", hbk_finish_name(r->finish), "prompt_tokens",
-                                          (json_int_t)r->n_prompt),
-                                &c->err);
-        } else {
-            if (text.len > printed) fwrite(text.data + printed, 1, text.len - printed, stdout);
-            putchar('\n');
-        }
-    }
-    hbk_text_free(&text);
-    return ok;
+    if (!w->tmpl) return;
+    d->o.sampling.stop = hbk_template_stop(w->tmpl, w->tok);
+    const char *text = hbk_template_stop_text(w->tmpl);
+    if (d->o.sampling.stop < 0 && *text) d->stops[d->n_stops++] = text;
 }
 
-static bool cmd_generate_one(cli *c, const cmd_world *w, const hbk_decode_options *o)
-{
-    hbk_tokens ids;
-    hbk_request r;
-    cmd_stream s;
-    memset(&ids, 0, sizeof ids);
-    memset(&r, 0, sizeof r);
-    memset(&s, 0, sizeof s);
-    s.w = w;
-    hbk_stream stream = {cmd_on_token, &s};
-    bool quiet = cli_has(c, "json") || cli_has(c, "print-ids");
-    hbk_int limit = w->tuned.model->config.context_length;
-    if (o->max_length > 0) limit = HBK__MIN(limit, o->max_length);
-    bool ok = cmd_prompt(c, w, cli_text(c, "prompt"), &ids);
-    if (ok && ids.n >= limit)
-        ok = hbk_fail(
-            &c->err, HBK_ERROR_RANGE,
-            "the prompt is %lld tokens long, the model's context holds %lld and must leave room for an "
-            "answer: shorten it",
-            (long long)ids.n, (long long)limit);
-    hbk_int length = HBK__MIN(limit, ids.n + o->sampling.max_new);
-    hbk_session *session =
-        ok ? hbk_session_new(w->tuned.model, w->tuned.adapter, 1, HBK__MAX(length, ids.n + 1), NULL, &c->err)
-           : NULL;
-    r.prompt = ids.data;
-    r.n_prompt = ids.n;
-    r.rng = hbk_rng_at(o->seed, "generate", 0);
-    ok = session && hbk_generate(session, &r, 1, &o->sampling, quiet ? NULL : &stream, &c->err) &&
-         cmd_print_generated(c, w, &r, s.printed);
-    hbk_session_free(session);
-    hbk_tokens_free(&r.output);
-    hbk_tokens_free(&s.ids);
-    hbk_text_free(&s.text);
-    hbk_tokens_free(&ids);
-    return ok;
-}
-
-/* A wave of prompts from a file. */
+/* Prompts that are served together, `samples` requests for each. */
 typedef struct cmd_wave {
-    json_t **rows;
+    json_t **rows; /* of --data, or NULL each */
     hbk_tokens *prompts;
     hbk_request *requests;
-    hbk_int n, first; /* rows in it, and their number in the file */
+    hbk_reply *replies;
+    hbk_logprobs *logprobs;
+    hbk_int n, first; /* prompts in it, and their number in the file */
+    hbk_int samples;
 } cmd_wave;
 
-static bool cmd_wave_new(cmd_wave *v, hbk_int size, hbk_error *err)
+static bool cmd_wave_new(cmd_wave *v, hbk_int size, hbk_int samples, hbk_error *err)
 {
     memset(v, 0, sizeof *v);
+    v->samples = samples;
     v->rows = (json_t **)hbk_alloc(NULL, size, sizeof *v->rows, err);
     if (v->rows) v->prompts = (hbk_tokens *)hbk_alloc(NULL, size, sizeof *v->prompts, err);
-    if (v->prompts) v->requests = (hbk_request *)hbk_alloc(NULL, size, sizeof *v->requests, err);
-    return v->requests != NULL;
+    if (v->prompts) v->requests = (hbk_request *)hbk_alloc(NULL, size * samples, sizeof *v->requests, err);
+    if (v->requests) v->replies = (hbk_reply *)hbk_alloc(NULL, size * samples, sizeof *v->replies, err);
+    if (v->replies) v->logprobs = (hbk_logprobs *)hbk_alloc(NULL, size * samples, sizeof *v->logprobs, err);
+    return v->logprobs != NULL;
 }
 
 static void cmd_wave_clear(cmd_wave *v)
 {
     for (hbk_int i = 0; i < v->n; i++) {
         json_decref(v->rows[i]);
+        v->rows[i] = NULL;
         hbk_tokens_free(&v->prompts[i]);
+    }
+    for (hbk_int i = 0; i < v->n * v->samples; i++) {
         hbk_tokens_free(&v->requests[i].output);
+        hbk_reply_free(&v->replies[i]);
+        hbk_logprobs_free(&v->logprobs[i]);
         memset(&v->requests[i], 0, sizeof v->requests[i]);
     }
     v->first += v->n;
@@ -716,6 +655,139 @@ static void cmd_wave_free(cmd_wave *v)
     hbk_free(NULL, v->rows);
     hbk_free(NULL, v->prompts);
     hbk_free(NULL, v->requests);
+    hbk_free(NULL, v->replies);
+    hbk_free(NULL, v->logprobs);
+}
+
+/* Generates for the wave, over a session as long as its longest prompt needs. */
+static bool cmd_wave_run(cli *c, const cmd_world *w, cmd_wave *v, const cmd_decoding *d,
+                         const hbk_stream *stream)
+{
+    hbk_int limit = w->tuned.model->config.context_length, longest = 1, n = v->n * v->samples;
+    if (d->o.max_length > 0) limit = HBK__MIN(limit, d->o.max_length);
+    for (hbk_int i = 0; i < n; i++) {
+        const hbk_tokens *prompt = &v->prompts[i / v->samples];
+        uint64_t id = (uint64_t)(v->first + i / v->samples) + ((uint64_t)(i % v->samples) << 40);
+        v->replies[i].tok = w->tok;
+        v->replies[i].stops = d->stops;
+        v->replies[i].n_stops = d->n_stops;
+        v->replies[i].trim = w->tmpl != NULL; /* raw text as it stands */
+        v->logprobs[i].n_top = HBK__MAX(d->logprobs, 0);
+        v->requests[i].prompt = prompt->data;
+        v->requests[i].n_prompt = prompt->n;
+        v->requests[i].rng = hbk_rng_at(d->o.seed, "generate", id);
+        v->requests[i].reply = &v->replies[i];
+        v->requests[i].logprobs = d->logprobs >= 0 ? &v->logprobs[i] : NULL;
+        if (prompt->n < limit) longest = HBK__MAX(longest, prompt->n);
+    }
+    hbk_int length = HBK__MIN(limit, longest + d->o.sampling.max_new);
+    hbk_session *s = hbk_session_new(w->tuned.model, w->tuned.adapter, HBK__MIN(n, d->o.slots),
+                                     HBK__MAX(length, longest + 1), NULL, &c->err);
+    bool ok = s && hbk_generate(s, v->requests, n, &d->o.sampling, stream, &c->err);
+    hbk_session_free(s);
+    return ok;
+}
+
+/* [{"id","token","logprob","top":[{"id","token","logprob"}]}] */
+static json_t *cmd_logprobs_json(const cmd_world *w, const hbk_logprobs *p)
+{
+    json_t *rows = json_array(), *row = NULL;
+    for (hbk_int i = 0; i < p->n * (1 + p->n_top); i++) {
+        const hbk_logprob *l = &p->data[i];
+        const char *token = hbk_tokenizer_piece(w->tok, l->id);
+        bool known = token && hbk_utf8_valid(token, strlen(token), NULL);
+        json_t *entry = json_pack("{s:i, s:s, s:f}", "id", (int)l->id, "token", known ? token : "", "logprob",
+                                  l->logprob);
+        if (i % (1 + p->n_top) == 0) {
+            row = entry;
+            json_array_append_new(rows, entry);
+            if (p->n_top) json_object_set_new(row, "top", json_array());
+        } else {
+            json_array_append_new(json_object_get(row, "top"), entry);
+        }
+    }
+    return rows;
+}
+
+/* One finished text as an object; `prompt` -1 where there is only one. */
+static json_t *cmd_generated_json(const cmd_world *w, const cmd_wave *v, hbk_int i, hbk_int prompt)
+{
+    const hbk_request *r = &v->requests[i];
+    json_t *ids = json_array();
+    for (hbk_int k = 0; k < r->output.n; k++) json_array_append_new(ids, json_integer(r->output.data[k]));
+    json_t *j = json_pack("{s:s, s:o, s:s, s:I}", "text", hbk_reply_text(r->reply), "ids", ids, "finish",
+                          hbk_finish_name(r->finish), "prompt_tokens", (json_int_t)r->n_prompt);
+    if (j && prompt >= 0) json_object_set_new(j, "prompt", json_integer((json_int_t)prompt));
+    if (j && r->logprobs) json_object_set_new(j, "logprobs", cmd_logprobs_json(w, r->logprobs));
+    return j;
+}
+
+/* Says on stderr that a text was cut, which nobody could see in it. */
+static void cmd_say_cut(const hbk_request *r)
+{
+    if (r->finish == HBK_FINISH_LENGTH)
+        fprintf(stderr, "humpback: cut off after %lld tokens: see --max-new\n", (long long)r->output.n);
+    if (r->finish == HBK_FINISH_CONTEXT)
+        fprintf(stderr, "humpback: cut off where the context ended, %lld tokens after the prompt\n",
+                (long long)r->output.n);
+}
+
+/* Prints what a reply has that was not printed yet. */
+static bool cmd_on_token(void *ctx, hbk_int request, int32_t id)
+{
+    const char *piece;
+    size_t n = hbk_reply_take((hbk_reply *)ctx, &piece);
+    (void)request;
+    (void)id;
+    if (n) fwrite(piece, 1, n, stdout);
+    if (n) fflush(stdout);
+    return true;
+}
+
+/* Prints the finished texts in the form that was asked for, an empty line between two. */
+static bool cmd_print_generated(cli *c, const cmd_world *w, cmd_wave *v)
+{
+    bool ok = true;
+    for (hbk_int i = 0, n = v->n * v->samples; ok && i < n; i++) {
+        const hbk_request *r = &v->requests[i];
+        if (cli_has(c, "json")) {
+            ok = cli_print_json(cmd_generated_json(w, v, i, n > 1 ? i / v->samples : -1), &c->err);
+        } else if (cli_has(c, "print-ids")) {
+            cmd_print_ids(r->output.data, r->output.n);
+        } else {
+            if (i) putchar('\n');
+            cmd_on_token(r->reply, i, 0);
+            putchar('\n');
+            cmd_say_cut(r);
+        }
+    }
+    return ok;
+}
+
+/* --prompt, once or several times; a text that is alone is printed while it grows. */
+static bool cmd_generate_prompts(cli *c, const cmd_world *w, const cmd_decoding *d)
+{
+    cmd_wave v;
+    hbk_int n = 0, limit = w->tuned.model->config.context_length;
+    const char *text;
+    if (d->o.max_length > 0) limit = HBK__MIN(limit, d->o.max_length);
+    while (cli_nth(c, "prompt", (int)n)) n++;
+    bool ok = cmd_wave_new(&v, n, d->samples, &c->err);
+    while (ok && (text = cli_nth(c, "prompt", (int)v.n)) != NULL) {
+        const hbk_tokens *ids = &v.prompts[v.n];
+        ok = cmd_prompt(c, w, text, &v.prompts[v.n++]);
+        if (ok && ids->n >= limit)
+            ok = hbk_fail(
+                &c->err, HBK_ERROR_RANGE,
+                "the prompt is %lld tokens long, the model's context holds %lld and must leave room for an "
+                "answer: shorten it",
+                (long long)ids->n, (long long)limit);
+    }
+    hbk_stream stream = {cmd_on_token, v.replies};
+    bool quiet = n * d->samples > 1 || cli_has(c, "json") || cli_has(c, "print-ids");
+    ok = ok && cmd_wave_run(c, w, &v, d, quiet ? NULL : &stream) && cmd_print_generated(c, w, &v);
+    cmd_wave_free(&v);
+    return ok;
 }
 
 /* Reads up to `size` rows and makes their prompts. False on an error. */
@@ -734,61 +806,54 @@ static bool cmd_wave_read(cli *c, const cmd_world *w, cmd_wave *v, hbk_int size,
     return got >= 0;
 }
 
-/* Generates for the wave, over a session as long as its longest prompt needs. */
-static bool cmd_wave_run(cli *c, const cmd_world *w, cmd_wave *v, const hbk_decode_options *o)
-{
-    hbk_int limit = w->tuned.model->config.context_length, longest = 1;
-    if (o->max_length > 0) limit = HBK__MIN(limit, o->max_length);
-    for (hbk_int i = 0; i < v->n; i++) {
-        v->requests[i].prompt = v->prompts[i].data;
-        v->requests[i].n_prompt = v->prompts[i].n;
-        v->requests[i].rng = hbk_rng_at(o->seed, "generate", (uint64_t)(v->first + i));
-        if (v->prompts[i].n < limit) longest = HBK__MAX(longest, v->prompts[i].n);
-    }
-    hbk_session *s = hbk_session_new(w->tuned.model, w->tuned.adapter, HBK__MIN(v->n, o->slots),
-                                     HBK__MIN(limit, longest + o->sampling.max_new), NULL, &c->err);
-    bool ok = s && hbk_generate(s, v->requests, v->n, &o->sampling, NULL, &c->err);
-    hbk_session_free(s);
-    return ok;
-}
-
-/* Every row as it came, with "output" and "finish". */
+/* Every row as it came, with "output" and "finish", and "logprobs" where they are asked for. */
 static bool cmd_wave_write(cli *c, const cmd_world *w, cmd_wave *v, hbk_jsonl_writer *out)
 {
-    hbk_text text;
-    memset(&text, 0, sizeof text);
     bool ok = true;
     for (hbk_int i = 0; ok && i < v->n; i++) {
-        ok = cmd_reply(w, &v->requests[i].output, &text, &c->err);
-        if (!ok) break;
-        const char *finish = hbk_finish_name(v->requests[i].finish);
-        if (json_object_set_new(v->rows[i], "output", json_string(hbk_text_string(&text))) != 0 ||
-            json_object_set_new(v->rows[i], "finish", json_string(finish)) != 0)
+        const hbk_request *r = &v->requests[i];
+        if (json_object_set_new(v->rows[i], "output", json_string(hbk_reply_text(r->reply))) != 0 ||
+            json_object_set_new(v->rows[i], "finish", json_string(hbk_finish_name(r->finish))) != 0 ||
+            (r->logprobs &&
+             json_object_set_new(v->rows[i], "logprobs", cmd_logprobs_json(w, r->logprobs)) != 0))
             ok = hbk_fail(&c->err, HBK_ERROR_MEMORY, "out of memory for a row");
         ok = ok && hbk_jsonl_write(out, v->rows[i], &c->err);
     }
-    hbk_text_free(&text);
     return ok && hbk_jsonl_sync(out, &c->err);
 }
 
+/* What a file of texts is made with: the options of every decoding stage, and generate's own. */
+static json_t *cmd_generate_options(cli *c, const cmd_world *w, const cmd_decoding *d)
+{
+    json_t *options = cmd_options(c, w, &d->o, cli_text(c, "data")), *stops = json_array();
+    for (hbk_int i = 0; i < d->n_stops; i++) json_array_append_new(stops, json_string(d->stops[i]));
+    if (options && (json_object_set_new(options, "stop", stops) != 0 ||
+                    json_object_set_new(options, "logprobs", json_integer((json_int_t)d->logprobs)) != 0)) {
+        hbk_fail(&c->err, HBK_ERROR_MEMORY, "out of memory for the options");
+        json_decref(options);
+        options = NULL;
+    }
+    return options;
+}
+
 /* --data to --out, wave by wave, behind the waves that are there already. */
-static bool cmd_generate_file(cli *c, const cmd_world *w, const hbk_decode_options *o)
+static bool cmd_generate_file(cli *c, const cmd_world *w, const cmd_decoding *d)
 {
     const char *data = cli_text(c, "data"), *path = cli_text(c, "out");
     const hbk_progress *progress = cli_watch(c);
-    hbk_int total, done;
+    hbk_int total, done, wave = d->o.wave;
     cmd_wave v;
-    if (!cmd_begin(c, path, cmd_options(c, w, o, data)) || !hbk_jsonl_count(data, &total, &c->err) ||
+    if (!cmd_begin(c, path, cmd_generate_options(c, w, d)) || !hbk_jsonl_count(data, &total, &c->err) ||
         !hbk_jsonl_count(path, &done, &c->err))
         return false;
-    done -= done % o->wave;
+    done -= done % wave;
     hbk_jsonl_reader *in = hbk_jsonl_open(data, NULL, &c->err);
     hbk_jsonl_writer *out = in ? hbk_jsonl_create(path, done, NULL, &c->err) : NULL;
-    bool ok = cmd_wave_new(&v, o->wave, out ? &c->err : NULL) && out;
-    while (ok && (ok = cmd_wave_read(c, w, &v, o->wave, in)) && v.n > 0) {
+    bool ok = cmd_wave_new(&v, wave, 1, out ? &c->err : NULL) && out;
+    while (ok && (ok = cmd_wave_read(c, w, &v, wave, in)) && v.n > 0) {
         if (v.first >= done) {
             hbk_int end = v.first + v.n;
-            ok = cmd_wave_run(c, w, &v, o) && cmd_wave_write(c, w, &v, out) &&
+            ok = cmd_wave_run(c, w, &v, d, NULL) && cmd_wave_write(c, w, &v, out) &&
                  hbk_report(progress, "generate", end, HBK__MAX(total, end), "rows", &c->err, "%s", "");
         }
         cmd_wave_clear(&v);
@@ -811,27 +876,270 @@ static void cmd_bind_decode(const cli *c, hbk_decode_options *o)
     cli_bind(c, &cmd_wave_group, "", o);
 }
 
+/* What the prompt's tag is: the finetuned folder's own, or what is said here. */
+static bool cmd_choose_tag(cli *c, cmd_world *w)
+{
+    const char *tags = cli_text(c, "inference-tags"), *tag = cli_text(c, "tag");
+    if (tags && !hbk_inference_tag(w->tag, tags, cli_text(c, "tag-seed"), cli_text(c, "tag-web"), &c->err))
+        return false;
+    return !tag || snprintf(w->tag, sizeof w->tag, "%s", tag) < (int)sizeof w->tag ||
+           hbk_fail(&c->err, HBK_ERROR_RANGE, "--tag is longer than %d bytes", (int)sizeof w->tag - 1);
+}
+
 static int cmd_generate(cli *c)
 {
     cmd_world w;
-    hbk_decode_options o;
+    cmd_decoding d;
     memset(&w, 0, sizeof w);
+    memset(&d, 0, sizeof d);
     if (cli_has(c, "prompt") == cli_has(c, "data"))
         return cli_misused(c, "generate needs one of --prompt, --data");
     if (cli_has(c, "data") != cli_has(c, "out")) return cli_misused(c, "--data and --out go together");
-    cmd_generate_defaults(&o, false);
-    cmd_bind_decode(c, &o);
-    const char *tags = cli_text(c, "inference-tags"), *tag = cli_text(c, "tag");
-    bool ok = cmd_open(c, &w);
-    if (ok && tags)
-        ok = hbk_inference_tag(w.tag, tags, cli_text(c, "tag-seed"), cli_text(c, "tag-web"), &c->err);
-    if (ok && tag && snprintf(w.tag, sizeof w.tag, "%s", tag) >= (int)sizeof w.tag)
-        ok = hbk_fail(&c->err, HBK_ERROR_RANGE, "--tag is longer than %d bytes", (int)sizeof w.tag - 1);
+    if (cli_has(c, "n") && cli_has(c, "data")) return cli_misused(c, "--n is for --prompt");
+    if (cli_has(c, "logprobs") && !cli_has(c, "data") && !cli_has(c, "json"))
+        return cli_misused(c, "--logprobs needs --json");
+    d.logprobs = cli_has(c, "logprobs") ? cli_int(c, "logprobs") : -1;
+    d.samples = cli_int(c, "n");
+    if (cmd_read_stops(c, &d)) return CLI_MISUSED;
+    cmd_generate_defaults(&d.o, false);
+    cmd_bind_decode(c, &d.o);
+    bool ok = cmd_open(c, &w) && cmd_choose_tag(c, &w);
     if (ok && cli_has(c, "reverse")) w.use = HBK_BACKWARD;
-    if (ok && w.tmpl) o.sampling.stop = hbk_template_stop(w.tmpl, w.tok);
-    ok = ok && (cli_has(c, "data") ? cmd_generate_file(c, &w, &o) : cmd_generate_one(c, &w, &o));
+    if (ok) cmd_template_end(&w, &d);
+    ok = ok && (cli_has(c, "data") ? cmd_generate_file(c, &w, &d) : cmd_generate_prompts(c, &w, &d));
     cmd_close(&w);
     return cli_end(c, ok);
+}
+
+/* ---- conversations -----------------------------------------------------------------
+
+   A turn's prompt is the whole conversation as ids; the session still holds all of them but the newest, so a
+   turn costs what is new. When the room is used up the conversation ends: to drop its oldest turns would mean
+   to compute all others anew, and to forget without saying so. */
+
+enum { CMD_CHAT_ROOM = 8192 }; /* tokens, where the model's context is longer and nothing else is said */
+
+typedef struct cmd_talk {
+    cli *c;
+    const cmd_world *w;
+    const cmd_decoding *d;
+    hbk_session *session;
+    hbk_tokens ids; /* the conversation up to the end of the last reply's text */
+    hbk_int room, turns, asked; /* tokens; turns of this conversation, and of all */
+    hbk_text system;            /* "": none */
+    hbk_reply reply;
+    bool terminal;
+} cmd_talk;
+
+/* The first Ctrl-C asks for an end; a second one before anybody looked does not ask. */
+static void cmd_on_interrupt(int number)
+{
+    (void)number;
+    if (cli_interrupted) _exit(CLI_INTERRUPTED);
+    cli_interrupted = 1;
+}
+
+static bool cmd_on_talk(void *ctx, hbk_int request, int32_t id)
+{
+    cmd_on_token(ctx, request, id);
+    return !cli_interrupted;
+}
+
+/* Appends what the user says to the conversation. The model may have begun what ends its reply (llama2's
+   blank before eos): those ids are not said twice. */
+static bool cmd_talk_ask(cmd_talk *t, const char *text)
+{
+    hbk_tokens next;
+    hbk_render r;
+    memset(&next, 0, sizeof next);
+    memset(&r, 0, sizeof r);
+    r.use = t->turns ? HBK_NEXT : HBK_FORWARD;
+    r.instruction = text;
+    r.tag = t->w->tag[0] ? t->w->tag : NULL;
+    r.system = t->system.len ? t->system.data : NULL;
+    bool ok = hbk_template_tokens(t->w->tmpl, t->w->tok, &r, &next, NULL, &t->c->err);
+    hbk_int same = t->turns ? HBK__MIN(t->ids.n, next.n) : 0;
+    for (; same > 0; same--)
+        if (hbk__common_ids(t->ids.data + t->ids.n - same, same, next.data, same) == same) break;
+    if (ok) hbk_tokens_append(&t->ids, next.data + same, next.n - same);
+    hbk_tokens_free(&next);
+    return ok && hbk_tokens_ok(&t->ids, &t->c->err);
+}
+
+static void cmd_talk_reset(cmd_talk *t)
+{
+    t->ids.n = 0;
+    t->turns = 0;
+}
+
+static void cmd_talk_note(cmd_talk *t, const hbk_request *r)
+{
+    if (r->finish == HBK_FINISH_LENGTH) cmd_say_cut(r);
+    if (r->finish == HBK_FINISH_TOO_LONG)
+        fprintf(stderr,
+                "humpback: that does not fit: the conversation has %lld of %lld tokens, that would be %lld; "
+                "shorten it, or begin anew with /reset\n",
+                (long long)t->ids.n, (long long)t->room, (long long)r->n_prompt);
+    if (r->finish == HBK_FINISH_CONTEXT)
+        fprintf(stderr, "humpback: the conversation fills its %lld tokens: begin anew with /reset\n",
+                (long long)t->room);
+}
+
+/* One turn: what the user says, and the reply as it comes. */
+static bool cmd_talk_turn(cmd_talk *t, const char *text)
+{
+    hbk_request r;
+    hbk_stream stream = {cmd_on_talk, &t->reply};
+    hbk_int before = t->ids.n;
+    if (!cmd_talk_ask(t, text)) return false;
+    memset(&r, 0, sizeof r);
+    hbk_reply_clear(&t->reply);
+    r.prompt = t->ids.data;
+    r.n_prompt = t->ids.n;
+    r.rng = hbk_rng_at(t->d->o.seed, "chat", (uint64_t)t->asked++);
+    r.reply = &t->reply;
+    bool ok = hbk_generate(t->session, &r, 1, &t->d->o.sampling, &stream, &t->c->err);
+    if (ok && r.finish != HBK_FINISH_TOO_LONG) {
+        cmd_on_token(&t->reply, 0, 0); /* what was held back */
+        putchar('\n');
+        fflush(stdout);
+        hbk_tokens_append(&t->ids, r.output.data, r.output.n);
+        t->turns++;
+    } else {
+        t->ids.n = before;
+    }
+    if (ok) cmd_talk_note(t, &r);
+    hbk_tokens_free(&r.output);
+    cli_interrupted = 0;
+    return ok && hbk_tokens_ok(&t->ids, &t->c->err);
+}
+
+/* A line that begins with a slash; false: leave. */
+static bool cmd_talk_command(cmd_talk *t, const char *line)
+{
+    size_t n = strcspn(line, " ");
+    const char *rest = line + n + strspn(line + n, " ");
+    if (strcmp(line, "/quit") == 0 || strcmp(line, "/exit") == 0) return false;
+    if (strcmp(line, "/reset") == 0) {
+        cmd_talk_reset(t);
+        fputs("humpback: a new conversation\n", stderr);
+    } else if (n == 7 && strncmp(line, "/system", n) == 0) {
+        if (!hbk_template_has_system(t->w->tmpl)) {
+            fprintf(stderr, "humpback: template %s has no place for a system text\n",
+                    hbk_template_name(t->w->tmpl));
+            return true;
+        }
+        hbk_text_clear(&t->system);
+        hbk_text_add(&t->system, rest);
+        cmd_talk_reset(t);
+        fprintf(stderr, "humpback: a new conversation, %s\n",
+                *rest ? "with that in advance" : "without a system text");
+    } else {
+        if (strcmp(line, "/help") != 0) fprintf(stderr, "humpback: %.40s is unknown\n", line);
+        fputs("/reset         forget the conversation and begin a new one\n"
+              "/system TEXT   begin a new one with TEXT said to the model in advance\n"
+              "/help          this list\n"
+              "/quit          leave, like Ctrl-D\n"
+              "Ctrl-C stops a reply. A line that begins with // is said with one slash.\n",
+              stderr);
+    }
+    return true;
+}
+
+/* The next line without its end; false at the end of the input, or when the user leaves with Ctrl-C twice. */
+static bool cmd_talk_line(cmd_talk *t, char **line, size_t *room, int *code)
+{
+    for (bool warned = false;; warned = true) {
+        if (t->terminal) fputs("> ", stdout);
+        fflush(stdout);
+        ssize_t n = getline(line, room, stdin);
+        if (n >= 0) {
+            while (n > 0 && strchr("\r\n", (*line)[n - 1])) (*line)[--n] = 0;
+            return true;
+        }
+        if (!cli_interrupted || warned || !t->terminal) break;
+        cli_interrupted = 0;
+        clearerr(stdin);
+        fputs("\nhumpback: Ctrl-C again leaves, as Ctrl-D does\n", stderr);
+    }
+    if (t->terminal) putchar('\n');
+    *code = cli_interrupted ? CLI_INTERRUPTED : CLI_DONE;
+    return false;
+}
+
+/* Talks until the input ends; an exit code. */
+static int cmd_talk_on(cmd_talk *t)
+{
+    char *line = NULL;
+    size_t room = 0;
+    int code = CLI_DONE;
+    bool ok = true;
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = cmd_on_interrupt; /* without SA_RESTART: a line that is being read is given up */
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+    t->terminal = isatty(0) && isatty(1);
+    if (t->terminal)
+        fprintf(stderr, "humpback: template %s, room for %lld tokens; /help tells of commands\n",
+                hbk_template_name(t->w->tmpl), (long long)t->room);
+    while (ok && cmd_talk_line(t, &line, &room, &code)) {
+        if (!line[strspn(line, " \t")]) continue;
+        if (line[0] == '/' && line[1] != '/') {
+            if (!cmd_talk_command(t, line)) break;
+        } else {
+            ok = cmd_talk_turn(t, line + (line[0] == '/'));
+        }
+    }
+    free(line);
+    return ok ? code : cli_fail(t->c);
+}
+
+static int cmd_chat(cli *c)
+{
+    cmd_world w;
+    cmd_decoding d;
+    cmd_talk t;
+    int code = CLI_FAILED;
+    memset(&w, 0, sizeof w);
+    memset(&d, 0, sizeof d);
+    memset(&t, 0, sizeof t);
+    const char *name = cli_text(c, "template"), *system = cli_text(c, "system");
+    if (name && strcmp(name, "none") == 0) return cli_misused(c, "a conversation needs a template");
+    if (cmd_read_stops(c, &d)) return CLI_MISUSED;
+    cmd_generate_defaults(&d.o, false);
+    cli_bind(c, &cmd_sampling_group, "", &d.o);
+    if (cli_has(c, "seed")) d.o.seed = (uint64_t)cli_int(c, "seed");
+    bool ok = cmd_open(c, &w);
+    if (ok && w.use == HBK_BACKWARD)
+        ok = hbk_fail(&c->err, HBK_ERROR_OPTION,
+                      "%s is a backward model: it asks questions, generate --prompt gives it an answer",
+                      cli_text(c, "adapter") ? cli_text(c, "adapter") : cli_text(c, "model"));
+    if (ok && system && !hbk_template_has_system(w.tmpl))
+        ok = hbk_fail(&c->err, HBK_ERROR_OPTION, "template %s has no place for a system text",
+                      hbk_template_name(w.tmpl));
+    if (ok) {
+        cmd_template_end(&w, &d);
+        t.c = c;
+        t.w = &w;
+        t.d = &d;
+        t.reply.tok = w.tok;
+        t.reply.stops = d.stops;
+        t.reply.n_stops = d.n_stops;
+        t.reply.trim = true;
+        hbk_text_add(&t.system, system);
+        t.room = w.tuned.model->config.context_length;
+        t.room = HBK__MIN(t.room, cli_has(c, "max-length") ? cli_int(c, "max-length") : CMD_CHAT_ROOM);
+        t.session = hbk_session_new(w.tuned.model, w.tuned.adapter, 1, t.room, NULL, &c->err);
+        ok = t.session != NULL && hbk_text_ok(&t.system, &c->err);
+    }
+    code = ok ? cmd_talk_on(&t) : cli_fail(c);
+    hbk_session_free(t.session);
+    hbk_tokens_free(&t.ids);
+    hbk_text_free(&t.system);
+    hbk_reply_free(&t.reply);
+    cmd_close(&w);
+    return code;
 }
 
 /* ==== 5  DATA =============================================================== */
@@ -983,7 +1291,8 @@ static bool cmd_add_pairs(cli *c, const cmd_world *w, const char *path, hbk_int 
     ok = ok && hbk_dataset_add_pairs(d, &pairs, w->tmpl, w->tok, use, cli_text(c, "tag-seed"),
                                      cli_text(c, "tag-web"), limit, &c->err);
     if (ok && d->n_too_long)
-        fprintf(stderr, "humpback: note: %lld of %lld examples of %s are longer than %lld tokens and left out\n",
+        fprintf(stderr,
+                "humpback: note: %lld of %lld examples of %s are longer than %lld tokens and left out\n",
                 (long long)d->n_too_long, (long long)(d->n + d->n_too_long), path, (long long)limit);
     hbk_pairs_free(&pairs);
     return ok;
@@ -999,7 +1308,8 @@ static bool cmd_train_data(cli *c, const cmd_world *w, const hbk_train_options *
     if (ok && cli_has(c, "validation"))
         ok = cmd_add_pairs(c, w, cli_text(c, "validation"), limit, &s->validation);
     if (ok && cli_has(c, "validation-share"))
-        ok = hbk_dataset_split(&s->examples, &s->validation, cli_real(c, "validation-share"), o->seed, &c->err);
+        ok = hbk_dataset_split(&s->examples, &s->validation, cli_real(c, "validation-share"), o->seed,
+                               &c->err);
     return ok;
 }
 
@@ -1022,17 +1332,17 @@ static bool cmd_train(cli *c, const cmd_world *w, const hbk_train_options *o, co
     hbk_train_data data = {d, s->replay.n ? &s->replay : NULL, s->validation.n ? &s->validation : NULL};
     hbk_adapter *init = NULL;
     if (init_dir && !(init = hbk_adapter_load(init_dir, w->base, NULL, &c->err))) return false;
-    cli_say(c, "%lld examples of %lld tokens, the loss is on %lld (%.0f %%)\n", (long long)d->n,
-            (long long)d->tokens.n, (long long)d->n_targets, 100.0 * (double)d->n_targets / (double)d->tokens.n);
     bool ok = hbk_finetune(w->base, &data, o, init, &recipe, dir, cli_watch(c), NULL, &c->err);
     hbk_adapter_free(init);
     if (!ok) return false;
     cli_draw_end(&c->meter);
-    cli_say(c, "%s of %lld examples: %s\n", o->full ? "a model" : "an adapter", (long long)d->n, dir);
+    cli_say(c, "%s of %lld examples (the loss is on %lld of their %lld tokens): %s\n",
+            o->full ? "a model" : "an adapter", (long long)d->n, (long long)d->n_targets,
+            (long long)d->tokens.n, dir);
     return !cli_has(c, "json") ||
-           cli_print_json(json_pack("{s:s, s:s, s:I, s:I, s:I}", "out", dir, "mode", o->full ? "full" : "lora",
-                                    "examples", (json_int_t)d->n, "targets", (json_int_t)d->n_targets,
-                                    "too_long", (json_int_t)d->n_too_long),
+           cli_print_json(json_pack("{s:s, s:s, s:I, s:I, s:I}", "out", dir, "mode",
+                                    o->full ? "full" : "lora", "examples", (json_int_t)d->n, "targets",
+                                    (json_int_t)d->n_targets, "too_long", (json_int_t)d->n_too_long),
                           &c->err);
 }
 
@@ -1456,7 +1766,180 @@ static int cmd_report(cli *c)
     return cli_end(c, ok);
 }
 
-/* ==== 8  COMMANDS AND THEIR OWN FLAGS ======================================= */
+/* ==== 8  EXPORTING ==========================================================
+
+   What was trained here, for other programs. A folder is written as DIR.part and renamed when it is whole. */
+
+/* Whether `folder` is `path`, or holds it at any depth. */
+static bool cmd_holds(const char *folder, const char *path)
+{
+    char *a = realpath(folder, NULL), *b = a && path ? realpath(path, NULL) : NULL;
+    size_t n = a ? strlen(a) : 0;
+    bool holds = b && !strncmp(a, b, n) && (!b[n] || b[n] == '/' || n == 1);
+    free(a);
+    free(b);
+    return holds;
+}
+
+/* Removes a folder and the files in it; one that holds folders stays. */
+static void cmd_remove_folder(const char *dir)
+{
+    DIR *d = opendir(dir);
+    char path[512];
+    for (struct dirent *e; d && (e = readdir(d)) != NULL;)
+        if (e->d_name[0] != '.' && hbk_path(path, dir, e->d_name, NULL)) unlink(path);
+    if (d) closedir(d);
+    rmdir(dir);
+}
+
+static bool cmd_folder_empty(const char *dir)
+{
+    DIR *d = opendir(dir);
+    bool empty = true;
+    for (struct dirent *e; d && (e = readdir(d)) != NULL;)
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0) empty = false;
+    if (d) closedir(d);
+    return empty;
+}
+
+/* The flag whose value is, or lies in, what is to be written; NULL if none: inputs never are outputs. */
+static const char *cmd_input_in(cli *c, const char *out)
+{
+    static const char *const inputs[] = {"model", "adapter", "tokenizer"};
+    for (int i = 0; i < 3; i++)
+        if (cmd_holds(out, cli_text(c, inputs[i]))) return inputs[i];
+    return NULL;
+}
+
+/* Whether the folder or file `out` may be written: nothing is there, or --force sets aside what is. */
+static bool cmd_may_write(cli *c, const char *out)
+{
+    bool free_place = hbk_dir_exists(out) ? cmd_folder_empty(out) : !hbk_file_exists(out);
+    if (free_place || cli_has(c, "force")) return true;
+    return hbk_fail_at(&c->err, HBK_ERROR_OPTION, out, 0,
+                       "is there already: choose another name, or --force, which sets it aside");
+}
+
+/* The type of the weights to write: --dtype, else the base's own, or bf16 of a base that is quantised. */
+static hbk_dtype cmd_dtype(cli *c, const hbk_model *m)
+{
+    static const hbk_dtype types[] = {HBK_F32, HBK_BF16, HBK_F16};
+    hbk_dtype own = m->layers[0].w[HBK_Q].dtype;
+    if (cli_has(c, "dtype")) return types[cli_choice(c, "dtype")];
+    return own == HBK_F32 || own == HBK_F16 ? own : HBK_BF16;
+}
+
+/* The tokenizer that belongs to the model, into the folder `dir`: the files of its folder as they are, or
+   what a single file holds or --tokenizer names. */
+static bool cmd_export_tokenizer(cli *c, cmd_world *w, const char *dir)
+{
+    const char *model = w->tuned.own_model ? cli_text(c, "adapter") : cli_text(c, "model");
+    if (hbk_dir_exists(model) && !cli_text(c, "tokenizer"))
+        return hbk_tokenizer_copy(model, dir, NULL, &c->err);
+    return cmd_open_tokenizer(c, w) && hbk_tokenizer_save(w->tok, dir, &c->err);
+}
+
+/* The recipe that the adapter was trained with, so that template and tags follow the merged model. */
+static bool cmd_export_recipe(cli *c, const char *from, const char *dir)
+{
+    char path[512];
+    if (!from || !hbk_path(path, from, "humpback.json", &c->err)) return !from;
+    if (!hbk_file_exists(path)) return true;
+    json_t *recipe = hbk_json_read(path, &c->err);
+    bool ok = recipe && hbk_path(path, dir, "humpback.json", &c->err);
+    if (ok) json_object_set_new(recipe, "mode", json_string("merged"));
+    ok = ok && hbk_json_write(path, recipe, &c->err);
+    json_decref(recipe);
+    return ok;
+}
+
+/* Logits of a few made-up tokens, (n, vocabulary), to be freed; NULL on failure. */
+static hbk_real *cmd_probe(cli *c, const hbk_model *m, const hbk_adapter *a, hbk_int n)
+{
+    enum { MOST = 16 };
+    int32_t ids[MOST];
+    hbk_int start[2] = {0, n};
+    HBK_ASSERT(n <= MOST);
+    for (hbk_int i = 0; i < n; i++) ids[i] = (int32_t)((7919 * i + 13) % m->config.vocab_size);
+    hbk_batch batch = {n, 1, ids, NULL, start};
+    hbk_acts *acts = hbk_acts_new(m, a, n, n, HBK_KEEP_NONE, NULL, &c->err);
+    hbk_real *logits =
+        acts ? (hbk_real *)hbk_alloc(NULL, n * m->config.vocab_size, sizeof *logits, &c->err) : NULL;
+    if (logits && !hbk_model_logits(acts, m, &batch, a, logits, &c->err)) {
+        hbk_free(NULL, logits);
+        logits = NULL;
+    }
+    hbk_acts_free(acts);
+    return logits;
+}
+
+/* Reads the merged model back, and says how far its logits are from those of base and adapter: what the
+   rounding to its type costs, or that the merge went wrong. */
+static bool cmd_check_merged(cli *c, const cmd_world *w, const char *dir, double *largest)
+{
+    const hbk_model *m = w->tuned.model;
+    hbk_int n = HBK__MIN(16, m->config.context_length);
+    hbk_model *merged = hbk_model_load(dir, NULL, &c->err);
+    hbk_real *got = merged ? cmd_probe(c, merged, NULL, n) : NULL;
+    hbk_real *want = got ? cmd_probe(c, m, w->tuned.adapter, n) : NULL;
+    *largest = 0;
+    for (hbk_int i = 0; want && i < n * m->config.vocab_size; i++)
+        *largest = fmax(*largest, fabs((double)got[i] - (double)want[i]));
+    bool ok = want != NULL;
+    hbk_free(NULL, got);
+    hbk_free(NULL, want);
+    hbk_model_free(merged);
+    return ok;
+}
+
+/* --merge: the model with its adapter merged, as a Hugging Face folder. */
+static bool cmd_export_merged(cli *c, cmd_world *w, const char *out)
+{
+    char part[512];
+    double largest = 0;
+    hbk_dtype type = cmd_dtype(c, w->tuned.model);
+    if (snprintf(part, sizeof part, "%s.part", out) >= (int)sizeof part)
+        return hbk_fail_at(&c->err, HBK_ERROR_RANGE, out, 0, "this path is too long");
+    cmd_remove_folder(part);
+    bool ok = hbk_model_save_merged(w->tuned.model, w->tuned.adapter, part, type, &c->err) &&
+              cmd_export_tokenizer(c, w, part) && cmd_export_recipe(c, cli_text(c, "adapter"), part) &&
+              cmd_check_merged(c, w, part, &largest);
+    if (ok && hbk_file_exists(out)) /* an empty folder gives way; what is in it is set aside */
+        ok = rmdir(out) == 0 || hbk_file_set_aside(out, &c->err);
+    if (ok && rename(part, out) != 0)
+        ok = hbk_fail_at(&c->err, HBK_ERROR_FILE, out, 0, "cannot be made of %s: %s", part, strerror(errno));
+    if (!ok) {
+        cmd_remove_folder(part);
+        return false;
+    }
+    cli_say(c, "%s in %s: %s\n", w->tuned.adapter ? "base and adapter, merged," : "the model", hbk_dtype_name(type),
+            out);
+    cli_say(c, "read back, its logits differ by at most %.1e\n", largest);
+    return !cli_has(c, "json") ||
+           cli_print_json(json_pack("{s:s, s:s, s:f}", "out", out, "dtype", hbk_dtype_name(type),
+                                    "largest_difference", largest),
+                          &c->err);
+}
+
+static int cmd_export(cli *c)
+{
+    cmd_world w;
+    memset(&w, 0, sizeof w);
+    char out[512];
+    const char *merge = cli_text(c, "merge");
+    if (!merge) return cli_misused(c, "export needs --merge");
+    snprintf(out, sizeof out, "%s", merge);
+    for (size_t n = strlen(out); n > 1 && out[n - 1] == '/'; n--) out[n - 1] = 0; /* DIR/ is DIR */
+    const char *input = cmd_input_in(c, out);
+    if (input) return cli_misused(c, "--merge %.200s is or holds what --%s names", out, input);
+    bool ok = cmd_may_write(c, out);
+    if (ok) w.base = hbk_model_load(cli_text(c, "model"), NULL, &c->err);
+    ok = ok && w.base && cmd_open_adapter(c, &w) && cmd_export_merged(c, &w, out);
+    cmd_close(&w);
+    return cli_end(c, ok);
+}
+
+/* ==== 9  COMMANDS AND THEIR OWN FLAGS ======================================= */
 
 #define CMD_FLAG_FORCE(what)                                                                                 \
     {                                                                                                        \
@@ -1475,6 +1958,11 @@ static int cmd_report(cli *c)
     {                                                                                                        \
         "template", CLI_TEXT, "NAME|F", "(that of the finetuned folder, else of the model)",                 \
             "llama2, llama3, chatml, plain" more " or a JSON file", 0, 0, CLI_FREE                           \
+    }
+#define CMD_FLAG_STOP                                                                                        \
+    {                                                                                                        \
+        "stop", CLI_TEXT, "T", NULL, "a text that ends an answer, which is cut before it; may be repeated",  \
+            0, 0, CLI_FREE                                                                                   \
     }
 #define CMD_FLAGS_TEXT                                                                                       \
     {"bos", CLI_CHOICE, "auto|yes|no", "auto", "bos before raw text; auto: where the format has it",         \
@@ -1499,8 +1987,8 @@ static const cli_flag cmd_tokenize_flags[] = {
     {"lines", CLI_TEXT, "F", NULL, "a file whose every line is a text", 0, 0, CLI_FREE},
     {"jsonl", CLI_TEXT, "F", NULL, "a file with one JSON string a line, each a text", 0, 0, CLI_FREE},
     {"decode", CLI_TEXT, "IDS", NULL, "ids like 1,15043,3186: prints their text", 0, 0, CLI_FREE},
-    {"decode-jsonl", CLI_TEXT, "F", NULL, "a file with one JSON array of ids a line: prints JSON strings", 0, 0,
-     CLI_FREE},
+    {"decode-jsonl", CLI_TEXT, "F", NULL, "a file with one JSON array of ids a line: prints JSON strings", 0,
+     0, CLI_FREE},
     CMD_FLAGS_TEXT,
     CLI_END};
 static const cli_flag cmd_logits_flags[] = {
@@ -1514,7 +2002,8 @@ static const cli_flag cmd_logits_flags[] = {
 static const cli_flag cmd_generate_flags[] = {
     CMD_FLAG_MODEL,
     CMD_FLAG_ADAPTER("finetuned weights"),
-    {"prompt", CLI_TEXT, "T", NULL, "one instruction; its answer goes to stdout", 0, 0, CLI_FREE},
+    {"prompt", CLI_TEXT, "T", NULL, "an instruction; its answer goes to stdout; may be repeated", 0, 0,
+     CLI_FREE},
     {"data", CLI_TEXT, "F", NULL, "many: JSONL rows with \"instruction\" or \"prompt\"", 0, 0, CLI_FREE},
     {"out", CLI_TEXT, "F", NULL, "the rows of --data with \"output\" and \"finish\"", 0, 0, CLI_FREE},
     CMD_FLAG_TEMPLATE(", none (raw text)"),
@@ -1525,10 +2014,24 @@ static const cli_flag cmd_generate_flags[] = {
     {"tag-web", CLI_TEXT, "T", HBK_TAG_WEB, "and web", 0, 0, CLI_FREE},
     {"reverse", CLI_SWITCH, NULL, NULL, "the prompt is an output: write its instruction", 0, 0, CLI_FREE},
     CMD_FLAGS_TEXT,
+    {"n", CLI_INT, "N", "1", "answers to each --prompt", 1, 1e6, CLI_FREE},
+    CMD_FLAG_STOP,
+    {"logprobs", CLI_INT, "N", "(off)", "log-probabilities of each token and the N likeliest, with --json", 0,
+     1e6, CLI_FREE},
     {"print-ids", CLI_SWITCH, NULL, NULL, "the generated ids as a JSON array instead of the text", 0, 0,
      CLI_FREE},
     CMD_FLAG_FORCE("with --data: set a file that was begun with other options aside"),
     CMD_FLAG_JSON,
+    CLI_END};
+static const cli_flag cmd_chat_flags[] = {
+    CMD_FLAG_MODEL,
+    CMD_FLAG_ADAPTER("finetuned weights"),
+    CMD_FLAG_TEMPLATE(""),
+    {"system", CLI_TEXT, "T", NULL, "said to the model before the conversation", 0, 0, CLI_FREE},
+    CMD_FLAG_STOP,
+    {"seed", CLI_SEED, "N", "1", "of all random choices", 0, 0, CLI_FREE},
+    {"max-length", CLI_INT, "N", "(the model's context, at most 8192)", "longest conversation, in tokens", 2,
+     1e9, CLI_FREE},
     CLI_END};
 static const cli_flag cmd_seeds_flags[] = {
     {"out", CLI_TEXT, "F", NULL, "pairs, {\"id\",\"instruction\",\"output\",\"source\":\"seed\"} a line", 1,
@@ -1552,7 +2055,8 @@ static const cli_flag cmd_finetune_flags[] = {
     {"replay", CLI_TEXT, "F", NULL, "raw documents, JSONL rows with \"text\", mixed in", 0, 0, CLI_FREE},
     {"validation", CLI_TEXT, "F", NULL, "rows never trained on; the weights of their lowest loss are kept", 0,
      0, CLI_FREE},
-    {"validation-share", CLI_REAL, "X", NULL, "hold out this share of --data instead", 1e-9, 0.999, CLI_FREE},
+    {"validation-share", CLI_REAL, "X", "(none)", "hold out this share of --data instead", 1e-9, 0.999,
+     CLI_FREE},
     {"rank-of", CLI_TEXT, "LIST", NULL, "ranks that differ: v_proj=8,lm_head=4", 0, 0, CLI_FREE},
     {"alpha-of", CLI_TEXT, "LIST", NULL, "alphas that differ, likewise", 0, 0, CLI_FREE},
     {"layers", CLI_TEXT, "A-B", "(all)", "adapt these layers alone, counted from 0", 0, 0, CLI_FREE},
@@ -1618,8 +2122,20 @@ static const cli_flag cmd_report_flags[] = {
 
 static const cli_group cmd_demo_group = {"Flags", cmd_demo_flags, NULL, NULL};
 static const cli_group cmd_tokenize_group = {"Flags", cmd_tokenize_flags, NULL, NULL};
+static const cli_flag cmd_export_flags[] = {
+    CMD_FLAG_MODEL,
+    CMD_FLAG_ADAPTER("what is merged into it"),
+    {"merge", CLI_TEXT, "DIR", NULL, "a Hugging Face folder: weights, configuration, tokenizer", 0, 0,
+     CLI_FREE},
+    {"dtype", CLI_CHOICE, "f32|bf16|f16", "(the model's; bf16 if that is quantised)", "type of the weights", 0,
+     0, CLI_FREE},
+    CMD_FLAG_FORCE("set aside what stands under the output's name, as NAME.1 ..."),
+    CMD_FLAG_JSON,
+    CLI_END};
 static const cli_group cmd_logits_group = {"Flags", cmd_logits_flags, NULL, NULL};
+static const cli_group cmd_export_group = {"Flags", cmd_export_flags, NULL, NULL};
 static const cli_group cmd_generate_group = {"Flags", cmd_generate_flags, NULL, NULL};
+static const cli_group cmd_chat_group = {"Flags", cmd_chat_flags, NULL, NULL};
 static const cli_group cmd_seeds_group = {
     "One file of JSON rows, one a line or all in an array, all of one form; a pair from each:\n\n"
     TOOL_SEED_HELP "\nSeveral files: convert each, and put the results together with cat.\n\nFlags",
@@ -1682,11 +2198,18 @@ static const cli_command cmd_commands[] = {
      cmd_curate},
     {"generate",
      "answers to one prompt or to a file of them",
-     "--model M [--adapter D] (--prompt T | --data F --out F) [flags]",
+     "--model M [--adapter D] (--prompt T... | --data F --out F) [flags]",
      0,
      0,
      {&cmd_generate_group, &cmd_sampling_group, &cmd_seed_group, &cmd_wave_group},
      cmd_generate},
+    {"chat",
+     "a conversation, a line of stdin a turn; /help there",
+     "--model M [--adapter D] [--template NAME|F] [flags]",
+     0,
+     0,
+     {&cmd_chat_group, &cmd_sampling_group},
+     cmd_chat},
     {"tokenize",
      "text -> token ids as JSON, and back",
      "--model M (--text T | --file F | --lines F | --jsonl F | --decode IDS | --decode-jsonl F) [flags]",
@@ -1701,6 +2224,13 @@ static const cli_command cmd_commands[] = {
      0,
      {&cmd_logits_group},
      cmd_logits},
+    {"export",
+     "a model, its adapter merged, for other programs",
+     "--model M [--adapter D] --merge DIR [flags]",
+     0,
+     0,
+     {&cmd_export_group},
+     cmd_export},
     {"inspect",
      "what a model, adapter, tokenizer or run folder holds",
      "FILE|DIR [flags]",
