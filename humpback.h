@@ -499,8 +499,8 @@ HBK_DEF hbk_tokenizer *hbk_tokenizer_train(const char *text, size_t n, hbk_int v
 /* Writes DIR/tokenizer.json and DIR/tokenizer_config.json; a loaded tokenizer's own files are copied byte
    for byte. */
 HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_error *err);
-/* Copies what stands beside the weights in the model folder `from`, byte for byte: the tokenizer's files, chat
-   template and generation settings, as many as there are. `to` must exist. */
+/* Copies what stands beside the weights in the model folder `from`, byte for byte: the tokenizer's files,
+   chat template and generation settings, as many as there are. `to` must exist. */
 HBK_DEF bool hbk_tokenizer_copy(const char *from, const char *to, hbk_allocator *alloc, hbk_error *err);
 
 /* ==== 8  MATRICES ============================================================ [hbk_matmul] */
@@ -834,7 +834,9 @@ HBK_DEF bool hbk_safetensors_write(const char *path, const hbk_tensor *tensors, 
 /* A model from a Hugging Face folder (config.json and safetensors, one file or shards), a GGUF file (of a
    split model: its first) or a llama2.c .bin. Weights stay mapped in their stored type (F32, F16, BF16; in
    GGUF also Q4_0 to Q6_K, in llama2.c's version 2 INT8); norms and biases are copied, and so are the q and k
-   of GGUF and llama2.c, whose rows change order. */
+   of GGUF and llama2.c, whose rows change order. A folder is LLaMA's, or Mistral's with a window no shorter
+   than its context; every other architecture, scaling of positions or packing of weights is refused by name.
+   Opening reads tables and norms only: it takes milliseconds and next to no memory. */
 HBK_DEF hbk_model *hbk_model_load(const char *path, hbk_allocator *alloc, hbk_error *err);
 /* Writes DIR/config.json, generation_config.json and model.safetensors in dtype t (F32, F16 or BF16). A
    number that t cannot hold, or a NaN, is an error. */
@@ -870,8 +872,8 @@ HBK_DEF bool hbk_adapter_save_gguf(const hbk_adapter *a, const hbk_config *c, co
    the adapter corrects becomes untied. To write one, hbk_model_save_merged needs less memory. */
 HBK_DEF hbk_model *hbk_adapter_merge(const hbk_model *m, const hbk_adapter *a, hbk_allocator *alloc,
                                      hbk_error *err);
-/* Adds times scale B A to the weights of m, which must be reals in memory: 1 merges, -1 takes it out again, up
-   to rounding. Weights of a file, and an adapter of a tied head, are errors. */
+/* Adds times scale B A to the weights of m, which must be reals in memory: 1 merges, -1 takes it out again,
+   up to rounding. Weights of a file, and an adapter of a tied head, are errors. */
 HBK_DEF bool hbk_adapter_add(hbk_model *m, const hbk_adapter *a, double times, hbk_error *err);
 
 /* ==== 13  GENERATION ========================================================= [hbk_session_*] */
@@ -1112,6 +1114,21 @@ HBK_DEF hbk_int hbk_template_spans(const hbk_template *t, const hbk_tokenizer *t
 HBK_DEF bool hbk_template_tokens(const hbk_template *t, const hbk_tokenizer *tok, const hbk_render *r,
                                  hbk_tokens *out, hbk_int *n_prompt, hbk_error *err);
 
+typedef enum hbk_role { HBK_SYSTEM, HBK_USER, HBK_ASSISTANT } hbk_role;
+typedef struct hbk_turn {
+    hbk_role role;
+    bool learn; /* of an assistant's turn: the loss is on it */
+    const char *text;
+} hbk_turn;
+/* Appends the tokens of a conversation as a chat would hold them: perhaps a system text, then a user's and
+   the assistant's turns one after the other; a user's turn at the end, which nothing answers, is left out.
+   `tag` (may be NULL) is appended to every user's turn. learn (grown with out, one byte a token) is 1 on the
+   replies that count, their endings included. Errors: turns out of order; a system text where the template
+   has no place for one; a template whose "next" does not begin with the end of its "reply". */
+HBK_DEF bool hbk_template_dialog(const hbk_template *t, const hbk_tokenizer *tok, const hbk_turn *turns,
+                                 hbk_int n_turns, const char *tag, hbk_tokens *out, hbk_text *learn,
+                                 hbk_error *err);
+
 /* ==== 15  EXAMPLES AND BATCHES =============================================== [hbk_pairs_*] */
 
 /* Pairs by people or by the loop. Zero it, set .alloc, free with hbk_pairs_free; one thread at a time. */
@@ -1144,7 +1161,9 @@ typedef struct hbk_dataset {
     hbk_int n, cap, learn_cap;
     hbk_int max_length; /* longest example */
     hbk_int n_targets;  /* tokens with loss, of all examples */
-    hbk_int n_too_long; /* examples left out because they exceed the limit */
+    hbk_int n_too_long;  /* examples left out because they exceed the limit */
+    hbk_int n_cut;       /* examples that lost their end to it */
+    hbk_int n_no_target; /* examples left out because nothing in them is to be learned */
 } hbk_dataset;
 /* Appends an example of n ids, a copy; the loss is on all but its first n_prompt, 0 <= n_prompt < n. Errors:
    no token is left to learn (the first of an example is never predicted), or memory; d stays as it was. */
@@ -1159,6 +1178,37 @@ HBK_DEF hbk_int hbk_dataset_targets(const hbk_dataset *d, hbk_int i);
 HBK_DEF bool hbk_dataset_add_pairs(hbk_dataset *d, const hbk_pairs *p, const hbk_template *t,
                                    const hbk_tokenizer *tok, hbk_use use, const char *tag_seed,
                                    const char *tag_web, hbk_int max_length, hbk_error *err);
+/* The forms of public data. A file has that of its first row. "weight" is 0 (no loss) or 1. Of a tree of Open
+   Assistant the conversation along the replies ranked first is taken; trees without one are left out. */
+#define HBK_FORMS(X)                                                                                         \
+    X(PAIRS, "pairs", "{\"instruction\", \"input\"?, \"output\"}")                                           \
+    X(MESSAGES, "messages", "{\"messages\": [{\"role\", \"content\", \"weight\"?}]}")                        \
+    X(SHAREGPT, "sharegpt", "{\"conversations\": [{\"from\", \"value\", \"weight\"?}]}")                     \
+    X(COMPLETION, "completion", "{\"prompt\", \"completion\"}")                                              \
+    X(OASST, "oasst", "{\"prompt\": {\"text\", \"replies\"}}")                                               \
+    X(TEXT, "text", "{\"text\"}")
+typedef enum hbk_form {
+#define HBK_X(name, text, shape) HBK_FORM_##name,
+    HBK_FORMS(HBK_X)
+#undef HBK_X
+        HBK_FORM_COUNT
+} hbk_form;
+HBK_DEF const char *hbk_form_name(hbk_form f);
+
+typedef enum hbk_overlong { HBK_OVERLONG_DROP, HBK_OVERLONG_CUT, HBK_OVERLONG_ERROR } hbk_overlong;
+typedef struct hbk_data_options {
+    const hbk_template *tmpl; /* not for completions and texts, whose words stand as they are */
+    const hbk_tokenizer *tok;
+    hbk_use use; /* HBK_BACKWARD: the first exchange of each row, reversed; completions and texts have none */
+    const char *tag_seed, *tag_web; /* by a pair's source; other forms count as seed; NULL: none */
+    hbk_int max_length;             /* tokens; 0: no limit */
+    hbk_overlong overlong; /* what is longer is left out, or cut at its end, without eos then, or an error */
+} hbk_data_options;
+/* Appends every row of a JSONL file, or of a JSON array of rows, as an example; *form (may be NULL) says
+   which form it has. What is left out is counted in *d. Errors name file and line: a row of another form
+   than the first, turns out of order, a text that is empty; nothing is added then. */
+HBK_DEF bool hbk_dataset_add_file(hbk_dataset *d, const char *path, const hbk_data_options *o, hbk_form *form,
+                                  hbk_error *err);
 /* Raw documents, the "text" of a JSONL file: bos, text, eos, loss on all but bos. */
 HBK_DEF bool hbk_dataset_add_texts(hbk_dataset *d, const char *path, const hbk_tokenizer *tok,
                                    hbk_int max_length, hbk_error *err);
@@ -2011,11 +2061,12 @@ HBK_DEF hbk_int hbk_utf8_length(const char *s, size_t n)
    by waves; the run's state records how many rows are safe, and opening the file again cuts whatever lies
    behind them, a torn line included. So a row is what a newline ends, and nothing else.
 
-   JSON is jansson's (RFC 8259), with three answers of our own:
+   JSON is jansson's (RFC 8259), with four answers of our own:
      - an integer beyond 64 bits becomes a real, it alone: tokenizer_config.json holds
        1000000000000000019884624838656, and the integers around it must stay integers;
      - \u0000 in a string is allowed; invalid UTF-8 and lone surrogates are errors of their line;
-     - objects keep the order in which keys were put in, so what is written twice is the same bytes.
+     - objects keep the order in which keys were put in, so what is written twice is the same bytes;
+     - a real is written in the first of 15, 16 or 17 digits that read back as the same number.
 
    jansson allocates with malloc; what it is fed is bounded by HBK__JSON_MAX.
 
@@ -4136,29 +4187,33 @@ static bool hbk__is_punctuation(const char *s, hbk_int n, hbk_int i, hbk_int *le
            (cp < 128 && cp != 0 && strchr("$+<=>^~|", cp));
 }
 
-/* llama.cpp's default is a chain of cuts, each inside the pieces of the one before: runs of punctuation;
-   GPT-2's words; runs of numbers; and in those each three ASCII digits. */
+/* llama.cpp's default is a chain of cuts, each inside the pieces of the one before: runs of punctuation, at
+   which n ends here; GPT-2's words; runs of numbers; and in those each three ASCII digits. */
 static hbk_int hbk__word_default(const char *s, hbk_int n, hbk_int i)
 {
-    hbk_int len, end = i;
-    while (hbk__is_punctuation(s, n, end, &len)) end += len;
-    if (end > i) return end;
-    for (; end < n && !hbk__is_punctuation(s, n, end, &len);) end += len;
-    n = hbk__word_gpt2(s, end, i);
-    hbk_int from = s[i] == ' ' && hbk__class_at(s, n, i + 1, &len) == HBK__N ? i + 1 : i;
-    if (from > i) return from; /* the space before a number */
-    if (hbk__class_at(s, n, i, &len) != HBK__N) return n;
-    for (; i < n; i += len) {
-        bool three = n - i >= 3;
+    hbk_int len, end = hbk__word_gpt2(s, n, i);
+    if (s[i] == ' ' && hbk__class_at(s, end, i + 1, &len) == HBK__N) return i + 1;
+    if (hbk__class_at(s, n, i, &len) != HBK__N) return end;
+    for (hbk_int from = i; i < end; i += len) {
+        bool three = end - i >= 3;
         for (hbk_int k = i; three && k < i + 3; k++) three = s[k] >= '0' && s[k] <= '9';
         if (three) return i > from ? i : i + 3;
-        hbk__class_at(s, n, i, &len);
+        hbk__class_at(s, end, i, &len);
     }
-    return n;
+    return end;
 }
 
-/* The end of the word that begins at i < n. */
-static hbk_int hbk__word_end(const hbk_tokenizer *t, const char *s, hbk_int n, hbk_int i)
+/* Some families cut the text once before their expression does: a digit stands alone, or punctuation. Is
+   there such a cut at s[i], and how long is what it cuts out? */
+static bool hbk__is_first_cut(const hbk_tokenizer *t, const char *s, hbk_int n, hbk_int i, hbk_int *len)
+{
+    if (t->words == HBK__WORDS_DEFAULT) return hbk__is_punctuation(s, n, i, len);
+    return hbk__class_at(s, n, i, len) == HBK__N;
+}
+
+/* The end of the word that begins at i < n. *cut, 0 before the first word, is where the next such cut is:
+   to seek it for every word again would make a long text without one take the square of its length. */
+static hbk_int hbk__word_end(const hbk_tokenizer *t, const char *s, hbk_int n, hbk_int i, hbk_int *cut)
 {
     hbk_int len;
     if (t->words == HBK__WORDS_SPACE || t->words == HBK__WORDS_RUNS) {
@@ -4166,11 +4221,14 @@ static hbk_int hbk__word_end(const hbk_tokenizer *t, const char *s, hbk_int n, h
         for (i++; i < n && !hbk__is_mark(s, n, i);) i++;
         return HBK__MIN(i, n);
     }
-    if (t->digits) { /* a digit stands alone, and is a border to the words beside it */
-        if (hbk__class_at(s, n, i, &len) == HBK__N) return i + len;
-        hbk_int end = i;
-        while (end < n && hbk__class_at(s, n, end, &len) != HBK__N) end += len;
-        n = end;
+    if (t->digits || t->words == HBK__WORDS_DEFAULT) {
+        for (*cut = HBK__MAX(*cut, i); *cut < n && !hbk__is_first_cut(t, s, n, *cut, &len);) *cut += len;
+        if (*cut == i) {
+            hbk__is_first_cut(t, s, n, i, &len);
+            for (i += len; !t->digits && hbk__is_punctuation(s, n, i, &len);) i += len;
+            return i;
+        }
+        n = *cut;
     }
     if (t->words == HBK__WORDS_GPT2) return hbk__word_gpt2(s, n, i);
     if (t->words == HBK__WORDS_LLAMA3) return hbk__word_llama3(s, n, i);
@@ -4463,8 +4521,8 @@ static bool hbk__encode_words(hbk__encoder *e, const char *s, hbk_int n)
         s = e->spaced.data;
         n = (hbk_int)e->spaced.len;
     }
-    for (hbk_int i = 0, end; i < n; i = end) {
-        end = hbk__word_end(t, s, n, i);
+    for (hbk_int i = 0, end, cut = 0; i < n; i = end) {
+        end = hbk__word_end(t, s, n, i, &cut);
         if (!hbk__encode_word(e, s + i, end - i)) return false;
     }
     return true;
@@ -6855,14 +6913,14 @@ HBK__CLONES
     HBK__DOT4(hbk__f32_of_bf16(w[i]))
 }
 
+#define HBK__PART ((hbk_int)1024) /* elements, a multiple of every block */
+
 /* Whether W's elements can be read where they lie. In a file they may begin at any byte: then they are
    unpacked like any other type. */
 static bool hbk__in_place(const hbk_matrix *w)
 {
     return w->dtype == HBK_REAL && (uintptr_t)w->data % sizeof(hbk_real) == 0;
 }
-
-#define HBK__PART ((hbk_int)1024) /* elements, a multiple of every block */
 
 /* y (N, rows) += x W^T for a few rows of x: each row of W is dotted with all of them while it is in cache.
    Reals and bf16 are read where they lie; of other types a part of the row is unpacked first, so short that
@@ -7410,7 +7468,8 @@ HBK_DEF void hbk_dropout(hbk_real *y, const hbk_real *x, hbk_int n, double p, ui
 
        du = s dy B          dB += s dy^T u          dA += du^T x          dx += du A
 
-   A starts uniform in +-1/sqrt(in), B at zero: the first step begins at the base model. */
+   A starts uniform in +-1/sqrt(in), B at zero: the first step begins at the base model. Each W of a layer, and
+   the head, may have a correction of its own rank and scale, or none. */
 
 HBK_DEF const char *hbk_slot_name(hbk_slot s)
 {
@@ -9491,14 +9550,14 @@ static bool hbk__must_permute(const hbk_safetensors *file, const hbk__place *p)
 }
 
 /* What a tensor needs of the model's block, in reals; 0: it stays where it is. Norms and biases are reals,
-   interleaved q and k get their rows in another order: in their stored type, for rows are whole blocks, or
-   whole groups. */
+   interleaved q and k get their rows in another order: in their stored type, for rows are whole blocks or
+   groups. */
 static hbk_int hbk__copy_reals(const hbk_safetensors *file, const hbk_matrix *t, const hbk__place *p)
 {
     hbk_int n = t->rows * t->cols, real = (hbk_int)sizeof(hbk_real);
     if (p->vector) return n;
-    if (!hbk__must_permute(file, p)) return 0;
-    return ((hbk_int)(hbk_dtype_size(t->dtype, n) + hbk__scales_size(t, t->rows)) + real - 1) / real;
+    hbk_int bytes = (hbk_int)(hbk_dtype_size(t->dtype, n) + hbk__scales_size(t, t->rows));
+    return hbk__must_permute(file, p) ? (bytes + real - 1) / real : 0;
 }
 
 /* The row here of an interleaved row: 2i + s of a head is its row s D/2 + i. */
@@ -10471,7 +10530,7 @@ HBK_DEF bool hbk_model_save(const hbk_model *m, const char *dir, hbk_dtype t, hb
 typedef struct hbk__adapter_file {
     char config_path[512];
     json_t *config;
-    const json_t *targets, *layers; /* lists that claim what is adapted; targets NULL: none that can be read */
+    const json_t *targets, *layers; /* lists that claim what is adapted; targets NULL: no list */
     bool mlx, all_linear, excludes, rslora;
     double alpha; /* of MLX: the scale */
     const hbk_model *base;
@@ -10513,7 +10572,8 @@ static bool hbk__lora_name(const char *name, bool mlx, hbk_int *layer, hbk_slot 
     const char *module = mlx ? name : hbk__after(name, "base_model.model."), *head;
     const char *s = hbk__after_slot(hbk__after_layer(module, layer), slot);
     if ((head = hbk__after(module, "lm_head")) != NULL) s = head; /* *slot is HBK_LM_HEAD already */
-    const char *a = hbk__after(s, mlx ? ".lora_a" : ".lora_A"), *b = hbk__after(s, mlx ? ".lora_b" : ".lora_B");
+    const char *a = hbk__after(s, mlx ? ".lora_a" : ".lora_A"),
+               *b = hbk__after(s, mlx ? ".lora_b" : ".lora_B");
     *half = b != NULL;
     s = a ? a : b;
     if (!s || mlx) return s && !*s;
@@ -10685,7 +10745,7 @@ static bool hbk__adapter_complete(const hbk__adapter_file *f, hbk_error *err)
 static void hbk__refuse_unknown(hbk__fields *f, json_t *config)
 {
     static const char known[][22] = {
-        "alpha_pattern",  "auto_mapping",   "corda_config",    "eva_config",    "exclude_modules",
+        "alpha_pattern",  "auto_mapping",   "corda_config",    "eva_config",     "exclude_modules",
         "fan_in_fan_out", "inference_mode", "layers_pattern",  "lora_ga_config", "init_lora_weights",
         "loftq_config",   "rank_pattern",   "megatron_config", "runtime_config", "layers_to_transform",
         "target_modules", "use_rslora",     "velora_config"};
@@ -10712,11 +10772,13 @@ static bool hbk__peft_config(hbk__adapter_file *a, hbk_error *err)
                            type ? type : "is absent");
     hbk__refuse_unknown(&f, a->config);
     hbk__field_refuse(&f, "bias", "none");
-    /* pissa, olora, corda, loftq and lora_ga change the base too: their A and B mean nothing on the plain one.
-       PEFT's save_pretrained(path_initial_model_for_weight_conversion=...) writes what does. */
+    /* these only choose where training begins; pissa, olora, corda, loftq and lora_ga change the base too */
     const char *init = json_string_value(hbk__json_field(&f, "init_lora_weights"));
-    if (init && strcmp(init, "eva") != 0 && strcmp(init, "orthogonal") != 0)
-        hbk__field_refuse(&f, "init_lora_weights", "gaussian");
+    if (f.ok && init && strcmp(init, "gaussian") && strcmp(init, "eva") && strcmp(init, "orthogonal"))
+        f.ok = hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, f.path, 0,
+                           "init_lora_weights \"%.40s\" is not supported: it changed the base; save the "
+                           "adapter with PEFT's path_initial_model_for_weight_conversion",
+                           init);
     a->alpha = hbk__field_real(&f, "lora_alpha", 8);
     a->rslora = hbk__field_bool(&f, "use_rslora", false);
     const json_t *targets = hbk__json_field(&f, "target_modules");
@@ -10727,8 +10789,7 @@ static bool hbk__peft_config(hbk__adapter_file *a, hbk_error *err)
     if (json_is_array(targets)) a->targets = targets;
     for (size_t i = 0; i < json_array_size(targets) && f.ok; i++)
         if (!json_is_string(json_array_get(targets, i)))
-            f.ok = hbk_fail_at(err, HBK_ERROR_FORMAT, f.path, 0,
-                               "target_modules: expected names of modules");
+            f.ok = hbk_fail_at(err, HBK_ERROR_FORMAT, f.path, 0, "target_modules: expected names of modules");
     return f.ok;
 }
 
@@ -10892,8 +10953,8 @@ HBK_DEF hbk_adapter *hbk_adapter_load(const char *dir, const hbk_model *base, hb
     f.base = base;
     f.alloc = alloc;
     f.n = base->config.n_layers * HBK_N_SLOTS + 1;
-    bool ok = hbk__adapter_open(&f, dir, err) && hbk__adapter_collect(&f, err) &&
-              hbk__adapter_complete(&f, err);
+    bool ok =
+        hbk__adapter_open(&f, dir, err) && hbk__adapter_collect(&f, err) && hbk__adapter_complete(&f, err);
     hbk_adapter *a = ok ? hbk__adapter_begin(&base->config, alloc, err) : NULL;
     if (a && !hbk__adapter_fill(&f, a, err)) {
         hbk_adapter_free(a);
@@ -10982,13 +11043,13 @@ static bool hbk__adapter_config_save(const hbk_adapter *a, const char *dir, cons
     if (hbk__head_lora(a)) common = *hbk__head_lora(a);
     json_t *layers, *targets = hbk__targets_json(a, &layers), *ranks = json_object(), *alphas = json_object();
     hbk__patterns_json(a, &common, ranks, alphas);
-    json_t *o = json_pack("{s:o,s:n,s:s?,s:s,s:b,s:b,s:b,s:n,s:o,s:o,s:f,s:n,s:s,s:I,s:o,s:n,s:o,s:s}",
-                          "alpha_pattern", alphas, "auto_mapping", "base_model_name_or_path", base_name, "bias",
-                          "none", "fan_in_fan_out", 0, "inference_mode", 1, "init_lora_weights", 1,
-                          "layers_pattern", "layers_to_transform", layers, "lora_alpha",
-                          hbk__alpha_json(common.alpha), "lora_dropout", dropout, "modules_to_save",
-                          "peft_type", "LORA", "r", (json_int_t)common.rank, "rank_pattern", ranks, "revision",
-                          "target_modules", targets, "task_type", "CAUSAL_LM");
+    json_t *o =
+        json_pack("{s:o,s:n,s:s?,s:s,s:b,s:b,s:b,s:n,s:o,s:o,s:f,s:n,s:s,s:I,s:o,s:n,s:o,s:s}",
+                  "alpha_pattern", alphas, "auto_mapping", "base_model_name_or_path", base_name, "bias",
+                  "none", "fan_in_fan_out", 0, "inference_mode", 1, "init_lora_weights", 1, "layers_pattern",
+                  "layers_to_transform", layers, "lora_alpha", hbk__alpha_json(common.alpha), "lora_dropout",
+                  dropout, "modules_to_save", "peft_type", "LORA", "r", (json_int_t)common.rank,
+                  "rank_pattern", ranks, "revision", "target_modules", targets, "task_type", "CAUSAL_LM");
     return hbk__json_file(dir, "adapter_config.json", o, err);
 }
 
@@ -11050,7 +11111,7 @@ HBK_DEF bool hbk_adapter_add(hbk_model *m, const hbk_adapter *a, double times, h
     HBK_ASSERT(a->n_layers == m->config.n_layers);
     if (hbk__head_lora(a) && m->config.tied)
         return hbk_fail(err, HBK_ERROR_OPTION,
-                        "the adapter corrects a head that is also the embedding: make a merged model of its own");
+                        "the adapter corrects a head that is also the embedding: make a merged model");
     for (int round = 0; round < 2; round++) /* check all before the first is touched */
         for (hbk_int i = 0; i <= a->n_layers * HBK_N_SLOTS; i++) {
             const hbk_lora *l = &a->loras[i];
@@ -11059,7 +11120,7 @@ HBK_DEF bool hbk_adapter_add(hbk_model *m, const hbk_adapter *a, double times, h
             if (!l->a) continue;
             if (m->n_maps || w->dtype != HBK_REAL)
                 return hbk_fail(err, HBK_ERROR_OPTION,
-                                "weights of a file, or in %s, cannot be changed in place: make a merged model",
+                                "weights of a file, or in %s, cannot be changed: make a merged model",
                                 hbk_dtype_name(w->dtype));
             if (round)
                 hbk__gemm(false, false, l->out, l->in, l->rank, (hbk_real)times * l->scale, l->b, l->rank,
@@ -12901,6 +12962,74 @@ HBK_DEF bool hbk_template_tokens(const hbk_template *t, const hbk_tokenizer *tok
     return ok;
 }
 
+/* A reply's ending stands at its end and, in a chat, at the beginning of "next", perhaps behind a blank (Llama
+   2 writes " </s>" into its history). How many ids of `next` are that; 0: `out` does not end like this. */
+static hbk_int hbk__shared_ending(const hbk_tokens *out, const hbk_tokens *next)
+{
+    for (hbk_int blank = 0; blank <= 1; blank++)
+        for (hbk_int k = 1; k <= 16 && blank + k <= next->n && k <= out->n; k++)
+            if (!memcmp(out->data + out->n - k, next->data + blank, (size_t)k * sizeof *next->data))
+                return blank + k;
+    return 0;
+}
+
+/* Appends one exchange, the user's turn and the reply. */
+static bool hbk__add_exchange(const hbk_template *t, const hbk_tokenizer *tok, const hbk_render *r,
+                              bool learns, hbk_tokens *out, hbk_text *learn, hbk_error *err)
+{
+    hbk_int n_prompt = 0, skip = 0;
+    hbk_tokens ids;
+    memset(&ids, 0, sizeof ids);
+    ids.alloc = out->alloc;
+    bool ok = hbk_template_tokens(t, tok, r, &ids, &n_prompt, err);
+    if (ok && r->use == HBK_NEXT && !(skip = hbk__shared_ending(out, &ids)))
+        ok = hbk_fail(err, HBK_ERROR_UNSUPPORTED,
+                      "template %s: its \"next\" does not begin with the end of its \"reply\", so that "
+                      "conversations cannot be learned: use another template",
+                      t->text[HBK__TEXT_NAME]);
+    if (ok) hbk_tokens_append(out, ids.data + skip, ids.n - skip);
+    for (hbk_int i = skip; i < ids.n && ok; i++)
+        hbk_text_append(learn, i >= n_prompt && learns ? "\1" : "\0", 1);
+    hbk_tokens_free(&ids);
+    return ok && hbk_tokens_ok(out, err) && hbk_text_ok(learn, err);
+}
+
+HBK_DEF bool hbk_template_dialog(const hbk_template *t, const hbk_tokenizer *tok, const hbk_turn *turns,
+                                 hbk_int n_turns, const char *tag, hbk_tokens *out, hbk_text *learn,
+                                 hbk_error *err)
+{
+    static const char *const roles[] = {"system", "user", "assistant"};
+    hbk_int first = n_turns > 0 && turns[0].role == HBK_SYSTEM, start = out->n;
+    size_t marks = learn->len;
+    hbk_render r;
+    memset(&r, 0, sizeof r);
+    r.tag = tag;
+    bool ok = true;
+    if (first && !t->text[HBK__TEXT_SYSTEM])
+        ok = hbk_fail(err, HBK_ERROR_UNSUPPORTED,
+                      "template %s has no place for a system text: use another one, or remove the text",
+                      t->text[HBK__TEXT_NAME]);
+    for (hbk_int i = first; i < n_turns && ok; i++) {
+        hbk_role wanted = (i - first) % 2 ? HBK_ASSISTANT : HBK_USER;
+        if (turns[i].role != wanted) {
+            ok = hbk_fail(err, HBK_ERROR_DATA, "turn %lld is the %s's, expected the %s's", (long long)i + 1,
+                          roles[turns[i].role], roles[wanted]);
+        } else if (wanted == HBK_ASSISTANT) {
+            r.use = i == first + 1 ? HBK_FORWARD : HBK_NEXT;
+            r.system = first && i == 2 ? turns[0].text : NULL;
+            r.instruction = turns[i - 1].text;
+            r.reply = turns[i].text;
+            ok = hbk__add_exchange(t, tok, &r, turns[i].learn, out, learn, err);
+        }
+    }
+    if (ok && out->n == start) ok = hbk_fail(err, HBK_ERROR_DATA, "the conversation has no reply");
+    if (!ok) {
+        out->n = start;
+        learn->len = marks;
+    }
+    return ok;
+}
+
 HBK_DEF bool hbk_template_check(const hbk_template *t, const hbk_tokenizer *tok, hbk_error *err)
 {
     hbk_render r;
@@ -13158,6 +13287,8 @@ static void hbk__dataset_cut(hbk_dataset *d, const hbk_dataset *old)
     d->max_length = old->max_length;
     d->n_targets = old->n_targets;
     d->n_too_long = old->n_too_long;
+    d->n_cut = old->n_cut;
+    d->n_no_target = old->n_no_target;
 }
 
 HBK_DEF bool hbk_dataset_add_pairs(hbk_dataset *d, const hbk_pairs *p, const hbk_template *t,
@@ -13235,6 +13366,310 @@ HBK_DEF void hbk_dataset_free(hbk_dataset *d)
     d->start = NULL;
     d->learn = NULL;
     d->n = d->cap = d->learn_cap = d->max_length = d->n_targets = d->n_too_long = 0;
+    d->n_cut = d->n_no_target = 0;
+}
+
+/* ---- public data: rows into conversations into examples -------------------------- */
+
+HBK_DEF const char *hbk_form_name(hbk_form f)
+{
+    static const char *const names[] = {
+#define HBK_X(name, text, shape) text,
+        HBK_FORMS(HBK_X)
+#undef HBK_X
+    };
+    return f >= 0 && f < HBK_FORM_COUNT ? names[f] : "?";
+}
+
+/* The form of a file's first row; HBK_FORM_COUNT: none of them. */
+static hbk_form hbk__form_of(const json_t *row)
+{
+    const json_t *prompt = json_object_get(row, "prompt");
+    if (json_object_get(row, "instruction")) return HBK_FORM_PAIRS;
+    if (json_object_get(row, "messages")) return HBK_FORM_MESSAGES;
+    if (json_object_get(row, "conversations")) return HBK_FORM_SHAREGPT;
+    if (json_object_get(row, "completion")) return HBK_FORM_COMPLETION;
+    if (json_is_object(prompt)) return HBK_FORM_OASST;
+    return json_object_get(row, "text") ? HBK_FORM_TEXT : HBK_FORM_COUNT;
+}
+
+/* A file in reading, and the row in work: its turns, whose texts belong to the row or to `joined`. */
+typedef struct hbk__rows {
+    const hbk_data_options *o;
+    hbk_jsonl_reader *reader;
+    const char *path;
+    hbk_form form;
+    hbk_allocator *alloc;
+    hbk_turn *turns;
+    hbk_int n, cap;
+    hbk_text joined; /* an instruction and its input */
+    const char *tag;
+    hbk_tokens ids;
+    hbk_text learn;
+} hbk__rows;
+
+static bool hbk__row_fails(const hbk__rows *r, hbk_error *err, const char *what, const char *key)
+{
+    return hbk_fail_at(err, HBK_ERROR_DATA, r->path, hbk_jsonl_line(r->reader), "\"%s\" %s", key, what);
+}
+
+static bool hbk__add_turn(hbk__rows *r, hbk_role role, const char *text, bool learn, hbk_error *err)
+{
+    void *data = r->turns;
+    if (!hbk__reserve(r->alloc, &data, &r->cap, r->n + 1, sizeof *r->turns, err)) return false;
+    r->turns = (hbk_turn *)data;
+    hbk_turn turn = {role, learn, text};
+    r->turns[r->n++] = turn;
+    return true;
+}
+
+/* {"instruction", "input"?, "output"}: the input follows its instruction after a blank line. */
+static bool hbk__row_pair(hbk__rows *r, const json_t *row, hbk_error *err)
+{
+    hbk_int line = hbk_jsonl_line(r->reader);
+    const char *instruction, *output, *input = json_string_value(json_object_get(row, "input"));
+    if (!hbk__row_text(row, "instruction", &instruction, r->path, line, err) ||
+        !hbk__row_text(row, "output", &output, r->path, line, err))
+        return false;
+    hbk_text_add(&r->joined, instruction);
+    if (input && !hbk__is_blank(input)) hbk_text_printf(&r->joined, "\n\n%s", input);
+    const char *source = json_string_value(json_object_get(row, "source"));
+    if (source && strcmp(source, "aug") == 0) r->tag = r->o->tag_web;
+    return hbk_text_ok(&r->joined, err) &&
+           hbk__add_turn(r, HBK_USER, hbk_text_string(&r->joined), false, err) &&
+           hbk__add_turn(r, HBK_ASSISTANT, output, true, err);
+}
+
+static bool hbk__role_of(const char *name, hbk_role *role)
+{
+    static const struct {
+        const char *name;
+        hbk_role role;
+    } names[] = {{"system", HBK_SYSTEM},     {"user", HBK_USER},        {"human", HBK_USER},
+                 {"prompter", HBK_USER},     {"assistant", HBK_ASSISTANT}, {"gpt", HBK_ASSISTANT},
+                 {"chatgpt", HBK_ASSISTANT}, {"model", HBK_ASSISTANT}};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(name, names[i].name) == 0) {
+            *role = names[i].role;
+            return true;
+        }
+    return false;
+}
+
+/* The turns of messages or a ShareGPT conversation; `who` and `what` are the keys of a turn. */
+static bool hbk__row_turns(hbk__rows *r, const json_t *list, const char *who, const char *what,
+                           hbk_error *err)
+{
+    hbk_int line = hbk_jsonl_line(r->reader);
+    if (!json_is_array(list) || json_array_size(list) == 0)
+        return hbk__row_fails(r, err, "is no list of turns", r->form == HBK_FORM_MESSAGES ? "messages"
+                                                                                          : "conversations");
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *turn = json_array_get(list, i), *weight = json_object_get(turn, "weight");
+        const char *name, *text;
+        hbk_role role;
+        if (!hbk_json_string(turn, who, &name, r->path, line, err) ||
+            !hbk__row_text(turn, what, &text, r->path, line, err))
+            return false;
+        if (!hbk__role_of(name, &role))
+            return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, r->path, line,
+                               "turn %zu is of \"%.40s\": only system, user (human) and assistant (gpt) can "
+                               "be learned",
+                               i + 1, name);
+        double w = weight && !json_is_null(weight) ? json_number_value(weight) : 1;
+        if (weight && !json_is_null(weight) && (!json_is_number(weight) || (w != 0 && w != 1)))
+            return hbk__row_fails(r, err, "is neither 0 nor 1", "weight");
+        if (!hbk__add_turn(r, role, text, role == HBK_ASSISTANT && w > 0, err)) return false;
+    }
+    return true;
+}
+
+/* Of an Open Assistant tree the first turn and, from there, the reply that people ranked first and the first
+   answer to it, as long as there are such. */
+static bool hbk__row_tree(hbk__rows *r, const json_t *row, hbk_error *err)
+{
+    const json_t *at = json_object_get(row, "prompt");
+    for (hbk_role role = HBK_USER; at; role = role == HBK_USER ? HBK_ASSISTANT : HBK_USER) {
+        const char *text;
+        if (json_is_true(json_object_get(at, "deleted"))) break;
+        if (!hbk__row_text(at, "text", &text, r->path, hbk_jsonl_line(r->reader), err) ||
+            !hbk__add_turn(r, role, text, role == HBK_ASSISTANT, err))
+            return false;
+        const json_t *replies = json_object_get(at, "replies"), *best = NULL;
+        for (size_t i = 0; i < json_array_size(replies) && !best; i++) {
+            const json_t *rank = json_object_get(json_array_get(replies, i), "rank");
+            if (role == HBK_ASSISTANT || (json_is_integer(rank) && json_integer_value(rank) == 0))
+                best = json_array_get(replies, i);
+        }
+        at = best;
+    }
+    return true;
+}
+
+/* Appends the ids of a text of the user's, and the same number of marks. */
+static bool hbk__row_ids(hbk__rows *r, const char *text, unsigned flags, bool learn, hbk_error *err)
+{
+    hbk_int from = r->ids.n;
+    if (!hbk_tokenizer_encode(r->o->tok, text, strlen(text), flags, &r->ids, err)) return false;
+    for (; from < r->ids.n; from++) hbk_text_append(&r->learn, learn ? "\1" : "\0", 1);
+    return hbk_text_ok(&r->learn, err);
+}
+
+static bool hbk__row_id_of(hbk__rows *r, int32_t id, bool learn, hbk_error *err)
+{
+    if (id < 0) return true;
+    hbk_tokens_push(&r->ids, id);
+    hbk_text_append(&r->learn, learn ? "\1" : "\0", 1);
+    return hbk_tokens_ok(&r->ids, err) && hbk_text_ok(&r->learn, err);
+}
+
+/* Words as they stand: bos, the prompt without loss, the rest with it, eos. */
+static bool hbk__row_raw(hbk__rows *r, const json_t *row, hbk_error *err)
+{
+    const char *prompt = NULL, *rest;
+    hbk_int line = hbk_jsonl_line(r->reader);
+    const hbk_tokenizer *tok = r->o->tok;
+    if (r->o->use == HBK_BACKWARD)
+        return hbk_fail_at(err, HBK_ERROR_OPTION, r->path, line,
+                           "rows of form %s have no instruction that a backward model could learn",
+                           hbk_form_name(r->form));
+    if (r->form == HBK_FORM_COMPLETION && !hbk__row_text(row, "prompt", &prompt, r->path, line, err))
+        return false;
+    return hbk__row_text(row, prompt ? "completion" : "text", &rest, r->path, line, err) &&
+           hbk__row_id_of(r, hbk_tokenizer_bos(tok), false, err) &&
+           (!prompt || hbk__row_ids(r, prompt, 0, false, err)) &&
+           hbk__row_ids(r, rest, prompt ? (unsigned)HBK_ENCODE_CONTINUE : 0, true, err) &&
+           hbk__row_id_of(r, hbk_tokenizer_eos(tok), true, err);
+}
+
+/* The turns through the template; for the backward model the first exchange the other way round. */
+static bool hbk__row_render(hbk__rows *r, hbk_error *err)
+{
+    const hbk_data_options *o = r->o;
+    if (o->use != HBK_BACKWARD)
+        return hbk_template_dialog(o->tmpl, o->tok, r->turns, r->n, r->tag, &r->ids, &r->learn, err);
+    hbk_int at = r->n > 0 && r->turns[0].role == HBK_SYSTEM, n_prompt = 0;
+    if (r->n < at + 2 || r->turns[at].role != HBK_USER || r->turns[at + 1].role != HBK_ASSISTANT)
+        return hbk_fail(err, HBK_ERROR_DATA, "the row does not begin with a user's turn and a reply");
+    hbk_render render;
+    memset(&render, 0, sizeof render);
+    render.use = HBK_BACKWARD;
+    render.output = r->turns[at + 1].text;
+    render.reply = r->turns[at].text;
+    if (!hbk_template_tokens(o->tmpl, o->tok, &render, &r->ids, &n_prompt, err)) return false;
+    for (hbk_int i = 0; i < r->ids.n; i++) hbk_text_append(&r->learn, i >= n_prompt ? "\1" : "\0", 1);
+    return hbk_text_ok(&r->learn, err);
+}
+
+/* The example that was made goes to the dataset, unless it is too long or teaches nothing. */
+static bool hbk__row_offer(hbk__rows *r, hbk_dataset *d, hbk_error *err)
+{
+    hbk_int n = r->ids.n, most = r->o->max_length;
+    if (most > 0 && n > most) {
+        if (r->o->overlong == HBK_OVERLONG_ERROR)
+            return hbk_fail(err, HBK_ERROR_RANGE, "the example has %lld tokens, more than %lld",
+                            (long long)n, (long long)most);
+        if (r->o->overlong == HBK_OVERLONG_DROP) {
+            d->n_too_long++;
+            return true;
+        }
+        n = most;
+    }
+    bool learns = false;
+    for (hbk_int i = 1; i < n; i++) learns = learns || r->learn.data[i];
+    d->n_no_target += !learns;
+    d->n_cut += learns && n < r->ids.n;
+    return !learns || hbk_dataset_add_masked(d, r->ids.data, (const unsigned char *)r->learn.data, n, err);
+}
+
+/* One row of the file's form, as an example. */
+static bool hbk__row_add(hbk__rows *r, const json_t *row, hbk_dataset *d, hbk_error *err)
+{
+    hbk_error why;
+    memset(&why, 0, sizeof why);
+    hbk_form own = hbk__form_of(row);
+    hbk_int line = hbk_jsonl_line(r->reader);
+    r->n = r->ids.n = 0;
+    r->tag = r->o->tag_seed;
+    hbk_text_clear(&r->joined);
+    hbk_text_clear(&r->learn);
+    if (own != r->form)
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, r->path, line,
+                           "the file's first row is of form %s, this one %s%s", hbk_form_name(r->form),
+                           own == HBK_FORM_COUNT ? "of none" : "of form ",
+                           own == HBK_FORM_COUNT ? "" : hbk_form_name(own));
+    bool ok = true;
+    switch (r->form) {
+    case HBK_FORM_PAIRS: ok = hbk__row_pair(r, row, err); break;
+    case HBK_FORM_MESSAGES:
+        ok = hbk__row_turns(r, json_object_get(row, "messages"), "role", "content", err);
+        break;
+    case HBK_FORM_SHAREGPT:
+        ok = hbk__row_turns(r, json_object_get(row, "conversations"), "from", "value", err);
+        break;
+    case HBK_FORM_OASST:
+        ok = hbk__row_tree(r, row, err);
+        if (ok && r->n < 2) { /* nobody's answer was ranked */
+            d->n_no_target++;
+            return true;
+        }
+        break;
+    case HBK_FORM_COMPLETION:
+    case HBK_FORM_TEXT: ok = hbk__row_raw(r, row, err); break;
+    case HBK_FORM_COUNT: break;
+    }
+    if (!ok) return false;
+    if ((r->n == 0 || hbk__row_render(r, &why)) && hbk__row_offer(r, d, &why)) return true;
+    return hbk_fail_at(err, why.code, r->path, line, "%s", why.message);
+}
+
+/* The form of the first row, or an error that lists all. */
+static bool hbk__rows_form(hbk__rows *r, const json_t *row, hbk_error *err)
+{
+    r->form = hbk__form_of(row);
+    if (r->form != HBK_FORM_COUNT) return true;
+    return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, r->path, hbk_jsonl_line(r->reader),
+                       "is of no form that is known: expected one of"
+#define HBK_X(name, text, shape) " " shape
+                       HBK_FORMS(HBK_X)
+#undef HBK_X
+    );
+}
+
+HBK_DEF bool hbk_dataset_add_file(hbk_dataset *d, const char *path, const hbk_data_options *o, hbk_form *form,
+                                  hbk_error *err)
+{
+    const hbk_dataset old = *d;
+    hbk__rows r;
+    memset(&r, 0, sizeof r);
+    r.o = o;
+    r.path = path;
+    r.alloc = r.joined.alloc = r.ids.alloc = r.learn.alloc = d->alloc;
+    r.form = HBK_FORM_COUNT;
+    r.reader = hbk_jsonl_open(path, d->alloc, err);
+    if (!r.reader) return false;
+    json_t *row;
+    int got;
+    while ((got = hbk_jsonl_next(r.reader, &row, err)) > 0) {
+        if (r.form == HBK_FORM_COUNT && !hbk__rows_form(&r, row, err)) got = -1;
+        if (got > 0 && !hbk__row_add(&r, row, d, err)) got = -1;
+        if (got < 0) break;
+    }
+    if (got == 0 && d->n == old.n) {
+        hbk_fail_at(err, HBK_ERROR_DATA, path, 0,
+                    "holds nothing to learn: %lld rows were too long, %lld had no reply with loss",
+                    (long long)(d->n_too_long - old.n_too_long),
+                    (long long)(d->n_no_target - old.n_no_target));
+        got = -1;
+    }
+    hbk_jsonl_close(r.reader);
+    hbk_free(r.alloc, r.turns);
+    hbk_text_free(&r.joined);
+    hbk_tokens_free(&r.ids);
+    hbk_text_free(&r.learn);
+    if (got < 0) hbk__dataset_cut(d, &old);
+    if (got == 0 && form) *form = r.form;
+    return got == 0;
 }
 
 /* Appends example i of `from`. */
@@ -13258,6 +13693,8 @@ HBK_DEF bool hbk_dataset_split(hbk_dataset *d, hbk_dataset *held, double share, 
     memset(&rest, 0, sizeof rest);
     rest.alloc = d->alloc;
     rest.n_too_long = d->n_too_long;
+    rest.n_cut = d->n_cut;
+    rest.n_no_target = d->n_no_target;
     hbk_rng rng = hbk_rng_at(seed, "split", 0);
     bool ok = true;
     hbk_int wanted = n_held;
@@ -13889,7 +14326,7 @@ static bool hbk__validate(hbk_trainer *t, hbk__plan *p, double *loss, hbk_error 
 /* Every option that a checkpoint is bound to. "recompute" is not: it changes no bit. */
 typedef struct hbk__option {
     const char *key;
-    char kind; /* b bool, i hbk_int, r double, e enum or unsigned, u uint64_t, I and R arrays for the targets */
+    char kind; /* b bool, i hbk_int, r double, e enum, u uint64_t, I and R arrays for the targets */
     size_t offset;
 } hbk__option;
 #define HBK__OPTION(key, kind, field) {key, kind, offsetof(hbk_train_options, field)}
@@ -14021,7 +14458,8 @@ static bool hbk__train_check(const hbk_train_options *o, hbk_error *err)
     if (!o->full && !(o->lora.targets & (HBK_ALL_SLOTS | 1u << HBK_LM_HEAD)))
         return hbk_fail(err, HBK_ERROR_OPTION, "no projection is to be adapted: name targets, or all");
     return hbk__in_range("lr", o->lr, 0, any, err) && hbk__in_range("lr_end", o->lr_end, 0, any, err) &&
-           hbk__in_range("alpha", o->lora.alpha, 0, any, err) && hbk__in_range("clip", o->clip, 0, any, err) &&
+           hbk__in_range("alpha", o->lora.alpha, 0, any, err) &&
+           hbk__in_range("clip", o->clip, 0, any, err) &&
            hbk__in_range("dropout", o->dropout, 0, 1, err) && hbk__in_range("beta1", o->beta1, 0, 1, err) &&
            hbk__in_range("beta2", o->beta2, 0, 1, err) && hbk__in_range("eps", o->eps, 1e-30, any, err) &&
            hbk__in_range("weight_decay", o->weight_decay, 0, any, err) &&

@@ -249,8 +249,8 @@ static void t07_words(int kind, const char *text, const char *wanted)
     t.words = kind;
     hbk_text got = {NULL, NULL, 0, 0, false};
     hbk_int n = (hbk_int)strlen(text);
-    for (hbk_int i = 0, end; i < n; i = end) {
-        end = hbk__word_end(&t, text, n, i);
+    for (hbk_int i = 0, end, cut = 0; i < n; i = end) {
+        end = hbk__word_end(&t, text, n, i, &cut);
         hbk_text_add(&got, i ? "|" : "");
         hbk_text_append(&got, text + i, (size_t)(end - i));
     }

@@ -17,7 +17,7 @@ from common import DATA, attempt, line
 import sentencepiece
 from tokenizers import pre_tokenizers
 
-ROUNDS = 5
+ROUNDS = int(os.environ.get("ROUNDS", "5"))
 PROGRAM = os.path.join(common.BUILD, "conformance-tokenizers")
 
 
