@@ -3076,7 +3076,7 @@ static bool hbk__gguf_sort_keys(hbk_gguf *g, hbk_error *err)
 /* The tables of the file mapped in g. */
 static bool hbk__gguf_tables(hbk_gguf *g, hbk_error *err)
 {
-    uint64_t n_tensors, n_keys;
+    uint64_t n_tensors = 0, n_keys = 0;
     hbk_int alignment = 32;
     hbk__gguf_cursor c;
     memset(&c, 0, sizeof c);
@@ -11057,7 +11057,7 @@ static bool hbk__adapter_fill(const hbk__adapter_file *f, hbk_adapter *a, hbk_er
 {
     for (hbk_int i = 0; i < f->n; i++) {
         a->loras[i].rank = f->found[2 * i] ? f->found[2 * i]->shape[hbk__rank_dim(f, 0)] : 0;
-        a->loras[i].alpha = a->loras[i].rank ? NAN : 0;
+        a->loras[i].alpha = a->loras[i].rank ? (double)NAN : 0;
     }
     if (!hbk__alpha_pattern(f, a, err)) return false;
     for (hbk_int i = 0; i < f->n; i++) {
@@ -11853,15 +11853,6 @@ static bool hbk__ids_known(const hbk_session *s, const int32_t *ids, hbk_int n, 
     return true;
 }
 
-/* Is no slot fed twice? Two feeds of one slot in a pass would be written to the same places. */
-static bool hbk__slots_differ(const hbk_feed *feeds, hbk_int n)
-{
-    for (hbk_int i = 1; i < n; i++)
-        for (hbk_int k = 0; k < i; k++)
-            if (feeds[i].slot == feeds[k].slot) return false;
-    return true;
-}
-
 /* hbk_session_feed for feeds that are known to fit; logits after each of the last `last` tokens of a feed. */
 static void hbk__feed(hbk_session *s, const hbk_feed *feeds, hbk_int n_feeds, hbk_int last, hbk_real *logits)
 {
@@ -11891,7 +11882,8 @@ static void hbk__feed(hbk_session *s, const hbk_feed *feeds, hbk_int n_feeds, hb
 HBK_DEF bool hbk_session_feed(hbk_session *s, const hbk_feed *feeds, hbk_int n_feeds, bool all,
                               hbk_real *logits, hbk_error *err)
 {
-    HBK_ASSERT(hbk__slots_differ(feeds, n_feeds));
+    for (hbk_int i = 1; i < n_feeds; i++) /* two feeds of one slot would be written to the same places */
+        for (hbk_int k = 0; k < i; k++) HBK_ASSERT(feeds[i].slot != feeds[k].slot);
     for (hbk_int f = 0; f < n_feeds; f++) {
         const hbk_feed *p = &feeds[f];
         HBK_ASSERT(p->slot >= 0 && p->slot < s->n_slots && p->n >= 1);
@@ -12420,7 +12412,7 @@ HBK_DEF bool hbk_generate(hbk_session *s, hbk_request *requests, hbk_int n, cons
 
 /* ---- scores ---------------------------------------------------------------------- */
 
-enum { HBK__SCORE_ROWS = 64 }; /* logits at once */
+#define HBK__SCORE_ROWS ((hbk_int)64) /* logits at once */
 
 /* Row r of an item is what the model expects after its prompt and r tokens of the continuation. */
 typedef struct hbk__scoring {
@@ -13091,8 +13083,8 @@ HBK_DEF bool hbk_template_tokens(const hbk_template *t, const hbk_tokenizer *tok
     return ok;
 }
 
-/* A reply's ending stands at its end and, in a chat, at the beginning of "next", perhaps behind a blank (Llama
-   2 writes " </s>" into its history). How many ids of `next` are that; 0: `out` does not end like this. */
+/* A reply's ending stands at its end and, in a chat, at the beginning of "next", perhaps behind a blank
+   (Llama 2 writes " </s>" into its history). How many ids of `next` are that; 0: `out` does not end so. */
 static hbk_int hbk__shared_ending(const hbk_tokens *out, const hbk_tokens *next)
 {
     for (hbk_int blank = 0; blank <= 1; blank++)
@@ -13556,7 +13548,7 @@ static bool hbk__add_turn(hbk__rows *r, hbk_role role, const char *text, bool le
 static bool hbk__row_pair(hbk__rows *r, const json_t *row, hbk_error *err)
 {
     hbk_int line = hbk_jsonl_line(r->reader);
-    const char *instruction, *output, *input = json_string_value(json_object_get(row, "input"));
+    const char *instruction = "", *output = "", *input = json_string_value(json_object_get(row, "input"));
     if (!hbk__row_text(row, "instruction", &instruction, r->path, line, err) ||
         !hbk__row_text(row, "output", &output, r->path, line, err))
         return false;
@@ -13595,7 +13587,7 @@ static bool hbk__row_turns(hbk__rows *r, const json_t *list, const char *who, co
                                                                                           : "conversations");
     for (size_t i = 0; i < json_array_size(list); i++) {
         const json_t *turn = json_array_get(list, i), *weight = json_object_get(turn, "weight");
-        const char *name, *text;
+        const char *name = "", *text = "";
         hbk_role role;
         if (!hbk_json_string(turn, who, &name, r->path, line, err) ||
             !hbk__row_text(turn, what, &text, r->path, line, err))
@@ -13619,7 +13611,7 @@ static bool hbk__row_tree(hbk__rows *r, const json_t *row, hbk_error *err)
 {
     const json_t *at = json_object_get(row, "prompt");
     for (hbk_role role = HBK_USER; at; role = role == HBK_USER ? HBK_ASSISTANT : HBK_USER) {
-        const char *text;
+        const char *text = "";
         if (json_is_true(json_object_get(at, "deleted"))) break;
         if (!hbk__row_text(at, "text", &text, r->path, hbk_jsonl_line(r->reader), err) ||
             !hbk__add_turn(r, role, text, role == HBK_ASSISTANT, err))
@@ -13655,7 +13647,7 @@ static bool hbk__row_id_of(hbk__rows *r, int32_t id, bool learn, hbk_error *err)
 /* Words as they stand: bos, the prompt without loss, the rest with it, eos. */
 static bool hbk__row_raw(hbk__rows *r, const json_t *row, hbk_error *err)
 {
-    const char *prompt = NULL, *rest;
+    const char *prompt = NULL, *rest = "";
     hbk_int line = hbk_jsonl_line(r->reader);
     const hbk_tokenizer *tok = r->o->tok;
     if (r->o->use == HBK_BACKWARD)
