@@ -430,9 +430,9 @@ static void t07_sentencepiece(void **state)
     "{\"id\":22,\"content\":\"one\",\"single_word\":true},{\"id\":23,\"content\":\"<s>\",\"special\":true}," \
     "{\"id\":24,\"content\":\"s>a\"}],"
 
-/* Promise: added tokens take the white space beside them (of all Unicode), or want to stand alone; the leftmost
-   and longest is found, and one that may not be cut out hides what it covers; decoding leaves special ones
-   out. */
+/* Promise: added tokens take the white space beside them (of all Unicode), or want to stand alone; the
+   leftmost and longest is found, and one that may not be cut out hides what it covers; decoding leaves special
+   ones out. */
 static void t07_added_tokens(void **state)
 {
     (void)state;
@@ -634,8 +634,8 @@ static void t07_tiktoken_file(hbk_text *out)
     hbk_text_add(out, "IGE= 256\nIGFi 257\nYmM= 258\nIGJjYQ== 259\n");
 }
 
-/* Promise: a list of base64 and ranks is found by its content, merges by rank, takes whole words first, and is
-   followed by LLaMA-3's special tokens; each broken line is named. */
+/* Promise: a list of base64 and ranks is found by its content, merges by rank, takes whole words first, and
+   is followed by LLaMA-3's special tokens; each broken line is named. */
 static void t07_tiktoken(void **state)
 {
     (void)state;
@@ -739,7 +739,7 @@ static void t07_gguf_file(char path[512], const t07_gguf *o)
     check_ok(hbk_gguf_finish(w, &err));
 }
 
-/* Promise: a GGUF's vocabulary, of either model, gives its ids; saved, it is a tokenizer.json with the same. */
+/* Promise: a GGUF's vocabulary, of either model, gives its ids; saved, it is a tokenizer.json with these. */
 static void t07_gguf_vocabulary(void **state)
 {
     (void)state;
