@@ -499,8 +499,8 @@ HBK_DEF hbk_tokenizer *hbk_tokenizer_train(const char *text, size_t n, hbk_int v
 /* Writes DIR/tokenizer.json and DIR/tokenizer_config.json, of a trained tokenizer or a GGUF's vocabulary; of
    another loaded one its own files are copied byte for byte. */
 HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_error *err);
-/* Copies what stands beside the weights in the model folder `from`, byte for byte: the tokenizer's files, chat
-   template and generation settings, as many as there are. `to` must exist. */
+/* Copies what stands beside the weights in the model folder `from`, byte for byte: the tokenizer's files,
+   chat template and generation settings, as many as there are. `to` must exist. */
 HBK_DEF bool hbk_tokenizer_copy(const char *from, const char *to, hbk_allocator *alloc, hbk_error *err);
 
 /* ==== 8  MATRICES ============================================================ [hbk_matmul] */
@@ -834,7 +834,9 @@ HBK_DEF bool hbk_safetensors_write(const char *path, const hbk_tensor *tensors, 
 /* A model from a Hugging Face folder (config.json and safetensors, one file or shards), a GGUF file (of a
    split model: its first) or a llama2.c .bin. Weights stay mapped in their stored type (F32, F16, BF16; in
    GGUF also Q4_0 to Q6_K, in llama2.c's version 2 INT8); norms and biases are copied, and so are the q and k
-   of GGUF and llama2.c, whose rows change order. */
+   of GGUF and llama2.c, whose rows change order. A folder is LLaMA's, or Mistral's with a window no shorter
+   than its context; every other architecture, scaling of positions or packing of weights is refused by name.
+   Opening reads tables and norms only: it takes milliseconds and next to no memory. */
 HBK_DEF hbk_model *hbk_model_load(const char *path, hbk_allocator *alloc, hbk_error *err);
 /* Writes DIR/config.json, generation_config.json and model.safetensors in dtype t (F32, F16 or BF16). A
    number that t cannot hold, or a NaN, is an error. */
@@ -870,8 +872,8 @@ HBK_DEF bool hbk_adapter_save_gguf(const hbk_adapter *a, const hbk_config *c, co
    the adapter corrects becomes untied. To write one, hbk_model_save_merged needs less memory. */
 HBK_DEF hbk_model *hbk_adapter_merge(const hbk_model *m, const hbk_adapter *a, hbk_allocator *alloc,
                                      hbk_error *err);
-/* Adds times scale B A to the weights of m, which must be reals in memory: 1 merges, -1 takes it out again, up
-   to rounding. Weights of a file, and an adapter of a tied head, are errors. */
+/* Adds times scale B A to the weights of m, which must be reals in memory: 1 merges, -1 takes it out again,
+   up to rounding. Weights of a file, and an adapter of a tied head, are errors. */
 HBK_DEF bool hbk_adapter_add(hbk_model *m, const hbk_adapter *a, double times, hbk_error *err);
 
 /* ==== 13  GENERATION ========================================================= [hbk_session_*] */
@@ -2059,11 +2061,12 @@ HBK_DEF hbk_int hbk_utf8_length(const char *s, size_t n)
    by waves; the run's state records how many rows are safe, and opening the file again cuts whatever lies
    behind them, a torn line included. So a row is what a newline ends, and nothing else.
 
-   JSON is jansson's (RFC 8259), with three answers of our own:
+   JSON is jansson's (RFC 8259), with four answers of our own:
      - an integer beyond 64 bits becomes a real, it alone: tokenizer_config.json holds
        1000000000000000019884624838656, and the integers around it must stay integers;
      - \u0000 in a string is allowed; invalid UTF-8 and lone surrogates are errors of their line;
-     - objects keep the order in which keys were put in, so what is written twice is the same bytes.
+     - objects keep the order in which keys were put in, so what is written twice is the same bytes;
+     - a real is written in the first of 15, 16 or 17 digits that read back as the same number.
 
    jansson allocates with malloc; what it is fed is bounded by HBK__JSON_MAX.
 
@@ -7595,7 +7598,8 @@ HBK_DEF void hbk_dropout(hbk_real *y, const hbk_real *x, hbk_int n, double p, ui
 
        du = s dy B          dB += s dy^T u          dA += du^T x          dx += du A
 
-   A starts uniform in +-1/sqrt(in), B at zero: the first step begins at the base model. */
+   A starts uniform in +-1/sqrt(in), B at zero: the first step begins at the base model. Each W of a layer,
+   and the head, may have a correction of its own rank and scale, or none. */
 
 HBK_DEF const char *hbk_slot_name(hbk_slot s)
 {
@@ -10656,7 +10660,7 @@ HBK_DEF bool hbk_model_save(const hbk_model *m, const char *dir, hbk_dtype t, hb
 typedef struct hbk__adapter_file {
     char config_path[512];
     json_t *config;
-    const json_t *targets, *layers; /* lists that claim what is adapted; targets NULL: none that can be read */
+    const json_t *targets, *layers; /* lists that claim what is adapted; targets NULL: no list */
     bool mlx, all_linear, excludes, rslora;
     double alpha; /* of MLX: the scale */
     const hbk_model *base;
@@ -10698,7 +10702,8 @@ static bool hbk__lora_name(const char *name, bool mlx, hbk_int *layer, hbk_slot 
     const char *module = mlx ? name : hbk__after(name, "base_model.model."), *head;
     const char *s = hbk__after_slot(hbk__after_layer(module, layer), slot);
     if ((head = hbk__after(module, "lm_head")) != NULL) s = head; /* *slot is HBK_LM_HEAD already */
-    const char *a = hbk__after(s, mlx ? ".lora_a" : ".lora_A"), *b = hbk__after(s, mlx ? ".lora_b" : ".lora_B");
+    const char *a = hbk__after(s, mlx ? ".lora_a" : ".lora_A"),
+               *b = hbk__after(s, mlx ? ".lora_b" : ".lora_B");
     *half = b != NULL;
     s = a ? a : b;
     if (!s || mlx) return s && !*s;
@@ -10870,7 +10875,7 @@ static bool hbk__adapter_complete(const hbk__adapter_file *f, hbk_error *err)
 static void hbk__refuse_unknown(hbk__fields *f, json_t *config)
 {
     static const char known[][22] = {
-        "alpha_pattern",  "auto_mapping",   "corda_config",    "eva_config",    "exclude_modules",
+        "alpha_pattern",  "auto_mapping",   "corda_config",    "eva_config",     "exclude_modules",
         "fan_in_fan_out", "inference_mode", "layers_pattern",  "lora_ga_config", "init_lora_weights",
         "loftq_config",   "rank_pattern",   "megatron_config", "runtime_config", "layers_to_transform",
         "target_modules", "use_rslora",     "velora_config"};
@@ -10897,11 +10902,13 @@ static bool hbk__peft_config(hbk__adapter_file *a, hbk_error *err)
                            type ? type : "is absent");
     hbk__refuse_unknown(&f, a->config);
     hbk__field_refuse(&f, "bias", "none");
-    /* pissa, olora, corda, loftq and lora_ga change the base too: their A and B mean nothing on the plain one.
-       PEFT's save_pretrained(path_initial_model_for_weight_conversion=...) writes what does. */
+    /* these only choose where training begins; pissa, olora, corda, loftq and lora_ga change the base too */
     const char *init = json_string_value(hbk__json_field(&f, "init_lora_weights"));
-    if (init && strcmp(init, "eva") != 0 && strcmp(init, "orthogonal") != 0)
-        hbk__field_refuse(&f, "init_lora_weights", "gaussian");
+    if (f.ok && init && strcmp(init, "gaussian") && strcmp(init, "eva") && strcmp(init, "orthogonal"))
+        f.ok = hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, f.path, 0,
+                           "init_lora_weights \"%.40s\" is not supported: it changed the base; save the "
+                           "adapter with PEFT's path_initial_model_for_weight_conversion",
+                           init);
     a->alpha = hbk__field_real(&f, "lora_alpha", 8);
     a->rslora = hbk__field_bool(&f, "use_rslora", false);
     const json_t *targets = hbk__json_field(&f, "target_modules");
@@ -10912,8 +10919,7 @@ static bool hbk__peft_config(hbk__adapter_file *a, hbk_error *err)
     if (json_is_array(targets)) a->targets = targets;
     for (size_t i = 0; i < json_array_size(targets) && f.ok; i++)
         if (!json_is_string(json_array_get(targets, i)))
-            f.ok = hbk_fail_at(err, HBK_ERROR_FORMAT, f.path, 0,
-                               "target_modules: expected names of modules");
+            f.ok = hbk_fail_at(err, HBK_ERROR_FORMAT, f.path, 0, "target_modules: expected names of modules");
     return f.ok;
 }
 
@@ -11077,8 +11083,8 @@ HBK_DEF hbk_adapter *hbk_adapter_load(const char *dir, const hbk_model *base, hb
     f.base = base;
     f.alloc = alloc;
     f.n = base->config.n_layers * HBK_N_SLOTS + 1;
-    bool ok = hbk__adapter_open(&f, dir, err) && hbk__adapter_collect(&f, err) &&
-              hbk__adapter_complete(&f, err);
+    bool ok =
+        hbk__adapter_open(&f, dir, err) && hbk__adapter_collect(&f, err) && hbk__adapter_complete(&f, err);
     hbk_adapter *a = ok ? hbk__adapter_begin(&base->config, alloc, err) : NULL;
     if (a && !hbk__adapter_fill(&f, a, err)) {
         hbk_adapter_free(a);
@@ -11167,13 +11173,13 @@ static bool hbk__adapter_config_save(const hbk_adapter *a, const char *dir, cons
     if (hbk__head_lora(a)) common = *hbk__head_lora(a);
     json_t *layers, *targets = hbk__targets_json(a, &layers), *ranks = json_object(), *alphas = json_object();
     hbk__patterns_json(a, &common, ranks, alphas);
-    json_t *o = json_pack("{s:o,s:n,s:s?,s:s,s:b,s:b,s:b,s:n,s:o,s:o,s:f,s:n,s:s,s:I,s:o,s:n,s:o,s:s}",
-                          "alpha_pattern", alphas, "auto_mapping", "base_model_name_or_path", base_name, "bias",
-                          "none", "fan_in_fan_out", 0, "inference_mode", 1, "init_lora_weights", 1,
-                          "layers_pattern", "layers_to_transform", layers, "lora_alpha",
-                          hbk__alpha_json(common.alpha), "lora_dropout", dropout, "modules_to_save",
-                          "peft_type", "LORA", "r", (json_int_t)common.rank, "rank_pattern", ranks, "revision",
-                          "target_modules", targets, "task_type", "CAUSAL_LM");
+    json_t *o =
+        json_pack("{s:o,s:n,s:s?,s:s,s:b,s:b,s:b,s:n,s:o,s:o,s:f,s:n,s:s,s:I,s:o,s:n,s:o,s:s}",
+                  "alpha_pattern", alphas, "auto_mapping", "base_model_name_or_path", base_name, "bias",
+                  "none", "fan_in_fan_out", 0, "inference_mode", 1, "init_lora_weights", 1, "layers_pattern",
+                  "layers_to_transform", layers, "lora_alpha", hbk__alpha_json(common.alpha), "lora_dropout",
+                  dropout, "modules_to_save", "peft_type", "LORA", "r", (json_int_t)common.rank,
+                  "rank_pattern", ranks, "revision", "target_modules", targets, "task_type", "CAUSAL_LM");
     return hbk__json_file(dir, "adapter_config.json", o, err);
 }
 
@@ -11235,7 +11241,7 @@ HBK_DEF bool hbk_adapter_add(hbk_model *m, const hbk_adapter *a, double times, h
     HBK_ASSERT(a->n_layers == m->config.n_layers);
     if (hbk__head_lora(a) && m->config.tied)
         return hbk_fail(err, HBK_ERROR_OPTION,
-                        "the adapter corrects a head that is also the embedding: make a merged model of its own");
+                        "the adapter corrects a head that is also the embedding: make a merged model");
     for (int round = 0; round < 2; round++) /* check all before the first is touched */
         for (hbk_int i = 0; i <= a->n_layers * HBK_N_SLOTS; i++) {
             const hbk_lora *l = &a->loras[i];
@@ -11244,7 +11250,7 @@ HBK_DEF bool hbk_adapter_add(hbk_model *m, const hbk_adapter *a, double times, h
             if (!l->a) continue;
             if (m->n_maps || w->dtype != HBK_REAL)
                 return hbk_fail(err, HBK_ERROR_OPTION,
-                                "weights of a file, or in %s, cannot be changed in place: make a merged model",
+                                "weights of a file, or in %s, cannot be changed: make a merged model",
                                 hbk_dtype_name(w->dtype));
             if (round)
                 hbk__gemm(false, false, l->out, l->in, l->rank, (hbk_real)times * l->scale, l->b, l->rank,
@@ -11501,10 +11507,9 @@ static bool hbk__gguf_put_tokenizer(hbk_gguf_writer *w, const hbk_tokenizer *tok
 static bool hbk__gguf_put_keys(hbk_gguf_writer *w, const hbk_model *m, const hbk_tokenizer *tok, hbk_dtype t,
                                hbk_error *err)
 {
-    const char *name = hbk__base_name(w->path);
-    size_t n = strlen(name);
+    const char *name = hbk__base_name(w->path), *end = strstr(name, ".gguf"); /* the file's, as far as that */
+    size_t n = end ? (size_t)(end - name) : strlen(name);
     int file_type = t == HBK_F32 ? 0 : t == HBK_F16 ? 1 : t == HBK_Q8_0 ? 7 : 32; /* llama.cpp's numbers */
-    if (n > 5 && !strcmp(name + n - 5, ".gguf")) n -= 5;
     hbk__gguf_put_text(w, "general.architecture", "llama");
     hbk__gguf_put_text(w, "general.type", "model");
     hbk_gguf_put_string(w, "general.name", name, n);

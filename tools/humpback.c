@@ -211,12 +211,12 @@ static void cmd_close(cmd_world *w)
     hbk_model_free(w->base);
 }
 
-/* The tokenizer stands in the model's folder, or --tokenizer names it. */
+/* The tokenizer stands in the model's folder or GGUF file, or --tokenizer names it. */
 static bool cmd_open_tokenizer(cli *c, cmd_world *w)
 {
     const char *path = cli_text(c, "tokenizer"), *model = cli_text(c, "model");
     if (!path && !hbk_file_exists(model)) return hbk__no_such_model(model, &c->err);
-    if (!path && !hbk_dir_exists(model))
+    if (!path && !hbk_dir_exists(model) && !hbk__is_gguf(model))
         return hbk_fail(&c->err, HBK_ERROR_OPTION,
                         "%s is a file and holds no tokenizer: name one with --tokenizer", model);
     w->tok = hbk_tokenizer_load(path ? path : model, NULL, &c->err);
@@ -1830,7 +1830,7 @@ static bool cmd_may_write(cli *c, const char *out)
 /* The type of the weights to write: --dtype, else the base's own, or bf16 of a base that is quantised. */
 static hbk_dtype cmd_dtype(cli *c, const hbk_model *m)
 {
-    static const hbk_dtype types[] = {HBK_F32, HBK_BF16, HBK_F16};
+    static const hbk_dtype types[] = {HBK_F32, HBK_BF16, HBK_F16, HBK_Q8_0};
     hbk_dtype own = m->layers[0].w[HBK_Q].dtype;
     if (cli_has(c, "dtype")) return types[cli_choice(c, "dtype")];
     return own == HBK_F32 || own == HBK_F16 ? own : HBK_BF16;
@@ -1880,13 +1880,13 @@ static hbk_real *cmd_probe(cli *c, const hbk_model *m, const hbk_adapter *a, hbk
     return logits;
 }
 
-/* Reads the merged model back, and says how far its logits are from those of base and adapter: what the
+/* Reads the exported model back, and says how far its logits are from those of base and adapter: what the
    rounding to its type costs, or that the merge went wrong. */
-static bool cmd_check_merged(cli *c, const cmd_world *w, const char *dir, double *largest)
+static bool cmd_check_export(cli *c, const cmd_world *w, const char *path, double *largest)
 {
     const hbk_model *m = w->tuned.model;
     hbk_int n = HBK__MIN(16, m->config.context_length);
-    hbk_model *merged = hbk_model_load(dir, NULL, &c->err);
+    hbk_model *merged = hbk_model_load(path, NULL, &c->err);
     hbk_real *got = merged ? cmd_probe(c, merged, NULL, n) : NULL;
     hbk_real *want = got ? cmd_probe(c, m, w->tuned.adapter, n) : NULL;
     *largest = 0;
@@ -1900,50 +1900,110 @@ static bool cmd_check_merged(cli *c, const cmd_world *w, const char *dir, double
 }
 
 /* --merge: the model with its adapter merged, as a Hugging Face folder. */
-static bool cmd_export_merged(cli *c, cmd_world *w, const char *out)
+static bool cmd_export_merged(cli *c, cmd_world *w, const char *part, double *apart)
 {
+    return hbk_model_save_merged(w->tuned.model, w->tuned.adapter, part, cmd_dtype(c, w->tuned.model),
+                                 &c->err) &&
+           cmd_export_tokenizer(c, w, part) && cmd_export_recipe(c, cli_text(c, "adapter"), part) &&
+           cmd_check_export(c, w, part, apart);
+}
+
+/* --gguf: the same as one file; of a folder without a tokenizer, one without a vocabulary. */
+static bool cmd_export_gguf(cli *c, cmd_world *w, const char *part, double *apart)
+{
+    static const char *const files[] = {"tokenizer.json", "tokenizer.model", "tokenizer.bin"};
+    char path[512];
+    const char *model = cli_text(c, "model");
+    bool spelled = cli_text(c, "tokenizer") || !hbk_dir_exists(model);
+    for (int i = 0; i < 3; i++)
+        if (hbk_path(path, model, files[i], NULL) && hbk_file_exists(path)) spelled = true;
+    if (!spelled) cli_say(c, "without a vocabulary: %s holds no tokenizer\n", model);
+    return (!spelled || cmd_open_tokenizer(c, w)) &&
+           hbk_model_save_gguf(w->tuned.model, w->tuned.adapter, w->tok, part, cmd_dtype(c, w->tuned.model),
+                               &c->err) &&
+           cmd_check_export(c, w, part, apart);
+}
+
+/* --adapter-gguf: the adapter alone, for llama.cpp to put on the base. */
+static bool cmd_export_adapter(cli *c, cmd_world *w, const char *part, double *apart)
+{
+    *apart = NAN; /* it has no logits of its own */
+    if (!w->tuned.adapter)
+        return hbk_fail_at(&c->err, HBK_ERROR_OPTION, cli_text(c, "adapter"), 0,
+                           "is a whole model, no adapter: use --gguf");
+    return hbk_adapter_save_gguf(w->tuned.adapter, &w->base->config, part, &c->err);
+}
+
+/* Puts what was written whole under its name; what stood there is set aside, an empty folder gives way. */
+static bool cmd_put_in_place(cli *c, const char *part, const char *out)
+{
+    if (hbk_file_exists(out) && rmdir(out) != 0 && !hbk_file_set_aside(out, &c->err)) return false;
+    return rename(part, out) == 0 ||
+           hbk_fail_at(&c->err, HBK_ERROR_FILE, out, 0, "cannot be made of %s: %s", part, strerror(errno));
+}
+
+static bool cmd_say_exported(cli *c, const cmd_world *w, const char *type, const char *out, double apart)
+{
+    const char *what = isnan(apart)       ? "the adapter"
+                       : w->tuned.adapter ? "base and adapter, merged"
+                                          : "the model";
+    cli_say(c, "%s, %s: %s\n", what, type, out);
+    if (!isnan(apart)) cli_say(c, "read back, its logits differ by at most %.1e\n", apart);
+    if (!cli_has(c, "json")) return true;
+    json_t *result = json_pack("{s:s, s:s}", "out", out, "dtype", type);
+    if (!isnan(apart)) json_object_set_new(result, "largest_difference", json_real(apart));
+    return cli_print_json(result, &c->err);
+}
+
+typedef enum cmd_export_kind { CMD_MERGE, CMD_GGUF, CMD_ADAPTER_GGUF, CMD_EXPORT_KINDS } cmd_export_kind;
+
+/* Everything after the flags are known to make sense: written as OUT.part, then put in place. */
+static bool cmd_export_to(cli *c, cmd_export_kind kind, const char *out)
+{
+    static bool (*const write[])(cli *, cmd_world *, const char *,
+                                 double *) = {cmd_export_merged, cmd_export_gguf, cmd_export_adapter};
+    cmd_world w;
     char part[512];
-    double largest = 0;
-    hbk_dtype type = cmd_dtype(c, w->tuned.model);
+    double apart = 0;
+    memset(&w, 0, sizeof w);
+    if (!cmd_may_write(c, out)) return false;
     if (snprintf(part, sizeof part, "%s.part", out) >= (int)sizeof part)
         return hbk_fail_at(&c->err, HBK_ERROR_RANGE, out, 0, "this path is too long");
-    cmd_remove_folder(part);
-    bool ok = hbk_model_save_merged(w->tuned.model, w->tuned.adapter, part, type, &c->err) &&
-              cmd_export_tokenizer(c, w, part) && cmd_export_recipe(c, cli_text(c, "adapter"), part) &&
-              cmd_check_merged(c, w, part, &largest);
-    if (ok && hbk_file_exists(out)) /* an empty folder gives way; what is in it is set aside */
-        ok = rmdir(out) == 0 || hbk_file_set_aside(out, &c->err);
-    if (ok && rename(part, out) != 0)
-        ok = hbk_fail_at(&c->err, HBK_ERROR_FILE, out, 0, "cannot be made of %s: %s", part, strerror(errno));
-    if (!ok) {
+    cmd_remove_folder(part); /* what a killed call left */
+    w.base = hbk_model_load(cli_text(c, "model"), NULL, &c->err);
+    bool ok = w.base && cmd_open_adapter(c, &w) && write[kind](c, &w, part, &apart) &&
+              cmd_put_in_place(c, part, out);
+    if (ok) {
+        const char *type = kind == CMD_ADAPTER_GGUF ? "f32" : hbk_dtype_name(cmd_dtype(c, w.tuned.model));
+        ok = cmd_say_exported(c, &w, type, out, apart);
+    } else {
+        unlink(part);
         cmd_remove_folder(part);
-        return false;
     }
-    cli_say(c, "%s in %s: %s\n", w->tuned.adapter ? "base and adapter, merged," : "the model", hbk_dtype_name(type),
-            out);
-    cli_say(c, "read back, its logits differ by at most %.1e\n", largest);
-    return !cli_has(c, "json") ||
-           cli_print_json(json_pack("{s:s, s:s, s:f}", "out", out, "dtype", hbk_dtype_name(type),
-                                    "largest_difference", largest),
-                          &c->err);
+    cmd_close(&w);
+    return ok;
 }
 
 static int cmd_export(cli *c)
 {
-    cmd_world w;
-    memset(&w, 0, sizeof w);
+    static const char *const flags[] = {"merge", "gguf", "adapter-gguf"};
     char out[512];
-    const char *merge = cli_text(c, "merge");
-    if (!merge) return cli_misused(c, "export needs --merge");
-    snprintf(out, sizeof out, "%s", merge);
-    for (size_t n = strlen(out); n > 1 && out[n - 1] == '/'; n--) out[n - 1] = 0; /* DIR/ is DIR */
+    int kind = -1, n = 0;
+    for (int i = 0; i < CMD_EXPORT_KINDS; i++) {
+        if (!cli_text(c, flags[i])) continue;
+        kind = i;
+        n++;
+    }
+    if (n != 1) return cli_misused(c, "export needs one of --merge, --gguf, --adapter-gguf");
+    bool q8_0 = cli_has(c, "dtype") && cli_choice(c, "dtype") == 3, alone = kind == CMD_ADAPTER_GGUF;
+    if (q8_0 && kind != CMD_GGUF) return cli_misused(c, "--dtype q8_0 goes with --gguf alone");
+    if (alone && cli_has(c, "dtype")) return cli_misused(c, "an adapter is written in f32: no --dtype");
+    if (alone && !cli_text(c, "adapter")) return cli_misused(c, "--adapter-gguf needs --adapter");
+    snprintf(out, sizeof out, "%s", cli_text(c, flags[kind]));
+    for (size_t k = strlen(out); k > 1 && out[k - 1] == '/'; k--) out[k - 1] = 0; /* DIR/ is DIR */
     const char *input = cmd_input_in(c, out);
-    if (input) return cli_misused(c, "--merge %.200s is or holds what --%s names", out, input);
-    bool ok = cmd_may_write(c, out);
-    if (ok) w.base = hbk_model_load(cli_text(c, "model"), NULL, &c->err);
-    ok = ok && w.base && cmd_open_adapter(c, &w) && cmd_export_merged(c, &w, out);
-    cmd_close(&w);
-    return cli_end(c, ok);
+    if (input) return cli_misused(c, "--%s %.200s is or holds what --%s names", flags[kind], out, input);
+    return cli_end(c, cmd_export_to(c, (cmd_export_kind)kind, out));
 }
 
 /* ==== 9  COMMANDS AND THEIR OWN FLAGS ======================================= */
@@ -1953,13 +2013,14 @@ static int cmd_export(cli *c)
         "force", CLI_SWITCH, NULL, NULL, what, 0, 0, CLI_FREE                                                \
     }
 #define CMD_FLAG_MODEL                                                                                       \
-    {"model", CLI_TEXT, "M", NULL, "a Hugging Face folder, or a llama2.c .bin", 1, 0, CLI_FREE},             \
+    {"model", CLI_TEXT, "M", NULL, "a Hugging Face folder, a .gguf, or a llama2.c .bin", 1, 0, CLI_FREE},    \
     {                                                                                                        \
         "tokenizer", CLI_TEXT, "F", NULL, "the tokenizer, where the model is one file", 0, 0, CLI_FREE       \
     }
 #define CMD_FLAG_ADAPTER(what)                                                                               \
     {                                                                                                        \
-        "adapter", CLI_TEXT, "D", NULL, what ": a PEFT folder, or one of finetune --full", 0, 0, CLI_FREE    \
+        "adapter", CLI_TEXT, "D", NULL, what ": a PEFT folder, a .gguf, or one of finetune --full", 0, 0,    \
+            CLI_FREE                                                                                         \
     }
 #define CMD_FLAG_TEMPLATE(more)                                                                              \
     {                                                                                                        \
@@ -2137,8 +2198,10 @@ static const cli_flag cmd_export_flags[] = {
     CMD_FLAG_ADAPTER("what is merged into it"),
     {"merge", CLI_TEXT, "DIR", NULL, "a Hugging Face folder: weights, configuration, tokenizer", 0, 0,
      CLI_FREE},
-    {"dtype", CLI_CHOICE, "f32|bf16|f16", "(the model's; bf16 if that is quantised)", "type of the weights", 0,
-     0, CLI_FREE},
+    {"gguf", CLI_TEXT, "F", NULL, "a GGUF file of the model, for llama.cpp", 0, 0, CLI_FREE},
+    {"adapter-gguf", CLI_TEXT, "F", NULL, "a GGUF file of the adapter alone", 0, 0, CLI_FREE},
+    {"dtype", CLI_CHOICE, "f32|bf16|f16|q8_0", "(the model's; bf16 if that is quantised)",
+     "type of the weights; q8_0 in GGUF only", 0, 0, CLI_FREE},
     CMD_FLAG_FORCE("set aside what stands under the output's name, as NAME.1 ..."),
     CMD_FLAG_JSON,
     CLI_END};
@@ -2235,8 +2298,8 @@ static const cli_command cmd_commands[] = {
      {&cmd_logits_group},
      cmd_logits},
     {"export",
-     "a model, its adapter merged, for other programs",
-     "--model M [--adapter D] --merge DIR [flags]",
+     "a model, its adapter merged, or the adapter, for other programs",
+     "--model M [--adapter D] (--merge DIR | --gguf F | --adapter-gguf F) [flags]",
      0,
      0,
      {&cmd_export_group},

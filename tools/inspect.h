@@ -293,6 +293,12 @@ static json_t *inspect_tokenizer(const char *path)
     const char *slash = strrchr(file, '/');
     json_t *o = json_pack("{s:s, s:s}", "file", slash ? slash + 1 : file, "kind", files[k][1]);
     if (k == 0) inspect_tokenizer_json(o, file);
+    hbk_mapping map; /* a SentencePiece model begins with the tag of its first piece, tiktoken with base64 */
+    if (k == 1 && hbk_mapping_open(&map, file, NULL)) {
+        if (map.size > 0 && map.data[0] != 0x0a)
+            json_object_set_new(o, "kind", json_string("tiktoken, byte-level"));
+        hbk_mapping_close(&map);
+    }
     inspect_vocabulary(o, path);
     return o;
 }
@@ -515,10 +521,6 @@ static bool inspect_adapter(json_t *facts, const char *dir, const char *base, hb
     json_object_set_new(facts, "kind", json_string(mlx ? "MLX adapter" : "PEFT adapter"));
     if (!config) return hbk_fail_at(err, HBK_ERROR_FORMAT, dir, 0, "its adapter_config.json is no JSON");
     if (!hbk_path(path, dir, file, &e) || !inspect_safetensors(tensors, path, &e)) inspect_refused(facts, &e);
-    if (mlx) {
-        hbk_fail_at(&e, HBK_ERROR_UNSUPPORTED, dir, 0, "an MLX adapter: convert it to PEFT's form first");
-        inspect_refused(facts, &e);
-    }
     const json_t *mlx_config = json_object_get(config, "lora_parameters"), *v;
     json_t *o = inspect_lora(tensors);
     const char *named = inspect_string(config, mlx ? "model" : "base_model_name_or_path");
@@ -535,7 +537,7 @@ static bool inspect_adapter(json_t *facts, const char *dir, const char *base, hb
     json_object_set_new(facts, "adapter", o);
     json_object_set_new(facts, "weights", inspect_weights(tensors, json_pack("[s]", file)));
     json_object_set_new(facts, "tensors", tensors);
-    if (!mlx) inspect_try_adapter(facts, dir, base ? base : named);
+    inspect_try_adapter(facts, dir, base ? base : named);
     inspect_recipe(facts, dir);
     json_decref(config);
     return true;
@@ -652,7 +654,7 @@ static json_t *inspect_gguf_weights(const hbk_gguf *g, const json_t *keys, const
 }
 
 /* A GGUF file: a model, or an adapter for one. */
-static bool inspect_gguf(json_t *facts, const char *path, hbk_error *err)
+static bool inspect_gguf(json_t *facts, const char *path, const char *base, hbk_error *err)
 {
     hbk_error e;
     hbk_gguf *g = hbk_gguf_open(path, NULL, err);
@@ -675,9 +677,8 @@ static bool inspect_gguf(json_t *facts, const char *path, hbk_error *err)
         const json_t *alpha = json_object_get(keys, "adapter.lora.alpha");
         if (json_is_number(alpha)) inspect_scale(o, json_number_value(alpha), false);
         json_object_set_new(facts, "adapter", o);
-        hbk_fail_at(&e, HBK_ERROR_UNSUPPORTED, path, 0,
-                    "a GGUF adapter is for llama.cpp: here PEFT folders load");
-        inspect_refused(facts, &e);
+        json_object_set_new(o, "base", json_null());
+        inspect_try_adapter(facts, path, base);
         return true;
     }
     hbk_model *m = empty ? NULL : hbk_model_load(path, NULL, &e);
@@ -745,7 +746,7 @@ static bool inspect_folder(json_t *facts, const char *dir, const char *base, hbk
 }
 
 /* Files are known by their first bytes; what has none (llama2.c's first version, tokenizers) is tried. */
-static bool inspect_one_file(json_t *facts, const char *path, hbk_error *err)
+static bool inspect_one_file(json_t *facts, const char *path, const char *base, hbk_error *err)
 {
     hbk_mapping map;
     unsigned char p[9] = {0};
@@ -758,7 +759,7 @@ static bool inspect_one_file(json_t *facts, const char *path, hbk_error *err)
         return hbk_fail_at(
             err, HBK_ERROR_UNSUPPORTED, path, 0,
             "is a PyTorch checkpoint (a zip of pickles), which is not read: save it as safetensors");
-    if (memcmp(p, "GGUF", 4) == 0) return inspect_gguf(facts, path, err);
+    if (memcmp(p, "GGUF", 4) == 0) return inspect_gguf(facts, path, base, err);
     if (lfs || (size > 8 && p[8] == '{' && p[7] == 0)) return inspect_safetensors_file(facts, path, err);
     if (p[0] == '{' || p[0] == '[') {
         if (inspect_tokenizer_alone(facts, path, err)) return true;
@@ -957,8 +958,8 @@ static void inspect_print_adapter(const json_t *a, const json_t *tried)
     memset(&t, 0, sizeof t);
     const json_t *alpha = json_object_get(a, "alpha"), *scale = json_object_get(a, "scale");
     const char *base = inspect_string(a, "base");
-    if (base && json_is_string(tried))
-        inspect_row("base", "%s", base);
+    if (json_is_string(tried))
+        inspect_row("base", "%s", base ? base : json_string_value(tried));
     else if (base)
         inspect_row("base", "%s, which is not here: name it with --model", base);
     else if (json_object_get(a, "base"))
@@ -1155,7 +1156,7 @@ static int inspect_main(cli *c)
     }
     json_t *facts = json_pack("{s:s}", "path", path);
     bool ok = hbk_dir_exists(path) ? inspect_folder(facts, path, cli_text(c, "model"), &c->err)
-                                   : inspect_one_file(facts, path, &c->err);
+                                   : inspect_one_file(facts, path, cli_text(c, "model"), &c->err);
     if (ok && cli_has(c, "json"))
         ok = cli_print_json(json_incref(facts), &c->err);
     else if (ok)
