@@ -473,10 +473,11 @@ enum {
     HBK_ENCODE_SPECIAL = 1, /* special tokens spelled in the text become their ids; else they stay text */
     HBK_ENCODE_CONTINUE = 2 /* the text continues earlier tokens: no space is put before it */
 };
-/* Appends the ids of n bytes of text; never adds bos or eos. Invalid bytes become U+FFFD. */
+/* Appends the ids of n bytes of text; never adds bos or eos. Invalid bytes become U+FFFD. A text of more than
+   2^31 bytes is an error if its format does not cut it into words. */
 HBK_DEF bool hbk_tokenizer_encode(const hbk_tokenizer *t, const char *text, size_t n, unsigned flags,
                                   hbk_tokens *out, hbk_error *err);
-/* Appends the text of n ids. Control tokens vanish; flag HBK_ENCODE_CONTINUE keeps the leading space that
+/* Appends the text of n ids. Special tokens vanish; flag HBK_ENCODE_CONTINUE keeps the leading space that
    a text's beginning loses. An id out of range is an error. */
 HBK_DEF bool hbk_tokenizer_decode(const hbk_tokenizer *t, const int32_t *ids, hbk_int n, unsigned flags,
                                   hbk_text *out, hbk_error *err);
@@ -3639,28 +3640,34 @@ HBK_DEF bool hbk_gguf_finish(hbk_gguf_writer *w, hbk_error *err)
 
        text -> [special tokens cut out] -> normalise -> words -> symbols -> merge -> ids
 
-     dialect          tokenizer.json               tokenizer.model, tokenizer.bin
-     first symbols    a word's characters          the text's characters
+     dialect          tokenizer.json,              tokenizer.model,            Meta's list
+                      GGUF "gpt2"                  tokenizer.bin, GGUF "llama"
+     first symbols    a word's characters          the text's characters       a word's bytes
      may merge        pairs in the merge list      pairs whose concatenation is a piece
-     best first       lowest rank, leftmost        highest score, leftmost
-     unknown          <0xXX> bytes, or unk         <0xXX> bytes, or unk
+     best first       lowest rank, leftmost        highest score, leftmost     lowest id, leftmost
+     unknown          <0xXX> bytes, or unk         <0xXX> bytes, or unk        (none)
+
+   All three come down to one table of rules, (left, right) -> (rank, piece): where pieces have scores, each
+   way to cut a piece in two is a rule. So the merge loop knows numbers only.
 
    LLaMA-1 and -2 have no words: the text is one, its spaces are U+2581, and merges may cross them. So the
    merge loop keeps its candidates in a heap, O(n log n), where the usual scan for the best pair is O(n^2).
-   An entry is stale when one of its two symbols has grown since, which their lengths betray. The byte-level
-   family (GPT-2, SmolLM, Llama-3) cuts words by a regular expression, spells each byte as one of 256
-   printable characters, and merges inside words.
+   An entry is stale when one of its two symbols has grown since, which their lengths betray. Where no piece
+   reaches across a run of U+2581, as in LLaMA-2's own vocabulary, the text is cut there after all. The
+   byte-level family (GPT-2, SmolLM, Llama-3) cuts words by a regular expression, and merges inside words.
+   Most words of a text come again: their ids are remembered during the call.
 
    What differs from the usual:
      - Control tokens cannot be reached by spelling them, unless the caller says HBK_ENCODE_SPECIAL: the
        text of strangers must not end a turn. A merge that would make one is left out.
      - An added token with "normalized": true is looked for in its own normalised form, as Hugging Face
        does: in LLaMA-2's file </s> is found as U+2581</s> only.
-     - Regular expressions are not interpreted: the three that LLaMA models use are written by hand, and
-       any other is refused by name. So is every normaliser, model and decoder not met in that family.
+     - Regular expressions are not interpreted: those that LLaMA models use are written by hand, and any
+       other is refused by name. So is every normaliser, model and decoder not met in that family.
 
-   7.1 lists and tables   7.2 vocabulary   7.3 words   7.4 encoding   7.5 decoding   7.6 tokenizer.json
-   7.7 SentencePiece and llama2.c   7.8 loading   7.9 training   7.10 saving */
+   7.1 lists and tables   7.2 vocabulary and rules   7.3 words   7.4 encoding   7.5 decoding
+   7.6 tokenizer.json   7.7 SentencePiece and llama2.c   7.8 Meta's list and GGUF   7.9 loading
+   7.10 training   7.11 saving */
 
 /* ---- 7.1 lists and tables */
 
@@ -3762,7 +3769,7 @@ static uint64_t hbk__pair_key(int32_t left, int32_t right)
     return (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
 }
 
-/* ---- 7.2 vocabulary */
+/* ---- 7.2 vocabulary and rules */
 
 enum { /* SentencePiece's numbers; 0 is an id that no piece has */
        HBK__PIECE_NONE,
@@ -4071,7 +4078,8 @@ static bool hbk__rules_by_score(hbk_tokenizer *t, hbk_error *err)
 
 /* ---- 7.3 words
 
-   The expressions, with L letters, N numbers, S white space, O the rest:
+   The expressions, with L letters, N numbers, S white space, O the rest (SmolLM's is GPT-2's with each number
+   cut out before, llama.cpp's default is described where it stands):
 
      GPT-2     's|'t|'re|'ve|'m|'ll|'d | ?L+ | ?N+ | ?O+ | S+(?!\S) | S+
      Llama-3   the first with (?i) | [^\r\nLN]?L+ | N{1,3} | ?O+[\r\n]* | S*[\r\n]+ | S+(?!\S) | S+
@@ -5565,8 +5573,17 @@ static bool hbk__load_bin(hbk_tokenizer *t, const char *data, size_t n, const ch
     return hbk__check_ids(t, path, err) && hbk__finish_scored(t, err);
 }
 
-/* Meta's file: a line for each token, its bytes in base64 and its rank, which is its id and its score. The
-   256 special tokens that follow are not in the file; they are LLaMA-3's, as is the way words are cut. */
+/* ---- 7.8 Meta's list and GGUF
+
+   A tokenizer.model of Meta's is text: a line for each token, its bytes in base64 and its rank, which is its
+   id, and the lower the earlier it merges. The 256 special tokens that follow are not in the file; they are
+   LLaMA-3's, as is the way in which words are cut. Nothing in the file says so: others' lists look the same.
+
+   A GGUF holds, under tokenizer.ggml.*, tokens, token_type (SentencePiece's numbers) and either scores (model
+   "llama", SentencePiece's dialect) or merges ("gpt2", the byte-level one, where `pre` names the way in which
+   words are cut).
+
+   Source: tokenizer.py of llama-models; docs/gguf.md of ggml. */
 
 /* The bytes that n characters spell, in `out`; false if they are no base64. */
 static bool hbk__base64(const char *s, hbk_int n, hbk_text *out)
@@ -5683,9 +5700,6 @@ static bool hbk__load_tiktoken(hbk_tokenizer *t, const char *data, size_t n, con
             return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "has no token for the byte 0x%02X", b);
     return hbk__rules_by_score(t, err) && hbk__tiktoken_special(t, err);
 }
-
-/* A GGUF's vocabulary: "llama" is SentencePiece's, with scores; "gpt2" the byte-level family's, with merges,
-   and tokenizer.ggml.pre names the way its words are cut. */
 
 #define HBK__GGML "tokenizer.ggml."
 
@@ -5830,7 +5844,7 @@ static bool hbk__load_vocab_gguf(hbk_tokenizer *t, const hbk_gguf *g, const char
                        (int)HBK__MIN(n, 40), model);
 }
 
-/* ---- 7.8 loading */
+/* ---- 7.9 loading */
 
 static const char *const hbk__format_files[HBK__N_FORMATS] = {"tokenizer.json", "tokenizer.model",
                                                               "tokenizer.bin"};
@@ -5980,7 +5994,7 @@ HBK_DEF hbk_tokenizer *hbk_tokenizer_load(const char *path, hbk_allocator *alloc
     return NULL;
 }
 
-/* ---- 7.9 training
+/* ---- 7.10 training
 
    Words are counted first, and pairs are counted over distinct words, so that the size of the text hardly
    matters. Each step takes the most frequent pair, the one seen first on ties, makes it a piece, and counts
@@ -6331,7 +6345,7 @@ HBK_DEF hbk_tokenizer *hbk_tokenizer_train(const char *text, size_t n, hbk_int v
     return t;
 }
 
-/* ---- 7.10 saving */
+/* ---- 7.11 saving */
 
 static bool hbk__copy_file(const char *from, const char *dir, const char *name, hbk_allocator *alloc,
                            hbk_error *err)
