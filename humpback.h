@@ -11278,7 +11278,7 @@ HBK_DEF bool hbk_generate(hbk_session *s, hbk_request *requests, hbk_int n, cons
 
 /* ---- scores ---------------------------------------------------------------------- */
 
-enum { HBK__SCORE_ROWS = 64 }; /* logits at once */
+#define HBK__SCORE_ROWS ((hbk_int)64) /* logits at once */
 
 /* Row r of an item is what the model expects after its prompt and r tokens of the continuation. */
 typedef struct hbk__scoring {

@@ -640,7 +640,7 @@ static void t13_penalty(void **state)
             for (int id = 0; id < T13_V; id++) {
                 hbk_int at = 0;
                 while (at < n + k && text[at] != id) at++;
-                if (at < n + k) z[id] = z[id] > 0 ? z[id] / 1.5f : z[id] * 1.5f;
+                if (at < n + k) z[id] = (hbk_real)(z[id] > 0 ? (double)z[id] / 1.5 : (double)z[id] * 1.5);
                 if (id == 0 || z[id] > best) best = z[id];
             }
             check_near(z[text[n + k]], best, 1e-5);
