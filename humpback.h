@@ -103,6 +103,9 @@
 #if defined(HUMPBACK_IMPLEMENTATION) && !defined(_XOPEN_SOURCE)
 #define _XOPEN_SOURCE 700
 #endif
+#if defined(HUMPBACK_IMPLEMENTATION) && !defined(_DEFAULT_SOURCE)
+#define _DEFAULT_SOURCE /* madvise; done without where it stays hidden */
+#endif
 #if defined(HUMPBACK_IMPLEMENTATION) && defined(__APPLE__) && !defined(_DARWIN_C_SOURCE)
 #define _DARWIN_C_SOURCE
 #endif
@@ -460,8 +463,9 @@ HBK_DEF void hbk_tokens_free(hbk_tokens *t);
 /* Read-only after loading; shared freely between threads. */
 typedef struct hbk_tokenizer hbk_tokenizer;
 
-/* From a file, or a folder that holds one: tokenizer.json (BPE), tokenizer.model (SentencePiece BPE) or
-   llama2.c's tokenizer.bin. A folder's tokenizer_config.json and config.json decide bos and eos. */
+/* From a file, or a folder that holds one: tokenizer.json (BPE), tokenizer.model (SentencePiece BPE, or
+   Meta's list of tokens in base64), llama2.c's tokenizer.bin, or a GGUF with its vocabulary. A folder's
+   tokenizer_config.json and config.json decide bos and eos. */
 HBK_DEF hbk_tokenizer *hbk_tokenizer_load(const char *path, hbk_allocator *alloc, hbk_error *err);
 HBK_DEF void hbk_tokenizer_free(hbk_tokenizer *t);
 
@@ -492,9 +496,12 @@ HBK_DEF const char *hbk_tokenizer_piece(const hbk_tokenizer *t, int32_t id);
    Specials <unk> <s> </s> are ids 0 1 2. Save with hbk_tokenizer_save (a tokenizer.json). */
 HBK_DEF hbk_tokenizer *hbk_tokenizer_train(const char *text, size_t n, hbk_int vocab_size, bool all_bytes,
                                            hbk_allocator *alloc, hbk_error *err);
-/* Writes DIR/tokenizer.json and DIR/tokenizer_config.json; a loaded tokenizer's own files are copied byte
-   for byte. */
+/* Writes DIR/tokenizer.json and DIR/tokenizer_config.json, of a trained tokenizer or a GGUF's vocabulary; of
+   another loaded one its own files are copied byte for byte. */
 HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_error *err);
+/* Copies what stands beside the weights in the model folder `from`, byte for byte: the tokenizer's files,
+   chat template and generation settings, as many as there are. `to` must exist. */
+HBK_DEF bool hbk_tokenizer_copy(const char *from, const char *to, hbk_allocator *alloc, hbk_error *err);
 
 /* ==== 8  MATRICES ============================================================ [hbk_matmul] */
 
@@ -530,7 +537,7 @@ typedef enum hbk_dtype {
 #define HBK_REAL HBK_F32
 #endif
 
-/* A weight in its stored type, (rows, cols) row-major; owns nothing. The data may be unaligned, reals apart.
+/* A weight in its stored type, (rows, cols) row-major; owns nothing. The data may be unaligned.
    scales, group  of INT8, else NULL and 0: one f32, perhaps unaligned, for each `group` elements, counted
                   through the whole matrix */
 typedef struct hbk_matrix {
@@ -711,7 +718,10 @@ typedef struct hbk_config {
     hbk_int n_eos;
 } hbk_config;
 
-/* Fails, naming the field, if a size is not positive, heads do not divide, or a product overflows. */
+/* Whether a model of this shape can exist. HBK_ERROR_RANGE names the field of config.json where a size is not
+   from 1 to 2^31 - 1, query heads are no multiple of key/value heads, head_dim is odd, eps or theta is out of
+   range, or the sizes multiply beyond any memory: behind it products of two of them cannot overflow.
+   Thread safety: pure. */
 HBK_DEF bool hbk_config_check(const hbk_config *c, hbk_error *err);
 
 typedef struct hbk_layer {
@@ -805,9 +815,13 @@ typedef struct hbk_tensor {
     const void *data; /* perhaps unaligned */
     size_t bytes;
 } hbk_tensor;
+/* Opens a file; free with hbk_safetensors_close. Errors: HBK_ERROR_FILE if it cannot be opened or mapped,
+   HBK_ERROR_FORMAT, with the tensor's name, for a header that is cut short, no JSON, or describes tensors
+   that overlap, leave gaps, leave the file or differ from their shape. A git-lfs pointer is named so. */
 HBK_DEF hbk_safetensors *hbk_safetensors_open(const char *path, hbk_allocator *alloc, hbk_error *err);
-HBK_DEF void hbk_safetensors_close(hbk_safetensors *s);
+HBK_DEF void hbk_safetensors_close(hbk_safetensors *s); /* unmaps it; NULL is fine */
 HBK_DEF hbk_int hbk_safetensors_count(const hbk_safetensors *s);
+/* Tensor i, 0 <= i < count, in the order of the data; it lives until the file is closed. */
 HBK_DEF const hbk_tensor *hbk_safetensors_at(const hbk_safetensors *s, hbk_int i);
 /* By name, or by what __metadata__ calls its alias (tied weights are stored once); or NULL. */
 HBK_DEF const hbk_tensor *hbk_safetensors_find(const hbk_safetensors *s, const char *name);
@@ -819,22 +833,28 @@ HBK_DEF bool hbk_safetensors_write(const char *path, const hbk_tensor *tensors, 
 
 /* A model from a Hugging Face folder (config.json and safetensors, one file or shards), a GGUF file (of a
    split model: its first) or a llama2.c .bin. Weights stay mapped in their stored type (F32, F16, BF16; in
-   GGUF also Q4_0 to Q6_K); norms are copied, and so are unaligned F32 tensors and the q and k of GGUF and
-   llama2.c, whose rows change order. */
+   GGUF also Q4_0 to Q6_K, in llama2.c's version 2 INT8); norms and biases are copied, and so are the q and k
+   of GGUF and llama2.c, whose rows change order. A folder is LLaMA's, or Mistral's with a window no shorter
+   than its context; every other architecture, scaling of positions or packing of weights is refused by name.
+   Opening reads tables and norms only: it takes milliseconds and next to no memory. */
 HBK_DEF hbk_model *hbk_model_load(const char *path, hbk_allocator *alloc, hbk_error *err);
 /* Writes DIR/config.json, generation_config.json and model.safetensors in dtype t (F32, F16 or BF16). A
    number that t cannot hold, or a NaN, is an error. */
 HBK_DEF bool hbk_model_save(const hbk_model *m, const char *dir, hbk_dtype t, hbk_error *err);
-
 /* The same of W + scale B A for each adapted W, computed a panel at a time: nothing of the model's size is
    allocated. A tied head that the adapter corrects becomes a tensor of its own. a NULL: of m as it is. */
 HBK_DEF bool hbk_model_save_merged(const hbk_model *m, const hbk_adapter *a, const char *dir, hbk_dtype t,
                                    hbk_error *err);
+/* The model, with adapter a (NULL: none) merged, as a GGUF file like those of llama.cpp's converter: matrices
+   in dtype t (F32, F16, BF16 or Q8_0; F16 where rows are no whole blocks of Q8_0), norms and biases in F32.
+   tok NULL: without a vocabulary. Of more than three ids that end a text the first three are kept. */
+HBK_DEF bool hbk_model_save_gguf(const hbk_model *m, const hbk_adapter *a, const hbk_tokenizer *tok,
+                                 const char *path, hbk_dtype t, hbk_error *err);
 
-/* An adapter for `base` from a PEFT folder (adapter_config.json, adapter_model.safetensors) or an MLX one
-   (adapter_config.json, adapters.safetensors). Ranks are those of the tensors; of a rank-stabilised adapter,
-   alpha becomes alpha sqrt(rank), which means the same. What would change the result and is not supported is
-   an error that names the key or tensor; so are tensors that do not fit the base. */
+/* An adapter for `base` from a PEFT folder (adapter_config.json, adapter_model.safetensors), an MLX one
+   (adapter_config.json, adapters.safetensors) or a GGUF file. Ranks are those of the tensors; of a
+   rank-stabilised adapter, alpha becomes alpha sqrt(rank), which means the same. What would change the result
+   and is not supported is an error that names the key or tensor; so are tensors that do not fit the base. */
 HBK_DEF hbk_adapter *hbk_adapter_load(const char *dir, const hbk_model *base, hbk_allocator *alloc,
                                       hbk_error *err);
 /* A PEFT folder, for old and new versions of it.
@@ -843,13 +863,17 @@ HBK_DEF hbk_adapter *hbk_adapter_load(const char *dir, const hbk_model *base, hb
    A number that is not finite is an error. */
 HBK_DEF bool hbk_adapter_save(const hbk_adapter *a, const char *dir, const char *base_name, double dropout,
                               hbk_error *err);
+/* The adapter of a model of configuration c as a GGUF file for llama.cpp, in F32. Scales that differ between
+   projections go into B. An adapter of a tied head is an error: llama.cpp has nothing to bind it to. */
+HBK_DEF bool hbk_adapter_save_gguf(const hbk_adapter *a, const hbk_config *c, const char *path,
+                                   hbk_error *err);
 
 /* A model of its own with the adapter merged, in reals: W + scale B A for each adapted W. A tied head that
    the adapter corrects becomes untied. To write one, hbk_model_save_merged needs less memory. */
 HBK_DEF hbk_model *hbk_adapter_merge(const hbk_model *m, const hbk_adapter *a, hbk_allocator *alloc,
                                      hbk_error *err);
-/* Adds times scale B A to the weights of m, which must be its own and reals: 1 merges, -1 takes it out again,
-   up to rounding. An adapter of a tied head is an error. */
+/* Adds times scale B A to the weights of m, which must be reals in memory: 1 merges, -1 takes it out again,
+   up to rounding. Weights of a file, and an adapter of a tied head, are errors. */
 HBK_DEF bool hbk_adapter_add(hbk_model *m, const hbk_adapter *a, double times, hbk_error *err);
 
 /* ==== 13  GENERATION ========================================================= [hbk_session_*] */
@@ -1055,6 +1079,8 @@ HBK_DEF hbk_template *hbk_template_for_model(const char *model_path, hbk_allocat
    A missing slot is an error, and the template stays as it was. */
 HBK_DEF bool hbk_template_set(hbk_template *t, hbk_use use, const char *text, hbk_error *err);
 HBK_DEF void hbk_template_free(hbk_template *t);
+/* Writes the template, wordings that were set included, as a JSON file that hbk_template_load reads; the file
+   is complete or absent. Thread safety: reads t only. */
 HBK_DEF bool hbk_template_save(const hbk_template *t, const char *path, hbk_error *err);
 HBK_DEF const char *hbk_template_name(const hbk_template *t);
 HBK_DEF const char *hbk_template_score(const hbk_template *t); /* what leads to a rating: "Score:" */
@@ -1088,8 +1114,24 @@ HBK_DEF hbk_int hbk_template_spans(const hbk_template *t, const hbk_tokenizer *t
 HBK_DEF bool hbk_template_tokens(const hbk_template *t, const hbk_tokenizer *tok, const hbk_render *r,
                                  hbk_tokens *out, hbk_int *n_prompt, hbk_error *err);
 
+typedef enum hbk_role { HBK_SYSTEM, HBK_USER, HBK_ASSISTANT } hbk_role;
+typedef struct hbk_turn {
+    hbk_role role;
+    bool learn; /* of an assistant's turn: the loss is on it */
+    const char *text;
+} hbk_turn;
+/* Appends the tokens of a conversation as a chat would hold them: perhaps a system text, then a user's and
+   the assistant's turns one after the other; a user's turn at the end, which nothing answers, is left out.
+   `tag` (may be NULL) is appended to every user's turn. learn (grown with out, one byte a token) is 1 on the
+   replies that count, their endings included. Errors: turns out of order; a system text where the template
+   has no place for one; a template whose "next" does not begin with the end of its "reply". */
+HBK_DEF bool hbk_template_dialog(const hbk_template *t, const hbk_tokenizer *tok, const hbk_turn *turns,
+                                 hbk_int n_turns, const char *tag, hbk_tokens *out, hbk_text *learn,
+                                 hbk_error *err);
+
 /* ==== 15  EXAMPLES AND BATCHES =============================================== [hbk_pairs_*] */
 
+/* Pairs by people or by the loop. Zero it, set .alloc, free with hbk_pairs_free; one thread at a time. */
 typedef struct hbk_pair {
     char *id, *instruction, *output, *source; /* source: "seed" or "aug" */
     double score;                             /* NAN if none */
@@ -1103,6 +1145,8 @@ typedef struct hbk_pairs {
    get "row-<line>", rows whose source is not "seed" or "aug" `source`. A blank output or instruction is an
    error, and so is a filled "input" beside them. */
 HBK_DEF bool hbk_pairs_load(hbk_pairs *p, const char *path, const char *source, hbk_error *err);
+/* Appends one pair; the strings (NUL-terminated, not NULL) are copied. score: NAN if there is none. The only
+   error is memory, and leaves the pairs as they were. */
 HBK_DEF bool hbk_pairs_add(hbk_pairs *p, const char *id, const char *instruction, const char *output,
                            const char *source, double score, hbk_error *err);
 HBK_DEF void hbk_pairs_free(hbk_pairs *p);
@@ -1117,10 +1161,12 @@ typedef struct hbk_dataset {
     hbk_int n, cap, learn_cap;
     hbk_int max_length; /* longest example */
     hbk_int n_targets;  /* tokens with loss, of all examples */
-    hbk_int n_too_long; /* examples left out because they exceed the limit */
+    hbk_int n_too_long;  /* examples left out because they exceed the limit */
+    hbk_int n_cut;       /* examples that lost their end to it */
+    hbk_int n_no_target; /* examples left out because nothing in them is to be learned */
 } hbk_dataset;
-/* Appends an example of n ids, a copy; the loss is on all but its first n_prompt. Error: no token is left to
-   learn (the first of an example is never predicted). */
+/* Appends an example of n ids, a copy; the loss is on all but its first n_prompt, 0 <= n_prompt < n. Errors:
+   no token is left to learn (the first of an example is never predicted), or memory; d stays as it was. */
 HBK_DEF bool hbk_dataset_add(hbk_dataset *d, const int32_t *ids, hbk_int n, hbk_int n_prompt, hbk_error *err);
 /* The same with a mask of n bytes, for examples whose targets stand in several places. */
 HBK_DEF bool hbk_dataset_add_masked(hbk_dataset *d, const int32_t *ids, const unsigned char *learn, hbk_int n,
@@ -1132,6 +1178,37 @@ HBK_DEF hbk_int hbk_dataset_targets(const hbk_dataset *d, hbk_int i);
 HBK_DEF bool hbk_dataset_add_pairs(hbk_dataset *d, const hbk_pairs *p, const hbk_template *t,
                                    const hbk_tokenizer *tok, hbk_use use, const char *tag_seed,
                                    const char *tag_web, hbk_int max_length, hbk_error *err);
+/* The forms of public data. A file has that of its first row. "weight" is 0 (no loss) or 1. Of a tree of Open
+   Assistant the conversation along the replies ranked first is taken; trees without one are left out. */
+#define HBK_FORMS(X)                                                                                         \
+    X(PAIRS, "pairs", "{\"instruction\", \"input\"?, \"output\"}")                                           \
+    X(MESSAGES, "messages", "{\"messages\": [{\"role\", \"content\", \"weight\"?}]}")                        \
+    X(SHAREGPT, "sharegpt", "{\"conversations\": [{\"from\", \"value\", \"weight\"?}]}")                     \
+    X(COMPLETION, "completion", "{\"prompt\", \"completion\"}")                                              \
+    X(OASST, "oasst", "{\"prompt\": {\"text\", \"replies\"}}")                                               \
+    X(TEXT, "text", "{\"text\"}")
+typedef enum hbk_form {
+#define HBK_X(name, text, shape) HBK_FORM_##name,
+    HBK_FORMS(HBK_X)
+#undef HBK_X
+        HBK_FORM_COUNT
+} hbk_form;
+HBK_DEF const char *hbk_form_name(hbk_form f);
+
+typedef enum hbk_overlong { HBK_OVERLONG_DROP, HBK_OVERLONG_CUT, HBK_OVERLONG_ERROR } hbk_overlong;
+typedef struct hbk_data_options {
+    const hbk_template *tmpl; /* not for completions and texts, whose words stand as they are */
+    const hbk_tokenizer *tok;
+    hbk_use use; /* HBK_BACKWARD: the first exchange of each row, reversed; completions and texts have none */
+    const char *tag_seed, *tag_web; /* by a pair's source; other forms count as seed; NULL: none */
+    hbk_int max_length;             /* tokens; 0: no limit */
+    hbk_overlong overlong; /* what is longer is left out, or cut at its end, without eos then, or an error */
+} hbk_data_options;
+/* Appends every row of a JSONL file, or of a JSON array of rows, as an example; *form (may be NULL) says
+   which form it has. What is left out is counted in *d. Errors name file and line: a row of another form
+   than the first, turns out of order, a text that is empty; nothing is added then. */
+HBK_DEF bool hbk_dataset_add_file(hbk_dataset *d, const char *path, const hbk_data_options *o, hbk_form *form,
+                                  hbk_error *err);
 /* Raw documents, the "text" of a JSONL file: bos, text, eos, loss on all but bos. */
 HBK_DEF bool hbk_dataset_add_texts(hbk_dataset *d, const char *path, const hbk_tokenizer *tok,
                                    hbk_int max_length, hbk_error *err);
@@ -1141,7 +1218,11 @@ HBK_DEF bool hbk_dataset_split(hbk_dataset *d, hbk_dataset *held, double share, 
                                hbk_error *err);
 HBK_DEF void hbk_dataset_free(hbk_dataset *d);
 
-/* A batch under construction: the packed arrays behind an hbk_batch. */
+/* A batch under construction: the packed arrays behind an hbk_batch. One thread at a time.
+   init   room for max_tokens fed tokens in max_seqs sequences, both at least 1; free with hbk_packer_free.
+          Errors: HBK_ERROR_RANGE for less, or memory; p is untouched then
+   clear  empties it, keeps the room
+   batch  what was added so far; its arrays belong to p and hold until the next add, clear or free */
 typedef struct hbk_packer {
     hbk_allocator *alloc;
     int32_t *tokens, *targets;
@@ -1150,7 +1231,7 @@ typedef struct hbk_packer {
 } hbk_packer;
 HBK_DEF bool hbk_packer_init(hbk_packer *p, hbk_int max_tokens, hbk_int max_seqs, hbk_allocator *alloc,
                              hbk_error *err);
-HBK_DEF void hbk_packer_free(hbk_packer *p);
+HBK_DEF void hbk_packer_free(hbk_packer *p); /* a zeroed one is fine */
 HBK_DEF void hbk_packer_clear(hbk_packer *p);
 /* Adds example i; false, with the batch unchanged, if it does not fit any more. Its last token predicts
    nothing and is not fed. */
@@ -1257,15 +1338,18 @@ HBK_DEF bool hbk_finetune(const hbk_model *m, const hbk_train_data *data, const 
                           const hbk_adapter *init, const hbk_recipe *recipe, const char *dir,
                           const hbk_progress *progress, hbk_allocator *alloc, hbk_error *err);
 
-/* A finetuned folder opened on its base: an adapter, or a model of its own. Free with hbk_tuned_free. */
+/* A finetuned folder, or a GGUF adapter, opened on its base: an adapter, or a model of its own. */
 typedef struct hbk_tuned {
     const hbk_model *model; /* the base, or own_model */
     hbk_adapter *adapter;   /* NULL in full mode */
     hbk_model *own_model;
 } hbk_tuned;
+/* dir: a PEFT folder, or a model folder as full finetuning leaves it. The base is borrowed and must outlive
+   t, which hbk_tuned_free frees. Errors: those of hbk_adapter_load or hbk_model_load; t is untouched then.
+   Thread safety: read-only once loaded, shared like a model. */
 HBK_DEF bool hbk_tuned_load(hbk_tuned *t, const hbk_model *base, const char *dir, hbk_allocator *alloc,
                             hbk_error *err);
-HBK_DEF void hbk_tuned_free(hbk_tuned *t);
+HBK_DEF void hbk_tuned_free(hbk_tuned *t); /* a zeroed one is fine; not the base */
 
 /* ==== 18  CORPUS ============================================================= [hbk_corpus_*] */
 
@@ -1453,7 +1537,8 @@ typedef struct hbk_comm {
 
    Third-party headers come outside extern "C": stb_ds holds C++ templates. Where the program has included
    a system header before this file, POSIX names may be hidden already: include the instantiating header
-   first, or compile with -D_XOPEN_SOURCE=700. */
+   first, or compile with -D_XOPEN_SOURCE=700. A program that uses stb_ds's short names includes it before
+   this file. */
 
 #include <dirent.h>
 #include <errno.h>
@@ -1477,7 +1562,10 @@ typedef struct hbk_comm {
 #ifdef HBK_STB_DS_IMPLEMENTATION
 #define STB_DS_IMPLEMENTATION
 #endif
-#define STBDS_NO_SHORT_NAMES /* only stbds_ names: the short ones are common words */
+#ifndef STBDS_NO_SHORT_NAMES /* only stbds_ names: the short ones are common words */
+#define STBDS_NO_SHORT_NAMES
+#define HBK__STB_DS_NAMES
+#endif
 #if defined(__has_include)
 #if __has_include(<stb/stb_ds.h>)
 #include <stb/stb_ds.h>
@@ -1486,6 +1574,13 @@ typedef struct hbk_comm {
 #endif
 #else
 #include <stb_ds.h>
+#endif
+#ifdef HBK__STB_DS_NAMES
+#undef STBDS_NO_SHORT_NAMES
+#undef HBK__STB_DS_NAMES
+#endif
+#ifdef HBK_STB_DS_IMPLEMENTATION
+#undef STB_DS_IMPLEMENTATION
 #endif
 #ifdef _OPENMP
 #include <omp.h>
@@ -1651,9 +1746,12 @@ static void *hbk__hook(hbk_allocator *a, void *p, size_t old_size, size_t size)
     return NULL;
 }
 
-HBK_DEF void *hbk_realloc(hbk_allocator *a, void *p, hbk_int count, size_t size, hbk_error *err)
+/* A new block with the beginning of p, which is freed; or, p NULL, a fresh one, zeroed where `zero`. Without
+   a hook the C library does that: large blocks come as zero pages, which cost nothing until touched. */
+static void *hbk__grow(hbk_allocator *a, void *p, hbk_int count, size_t size, bool zero, hbk_error *err)
 {
     hbk_int want;
+    bool hooked = a && a->realloc;
     if (!hbk__mul(&want, count, (hbk_int)size) || want > INT64_MAX - 2 * HBK__ALIGN) {
         hbk_fail(err, HBK_ERROR_RANGE, "%lld elements of %zu bytes are more than memory can address",
                  (long long)count, size);
@@ -1666,7 +1764,7 @@ HBK_DEF void *hbk_realloc(hbk_allocator *a, void *p, hbk_int count, size_t size,
                  (long long)want, a->limit, a->live);
         return NULL;
     }
-    char *base = (char *)hbk__hook(a, NULL, 0, bytes);
+    char *base = (char *)(zero && !hooked ? calloc(1, bytes) : hbk__hook(a, NULL, 0, bytes));
     if (!base) {
         hbk__count(a, 0, bytes);
         hbk_fail(err, HBK_ERROR_MEMORY, "out of memory: %lld bytes were not to be had", (long long)want);
@@ -1678,6 +1776,7 @@ HBK_DEF void *hbk_realloc(hbk_allocator *a, void *p, hbk_int count, size_t size,
     block->base = base;
     block->bytes = bytes;
     block->size = (size_t)want;
+    if (zero && hooked) memset(data, 0, (size_t)want);
     if (p) {
         hbk__block *old = hbk__block_of(p);
         memcpy(data, p, HBK__MIN(old->size, block->size));
@@ -1687,11 +1786,14 @@ HBK_DEF void *hbk_realloc(hbk_allocator *a, void *p, hbk_int count, size_t size,
     return data;
 }
 
+HBK_DEF void *hbk_realloc(hbk_allocator *a, void *p, hbk_int count, size_t size, hbk_error *err)
+{
+    return hbk__grow(a, p, count, size, false, err);
+}
+
 HBK_DEF void *hbk_alloc(hbk_allocator *a, hbk_int count, size_t size, hbk_error *err)
 {
-    void *p = hbk_realloc(a, NULL, count, size, err);
-    if (p) memset(p, 0, (size_t)count * size);
-    return p;
+    return hbk__grow(a, NULL, count, size, true, err);
 }
 
 HBK_DEF void hbk_free(hbk_allocator *a, void *p)
@@ -1959,11 +2061,12 @@ HBK_DEF hbk_int hbk_utf8_length(const char *s, size_t n)
    by waves; the run's state records how many rows are safe, and opening the file again cuts whatever lies
    behind them, a torn line included. So a row is what a newline ends, and nothing else.
 
-   JSON is jansson's (RFC 8259), with three answers of our own:
+   JSON is jansson's (RFC 8259), with four answers of our own:
      - an integer beyond 64 bits becomes a real, it alone: tokenizer_config.json holds
        1000000000000000019884624838656, and the integers around it must stay integers;
      - \u0000 in a string is allowed; invalid UTF-8 and lone surrogates are errors of their line;
-     - objects keep the order in which keys were put in, so what is written twice is the same bytes.
+     - objects keep the order in which keys were put in, so what is written twice is the same bytes;
+     - a real is written in the first of 15, 16 or 17 digits that read back as the same number.
 
    jansson allocates with malloc; what it is fed is bounded by HBK__JSON_MAX.
 
@@ -2232,6 +2335,17 @@ HBK_DEF bool hbk_mapping_open(hbk_mapping *m, const char *path, hbk_error *err)
     m->data = data;
     m->size = (size_t)size;
     return true;
+}
+
+/* Pages that were looked at leave this process; the kernel's cache may keep them, and they come back when
+   they are looked at again. Looking at one brings its neighbours along: 2 MB, where those are cached. */
+static void hbk__mapping_forget(const hbk_mapping *m)
+{
+#ifdef MADV_DONTNEED
+    if (m->size > 0) madvise((void *)(uintptr_t)m->data, m->size, MADV_DONTNEED);
+#else
+    (void)m;
+#endif
 }
 
 HBK_DEF void hbk_mapping_close(hbk_mapping *m)
@@ -3750,25 +3864,32 @@ static int hbk__byte_of(const char *s, hbk_int n)
     return value;
 }
 
-enum {                    /* how a text falls into words */
-       HBK__WORDS_ALL,    /* it does not: one word */
-       HBK__WORDS_SPACE,  /* before every U+2581 */
-       HBK__WORDS_RUNS,   /* before every run of U+2581: a short cut for WORDS_ALL where no merge crosses it */
-       HBK__WORDS_GPT2,   /* by GPT-2's expression */
+enum {                   /* how a text falls into words */
+       HBK__WORDS_ALL,   /* it does not: one word */
+       HBK__WORDS_SPACE, /* before every U+2581 */
+       HBK__WORDS_RUNS,  /* before every run of U+2581: a short cut for WORDS_ALL where no merge crosses it */
+       HBK__WORDS_GPT2,  /* by GPT-2's expression */
        HBK__WORDS_LLAMA3, /* by Llama-3's */
+       HBK__WORDS_DEFAULT /* by those that llama.cpp takes when a GGUF names none */
 };
-enum {                    /* what decoding takes off a text's beginning */
+enum { /* what decoding takes off a text's beginning */
        HBK__STRIP_NONE,
-       HBK__STRIP_MARK,   /* SentencePiece: one U+2581 of a piece, or all if spaces are collapsed */
-       HBK__STRIP_MARKS,  /* Metaspace: every U+2581 of the first piece */
-       HBK__STRIP_SPACE   /* Strip: one space of the text */
+       HBK__STRIP_MARK,  /* SentencePiece: one U+2581 of a piece, or all if spaces are collapsed */
+       HBK__STRIP_MARKS, /* Metaspace: every U+2581 of the first piece */
+       HBK__STRIP_SPACE  /* Strip: one space of the text */
 };
 enum { /* when U+2581 is put before a text */
        HBK__PREFIX_NEVER,
        HBK__PREFIX_FIRST, /* at the text's beginning only */
        HBK__PREFIX_ALWAYS /* after each special token as well */
 };
-enum { HBK__FORMAT_JSON, HBK__FORMAT_MODEL, HBK__FORMAT_BIN, HBK__N_FORMATS };
+enum { /* those before HBK__N_FORMATS stand in folders */
+       HBK__FORMAT_JSON,
+       HBK__FORMAT_MODEL,
+       HBK__FORMAT_BIN,
+       HBK__N_FORMATS,
+       HBK__FORMAT_GGUF = HBK__N_FORMATS
+};
 
 /* A token that is cut out of the text before anything else happens. */
 typedef struct hbk__added {
@@ -4055,8 +4176,44 @@ static hbk_int hbk__word_llama3(const char *s, hbk_int n, hbk_int i)
     return end;
 }
 
-/* The end of the word that begins at i < n. */
-static hbk_int hbk__word_end(const hbk_tokenizer *t, const char *s, hbk_int n, hbk_int i)
+/* Does punctuation stand at s[i], in the sense of [\p{P}$+<=>^~|]? */
+static bool hbk__is_punctuation(const char *s, hbk_int n, hbk_int i, hbk_int *len)
+{
+    int32_t cp;
+    *len = i < n ? (hbk_int)hbk_utf8_decode(s + i, (size_t)(n - i), &cp) : 0;
+    if (*len == 0) return false;
+    int category = (int)utf8proc_category(cp);
+    return (category >= UTF8PROC_CATEGORY_PC && category <= UTF8PROC_CATEGORY_PO) ||
+           (cp < 128 && cp != 0 && strchr("$+<=>^~|", cp));
+}
+
+/* llama.cpp's default is a chain of cuts, each inside the pieces of the one before: runs of punctuation, at
+   which n ends here; GPT-2's words; runs of numbers; and in those each three ASCII digits. */
+static hbk_int hbk__word_default(const char *s, hbk_int n, hbk_int i)
+{
+    hbk_int len, end = hbk__word_gpt2(s, n, i);
+    if (s[i] == ' ' && hbk__class_at(s, end, i + 1, &len) == HBK__N) return i + 1;
+    if (hbk__class_at(s, n, i, &len) != HBK__N) return end;
+    for (hbk_int from = i; i < end; i += len) {
+        bool three = end - i >= 3;
+        for (hbk_int k = i; three && k < i + 3; k++) three = s[k] >= '0' && s[k] <= '9';
+        if (three) return i > from ? i : i + 3;
+        hbk__class_at(s, end, i, &len);
+    }
+    return end;
+}
+
+/* Some families cut the text once before their expression does: a digit stands alone, or punctuation. Is
+   there such a cut at s[i], and how long is what it cuts out? */
+static bool hbk__is_first_cut(const hbk_tokenizer *t, const char *s, hbk_int n, hbk_int i, hbk_int *len)
+{
+    if (t->words == HBK__WORDS_DEFAULT) return hbk__is_punctuation(s, n, i, len);
+    return hbk__class_at(s, n, i, len) == HBK__N;
+}
+
+/* The end of the word that begins at i < n. *cut, 0 before the first word, is where the next such cut is:
+   to seek it for every word again would make a long text without one take the square of its length. */
+static hbk_int hbk__word_end(const hbk_tokenizer *t, const char *s, hbk_int n, hbk_int i, hbk_int *cut)
 {
     hbk_int len;
     if (t->words == HBK__WORDS_SPACE || t->words == HBK__WORDS_RUNS) {
@@ -4064,14 +4221,18 @@ static hbk_int hbk__word_end(const hbk_tokenizer *t, const char *s, hbk_int n, h
         for (i++; i < n && !hbk__is_mark(s, n, i);) i++;
         return HBK__MIN(i, n);
     }
-    if (t->digits) { /* a digit stands alone, and is a border to the words beside it */
-        if (hbk__class_at(s, n, i, &len) == HBK__N) return i + len;
-        hbk_int end = i;
-        while (end < n && hbk__class_at(s, n, end, &len) != HBK__N) end += len;
-        n = end;
+    if (t->digits || t->words == HBK__WORDS_DEFAULT) {
+        for (*cut = HBK__MAX(*cut, i); *cut < n && !hbk__is_first_cut(t, s, n, *cut, &len);) *cut += len;
+        if (*cut == i) {
+            hbk__is_first_cut(t, s, n, i, &len);
+            for (i += len; !t->digits && hbk__is_punctuation(s, n, i, &len);) i += len;
+            return i;
+        }
+        n = *cut;
     }
     if (t->words == HBK__WORDS_GPT2) return hbk__word_gpt2(s, n, i);
     if (t->words == HBK__WORDS_LLAMA3) return hbk__word_llama3(s, n, i);
+    if (t->words == HBK__WORDS_DEFAULT) return hbk__word_default(s, n, i);
     return n;
 }
 
@@ -4106,8 +4267,8 @@ typedef struct hbk__merge { /* a candidate in the heap */
 
 typedef struct hbk__known { /* a word that was met, in the cache */
     uint64_t hash;
-    hbk_int at, len;       /* its bytes in `seen`; len 0: an empty slot */
-    hbk_int ids, n_ids;    /* its ids in `out` */
+    hbk_int at, len;    /* its bytes in `seen`; len 0: an empty slot */
+    hbk_int ids, n_ids; /* its ids in `out` */
 } hbk__known;
 
 /* The state of one call; its buffers serve every word. */
@@ -4123,8 +4284,8 @@ typedef struct hbk__encoder {
     hbk__merge *heap;
     hbk_int n_heap, cap_heap;
     hbk__known *words; /* by hash; a later word takes the slot of an earlier one */
-    hbk_int n_words;  /* a power of two, or 0 */
-    uint64_t *halves; /* of each unused piece: ~ the pair that may become it, seen last; or 0 */
+    hbk_int n_words;   /* a power of two, or 0 */
+    uint64_t *halves;  /* of each unused piece: ~ the pair that may become it, seen last; or 0 */
     hbk_tokens *out;
     hbk_error *err;
 } hbk__encoder;
@@ -4232,8 +4393,7 @@ static void hbk__emit(hbk__encoder *e, int32_t id)
         hbk_int own = letter ? id - t->vocab.n : id, n = v->pieces[own].len;
         const char *s = hbk__vocab_piece(v, own);
         bool bytes = hbk__has_bytes(t, s, n);
-        for (hbk_int k = 0; k < n && bytes; k++)
-            hbk_tokens_push(e->out, t->byte_ids[(unsigned char)s[k]]);
+        for (hbk_int k = 0; k < n && bytes; k++) hbk_tokens_push(e->out, t->byte_ids[(unsigned char)s[k]]);
         if (bytes) e->unknown = false;
         id = bytes ? -1 : t->unk;
     }
@@ -4360,8 +4520,8 @@ static bool hbk__encode_words(hbk__encoder *e, const char *s, hbk_int n)
         s = e->spaced.data;
         n = (hbk_int)e->spaced.len;
     }
-    for (hbk_int i = 0, end; i < n; i = end) {
-        end = hbk__word_end(t, s, n, i);
+    for (hbk_int i = 0, end, cut = 0; i < n; i = end) {
+        end = hbk__word_end(t, s, n, i, &cut);
         if (!hbk__encode_word(e, s + i, end - i)) return false;
     }
     return true;
@@ -4376,7 +4536,8 @@ static bool hbk__is_word_char(const char *s, hbk_int n, hbk_int i)
     int c = (int)utf8proc_category(cp);
     return (c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_NL) || c == UTF8PROC_CATEGORY_PC ||
            (cp >= 0x24B6 && cp <= 0x24E9) || (cp >= 0x1F130 && cp <= 0x1F149) ||
-           (cp >= 0x1F150 && cp <= 0x1F169) || (cp >= 0x1F170 && cp <= 0x1F189) || cp == 0x200C || cp == 0x200D;
+           (cp >= 0x1F150 && cp <= 0x1F169) || (cp >= 0x1F170 && cp <= 0x1F189) || cp == 0x200C ||
+           cp == 0x200D;
 }
 
 /* The beginning of the character that ends before i > 0. */
@@ -4405,8 +4566,8 @@ static const hbk__added *hbk__added_at(const hbk_tokenizer *t, bool normalized, 
 static bool hbk__added_fits(const hbk__encoder *e, const hbk__added *a, const char *s, hbk_int n, hbk_int i)
 {
     if (a->special && !(e->flags & HBK_ENCODE_SPECIAL)) return false;
-    return !a->single_word || (!(i > 0 && hbk__is_word_char(s, n, hbk__before(s, i))) &&
-                               !hbk__is_word_char(s, n, i + a->len));
+    return !a->single_word ||
+           (!(i > 0 && hbk__is_word_char(s, n, hbk__before(s, i))) && !hbk__is_word_char(s, n, i + a->len));
 }
 
 /* Cuts added tokens out of s, leftmost and longest first, and hands what lies between to `gap`. As Hugging
@@ -4465,7 +4626,8 @@ static void hbk__normalise(const hbk_tokenizer *t, const char *s, hbk_int n, boo
         hbk__escape(out, s, n);
     else
         hbk_text_append(out, s, (size_t)n);
-    while (t->collapse && t->escape && out->len >= before + 3 && hbk__is_mark(out->data, (hbk_int)out->len, (hbk_int)out->len - 3))
+    while (t->collapse && t->escape && out->len >= before + 3 &&
+           hbk__is_mark(out->data, (hbk_int)out->len, (hbk_int)out->len - 3))
         out->data[out->len -= 3] = 0; /* also those that the text itself ends with */
 }
 
@@ -4759,6 +4921,7 @@ static const char *hbk__tokenizer_pre(const hbk_tokenizer *t)
     if (!t->byte_level) return "";
     if (t->prefix_space || (t->ignore_merges != (t->words == HBK__WORDS_LLAMA3))) return NULL;
     if (t->words == HBK__WORDS_LLAMA3 && !t->digits) return "llama-bpe";
+    if (t->words == HBK__WORDS_DEFAULT) return "default";
     return smollm ? "smollm" : t->words == HBK__WORDS_GPT2 ? "gpt-2" : NULL;
 }
 
@@ -4826,19 +4989,21 @@ static void hbk__json_metaspace(hbk_tokenizer *t, const json_t *node)
     t->words = json_is_false(json_object_get(node, "split")) ? HBK__WORDS_ALL : HBK__WORDS_SPACE;
 }
 
+static const char *const hbk__gpt2_regex =
+    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+static const char *const hbk__llama3_regex =
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}"
+    "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+
 /* Cutting by a regular expression: letter for letter one of those that 7.3 knows. */
 static bool hbk__json_split(hbk_tokenizer *t, const json_t *node, const char *path, hbk_error *err)
 {
-    static const char *const gpt2 = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+"
-                                    "|\\s+(?!\\S)|\\s+";
-    static const char *const llama3 = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}"
-                                      "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
     const char *regex = json_string_value(json_object_get(json_object_get(node, "pattern"), "Regex"));
     bool plain = hbk__node_is(node, "behavior", "Isolated") && !json_is_true(json_object_get(node, "invert"));
     plain = plain && t->words == HBK__WORDS_ALL; /* two of them would cut twice */
-    if (regex && plain && strcmp(regex, gpt2) == 0)
+    if (regex && plain && strcmp(regex, hbk__gpt2_regex) == 0)
         t->words = HBK__WORDS_GPT2;
-    else if (regex && plain && strcmp(regex, llama3) == 0)
+    else if (regex && plain && strcmp(regex, hbk__llama3_regex) == 0)
         t->words = HBK__WORDS_LLAMA3;
     else
         return hbk__refuse_node(path, "pre_tokenizer Split", regex ? regex : "(no Regex)", err);
@@ -5049,35 +5214,43 @@ static bool hbk__is_void_merge(const json_t *entry)
     return s && s[0] == ' ';
 }
 
-/* "a b", or ["a", "b"] where pieces hold spaces. */
-static bool hbk__json_merge(const hbk_tokenizer *t, const json_t *entry, int32_t *left, int32_t *right,
-                            hbk_text *joined)
+/* A merge list's entry number `rank`: both parts and their whole must be pieces. */
+static bool hbk__add_merge(hbk_tokenizer *t, const char *a, hbk_int a_len, const char *b, hbk_int b_len,
+                           hbk_int rank, hbk_text *joined, const char *path, hbk_error *err)
 {
-    const char *a = json_string_value(entry), *b;
-    hbk_int a_len, b_len;
-    if (a) {
-        b = strchr(a, ' ');
-        if (!b) return false;
-        a_len = b++ - a;
-        b_len = (hbk_int)json_string_length(entry) - a_len - 1;
-    } else {
-        const json_t *first = json_array_get(entry, 0), *second = json_array_get(entry, 1);
-        a = json_string_value(first);
-        b = json_string_value(second);
-        if (!a || !b) return false;
-        a_len = (hbk_int)json_string_length(first);
-        b_len = (hbk_int)json_string_length(second);
-    }
-    *left = hbk__vocab_find(&t->vocab, a, a_len);
-    *right = hbk__vocab_find(&t->vocab, b, b_len);
+    int32_t left = hbk__vocab_find(&t->vocab, a, a_len), right = hbk__vocab_find(&t->vocab, b, b_len);
     hbk_text_clear(joined);
     hbk_text_append(joined, a, (size_t)a_len);
     hbk_text_append(joined, b, (size_t)b_len);
-    return true;
+    if (!hbk_text_ok(joined, err)) return false;
+    int32_t id = hbk__vocab_find(&t->vocab, hbk_text_string(joined), (hbk_int)joined->len);
+    if (left < 0 || right < 0 || id < 0)
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0,
+                           "merge %lld, making \"%.40s\", names a piece that the vocabulary lacks",
+                           (long long)rank, hbk_text_string(joined));
+    if (!hbk__may_spell(t, id)) return true;
+    t->vocab.pieces[id].score = -(float)rank; /* for formats that score pieces */
+    return hbk__add_rule(t, left, right, rank, id, err);
 }
 
-/* The position in the list is the rank. Both parts and their whole must be pieces. The list is read from its
-   end: a pair that it names twice has its last rank, as Hugging Face reads it. */
+/* "a b", or ["a", "b"] where pieces hold spaces. */
+static bool hbk__json_merge(hbk_tokenizer *t, const json_t *entry, hbk_int rank, hbk_text *joined,
+                            const char *path, hbk_error *err)
+{
+    const char *a = json_string_value(entry), *space = a ? strchr(a, ' ') : NULL;
+    const json_t *first = json_array_get(entry, 0), *second = json_array_get(entry, 1);
+    if (space)
+        return hbk__add_merge(t, a, space - a, space + 1, (hbk_int)strlen(space + 1), rank, joined, path,
+                              err);
+    if (json_is_string(first) && json_is_string(second))
+        return hbk__add_merge(t, json_string_value(first), (hbk_int)json_string_length(first),
+                              json_string_value(second), (hbk_int)json_string_length(second), rank, joined,
+                              path, err);
+    return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "merge %lld is no pair of pieces", (long long)rank);
+}
+
+/* The position in the list is the rank. The list is read from its end: a pair that it names twice has its
+   last rank, as Hugging Face reads it. */
 static bool hbk__json_merges(hbk_tokenizer *t, const json_t *merges, const char *path, hbk_error *err)
 {
     hbk_text joined;
@@ -5085,23 +5258,8 @@ static bool hbk__json_merges(hbk_tokenizer *t, const json_t *merges, const char 
     joined.alloc = t->alloc;
     bool ok = true;
     for (hbk_int rank = (hbk_int)json_array_size(merges) - 1; rank >= 0 && ok; rank--) {
-        int32_t left = -1, right = -1, id = -1;
         const json_t *entry = json_array_get(merges, (size_t)rank);
-        if (hbk__is_void_merge(entry)) continue;
-        bool pair = hbk__json_merge(t, entry, &left, &right, &joined);
-        if (pair && !joined.failed)
-            id = hbk__vocab_find(&t->vocab, hbk_text_string(&joined), (hbk_int)joined.len);
-        ok = hbk_text_ok(&joined, err);
-        if (ok && !pair)
-            ok = hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "merge %lld is no pair of pieces",
-                             (long long)rank);
-        if (ok && (left < 0 || right < 0 || id < 0))
-            ok = hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0,
-                             "merge %lld, making \"%.40s\", names a piece that the vocabulary lacks",
-                             (long long)rank, hbk_text_string(&joined));
-        if (!ok || !hbk__may_spell(t, id)) continue;
-        ok = hbk__add_rule(t, left, right, rank, id, err);
-        t->vocab.pieces[id].score = -(float)rank; /* for formats that score pieces */
+        ok = hbk__is_void_merge(entry) || hbk__json_merge(t, entry, rank, &joined, path, err);
     }
     hbk_text_free(&joined);
     return ok;
@@ -5225,8 +5383,8 @@ static bool hbk__add_piece(hbk_tokenizer *t, const char *s, hbk_int n, float sco
     hbk_int id = t->vocab.n;
     int byte = kind == HBK__PIECE_BYTE ? hbk__byte_of(s, n) : 0;
     if (kind < HBK__PIECE_NORMAL || kind > HBK__PIECE_BYTE || byte < 0)
-        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
-                           "piece %lld has type %ld, which is not read", (long long)id, (long)kind);
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0, "piece %lld has type %ld, which is not read",
+                           (long long)id, (long)kind);
     if (n < 1 || n > HBK__LONGEST_PIECE)
         return hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "piece %lld has %lld bytes, expected 1 to %d",
                            (long long)id, (long long)n, (int)HBK__LONGEST_PIECE);
@@ -5241,7 +5399,7 @@ static bool hbk__add_piece(hbk_tokenizer *t, const char *s, hbk_int n, float sco
     memset(&a, 0, sizeof a);
     a.id = (int32_t)id;
     a.special = kind == HBK__PIECE_CONTROL;
-    a.normalized = !a.special;
+    a.normalized = !a.special && t->sentencepiece;
     return hbk__add_added(t, a, s, n, err);
 }
 
@@ -5407,6 +5565,271 @@ static bool hbk__load_bin(hbk_tokenizer *t, const char *data, size_t n, const ch
     return hbk__check_ids(t, path, err) && hbk__finish_scored(t, err);
 }
 
+/* Meta's file: a line for each token, its bytes in base64 and its rank, which is its id and its score. The
+   256 special tokens that follow are not in the file; they are LLaMA-3's, as is the way words are cut. */
+
+/* The bytes that n characters spell, in `out`; false if they are no base64. */
+static bool hbk__base64(const char *s, hbk_int n, hbk_text *out)
+{
+    static const char *const digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    uint32_t bits = 0;
+    int have = 0;
+    hbk_text_clear(out);
+    if (n == 0 || n % 4) return false;
+    for (int pad = 0; pad < 2 && s[n - 1] == '='; pad++) n--;
+    for (hbk_int i = 0; i < n; i++) {
+        const char *digit = s[i] ? strchr(digits, s[i]) : NULL;
+        if (!digit) return false;
+        bits = (bits << 6 | (uint32_t)(digit - digits)) & 0xFFFFFF;
+        have += 6;
+        if (have < 8) continue;
+        have -= 8;
+        char c = (char)(bits >> have & 0xFF);
+        hbk_text_append(out, &c, 1);
+    }
+    return true;
+}
+
+/* The line at s: how long its base64 is, and its rank; false if it is no such line. */
+static bool hbk__tiktoken_line(const char *s, const char *end, hbk_int *n, hbk_int *rank)
+{
+    const char *p = s;
+    while (p < end && *p != ' ' && *p != '\n') p++;
+    *n = p - s;
+    *rank = 0;
+    if (p == end || *p != ' ' || p + 1 == end || p[1] < '0' || p[1] > '9') return false;
+    for (p++; p < end && *p >= '0' && *p <= '9' && *rank < INT32_MAX; p++) *rank = 10 * *rank + *p - '0';
+    return p == end || *p == '\n' || *p == '\r';
+}
+
+static bool hbk__is_tiktoken(const char *data, size_t n)
+{
+    hbk_int len, rank;
+    return n > 0 && data[0] != '\n' && hbk__tiktoken_line(data, data + n, &len, &rank) && len % 4 == 0;
+}
+
+static bool hbk__tiktoken_special(hbk_tokenizer *t, hbk_error *err)
+{
+    static const char *const names[12] = {"begin_of_text",
+                                          "end_of_text",
+                                          "reserved_special_token_0",
+                                          "reserved_special_token_1",
+                                          "finetune_right_pad_id",
+                                          "step_id",
+                                          "start_header_id",
+                                          "end_header_id",
+                                          "eom_id",
+                                          "eot_id",
+                                          "python_tag",
+                                          "image"};
+    t->bos = (int32_t)t->vocab.n;
+    t->eos = t->bos + 1;
+    t->adds_bos = true;
+    for (int i = 0; i < 256; i++) {
+        char name[64], number[32];
+        snprintf(number, sizeof number, "reserved_special_token_%d", i - 10);
+        snprintf(name, sizeof name, "<|%s|>", i < 12 ? names[i] : number);
+        if (!hbk__add_piece(t, name, (hbk_int)strlen(name), 0, HBK__PIECE_CONTROL, "tokenizer.model", err))
+            return false;
+    }
+    return true;
+}
+
+static bool hbk__tiktoken_lines(hbk_tokenizer *t, const char *data, size_t n, hbk_text *bytes,
+                                hbk_text *spelled, const char *path, hbk_error *err)
+{
+    const char *s = data, *end = data + n;
+    for (hbk_int line = 1; s < end; line++) {
+        hbk_int len, rank;
+        const char *stop = (const char *)memchr(s, '\n', (size_t)(end - s));
+        if (!stop) stop = end;
+        bool good = hbk__tiktoken_line(s, stop, &len, &rank) && hbk__base64(s, len, bytes);
+        if (!hbk_text_ok(bytes, err)) return false;
+        if (!good || bytes->len == 0)
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, path, line, "expected base64, a space and a rank");
+        if (rank != t->vocab.n || bytes->len > HBK__LONGEST_PIECE)
+            return hbk_fail_at(err, HBK_ERROR_RANGE, path, line,
+                               "rank %lld, expected %lld, of at most %d bytes", (long long)rank,
+                               (long long)t->vocab.n, (int)HBK__LONGEST_PIECE);
+        hbk_text_clear(spelled);
+        hbk__spell(t, hbk_text_string(bytes), (hbk_int)bytes->len, spelled);
+        if (!hbk_text_ok(spelled, err)) return false;
+        if (hbk__vocab_find(&t->vocab, spelled->data, (hbk_int)spelled->len) >= 0)
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, path, line, "rank %lld has the bytes of an earlier one",
+                               (long long)rank);
+        if (!hbk__vocab_set(&t->vocab, rank, spelled->data, (hbk_int)spelled->len, HBK__PIECE_NORMAL,
+                            -(float)rank, err))
+            return false;
+        s = stop + 1;
+    }
+    return true;
+}
+
+static bool hbk__load_tiktoken(hbk_tokenizer *t, const char *data, size_t n, const char *path, hbk_error *err)
+{
+    hbk_text bytes, spelled;
+    memset(&bytes, 0, sizeof bytes);
+    bytes.alloc = t->alloc;
+    spelled = bytes;
+    t->byte_level = t->ignore_merges = true;
+    t->words = HBK__WORDS_LLAMA3;
+    bool ok = hbk__tiktoken_lines(t, data, n, &bytes, &spelled, path, err);
+    hbk_text_free(&bytes);
+    hbk_text_free(&spelled);
+    if (!ok) return false;
+    hbk__find_byte_pieces(t);
+    for (int b = 0; b < 256; b++)
+        if (t->byte_ids[b] < 0)
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "has no token for the byte 0x%02X", b);
+    return hbk__rules_by_score(t, err) && hbk__tiktoken_special(t, err);
+}
+
+/* A GGUF's vocabulary: "llama" is SentencePiece's, with scores; "gpt2" the byte-level family's, with merges,
+   and tokenizer.ggml.pre names the way its words are cut. */
+
+#define HBK__GGML "tokenizer.ggml."
+
+static bool hbk__vocab_gguf_bad_list(const char *path, const char *key, hbk_int n, hbk_int wanted,
+                                     hbk_error *err)
+{
+    return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, HBK__GGML "%s has %lld entries for %lld tokens", key,
+                       (long long)n, (long long)wanted);
+}
+
+static bool hbk__vocab_gguf_pieces(hbk_tokenizer *t, const hbk_gguf *g, const char *path, hbk_error *err)
+{
+    const hbk_gguf_value *tokens, *scores, *types = hbk_gguf_find(g, HBK__GGML "token_type");
+    if (!hbk_gguf_array(g, HBK__GGML "tokens", HBK_GGUF_STRING, &tokens, err) ||
+        !hbk_gguf_array(g, HBK__GGML "scores", HBK_GGUF_F32, &scores, err))
+        return false;
+    if (!tokens || tokens->n == 0) return hbk__vocab_gguf_bad_list(path, "tokens", 0, 0, err);
+    if (t->sentencepiece && (!scores || scores->n != tokens->n))
+        return hbk__vocab_gguf_bad_list(path, "scores", scores ? scores->n : 0, tokens->n, err);
+    if (types && types->n != tokens->n)
+        return hbk__vocab_gguf_bad_list(path, "token_type", types->n, tokens->n, err);
+    for (hbk_int id = 0; id < tokens->n; id++) {
+        size_t n = 0;
+        double score = 0;
+        hbk_int kind = HBK__PIECE_NORMAL;
+        const char *s = hbk_gguf_string_at(tokens, id, &n);
+        if (types && (!hbk_gguf_int_at(types, id, &kind) || kind < 0 || kind > HBK__PIECE_BYTE)) kind = 0;
+        if (t->sentencepiece) hbk_gguf_real_at(scores, id, &score);
+        if (t->byte_level && kind == HBK__PIECE_BYTE) kind = HBK__PIECE_NORMAL;
+        if (!hbk__add_piece(t, s, (hbk_int)n, (float)score, (int32_t)kind, path, err)) return false;
+    }
+    return true;
+}
+
+/* Each is "a b", and its position its rank, as in tokenizer.json. */
+static bool hbk__vocab_gguf_merges(hbk_tokenizer *t, const hbk_gguf *g, const char *path, hbk_error *err)
+{
+    const hbk_gguf_value *merges;
+    if (!hbk_gguf_array(g, HBK__GGML "merges", HBK_GGUF_STRING, &merges, err)) return false;
+    if (!merges)
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "a gpt2 vocabulary without " HBK__GGML "merges");
+    hbk_text joined;
+    memset(&joined, 0, sizeof joined);
+    joined.alloc = t->alloc;
+    bool ok = true;
+    for (hbk_int rank = merges->n - 1; rank >= 0 && ok; rank--) {
+        size_t n = 0;
+        const char *s = hbk_gguf_string_at(merges, rank, &n);
+        const char *space = s && n ? (const char *)memchr(s, ' ', n) : NULL;
+        if (space)
+            ok = hbk__add_merge(t, s, space - s, space + 1, s + n - space - 1, rank, &joined, path, err);
+        else
+            ok = hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "merge %lld is no pair of pieces",
+                             (long long)rank);
+    }
+    hbk_text_free(&joined);
+    return ok;
+}
+
+/* An id under a key that may be absent: then, and where it is -1 in any width, *id stays. */
+static bool hbk__vocab_gguf_id(const hbk_tokenizer *t, const hbk_gguf *g, const char *key, int32_t *id,
+                               const char *path, hbk_error *err)
+{
+    hbk_int x = -1;
+    if (!hbk_gguf_int(g, key, &x, err)) return false;
+    if (x == -1 || x == UINT32_MAX) return true;
+    if (x < 0 || x >= t->vocab.n)
+        return hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "%s is %lld, but there are %lld tokens", key,
+                           (long long)x, (long long)t->vocab.n);
+    *id = (int32_t)x;
+    return true;
+}
+
+static bool hbk__vocab_gguf_ids(hbk_tokenizer *t, const hbk_gguf *g, const char *path, hbk_error *err)
+{
+    return hbk__vocab_gguf_id(t, g, HBK__GGML "bos_token_id", &t->bos, path, err) &&
+           hbk__vocab_gguf_id(t, g, HBK__GGML "eos_token_id", &t->eos, path, err) &&
+           hbk__vocab_gguf_id(t, g, HBK__GGML "unknown_token_id", &t->unk, path, err) &&
+           hbk_gguf_bool(g, HBK__GGML "add_bos_token", &t->adds_bos, err);
+}
+
+/* SentencePiece's settings, and those of its ids that every such file has. */
+static bool hbk__vocab_gguf_spm(hbk_tokenizer *t, const hbk_gguf *g, const char *path, hbk_error *err)
+{
+    const hbk_gguf_value *map = hbk_gguf_find(g, HBK__GGML "precompiled_charsmap");
+    bool prefix = true;
+    if (map && map->n > 0)
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
+                           HBK__GGML "precompiled_charsmap (nmt_nfkc) is not supported, expected none");
+    t->escape = t->adds_bos = true;
+    t->bos = 1;
+    t->eos = 2;
+    t->unk = 0;
+    if (!hbk__be_sentencepiece(t, err) || !hbk__vocab_gguf_pieces(t, g, path, err) ||
+        !hbk__vocab_gguf_ids(t, g, path, err) ||
+        !hbk_gguf_bool(g, HBK__GGML "add_space_prefix", &prefix, err) ||
+        !hbk_gguf_bool(g, HBK__GGML "remove_extra_whitespaces", &t->collapse, err))
+        return false;
+    t->prefix = prefix ? HBK__PREFIX_FIRST : HBK__PREFIX_NEVER;
+    if (t->collapse || prefix) t->strip = HBK__STRIP_MARK;
+    for (int b = 0; b < 256; b++) t->byte_fallback = t->byte_fallback || t->byte_ids[b] >= 0;
+    return hbk__check_ids(t, path, err) && hbk__finish_scored(t, err);
+}
+
+/* Old files lack `pre`, and llama.cpp's default is not GPT-2's expression: see hbk__word_default. */
+static bool hbk__vocab_gguf_level(hbk_tokenizer *t, const hbk_gguf *g, const char *path, hbk_error *err)
+{
+    static const struct {
+        const char *name;
+        int words;
+        bool digits;
+    } known[] = {{"llama-bpe", HBK__WORDS_LLAMA3, false}, {"llama3", HBK__WORDS_LLAMA3, false},
+                 {"llama-v3", HBK__WORDS_LLAMA3, false},  {"smollm", HBK__WORDS_GPT2, true},
+                 {"gpt-2", HBK__WORDS_GPT2, false},       {"default", HBK__WORDS_DEFAULT, false}};
+    const char *pre = "default";
+    size_t n = strlen(pre), k = 0, n_known = sizeof known / sizeof *known;
+    if (!hbk_gguf_string(g, HBK__GGML "pre", &pre, &n, err)) return false;
+    while (k < n_known && (strlen(known[k].name) != n || memcmp(known[k].name, pre, n) != 0)) k++;
+    if (k == n_known)
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
+                           HBK__GGML "pre \"%.*s\" is not supported, expected llama-bpe, smollm, gpt-2 or "
+                                     "default",
+                           (int)HBK__MIN(n, 40), pre);
+    t->byte_level = true;
+    t->words = known[k].words;
+    t->digits = known[k].digits;
+    t->ignore_merges = t->adds_bos = t->words == HBK__WORDS_LLAMA3;
+    if (!hbk__vocab_gguf_pieces(t, g, path, err) || !hbk__vocab_gguf_ids(t, g, path, err)) return false;
+    hbk__find_byte_pieces(t);
+    return hbk__vocab_gguf_merges(t, g, path, err);
+}
+
+static bool hbk__load_vocab_gguf(hbk_tokenizer *t, const hbk_gguf *g, const char *path, hbk_error *err)
+{
+    const char *model = "none";
+    size_t n = strlen(model);
+    if (!hbk_gguf_string(g, HBK__GGML "model", &model, &n, err)) return false;
+    if (n == 5 && memcmp(model, "llama", 5) == 0) return hbk__vocab_gguf_spm(t, g, path, err);
+    if (n == 4 && memcmp(model, "gpt2", 4) == 0) return hbk__vocab_gguf_level(t, g, path, err);
+    return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
+                       HBK__GGML "model \"%.*s\" is not supported, expected llama or gpt2",
+                       (int)HBK__MIN(n, 40), model);
+}
+
 /* ---- 7.8 loading */
 
 static const char *const hbk__format_files[HBK__N_FORMATS] = {"tokenizer.json", "tokenizer.model",
@@ -5511,6 +5934,7 @@ static bool hbk__find_tokenizer(hbk_tokenizer *t, const char *path, hbk_error *e
     strcpy(t->file, path);
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path, *dot = strrchr(name, '.');
     t->format = dot && strcmp(dot, ".json") == 0  ? HBK__FORMAT_JSON
+                : hbk__is_gguf(path)              ? HBK__FORMAT_GGUF
                 : dot && strcmp(dot, ".bin") == 0 ? HBK__FORMAT_BIN
                                                   : HBK__FORMAT_MODEL;
     for (int i = 0; i < HBK__N_FORMATS; i++) { /* under its own name it has companions */
@@ -5528,12 +5952,18 @@ static bool hbk__load_file(hbk_tokenizer *t, hbk_error *err)
         json_t *root = hbk_json_read(t->file, err);
         ok = root && hbk__load_json(t, root, t->file, err);
         json_decref(root);
+    } else if (t->format == HBK__FORMAT_GGUF) {
+        hbk_gguf *g = hbk_gguf_open(t->file, t->alloc, err);
+        ok = g && hbk__load_vocab_gguf(t, g, t->file, err);
+        hbk_gguf_close(g);
     } else {
         hbk_mapping map;
         if (!hbk_mapping_open(&map, t->file, err)) return false;
         const char *data = (const char *)map.data;
         if (t->format == HBK__FORMAT_BIN)
             ok = hbk__load_bin(t, data, map.size, t->file, err);
+        else if (hbk__is_tiktoken(data, map.size))
+            ok = hbk__load_tiktoken(t, data, map.size, t->file, err);
         else
             ok = hbk__load_model(t, data, map.size, t->file, err);
         hbk_mapping_close(&map);
@@ -5916,11 +6346,141 @@ static bool hbk__copy_file(const char *from, const char *dir, const char *name, 
     return ok;
 }
 
+HBK_DEF bool hbk_tokenizer_copy(const char *from, const char *to, hbk_allocator *alloc, hbk_error *err)
+{
+    static const char *const names[] = {
+        "tokenizer.json", "tokenizer.model", "tokenizer.bin",      "tokenizer_config.json",
+        "vocab.json",     "merges.txt",      "added_tokens.json",  "special_tokens_map.json",
+        "chat_template.jinja",               "generation_config.json"};
+    char path[512];
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (!hbk_path(path, from, names[i], err)) return false;
+        if (hbk_file_exists(path) && !hbk__copy_file(path, to, names[i], alloc, err)) return false;
+    }
+    return true;
+}
+
+/* What came out of a GGUF becomes a tokenizer.json: the trained one's, with other parts. A NULL among them
+   is memory that ran out, which json_object_set_new reports. */
+
+static json_t *hbk__save_added(const hbk_tokenizer *t)
+{
+    json_t *list = json_array();
+    for (hbk_int i = 0; i < t->n_added; i++) {
+        int32_t id = t->added[i].id;
+        json_array_append_new(list,
+                              json_pack("{s:i,s:s,s:b,s:b,s:b,s:b,s:b}", "id", (int)id, "content",
+                                        hbk__vocab_piece(&t->vocab, id), "single_word", 0, "lstrip", 0,
+                                        "rstrip", 0, "normalized", 0, "special", (int)t->added[i].special));
+    }
+    return list;
+}
+
+static json_t *hbk__save_words(const hbk_tokenizer *t)
+{
+    json_t *first = NULL, *level;
+    if (!t->byte_level) return json_null();
+    level = json_pack("{s:s,s:b,s:b,s:b}", "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets", 1,
+                      "use_regex", (int)(t->words == HBK__WORDS_GPT2));
+    if (t->words == HBK__WORDS_LLAMA3)
+        first = json_pack("{s:s,s:{s:s},s:s,s:b}", "type", "Split", "pattern", "Regex", hbk__llama3_regex,
+                          "behavior", "Isolated", "invert", 0);
+    if (t->digits) first = json_pack("{s:s,s:b}", "type", "Digits", "individual_digits", 1);
+    return first ? json_pack("{s:s,s:[o,o]}", "type", "Sequence", "pretokenizers", first, level) : level;
+}
+
+/* The template's sequence [Prepend, Replace], less Prepend; its decoder less Strip; or a ByteLevel. */
+static int hbk__save_ends(const hbk_tokenizer *t, json_t *root)
+{
+    json_t *decoder = json_object_get(root, "decoder"), *steps = json_object_get(decoder, "decoders");
+    if (t->byte_level)
+        return json_object_set_new(root, "decoder",
+                                   json_pack("{s:s,s:b,s:b,s:b}", "type", "ByteLevel", "add_prefix_space", 0,
+                                             "trim_offsets", 1, "use_regex", 1));
+    json_t *replace =
+        json_pack("{s:s,s:{s:s},s:s}", "type", "Replace", "pattern", "String", " ", "content", HBK__SPACE);
+    json_t *prepend = json_pack("{s:s,s:s}", "type", "Prepend", "prepend", HBK__SPACE);
+    json_t *list =
+        t->prefix == HBK__PREFIX_NEVER ? json_pack("[o]", replace) : json_pack("[o,o]", prepend, replace);
+    if (t->prefix == HBK__PREFIX_NEVER) {
+        json_decref(prepend);
+        json_array_remove(steps, json_array_size(steps) - 1);
+    }
+    return json_object_set_new(root, "normalizer",
+                               json_pack("{s:s,s:o}", "type", "Sequence", "normalizers", list));
+}
+
+static int hbk__save_bos(const hbk_tokenizer *t, json_t *root)
+{
+    const char *bos = hbk_tokenizer_piece(t, t->bos);
+    if (!bos || !t->adds_bos) return json_object_set_new(root, "post_processor", json_null());
+    json_t *all = json_pack("{s:{s:s,s:[i],s:[s]}}", bos, "id", bos, "ids", (int)t->bos, "tokens", bos);
+    json_t *begin = json_pack("{s:{s:s,s:i}}", "SpecialToken", "id", bos, "type_id", 0);
+    json_t *a = json_pack("{s:{s:s,s:i}}", "Sequence", "id", "A", "type_id", 0);
+    json_t *b = json_pack("{s:{s:s,s:i}}", "Sequence", "id", "B", "type_id", 1);
+    return json_object_set_new(root, "post_processor",
+                               json_pack("{s:s,s:[O,O],s:[o,o,o],s:o}", "type", "TemplateProcessing",
+                                         "single", begin, a, "pair", begin, a, b, "special_tokens", all));
+}
+
+/* The vocabulary, and the merges in their order: those of pieces with spaces cannot be written, nor apply. */
+static int hbk__save_model(const hbk_tokenizer *t, json_t *model, const hbk__rule *rules, hbk_int n)
+{
+    json_t *vocab = json_object(), *merges = json_array();
+    const char *unk = hbk_tokenizer_piece(t, t->unk);
+    int failed = 0;
+    for (hbk_int id = 0; id < t->vocab.n && !failed; id++)
+        failed |= json_object_set_new(vocab, hbk__vocab_piece(&t->vocab, id), json_integer(id));
+    for (hbk_int i = 0; i < n && !failed; i++) {
+        const char *a = hbk__vocab_piece(&t->vocab, rules[i].left);
+        const char *b = hbk__vocab_piece(&t->vocab, rules[i].right);
+        if (!strchr(a, ' ') && !strchr(b, ' '))
+            failed |= json_array_append_new(merges, json_sprintf("%s %s", a, b));
+    }
+    failed |= json_object_set_new(model, "vocab", vocab) | json_object_set_new(model, "merges", merges);
+    failed |= json_object_set_new(model, "byte_fallback", json_boolean(t->byte_fallback));
+    failed |= json_object_set_new(model, "ignore_merges", json_boolean(t->ignore_merges));
+    failed |= json_object_set_new(model, "fuse_unk", json_boolean(t->fuse_unk));
+    return failed | json_object_set_new(model, "unk_token", unk ? json_string(unk) : json_null());
+}
+
+static bool hbk__save_document(const hbk_tokenizer *t, const char *dir, hbk_error *err)
+{
+    char path[512];
+    if (t->collapse || t->resplits || t->letters.n || t->words == HBK__WORDS_DEFAULT)
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, t->file, 0,
+                           "its vocabulary %s, which no tokenizer.json of LLaMA's family says: save as GGUF",
+                           t->collapse     ? "removes extra spaces"
+                           : t->byte_level ? "cuts words by llama.cpp's default"
+                                           : "has unused pieces or characters without a piece");
+    hbk_int n;
+    hbk__rule *rules = hbk__tokenizer_rules(t, &n, err);
+    if (!rules) return false;
+    json_t *root = json_loads(hbk__trained_json, 0, NULL);
+    int failed = hbk__save_model(t, json_object_get(root, "model"), rules, n);
+    hbk_free(t->alloc, rules);
+    failed |= json_object_set_new(root, "added_tokens", hbk__save_added(t));
+    failed |= json_object_set_new(root, "pre_tokenizer", hbk__save_words(t));
+    failed |= hbk__save_ends(t, root) | hbk__save_bos(t, root);
+    json_t *config = json_loads(hbk__trained_config, 0, NULL);
+    static const char *const names[3] = {"bos_token", "eos_token", "unk_token"};
+    const int32_t ids[3] = {t->bos, t->eos, t->unk};
+    for (int i = 0; i < 3; i++) {
+        const char *piece = hbk_tokenizer_piece(t, ids[i]);
+        failed |= json_object_set_new(config, names[i], piece ? json_string(piece) : json_null());
+    }
+    failed |= json_object_set_new(config, "add_bos_token", json_boolean(t->adds_bos));
+    bool ok =
+        !failed || hbk_fail(err, HBK_ERROR_MEMORY, "out of memory: a vocabulary could not be written down");
+    ok = ok && hbk_path(path, dir, "tokenizer.json", err) && hbk_json_write(path, root, err) &&
+         hbk_path(path, dir, "tokenizer_config.json", err) && hbk_json_write(path, config, err);
+    json_decref(root);
+    json_decref(config);
+    return ok;
+}
+
 HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_error *err)
 {
-    static const char *const companions[] = {
-        "tokenizer.json",          "tokenizer.model",   "tokenizer.bin",      "tokenizer_config.json",
-        "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"};
     char path[512];
     if (!hbk_dir_make(dir, err)) return false;
     if (t->document.len) {
@@ -5930,13 +6490,48 @@ HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_err
                hbk_path(path, dir, "tokenizer_config.json", err) &&
                hbk_file_write(path, config, strlen(config), err);
     }
+    if (t->format == HBK__FORMAT_GGUF) return hbk__save_document(t, dir, err);
     if (!hbk__copy_file(t->file, dir, hbk__format_files[t->format], t->alloc, err)) return false;
-    for (size_t i = 0; i < sizeof companions / sizeof *companions && t->folder[0]; i++) {
-        if (!hbk_path(path, t->folder, companions[i], err)) return false;
-        if (strcmp(path, t->file) == 0 || !hbk_file_exists(path)) continue;
-        if (!hbk__copy_file(path, dir, companions[i], t->alloc, err)) return false;
+    return !t->folder[0] || hbk_tokenizer_copy(t->folder, dir, t->alloc, err);
+}
+
+/* ---- 7.11 chat templates, as the text that files hold; chapter 14 tells which they are */
+
+/* The source of the chat template that a model folder comes with; nothing is appended where it has none.
+   Of several, "default" counts, else the first. */
+static bool hbk__chat_template(const char *dir, hbk_text *out, hbk_error *err)
+{
+    char path[512];
+    if (!hbk_path(path, dir, "chat_template.jinja", err)) return false;
+    if (hbk_file_exists(path)) return hbk_file_read(path, (size_t)4 << 20, out, err);
+    if (!hbk_path(path, dir, "tokenizer_config.json", err)) return false;
+    if (!hbk_file_exists(path)) return true;
+    json_t *root = hbk_json_read(path, err);
+    if (!root) return false;
+    const json_t *chat = json_object_get(root, "chat_template");
+    const char *source = json_string_value(chat);
+    for (size_t i = 0; i < json_array_size(chat); i++) { /* 0 unless it is an array */
+        const json_t *row = json_array_get(chat, i);
+        const char *name = json_string_value(json_object_get(row, "name"));
+        if (i == 0 || (name && strcmp(name, "default") == 0))
+            source = json_string_value(json_object_get(row, "template"));
     }
-    return true;
+    hbk_text_add(out, source);
+    json_decref(root);
+    return hbk_text_ok(out, err);
+}
+
+/* The same, where the model is a GGUF file. */
+static bool hbk__gguf_chat_template(const char *path, hbk_text *out, hbk_error *err)
+{
+    const char *source = "";
+    size_t n = 0;
+    hbk_gguf *g = hbk_gguf_open(path, out->alloc, err);
+    if (!g) return false;
+    bool ok = hbk_gguf_string(g, "tokenizer.chat_template", &source, &n, err);
+    if (ok) hbk_text_append(out, source, n);
+    hbk_gguf_close(g);
+    return ok && hbk_text_ok(out, err);
 }
 
 /* ==== 8  MATRICES ============================================================
@@ -6324,6 +6919,11 @@ static void hbk__unpack(hbk_real *out, hbk_dtype t, const void *in, hbk_int n)
     }
 }
 
+static const void *hbk__row(const hbk_matrix *w, hbk_int row)
+{
+    return (const char *)w->data + (size_t)row * hbk_dtype_size(w->dtype, w->cols);
+}
+
 /* Elements at .. at+n-1 of w, counted through all rows; whole blocks. */
 static void hbk__unpack_part(hbk_real *out, const hbk_matrix *w, hbk_int at, hbk_int n)
 {
@@ -6443,22 +7043,30 @@ HBK__CLONES
     HBK__DOT4(hbk__f32_of_bf16(w[i]))
 }
 
+#define HBK__PART ((hbk_int)1024) /* elements, a multiple of every block */
+
+/* Whether W's elements can be read where they lie. In a file they may begin at any byte: then they are
+   unpacked like any other type. */
+static bool hbk__in_place(const hbk_matrix *w)
+{
+    return w->dtype == HBK_REAL && (uintptr_t)w->data % sizeof(hbk_real) == 0;
+}
+
 /* y (N, rows) += x W^T for a few rows of x: each row of W is dotted with all of them while it is in cache.
    Reals and bf16 are read where they lie; of other types a part of the row is unpacked first, so short that
    it stays in the first cache. Rows of W are shared out among threads. */
 static void hbk__matmul_few(hbk_real *y, const hbk_real *x, const hbk_matrix *w, hbk_int N)
 {
-    enum { PART = 1024 };
-    bool real = w->dtype == HBK_REAL, bf16 = w->dtype == HBK_BF16 && (uintptr_t)w->data % 2 == 0;
-    hbk_int C = w->cols, O = w->rows, most = real || bf16 ? C : PART;
+    bool real = hbk__in_place(w), bf16 = w->dtype == HBK_BF16 && (uintptr_t)w->data % 2 == 0;
+    hbk_int C = w->cols, O = w->rows, most = real || bf16 ? C : HBK__PART;
 #ifdef _OPENMP
 #pragma omp parallel for schedule(static) if (O * C > 20000)
 #endif
     for (hbk_int o = 0; o < O; o++) {
-        hbk_real part[PART];
+        hbk_real part[HBK__PART];
         for (hbk_int c = 0, n; c < C; c += n) {
-            const hbk_real *xc = x + c, *wc = real ? (const hbk_real *)w->data + o * C : part;
-            const uint16_t *half = (const uint16_t *)w->data + o * C;
+            const hbk_real *xc = x + c, *wc = real ? (const hbk_real *)hbk__row(w, o) : part;
+            const uint16_t *half = (const uint16_t *)hbk__row(w, o);
             hbk_int k = 0;
             n = HBK__MIN(most, C - c);
             if (!real && !bf16) hbk__unpack_part(part, w, o * C + c, n);
@@ -6491,7 +7099,7 @@ HBK_DEF void hbk_matmul(hbk_real *y, const hbk_real *x, const hbk_matrix *w, hbk
 #endif
     if (few) {
         hbk__matmul_few(y, x, w, N);
-    } else if (w->dtype == HBK_REAL) {
+    } else if (hbk__in_place(w)) {
         hbk__gemm(false, true, N, O, C, 1, x, C, (const hbk_real *)w->data, C, 1, y, O);
     } else {
         hbk_int step = hbk__panel_rows(w);
@@ -6507,7 +7115,7 @@ HBK_DEF void hbk_matmul_dx(hbk_real *dx, const hbk_real *dy, const hbk_matrix *w
 {
     hbk_int C = w->cols, O = w->rows;
     /* forward: y = x W^T */
-    if (w->dtype == HBK_REAL) {
+    if (hbk__in_place(w)) {
         hbk__gemm(false, false, N, C, O, 1, dy, O, (const hbk_real *)w->data, C, 1, dx, C);
         return;
     }
@@ -6990,7 +7598,8 @@ HBK_DEF void hbk_dropout(hbk_real *y, const hbk_real *x, hbk_int n, double p, ui
 
        du = s dy B          dB += s dy^T u          dA += du^T x          dx += du A
 
-   A starts uniform in +-1/sqrt(in), B at zero: the first step begins at the base model. */
+   A starts uniform in +-1/sqrt(in), B at zero: the first step begins at the base model. Each W of a layer,
+   and the head, may have a correction of its own rank and scale, or none. */
 
 HBK_DEF const char *hbk_slot_name(hbk_slot s)
 {
@@ -8105,8 +8714,8 @@ HBK_DEF bool hbk_model_logits(hbk_acts *a, const hbk_model *m, const hbk_batch *
    give another model silently: a tensor too few, too many or of another shape is an error by name.
 
      12.1 reading safetensors   12.2 writing them     12.3 config.json    12.4 binding a model's tensors
-     12.5 folders               12.6 llama2.c         12.7 GGUF models    12.8 saving
-     12.9 adapters              12.10 merging */
+     12.5 folders               12.6 llama2.c         12.7 reading GGUF    12.8 saving
+     12.9 adapters              12.10 merging         12.11 writing GGUF */
 
 /* ---- 12.1 reading safetensors ----------------------------------------------- */
 
@@ -8123,6 +8732,7 @@ struct hbk_safetensors {
     size_t names_used;
     hbk_int n;
     bool interleaved; /* llama2.c, GGUF: rows 2i and 2i+1 of a head of q and k are a pair */
+    hbk_int group;    /* llama2.c: elements per scale of an INT8 tensor, whose scales follow it */
 };
 
 typedef struct hbk__st_type {
@@ -8388,14 +8998,21 @@ HBK_DEF const hbk_tensor *hbk_safetensors_find(const hbk_safetensors *s, const c
     return alias ? hbk__st_find(s, alias) : t;
 }
 
-/* The types of a matrix that files may hold: safetensors the first three, GGUF those that it has ids for. */
-static bool hbk__dtype_of(const char *name, hbk_dtype *t)
+/* A type as files spell it: "F32", "Q4_K". */
+static const char *hbk__st_type_name(hbk_dtype t)
 {
-#define HBK_X(type, text, gguf, block, bytes) #type,
+#define HBK_X(name, text, gguf, block, bytes) #name,
     static const char names[][5] = {HBK_DTYPES(HBK_X)};
 #undef HBK_X
+    return names[t];
+}
+
+/* The types of a matrix that files may hold: safetensors the first three, GGUF those that it has ids for,
+   llama2.c F32 and INT8. */
+static bool hbk__dtype_of(const char *name, hbk_dtype *t)
+{
     for (int i = 0; i < HBK_DTYPE_COUNT; i++) {
-        if (strcmp(name, names[i]) != 0 || i == HBK_F64 || i == HBK_INT8) continue;
+        if (strcmp(name, hbk__st_type_name((hbk_dtype)i)) != 0 || i == HBK_F64) continue;
         *t = (hbk_dtype)i;
         return true;
     }
@@ -8463,15 +9080,32 @@ static bool hbk__st_header(hbk_text *out, const hbk__st_item *items, hbk_int n, 
     return ok && hbk_text_ok(out, err);
 }
 
-/* The smallest number that rounds to infinity in type t: (2 - 2^-(p+1)) 2^e for p fraction bits. */
+/* The smallest number that rounds to infinity in type t: (2 - 2^-(p+1)) 2^e for p fraction bits. A block of
+   q8_0 has an F16 for a 127th of its largest number. */
 static double hbk__dtype_limit(hbk_dtype t)
 {
+    if (t == HBK_Q8_0) return 127 * hbk__dtype_limit(HBK_F16);
     if (t == HBK_F16) return ldexp(2 - ldexp(1, -11), 15);
     return ldexp(2 - ldexp(1, t == HBK_BF16 ? -8 : -24), 127);
 }
 
-/* The numbers of one tensor. A trainer that diverged must not replace a good file by one full of NaN, nor a
-   narrow type turn large weights into infinities: both end the writing. */
+/* Packs n numbers of a tensor of the file `path`. A trainer that diverged must not replace a good file by one
+   full of NaN, nor a narrow type turn large weights into infinities: both end the writing. */
+static bool hbk__pack_checked(void *packed, hbk_dtype t, const hbk_real *x, hbk_int n, const char *name,
+                              const char *path, hbk_error *err)
+{
+    double limit = hbk__dtype_limit(t);
+    hbk_int bad = 0;
+    while (bad < n && fabs((double)x[bad]) < limit) bad++; /* false for a NaN, too */
+    if (bad < n)
+        return hbk_fail_at(err, HBK_ERROR_NUMERIC, path, 0,
+                           "tensor %s: holds %g, which %s cannot; nothing was written", name, (double)x[bad],
+                           hbk__st_type_name(t));
+    hbk_pack(packed, t, x, n);
+    return true;
+}
+
+/* The numbers of one tensor. */
 static bool hbk__st_put(hbk_file *f, const hbk__st_item *item, hbk_allocator *alloc, hbk_error *err)
 {
     if (!item->from) return hbk_file_put(f, item->t.data, item->t.bytes, err);
@@ -8481,19 +9115,12 @@ static bool hbk__st_put(hbk_file *f, const hbk__st_item *item, hbk_allocator *al
     hbk_int step = hbk__panel_rows(w);
     hbk_real *x = HBK__NEW(alloc, hbk_real, step * w->cols, err);
     char *packed = x ? (char *)hbk_alloc(alloc, step, hbk_dtype_size(type, w->cols), err) : NULL;
-    double limit = hbk__dtype_limit(type);
     bool ok = packed != NULL;
     for (hbk_int row = 0; ok && row < w->rows; row += step) {
-        hbk_int n = HBK__MIN(step, w->rows - row) * w->cols, bad = 0;
+        hbk_int n = HBK__MIN(step, w->rows - row) * w->cols;
         hbk_lora_merge(x, w, item->from->lora, row, n / w->cols);
-        while (bad < n && fabs((double)x[bad]) < limit) bad++; /* false for a NaN, too */
-        if (bad < n)
-            ok = hbk_fail_at(err, HBK_ERROR_NUMERIC, f->path, 0,
-                             "tensor %s: holds %g, which %s cannot; nothing was written", item->t.name,
-                             (double)x[bad], item->t.dtype);
-        if (!ok) break;
-        hbk_pack(packed, type, x, n);
-        ok = hbk_file_put(f, packed, hbk_dtype_size(type, n), err);
+        ok = hbk__pack_checked(packed, type, x, n, item->t.name, f->path, err) &&
+             hbk_file_put(f, packed, hbk_dtype_size(type, n), err);
     }
     hbk_free(alloc, x);
     hbk_free(alloc, packed);
@@ -9031,33 +9658,51 @@ static bool hbk__check_tensor(const char *path, const hbk_tensor *t, const hbk_m
                        vocabulary ? "; vocab_size may be lower than the rows, not higher" : "");
 }
 
+/* Tensor t of a file as a matrix, with its scales if it has some. */
+static hbk_matrix hbk__stored(const hbk_safetensors *file, const hbk_tensor *t, hbk_int rows, hbk_int cols)
+{
+    hbk_matrix w = hbk__tensor_matrix(t, rows, cols);
+    if (w.dtype != HBK_INT8) return w;
+    w.scales = (const char *)t->data + t->bytes;
+    w.group = file->group;
+    return w;
+}
+
+/* Bytes of `rows` rows' scales; rows hold whole groups. */
+static size_t hbk__scales_size(const hbk_matrix *w, hbk_int rows)
+{
+    return w->dtype == HBK_INT8 ? (size_t)(rows * w->cols / w->group) * sizeof(float) : 0;
+}
+
 static bool hbk__must_permute(const hbk_safetensors *file, const hbk__place *p)
 {
     return file->interleaved && (p->slot == HBK_Q || p->slot == HBK_K);
 }
 
 /* What a tensor needs of the model's block, in reals; 0: it stays where it is. Norms and biases are reals,
-   floats must be aligned to be read in place, and interleaved q and k get their rows in another order: in
-   their stored type, for rows are whole blocks. */
+   interleaved q and k get their rows in another order: in their stored type, for rows are whole blocks or
+   groups. */
 static hbk_int hbk__copy_reals(const hbk_safetensors *file, const hbk_matrix *t, const hbk__place *p)
 {
     hbk_int n = t->rows * t->cols, real = (hbk_int)sizeof(hbk_real);
-    if (p->vector || (t->dtype == HBK_F32 && (uintptr_t)t->data % 4 != 0)) return n;
-    return hbk__must_permute(file, p) ? ((hbk_int)hbk_dtype_size(t->dtype, n) + real - 1) / real : 0;
+    if (p->vector) return n;
+    hbk_int bytes = (hbk_int)(hbk_dtype_size(t->dtype, n) + hbk__scales_size(t, t->rows));
+    return hbk__must_permute(file, p) ? (bytes + real - 1) / real : 0;
 }
 
-/* The row here of an interleaved row: 2i + s of a head is its row s D/2 + i; or, `back`, the other way. */
-static hbk_int hbk__half_split(hbk_int row, hbk_int D, bool back)
+/* The row here of an interleaved row: 2i + s of a head is its row s D/2 + i. */
+static hbk_int hbk__half_split(hbk_int row, hbk_int D)
 {
-    hbk_int head = row / D * D, r = row % D;
-    return head + (back ? r % (D / 2) * 2 + r / (D / 2) : r % 2 * (D / 2) + r / 2);
+    return row / D * D + row % 2 * (D / 2) + row % D / 2;
 }
 
 /* Copies t into the model's block at out, and leads t there. */
 static void hbk__copy_tensor(hbk_real *out, hbk_matrix *t, const hbk_safetensors *file, const hbk__place *p,
                              hbk_int D)
 {
-    size_t bytes = hbk_dtype_size(t->dtype, t->cols);
+    size_t bytes = hbk_dtype_size(t->dtype, t->cols), scales = hbk__scales_size(t, 1);
+    const char *scales_from = (const char *)t->scales;
+    char *scales_to = (char *)out + (size_t)t->rows * bytes;
     bool permute = hbk__must_permute(file, p), same = permute && !p->vector;
     hbk_matrix to = *t;
     if (p->vector && permute) { /* a bias: its elements are what its matrix's rows are */
@@ -9065,13 +9710,15 @@ static void hbk__copy_tensor(hbk_real *out, hbk_matrix *t, const hbk_safetensors
         to.cols = t->rows;
     }
     for (hbk_int row = 0; row < to.rows; row++) {
-        hbk_int place = permute ? hbk__half_split(row, D, false) : row;
+        hbk_int place = permute ? hbk__half_split(row, D) : row;
         if (same)
             memcpy((char *)out + (size_t)place * bytes, (const char *)to.data + (size_t)row * bytes, bytes);
         else
             hbk_matrix_unpack(out + place * to.cols, &to, row, 1);
+        if (scales) memcpy(scales_to + (size_t)place * scales, scales_from + (size_t)row * scales, scales);
     }
     t->data = out;
+    if (scales) t->scales = scales_to;
     if (!same) t->dtype = HBK_REAL;
 }
 
@@ -9119,7 +9766,7 @@ static bool hbk__bind(hbk_model *m, hbk__source *src, hbk_error *err)
         if (!t) return hbk__missing(src, name, err);
         if (!hbk__place_of(m, name, &p) || !hbk__check_tensor(file->path, t, &w, &p, &m->config, err))
             return false;
-        hbk_matrix stored = hbk__tensor_matrix(t, w.rows, w.cols);
+        hbk_matrix stored = hbk__stored(file, t, w.rows, w.cols);
         copied += hbk__copy_reals(file, &stored, &p);
     }
     if (!hbk__check_strangers(m, src, err)) return false;
@@ -9129,7 +9776,7 @@ static bool hbk__bind(hbk_model *m, hbk__source *src, hbk_error *err)
     hbk_real *at = m->values;
     for (hbk_int i = 0; hbk_tensor_at(m, i, name, &w); i++) {
         const hbk_tensor *t = hbk__source_find(src, name, &file);
-        hbk_matrix stored = hbk__tensor_matrix(t, w.rows, w.cols);
+        hbk_matrix stored = hbk__stored(file, t, w.rows, w.cols);
         hbk__place_of(m, name, &p);
         hbk_int reals = hbk__copy_reals(file, &stored, &p);
         if (reals) hbk__copy_tensor(at, &stored, file, &p, m->config.head_dim);
@@ -9139,6 +9786,7 @@ static bool hbk__bind(hbk_model *m, hbk__source *src, hbk_error *err)
     }
     if (m->config.tied) m->head = m->embed;
     for (hbk_int i = 0; i < src->n_files; i++) {
+        hbk__mapping_forget(&src->files[i]->map); /* the norms have been copied, the rest was not read */
         m->maps[m->n_maps++] = src->files[i]->map;
         src->files[i]->map.data = NULL;
     }
@@ -9272,7 +9920,10 @@ static hbk_model *hbk__load_folder(hbk__source *s, hbk_error *err)
    i32 dim, ffn_dim, n_layers, n_heads, n_kv_heads, vocab_size, context_length, then floats:
      version 0: at byte 28; a negative vocab_size says that the head follows; tables of rope angles lie
        before it. There is no magic number: the sizes must explain the length of the file to the byte.
-     version 1: "24ka", i32 1 and the sizes; u8 tied at byte 36; floats at byte 256, norms first. */
+     version 1: "24ka", i32 1 and the sizes; u8 tied at byte 36; floats at byte 256, norms first.
+     version 2: "24ka", i32 2, and i32 group at byte 37. Each matrix is rows*cols signed bytes and then one
+       f32 for each `group` of them, which it multiplies. Groups run on from row to row; the exporter makes
+       them divide dim, so that only those of down_proj can cross the end of a row. */
 
 /* The order of tensors. A name that begins with '.' comes once per layer; "" stands for the tables. */
 static const char *const hbk__llama2c_order[2][13] = {
@@ -9285,17 +9936,17 @@ static const char *const hbk__llama2c_order[2][13] = {
 
 /* The sizes in the header, and where the floats begin. Without a magic number, sizes that make sense are what
    tells version 0 from a file that is none. */
-static bool hbk__llama2c_header(const hbk_safetensors *s, hbk_config *c, int *version, hbk_int *start,
+static bool hbk__llama2c_header(hbk_safetensors *s, hbk_config *c, int *version, hbk_int *start,
                                 hbk_error *err)
 {
     const unsigned char *p = s->map.data;
     bool magic = s->map.size >= 256 && hbk__little_endian(p, 4) == 0x616b3432;
     *version = magic ? (int)(int32_t)hbk__little_endian(p + 4, 4) : 0;
     *start = magic ? 256 : 28;
-    if (magic && *version != 1)
+    if (magic && *version != 1 && *version != 2)
         return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, s->path, 0,
-                           "llama2.c version %d%s is not supported: export version 0 or 1", *version,
-                           *version == 2 ? " (int8)" : "");
+                           "llama2.c version %d is not supported: export version 0, 1 or 2", *version);
+    s->group = *version == 2 ? (int32_t)(uint32_t)hbk__little_endian(p + 37, 4) : 0;
     hbk_int size[7];
     for (int i = 0; i < 7; i++)
         size[i] = s->map.size < 28 ? 0 : (int32_t)(uint32_t)hbk__little_endian(p + 8 * magic + 4 * i, 4);
@@ -9321,18 +9972,27 @@ static bool hbk__llama2c_header(const hbk_safetensors *s, hbk_config *c, int *ve
                        "safetensors");
 }
 
-/* The second test of version 0, and the bounds check of both: after it, no tensor can leave the file. */
+/* The second test of version 0, and the bounds check of all: after it, no tensor can leave the file. */
 static bool hbk__llama2c_length(const hbk_safetensors *s, const hbk_config *c, int version, hbk_int start,
                                 hbk_error *err)
 {
-    hbk_int floats = hbk_model_count(c), tables = version == 0 ? c->context_length * c->head_dim : 0;
-    if (floats < (hbk_int)1 << 58 && tables < (hbk_int)1 << 58 &&
-        start + 4 * (floats + tables) == (hbk_int)s->map.size)
+    hbk_int tables = version == 0 ? c->context_length * c->head_dim : 0;
+    hbk_int n = hbk_model_count(c), bytes = 4 * n;
+    if (version == 2 && (s->group < 1 || c->dim % s->group != 0))
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0,
+                           "llama2.c version 2: groups of %lld do not divide dim %lld; export it again",
+                           (long long)s->group, (long long)c->dim);
+    if (version == 2) { /* matrices are a byte and their share of a scale */
+        hbk_int norms = c->dim * (2 * c->n_layers + 1);
+        bytes = 4 * norms + (n - norms) + 4 * ((n - norms) / s->group);
+    }
+    if (n < (hbk_int)1 << 58 && tables < (hbk_int)1 << 58 &&
+        start + bytes + 4 * tables == (hbk_int)s->map.size)
         return true;
     return hbk_fail_at(err, HBK_ERROR_FORMAT, s->path, 0,
                        "has %zu bytes; a llama2.c file of dim %lld, %lld layers, %lld tokens has about %.0f",
                        s->map.size, (long long)c->dim, (long long)c->n_layers, (long long)c->vocab_size,
-                       4.0 * ((double)floats + (double)tables));
+                       (double)bytes + 4.0 * (double)tables);
 }
 
 /* The table that a safetensors file would have. */
@@ -9342,8 +10002,8 @@ static bool hbk__llama2c_table(hbk_safetensors *s, hbk_model *m, int version, hb
     const unsigned char *at = s->map.data + start;
     hbk_int n = 3 + 9 * c->n_layers;
     if (!hbk__st_reserve(s, n, n * 96, err)) return false;
-    for (int i = 0; i < 13 && hbk__llama2c_order[version][i]; i++) {
-        const char *part = hbk__llama2c_order[version][i];
+    for (int i = 0; i < 13 && hbk__llama2c_order[version > 0][i]; i++) {
+        const char *part = hbk__llama2c_order[version > 0][i];
         if (!*part) at += 4 * c->context_length * c->head_dim;
         if (!*part || (c->tied && !strcmp(part, HBK__HEAD))) continue;
         for (hbk_int l = 0; l < (*part == '.' ? c->n_layers : 1); l++) {
@@ -9355,13 +10015,15 @@ static bool hbk__llama2c_table(hbk_safetensors *s, hbk_model *m, int version, hb
                 snprintf(name, sizeof name, "%s", part);
             hbk__place_of(m, name, &p);
             hbk_tensor *t = hbk__st_add(s, name);
-            snprintf(t->dtype, sizeof t->dtype, "F32");
+            bool int8 = s->group && p.w;
+            snprintf(t->dtype, sizeof t->dtype, int8 ? "INT8" : "F32");
             t->n_dims = p.vector ? 1 : 2;
             t->shape[0] = p.vector ? c->dim : p.w->rows;
             t->shape[1] = p.vector ? 0 : p.w->cols;
+            t->n_elements = t->shape[0] * (p.vector ? 1 : t->shape[1]);
             t->data = at;
-            hbk__tensor_size(t);
-            at += t->bytes;
+            t->bytes = hbk_dtype_size(int8 ? HBK_INT8 : HBK_F32, t->n_elements);
+            at += t->bytes + (int8 ? 4 * (size_t)(t->n_elements / s->group) : 0);
         }
     }
     hbk__st_sort(s);
@@ -9393,7 +10055,7 @@ static hbk_model *hbk__load_llama2c(hbk__source *src, hbk_error *err)
     return NULL;
 }
 
-/* ---- 12.7 GGUF models -------------------------------------------------------
+/* ---- 12.7 reading GGUF ------------------------------------------------------
 
    llama.cpp's container (chapter 6) holds configuration, tokenizer and tensors. Its tensors have names of
    their own, and q and k in llama2.c's order; of the rotary scalings, "linear" is a key, and Llama 3's is a
@@ -9717,12 +10379,121 @@ HBK_DEF hbk_model *hbk_model_load(const char *path, hbk_allocator *alloc, hbk_er
     return m;
 }
 
-/* ---- 12.8 saving ------------------------------------------------------------ */
+/* Adapters: blk.N.attn_q.weight.lora_a (rank, in) and .lora_b (out, rank), one alpha for the file, a scale of
+   alpha / rank for each pair, and of 1 where alpha is 0. Rows of B are interleaved as the weight's are. */
 
-static const char *hbk__st_type_name(hbk_dtype t)
+/* The base tensor of number i of an adapter's projections. */
+static void hbk__gguf_lora_base(char name[64], const hbk_adapter *a, hbk_int i)
 {
-    return t == HBK_F32 ? "F32" : t == HBK_F16 ? "F16" : "BF16";
+    int slot = hbk__lora_slot(a, i);
+    if (slot == HBK_LM_HEAD)
+        snprintf(name, 64, "output.weight");
+    else
+        snprintf(name, 64, "blk.%lld.%s.weight", (long long)(i / HBK_N_SLOTS),
+                 hbk__gguf_tensors[5 + slot][1]);
 }
+
+/* Which projection (its number, as in hbk_adapter.loras) and half a tensor is of; false: of none. */
+static bool hbk__gguf_lora_place(const char *name, const hbk_config *c, hbk_int *i, int *half)
+{
+    char base[96], known[96];
+    const char *end = strrchr(name, '.'), *rest;
+    hbk_int layer = 0;
+    hbk_slot slot;
+    *half = end && !strcmp(end, ".lora_b");
+    if (!end || (!*half && strcmp(end, ".lora_a") != 0)) return false;
+    snprintf(base, sizeof base, "%.*s", (int)(end - name), name);
+    hbk__translate(known, base, 0);
+    *i = c->n_layers * HBK_N_SLOTS;
+    if (!strcmp(known, HBK__HEAD)) return true;
+    rest = hbk__after_slot(hbk__after_layer(known, &layer), &slot);
+    *i = layer * HBK_N_SLOTS + (hbk_int)slot;
+    return rest && !strcmp(rest, ".weight") && layer < c->n_layers;
+}
+
+/* Sorts the file's tensors into found[2 i + half] and sets the ranks; false with the name of one that has no
+   place or the wrong shape. */
+static bool hbk__gguf_lora_collect(const hbk_gguf *g, const hbk_config *c, hbk_adapter *a, double alpha,
+                                   const hbk_gguf_tensor **found, hbk_error *err)
+{
+    for (hbk_int k = 0; k < hbk_gguf_tensor_count(g); k++) {
+        const hbk_gguf_tensor *t = hbk_gguf_tensor_at(g, k);
+        hbk_int i;
+        int half;
+        hbk_dtype type;
+        if (!hbk__gguf_lora_place(t->name, c, &i, &half))
+            return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, g->path, 0,
+                               "tensor %s: is not lora_a or lora_b of a projection of this model; is it the "
+                               "adapter of another base?",
+                               t->name);
+        hbk_lora *l = &a->loras[i];
+        if (!hbk__dtype_of(t->type, &type))
+            return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, g->path, 0, "tensor %s: type %s is not supported",
+                               t->name, t->type);
+        hbk_int wide = half ? l->out : l->in, rank = t->n_dims == 2 ? t->shape[half] : 0;
+        if (t->n_dims != 2 || t->shape[!half] != wide || (l->rank && l->rank != rank))
+            return hbk_fail_at(err, HBK_ERROR_SHAPE, g->path, 0,
+                               "tensor %s: expected %s%lld%s, of one rank with its other half", t->name,
+                               half ? "(" : "(rank,", (long long)wide, half ? ",rank)" : ")");
+        l->rank = rank;
+        l->alpha = alpha != 0 ? alpha : (double)rank;
+        found[2 * i + half] = t;
+    }
+    for (hbk_int i = 0; i <= c->n_layers * HBK_N_SLOTS; i++) {
+        char base[64];
+        hbk__gguf_lora_base(base, a, i);
+        if (!found[2 * i] != !found[2 * i + 1])
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, g->path, 0, "tensor %s.lora_%c is missing", base,
+                               found[2 * i] ? 'b' : 'a');
+    }
+    return hbk_gguf_tensor_count(g) > 0 || hbk_fail_at(err, HBK_ERROR_FORMAT, g->path, 0, "holds no tensor");
+}
+
+static void hbk__gguf_lora_fill(hbk_lora *l, const hbk_gguf_tensor *A, const hbk_gguf_tensor *B, hbk_int D)
+{
+    hbk_matrix a = hbk__matrix(l->rank, l->in, NULL), b = hbk__matrix(l->out, l->rank, NULL);
+    hbk__dtype_of(A->type, &a.dtype);
+    hbk__dtype_of(B->type, &b.dtype);
+    a.data = (void *)(uintptr_t)A->data; /* only read */
+    b.data = (void *)(uintptr_t)B->data;
+    hbk_matrix_unpack(l->a, &a, 0, l->rank);
+    for (hbk_int row = 0; row < l->out; row++)
+        hbk_matrix_unpack(l->b + (D ? hbk__half_split(row, D) : row) * l->rank, &b, row, 1);
+}
+
+/* hbk_adapter_load, where it is given a GGUF file. */
+static hbk_adapter *hbk__adapter_load_gguf(const char *path, const hbk_config *c, hbk_allocator *alloc,
+                                           hbk_error *err)
+{
+    hbk_gguf *g = hbk_gguf_open(path, alloc, err);
+    if (!g) return NULL;
+    hbk_adapter *a = NULL;
+    hbk_int last = c->n_layers * HBK_N_SLOTS;
+    hbk__gguf_fields f = {g, err, hbk_gguf_find(g, "general.type") != NULL};
+    if (!f.ok) hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "key general.type is missing: it is no adapter");
+    hbk__gguf_refuse(&f, "general.type", "adapter", "; a model is opened as a model");
+    hbk__gguf_refuse(&f, "general.architecture", "llama", "");
+    hbk__gguf_refuse(&f, "adapter.type", "lora", "");
+    double alpha = hbk__gguf_number_of(&f, "adapter.lora.alpha", 0);
+    const hbk_gguf_tensor **found =
+        f.ok ? HBK__NEW(alloc, const hbk_gguf_tensor *, 2 * (last + 1), err) : NULL;
+    if (found) a = hbk__adapter_begin(c, alloc, err);
+    if (a && !(hbk__gguf_lora_collect(g, c, a, alpha, found, err) && hbk__adapter_lay(a, NULL, err))) {
+        hbk_adapter_free(a);
+        a = NULL;
+    }
+    for (hbk_int i = 0; a && i <= last; i++) {
+        int slot = hbk__lora_slot(a, i);
+        bool interleaved = slot == HBK_Q || slot == HBK_K;
+        if (found[2 * i])
+            hbk__gguf_lora_fill(&a->loras[i], found[2 * i], found[2 * i + 1], interleaved ? c->head_dim : 0);
+    }
+    hbk_free(alloc, found);
+    hbk_gguf_close(g);
+    return a;
+}
+
+/* ---- 12.8 saving ------------------------------------------------------------ */
 
 /* One id as a number, several as a list, none as null. */
 static json_t *hbk__eos_json(const hbk_config *c)
@@ -9889,7 +10660,7 @@ HBK_DEF bool hbk_model_save(const hbk_model *m, const char *dir, hbk_dtype t, hb
 typedef struct hbk__adapter_file {
     char config_path[512];
     json_t *config;
-    const json_t *targets, *layers; /* lists that claim what is adapted; targets NULL: none that can be read */
+    const json_t *targets, *layers; /* lists that claim what is adapted; targets NULL: no list */
     bool mlx, all_linear, excludes, rslora;
     double alpha; /* of MLX: the scale */
     const hbk_model *base;
@@ -9931,7 +10702,8 @@ static bool hbk__lora_name(const char *name, bool mlx, hbk_int *layer, hbk_slot 
     const char *module = mlx ? name : hbk__after(name, "base_model.model."), *head;
     const char *s = hbk__after_slot(hbk__after_layer(module, layer), slot);
     if ((head = hbk__after(module, "lm_head")) != NULL) s = head; /* *slot is HBK_LM_HEAD already */
-    const char *a = hbk__after(s, mlx ? ".lora_a" : ".lora_A"), *b = hbk__after(s, mlx ? ".lora_b" : ".lora_B");
+    const char *a = hbk__after(s, mlx ? ".lora_a" : ".lora_A"),
+               *b = hbk__after(s, mlx ? ".lora_b" : ".lora_B");
     *half = b != NULL;
     s = a ? a : b;
     if (!s || mlx) return s && !*s;
@@ -10103,7 +10875,7 @@ static bool hbk__adapter_complete(const hbk__adapter_file *f, hbk_error *err)
 static void hbk__refuse_unknown(hbk__fields *f, json_t *config)
 {
     static const char known[][22] = {
-        "alpha_pattern",  "auto_mapping",   "corda_config",    "eva_config",    "exclude_modules",
+        "alpha_pattern",  "auto_mapping",   "corda_config",    "eva_config",     "exclude_modules",
         "fan_in_fan_out", "inference_mode", "layers_pattern",  "lora_ga_config", "init_lora_weights",
         "loftq_config",   "rank_pattern",   "megatron_config", "runtime_config", "layers_to_transform",
         "target_modules", "use_rslora",     "velora_config"};
@@ -10130,11 +10902,13 @@ static bool hbk__peft_config(hbk__adapter_file *a, hbk_error *err)
                            type ? type : "is absent");
     hbk__refuse_unknown(&f, a->config);
     hbk__field_refuse(&f, "bias", "none");
-    /* pissa, olora, corda, loftq and lora_ga change the base too: their A and B mean nothing on the plain one.
-       PEFT's save_pretrained(path_initial_model_for_weight_conversion=...) writes what does. */
+    /* these only choose where training begins; pissa, olora, corda, loftq and lora_ga change the base too */
     const char *init = json_string_value(hbk__json_field(&f, "init_lora_weights"));
-    if (init && strcmp(init, "eva") != 0 && strcmp(init, "orthogonal") != 0)
-        hbk__field_refuse(&f, "init_lora_weights", "gaussian");
+    if (f.ok && init && strcmp(init, "gaussian") && strcmp(init, "eva") && strcmp(init, "orthogonal"))
+        f.ok = hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, f.path, 0,
+                           "init_lora_weights \"%.40s\" is not supported: it changed the base; save the "
+                           "adapter with PEFT's path_initial_model_for_weight_conversion",
+                           init);
     a->alpha = hbk__field_real(&f, "lora_alpha", 8);
     a->rslora = hbk__field_bool(&f, "use_rslora", false);
     const json_t *targets = hbk__json_field(&f, "target_modules");
@@ -10145,8 +10919,7 @@ static bool hbk__peft_config(hbk__adapter_file *a, hbk_error *err)
     if (json_is_array(targets)) a->targets = targets;
     for (size_t i = 0; i < json_array_size(targets) && f.ok; i++)
         if (!json_is_string(json_array_get(targets, i)))
-            f.ok = hbk_fail_at(err, HBK_ERROR_FORMAT, f.path, 0,
-                               "target_modules: expected names of modules");
+            f.ok = hbk_fail_at(err, HBK_ERROR_FORMAT, f.path, 0, "target_modules: expected names of modules");
     return f.ok;
 }
 
@@ -10304,13 +11077,14 @@ static bool hbk__adapter_fill(const hbk__adapter_file *f, hbk_adapter *a, hbk_er
 HBK_DEF hbk_adapter *hbk_adapter_load(const char *dir, const hbk_model *base, hbk_allocator *alloc,
                                       hbk_error *err)
 {
+    if (hbk__is_gguf(dir)) return hbk__adapter_load_gguf(dir, &base->config, alloc, err);
     hbk__adapter_file f;
     memset(&f, 0, sizeof f);
     f.base = base;
     f.alloc = alloc;
     f.n = base->config.n_layers * HBK_N_SLOTS + 1;
-    bool ok = hbk__adapter_open(&f, dir, err) && hbk__adapter_collect(&f, err) &&
-              hbk__adapter_complete(&f, err);
+    bool ok =
+        hbk__adapter_open(&f, dir, err) && hbk__adapter_collect(&f, err) && hbk__adapter_complete(&f, err);
     hbk_adapter *a = ok ? hbk__adapter_begin(&base->config, alloc, err) : NULL;
     if (a && !hbk__adapter_fill(&f, a, err)) {
         hbk_adapter_free(a);
@@ -10399,13 +11173,13 @@ static bool hbk__adapter_config_save(const hbk_adapter *a, const char *dir, cons
     if (hbk__head_lora(a)) common = *hbk__head_lora(a);
     json_t *layers, *targets = hbk__targets_json(a, &layers), *ranks = json_object(), *alphas = json_object();
     hbk__patterns_json(a, &common, ranks, alphas);
-    json_t *o = json_pack("{s:o,s:n,s:s?,s:s,s:b,s:b,s:b,s:n,s:o,s:o,s:f,s:n,s:s,s:I,s:o,s:n,s:o,s:s}",
-                          "alpha_pattern", alphas, "auto_mapping", "base_model_name_or_path", base_name, "bias",
-                          "none", "fan_in_fan_out", 0, "inference_mode", 1, "init_lora_weights", 1,
-                          "layers_pattern", "layers_to_transform", layers, "lora_alpha",
-                          hbk__alpha_json(common.alpha), "lora_dropout", dropout, "modules_to_save",
-                          "peft_type", "LORA", "r", (json_int_t)common.rank, "rank_pattern", ranks, "revision",
-                          "target_modules", targets, "task_type", "CAUSAL_LM");
+    json_t *o =
+        json_pack("{s:o,s:n,s:s?,s:s,s:b,s:b,s:b,s:n,s:o,s:o,s:f,s:n,s:s,s:I,s:o,s:n,s:o,s:s}",
+                  "alpha_pattern", alphas, "auto_mapping", "base_model_name_or_path", base_name, "bias",
+                  "none", "fan_in_fan_out", 0, "inference_mode", 1, "init_lora_weights", 1, "layers_pattern",
+                  "layers_to_transform", layers, "lora_alpha", hbk__alpha_json(common.alpha), "lora_dropout",
+                  dropout, "modules_to_save", "peft_type", "LORA", "r", (json_int_t)common.rank,
+                  "rank_pattern", ranks, "revision", "target_modules", targets, "task_type", "CAUSAL_LM");
     return hbk__json_file(dir, "adapter_config.json", o, err);
 }
 
@@ -10467,22 +11241,390 @@ HBK_DEF bool hbk_adapter_add(hbk_model *m, const hbk_adapter *a, double times, h
     HBK_ASSERT(a->n_layers == m->config.n_layers);
     if (hbk__head_lora(a) && m->config.tied)
         return hbk_fail(err, HBK_ERROR_OPTION,
-                        "the adapter corrects a head that is also the embedding: make a merged model of its own");
+                        "the adapter corrects a head that is also the embedding: make a merged model");
     for (int round = 0; round < 2; round++) /* check all before the first is touched */
         for (hbk_int i = 0; i <= a->n_layers * HBK_N_SLOTS; i++) {
             const hbk_lora *l = &a->loras[i];
             int slot = hbk__lora_slot(a, i);
             const hbk_matrix *w = slot == HBK_LM_HEAD ? &m->head : &m->layers[i / HBK_N_SLOTS].w[slot];
             if (!l->a) continue;
-            if (!m->values || w->dtype != HBK_REAL)
+            if (m->n_maps || w->dtype != HBK_REAL)
                 return hbk_fail(err, HBK_ERROR_OPTION,
-                                "weights of a file, or in %s, cannot be changed in place: make a merged model",
+                                "weights of a file, or in %s, cannot be changed: make a merged model",
                                 hbk_dtype_name(w->dtype));
             if (round)
                 hbk__gemm(false, false, l->out, l->in, l->rank, (hbk_real)times * l->scale, l->b, l->rank,
                           l->a, l->in, 1, (hbk_real *)w->data, l->in);
         }
     return true;
+}
+
+/* ---- 12.11 writing GGUF -----------------------------------------------------
+
+   The way back of 12.7, to what llama.cpp's own converter writes: norms and biases in F32, rows of q and k
+   interleaved, Llama 3's scaling as a table of divisors. A matrix whose rows are no whole blocks of q8_0 is
+   F16. Numbers pass through a panel on their way, so no buffer has the size of the file. An adapter's file
+   has one alpha: where a scale is another than alpha / rank, B takes the quotient in. */
+
+typedef struct hbk__gguf_item {
+    char name[96];
+    hbk_matrix from;
+    const hbk_lora *lora; /* merged into it, or NULL */
+    hbk_dtype type;       /* in the file */
+    hbk_int interleave;   /* size of the heads whose rows change order, or 0 */
+    bool vector;          /* one dimension */
+    double factor;        /* of the numbers */
+} hbk__gguf_item;
+
+static void hbk__gguf_describe(hbk_gguf_writer *w, const hbk__gguf_item *it)
+{
+    hbk_gguf_tensor t;
+    memset(&t, 0, sizeof t);
+    t.name = it->name;
+    t.type = hbk__st_type_name(it->type);
+    t.n_dims = it->vector ? 1 : 2;
+    t.shape[0] = it->vector ? it->from.rows * it->from.cols : it->from.rows;
+    t.shape[1] = it->from.cols;
+    hbk_gguf_put_tensor(w, &t);
+}
+
+/* n rows of the file's order, from row `first` on, as reals. */
+static void hbk__gguf_rows(hbk_real *x, const hbk__gguf_item *it, hbk_int first, hbk_int n)
+{
+    const hbk_matrix *m = &it->from;
+    if (!it->interleave) hbk_lora_merge(x, m, it->lora, first, n);
+    for (hbk_int i = 0; it->interleave && i < n; i++)
+        hbk_lora_merge(x + i * m->cols, m, it->lora, hbk__half_split(first + i, it->interleave), 1);
+    for (hbk_int i = 0; it->factor != 1 && i < n * m->cols; i++) x[i] = (hbk_real)((double)x[i] * it->factor);
+}
+
+/* The numbers of one tensor. Blocks that are stored as the file wants them are not packed anew. */
+static bool hbk__gguf_put_rows(hbk_gguf_writer *w, const hbk__gguf_item *it, hbk_allocator *alloc,
+                               hbk_error *err)
+{
+    const hbk_matrix *m = &it->from;
+    hbk_int step = hbk__panel_rows(m);
+    size_t row_bytes = hbk_dtype_size(it->type, m->cols);
+    if (it->type == m->dtype && hbk_dtype_block(it->type) > 1 && !it->lora) {
+        for (hbk_int row = 0; row < m->rows; row++) {
+            hbk_int from = it->interleave ? hbk__half_split(row, it->interleave) : row;
+            hbk_gguf_put_data(w, (const char *)m->data + (size_t)from * row_bytes, row_bytes);
+        }
+        return true;
+    }
+    hbk_real *x = HBK__NEW(alloc, hbk_real, step * m->cols, err);
+    char *packed = x ? (char *)hbk_alloc(alloc, step, row_bytes, err) : NULL;
+    bool ok = packed != NULL;
+    for (hbk_int row = 0; ok && row < m->rows; row += step) {
+        hbk_int n = HBK__MIN(step, m->rows - row);
+        hbk__gguf_rows(x, it, row, n);
+        ok = hbk__pack_checked(packed, it->type, x, n * m->cols, it->name, w->path, err);
+        if (ok) hbk_gguf_put_data(w, packed, (size_t)n * row_bytes);
+    }
+    hbk_free(alloc, x);
+    hbk_free(alloc, packed);
+    return ok;
+}
+
+/* Describes and writes all items, and ends the writer in every case. */
+static bool hbk__gguf_put_items(hbk_gguf_writer *w, const hbk__gguf_item *items, hbk_int n,
+                                hbk_allocator *alloc, hbk_error *err)
+{
+    bool ok = true;
+    for (hbk_int i = 0; i < n; i++) hbk__gguf_describe(w, &items[i]);
+    for (hbk_int i = 0; ok && i < n; i++) ok = hbk__gguf_put_rows(w, &items[i], alloc, err);
+    if (ok) return hbk_gguf_finish(w, err);
+    hbk_gguf_discard(w);
+    return false;
+}
+
+static void hbk__gguf_put_text(hbk_gguf_writer *w, const char *key, const char *s)
+{
+    hbk_gguf_put_string(w, key, s, strlen(s));
+}
+
+/* The keys of a configuration; the scaling of Llama 3 also in numbers of our own, for reading it back. */
+static void hbk__gguf_put_config(hbk_gguf_writer *w, const hbk_config *c)
+{
+    const struct {
+        const char *key;
+        hbk_int x;
+    } sizes[] = {
+        {"llama.block_count", c->n_layers},          {"llama.context_length", c->context_length},
+        {"llama.embedding_length", c->dim},          {"llama.feed_forward_length", c->ffn_dim},
+        {"llama.attention.head_count", c->n_heads},  {"llama.attention.head_count_kv", c->n_kv_heads},
+        {"llama.attention.key_length", c->head_dim}, {"llama.attention.value_length", c->head_dim},
+        {"llama.rope.dimension_count", c->head_dim}, {"llama.vocab_size", c->vocab_size}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        hbk_gguf_put_int(w, sizes[i].key, HBK_GGUF_U32, sizes[i].x);
+    hbk_gguf_put_real(w, "llama.attention.layer_norm_rms_epsilon", c->rms_norm_eps);
+    hbk_gguf_put_real(w, "llama.rope.freq_base", c->rope_theta);
+    if (c->rope_scaling == HBK_ROPE_LINEAR) {
+        hbk__gguf_put_text(w, "llama.rope.scaling.type", "linear");
+        hbk_gguf_put_real(w, "llama.rope.scaling.factor", c->rope_factor);
+    }
+    if (c->rope_scaling == HBK_ROPE_LLAMA3) {
+        hbk_gguf_put_array(w, HBK__GGUF_LLAMA3, HBK_GGUF_F32, 4);
+        hbk_gguf_add_real(w, c->rope_factor);
+        hbk_gguf_add_real(w, c->rope_low_freq_factor);
+        hbk_gguf_add_real(w, c->rope_high_freq_factor);
+        hbk_gguf_add_real(w, (double)c->rope_original_context);
+    }
+}
+
+/* bos, and what ends a text under the three keys that there are for it. */
+static void hbk__gguf_put_ids(hbk_gguf_writer *w, const hbk_config *c, int32_t bos, int32_t eos)
+{
+    static const char *const ends[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
+                                       "tokenizer.ggml.eom_token_id"};
+    int k = 0;
+    if (bos >= 0) hbk_gguf_put_int(w, "tokenizer.ggml.bos_token_id", HBK_GGUF_U32, bos);
+    if (eos >= 0) hbk_gguf_put_int(w, ends[k++], HBK_GGUF_U32, eos);
+    for (hbk_int i = 0; i < c->n_eos && k < 3; i++)
+        if (c->eos[i] != eos) hbk_gguf_put_int(w, ends[k++], HBK_GGUF_U32, c->eos[i]);
+}
+
+/* A tokenizer that came from a GGUF file: its keys, as they are. */
+static bool hbk__gguf_copy_tokenizer(hbk_gguf_writer *w, const hbk_tokenizer *tok, hbk_error *err)
+{
+    hbk_gguf *g = hbk_gguf_open(tok->file, tok->alloc, err);
+    for (hbk_int i = 0; g && i < hbk_gguf_key_count(g); i++)
+        if (!strncmp(hbk_gguf_key_at(g, i)->key, "tokenizer.", 10))
+            hbk_gguf_put_value(w, hbk_gguf_key_at(g, i));
+    hbk_gguf_close(g);
+    return g != NULL;
+}
+
+/* What a SentencePiece reader merges by: each piece's score or, of a vocabulary with ranked merges, the first
+   rank that makes the piece, negative; (n) scores, zeroed. */
+static bool hbk__gguf_scores(const hbk_tokenizer *tok, hbk_real *scores, hbk_int n, hbk_error *err)
+{
+    hbk_int n_rules = 0;
+    hbk__rule *rules = tok->sentencepiece ? NULL : hbk__tokenizer_rules(tok, &n_rules, err);
+    if (!tok->sentencepiece && !rules) return false;
+    for (hbk_int id = 0; id < n && id < tok->vocab.n; id++)
+        scores[id] = (hbk_real)(tok->sentencepiece ? tok->vocab.pieces[id].score : -(float)n_rules - 1);
+    for (hbk_int i = n_rules - 1; i >= 0; i--) /* from the last: the first rank stays */
+        if (rules[i].id < n) scores[rules[i].id] = (hbk_real)(-1 - i);
+    hbk_free(tok->alloc, rules);
+    return true;
+}
+
+/* Pieces and their types; ids without a piece are filled up to the model's n. */
+static void hbk__gguf_put_pieces(hbk_gguf_writer *w, const hbk_tokenizer *tok, hbk_int n, int32_t *kinds)
+{
+    hbk_gguf_put_array(w, "tokenizer.ggml.tokens", HBK_GGUF_STRING, n);
+    for (hbk_int id = 0; id < n; id++) {
+        const hbk__piece *p = id < tok->vocab.n ? &tok->vocab.pieces[id] : NULL;
+        char filler[32];
+        snprintf(filler, sizeof filler, "[PAD%lld]", (long long)id);
+        bool there = p && p->kind != HBK__PIECE_NONE;
+        const char *s = there ? hbk__vocab_piece(&tok->vocab, id) : filler;
+        hbk_gguf_add_string(w, s, there ? (size_t)p->len : strlen(filler));
+        kinds[id] = there ? p->kind : HBK__PIECE_UNUSED;
+    }
+    for (hbk_int i = 0; i < tok->n_added; i++) { /* added, but no special token: written by the user */
+        int32_t *kind = tok->added[i].id < n ? &kinds[tok->added[i].id] : NULL;
+        if (kind && *kind == HBK__PIECE_NORMAL) *kind = HBK__PIECE_USER;
+    }
+    hbk_gguf_put_array(w, "tokenizer.ggml.token_type", HBK_GGUF_I32, n);
+    for (hbk_int id = 0; id < n; id++) hbk_gguf_add_int(w, kinds[id]);
+}
+
+/* "left right", in the order of their ranks. */
+static bool hbk__gguf_put_merges(hbk_gguf_writer *w, const hbk_tokenizer *tok, hbk_error *err)
+{
+    hbk_int n = 0;
+    hbk__rule *rules = hbk__tokenizer_rules(tok, &n, err);
+    hbk_text pair;
+    memset(&pair, 0, sizeof pair);
+    pair.alloc = tok->alloc;
+    if (rules) hbk_gguf_put_array(w, "tokenizer.ggml.merges", HBK_GGUF_STRING, n);
+    for (hbk_int i = 0; rules && i < n; i++) {
+        hbk_text_clear(&pair);
+        hbk_text_add(&pair, hbk__vocab_piece(&tok->vocab, rules[i].left));
+        hbk_text_append(&pair, " ", 1);
+        hbk_text_add(&pair, hbk__vocab_piece(&tok->vocab, rules[i].right));
+        hbk_gguf_add_string(w, hbk_text_string(&pair), pair.len);
+    }
+    bool ok = rules && hbk_text_ok(&pair, err);
+    hbk_text_free(&pair);
+    hbk_free(tok->alloc, rules);
+    return ok;
+}
+
+/* The vocabulary itself: pieces, types, and scores or merges. */
+static bool hbk__gguf_put_vocabulary(hbk_gguf_writer *w, const hbk_tokenizer *tok, hbk_int n, bool bytes,
+                                     hbk_error *err)
+{
+    int32_t *kinds = HBK__NEW(tok->alloc, int32_t, n, err);
+    hbk_real *scores = kinds && !bytes ? HBK__NEW(tok->alloc, hbk_real, n, err) : NULL;
+    bool ok = kinds && (bytes || (scores && hbk__gguf_scores(tok, scores, n, err)));
+    if (ok) hbk__gguf_put_pieces(w, tok, n, kinds);
+    if (ok && bytes) ok = hbk__gguf_put_merges(w, tok, err);
+    if (ok && !bytes) {
+        hbk_gguf_put_array(w, "tokenizer.ggml.scores", HBK_GGUF_F32, n);
+        for (hbk_int id = 0; id < n; id++) hbk_gguf_add_real(w, (double)scores[id]);
+        int prefix = tok->metaspace ? tok->meta_prefix : tok->prefix;
+        hbk_gguf_put_bool(w, "tokenizer.ggml.add_space_prefix", prefix != HBK__PREFIX_NEVER);
+        if (tok->collapse) hbk_gguf_put_bool(w, "tokenizer.ggml.remove_extra_whitespaces", true);
+    }
+    hbk_free(tok->alloc, scores);
+    hbk_free(tok->alloc, kinds);
+    return ok;
+}
+
+static bool hbk__gguf_put_tokenizer(hbk_gguf_writer *w, const hbk_tokenizer *tok, const hbk_config *c,
+                                    hbk_error *err)
+{
+    const char *pre = hbk__tokenizer_pre(tok);
+    if (tok->vocab.n > c->vocab_size)
+        return hbk_fail(err, HBK_ERROR_SHAPE,
+                        "the tokenizer has %lld pieces, the model's embedding %lld rows",
+                        (long long)tok->vocab.n, (long long)c->vocab_size);
+    if (tok->file[0] && hbk__is_gguf(tok->file)) return hbk__gguf_copy_tokenizer(w, tok, err);
+    if (!pre)
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, tok->file, 0,
+                           "GGUF has no name for the way in which this tokenizer cuts words");
+    bool bytes = *pre != 0;
+    hbk__gguf_put_text(w, "tokenizer.ggml.model", bytes ? "gpt2" : "llama");
+    hbk__gguf_put_text(w, "tokenizer.ggml.pre", bytes ? pre : "default");
+    if (!hbk__gguf_put_vocabulary(w, tok, c->vocab_size, bytes, err)) return false;
+    hbk__gguf_put_ids(w, c, tok->bos >= 0 ? tok->bos : c->bos,
+                      tok->eos >= 0 || !c->n_eos ? tok->eos : c->eos[0]);
+    if (tok->unk >= 0) hbk_gguf_put_int(w, "tokenizer.ggml.unknown_token_id", HBK_GGUF_U32, tok->unk);
+    hbk_gguf_put_bool(w, "tokenizer.ggml.add_bos_token", hbk_tokenizer_adds_bos(tok));
+    hbk_text chat;
+    memset(&chat, 0, sizeof chat);
+    chat.alloc = tok->alloc;
+    bool ok = !tok->folder[0] || hbk__chat_template(tok->folder, &chat, err);
+    if (ok && chat.len) hbk_gguf_put_string(w, "tokenizer.chat_template", chat.data, chat.len);
+    hbk_text_free(&chat);
+    return ok;
+}
+
+/* Everything before the tensors of a model. */
+static bool hbk__gguf_put_keys(hbk_gguf_writer *w, const hbk_model *m, const hbk_tokenizer *tok, hbk_dtype t,
+                               hbk_error *err)
+{
+    const char *name = hbk__base_name(w->path), *end = strstr(name, ".gguf"); /* the file's, as far as that */
+    size_t n = end ? (size_t)(end - name) : strlen(name);
+    int file_type = t == HBK_F32 ? 0 : t == HBK_F16 ? 1 : t == HBK_Q8_0 ? 7 : 32; /* llama.cpp's numbers */
+    hbk__gguf_put_text(w, "general.architecture", "llama");
+    hbk__gguf_put_text(w, "general.type", "model");
+    hbk_gguf_put_string(w, "general.name", name, n);
+    hbk_gguf_put_int(w, "general.file_type", HBK_GGUF_U32, file_type);
+    hbk_gguf_put_int(w, "general.quantization_version", HBK_GGUF_U32, 2);
+    hbk__gguf_put_config(w, &m->config);
+    if (tok) return hbk__gguf_put_tokenizer(w, tok, &m->config, err);
+    hbk__gguf_put_text(w, "tokenizer.ggml.model", "none"); /* llama.cpp's word for it */
+    hbk__gguf_put_ids(w, &m->config, m->config.bos, m->config.n_eos ? m->config.eos[0] : -1);
+    return true;
+}
+
+/* Item i of a model: tensor i, or false after the last. */
+static bool hbk__gguf_model_item(hbk__gguf_item *it, const hbk_model *m, const hbk_adapter *a, hbk_int i,
+                                 hbk_dtype t)
+{
+    char name[96];
+    hbk__place p;
+    if (!hbk_tensor_at(m, i, name, &it->from)) return false;
+    hbk__place_at((hbk_model *)(uintptr_t)m, i, &p, name); /* only read */
+    hbk__translate(it->name, name, 1);
+    it->lora = hbk__tensor_lora(a, name);
+    bool fits = it->from.cols % hbk_dtype_block(t) == 0;
+    it->vector = p.vector != NULL;
+    it->type = p.vector ? HBK_F32 : fits ? t : HBK_F16;
+    it->interleave = p.slot == HBK_Q || p.slot == HBK_K ? m->config.head_dim : 0;
+    it->factor = 1;
+    if (p.vector) it->from = hbk__matrix(it->from.cols, 1, *p.vector); /* an element is what a row is */
+    return true;
+}
+
+/* The divisors of Llama 3's scaling as an item; values (D) is room for them. */
+static void hbk__gguf_rope_item(hbk__gguf_item *it, const hbk_config *c, double *frequencies,
+                                hbk_real *values)
+{
+    hbk_config plain = *c;
+    hbk_int half = c->head_dim / 2;
+    plain.rope_scaling = HBK_ROPE_DEFAULT;
+    hbk__rope_frequencies(frequencies, &plain);
+    hbk__rope_frequencies(frequencies + half, c);
+    for (hbk_int i = 0; i < half; i++) values[i] = (hbk_real)(frequencies[i] / frequencies[half + i]);
+    snprintf(it->name, sizeof it->name, HBK__GGUF_ROPE);
+    it->from = hbk__matrix(half, 1, values);
+    it->type = HBK_F32;
+    it->vector = true;
+    it->factor = 1;
+}
+
+HBK_DEF bool hbk_model_save_gguf(const hbk_model *m, const hbk_adapter *a, const hbk_tokenizer *tok,
+                                 const char *path, hbk_dtype t, hbk_error *err)
+{
+    hbk_int n = 0;
+    hbk_matrix x;
+    char name[96];
+    hbk_model view = hbk__merge_view(m, a);
+    const hbk_config *c = &m->config;
+    if (t != HBK_F32 && t != HBK_F16 && t != HBK_BF16 && t != HBK_Q8_0)
+        return hbk_fail(err, HBK_ERROR_OPTION, "a GGUF model is saved as f32, f16, bf16 or q8_0, not as %s",
+                        hbk_dtype_name(t));
+    while (hbk_tensor_at(&view, n, name, &x)) n++;
+    hbk__gguf_item *items = HBK__NEW(m->alloc, hbk__gguf_item, n + 1, err);
+    double *frequencies = items ? HBK__NEW(m->alloc, double, c->head_dim, err) : NULL;
+    hbk_real *divisors = frequencies ? HBK__NEW(m->alloc, hbk_real, c->head_dim, err) : NULL;
+    hbk_gguf_writer *w = divisors ? hbk_gguf_create(path, m->alloc, err) : NULL;
+    for (hbk_int i = 0; w && i < n; i++) hbk__gguf_model_item(&items[i], &view, a, i, t);
+    if (w && c->rope_scaling == HBK_ROPE_LLAMA3) hbk__gguf_rope_item(&items[n++], c, frequencies, divisors);
+    bool ok = w && hbk__gguf_put_keys(w, m, tok, t, err);
+    if (ok)
+        ok = hbk__gguf_put_items(w, items, n, m->alloc, err);
+    else
+        hbk_gguf_discard(w);
+    hbk_free(m->alloc, divisors);
+    hbk_free(m->alloc, frequencies);
+    hbk_free(m->alloc, items);
+    return ok;
+}
+
+HBK_DEF bool hbk_adapter_save_gguf(const hbk_adapter *a, const hbk_config *c, const char *path,
+                                   hbk_error *err)
+{
+    hbk_int n = 0, last = a->n_layers * HBK_N_SLOTS;
+    double alpha = (double)(float)a->alpha;
+    if (alpha == 0) alpha = 1;
+    if (a->loras[last].a && c->tied)
+        return hbk_fail(err, HBK_ERROR_UNSUPPORTED,
+                        "an adapter of the head of a tied model has no tensor in "
+                        "GGUF to be bound to: merge it into the model instead");
+    hbk__gguf_item *items = HBK__NEW(a->alloc, hbk__gguf_item, 2 * (last + 1), err);
+    hbk_gguf_writer *w = items ? hbk_gguf_create(path, a->alloc, err) : NULL;
+    for (hbk_int i = 0; w && i <= last; i++) {
+        const hbk_lora *l = &a->loras[i];
+        int slot = hbk__lora_slot(a, i);
+        char base[64];
+        if (!l->a) continue;
+        hbk__gguf_lora_base(base, a, i);
+        hbk__gguf_item *A = &items[n++], *B = &items[n++];
+        double quotient = (double)l->scale * (double)l->rank / alpha;
+        snprintf(A->name, sizeof A->name, "%s.lora_a", base);
+        snprintf(B->name, sizeof B->name, "%s.lora_b", base);
+        A->from = hbk__matrix(l->rank, l->in, l->a);
+        B->from = hbk__matrix(l->out, l->rank, l->b);
+        A->factor = 1;
+        B->factor = fabs(quotient - 1) < 1e-6 ? 1 : quotient; /* the scale is a float: 1 up to its last bit */
+        B->interleave = slot == HBK_Q || slot == HBK_K ? c->head_dim : 0;
+    }
+    bool ok = w != NULL;
+    if (w) {
+        hbk__gguf_put_text(w, "general.type", "adapter");
+        hbk__gguf_put_text(w, "general.architecture", "llama");
+        hbk__gguf_put_text(w, "adapter.type", "lora");
+        hbk_gguf_put_real(w, "adapter.lora.alpha", alpha);
+        ok = hbk__gguf_put_items(w, items, n, a->alloc, err);
+    }
+    hbk_free(a->alloc, items);
+    return ok;
 }
 
 /* ==== 13  GENERATION =========================================================
@@ -11744,43 +12886,6 @@ HBK_DEF hbk_template *hbk_template_load(const char *name_or_path, hbk_allocator 
     return t;
 }
 
-/* The source of the chat template that a model folder comes with; nothing is appended where it has none.
-   Of several, "default" counts, else the first. */
-static bool hbk__chat_template(const char *dir, hbk_text *out, hbk_error *err)
-{
-    char path[512];
-    if (!hbk_path(path, dir, "chat_template.jinja", err)) return false;
-    if (hbk_file_exists(path)) return hbk_file_read(path, (size_t)4 << 20, out, err);
-    if (!hbk_path(path, dir, "tokenizer_config.json", err)) return false;
-    if (!hbk_file_exists(path)) return true;
-    json_t *root = hbk_json_read(path, err);
-    if (!root) return false;
-    const json_t *chat = json_object_get(root, "chat_template");
-    const char *source = json_string_value(chat);
-    for (size_t i = 0; i < json_array_size(chat); i++) { /* 0 unless it is an array */
-        const json_t *row = json_array_get(chat, i);
-        const char *name = json_string_value(json_object_get(row, "name"));
-        if (i == 0 || (name && strcmp(name, "default") == 0))
-            source = json_string_value(json_object_get(row, "template"));
-    }
-    hbk_text_add(out, source);
-    json_decref(root);
-    return hbk_text_ok(out, err);
-}
-
-/* The same, where the model is a GGUF file. */
-static bool hbk__gguf_chat_template(const char *path, hbk_text *out, hbk_error *err)
-{
-    const char *source = "";
-    size_t n = 0;
-    hbk_gguf *g = hbk_gguf_open(path, out->alloc, err);
-    if (!g) return false;
-    bool ok = hbk_gguf_string(g, "tokenizer.chat_template", &source, &n, err);
-    if (ok) hbk_text_append(out, source, n);
-    hbk_gguf_close(g);
-    return ok && hbk_text_ok(out, err);
-}
-
 HBK_DEF hbk_template *hbk_template_for_model(const char *model_path, hbk_allocator *alloc, hbk_error *err)
 {
     static const char *const markers[][2] = {
@@ -11983,6 +13088,74 @@ HBK_DEF bool hbk_template_tokens(const hbk_template *t, const hbk_tokenizer *tok
         out->n = start;
     else if (n_prompt)
         *n_prompt = prompt < 0 ? out->n - start : prompt;
+    return ok;
+}
+
+/* A reply's ending stands at its end and, in a chat, at the beginning of "next", perhaps behind a blank (Llama
+   2 writes " </s>" into its history). How many ids of `next` are that; 0: `out` does not end like this. */
+static hbk_int hbk__shared_ending(const hbk_tokens *out, const hbk_tokens *next)
+{
+    for (hbk_int blank = 0; blank <= 1; blank++)
+        for (hbk_int k = 1; k <= 16 && blank + k <= next->n && k <= out->n; k++)
+            if (!memcmp(out->data + out->n - k, next->data + blank, (size_t)k * sizeof *next->data))
+                return blank + k;
+    return 0;
+}
+
+/* Appends one exchange, the user's turn and the reply. */
+static bool hbk__add_exchange(const hbk_template *t, const hbk_tokenizer *tok, const hbk_render *r,
+                              bool learns, hbk_tokens *out, hbk_text *learn, hbk_error *err)
+{
+    hbk_int n_prompt = 0, skip = 0;
+    hbk_tokens ids;
+    memset(&ids, 0, sizeof ids);
+    ids.alloc = out->alloc;
+    bool ok = hbk_template_tokens(t, tok, r, &ids, &n_prompt, err);
+    if (ok && r->use == HBK_NEXT && !(skip = hbk__shared_ending(out, &ids)))
+        ok = hbk_fail(err, HBK_ERROR_UNSUPPORTED,
+                      "template %s: its \"next\" does not begin with the end of its \"reply\", so that "
+                      "conversations cannot be learned: use another template",
+                      t->text[HBK__TEXT_NAME]);
+    if (ok) hbk_tokens_append(out, ids.data + skip, ids.n - skip);
+    for (hbk_int i = skip; i < ids.n && ok; i++)
+        hbk_text_append(learn, i >= n_prompt && learns ? "\1" : "\0", 1);
+    hbk_tokens_free(&ids);
+    return ok && hbk_tokens_ok(out, err) && hbk_text_ok(learn, err);
+}
+
+HBK_DEF bool hbk_template_dialog(const hbk_template *t, const hbk_tokenizer *tok, const hbk_turn *turns,
+                                 hbk_int n_turns, const char *tag, hbk_tokens *out, hbk_text *learn,
+                                 hbk_error *err)
+{
+    static const char *const roles[] = {"system", "user", "assistant"};
+    hbk_int first = n_turns > 0 && turns[0].role == HBK_SYSTEM, start = out->n;
+    size_t marks = learn->len;
+    hbk_render r;
+    memset(&r, 0, sizeof r);
+    r.tag = tag;
+    bool ok = true;
+    if (first && !t->text[HBK__TEXT_SYSTEM])
+        ok = hbk_fail(err, HBK_ERROR_UNSUPPORTED,
+                      "template %s has no place for a system text: use another one, or remove the text",
+                      t->text[HBK__TEXT_NAME]);
+    for (hbk_int i = first; i < n_turns && ok; i++) {
+        hbk_role wanted = (i - first) % 2 ? HBK_ASSISTANT : HBK_USER;
+        if (turns[i].role != wanted) {
+            ok = hbk_fail(err, HBK_ERROR_DATA, "turn %lld is the %s's, expected the %s's", (long long)i + 1,
+                          roles[turns[i].role], roles[wanted]);
+        } else if (wanted == HBK_ASSISTANT) {
+            r.use = i == first + 1 ? HBK_FORWARD : HBK_NEXT;
+            r.system = first && i == 2 ? turns[0].text : NULL;
+            r.instruction = turns[i - 1].text;
+            r.reply = turns[i].text;
+            ok = hbk__add_exchange(t, tok, &r, turns[i].learn, out, learn, err);
+        }
+    }
+    if (ok && out->n == start) ok = hbk_fail(err, HBK_ERROR_DATA, "the conversation has no reply");
+    if (!ok) {
+        out->n = start;
+        learn->len = marks;
+    }
     return ok;
 }
 
@@ -12243,6 +13416,8 @@ static void hbk__dataset_cut(hbk_dataset *d, const hbk_dataset *old)
     d->max_length = old->max_length;
     d->n_targets = old->n_targets;
     d->n_too_long = old->n_too_long;
+    d->n_cut = old->n_cut;
+    d->n_no_target = old->n_no_target;
 }
 
 HBK_DEF bool hbk_dataset_add_pairs(hbk_dataset *d, const hbk_pairs *p, const hbk_template *t,
@@ -12320,6 +13495,310 @@ HBK_DEF void hbk_dataset_free(hbk_dataset *d)
     d->start = NULL;
     d->learn = NULL;
     d->n = d->cap = d->learn_cap = d->max_length = d->n_targets = d->n_too_long = 0;
+    d->n_cut = d->n_no_target = 0;
+}
+
+/* ---- public data: rows into conversations into examples -------------------------- */
+
+HBK_DEF const char *hbk_form_name(hbk_form f)
+{
+    static const char *const names[] = {
+#define HBK_X(name, text, shape) text,
+        HBK_FORMS(HBK_X)
+#undef HBK_X
+    };
+    return f >= 0 && f < HBK_FORM_COUNT ? names[f] : "?";
+}
+
+/* The form of a file's first row; HBK_FORM_COUNT: none of them. */
+static hbk_form hbk__form_of(const json_t *row)
+{
+    const json_t *prompt = json_object_get(row, "prompt");
+    if (json_object_get(row, "instruction")) return HBK_FORM_PAIRS;
+    if (json_object_get(row, "messages")) return HBK_FORM_MESSAGES;
+    if (json_object_get(row, "conversations")) return HBK_FORM_SHAREGPT;
+    if (json_object_get(row, "completion")) return HBK_FORM_COMPLETION;
+    if (json_is_object(prompt)) return HBK_FORM_OASST;
+    return json_object_get(row, "text") ? HBK_FORM_TEXT : HBK_FORM_COUNT;
+}
+
+/* A file in reading, and the row in work: its turns, whose texts belong to the row or to `joined`. */
+typedef struct hbk__rows {
+    const hbk_data_options *o;
+    hbk_jsonl_reader *reader;
+    const char *path;
+    hbk_form form;
+    hbk_allocator *alloc;
+    hbk_turn *turns;
+    hbk_int n, cap;
+    hbk_text joined; /* an instruction and its input */
+    const char *tag;
+    hbk_tokens ids;
+    hbk_text learn;
+} hbk__rows;
+
+static bool hbk__row_fails(const hbk__rows *r, hbk_error *err, const char *what, const char *key)
+{
+    return hbk_fail_at(err, HBK_ERROR_DATA, r->path, hbk_jsonl_line(r->reader), "\"%s\" %s", key, what);
+}
+
+static bool hbk__add_turn(hbk__rows *r, hbk_role role, const char *text, bool learn, hbk_error *err)
+{
+    void *data = r->turns;
+    if (!hbk__reserve(r->alloc, &data, &r->cap, r->n + 1, sizeof *r->turns, err)) return false;
+    r->turns = (hbk_turn *)data;
+    hbk_turn turn = {role, learn, text};
+    r->turns[r->n++] = turn;
+    return true;
+}
+
+/* {"instruction", "input"?, "output"}: the input follows its instruction after a blank line. */
+static bool hbk__row_pair(hbk__rows *r, const json_t *row, hbk_error *err)
+{
+    hbk_int line = hbk_jsonl_line(r->reader);
+    const char *instruction, *output, *input = json_string_value(json_object_get(row, "input"));
+    if (!hbk__row_text(row, "instruction", &instruction, r->path, line, err) ||
+        !hbk__row_text(row, "output", &output, r->path, line, err))
+        return false;
+    hbk_text_add(&r->joined, instruction);
+    if (input && !hbk__is_blank(input)) hbk_text_printf(&r->joined, "\n\n%s", input);
+    const char *source = json_string_value(json_object_get(row, "source"));
+    if (source && strcmp(source, "aug") == 0) r->tag = r->o->tag_web;
+    return hbk_text_ok(&r->joined, err) &&
+           hbk__add_turn(r, HBK_USER, hbk_text_string(&r->joined), false, err) &&
+           hbk__add_turn(r, HBK_ASSISTANT, output, true, err);
+}
+
+static bool hbk__role_of(const char *name, hbk_role *role)
+{
+    static const struct {
+        const char *name;
+        hbk_role role;
+    } names[] = {{"system", HBK_SYSTEM},     {"user", HBK_USER},        {"human", HBK_USER},
+                 {"prompter", HBK_USER},     {"assistant", HBK_ASSISTANT}, {"gpt", HBK_ASSISTANT},
+                 {"chatgpt", HBK_ASSISTANT}, {"model", HBK_ASSISTANT}};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(name, names[i].name) == 0) {
+            *role = names[i].role;
+            return true;
+        }
+    return false;
+}
+
+/* The turns of messages or a ShareGPT conversation; `who` and `what` are the keys of a turn. */
+static bool hbk__row_turns(hbk__rows *r, const json_t *list, const char *who, const char *what,
+                           hbk_error *err)
+{
+    hbk_int line = hbk_jsonl_line(r->reader);
+    if (!json_is_array(list) || json_array_size(list) == 0)
+        return hbk__row_fails(r, err, "is no list of turns", r->form == HBK_FORM_MESSAGES ? "messages"
+                                                                                          : "conversations");
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *turn = json_array_get(list, i), *weight = json_object_get(turn, "weight");
+        const char *name, *text;
+        hbk_role role;
+        if (!hbk_json_string(turn, who, &name, r->path, line, err) ||
+            !hbk__row_text(turn, what, &text, r->path, line, err))
+            return false;
+        if (!hbk__role_of(name, &role))
+            return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, r->path, line,
+                               "turn %zu is of \"%.40s\": only system, user (human) and assistant (gpt) can "
+                               "be learned",
+                               i + 1, name);
+        double w = weight && !json_is_null(weight) ? json_number_value(weight) : 1;
+        if (weight && !json_is_null(weight) && (!json_is_number(weight) || (w != 0 && w != 1)))
+            return hbk__row_fails(r, err, "is neither 0 nor 1", "weight");
+        if (!hbk__add_turn(r, role, text, role == HBK_ASSISTANT && w > 0, err)) return false;
+    }
+    return true;
+}
+
+/* Of an Open Assistant tree the first turn and, from there, the reply that people ranked first and the first
+   answer to it, as long as there are such. */
+static bool hbk__row_tree(hbk__rows *r, const json_t *row, hbk_error *err)
+{
+    const json_t *at = json_object_get(row, "prompt");
+    for (hbk_role role = HBK_USER; at; role = role == HBK_USER ? HBK_ASSISTANT : HBK_USER) {
+        const char *text;
+        if (json_is_true(json_object_get(at, "deleted"))) break;
+        if (!hbk__row_text(at, "text", &text, r->path, hbk_jsonl_line(r->reader), err) ||
+            !hbk__add_turn(r, role, text, role == HBK_ASSISTANT, err))
+            return false;
+        const json_t *replies = json_object_get(at, "replies"), *best = NULL;
+        for (size_t i = 0; i < json_array_size(replies) && !best; i++) {
+            const json_t *rank = json_object_get(json_array_get(replies, i), "rank");
+            if (role == HBK_ASSISTANT || (json_is_integer(rank) && json_integer_value(rank) == 0))
+                best = json_array_get(replies, i);
+        }
+        at = best;
+    }
+    return true;
+}
+
+/* Appends the ids of a text of the user's, and the same number of marks. */
+static bool hbk__row_ids(hbk__rows *r, const char *text, unsigned flags, bool learn, hbk_error *err)
+{
+    hbk_int from = r->ids.n;
+    if (!hbk_tokenizer_encode(r->o->tok, text, strlen(text), flags, &r->ids, err)) return false;
+    for (; from < r->ids.n; from++) hbk_text_append(&r->learn, learn ? "\1" : "\0", 1);
+    return hbk_text_ok(&r->learn, err);
+}
+
+static bool hbk__row_id_of(hbk__rows *r, int32_t id, bool learn, hbk_error *err)
+{
+    if (id < 0) return true;
+    hbk_tokens_push(&r->ids, id);
+    hbk_text_append(&r->learn, learn ? "\1" : "\0", 1);
+    return hbk_tokens_ok(&r->ids, err) && hbk_text_ok(&r->learn, err);
+}
+
+/* Words as they stand: bos, the prompt without loss, the rest with it, eos. */
+static bool hbk__row_raw(hbk__rows *r, const json_t *row, hbk_error *err)
+{
+    const char *prompt = NULL, *rest;
+    hbk_int line = hbk_jsonl_line(r->reader);
+    const hbk_tokenizer *tok = r->o->tok;
+    if (r->o->use == HBK_BACKWARD)
+        return hbk_fail_at(err, HBK_ERROR_OPTION, r->path, line,
+                           "rows of form %s have no instruction that a backward model could learn",
+                           hbk_form_name(r->form));
+    if (r->form == HBK_FORM_COMPLETION && !hbk__row_text(row, "prompt", &prompt, r->path, line, err))
+        return false;
+    return hbk__row_text(row, prompt ? "completion" : "text", &rest, r->path, line, err) &&
+           hbk__row_id_of(r, hbk_tokenizer_bos(tok), false, err) &&
+           (!prompt || hbk__row_ids(r, prompt, 0, false, err)) &&
+           hbk__row_ids(r, rest, prompt ? (unsigned)HBK_ENCODE_CONTINUE : 0, true, err) &&
+           hbk__row_id_of(r, hbk_tokenizer_eos(tok), true, err);
+}
+
+/* The turns through the template; for the backward model the first exchange the other way round. */
+static bool hbk__row_render(hbk__rows *r, hbk_error *err)
+{
+    const hbk_data_options *o = r->o;
+    if (o->use != HBK_BACKWARD)
+        return hbk_template_dialog(o->tmpl, o->tok, r->turns, r->n, r->tag, &r->ids, &r->learn, err);
+    hbk_int at = r->n > 0 && r->turns[0].role == HBK_SYSTEM, n_prompt = 0;
+    if (r->n < at + 2 || r->turns[at].role != HBK_USER || r->turns[at + 1].role != HBK_ASSISTANT)
+        return hbk_fail(err, HBK_ERROR_DATA, "the row does not begin with a user's turn and a reply");
+    hbk_render render;
+    memset(&render, 0, sizeof render);
+    render.use = HBK_BACKWARD;
+    render.output = r->turns[at + 1].text;
+    render.reply = r->turns[at].text;
+    if (!hbk_template_tokens(o->tmpl, o->tok, &render, &r->ids, &n_prompt, err)) return false;
+    for (hbk_int i = 0; i < r->ids.n; i++) hbk_text_append(&r->learn, i >= n_prompt ? "\1" : "\0", 1);
+    return hbk_text_ok(&r->learn, err);
+}
+
+/* The example that was made goes to the dataset, unless it is too long or teaches nothing. */
+static bool hbk__row_offer(hbk__rows *r, hbk_dataset *d, hbk_error *err)
+{
+    hbk_int n = r->ids.n, most = r->o->max_length;
+    if (most > 0 && n > most) {
+        if (r->o->overlong == HBK_OVERLONG_ERROR)
+            return hbk_fail(err, HBK_ERROR_RANGE, "the example has %lld tokens, more than %lld",
+                            (long long)n, (long long)most);
+        if (r->o->overlong == HBK_OVERLONG_DROP) {
+            d->n_too_long++;
+            return true;
+        }
+        n = most;
+    }
+    bool learns = false;
+    for (hbk_int i = 1; i < n; i++) learns = learns || r->learn.data[i];
+    d->n_no_target += !learns;
+    d->n_cut += learns && n < r->ids.n;
+    return !learns || hbk_dataset_add_masked(d, r->ids.data, (const unsigned char *)r->learn.data, n, err);
+}
+
+/* One row of the file's form, as an example. */
+static bool hbk__row_add(hbk__rows *r, const json_t *row, hbk_dataset *d, hbk_error *err)
+{
+    hbk_error why;
+    memset(&why, 0, sizeof why);
+    hbk_form own = hbk__form_of(row);
+    hbk_int line = hbk_jsonl_line(r->reader);
+    r->n = r->ids.n = 0;
+    r->tag = r->o->tag_seed;
+    hbk_text_clear(&r->joined);
+    hbk_text_clear(&r->learn);
+    if (own != r->form)
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, r->path, line,
+                           "the file's first row is of form %s, this one %s%s", hbk_form_name(r->form),
+                           own == HBK_FORM_COUNT ? "of none" : "of form ",
+                           own == HBK_FORM_COUNT ? "" : hbk_form_name(own));
+    bool ok = true;
+    switch (r->form) {
+    case HBK_FORM_PAIRS: ok = hbk__row_pair(r, row, err); break;
+    case HBK_FORM_MESSAGES:
+        ok = hbk__row_turns(r, json_object_get(row, "messages"), "role", "content", err);
+        break;
+    case HBK_FORM_SHAREGPT:
+        ok = hbk__row_turns(r, json_object_get(row, "conversations"), "from", "value", err);
+        break;
+    case HBK_FORM_OASST:
+        ok = hbk__row_tree(r, row, err);
+        if (ok && r->n < 2) { /* nobody's answer was ranked */
+            d->n_no_target++;
+            return true;
+        }
+        break;
+    case HBK_FORM_COMPLETION:
+    case HBK_FORM_TEXT: ok = hbk__row_raw(r, row, err); break;
+    case HBK_FORM_COUNT: break;
+    }
+    if (!ok) return false;
+    if ((r->n == 0 || hbk__row_render(r, &why)) && hbk__row_offer(r, d, &why)) return true;
+    return hbk_fail_at(err, why.code, r->path, line, "%s", why.message);
+}
+
+/* The form of the first row, or an error that lists all. */
+static bool hbk__rows_form(hbk__rows *r, const json_t *row, hbk_error *err)
+{
+    r->form = hbk__form_of(row);
+    if (r->form != HBK_FORM_COUNT) return true;
+    return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, r->path, hbk_jsonl_line(r->reader),
+                       "is of no form that is known: expected one of"
+#define HBK_X(name, text, shape) " " shape
+                       HBK_FORMS(HBK_X)
+#undef HBK_X
+    );
+}
+
+HBK_DEF bool hbk_dataset_add_file(hbk_dataset *d, const char *path, const hbk_data_options *o, hbk_form *form,
+                                  hbk_error *err)
+{
+    const hbk_dataset old = *d;
+    hbk__rows r;
+    memset(&r, 0, sizeof r);
+    r.o = o;
+    r.path = path;
+    r.alloc = r.joined.alloc = r.ids.alloc = r.learn.alloc = d->alloc;
+    r.form = HBK_FORM_COUNT;
+    r.reader = hbk_jsonl_open(path, d->alloc, err);
+    if (!r.reader) return false;
+    json_t *row;
+    int got;
+    while ((got = hbk_jsonl_next(r.reader, &row, err)) > 0) {
+        if (r.form == HBK_FORM_COUNT && !hbk__rows_form(&r, row, err)) got = -1;
+        if (got > 0 && !hbk__row_add(&r, row, d, err)) got = -1;
+        if (got < 0) break;
+    }
+    if (got == 0 && d->n == old.n) {
+        hbk_fail_at(err, HBK_ERROR_DATA, path, 0,
+                    "holds nothing to learn: %lld rows were too long, %lld had no reply with loss",
+                    (long long)(d->n_too_long - old.n_too_long),
+                    (long long)(d->n_no_target - old.n_no_target));
+        got = -1;
+    }
+    hbk_jsonl_close(r.reader);
+    hbk_free(r.alloc, r.turns);
+    hbk_text_free(&r.joined);
+    hbk_tokens_free(&r.ids);
+    hbk_text_free(&r.learn);
+    if (got < 0) hbk__dataset_cut(d, &old);
+    if (got == 0 && form) *form = r.form;
+    return got == 0;
 }
 
 /* Appends example i of `from`. */
@@ -12343,6 +13822,8 @@ HBK_DEF bool hbk_dataset_split(hbk_dataset *d, hbk_dataset *held, double share, 
     memset(&rest, 0, sizeof rest);
     rest.alloc = d->alloc;
     rest.n_too_long = d->n_too_long;
+    rest.n_cut = d->n_cut;
+    rest.n_no_target = d->n_no_target;
     hbk_rng rng = hbk_rng_at(seed, "split", 0);
     bool ok = true;
     hbk_int wanted = n_held;
@@ -12974,7 +14455,7 @@ static bool hbk__validate(hbk_trainer *t, hbk__plan *p, double *loss, hbk_error 
 /* Every option that a checkpoint is bound to. "recompute" is not: it changes no bit. */
 typedef struct hbk__option {
     const char *key;
-    char kind; /* b bool, i hbk_int, r double, e enum or unsigned, u uint64_t, I and R arrays for the targets */
+    char kind; /* b bool, i hbk_int, r double, e enum, u uint64_t, I and R arrays for the targets */
     size_t offset;
 } hbk__option;
 #define HBK__OPTION(key, kind, field) {key, kind, offsetof(hbk_train_options, field)}
@@ -13106,7 +14587,8 @@ static bool hbk__train_check(const hbk_train_options *o, hbk_error *err)
     if (!o->full && !(o->lora.targets & (HBK_ALL_SLOTS | 1u << HBK_LM_HEAD)))
         return hbk_fail(err, HBK_ERROR_OPTION, "no projection is to be adapted: name targets, or all");
     return hbk__in_range("lr", o->lr, 0, any, err) && hbk__in_range("lr_end", o->lr_end, 0, any, err) &&
-           hbk__in_range("alpha", o->lora.alpha, 0, any, err) && hbk__in_range("clip", o->clip, 0, any, err) &&
+           hbk__in_range("alpha", o->lora.alpha, 0, any, err) &&
+           hbk__in_range("clip", o->clip, 0, any, err) &&
            hbk__in_range("dropout", o->dropout, 0, 1, err) && hbk__in_range("beta1", o->beta1, 0, 1, err) &&
            hbk__in_range("beta2", o->beta2, 0, 1, err) && hbk__in_range("eps", o->eps, 1e-30, any, err) &&
            hbk__in_range("weight_decay", o->weight_decay, 0, any, err) &&
@@ -13158,14 +14640,17 @@ static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_train_dat
         return hbk_fail(err, HBK_ERROR_OPTION,
                         "batch %lld, accumulate %lld and steps %lld must be at least 1, lr %g above 0",
                         (long long)p->o.batch, (long long)o->accumulate, (long long)o->steps, o->lr);
-    double per_step = (double)(p->o.batch * o->accumulate);
+    double per_step = (double)p->o.batch * (double)o->accumulate;
     if (o->steps < 0)
         p->o.steps =
             o->epochs > 0 ? (hbk_int)ceil(o->epochs * (double)data->n / per_step) : hbk_train_steps(data->n);
     p->o.steps = HBK__MAX(p->o.steps, 1);
-    hbk_int longest = hbk__longest(p);
-    hbk_int all = p->o.accumulate * (p->o.batch + p->o.replay); /* a step never needs more than this */
-    hbk_int room = HBK__MIN(HBK__MAX(o->max_tokens, longest), all * longest);
+    hbk_int longest = hbk__longest(p), all, room; /* a step never needs more than all these tokens */
+    if (p->o.batch > INT64_MAX - o->replay || !hbk__mul(&all, o->accumulate, p->o.batch + o->replay) ||
+        !hbk__mul(&room, all, longest))
+        return hbk_fail(err, HBK_ERROR_RANGE, "batch %lld (and %lld replayed) x accumulate %lld is too much",
+                        (long long)p->o.batch, (long long)o->replay, (long long)o->accumulate);
+    room = HBK__MIN(room, HBK__MAX(o->max_tokens, longest));
     if (o->max_length > 0 && longest > o->max_length)
         return hbk_fail(err, HBK_ERROR_RANGE, "an example of %lld tokens exceeds max_length %lld",
                         (long long)longest, (long long)o->max_length);
@@ -13347,9 +14832,11 @@ HBK_DEF bool hbk_tuned_load(hbk_tuned *t, const hbk_model *base, const char *dir
     r.model = base;
     if (!hbk_path(path, dir, "adapter_config.json", err)) return false;
     if (!hbk_file_exists(dir))
-        return hbk_fail_at(err, HBK_ERROR_FILE, dir, 0,
-                           "there is no such folder: an adapter is a PEFT folder, or one of finetune --full");
-    if (hbk_file_exists(path)) {
+        return hbk_fail_at(
+            err, HBK_ERROR_FILE, dir, 0,
+            "does not exist: an adapter is a PEFT folder, a GGUF file, or a folder of finetune "
+            "--full");
+    if (hbk_file_exists(path) || hbk__is_gguf(dir)) {
         r.adapter = hbk_adapter_load(dir, base, alloc, err);
         if (!r.adapter) return false;
     } else {
@@ -14239,9 +15726,15 @@ static void hbk__requests_free(const hbk__stage *s, hbk_request *r, hbk_int n)
 static hbk_request *hbk__decode(const hbk__stage *s, const hbk__item *items, hbk_int n, hbk_int votes,
                                 hbk_int limit, hbk_error *err)
 {
-    hbk_request *r = HBK__NEW(s->alloc, hbk_request, n * votes, err);
+    hbk_int total;
+    if (!hbk__mul(&total, n, votes) || total > INT64_MAX / 64) {
+        hbk_fail(err, HBK_ERROR_RANGE, "%lld votes on each of %lld records are too many", (long long)votes,
+                 (long long)n);
+        return NULL;
+    }
+    hbk_request *r = HBK__NEW(s->alloc, hbk_request, total, err);
     if (!r) return NULL;
-    for (hbk_int i = 0; i < n * votes; i++) {
+    for (hbk_int i = 0; i < total; i++) {
         const hbk__item *item = &items[i / votes];
         uint64_t id = hbk_hash(0, item->id, strlen(item->id));
         r[i].prompt = item->prompt.data;
@@ -14251,11 +15744,11 @@ static hbk_request *hbk__decode(const hbk__stage *s, const hbk__item *items, hbk
     }
     hbk_sampling sampling = s->o->sampling;
     if (sampling.stop < 0) sampling.stop = hbk_template_stop(s->t, s->tok);
-    hbk_session *session = hbk__wave_session(s, items, n, n * votes, sampling.max_new, limit, err);
-    bool ok = session && hbk_generate(session, r, n * votes, &sampling, NULL, err);
+    hbk_session *session = hbk__wave_session(s, items, n, total, sampling.max_new, limit, err);
+    bool ok = session && hbk_generate(session, r, total, &sampling, NULL, err);
     hbk_session_free(session);
     if (ok) return r;
-    hbk__requests_free(s, r, n * votes);
+    hbk__requests_free(s, r, total);
     return NULL;
 }
 
@@ -14966,23 +16459,26 @@ HBK_DEF bool hbk_inference_tag(char out[512], const char *list, const char *tag_
         first = second;
         second = NULL;
     }
-    int n = snprintf(out, 512, "%s%s%s", first ? first : "", second ? " " : "", second ? second : "");
-    if (n >= 512) return hbk_fail(err, HBK_ERROR_RANGE, "the inference tags are longer than 511 bytes");
+    char both[512];
+    int n = snprintf(both, 512, "%s%s%s", first ? first : "", second ? " " : "", second ? second : "");
+    if (n < 0 || n >= 512)
+        return hbk_fail(err, HBK_ERROR_RANGE, "the inference tags are longer than 511 bytes");
+    memcpy(out, both, (size_t)n + 1);
     return true;
 }
 
 HBK_DEF bool hbk_recipe_tag(char out[512], const char *dir, hbk_error *err)
 {
     char path[512];
-    out[0] = 0;
     if (!hbk_path(path, dir, "humpback.json", err)) return false;
-    if (!hbk_file_exists(path)) return true; /* an adapter from elsewhere has no tags */
-    json_t *j = hbk_json_read(path, err);
-    if (!j) return false;
+    json_t *j = NULL; /* an adapter from elsewhere has no tags */
+    if (hbk_file_exists(path) && !(j = hbk_json_read(path, err))) return false;
     const char *tag = json_string_value(json_object_get(j, "inference_tag"));
-    if (tag) snprintf(out, 512, "%s", tag);
+    bool ok = !tag || strlen(tag) < 512 ||
+              hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "inference_tag is longer than 511 bytes");
+    if (ok) snprintf(out, 512, "%s", tag ? tag : "");
     json_decref(j);
-    return true;
+    return ok;
 }
 
 /* ---- the state of a run ---------------------------------------------------------------- */
@@ -15153,7 +16649,7 @@ static bool hbk__stage_finish(hbk__loop *l, const char *name, json_t *entry, hbk
 {
     double now = hbk__now(l->progress);
     if (entry && l->progress && l->progress->now)
-        json_object_set_new(entry, "seconds", json_real(now - l->lap));
+        json_object_set_new(entry, "seconds", json_real(floor((now - l->lap) * 1e3 + 0.5) / 1e3));
     l->lap = now;
     if (!entry || json_object_set_new(json_object_get(l->state, "stages"), name, entry))
         return hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for run.json");

@@ -4,3 +4,7 @@
 #include "../humpback.h"
 
 #include "../humpback.h"
+
+#if defined(STBDS_NO_SHORT_NAMES) || defined(HBK__STB_DS_NAMES)
+#error "the header leaves macros of its own use behind"
+#endif

@@ -30,6 +30,16 @@ static void test_tmp(char path[512], const char *name)
     snprintf(path, 512, "%s/%s", dir, name);
 }
 
+/* Bytes that this process has mapped in, cached files included; -1 where the kernel does not tell. */
+static long test_resident(void)
+{
+    long size = 0, resident = -1;
+    FILE *f = fopen("/proc/self/statm", "r");
+    if (f && fscanf(f, "%ld %ld", &size, &resident) != 2) resident = -1;
+    if (f) fclose(f);
+    return resident < 0 ? -1 : resident * sysconf(_SC_PAGESIZE);
+}
+
 static bool is_near(double a, double b, double tolerance)
 {
     double scale = fabs(a) > fabs(b) ? fabs(a) : fabs(b);

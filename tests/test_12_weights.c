@@ -901,7 +901,8 @@ static void t12_tensor_errors(void **state)
                 "its weights are in pytorch_model.bin: save the model as safetensors first");
 }
 
-/* Promise: data may begin at any byte of a file: the weights are the same. */
+/* Promise: data may begin at any byte of a file: the weights are the same, mapped, and give the same
+   logits. */
 static void t12_unaligned(void **state)
 {
     (void)state;
@@ -916,7 +917,17 @@ static void t12_unaligned(void **state)
         hbk_model *l = hbk_model_load(dir, NULL, &err);
         if (!l) fail_msg("%s", err.message);
         t12_same_weights(m, l, t);
-        if (t == HBK_F32) assert_int_equal((uintptr_t)l->layers[0].w[HBK_Q].data % 4, 0);
+        const unsigned char *q = (const unsigned char *)l->layers[0].w[HBK_Q].data;
+        assert_int_equal((uintptr_t)q % 8, i);
+        assert_true(q > l->maps[0].data && q < l->maps[0].data + l->maps[0].size);
+        int32_t tokens[12] = {1, 5, 9, 36, 0, 2, 2, 7, 8, 30, 31, 6};
+        hbk_int start[2] = {0, 12};
+        hbk_batch b = {12, 1, tokens, NULL, start};
+        hbk_real x[12 * 37], y[12 * 37];
+        hbk_acts *a = hbk_acts_new(m, NULL, 12, 12, HBK_KEEP_NONE, NULL, &err);
+        check_ok(hbk_model_logits(a, m, &b, NULL, x, &err) && hbk_model_logits(a, l, &b, NULL, y, &err));
+        for (int k = 0; k < 12 * 37; k++) check_near(x[k], y[k], t == HBK_F32 ? 1e-6 : 2e-2);
+        hbk_acts_free(a);
         hbk_model_free(l);
         hbk_model_free(m);
         t12_parts_free(&p);
@@ -1039,8 +1050,32 @@ static void t12_shards(void **state)
 
 /* ---- llama2.c ----------------------------------------------------------------- */
 
-/* Appends tensor `name` of m as floats; q and k with the rows of a head interleaved. */
-static void t12_append(hbk_text *out, const hbk_model *m, const char *name)
+enum { T12_GROUP = 8 }; /* divides dim, and not ffn_dim: groups of down_proj cross rows */
+
+/* Groups of f, n floats, as llama2.c's exporter quantises them: q = round(f / scale), scale = max |f| / 127.
+   f becomes what they hold. */
+static void t12_append_groups(hbk_text *out, float *f, hbk_int n)
+{
+    hbk_text scales;
+    memset(&scales, 0, sizeof scales);
+    for (hbk_int i = 0; i < n; i += T12_GROUP) {
+        float most = 0;
+        for (hbk_int k = i; k < i + T12_GROUP; k++) most = fmaxf(most, fabsf(f[k]));
+        float scale = most / 127.0f;
+        for (hbk_int k = i; k < i + T12_GROUP; k++) {
+            signed char q = (signed char)rintf(f[k] / scale);
+            hbk_text_append(out, (const char *)&q, 1);
+            f[k] = (float)q * scale;
+        }
+        hbk_text_append(&scales, (const char *)&scale, 4);
+    }
+    hbk_text_append(out, scales.data, scales.len);
+    hbk_text_free(&scales);
+}
+
+/* Appends tensor `name` of m, q and k with the rows of a head interleaved: as floats, or in version 2, where
+   it is a matrix, as int8; then m's own numbers become those. */
+static void t12_append(hbk_text *out, const hbk_model *m, const char *name, int version)
 {
     char at[96];
     hbk_matrix w;
@@ -1048,14 +1083,20 @@ static void t12_append(hbk_text *out, const hbk_model *m, const char *name)
     bool swap = strstr(name, "q_proj") || strstr(name, "k_proj"), found = false;
     while (!found && hbk_tensor_at(m, i++, at, &w)) found = !strcmp(at, name);
     if (!found) fail_msg("no tensor %s", name);
-    for (hbk_int row = 0; row < w.rows; row++) {
-        hbk_real x[64];
-        float f[64];
-        hbk_int r = row % D, from = swap ? row - r + r % 2 * (D / 2) + r / 2 : row;
-        hbk_matrix_unpack(x, &w, from, 1);
-        for (hbk_int k = 0; k < w.cols; k++) f[k] = (float)x[k];
-        hbk_text_append(out, (const char *)f, (size_t)w.cols * 4);
+    float *f = HBK__NEW(NULL, float, w.rows * w.cols, NULL);
+    for (int back = 0; back < 2; back++) {
+        for (hbk_int row = 0; row < w.rows; row++) {
+            hbk_int r = row % D, from = swap ? row - r + r % 2 * (D / 2) + r / 2 : row;
+            hbk_real *x = (hbk_real *)w.data + from * w.cols;
+            for (hbk_int k = 0; k < w.cols; k++)
+                if (back) x[k] = (hbk_real)f[row * w.cols + k];
+                else f[row * w.cols + k] = (float)x[k];
+        }
+        if (back) break;
+        if (version == 2 && w.rows > 1) t12_append_groups(out, f, w.rows * w.cols);
+        else hbk_text_append(out, (const char *)f, (size_t)(w.rows * w.cols) * 4);
     }
+    hbk_free(NULL, f);
 }
 
 /* The bytes of m as llama2.c would export them. */
@@ -1072,7 +1113,7 @@ static hbk_text t12_llama2c(const hbk_model *m, int version)
     const hbk_config *c = &m->config;
     hbk_text out;
     memset(&out, 0, sizeof out);
-    int32_t v = (int32_t)c->vocab_size, magic[2] = {0x616b3432, 1};
+    int32_t v = (int32_t)c->vocab_size, magic[2] = {0x616b3432, version}, group = T12_GROUP;
     int32_t size[7] = {(int32_t)c->dim,           (int32_t)c->ffn_dim,    (int32_t)c->n_layers,
                        (int32_t)c->n_heads,       (int32_t)c->n_kv_heads, 0,
                        (int32_t)c->context_length};
@@ -1080,9 +1121,10 @@ static hbk_text t12_llama2c(const hbk_model *m, int version)
     if (version) hbk_text_append(&out, (const char *)magic, 8);
     hbk_text_append(&out, (const char *)size, 28);
     if (version) hbk_text_append(&out, c->tied ? "\1" : "\0", 1);
+    if (version == 2) hbk_text_append(&out, (const char *)&group, 4);
     while (version && out.len < 256) hbk_text_append(&out, "\0", 1);
-    for (int i = 0; i < 13 && order[version][i]; i++) {
-        const char *part = order[version][i];
+    for (int i = 0; i < 13 && order[version > 0][i]; i++) {
+        const char *part = order[version > 0][i];
         char name[96];
         if (!*part)
             for (hbk_int k = 0; k < c->context_length * c->head_dim; k++)
@@ -1092,7 +1134,7 @@ static hbk_text t12_llama2c(const hbk_model *m, int version)
         for (hbk_int l = 0; l < (whole ? 1 : c->n_layers); l++) {
             if (whole) snprintf(name, sizeof name, "%s.weight", part);
             else snprintf(name, sizeof name, "model.layers.%d.%s.weight", (int)l, part);
-            t12_append(&out, m, name);
+            t12_append(&out, m, name, version);
         }
     }
     return out;
@@ -1105,18 +1147,18 @@ static hbk_config t12_llama2c_config(bool tied)
     return c;
 }
 
-/* Promise: versions 0 and 1, tied or not, load as the model that they were made from; cut or lengthened they
-   do not, and what is no model is told from what it is. */
+/* Promise: versions 0, 1 and 2, tied or not, load as the model that they were made from; cut or lengthened
+   they do not, and what is no model is told from what it is. */
 static void t12_llama2c_files(void **state)
 {
     (void)state;
     hbk_error err;
     char path[512];
     test_tmp(path, "t12_model.bin");
-    for (int i = 0; i < 4; i++) {
-        hbk_config c = t12_llama2c_config(i / 2);
+    for (int i = 0; i < 6; i++) {
+        hbk_config c = t12_llama2c_config(i / 3);
         hbk_model *m = hbk_model_random(&c, 9, NULL, &err);
-        hbk_text file = t12_llama2c(m, i % 2);
+        hbk_text file = t12_llama2c(m, i % 3);
         t12_put(path, file.data, file.len);
         hbk_model *l = hbk_model_load(path, NULL, &err);
         if (!l) fail_msg("%s", err.message);
@@ -1142,7 +1184,7 @@ static void t12_llama2c_files(void **state)
         hbk_code code;
         const char *part;
     } cases[] = {
-        {"24ka\2", HBK_ERROR_UNSUPPORTED, "llama2.c version 2 (int8) is not supported"},
+        {"24ka\2", HBK_ERROR_FORMAT, "is no model"},
         {"24ka\7", HBK_ERROR_UNSUPPORTED, "llama2.c version 7 is not supported"},
         {"24ka\1", HBK_ERROR_FORMAT, "is no model"},
         {"GGUF\3", HBK_ERROR_FORMAT, "key general.architecture is missing"},
@@ -1159,6 +1201,63 @@ static void t12_llama2c_files(void **state)
         check_error(hbk_model_load(path, NULL, &err), cases[i].code, cases[i].part);
     }
     check_error(hbk_model_load("/nowhere", NULL, &err), HBK_ERROR_FILE, "/nowhere: there is no such file");
+}
+
+/* The logits of ids, at every position; free them. */
+static hbk_real *t12_logits(const hbk_model *m, const int32_t *ids, hbk_int n)
+{
+    hbk_error err;
+    hbk_int start[2] = {0, n};
+    hbk_batch b = {n, 1, ids, NULL, start};
+    hbk_real *logits = HBK__NEW(NULL, hbk_real, n * m->config.vocab_size, &err);
+    hbk_acts *a = hbk_acts_new(m, NULL, n, n, false, NULL, &err);
+    assert_non_null(a);
+    check_ok(hbk_model_logits(a, m, &b, NULL, logits, &err));
+    hbk_acts_free(a);
+    return logits;
+}
+
+/* Promise: the matrices of version 2 stay int8 in memory, in the mapped file but for q and k, and give the
+   logits of the numbers that they hold, by few rows and by many; groups that cannot be are refused. */
+static void t12_llama2c_int8(void **state)
+{
+    (void)state;
+    static const int32_t ids[] = {1, 5, 9, 36, 0, 7, 7, 12, 30, 2, 18};
+    static const int32_t groups[] = {0, -8, 7, 16, 48, INT32_MIN, INT32_MAX};
+    hbk_error err;
+    char path[512];
+    test_tmp(path, "t12_int8.bin");
+    hbk_config c = t12_llama2c_config(false);
+    hbk_model *m = hbk_model_random(&c, 9, NULL, &err);
+    hbk_text file = t12_llama2c(m, 2);
+    t12_put(path, file.data, file.len);
+    hbk_model *l = hbk_model_load(path, NULL, &err);
+    if (!l) fail_msg("%s", err.message);
+    for (int s = 0; s < HBK_N_SLOTS; s++) {
+        const hbk_matrix *w = &l->layers[1].w[s];
+        const unsigned char *p = (const unsigned char *)w->data;
+        assert_int_equal(w->dtype, HBK_INT8);
+        assert_int_equal(w->group, T12_GROUP);
+        bool mapped = p > l->maps[0].data && p < l->maps[0].data + l->maps[0].size;
+        assert_int_equal(mapped, s != HBK_Q && s != HBK_K);
+    }
+    for (hbk_int n = 3; n <= 11; n += 8) {
+        hbk_real *want = t12_logits(m, ids, n), *got = t12_logits(l, ids, n);
+        for (hbk_int i = 0; i < n * c.vocab_size; i++) check_near(got[i], want[i], 1e-5);
+        hbk_free(NULL, want);
+        hbk_free(NULL, got);
+    }
+    hbk_model_free(l);
+    for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
+        memcpy(file.data + 37, &groups[i], 4);
+        t12_put(path, file.data, file.len);
+        check_error(hbk_model_load(path, NULL, &err), HBK_ERROR_FORMAT, "do not divide dim 24");
+    }
+    memcpy(file.data + 37, "\4\0\0", 4); /* a possible size, of another file */
+    t12_put(path, file.data, file.len);
+    check_error(hbk_model_load(path, NULL, &err), HBK_ERROR_FORMAT, "a llama2.c file of dim 24");
+    hbk_text_free(&file);
+    hbk_model_free(m);
 }
 
 /* ---- adapters ----------------------------------------------------------------- */
@@ -1266,7 +1365,7 @@ static void t12_adapter_config(void **state)
         {"something_new", "{\"a\":1}", HBK_ERROR_UNSUPPORTED, "something_new {\"a\":1} is not"},
         {"something_new", "true", HBK_ERROR_UNSUPPORTED, "something_new true is not"},
         {"init_lora_weights", "\"pissa\"", HBK_ERROR_UNSUPPORTED,
-         "init_lora_weights \"pissa\" is not supported"},
+         "init_lora_weights \"pissa\" is not supported: it changed the base"},
         {"target_modules", "[\"q_proj\",\"lm_head\"]", HBK_ERROR_FORMAT,
          "v_proj.lora_A.weight: target_modules of adapter_config.json does not name its module"},
         {"target_modules", "[\"q_proj\",\"v_proj\",\"lm_head\"]", HBK_ERROR_FORMAT,
@@ -1347,7 +1446,7 @@ static void t12_adapter_tensors(void **state)
         {T12_Q0 ".lora_A.weight", "base_model.model.lm_head.lora_A.weight", NULL, HBK_ERROR_FORMAT,
          "tensor " T12_Q0 ".lora_A.weight is missing"},
         {T12_Q0 ".lora_A.weight", "base_model.model.model.embed_tokens.lora_embedding_A", NULL,
-         HBK_ERROR_UNSUPPORTED, "lora_embedding_A: is not lora_A or lora_B of a layer's projection or lm_head"},
+         HBK_ERROR_UNSUPPORTED, "lora_embedding_A: is not lora_A or lora_B of a layer's projection"},
         {T12_Q0 ".lora_A.weight", "base_model.model.model.embed_tokens.weight", NULL, HBK_ERROR_SHAPE,
          "embed_tokens.weight: is no copy of the base's, which is (37,20): was the vocabulary resized?"},
         {T12_Q0 ".lora_A.weight", T12_Q0 ".lora_magnitude_vector", NULL, HBK_ERROR_UNSUPPORTED,
@@ -1427,10 +1526,371 @@ static void t12_adapter_tensors(void **state)
     good.n = (size_t)end; /* it is the last one */
     t12_join(weights, &good, 0);
     check_error(hbk_adapter_load(dir, base, NULL, &err), HBK_ERROR_SHAPE,
-                "k_proj.lora_B.weight: rank 2, but 3 in base_model.model.model.layers.1.self_attn.k_proj.lora_A");
+                "k_proj.lora_B.weight: rank 2, but 3 in base_model.model.model.layers.1.self_attn.k_proj");
     t12_parts_free(&good);
     hbk_adapter_free(a);
     hbk_model_free(base);
+}
+
+/* An adapter of mixed ranks and alphas with numbers in both halves. */
+static hbk_adapter *t12_mixed(const hbk_config *c, const hbk_adapter_options *o)
+{
+    hbk_error err;
+    hbk_adapter *a = hbk_adapter_make(c, o, 4, NULL, &err);
+    if (!a) fail_msg("%s", err.message);
+    hbk_rng r = hbk_rng_at(6, "mixed", 0);
+    for (hbk_int i = 0; i < a->n_values; i++) a->values[i] = (hbk_real)(float)(0.3 * hbk_rng_normal(&r));
+    return a;
+}
+
+static void t12_same_adapter(const hbk_adapter *a, const hbk_adapter *b)
+{
+    assert_int_equal(a->n_values, b->n_values);
+    assert_int_equal(a->targets, b->targets);
+    assert_true(a->rank == b->rank && a->alpha == b->alpha);
+    assert_memory_equal(a->values, b->values, sizeof *a->values * (size_t)a->n_values);
+    for (hbk_int i = 0; i <= a->n_layers * HBK_N_SLOTS; i++) {
+        const hbk_lora *x = &a->loras[i], *y = &b->loras[i];
+        if (x->rank != y->rank || x->alpha != y->alpha || x->scale != y->scale)
+            fail_msg("projection %lld: rank %lld alpha %.17g, expected %lld, %.17g", (long long)i,
+                     (long long)y->rank, y->alpha, (long long)x->rank, x->alpha);
+    }
+}
+
+/* Saves, loads and saves again: the same adapter, the same bytes, and these values of the configuration. */
+static void t12_adapter_returns(const hbk_adapter *a, const hbk_config *c, const char *config)
+{
+    static const char *const keys[] = {
+        "r", "lora_alpha", "rank_pattern", "alpha_pattern", "layers_to_transform", "target_modules"};
+    hbk_error err;
+    char dir[512], again[512], x[512], y[512];
+    hbk_model *base = t12_base(c);
+    test_tmp(dir, "t12_returns");
+    test_tmp(again, "t12_returns_again");
+    check_ok(hbk_adapter_save(a, dir, "some/base", 0, &err));
+    hbk_adapter *b = hbk_adapter_load(dir, base, NULL, &err);
+    if (!b) fail_msg("%s: %s", config, err.message);
+    t12_same_adapter(a, b);
+    check_ok(hbk_adapter_save(b, again, "some/base", 0, &err));
+    check_ok(hbk_path(x, dir, "adapter_config.json", &err));
+    check_ok(hbk_path(y, again, "adapter_config.json", &err));
+    t12_same_file(x, y);
+    json_t *o = hbk_json_read(x, &err), *got = json_object();
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        json_object_set(got, keys[i], json_object_get(o, keys[i]));
+    char *text = json_dumps(got, JSON_COMPACT);
+    assert_string_equal(text, config);
+    free(text);
+    json_decref(got);
+    json_decref(o);
+    hbk_adapter_free(b);
+    hbk_model_free(base);
+}
+
+/* Promise: ranks and alphas of each projection, some layers, and the head come back from a saved adapter; the
+   configuration says so in as few words as early versions of PEFT understand. */
+static void t12_adapter_modules(void **state)
+{
+    (void)state;
+    hbk_error err;
+    hbk_config c = t12_config(false);
+    c.n_layers = 3;
+    hbk_adapter_options o = hbk_adapter_defaults();
+    o.rank = 4;
+    o.alpha = 6;
+    o.targets = 1u << HBK_Q | 1u << HBK_K | 1u << HBK_UP;
+    o.target_rank[HBK_K] = 2;
+    o.target_alpha[HBK_UP] = 2.5;
+    hbk_adapter *a = t12_mixed(&c, &o);
+    t12_adapter_returns(
+        a, &c,
+        "{\"r\":4,\"lora_alpha\":6,\"rank_pattern\":{\"k_proj\":2},\"alpha_pattern\":{\"up_proj\":2.5},"
+        "\"layers_to_transform\":null,\"target_modules\":[\"q_proj\",\"k_proj\",\"up_proj\"]}");
+    hbk_adapter_free(a);
+    o.layer_begin = 1; /* some layers, and the head, whose rank and alpha become the common ones */
+    o.targets |= 1u << HBK_LM_HEAD;
+    o.target_rank[HBK_LM_HEAD] = 7;
+    a = t12_mixed(&c, &o);
+    t12_adapter_returns(
+        a, &c,
+        "{\"r\":7,\"lora_alpha\":6,\"rank_pattern\":{\"q_proj\":4,\"k_proj\":2,\"up_proj\":4},"
+        "\"alpha_pattern\":{\"up_proj\":2.5},\"layers_to_transform\":[1,2],"
+        "\"target_modules\":[\"q_proj\",\"k_proj\",\"up_proj\",\"lm_head\"]}");
+    hbk_adapter_free(a);
+    a = hbk__adapter_begin(&c, NULL, &err); /* layers that adapt different projections */
+    assert_non_null(a);
+    static const hbk_int some[] = {HBK_Q, HBK_N_SLOTS + HBK_Q, 2 * HBK_N_SLOTS + HBK_DOWN};
+    for (int i = 0; i < 3; i++) {
+        a->loras[some[i]].rank = i == 1 ? 3 : 2;
+        a->loras[some[i]].alpha = i == 1 ? 1 : 2;
+    }
+    check_ok(hbk__adapter_lay(a, NULL, &err));
+    a->values[5] = 0.5;
+    t12_adapter_returns(a, &c,
+                        "{\"r\":2,\"lora_alpha\":2,\"rank_pattern\":{\"layers.1.self_attn.q_proj\":3},"
+                        "\"alpha_pattern\":{\"layers.1.self_attn.q_proj\":1},\"layers_to_transform\":null,"
+                        "\"target_modules\":[\"model.layers.0.self_attn.q_proj\","
+                        "\"model.layers.1.self_attn.q_proj\",\"model.layers.2.mlp.down_proj\"]}");
+    hbk_adapter_free(a);
+}
+
+/* Promise: alpha_pattern gives each module the number of the first key that matches its name's end, as PEFT
+   reads it: names, and the regular expressions that people write for them. */
+static void t12_alpha_pattern(void **state)
+{
+    (void)state;
+    /* alphas wanted of q, k of layer 0, q, k of layer 1, and the head; 6 is lora_alpha */
+    static const struct {
+        const char *pattern;
+        double want[5];
+    } cases[] = {
+        {"{}", {6, 6, 6, 6, 6}},
+        {"{\"q_proj\":1}", {1, 6, 1, 6, 6}},
+        {"{\"_proj\":1,\"q_pro\":1,\"proj\":1}", {6, 6, 6, 6, 6}}, /* only after a dot, to the end */
+        {"{\"lm_head\":1,\"layers.1.self_attn.k_proj\":2.5}", {6, 6, 6, 2.5, 1}},
+        {"{\"model.layers.0.self_attn.q_proj\":3,\"q_proj\":4}", {3, 6, 4, 6, 6}}, /* the first one wins */
+        {"{\"q_proj\":4,\"model.layers.0.self_attn.q_proj\":3}", {4, 6, 4, 6, 6}},
+        {"{\"^model\\\\.layers\\\\.\\\\d+\\\\.self_attn\\\\.(?:q|k)_proj\":2}", {2, 2, 2, 2, 6}},
+        {"{\"layers.0.*\":2}", {2, 2, 6, 6, 6}},
+        {"{\".*?[^q]_proj$\":2}", {6, 2, 6, 2, 6}},
+        {"{\"layers\\\\.[\\\\d]+\\\\.\\\\w+\\\\.q_proj|lm_head\":2}", {2, 6, 2, 6, 2}},
+        {"{\"(model\\\\.)?layers.[1-9].self_attn.(q|k)_proj\":2}", {6, 6, 2, 2, 6}},
+        {"{\"self_attn\\\\.[kq\\\\.]+_proj\":2}", {2, 2, 2, 2, 6}},
+        {"{\"layers.(0|7)\\\\.self_attn[.]k_proj\":2}", {6, 2, 6, 6, 6}},
+    };
+    hbk_error err;
+    char dir[512], config[512];
+    hbk_config c = t12_config(false);
+    hbk_model *base = t12_base(&c);
+    hbk_adapter_options o = hbk_adapter_defaults();
+    o.rank = 3;
+    o.alpha = 6;
+    o.targets = 1u << HBK_Q | 1u << HBK_K | 1u << HBK_LM_HEAD;
+    hbk_adapter *a = t12_mixed(&c, &o);
+    test_tmp(dir, "t12_alpha_pattern");
+    check_ok(hbk_adapter_save(a, dir, "x", 0, &err));
+    check_ok(hbk_path(config, dir, "adapter_config.json", &err));
+    for (int rslora = 0; rslora < 2; rslora++)
+        for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+            t12_json_set(config, "alpha_pattern", cases[i].pattern);
+            t12_json_set(config, "use_rslora", rslora ? "true" : "false");
+            hbk_adapter *b = hbk_adapter_load(dir, base, NULL, &err);
+            if (!b) fail_msg("%s: %s", cases[i].pattern, err.message);
+            static const hbk_int at[] = {HBK_Q, HBK_K, HBK_N_SLOTS + HBK_Q, HBK_N_SLOTS + HBK_K,
+                                         2 * HBK_N_SLOTS};
+            for (int k = 0; k < 5; k++) {
+                double want = cases[i].want[k] / (rslora ? sqrt(3.0) : 3);
+                if (!is_near((double)b->loras[at[k]].scale, want, 1e-6))
+                    fail_msg("%s: scale %d is %g, expected %g", cases[i].pattern, k,
+                             (double)b->loras[at[k]].scale, want);
+            }
+            hbk_adapter_free(b);
+        }
+    hbk_adapter_free(a);
+    hbk_model_free(base);
+}
+
+/* One half of a projection as MLX stores it: turned. */
+static void t12_mlx_half(hbk_tensor *t, float *out, const hbk_real *x, hbk_int rows, hbk_int cols)
+{
+    for (hbk_int i = 0; i < rows; i++)
+        for (hbk_int k = 0; k < cols; k++) out[k * rows + i] = (float)x[i * cols + k];
+    snprintf(t->dtype, sizeof t->dtype, "F32");
+    t->n_dims = 2;
+    t->shape[0] = cols;
+    t->shape[1] = rows;
+    t->data = out;
+    t->bytes = (size_t)(rows * cols) * sizeof *out;
+}
+
+/* Promise: MLX's adapters load: matrices turned, the scale as it stands, the last layers only. */
+static void t12_adapter_mlx(void **state)
+{
+    (void)state;
+    hbk_error err;
+    char dir[512], path[512], names[4][96];
+    hbk_config c = t12_config(false);
+    hbk_model *base = t12_base(&c);
+    hbk_adapter_options o = hbk_adapter_defaults();
+    o.rank = 5;
+    o.alpha = 60; /* a scale of 12 */
+    o.targets = 1u << HBK_V | 1u << HBK_GATE;
+    o.layer_begin = 1;
+    hbk_adapter *a = t12_mixed(&c, &o);
+    float *data = HBK__NEW(NULL, float, a->n_values, &err), *at = data;
+    hbk_tensor t[4];
+    memset(t, 0, sizeof t);
+    for (int i = 0; i < 4; i++) {
+        const hbk_lora *l = &a->loras[HBK_N_SLOTS + (i < 2 ? HBK_V : HBK_GATE)];
+        t[i].name = names[i];
+        snprintf(names[i], 96, "model.layers.1.%s.lora_%c", i < 2 ? "self_attn.v_proj" : "mlp.gate_proj",
+                 i % 2 ? 'b' : 'a');
+        t12_mlx_half(&t[i], at, i % 2 ? l->b : l->a, i % 2 ? l->out : l->rank, i % 2 ? l->rank : l->in);
+        at += t[i].shape[0] * t[i].shape[1];
+    }
+    test_tmp(dir, "t12_mlx");
+    check_ok(hbk_dir_make(dir, &err));
+    check_ok(hbk_path(path, dir, "adapters.safetensors", &err));
+    check_ok(hbk_safetensors_write(path, t, 4, &err));
+    check_ok(hbk_path(path, dir, "adapter_config.json", &err));
+    static const char config[] = "{\"fine_tune_type\": \"lora\", \"num_layers\": 1,"
+                                 " \"lora_parameters\": {\"rank\": 5, \"dropout\": 0.0, \"scale\": 12.0}}";
+    t12_put(path, config, sizeof config - 1);
+    hbk_adapter *b = hbk_adapter_load(dir, base, NULL, &err);
+    if (!b) fail_msg("%s", err.message);
+    t12_same_adapter(a, b);
+    hbk_adapter_free(b);
+    t12_json_set(path, "fine_tune_type", "\"dora\"");
+    check_error(hbk_adapter_load(dir, base, NULL, &err), HBK_ERROR_UNSUPPORTED, "fine_tune_type \"dora\" is");
+    t12_json_set(path, "fine_tune_type", NULL);
+    t12_json_set(path, "lora_parameters", "{\"rank\":5}");
+    check_error(hbk_adapter_load(dir, base, NULL, &err), HBK_ERROR_FORMAT, "expected a number as scale");
+    t12_json_set(path, "lora_parameters", "{\"scale\":1}");
+    c.dim = 21;
+    hbk_model *other = t12_base(&c);
+    check_error(hbk_adapter_load(dir, other, NULL, &err), HBK_ERROR_SHAPE,
+                "lora_a: shape (20,5), expected (21,rank)");
+    hbk_model_free(other);
+    hbk_free(NULL, data);
+    hbk_adapter_free(a);
+    hbk_model_free(base);
+}
+
+/* Promise: the copy of the base's head that PEFT stores beside an adapter of it is let pass if it is one,
+   also rounded to bf16; another, which would change the result, is refused; so is a PyTorch checkpoint. */
+static void t12_adapter_copies(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"lm_head.base_layer.weight", "model.embed_tokens.weight"};
+    hbk_error err;
+    char dir[512], weights[512], path[512], name[96];
+    hbk_config c = t12_config(false);
+    hbk_model *m = hbk_model_random(&c, 5, NULL, &err);
+    hbk_adapter *a = t12_adapter(&c, 1u << HBK_Q, 6, dir, weights, "t12_copies");
+    hbk_tensor t[5];
+    uint16_t copy[37 * 20];
+    for (int k = 0; k < 2; k++)
+        for (int changed = 0; changed < 3; changed++) {
+            check_ok(hbk_adapter_save(a, dir, "x", 0, &err));
+            hbk_safetensors *s = hbk_safetensors_open(weights, NULL, &err);
+            assert_int_equal(hbk_safetensors_count(s), 4);
+            for (int i = 0; i < 4; i++) t[i] = *hbk_safetensors_at(s, i);
+            t[4] = t[0];
+            t[4].name = name;
+            snprintf(name, sizeof name, "base_model.model.%s", names[k]);
+            snprintf(t[4].dtype, sizeof t[4].dtype, "BF16");
+            hbk_pack(copy, HBK_BF16, (const hbk_real *)(k ? m->embed.data : m->head.data), 37 * 20);
+            if (changed == 1) copy[7] ^= 0x200;  /* one number, by half of itself or more */
+            if (changed == 2) copy[30] = 0x7fff; /* NaN */
+            t[4].shape[0] = 37;
+            t[4].shape[1] = 20;
+            t[4].data = copy;
+            check_ok(hbk_path(path, dir, "other.safetensors", &err));
+            check_ok(hbk_safetensors_write(path, t, 5, &err));
+            hbk_safetensors_close(s);
+            assert_int_equal(rename(path, weights), 0);
+            hbk_adapter *b = changed ? NULL : hbk_adapter_load(dir, m, NULL, &err);
+            if (changed)
+                check_error(hbk_adapter_load(dir, m, NULL, &err), HBK_ERROR_UNSUPPORTED,
+                            "differs from the base's");
+            else if (!b)
+                fail_msg("%s", err.message);
+            else
+                t12_same_adapter(a, b);
+            hbk_adapter_free(b);
+        }
+    unlink(weights);
+    check_error(hbk_adapter_load(dir, m, NULL, &err), HBK_ERROR_FILE, "adapter_model.safetensors");
+    check_ok(hbk_path(path, dir, "adapter_model.bin", &err));
+    t12_put(path, "PK", 2);
+    check_error(hbk_adapter_load(dir, m, NULL, &err), HBK_ERROR_UNSUPPORTED,
+                "is a PyTorch checkpoint: load and save");
+    unlink(path);
+    hbk_adapter_free(a);
+    hbk_model_free(m);
+}
+
+/* Logits of ten tokens. */
+static void t12_ten_logits(hbk_real out[10 * 37], const hbk_model *m, const hbk_adapter *a)
+{
+    static const int32_t ids[] = {3, 36, 0, 7, 7, 21, 14, 2, 30, 9};
+    static const hbk_int start[] = {0, 10};
+    hbk_error err;
+    hbk_batch batch = {10, 1, ids, NULL, start};
+    hbk_acts *acts = hbk_acts_new(m, a, 10, 10, HBK_KEEP_NONE, NULL, &err);
+    check_ok(acts);
+    check_ok(hbk_model_logits(acts, m, &batch, a, out, &err));
+    hbk_acts_free(acts);
+}
+
+static double t12_apart(const hbk_real *x, const hbk_real *y)
+{
+    double largest = 0;
+    for (int i = 0; i < 10 * 37; i++) largest = fmax(largest, fabs((double)x[i] - (double)y[i]));
+    return largest;
+}
+
+/* Promise: a merged model, in memory and as a folder, gives what base and adapter give; a head that was the
+   embedding becomes its own, and the embedding stays; biases come along; merged in place, the adapter can be
+   taken out again. */
+static void t12_merge(void **state)
+{
+    (void)state;
+    double bar = sizeof(hbk_real) == 8 ? 1e-6 : 1e-5; /* of the folder, which is F32 */
+    for (int tied = 0; tied < 2; tied++) {
+        hbk_error err;
+        char dir[512];
+        hbk_real base[370], want[370], got[370];
+        hbk_config c = t12_config(tied == 1);
+        c.biases = 1u << HBK_Q | 1u << HBK_DOWN;
+        hbk_model *m = hbk_model_random(&c, 5, NULL, &err), *kept = hbk_model_random(&c, 5, NULL, &err);
+        for (hbk_int i = 0; i < c.dim; i++)
+            m->layers[1].bias[HBK_DOWN][i] = kept->layers[1].bias[HBK_DOWN][i] = 1;
+        hbk_adapter_options o = hbk_adapter_defaults();
+        o.rank = 3;
+        o.alpha = 3;
+        o.targets |= 1u << HBK_LM_HEAD;
+        o.target_rank[HBK_V] = 2;
+        o.layer_end = 1;
+        hbk_adapter *a = t12_mixed(&c, &o);
+        t12_ten_logits(base, m, NULL);
+        t12_ten_logits(want, m, a);
+        assert_true(t12_apart(base, want) > 0.1);
+        hbk_model *merged = hbk_adapter_merge(m, a, NULL, &err);
+        if (!merged) fail_msg("%s", err.message);
+        t12_ten_logits(got, merged, NULL);
+        assert_true(t12_apart(got, want) < bar);
+        assert_true(!merged->config.tied && merged->head.data != merged->embed.data);
+        assert_memory_equal(m->values, kept->values, sizeof *m->values * (size_t)hbk_model_count(&c));
+        assert_memory_equal(merged->embed.data, m->embed.data, sizeof(hbk_real) * 37 * 20);
+        const hbk_matrix *q = &merged->layers[0].w[HBK_Q];
+        hbk_lora_merge(got, &m->layers[0].w[HBK_Q], &a->loras[HBK_Q], 5, 6); /* rows from the middle */
+        for (int i = 0; i < 6 * 20; i++) check_near(got[i], ((const hbk_real *)q->data)[5 * 20 + i], 1e-6);
+        test_tmp(dir, "t12_merge");
+        check_ok(hbk_model_save_merged(m, a, dir, HBK_F32, &err));
+        hbk_model *loaded = hbk_model_load(dir, NULL, &err);
+        if (!loaded) fail_msg("%s", err.message);
+        assert_false(loaded->config.tied);
+        t12_ten_logits(got, loaded, NULL);
+        assert_true(t12_apart(got, want) < bar);
+        if (sizeof(hbk_real) == 4) /* by panels or at once: the same numbers */
+            assert_memory_equal(loaded->head.data, merged->head.data, sizeof(float) * 37 * 20);
+        check_error(hbk_adapter_add(tied ? m : loaded, a, 1, &err), HBK_ERROR_OPTION,
+                    tied ? "also the embedding" : "make a merged model");
+        if (!tied) {
+            check_ok(hbk_adapter_add(m, a, 1, &err));
+            t12_ten_logits(got, m, NULL);
+            assert_true(t12_apart(got, want) < bar);
+            check_ok(hbk_adapter_add(m, a, -1, &err));
+            t12_ten_logits(got, m, NULL);
+            assert_true(t12_apart(got, base) < bar);
+        }
+        hbk_model_free(loaded);
+        hbk_model_free(merged);
+        hbk_model_free(m);
+        hbk_model_free(kept);
+        hbk_adapter_free(a);
+    }
 }
 
 /* ---- damage ------------------------------------------------------------------- */
@@ -1558,6 +2018,40 @@ static void t12_damaged_weights(void **state)
     (void)err;
 }
 
+/* Promise: no damage to an index or to the table of a shard crashes the loader, and what loads is the same
+   weights. */
+static void t12_damaged_shards(void **state)
+{
+    (void)state;
+    hbk_error err;
+    hbk_config c = t12_config(true);
+    char dir[512], weights[512], path[512];
+    c.n_layers = 1;
+    c.vocab_size = 5;
+    json_t *map;
+    t12_damaged d;
+    memset(&d, 0, sizeof d);
+    d.path = dir;
+    d.model = t12_saved(&c, HBK_F32, dir, weights, "t12_damaged_shards");
+    json_t *root = t12_deal(dir, weights, &map);
+    check_ok(hbk_path(path, dir, "b.st", &err));
+    t12_parts part = t12_split(path);
+    hbk_text file = t12_get(path);
+    t12_damage(path, part.file.len - part.n, t12_check_damaged, &d);
+    t12_put(path, file.data, file.len);
+    hbk_text_free(&file);
+    t12_parts_free(&part);
+    check_ok(hbk_path(path, dir, "model.safetensors.index.json", &err));
+    char *s = json_dumps(root, JSON_COMPACT);
+    t12_put(path, s, strlen(s));
+    d.loaded = 0;
+    t12_damage(path, strlen(s), t12_check_damaged, &d);
+    assert_true(d.loaded > 0); /* total_size may be anything */
+    free(s);
+    json_decref(root);
+    hbk_model_free(d.model);
+}
+
 static void t12_check_alive(void *ctx, bool cut)
 {
     hbk_error err;
@@ -1581,22 +2075,75 @@ static void t12_damaged_configs(void **state)
     hbk_config c = t12_llama2c_config(true);
     char path[512], dir[512], weights[512];
     c.n_layers = 1;
+    c.eos[c.n_eos++] = 36;
     hbk_model *m = hbk_model_random(&c, 9, NULL, &err);
     test_tmp(path, "t12_damaged.bin");
-    for (int version = 0; version < 2; version++) {
+    static const size_t headers[] = {28, 40, 41};
+    for (int version = 0; version < 3; version++) {
         hbk_text file = t12_llama2c(m, version);
         t12_put(path, file.data, file.len);
-        t12_damage(path, version ? 40 : 28, t12_check_alive, path);
+        t12_damage(path, headers[version], t12_check_alive, path);
         hbk_text_free(&file);
     }
     hbk_model_free(m);
+    c.biases = HBK_ALL_SLOTS;
+    c.rope_scaling = HBK_ROPE_LLAMA3;
+    c.rope_factor = 8;
+    c.rope_high_freq_factor = 4;
+    c.rope_original_context = 32;
     hbk_model_free(t12_saved(&c, HBK_F32, dir, weights, "t12_damaged_config"));
-    check_ok(hbk_path(path, dir, "config.json", &err));
-    hbk_text file = t12_get(path);
-    file.len--; /* the newline may be cut without loss */
-    t12_put(path, file.data, file.len);
-    t12_damage(path, file.len, t12_check_alive, dir);
-    hbk_text_free(&file);
+    static const char *const names[] = {"config.json", "generation_config.json"};
+    for (int i = 0; i < 2; i++) {
+        check_ok(hbk_path(path, dir, names[i], &err));
+        hbk_text file = t12_get(path);
+        t12_put(path, file.data, file.len - 1); /* the newline may be cut without loss */
+        t12_damage(path, file.len, t12_check_alive, dir);
+        t12_put(path, file.data, file.len);
+        hbk_text_free(&file);
+    }
+}
+
+/* ---- cost ----------------------------------------------------------------------- */
+
+/* Promise: opening a model reads its table and its norms, and keeps no more than these: what it allocates
+   does not grow with the matrices, whose pages stay in the file until they are used; nor does a session's
+   cache take memory before there is something in it. */
+static void t12_cost(void **state)
+{
+    (void)state;
+    for (int layers = 2; layers <= 8; layers += 6) {
+        hbk_error err;
+        hbk_allocator alloc;
+        hbk_config c = t12_config(false);
+        memset(&alloc, 0, sizeof alloc);
+        c.n_layers = layers;
+        c.dim = 256;
+        c.ffn_dim = 512;
+        c.vocab_size = 4000;
+        c.context_length = 100000;
+        char dir[512], weights[512];
+        hbk_model_free(t12_saved(&c, HBK_BF16, dir, weights, "t12_cost")); /* 6.7 and 14.6 MB */
+        hbk_model_free(hbk_model_load(dir, NULL, &err));
+        long before = test_resident();
+        hbk_model *m = hbk_model_load(dir, &alloc, &err);
+        check_ok(m);
+        long open = test_resident();
+        size_t norms = (size_t)(2 * layers + 1) * 256 * sizeof(hbk_real);
+        if (alloc.live > norms + (size_t)layers * sizeof(hbk_layer) + 4096)
+            fail_msg("%d layers: %zu bytes are allocated, %zu of them norms", layers, alloc.live, norms);
+        if (alloc.peak > alloc.live + 40000) fail_msg("%zu bytes for a moment", alloc.peak);
+        if (open - before > 500000) fail_msg("opening mapped %ld bytes in", open - before);
+        hbk_session *s = hbk_session_new(m, NULL, 4, 100000, &alloc, &err);
+        check_ok(s);
+        assert_true(alloc.live > (size_t)layers * 4 * 100000 * 2 * 12 * sizeof(hbk_real));
+#ifndef __SANITIZE_ADDRESS__
+        long session = test_resident();
+        if (session - open > 1000000) fail_msg("a session mapped %ld bytes in", session - open);
+#endif
+        hbk_session_free(s);
+        hbk_model_free(m);
+        assert_int_equal(alloc.live, 0);
+    }
 }
 
 /* ---- failing memory ----------------------------------------------------------- */
@@ -1621,6 +2168,21 @@ static bool t12_load_adapter(void *ctx, hbk_allocator *a, hbk_error *err)
     return ok;
 }
 
+static bool t12_merge_both(void *ctx, hbk_allocator *a, hbk_error *err)
+{
+    hbk_config c = t12_config(true);
+    hbk_model *m = hbk_model_random(&c, 5, NULL, NULL);
+    hbk_adapter *w = hbk_adapter_new(&c, 2, 4, HBK_ALL_SLOTS | 1u << HBK_LM_HEAD, 1, NULL, NULL);
+    hbk_model *merged = hbk_adapter_merge(m, w, a, err);
+    m->alloc = a; /* for what saving takes */
+    bool ok = merged && hbk_model_save_merged(m, w, (const char *)ctx, HBK_F16, err);
+    m->alloc = NULL;
+    hbk_model_free(merged);
+    hbk_adapter_free(w);
+    hbk_model_free(m);
+    return ok;
+}
+
 static bool t12_open_table(void *ctx, hbk_allocator *a, hbk_error *err)
 {
     hbk_safetensors *s = hbk_safetensors_open((const char *)ctx, a, err);
@@ -1639,13 +2201,18 @@ static void t12_faults(void **state)
     fault_sweep(t12_load_model, dir);
     fault_sweep(t12_open_table, weights);
     hbk_adapter_free(t12_adapter(&c, HBK_ALL_SLOTS, 4, dir, weights, "t12_faults_adapter"));
+    check_ok(hbk_path(weights, dir, "adapter_config.json", &err));
+    t12_json_set(weights, "alpha_pattern", "{\"layers.0.*\":3}");
     fault_sweep(t12_load_adapter, dir);
+    fault_sweep(t12_merge_both, dir);
     hbk_model *m = hbk_model_random(&flat, 9, NULL, &err);
-    hbk_text file = t12_llama2c(m, 0);
-    test_tmp(dir, "t12_faults.bin");
-    t12_put(dir, file.data, file.len);
-    fault_sweep(t12_load_model, dir);
-    hbk_text_free(&file);
+    for (int version = 0; version < 3; version += 2) {
+        hbk_text file = t12_llama2c(m, version);
+        test_tmp(dir, "t12_faults.bin");
+        t12_put(dir, file.data, file.len);
+        fault_sweep(t12_load_model, dir);
+        hbk_text_free(&file);
+    }
     hbk_model_free(m);
 }
 
@@ -1689,6 +2256,19 @@ static void t12_reference_files(void **state)
     hbk_adapter_free(w);
     test_data(path, "adapters/mlx_test_dpo");
     check_error(hbk_adapter_load(path, m, NULL, &err), HBK_ERROR_SHAPE, "the model has 2 layers");
+    hbk_config qwen = m->config; /* the shapes of the base that it was trained on */
+    qwen.n_layers = 24;
+    qwen.dim = 896;
+    qwen.n_heads = 14;
+    qwen.n_kv_heads = 2;
+    qwen.head_dim = 64;
+    hbk_model *base = t12_base(&qwen);
+    w = hbk_adapter_load(path, base, NULL, &err);
+    if (!w) fail_msg("%s", err.message);
+    assert_true(w->rank == 8 && w->loras[23 * HBK_N_SLOTS + HBK_V].scale == 20);
+    assert_null(w->loras[21 * HBK_N_SLOTS + HBK_V].a);
+    hbk_adapter_free(w);
+    hbk_model_free(base);
     hbk_model_free(m);
     test_data(path, "adapters/mlx_test_dpo/adapters.safetensors");
     hbk_safetensors *s = hbk_safetensors_open(path, NULL, &err);
@@ -1707,16 +2287,35 @@ static void t12_reference_files(void **state)
 }
 
 static const struct CMUnitTest tests_12[] = {
-    cmocka_unit_test(t12_safetensors_valid),   cmocka_unit_test(t12_safetensors_errors),
-    cmocka_unit_test(t12_safetensors_write),   cmocka_unit_test(t12_model_round_trip),
-    cmocka_unit_test(t12_bias_groups),         cmocka_unit_test(t12_model_save_errors),
-    cmocka_unit_test(t12_config_errors),       cmocka_unit_test(t12_config_spellings),
-    cmocka_unit_test(t12_config_accepted),     cmocka_unit_test(t12_tied),
-    cmocka_unit_test(t12_two_copies),          cmocka_unit_test(t12_tensor_errors),
-    cmocka_unit_test(t12_unaligned),           cmocka_unit_test(t12_shards),
-    cmocka_unit_test(t12_llama2c_files),       cmocka_unit_test(t12_adapter_round_trip),
-    cmocka_unit_test(t12_adapter_config),      cmocka_unit_test(t12_adapter_tensors),
-    cmocka_unit_test(t12_damaged_safetensors), cmocka_unit_test(t12_damaged_weights),
-    cmocka_unit_test(t12_damaged_configs),     cmocka_unit_test(t12_faults),
+    cmocka_unit_test(t12_safetensors_valid),
+    cmocka_unit_test(t12_safetensors_errors),
+    cmocka_unit_test(t12_safetensors_write),
+    cmocka_unit_test(t12_model_round_trip),
+    cmocka_unit_test(t12_bias_groups),
+    cmocka_unit_test(t12_model_save_errors),
+    cmocka_unit_test(t12_config_errors),
+    cmocka_unit_test(t12_config_spellings),
+    cmocka_unit_test(t12_config_accepted),
+    cmocka_unit_test(t12_tied),
+    cmocka_unit_test(t12_two_copies),
+    cmocka_unit_test(t12_tensor_errors),
+    cmocka_unit_test(t12_unaligned),
+    cmocka_unit_test(t12_shards),
+    cmocka_unit_test(t12_llama2c_files),
+    cmocka_unit_test(t12_adapter_round_trip),
+    cmocka_unit_test(t12_adapter_config),
+    cmocka_unit_test(t12_adapter_tensors),
+    cmocka_unit_test(t12_damaged_safetensors),
+    cmocka_unit_test(t12_damaged_weights),
+    cmocka_unit_test(t12_damaged_shards),
+    cmocka_unit_test(t12_damaged_configs),
+    cmocka_unit_test(t12_cost),
+    cmocka_unit_test(t12_faults),
+    cmocka_unit_test(t12_adapter_modules),
+    cmocka_unit_test(t12_alpha_pattern),
+    cmocka_unit_test(t12_adapter_mlx),
+    cmocka_unit_test(t12_adapter_copies),
+    cmocka_unit_test(t12_merge),
+    cmocka_unit_test(t12_llama2c_int8),
     cmocka_unit_test(t12_reference_files),
 };

@@ -100,9 +100,9 @@ static void t15_tags_by_source(void **state)
     check_ok(hbk_dataset_add_pairs(&d, &p, t, tok, HBK_FORWARD, HBK_TAG_SEED, HBK_TAG_WEB, 0, &err));
     check_ok(hbk_dataset_add_pairs(&d, &p, t, tok, HBK_BACKWARD, HBK_TAG_SEED, HBK_TAG_WEB, 0, &err));
     assert_int_equal(d.n, 6);
-    static const char *const prompts[3] = {
-        "[INST] first ask Answer in the style of an AI Assistant. [/INST]",
-        "[INST] second ask Answer with knowledge from web search. [/INST]", "[INST] third ask [/INST]"};
+    static const char *const prompts[3] = {"[INST] first ask Answer in the style of an AI Assistant. [/INST]",
+                                           "[INST] second ask Answer with knowledge from web search. [/INST]",
+                                           "[INST] third ask [/INST]"};
     static const char *const bodies[3] = {"first body", "second body", "third body"};
     static const char *const asks[3] = {"first ask", "second ask", "third ask"};
     hbk_text text;
@@ -286,6 +286,209 @@ static void t15_split(void **state)
     check_error(hbk_dataset_split(&none, &held, 0.5, 1, &err), HBK_ERROR_DATA, "at least two");
 }
 
+/* What the examples of a file teach, one line each: the learned tokens' text, with $ for eos. */
+static void t15_learned(hbk_text *out, const hbk_dataset *d, const hbk_tokenizer *tok)
+{
+    hbk_error err;
+    hbk_text_clear(out);
+    for (hbk_int i = 0; i < d->n; i++) {
+        for (hbk_int k = d->start[i]; k < d->start[i + 1]; k++) {
+            if (!d->learn[k]) continue;
+            if (d->tokens.data[k] == hbk_tokenizer_eos(tok))
+                hbk_text_add(out, "$");
+            else
+                check_ok(hbk_tokenizer_decode(tok, d->tokens.data + k, 1, HBK_ENCODE_CONTINUE, out, &err));
+        }
+        hbk_text_add(out, "\n");
+    }
+    check_ok(hbk_text_ok(out, &err));
+}
+
+/* Promise: every form of public data teaches its replies with their endings, nothing else: of every turn that
+   counts, of the reply ranked first, of the completion, of the whole text. */
+static void t15_forms(void **state)
+{
+    (void)state;
+    static const struct {
+        hbk_form form;
+        const char *rows, *learned, *reversed; /* reversed NULL: cannot be */
+    } t[] = {
+        {HBK_FORM_PAIRS, "{\"instruction\": \"i\", \"input\": \"x\", \"output\": \"out\"}\n", "out$\n",
+         "i\n\nx$\n"},
+        {HBK_FORM_MESSAGES,
+         "{\"messages\": [{\"role\": \"user\", \"content\": \"q1\"}, {\"role\": \"assistant\", \"content\": "
+         "\"a1\"},"
+         "{\"role\": \"user\", \"content\": \"q2\"}, {\"role\": \"assistant\", \"content\": \"a2\"}]}\n"
+         "{\"messages\": [{\"role\": \"user\", \"content\": \"q3\"}, {\"role\": \"assistant\", \"content\": "
+         "\"a3\", "
+         "\"weight\": 0}, {\"role\": \"user\", \"content\": \"q4\"}, {\"role\": \"assistant\", \"content\": "
+         "\"a4\"}]}\n",
+         "a1$a2$\na4$\n", "q1$\nq3$\n"},
+        {HBK_FORM_SHAREGPT,
+         "[{\"conversations\": [{\"from\": \"human\", \"value\": \"q\"}, {\"from\": \"gpt\", \"value\": "
+         "\"a\"},"
+         "{\"from\": \"human\", \"value\": \"bye\"}]}]",
+         "a$\n", "q$\n"},
+        {HBK_FORM_COMPLETION, "{\"prompt\": \"ab\", \"completion\": \"cd</s>\"}", "cd</s>$\n", NULL},
+        {HBK_FORM_TEXT, "{\"text\": \"all of it\"}", " all of it$\n", NULL},
+        {HBK_FORM_OASST,
+         "{\"prompt\": {\"text\": \"q\", \"replies\": [{\"text\": \"worse\", \"rank\": 1}, {\"text\": "
+         "\"best\", "
+         "\"rank\": 0, \"replies\": [{\"text\": \"more\", \"replies\": [{\"text\": \"unranked\"}]}]}]}}\n"
+         "{\"prompt\": {\"text\": \"q\", \"replies\": [{\"text\": \"unranked\", \"rank\": null}]}}",
+         "best$\n", "q$\n"},
+    };
+    hbk_tokenizer *tok = t14_bytes();
+    hbk_template *plain = hbk_template_load("plain", NULL, NULL);
+    hbk_text learned = {NULL, NULL, 0, 0, false};
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++)
+        for (int back = 0; back < 2; back++) {
+            hbk_error err;
+            hbk_form form = HBK_FORM_COUNT;
+            hbk_dataset d;
+            hbk_data_options o;
+            char path[512];
+            memset(&d, 0, sizeof d);
+            memset(&o, 0, sizeof o);
+            o.tmpl = plain;
+            o.tok = tok;
+            o.use = back ? HBK_BACKWARD : HBK_FORWARD;
+            t15_file(path, "t15_forms.jsonl", t[i].rows);
+            if (back && !t[i].reversed) {
+                check_error(hbk_dataset_add_file(&d, path, &o, &form, &err), HBK_ERROR_OPTION,
+                            "no instruction that a backward model could learn");
+            } else {
+                check_ok(hbk_dataset_add_file(&d, path, &o, &form, &err));
+                assert_int_equal(form, t[i].form);
+                t15_learned(&learned, &d, tok);
+                assert_string_equal(learned.data, back ? t[i].reversed : t[i].learned);
+                assert_int_equal(d.n_no_target, form == HBK_FORM_OASST);
+            }
+            hbk_dataset_free(&d);
+        }
+    hbk_text_free(&learned);
+    hbk_template_free(plain);
+    hbk_tokenizer_free(tok);
+}
+
+/* Promise: a conversation is tokenised as the first exchange and, from each ending on, the template's "next"
+   prompt say: what a chat holds after the same turns. */
+static void t15_dialog(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"plain", "llama2"};
+    static const hbk_turn turns[] = {{HBK_USER, false, "one"},   {HBK_ASSISTANT, true, "two"},
+                                     {HBK_USER, false, "three"}, {HBK_ASSISTANT, true, "four"},
+                                     {HBK_USER, false, "five"},  {HBK_ASSISTANT, true, "six"}};
+    hbk_tokenizer *tok = t14_bytes();
+    for (int k = 0; k < 2; k++) {
+        hbk_error err;
+        hbk_template *t = hbk_template_load(names[k], NULL, &err);
+        hbk_tokens all = {NULL, NULL, 0, 0, false}, chat = {NULL, NULL, 0, 0, false};
+        hbk_text learn = {NULL, NULL, 0, 0, false};
+        check_ok(hbk_template_dialog(t, tok, turns, 6, "tag", &all, &learn, &err));
+        assert_int_equal(learn.len, all.n);
+        for (int i = 0; i < 6; i += 2) { /* a chat: the prompt, the model's reply, the next prompt */
+            hbk_render r;
+            hbk_int n_prompt;
+            memset(&r, 0, sizeof r);
+            r.use = i ? HBK_NEXT : HBK_FORWARD;
+            r.instruction = turns[i].text;
+            r.tag = "tag";
+            r.reply = turns[i + 1].text;
+            check_ok(hbk_template_tokens(t, tok, &r, &chat, &n_prompt, &err));
+            assert_int_equal(chat.data[chat.n - 1], hbk_tokenizer_eos(tok));
+            if (i < 4) chat.n--; /* eos comes with the next prompt */
+        }
+        for (hbk_int i = chat.n - 1; k && i > 0; i--) /* in llama2's behind a blank, which is not learned */
+            if (chat.data[i] == hbk_tokenizer_bos(tok)) {
+                memmove(chat.data + i - 2, chat.data + i - 1, sizeof *chat.data * (size_t)(chat.n - i + 1));
+                chat.n--;
+                i--;
+            }
+        assert_int_equal(all.n, chat.n);
+        assert_memory_equal(all.data, chat.data, sizeof *all.data * (size_t)all.n);
+        hbk_int bos = t14_count(&all, hbk_tokenizer_bos(tok));
+        assert_int_equal(bos, k ? 3 : 1);
+        assert_int_equal(t14_count(&all, hbk_tokenizer_eos(tok)), 3);
+        check_error(hbk_template_dialog(t, tok, turns + 1, 2, NULL, &all, &learn, &err), HBK_ERROR_DATA,
+                    "turn 1 is the assistant's, expected the user's");
+        check_error(hbk_template_dialog(t, tok, turns, 1, NULL, &all, &learn, &err), HBK_ERROR_DATA,
+                    "no reply");
+        assert_int_equal(all.n, chat.n);
+        hbk_tokens_free(&all);
+        hbk_tokens_free(&chat);
+        hbk_text_free(&learn);
+        hbk_template_free(t);
+    }
+    hbk_tokenizer_free(tok);
+}
+
+/* Promise: rows that cannot be learned from are errors with file and line, before anything is added; what is
+   too long is left out, cut or refused as asked. */
+static void t15_form_errors(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *rows, *message;
+        hbk_code code;
+    } t[] = {
+        {"{\"a\": 1}", ":1: is of no form that is known", HBK_ERROR_UNSUPPORTED},
+        {"{\"text\": \"x\"}\n{\"prompt\": \"a\", \"completion\": \"b\"}",
+         ":2: the file's first row is of form text", HBK_ERROR_FORMAT},
+        {"{\"messages\": []}", ":1: \"messages\" is no list of turns", HBK_ERROR_DATA},
+        {"{\"messages\": [{\"role\": \"tool\", \"content\": \"x\"}]}", "turn 1 is of \"tool\"",
+         HBK_ERROR_UNSUPPORTED},
+        {"{\"messages\": [{\"role\": \"user\", \"content\": \" \"}]}", ":1: \"content\" is empty",
+         HBK_ERROR_DATA},
+        {"{\"messages\": [{\"role\": \"user\", \"content\": \"x\", \"weight\": 0.5}]}", "neither 0 nor 1",
+         HBK_ERROR_DATA},
+        {"{\"messages\": [{\"role\": \"assistant\", \"content\": \"x\"}]}", ":1: turn 1 is the assistant's",
+         HBK_ERROR_DATA},
+        {"{\"messages\": [{\"role\": \"system\", \"content\": \"x\"}, {\"role\": \"user\", \"content\": "
+         "\"x\"}]}",
+         ":1: template plain has no place for a system text", HBK_ERROR_UNSUPPORTED},
+        {"{\"instruction\": \"x\", \"output\": \"\"}", ":1: \"output\" is empty", HBK_ERROR_DATA},
+        {"{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}, {\"role\": \"assistant\", \"content\": "
+         "\"x\", "
+         "\"weight\": 0}]}",
+         "1 had no reply with loss", HBK_ERROR_DATA},
+    };
+    hbk_tokenizer *tok = t14_bytes();
+    hbk_template *plain = hbk_template_load("plain", NULL, NULL);
+    hbk_error err;
+    hbk_dataset d;
+    hbk_data_options o;
+    char path[512];
+    memset(&d, 0, sizeof d);
+    memset(&o, 0, sizeof o);
+    o.tmpl = plain;
+    o.tok = tok;
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+        t15_file(path, "t15_wrong.jsonl", t[i].rows);
+        check_error(hbk_dataset_add_file(&d, path, &o, NULL, &err), t[i].code, t[i].message);
+        assert_int_equal(d.n + d.tokens.n + d.n_no_target, 0);
+    }
+    t15_file(path, "t15_long.jsonl", "{\"text\": \"abcdefghij\"}\n{\"text\": \"abc\"}");
+    for (int way = 0; way < 3; way++) {
+        o.max_length = 8;
+        o.overlong = (hbk_overlong)way;
+        if (way == HBK_OVERLONG_ERROR)
+            check_error(hbk_dataset_add_file(&d, path, &o, NULL, &err), HBK_ERROR_RANGE,
+                        "13 tokens, more than 8");
+        else
+            check_ok(hbk_dataset_add_file(&d, path, &o, NULL, &err));
+        if (way == HBK_OVERLONG_DROP) assert_true(d.n == 1 && d.n_too_long == 1 && d.n_cut == 0);
+        if (way == HBK_OVERLONG_CUT) {
+            assert_true(d.n == 2 && d.n_too_long == 0 && d.n_cut == 1 && d.start[1] == 8);
+            assert_true(d.tokens.data[7] != hbk_tokenizer_eos(tok));
+        }
+        hbk_dataset_free(&d);
+    }
+    hbk_template_free(plain);
+    hbk_tokenizer_free(tok);
+}
+
 typedef struct t15_inputs {
     char path[512];
     hbk_tokenizer *tok;
@@ -309,6 +512,12 @@ static bool t15_use_pairs(void *ctx, hbk_allocator *a, hbk_error *err)
     assert_int_equal(d.tokens.n, added ? d.start[2] : 0);
     bool more = added && hbk_dataset_add_texts(&d, in->path, in->tok, 0, err);
     assert_int_equal(d.n, more ? 4 : added ? 2 : 0);
+    hbk_data_options o;
+    memset(&o, 0, sizeof o);
+    o.tmpl = in->t;
+    o.tok = in->tok;
+    more = more && hbk_dataset_add_file(&d, in->path, &o, NULL, err);
+    assert_int_equal(d.n, more ? 6 : d.n > 2 ? 4 : d.n);
     bool ok = more && hbk_packer_init(&k, 64, 2, a, err);
     hbk_packer_free(&k);
     hbk_dataset_free(&d);
@@ -332,8 +541,10 @@ static void t15_memory_runs_out(void **state)
 }
 
 static const struct CMUnitTest tests_15[] = {
-    cmocka_unit_test(t15_pairs_load),  cmocka_unit_test(t15_pairs_errors),
-    cmocka_unit_test(t15_tags_by_source), cmocka_unit_test(t15_packing),
-    cmocka_unit_test(t15_too_long),    cmocka_unit_test(t15_texts), cmocka_unit_test(t15_split),
+    cmocka_unit_test(t15_pairs_load),      cmocka_unit_test(t15_pairs_errors),
+    cmocka_unit_test(t15_tags_by_source),  cmocka_unit_test(t15_packing),
+    cmocka_unit_test(t15_too_long),        cmocka_unit_test(t15_texts),
+    cmocka_unit_test(t15_split),           cmocka_unit_test(t15_forms),
+    cmocka_unit_test(t15_dialog),          cmocka_unit_test(t15_form_errors),
     cmocka_unit_test(t15_memory_runs_out),
 };

@@ -1034,6 +1034,9 @@ static void t17_refusals(void **state)
     o.patience = 0;
     o.batch = 0;
     check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "batch 0");
+    o.batch = o.accumulate = (hbk_int)1 << 40;
+    check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_RANGE, "is too much");
+    o.accumulate = 1;
     o.batch = 4;
     o.steps = 0;
     check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "steps 0");
@@ -1286,7 +1289,105 @@ static void t17_golden(void **state)
     hbk_model_free(m);
 }
 
+/* ---- bases in stored types -------------------------------------------------------------- */
+
+/* A model whose matrices are of type t in *block, and the same numbers as reals; `m` lends the norms. */
+static hbk_model *t17_stored(hbk_dtype t, const hbk_model *m, hbk_model **plain, unsigned char **block)
+{
+    hbk_error err;
+    const hbk_config *c = &m->config;
+    hbk_model *stored = hbk_model_view(c, m->values, NULL, &err);
+    *plain = hbk_model_random(c, 1, NULL, &err);
+    *block = HBK__NEW(NULL, unsigned char, 4 * hbk_model_count(c), &err);
+    unsigned char *p = *block;
+    hbk_matrix *all[2 + HBK_N_SLOTS] = {&stored->embed, &stored->head};
+    for (int s = 0; s < HBK_N_SLOTS; s++) all[2 + s] = &stored->layers[0].w[s];
+    for (int k = 0; k < 2 + HBK_N_SLOTS; k++) {
+        hbk_int n = all[k]->rows * all[k]->cols, size = (hbk_int)hbk_dtype_size(t, n);
+        if (hbk_dtype_packs(t)) hbk_pack(p, t, (const hbk_real *)all[k]->data, n);
+        else t08_stored(p, t, n, (uint64_t)k);
+        for (hbk_int i = 0; t == HBK_Q4_K && i < size; i += 144) { /* scales of 2^-14 suit a width of 256 */
+            p[i + 1] = (unsigned char)((p[i + 1] & 0x83) | 4);
+            p[i + 3] = (unsigned char)((p[i + 3] & 0x83) | 4);
+        }
+        all[k]->dtype = t;
+        all[k]->data = p;
+        p += size;
+    }
+    hbk_model_unpack((*plain)->values, stored);
+    return stored;
+}
+
+/* One step over two sequences; the gradients before it, scaled so that the largest is 1, into g. */
+static hbk_trainer *t17_step(const hbk_model *m, bool full, const hbk_adapter *w, hbk_real **g, double *loss)
+{
+    static const int32_t ids[] = {1, 5, 9, 30, 7, 7, 12, 3, 1, 18, 4, 39, 22}, after[] = {
+        5, 9, 30, 7, 7, 12, 3, -1, 18, 4, 39, 22, 2};
+    static const hbk_int starts[] = {0, 8, 13};
+    hbk_error err;
+    hbk_batch b = {13, 2, ids, after, starts};
+    hbk_train_options o = t17_options(full);
+    hbk_trainer *t = hbk_trainer_new(m, &o, w, 13, 8, NULL, &err);
+    check_ok(t);
+    check_ok(hbk_trainer_accumulate(t, &b, 1.0 / 12, loss, &err));
+    *g = HBK__NEW(NULL, hbk_real, t->n, &err);
+    double largest = 0;
+    for (hbk_int i = 0; i < t->n; i++) largest = fmax(largest, fabs((double)t->grads[i]));
+    assert_true(largest > 0);
+    for (hbk_int i = 0; i < t->n; i++) (*g)[i] = (hbk_real)((double)t->grads[i] / largest);
+    check_ok(hbk_trainer_update(t, o.lr, NULL, &err));
+    return t;
+}
+
+/* Promise: an adapter learns on a base of any stored type what it learns on the same numbers as reals; and
+   full training of such a base begins with those numbers: the first step ends with the same bytes. */
+static void t17_stored_bases(void **state)
+{
+    (void)state;
+    static const hbk_dtype types[] = {HBK_F16, HBK_Q8_0, HBK_Q4_K};
+    hbk_error err;
+    hbk_config c;
+    memset(&c, 0, sizeof c);
+    c.n_layers = 1;
+    c.n_heads = 4;
+    c.n_kv_heads = c.n_heads;
+    c.head_dim = 64;
+    c.dim = c.ffn_dim = 256;
+    c.vocab_size = T17_V;
+    c.context_length = 64;
+    c.rms_norm_eps = 1e-5;
+    c.rope_theta = 10000;
+    hbk_model *m = hbk_model_random(&c, 3, NULL, &err), *plain;
+    hbk_adapter *w = t17_adapter(m, 3);
+    for (int k = 0; k < 3; k++) {
+        unsigned char *block;
+        hbk_model *stored = t17_stored(types[k], m, &plain, &block);
+        for (int full = 0; full < 2; full++) {
+            hbk_real *x, *y;
+            double loss[2], worst = 0;
+            hbk_trainer *s = t17_step(stored, full, full ? NULL : w, &x, &loss[0]);
+            hbk_trainer *t = t17_step(plain, full, full ? NULL : w, &y, &loss[1]);
+            for (hbk_int i = 0; i < s->n; i++) worst = fmax(worst, fabs((double)(x[i] - y[i])));
+            print_message("    %-5s%-5s loss %.3f, of the gradient %.1e\n", hbk_dtype_name(types[k]),
+                          full ? "full" : "LoRA", loss[0] / 12, worst);
+            check_near(loss[0], loss[1], sizeof(hbk_real) == 8 ? 1e-12 : 1e-5);
+            assert_true(worst <= (full ? 0 : sizeof(hbk_real) == 8 ? 1e-12 : 1e-4));
+            if (full) assert_memory_equal(s->values, t->values, (size_t)s->n * sizeof(hbk_real));
+            hbk_free(NULL, x);
+            hbk_free(NULL, y);
+            hbk_trainer_free(s);
+            hbk_trainer_free(t);
+        }
+        hbk_model_free(stored);
+        hbk_model_free(plain);
+        hbk_free(NULL, block);
+    }
+    hbk_adapter_free(w);
+    hbk_model_free(m);
+}
+
 static const struct CMUnitTest tests_17[] = {
+    cmocka_unit_test(t17_stored_bases),
     cmocka_unit_test(t17_steps_by_size), cmocka_unit_test(t17_accumulation),
     cmocka_unit_test(t17_clip_and_decay), cmocka_unit_test(t17_lora_plus), cmocka_unit_test(t17_overfit),
     cmocka_unit_test(t17_not_finite),    cmocka_unit_test(t17_dropout),

@@ -195,7 +195,10 @@ static void t21_inference_tags(void **state)
     char large[300];
     memset(large, 'x', 299);
     large[299] = 0;
+    strcpy(out, "as it was");
     check_error(hbk_inference_tag(out, "seed,web", large, large, &err), HBK_ERROR_RANGE, "longer");
+    check_error(hbk_inference_tag(out, "both", "S.", "W.", &err), HBK_ERROR_OPTION, "seed,web");
+    assert_string_equal(out, "as it was");
     assert_string_equal(hbk_loop_defaults().inference_tags, "seed,web"); /* the paper's */
     assert_string_equal(hbk_loop_defaults().tag_seed, "Answer in the style of an AI Assistant.");
     assert_string_equal(hbk_loop_defaults().tag_web, "Answer with knowledge from web search.");
@@ -469,6 +472,11 @@ static void t21_tags(void **state)
     assert_string_equal(tag, HBK_TAG_WEB); /* "seed" means the seed's tag, whatever its words */
     check_ok(hbk_recipe_tag(tag, w.dir, &err)); /* an adapter from elsewhere has none */
     assert_string_equal(tag, "");
+    strcpy(tag, "as it was");
+    check_ok(hbk_file_write(t21_path(path, w.dir, "humpback.json", NULL), "{\"inf", 5, &err));
+    check_error(hbk_recipe_tag(tag, w.dir, &err), HBK_ERROR_FORMAT, "humpback.json");
+    assert_string_equal(tag, "as it was");
+    unlink(path);
     t21_free(&w);
 }
 

@@ -19,6 +19,7 @@
 #include "test_10_lora.c"
 #include "test_11_model.c"
 #include "test_12_weights.c"
+#include "test_12_gguf.c"
 #include "test_13_generation.c"
 #include "test_14_templates.c"
 #include "test_15_batches.c"
@@ -40,26 +41,13 @@ typedef struct test_group {
 
 #define GROUP(name, tests) {name, tests, sizeof(tests) / sizeof((tests)[0])}
 static const test_group groups[] = {
-    GROUP("01 ground", tests_01),
-    GROUP("05 text", tests_05),
-    GROUP("06 files", tests_06),
-    GROUP("07 tokenizers", tests_07),
-    GROUP("08 matrices", tests_08),
-    GROUP("09 layers", tests_09),
-    GROUP("10 lora", tests_10),
-    GROUP("11 model", tests_11),
-    GROUP("12 weights", tests_12),
-    GROUP("13 generation", tests_13),
-    GROUP("14 templates", tests_14),
-    GROUP("15 batches", tests_15),
-    GROUP("16 optimiser", tests_16),
-    GROUP("17 finetuning", tests_17),
-    GROUP("18 corpus", tests_18),
-    GROUP("19 augment", tests_19),
-    GROUP("20 curate", tests_20),
-    GROUP("21 loop", tests_21),
-    GROUP("22 measuring", tests_22),
-    GROUP("tinyworld", tests_tinyworld),
+    GROUP("01 ground", tests_01),     GROUP("05 text", tests_05),       GROUP("06 files", tests_06),
+    GROUP("07 tokenizers", tests_07), GROUP("08 matrices", tests_08),   GROUP("09 layers", tests_09),
+    GROUP("10 lora", tests_10),       GROUP("11 model", tests_11),      GROUP("12 weights", tests_12),
+    GROUP("12 gguf", tests_12_gguf),  GROUP("13 generation", tests_13), GROUP("14 templates", tests_14),
+    GROUP("15 batches", tests_15),    GROUP("16 optimiser", tests_16),  GROUP("17 finetuning", tests_17),
+    GROUP("18 corpus", tests_18),     GROUP("19 augment", tests_19),    GROUP("20 curate", tests_20),
+    GROUP("21 loop", tests_21),       GROUP("22 measuring", tests_22),  GROUP("tinyworld", tests_tinyworld),
     GROUP("report", tests_report),
 };
 

@@ -42,7 +42,7 @@ static const cli_flag bench_flags[] = {
     {"shape", CLI_CHOICE, "15m|135m|1b", "135m", "of the model: 1b needs 5 GB", 0, 0, CLI_FREE},
     {"rows", CLI_TEXT, "LIST", "(lora,prefill,decode1,decode16; of 15m full too)", "what to measure", 0, 0,
      CLI_FREE},
-    {"dtype", CLI_CHOICE, "f32|bf16", "f32", "of the weights", 0, 0, CLI_FREE},
+    {"dtype", CLI_CHOICE, "f32|bf16|q8_0", "f32", "of the weights", 0, 0, CLI_FREE},
     {"tokens", CLI_TEXT, "SxT", "4x256", "a training step: S sequences of T tokens", 0, 0, CLI_FREE},
     {"repeats", CLI_INT, "N", "3", "measurements per row, after one that warms up", 1, BENCH_MOST_REPEATS,
      CLI_FREE},
@@ -96,26 +96,26 @@ static hbk_config bench_config(int shape)
     return c;
 }
 
-/* Packs a matrix of reals to bf16 where it lies: the lower half of its memory. `row` holds one row. */
-static void bench_pack(hbk_matrix *w, hbk_real *row)
+/* Packs a matrix of reals to `type` where it lies: the beginning of its memory. `row` holds one row. */
+static void bench_pack(hbk_matrix *w, hbk_dtype type, hbk_real *row)
 {
     for (hbk_int i = 0; i < w->rows; i++) {
         memcpy(row, (const hbk_real *)w->data + i * w->cols, (size_t)w->cols * sizeof *row);
-        hbk_pack((char *)w->data + hbk_dtype_size(HBK_BF16, i * w->cols), HBK_BF16, row, w->cols);
+        hbk_pack((char *)w->data + hbk_dtype_size(type, i * w->cols), type, row, w->cols);
     }
-    w->dtype = HBK_BF16;
+    w->dtype = type;
 }
 
-static bool bench_to_bf16(hbk_model *m, hbk_error *err)
+static bool bench_pack_all(hbk_model *m, hbk_dtype type, hbk_error *err)
 {
     const hbk_config *c = &m->config;
     hbk_real *row = (hbk_real *)hbk_alloc(NULL, HBK__MAX(c->ffn_dim, c->dim), sizeof *row, err);
     if (!row) return false;
-    bench_pack(&m->embed, row);
+    bench_pack(&m->embed, type, row);
     if (c->tied) m->head = m->embed;
-    else bench_pack(&m->head, row);
+    else bench_pack(&m->head, type, row);
     for (hbk_int l = 0; l < c->n_layers; l++)
-        for (int s = 0; s < HBK_N_SLOTS; s++) bench_pack(&m->layers[l].w[s], row);
+        for (int s = 0; s < HBK_N_SLOTS; s++) bench_pack(&m->layers[l].w[s], type, row);
     hbk_free(NULL, row);
     return true;
 }
@@ -353,13 +353,13 @@ static void bench_print(const bench *b, bench_row row, const bench_result *r)
 }
 
 /* The random ids and the model. */
-static bool bench_open(bench *b, int shape, bool bf16, hbk_error *err)
+static bool bench_open(bench *b, int shape, hbk_dtype type, hbk_error *err)
 {
     hbk_config config = bench_config(shape);
     hbk_rng rng = hbk_rng_at(1, "bench", 0);
     b->n_tokens = HBK__MAX(b->n_seqs * b->T, BENCH_PREFILL) + 16;
     b->model = hbk_model_random(&config, 1, NULL, err);
-    if (!b->model || (bf16 && !bench_to_bf16(b->model, err))) return false;
+    if (!b->model || (type != HBK_F32 && !bench_pack_all(b->model, type, err))) return false;
     b->tokens = (int32_t *)hbk_alloc(NULL, b->n_tokens, sizeof *b->tokens, err);
     if (b->tokens) b->targets = (int32_t *)hbk_alloc(NULL, b->n_tokens, sizeof *b->targets, err);
     if (b->targets) b->starts = (hbk_int *)hbk_alloc(NULL, b->n_seqs + 1, sizeof *b->starts, err);
@@ -407,6 +407,8 @@ static int bench_main(cli *c)
     bench b;
     bool wanted[BENCH_ROWS];
     int shape = cli_choice(c, "shape");
+    static const hbk_dtype types[] = {HBK_F32, HBK_BF16, HBK_Q8_0};
+    hbk_dtype type = types[cli_choice(c, "dtype")];
     long long seqs, tokens;
     char end;
     memset(&b, 0, sizeof b);
@@ -416,14 +418,15 @@ static int bench_main(cli *c)
                            cli_text(c, "tokens"));
     int code = bench_wanted(c, shape, wanted);
     if (code) return code;
-    if (wanted[BENCH_ROW_FULL] && cli_choice(c, "dtype") == 1)
-        return cli_misused(c, "--dtype bf16: full training keeps its weights in f32, leave out --rows full");
+    if (wanted[BENCH_ROW_FULL] && type != HBK_F32)
+        return cli_misused(c, "--dtype %s: full training keeps its weights in f32, leave out --rows full",
+                           hbk_dtype_name(type));
     b.shape = shape == 0 ? "15m" : shape == 1 ? "135m" : "1b";
     b.n_seqs = seqs;
     b.T = tokens;
     b.repeats = cli_int(c, "repeats");
     const hbk_progress *progress = cli_watch(c);
-    bool ok = bench_open(&b, shape, cli_choice(c, "dtype") == 1, &c->err), json = cli_has(c, "json");
+    bool ok = bench_open(&b, shape, type, &c->err), json = cli_has(c, "json");
     json_t *rows = json_array();
     if (ok && !json)
         puts("row       shape  dtype   tokens/s    seconds   GFLOP/s     sgemm   ratio     GB/s   peak MB");

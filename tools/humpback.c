@@ -10,7 +10,8 @@
      5  data                    corpus, seeds
      6  the stages              finetune, augment, curate
      7  the loop                run, report
-     8  commands and their own flags
+     8  exporting               export
+     9  commands and their own flags
 
    Results go to stdout, progress and errors to stderr. */
 
@@ -210,12 +211,12 @@ static void cmd_close(cmd_world *w)
     hbk_model_free(w->base);
 }
 
-/* The tokenizer stands in the model's folder, or --tokenizer names it. */
+/* The tokenizer stands in the model's folder or GGUF file, or --tokenizer names it. */
 static bool cmd_open_tokenizer(cli *c, cmd_world *w)
 {
     const char *path = cli_text(c, "tokenizer"), *model = cli_text(c, "model");
     if (!path && !hbk_file_exists(model)) return hbk__no_such_model(model, &c->err);
-    if (!path && !hbk_dir_exists(model))
+    if (!path && !hbk_dir_exists(model) && !hbk__is_gguf(model))
         return hbk_fail(&c->err, HBK_ERROR_OPTION,
                         "%s is a file and holds no tokenizer: name one with --tokenizer", model);
     w->tok = hbk_tokenizer_load(path ? path : model, NULL, &c->err);
@@ -1277,36 +1278,45 @@ static void cmd_sets_free(cmd_sets *s)
     hbk_dataset_free(&s->validation);
 }
 
-/* Adds the rows of a file as examples. */
-static bool cmd_add_pairs(cli *c, const cmd_world *w, const char *path, hbk_int limit, hbk_dataset *d)
+/* Adds the rows of a file as examples and says what was left out. */
+static bool cmd_add_examples(cli *c, const cmd_world *w, const char *path, hbk_int limit, hbk_dataset *d)
 {
-    hbk_pairs pairs;
-    memset(&pairs, 0, sizeof pairs);
-    hbk_use use = cli_has(c, "reverse") ? HBK_BACKWARD : HBK_FORWARD;
-    bool ok = hbk_pairs_load(&pairs, path, "seed", &c->err);
-    if (ok && pairs.n == 0)
-        ok = hbk_fail_at(&c->err, HBK_ERROR_DATA, path, 0,
-                         "is empty: it needs rows {\"instruction\": ..., \"output\": ...}");
-    ok = ok && hbk_dataset_add_pairs(d, &pairs, w->tmpl, w->tok, use, cli_text(c, "tag-seed"),
-                                     cli_text(c, "tag-web"), limit, &c->err);
-    if (ok && d->n_too_long)
-        fprintf(stderr, "humpback: note: %lld of %lld examples of %s are longer than %lld tokens and left out\n",
-                (long long)d->n_too_long, (long long)(d->n + d->n_too_long), path, (long long)limit);
-    hbk_pairs_free(&pairs);
-    return ok;
+    hbk_data_options o;
+    memset(&o, 0, sizeof o);
+    o.tmpl = w->tmpl;
+    o.tok = w->tok;
+    o.use = cli_has(c, "reverse") ? HBK_BACKWARD : HBK_FORWARD;
+    o.tag_seed = cli_text(c, "tag-seed");
+    o.tag_web = cli_text(c, "tag-web");
+    o.max_length = limit;
+    o.overlong = cli_has(c, "overlong") ? (hbk_overlong)cli_choice(c, "overlong") : HBK_OVERLONG_DROP;
+    hbk_form form;
+    if (!hbk_dataset_add_file(d, path, &o, &form, &c->err)) return false;
+    hbk_int all = d->n + d->n_too_long + d->n_no_target;
+    if (d->n_too_long)
+        fprintf(stderr, "humpback: note: %lld of %lld %s of %s are longer than %lld tokens and left out\n",
+                (long long)d->n_too_long, (long long)all, hbk_form_name(form), path, (long long)limit);
+    if (d->n_cut)
+        fprintf(stderr, "humpback: note: %lld of %lld %s of %s are longer than %lld tokens and cut there\n",
+                (long long)d->n_cut, (long long)all, hbk_form_name(form), path, (long long)limit);
+    if (d->n_no_target)
+        fprintf(stderr, "humpback: note: %lld of %lld %s of %s have nothing to learn and are left out\n",
+                (long long)d->n_no_target, (long long)all, hbk_form_name(form), path);
+    return true;
 }
 
 static bool cmd_train_data(cli *c, const cmd_world *w, const hbk_train_options *o, cmd_sets *s)
 {
     hbk_int context = w->base->config.context_length;
     hbk_int limit = o->max_length > 0 ? HBK__MIN(o->max_length, context) : context;
-    bool ok = cmd_add_pairs(c, w, cli_text(c, "data"), limit, &s->examples);
+    bool ok = cmd_add_examples(c, w, cli_text(c, "data"), limit, &s->examples);
     if (ok && cli_has(c, "replay"))
         ok = hbk_dataset_add_texts(&s->replay, cli_text(c, "replay"), w->tok, limit, &c->err);
     if (ok && cli_has(c, "validation"))
-        ok = cmd_add_pairs(c, w, cli_text(c, "validation"), limit, &s->validation);
+        ok = cmd_add_examples(c, w, cli_text(c, "validation"), limit, &s->validation);
     if (ok && cli_has(c, "validation-share"))
-        ok = hbk_dataset_split(&s->examples, &s->validation, cli_real(c, "validation-share"), o->seed, &c->err);
+        ok = hbk_dataset_split(&s->examples, &s->validation, cli_real(c, "validation-share"), o->seed,
+                               &c->err);
     return ok;
 }
 
@@ -1329,17 +1339,17 @@ static bool cmd_train(cli *c, const cmd_world *w, const hbk_train_options *o, co
     hbk_train_data data = {d, s->replay.n ? &s->replay : NULL, s->validation.n ? &s->validation : NULL};
     hbk_adapter *init = NULL;
     if (init_dir && !(init = hbk_adapter_load(init_dir, w->base, NULL, &c->err))) return false;
-    cli_say(c, "%lld examples of %lld tokens, the loss is on %lld (%.0f %%)\n", (long long)d->n,
-            (long long)d->tokens.n, (long long)d->n_targets, 100.0 * (double)d->n_targets / (double)d->tokens.n);
     bool ok = hbk_finetune(w->base, &data, o, init, &recipe, dir, cli_watch(c), NULL, &c->err);
     hbk_adapter_free(init);
     if (!ok) return false;
     cli_draw_end(&c->meter);
-    cli_say(c, "%s of %lld examples: %s\n", o->full ? "a model" : "an adapter", (long long)d->n, dir);
+    cli_say(c, "%s of %lld examples (the loss is on %lld of their %lld tokens): %s\n",
+            o->full ? "a model" : "an adapter", (long long)d->n, (long long)d->n_targets,
+            (long long)d->tokens.n, dir);
     return !cli_has(c, "json") ||
-           cli_print_json(json_pack("{s:s, s:s, s:I, s:I, s:I}", "out", dir, "mode", o->full ? "full" : "lora",
-                                    "examples", (json_int_t)d->n, "targets", (json_int_t)d->n_targets,
-                                    "too_long", (json_int_t)d->n_too_long),
+           cli_print_json(json_pack("{s:s, s:s, s:I, s:I, s:I}", "out", dir, "mode",
+                                    o->full ? "full" : "lora", "examples", (json_int_t)d->n, "targets",
+                                    (json_int_t)d->n_targets, "too_long", (json_int_t)d->n_too_long),
                           &c->err);
 }
 
@@ -1763,20 +1773,254 @@ static int cmd_report(cli *c)
     return cli_end(c, ok);
 }
 
-/* ==== 8  COMMANDS AND THEIR OWN FLAGS ======================================= */
+/* ==== 8  EXPORTING ==========================================================
+
+   What was trained here, for other programs. A folder is written as DIR.part and renamed when it is whole. */
+
+/* Whether `folder` is `path`, or holds it at any depth. */
+static bool cmd_holds(const char *folder, const char *path)
+{
+    char *a = realpath(folder, NULL), *b = a && path ? realpath(path, NULL) : NULL;
+    size_t n = a ? strlen(a) : 0;
+    bool holds = b && !strncmp(a, b, n) && (!b[n] || b[n] == '/' || n == 1);
+    free(a);
+    free(b);
+    return holds;
+}
+
+/* Removes a folder and the files in it; one that holds folders stays. */
+static void cmd_remove_folder(const char *dir)
+{
+    DIR *d = opendir(dir);
+    char path[512];
+    for (struct dirent *e; d && (e = readdir(d)) != NULL;)
+        if (e->d_name[0] != '.' && hbk_path(path, dir, e->d_name, NULL)) unlink(path);
+    if (d) closedir(d);
+    rmdir(dir);
+}
+
+static bool cmd_folder_empty(const char *dir)
+{
+    DIR *d = opendir(dir);
+    bool empty = true;
+    for (struct dirent *e; d && (e = readdir(d)) != NULL;)
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0) empty = false;
+    if (d) closedir(d);
+    return empty;
+}
+
+/* The flag whose value is, or lies in, what is to be written; NULL if none: inputs never are outputs. */
+static const char *cmd_input_in(cli *c, const char *out)
+{
+    static const char *const inputs[] = {"model", "adapter", "tokenizer"};
+    for (int i = 0; i < 3; i++)
+        if (cmd_holds(out, cli_text(c, inputs[i]))) return inputs[i];
+    return NULL;
+}
+
+/* Whether the folder or file `out` may be written: nothing is there, or --force sets aside what is. */
+static bool cmd_may_write(cli *c, const char *out)
+{
+    bool free_place = hbk_dir_exists(out) ? cmd_folder_empty(out) : !hbk_file_exists(out);
+    if (free_place || cli_has(c, "force")) return true;
+    return hbk_fail_at(&c->err, HBK_ERROR_OPTION, out, 0,
+                       "is there already: choose another name, or --force, which sets it aside");
+}
+
+/* The type of the weights to write: --dtype, else the base's own, or bf16 of a base that is quantised. */
+static hbk_dtype cmd_dtype(cli *c, const hbk_model *m)
+{
+    static const hbk_dtype types[] = {HBK_F32, HBK_BF16, HBK_F16, HBK_Q8_0};
+    hbk_dtype own = m->layers[0].w[HBK_Q].dtype;
+    if (cli_has(c, "dtype")) return types[cli_choice(c, "dtype")];
+    return own == HBK_F32 || own == HBK_F16 ? own : HBK_BF16;
+}
+
+/* The tokenizer that belongs to the model, into the folder `dir`: the files of its folder as they are, or
+   what a single file holds or --tokenizer names. */
+static bool cmd_export_tokenizer(cli *c, cmd_world *w, const char *dir)
+{
+    const char *model = w->tuned.own_model ? cli_text(c, "adapter") : cli_text(c, "model");
+    if (hbk_dir_exists(model) && !cli_text(c, "tokenizer"))
+        return hbk_tokenizer_copy(model, dir, NULL, &c->err);
+    return cmd_open_tokenizer(c, w) && hbk_tokenizer_save(w->tok, dir, &c->err);
+}
+
+/* The recipe that the adapter was trained with, so that template and tags follow the merged model. */
+static bool cmd_export_recipe(cli *c, const char *from, const char *dir)
+{
+    char path[512];
+    if (!from || !hbk_path(path, from, "humpback.json", &c->err)) return !from;
+    if (!hbk_file_exists(path)) return true;
+    json_t *recipe = hbk_json_read(path, &c->err);
+    bool ok = recipe && hbk_path(path, dir, "humpback.json", &c->err);
+    if (ok) json_object_set_new(recipe, "mode", json_string("merged"));
+    ok = ok && hbk_json_write(path, recipe, &c->err);
+    json_decref(recipe);
+    return ok;
+}
+
+/* Logits of a few made-up tokens, (n, vocabulary), to be freed; NULL on failure. */
+static hbk_real *cmd_probe(cli *c, const hbk_model *m, const hbk_adapter *a, hbk_int n)
+{
+    enum { MOST = 16 };
+    int32_t ids[MOST];
+    hbk_int start[2] = {0, n};
+    HBK_ASSERT(n <= MOST);
+    for (hbk_int i = 0; i < n; i++) ids[i] = (int32_t)((7919 * i + 13) % m->config.vocab_size);
+    hbk_batch batch = {n, 1, ids, NULL, start};
+    hbk_acts *acts = hbk_acts_new(m, a, n, n, HBK_KEEP_NONE, NULL, &c->err);
+    hbk_real *logits =
+        acts ? (hbk_real *)hbk_alloc(NULL, n * m->config.vocab_size, sizeof *logits, &c->err) : NULL;
+    if (logits && !hbk_model_logits(acts, m, &batch, a, logits, &c->err)) {
+        hbk_free(NULL, logits);
+        logits = NULL;
+    }
+    hbk_acts_free(acts);
+    return logits;
+}
+
+/* Reads the exported model back, and says how far its logits are from those of base and adapter: what the
+   rounding to its type costs, or that the merge went wrong. */
+static bool cmd_check_export(cli *c, const cmd_world *w, const char *path, double *largest)
+{
+    const hbk_model *m = w->tuned.model;
+    hbk_int n = HBK__MIN(16, m->config.context_length);
+    hbk_model *merged = hbk_model_load(path, NULL, &c->err);
+    hbk_real *got = merged ? cmd_probe(c, merged, NULL, n) : NULL;
+    hbk_real *want = got ? cmd_probe(c, m, w->tuned.adapter, n) : NULL;
+    *largest = 0;
+    for (hbk_int i = 0; want && i < n * m->config.vocab_size; i++)
+        *largest = fmax(*largest, fabs((double)got[i] - (double)want[i]));
+    bool ok = want != NULL;
+    hbk_free(NULL, got);
+    hbk_free(NULL, want);
+    hbk_model_free(merged);
+    return ok;
+}
+
+/* --merge: the model with its adapter merged, as a Hugging Face folder. */
+static bool cmd_export_merged(cli *c, cmd_world *w, const char *part, double *apart)
+{
+    return hbk_model_save_merged(w->tuned.model, w->tuned.adapter, part, cmd_dtype(c, w->tuned.model),
+                                 &c->err) &&
+           cmd_export_tokenizer(c, w, part) && cmd_export_recipe(c, cli_text(c, "adapter"), part) &&
+           cmd_check_export(c, w, part, apart);
+}
+
+/* --gguf: the same as one file; of a folder without a tokenizer, one without a vocabulary. */
+static bool cmd_export_gguf(cli *c, cmd_world *w, const char *part, double *apart)
+{
+    static const char *const files[] = {"tokenizer.json", "tokenizer.model", "tokenizer.bin"};
+    char path[512];
+    const char *model = cli_text(c, "model");
+    bool spelled = cli_text(c, "tokenizer") || !hbk_dir_exists(model);
+    for (int i = 0; i < 3; i++)
+        if (hbk_path(path, model, files[i], NULL) && hbk_file_exists(path)) spelled = true;
+    if (!spelled) cli_say(c, "without a vocabulary: %s holds no tokenizer\n", model);
+    return (!spelled || cmd_open_tokenizer(c, w)) &&
+           hbk_model_save_gguf(w->tuned.model, w->tuned.adapter, w->tok, part, cmd_dtype(c, w->tuned.model),
+                               &c->err) &&
+           cmd_check_export(c, w, part, apart);
+}
+
+/* --adapter-gguf: the adapter alone, for llama.cpp to put on the base. */
+static bool cmd_export_adapter(cli *c, cmd_world *w, const char *part, double *apart)
+{
+    *apart = NAN; /* it has no logits of its own */
+    if (!w->tuned.adapter)
+        return hbk_fail_at(&c->err, HBK_ERROR_OPTION, cli_text(c, "adapter"), 0,
+                           "is a whole model, no adapter: use --gguf");
+    return hbk_adapter_save_gguf(w->tuned.adapter, &w->base->config, part, &c->err);
+}
+
+/* Puts what was written whole under its name; what stood there is set aside, an empty folder gives way. */
+static bool cmd_put_in_place(cli *c, const char *part, const char *out)
+{
+    if (hbk_file_exists(out) && rmdir(out) != 0 && !hbk_file_set_aside(out, &c->err)) return false;
+    return rename(part, out) == 0 ||
+           hbk_fail_at(&c->err, HBK_ERROR_FILE, out, 0, "cannot be made of %s: %s", part, strerror(errno));
+}
+
+static bool cmd_say_exported(cli *c, const cmd_world *w, const char *type, const char *out, double apart)
+{
+    const char *what = isnan(apart)       ? "the adapter"
+                       : w->tuned.adapter ? "base and adapter, merged"
+                                          : "the model";
+    cli_say(c, "%s, %s: %s\n", what, type, out);
+    if (!isnan(apart)) cli_say(c, "read back, its logits differ by at most %.1e\n", apart);
+    if (!cli_has(c, "json")) return true;
+    json_t *result = json_pack("{s:s, s:s}", "out", out, "dtype", type);
+    if (!isnan(apart)) json_object_set_new(result, "largest_difference", json_real(apart));
+    return cli_print_json(result, &c->err);
+}
+
+typedef enum cmd_export_kind { CMD_MERGE, CMD_GGUF, CMD_ADAPTER_GGUF, CMD_EXPORT_KINDS } cmd_export_kind;
+
+/* Everything after the flags are known to make sense: written as OUT.part, then put in place. */
+static bool cmd_export_to(cli *c, cmd_export_kind kind, const char *out)
+{
+    static bool (*const write[])(cli *, cmd_world *, const char *,
+                                 double *) = {cmd_export_merged, cmd_export_gguf, cmd_export_adapter};
+    cmd_world w;
+    char part[512];
+    double apart = 0;
+    memset(&w, 0, sizeof w);
+    if (!cmd_may_write(c, out)) return false;
+    if (snprintf(part, sizeof part, "%s.part", out) >= (int)sizeof part)
+        return hbk_fail_at(&c->err, HBK_ERROR_RANGE, out, 0, "this path is too long");
+    cmd_remove_folder(part); /* what a killed call left */
+    w.base = hbk_model_load(cli_text(c, "model"), NULL, &c->err);
+    bool ok = w.base && cmd_open_adapter(c, &w) && write[kind](c, &w, part, &apart) &&
+              cmd_put_in_place(c, part, out);
+    if (ok) {
+        const char *type = kind == CMD_ADAPTER_GGUF ? "f32" : hbk_dtype_name(cmd_dtype(c, w.tuned.model));
+        ok = cmd_say_exported(c, &w, type, out, apart);
+    } else {
+        unlink(part);
+        cmd_remove_folder(part);
+    }
+    cmd_close(&w);
+    return ok;
+}
+
+static int cmd_export(cli *c)
+{
+    static const char *const flags[] = {"merge", "gguf", "adapter-gguf"};
+    char out[512];
+    int kind = -1, n = 0;
+    for (int i = 0; i < CMD_EXPORT_KINDS; i++) {
+        if (!cli_text(c, flags[i])) continue;
+        kind = i;
+        n++;
+    }
+    if (n != 1) return cli_misused(c, "export needs one of --merge, --gguf, --adapter-gguf");
+    bool q8_0 = cli_has(c, "dtype") && cli_choice(c, "dtype") == 3, alone = kind == CMD_ADAPTER_GGUF;
+    if (q8_0 && kind != CMD_GGUF) return cli_misused(c, "--dtype q8_0 goes with --gguf alone");
+    if (alone && cli_has(c, "dtype")) return cli_misused(c, "an adapter is written in f32: no --dtype");
+    if (alone && !cli_text(c, "adapter")) return cli_misused(c, "--adapter-gguf needs --adapter");
+    snprintf(out, sizeof out, "%s", cli_text(c, flags[kind]));
+    for (size_t k = strlen(out); k > 1 && out[k - 1] == '/'; k--) out[k - 1] = 0; /* DIR/ is DIR */
+    const char *input = cmd_input_in(c, out);
+    if (input) return cli_misused(c, "--%s %.200s is or holds what --%s names", flags[kind], out, input);
+    return cli_end(c, cmd_export_to(c, (cmd_export_kind)kind, out));
+}
+
+/* ==== 9  COMMANDS AND THEIR OWN FLAGS ======================================= */
 
 #define CMD_FLAG_FORCE(what)                                                                                 \
     {                                                                                                        \
         "force", CLI_SWITCH, NULL, NULL, what, 0, 0, CLI_FREE                                                \
     }
 #define CMD_FLAG_MODEL                                                                                       \
-    {"model", CLI_TEXT, "M", NULL, "a Hugging Face folder, or a llama2.c .bin", 1, 0, CLI_FREE},             \
+    {"model", CLI_TEXT, "M", NULL, "a Hugging Face folder, a .gguf, or a llama2.c .bin", 1, 0, CLI_FREE},    \
     {                                                                                                        \
         "tokenizer", CLI_TEXT, "F", NULL, "the tokenizer, where the model is one file", 0, 0, CLI_FREE       \
     }
 #define CMD_FLAG_ADAPTER(what)                                                                               \
     {                                                                                                        \
-        "adapter", CLI_TEXT, "D", NULL, what ": a PEFT folder, or one of finetune --full", 0, 0, CLI_FREE    \
+        "adapter", CLI_TEXT, "D", NULL, what ": a PEFT folder, a .gguf, or one of finetune --full", 0, 0,    \
+            CLI_FREE                                                                                         \
     }
 #define CMD_FLAG_TEMPLATE(more)                                                                              \
     {                                                                                                        \
@@ -1811,8 +2055,8 @@ static const cli_flag cmd_tokenize_flags[] = {
     {"lines", CLI_TEXT, "F", NULL, "a file whose every line is a text", 0, 0, CLI_FREE},
     {"jsonl", CLI_TEXT, "F", NULL, "a file with one JSON string a line, each a text", 0, 0, CLI_FREE},
     {"decode", CLI_TEXT, "IDS", NULL, "ids like 1,15043,3186: prints their text", 0, 0, CLI_FREE},
-    {"decode-jsonl", CLI_TEXT, "F", NULL, "a file with one JSON array of ids a line: prints JSON strings", 0, 0,
-     CLI_FREE},
+    {"decode-jsonl", CLI_TEXT, "F", NULL, "a file with one JSON array of ids a line: prints JSON strings", 0,
+     0, CLI_FREE},
     CMD_FLAGS_TEXT,
     CLI_END};
 static const cli_flag cmd_logits_flags[] = {
@@ -1865,7 +2109,10 @@ static const cli_flag cmd_seeds_flags[] = {
     CLI_END};
 static const cli_flag cmd_finetune_flags[] = {
     CMD_FLAG_MODEL,
-    {"data", CLI_TEXT, "F", NULL, "pairs: JSONL rows with \"instruction\" and \"output\"", 1, 0, CLI_FREE},
+    {"data", CLI_TEXT, "F", NULL,
+     "rows of pairs (Alpaca), messages, ShareGPT, prompt/completion, Open Assistant trees or text", 1, 0,
+     CLI_FREE},
+    {"overlong", CLI_CHOICE, "drop|cut|error", "drop", "what is longer than --max-length", 0, 0, CLI_FREE},
     {"out", CLI_TEXT, "D", NULL, "the finetuned folder; one that was begun is continued", 0, 0, CLI_FREE},
     CMD_FLAG_TEMPLATE(""),
     {"reverse", CLI_SWITCH, NULL, NULL, "the backward model: from output to instruction", 0, 0, CLI_FREE},
@@ -1879,11 +2126,12 @@ static const cli_flag cmd_finetune_flags[] = {
     {"replay", CLI_TEXT, "F", NULL, "raw documents, JSONL rows with \"text\", mixed in", 0, 0, CLI_FREE},
     {"validation", CLI_TEXT, "F", NULL, "rows never trained on; the weights of their lowest loss are kept", 0,
      0, CLI_FREE},
-    {"validation-share", CLI_REAL, "X", NULL, "hold out this share of --data instead", 1e-9, 0.999, CLI_FREE},
+    {"validation-share", CLI_REAL, "X", "(none)", "hold out this share of --data instead", 1e-9, 0.999,
+     CLI_FREE},
     {"rank-of", CLI_TEXT, "LIST", NULL, "ranks that differ: v_proj=8,lm_head=4", 0, 0, CLI_FREE},
     {"alpha-of", CLI_TEXT, "LIST", NULL, "alphas that differ, likewise", 0, 0, CLI_FREE},
     {"layers", CLI_TEXT, "A-B", "(all)", "adapt these layers alone, counted from 0", 0, 0, CLI_FREE},
-    {"max-length", CLI_INT, "N", "(the model's context)", "longest example in tokens; others are left out", 2,
+    {"max-length", CLI_INT, "N", "(the model's context)", "longest example in tokens", 2,
      1e9, CLI_FREE},
     {"dump-labels", CLI_SWITCH, NULL, NULL, "print the first examples and their loss mask, and stop", 0, 0,
      CLI_FREE},
@@ -1945,7 +2193,20 @@ static const cli_flag cmd_report_flags[] = {
 
 static const cli_group cmd_demo_group = {"Flags", cmd_demo_flags, NULL, NULL};
 static const cli_group cmd_tokenize_group = {"Flags", cmd_tokenize_flags, NULL, NULL};
+static const cli_flag cmd_export_flags[] = {
+    CMD_FLAG_MODEL,
+    CMD_FLAG_ADAPTER("what is merged into it"),
+    {"merge", CLI_TEXT, "DIR", NULL, "a Hugging Face folder: weights, configuration, tokenizer", 0, 0,
+     CLI_FREE},
+    {"gguf", CLI_TEXT, "F", NULL, "a GGUF file of the model, for llama.cpp", 0, 0, CLI_FREE},
+    {"adapter-gguf", CLI_TEXT, "F", NULL, "a GGUF file of the adapter alone", 0, 0, CLI_FREE},
+    {"dtype", CLI_CHOICE, "f32|bf16|f16|q8_0", "(the model's; bf16 if that is quantised)",
+     "type of the weights; q8_0 in GGUF only", 0, 0, CLI_FREE},
+    CMD_FLAG_FORCE("set aside what stands under the output's name, as NAME.1 ..."),
+    CMD_FLAG_JSON,
+    CLI_END};
 static const cli_group cmd_logits_group = {"Flags", cmd_logits_flags, NULL, NULL};
+static const cli_group cmd_export_group = {"Flags", cmd_export_flags, NULL, NULL};
 static const cli_group cmd_generate_group = {"Flags", cmd_generate_flags, NULL, NULL};
 static const cli_group cmd_chat_group = {"Flags", cmd_chat_flags, NULL, NULL};
 static const cli_group cmd_seeds_group = {
@@ -2036,6 +2297,13 @@ static const cli_command cmd_commands[] = {
      0,
      {&cmd_logits_group},
      cmd_logits},
+    {"export",
+     "a model, its adapter merged, or the adapter, for other programs",
+     "--model M [--adapter D] (--merge DIR | --gguf F | --adapter-gguf F) [flags]",
+     0,
+     0,
+     {&cmd_export_group},
+     cmd_export},
     {"inspect",
      "what a model, adapter, tokenizer or run folder holds",
      "FILE|DIR [flags]",

@@ -10,7 +10,7 @@
         "tokenizer"      {"file", "kind", "size", "bos", "eos", "unk", "added", "adds_bos"}
         "chat_template"  {"recognised": NAME} or {"unknown": its first line}; null: none
         "memory"         bytes of the weights, of the cache per token and of a full context
-        "adapter", "recipe", "metadata", "run"   where the thing has them
+        "adapter", "recipe", "metadata", "keys", "run"   where the thing has them
         "not_supported"  the message with which the library refuses a variant
         "broken"         or one about what is missing or damaged; neither: it loads}
 
@@ -240,6 +240,23 @@ static json_t *inspect_piece(const hbk_tokenizer *t, int32_t id)
     return piece ? json_pack("{s:i, s:s}", "id", (int)id, "piece", piece) : json_null();
 }
 
+/* What the library knows of a tokenizer once it has loaded it. */
+static void inspect_vocabulary(json_t *o, const char *path)
+{
+    hbk_error e;
+    hbk_tokenizer *t = hbk_tokenizer_load(path, NULL, &e);
+    if (!t) {
+        inspect_refused(o, &e);
+        return;
+    }
+    json_object_set_new(o, "size", json_integer(hbk_tokenizer_size(t)));
+    json_object_set_new(o, "bos", inspect_piece(t, hbk_tokenizer_bos(t)));
+    json_object_set_new(o, "eos", inspect_piece(t, hbk_tokenizer_eos(t)));
+    json_object_set_new(o, "unk", inspect_piece(t, hbk_tokenizer_unk(t)));
+    json_object_set_new(o, "adds_bos", json_boolean(hbk_tokenizer_adds_bos(t)));
+    hbk_tokenizer_free(t);
+}
+
 /* What tells the families of tokenizer.json apart. */
 static void inspect_tokenizer_json(json_t *o, const char *path)
 {
@@ -275,19 +292,14 @@ static json_t *inspect_tokenizer(const char *path)
         return json_null();
     const char *slash = strrchr(file, '/');
     json_t *o = json_pack("{s:s, s:s}", "file", slash ? slash + 1 : file, "kind", files[k][1]);
-    hbk_error e;
-    hbk_tokenizer *t = hbk_tokenizer_load(path, NULL, &e);
     if (k == 0) inspect_tokenizer_json(o, file);
-    if (t) {
-        json_object_set_new(o, "size", json_integer(hbk_tokenizer_size(t)));
-        json_object_set_new(o, "bos", inspect_piece(t, hbk_tokenizer_bos(t)));
-        json_object_set_new(o, "eos", inspect_piece(t, hbk_tokenizer_eos(t)));
-        json_object_set_new(o, "unk", inspect_piece(t, hbk_tokenizer_unk(t)));
-        json_object_set_new(o, "adds_bos", json_boolean(hbk_tokenizer_adds_bos(t)));
-    } else {
-        inspect_refused(o, &e);
+    hbk_mapping map; /* a SentencePiece model begins with the tag of its first piece, tiktoken with base64 */
+    if (k == 1 && hbk_mapping_open(&map, file, NULL)) {
+        if (map.size > 0 && map.data[0] != 0x0a)
+            json_object_set_new(o, "kind", json_string("tiktoken, byte-level"));
+        hbk_mapping_close(&map);
     }
-    hbk_tokenizer_free(t);
+    inspect_vocabulary(o, path);
     return o;
 }
 
@@ -475,6 +487,17 @@ static json_t *inspect_lora(const json_t *tensors)
                      "values", (json_int_t)values, "other_tensors", other);
 }
 
+/* alpha, and, where all ranks are the same, what it makes of them. */
+static void inspect_scale(json_t *lora, double alpha, bool rslora)
+{
+    json_t *ranks = json_object_get(lora, "ranks");
+    const char *rank = json_object_iter_key(json_object_iter(ranks));
+    double r = rank && json_object_size(ranks) == 1 ? strtod(rank, NULL) : 0;
+    json_object_set_new(lora, "alpha", json_real(alpha));
+    json_object_set_new(lora, "rslora", json_boolean(rslora));
+    if (r > 0) json_object_set_new(lora, "scale", json_real(alpha / (rslora ? sqrt(r) : r)));
+}
+
 /* Tries the adapter on its base, if that is at hand. */
 static void inspect_try_adapter(json_t *facts, const char *dir, const char *base)
 {
@@ -498,10 +521,6 @@ static bool inspect_adapter(json_t *facts, const char *dir, const char *base, hb
     json_object_set_new(facts, "kind", json_string(mlx ? "MLX adapter" : "PEFT adapter"));
     if (!config) return hbk_fail_at(err, HBK_ERROR_FORMAT, dir, 0, "its adapter_config.json is no JSON");
     if (!hbk_path(path, dir, file, &e) || !inspect_safetensors(tensors, path, &e)) inspect_refused(facts, &e);
-    if (mlx) {
-        hbk_fail_at(&e, HBK_ERROR_UNSUPPORTED, dir, 0, "an MLX adapter: convert it to PEFT's form first");
-        inspect_refused(facts, &e);
-    }
     const json_t *mlx_config = json_object_get(config, "lora_parameters"), *v;
     json_t *o = inspect_lora(tensors);
     const char *named = inspect_string(config, mlx ? "model" : "base_model_name_or_path");
@@ -509,24 +528,168 @@ static bool inspect_adapter(json_t *facts, const char *dir, const char *base, hb
     json_object_set_new(o, "base", named ? json_string(named) : json_null());
     json_object_set_new(o, "type", json_string(type ? type : mlx ? "MLX" : "unknown"));
     if ((v = json_object_get(config, "lora_alpha")) != NULL)
-        json_object_set_new(o, "alpha", json_real(json_number_value(v)));
+        inspect_scale(o, json_number_value(v), json_is_true(json_object_get(config, "use_rslora")));
     if ((v = json_object_get(mlx_config, "scale")) != NULL)
         json_object_set_new(o, "scale", json_real(json_number_value(v)));
-    json_object_set_new(o, "rslora", json_boolean(json_is_true(json_object_get(config, "use_rslora"))));
     json_object_set_new(o, "patterns",
                         json_boolean(json_object_size(json_object_get(config, "rank_pattern")) ||
                                      json_object_size(json_object_get(config, "alpha_pattern"))));
-    const char *rank = json_object_iter_key(json_object_iter(json_object_get(o, "ranks")));
-    double r = rank ? strtod(rank, NULL) : 0, alpha = json_number_value(json_object_get(o, "alpha"));
-    if (r > 0 && json_object_get(o, "alpha") && json_object_size(json_object_get(o, "ranks")) == 1)
-        json_object_set_new(o, "scale",
-                            json_real(alpha / (json_is_true(json_object_get(o, "rslora")) ? sqrt(r) : r)));
     json_object_set_new(facts, "adapter", o);
     json_object_set_new(facts, "weights", inspect_weights(tensors, json_pack("[s]", file)));
     json_object_set_new(facts, "tensors", tensors);
-    if (!mlx) inspect_try_adapter(facts, dir, base ? base : named);
+    inspect_try_adapter(facts, dir, base ? base : named);
     inspect_recipe(facts, dir);
     json_decref(config);
+    return true;
+}
+
+/* A GGUF value as JSON; bytes that are no text as a note. */
+static json_t *inspect_gguf_element(const hbk_gguf_value *v, hbk_int i)
+{
+    hbk_int whole;
+    double real;
+    bool yes;
+    size_t n;
+    const char *s = hbk_gguf_string_at(v, i, &n);
+    json_t *text = s ? json_stringn(s, n) : NULL;
+    if (s) return text ? text : json_string("(bytes that are no UTF-8)");
+    if (hbk_gguf_bool_at(v, i, &yes)) return json_boolean(yes);
+    if (hbk_gguf_int_at(v, i, &whole)) return json_integer(whole);
+    if (!hbk_gguf_real_at(v, i, &real)) return json_string("(beyond 63 bits)");
+    char digits[32]; /* of an f32 the few that tell it from its neighbours: 1e-6, not 9.99999997e-7 */
+    for (int k = 6; k <= 9 && v->type == HBK_GGUF_F32; k++) {
+        snprintf(digits, sizeof digits, "%.*g", k, real);
+        if ((float)strtod(digits, NULL) != (float)real) continue;
+        real = strtod(digits, NULL);
+        break;
+    }
+    return isfinite(real) ? json_real(real) : json_string("(not finite)");
+}
+
+/* Every key; of an array its type, length and first elements. */
+static json_t *inspect_gguf_keys(const hbk_gguf *g)
+{
+    enum { FEW = 3 };
+    json_t *keys = json_object();
+    for (hbk_int i = 0; i < hbk_gguf_key_count(g); i++) {
+        const hbk_gguf_value *v = hbk_gguf_key_at(g, i);
+        if (!v->is_array) {
+            json_object_set_new(keys, v->key, inspect_gguf_element(v, 0));
+            continue;
+        }
+        json_t *first = json_array();
+        for (hbk_int k = 0; k < v->n && k < FEW; k++)
+            json_array_append_new(first, inspect_gguf_element(v, k));
+        json_object_set_new(keys, v->key,
+                            json_pack("{s:s, s:I, s:o}", "array", hbk_gguf_type_name(v->type), "n",
+                                      (json_int_t)v->n, "first", first));
+    }
+    return keys;
+}
+
+/* The sizes that an architecture which the library refuses tells by its keys. */
+static json_t *inspect_gguf_config(const json_t *keys)
+{
+    static const char *const names[][2] = {{"layers", "block_count"},
+                                           {"width", "embedding_length"},
+                                           {"ffn", "feed_forward_length"},
+                                           {"heads", "attention.head_count"},
+                                           {"kv_heads", "attention.head_count_kv"},
+                                           {"head_dim", "attention.key_length"},
+                                           {"experts", "expert_count"},
+                                           {"vocabulary", "vocab_size"},
+                                           {"context", "context_length"},
+                                           {"window", "attention.sliding_window"}};
+    const char *architecture = inspect_string(keys, "general.architecture");
+    char key[160];
+    json_t *o = json_pack("{s:s}", "architecture", architecture ? architecture : "unknown");
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        snprintf(key, sizeof key, "%.80s.%s", architecture ? architecture : "", names[i][1]);
+        if (inspect_int(keys, key) >= 0) json_object_set(o, names[i][0], json_object_get(keys, key));
+    }
+    snprintf(key, sizeof key, "%.80s.rope.scaling.type", architecture ? architecture : "");
+    json_t *rope =
+        json_pack("{s:s}", "type", inspect_string(keys, key) ? inspect_string(keys, key) : "default");
+    snprintf(key, sizeof key, "%.80s.rope.freq_base", architecture ? architecture : "");
+    if (json_is_number(json_object_get(keys, key)))
+        json_object_set_new(rope, "theta", json_real(json_number_value(json_object_get(keys, key))));
+    json_object_set_new(o, "rope", rope);
+    return o;
+}
+
+/* The vocabulary in a GGUF file, by its keys where the library refuses it. */
+static json_t *inspect_gguf_tokenizer(const char *path, const json_t *keys)
+{
+    const char *model = inspect_string(keys, "tokenizer.ggml.model"),
+               *pre = inspect_string(keys, "tokenizer.ggml.pre"), *slash = strrchr(path, '/');
+    char kind[160];
+    if (!model) return json_null();
+    snprintf(kind, sizeof kind, "%.40s%s%s%.40s",
+             strcmp(model, "llama") == 0  ? "SentencePiece BPE"
+             : strcmp(model, "gpt2") == 0 ? "BPE, byte-level"
+                                          : model,
+             pre ? ", pre-tokeniser " : "", pre ? pre : "", "");
+    json_t *o = json_pack("{s:s, s:s}", "file", slash ? slash + 1 : path, "kind", kind);
+    inspect_vocabulary(o, path);
+    json_int_t n = inspect_int(json_object_get(keys, "tokenizer.ggml.tokens"), "n");
+    if (!json_object_get(o, "size") && n >= 0) json_object_set_new(o, "size", json_integer(n));
+    return o;
+}
+
+static json_t *inspect_gguf_weights(const hbk_gguf *g, const json_t *keys, const char *path, json_t *tensors)
+{
+    const char *slash = strrchr(path, '/');
+    const char *name = slash ? slash + 1 : path, *part = strstr(name, "-00001-of-");
+    json_t *files = json_pack("[s]", name);
+    for (json_int_t i = 2; part && i <= inspect_int(keys, "split.count"); i++) {
+        char other[512];
+        snprintf(other, sizeof other, "%.*s-%05lld%s", (int)(part - name), name, (long long)i, part + 6);
+        json_array_append_new(files, json_string(other));
+    }
+    for (hbk_int i = 0; i < hbk_gguf_tensor_count(g); i++) {
+        const hbk_gguf_tensor *t = hbk_gguf_tensor_at(g, i);
+        inspect_add_tensor(tensors, t->name, t->type, t->shape, t->n_dims, t->bytes);
+    }
+    return inspect_weights(tensors, files);
+}
+
+/* A GGUF file: a model, or an adapter for one. */
+static bool inspect_gguf(json_t *facts, const char *path, const char *base, hbk_error *err)
+{
+    hbk_error e;
+    hbk_gguf *g = hbk_gguf_open(path, NULL, err);
+    if (!g) return false;
+    json_t *keys = inspect_gguf_keys(g), *tensors = json_array();
+    json_t *weights = inspect_gguf_weights(g, keys, path, tensors);
+    const char *type = inspect_string(keys, "general.type"),
+               *chat = inspect_string(keys, "tokenizer.chat_template");
+    bool adapter = type && strcmp(type, "adapter") == 0, empty = hbk_gguf_tensor_count(g) == 0;
+    hbk_gguf_close(g);
+    json_object_set_new(facts, "kind",
+                        json_string(adapter ? "GGUF adapter"
+                                    : empty ? "GGUF file without tensors"
+                                            : "GGUF model"));
+    json_object_set_new(facts, "keys", keys);
+    json_object_set_new(facts, "weights", weights);
+    json_object_set_new(facts, "tensors", tensors);
+    if (adapter) {
+        json_t *o = inspect_lora(tensors);
+        const json_t *alpha = json_object_get(keys, "adapter.lora.alpha");
+        if (json_is_number(alpha)) inspect_scale(o, json_number_value(alpha), false);
+        json_object_set_new(facts, "adapter", o);
+        json_object_set_new(o, "base", json_null());
+        inspect_try_adapter(facts, path, base);
+        return true;
+    }
+    hbk_model *m = empty ? NULL : hbk_model_load(path, NULL, &e);
+    if (!m && !empty) inspect_refused(facts, &e);
+    json_object_set_new(facts, "config",
+                        m ? inspect_config(&m->config, inspect_string(keys, "general.architecture"))
+                          : inspect_gguf_config(keys));
+    json_object_set_new(facts, "tokenizer", inspect_gguf_tokenizer(path, keys));
+    json_object_set_new(facts, "chat_template", inspect_chat(path, chat ? chat : ""));
+    if (m) json_object_set_new(facts, "memory", inspect_memory(&m->config, weights));
+    hbk_model_free(m);
     return true;
 }
 
@@ -583,7 +746,7 @@ static bool inspect_folder(json_t *facts, const char *dir, const char *base, hbk
 }
 
 /* Files are known by their first bytes; what has none (llama2.c's first version, tokenizers) is tried. */
-static bool inspect_one_file(json_t *facts, const char *path, hbk_error *err)
+static bool inspect_one_file(json_t *facts, const char *path, const char *base, hbk_error *err)
 {
     hbk_mapping map;
     unsigned char p[9] = {0};
@@ -596,6 +759,7 @@ static bool inspect_one_file(json_t *facts, const char *path, hbk_error *err)
         return hbk_fail_at(
             err, HBK_ERROR_UNSUPPORTED, path, 0,
             "is a PyTorch checkpoint (a zip of pickles), which is not read: save it as safetensors");
+    if (memcmp(p, "GGUF", 4) == 0) return inspect_gguf(facts, path, base, err);
     if (lfs || (size > 8 && p[8] == '{' && p[7] == 0)) return inspect_safetensors_file(facts, path, err);
     if (p[0] == '{' || p[0] == '[') {
         if (inspect_tokenizer_alone(facts, path, err)) return true;
@@ -794,11 +958,11 @@ static void inspect_print_adapter(const json_t *a, const json_t *tried)
     memset(&t, 0, sizeof t);
     const json_t *alpha = json_object_get(a, "alpha"), *scale = json_object_get(a, "scale");
     const char *base = inspect_string(a, "base");
-    if (base && json_is_string(tried))
-        inspect_row("base", "%s", base);
+    if (json_is_string(tried))
+        inspect_row("base", "%s", base ? base : json_string_value(tried));
     else if (base)
         inspect_row("base", "%s, which is not here: name it with --model", base);
-    else
+    else if (json_object_get(a, "base"))
         inspect_row("base", "not named: name it with --model");
     inspect_list(&t, json_object_get(a, "ranks"));
     inspect_row("LoRA", "rank %s%s, %s values", hbk_text_string(&t),
@@ -917,6 +1081,34 @@ static void inspect_print_tensors(const json_t *tensors, bool all)
     hbk_text_free(&t);
 }
 
+/* The keys of a GGUF file, long texts and arrays cut short. */
+static void inspect_print_keys(const json_t *keys)
+{
+    const char *key;
+    json_t *v;
+    size_t width = 0;
+    if (json_object_size(keys)) puts("");
+    json_object_foreach((json_t *)(uintptr_t)keys, key, v) width = HBK__MAX(width, HBK__MIN(strlen(key), 50));
+    json_object_foreach((json_t *)(uintptr_t)keys, key, v)
+    {
+        hbk_text t;
+        memset(&t, 0, sizeof t);
+        const json_t *first = json_object_get(v, "first");
+        if (!hbk_json_text(&t, first ? first : v, JSON_COMPACT, NULL)) hbk_text_add(&t, "?");
+        if (t.len > 60) {
+            size_t n = 57;
+            while (n > 0 && (t.data[n] & 0xc0) == 0x80) n--; /* between characters */
+            t.data[n] = 0;
+            t.len = n;
+            hbk_text_add(&t, " ...");
+        }
+        printf("  %-*s  ", (int)width, key);
+        if (first) printf("%lld %s: ", (long long)inspect_int(v, "n"), inspect_string(v, "array"));
+        printf("%s\n", hbk_text_string(&t));
+        hbk_text_free(&t);
+    }
+}
+
 static void inspect_print_metadata(const json_t *meta)
 {
     const char *key;
@@ -949,6 +1141,7 @@ static void inspect_print(const json_t *facts, bool all)
     if (!refused && memory) inspect_row("humpback", "runs and finetunes it");
     if (!refused && inspect_string(facts, "tried_on"))
         inspect_row("humpback", "runs it on %s", inspect_string(facts, "tried_on"));
+    inspect_print_keys(json_object_get(facts, "keys"));
     inspect_print_tensors(json_object_get(facts, "tensors"), all);
 }
 
@@ -963,7 +1156,7 @@ static int inspect_main(cli *c)
     }
     json_t *facts = json_pack("{s:s}", "path", path);
     bool ok = hbk_dir_exists(path) ? inspect_folder(facts, path, cli_text(c, "model"), &c->err)
-                                   : inspect_one_file(facts, path, &c->err);
+                                   : inspect_one_file(facts, path, cli_text(c, "model"), &c->err);
     if (ok && cli_has(c, "json"))
         ok = cli_print_json(json_incref(facts), &c->err);
     else if (ok)

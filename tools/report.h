@@ -1565,14 +1565,17 @@ static bool tool_report(const char *run_dir, const char *out_html, hbk_error *er
         return hbk_fail_at(err, HBK_ERROR_FILE, state, 0,
                            "is not there: give the folder that `humpback run --out` made");
     report_run r = {run_dir, hbk_json_read(state, err), json_object(), false};
-    hbk_text html = {NULL, NULL, 0, 0, false};
+    hbk_text html = {NULL, NULL, 0, 0, false}, json = html;
     bool ok = r.state != NULL && report_gather(&r, err);
     if (ok) {
         report_page(&html, r.report, run_dir);
-        ok = hbk_text_ok(&html, err) && hbk_json_write(numbers, r.report, err) &&
+        ok = hbk_text_ok(&html, err) && /* for reading, not for resuming: nine digits are plenty */
+             hbk_json_text(&json, r.report, JSON_INDENT(2) | JSON_REAL_PRECISION(9), err) &&
+             hbk_file_write(numbers, json.data, json.len, err) &&
              hbk_file_write(out_html ? out_html : page, hbk_text_string(&html), html.len, err);
     }
     hbk_text_free(&html);
+    hbk_text_free(&json);
     json_decref(r.report);
     json_decref(r.state);
     return ok;

@@ -20,14 +20,14 @@ def texts(n):
     """Words of the README, numbers, punctuation, runs of blanks, and a few other scripts, mixed."""
     rng = random.Random(5)
     words = " ".join(corpus()).split()
-    odd = ["12345", "3.14", "don't", "WE'LL", "  ", "\n\n", "\t", "   x", "...", "--", "a1b2", "=>", "(a)", "'s",
-           "x\r\ny", "\u00e9t\u00e9", "\u4f60\u597d", "\U0001f433", "\u0440\u044b\u0431\u0430", "\u00bd"]
+    odd = ["12345", "3.14", "don't", "WE'LL", "  ", "\n\n", "\t", "   x", "...", "--", "a1b2", "=>", "(a)",
+           "'s", "x\r\ny", "\u00e9t\u00e9", "\u4f60\u597d", "\U0001f433", "\u0440\u044b\u0431\u0430", "\u00bd"]
     return [rng.choice(["", " "]).join(rng.choice(words + 4 * odd) for _ in range(rng.randint(1, 12)))
             for _ in range(n)]
 
 
 def byte_level(folder, kind, vocab_size):
-    """tokenizer.json of byte-level BPE into `folder`; returns (text -> ids, adds the GGUF keys to a writer)."""
+    """Byte-level BPE: tokenizer.json into `folder`; returns (text -> ids, adds the GGUF keys to a writer)."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     tok = Tokenizer(models.BPE(ignore_merges=kind == "llama-bpe"))
     tok.pre_tokenizer = {

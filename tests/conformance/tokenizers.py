@@ -17,21 +17,21 @@ What the reference does and we do not, on purpose:
 import json
 import os
 import random
-import struct
 import subprocess
 
-import texts
 import common
-from common import DATA, attempt, humpback, line, scratch
+import texts
+import vocabularies
+from common import DATA, attempt, humpback, line
+from vocabularies import (HERE, LLAMA3, add_odd, byte_level, change_spm, llama3, make_letters, make_unused, metaspace,
+                          read_prose, train_spm, write, write_gguf)
 
+import gguf
 import sentencepiece
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 
 N = int(os.environ.get("TEXTS", "20000"))
 PROGRAM = os.path.join(common.BUILD, "conformance-tokenizers")
-LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-          r"|\s+(?!\S)|\s+")
-HERE = None  # the folder of this run's files
 
 
 # ---- our side --------------------------------------------------------------------------------------------
@@ -60,7 +60,7 @@ def our_texts(path, rows):
 
 # ---- comparing -------------------------------------------------------------------------------------------
 
-def differences(what, inputs, ours, theirs, show):
+def differences(what, inputs, ours, theirs):
     """One line: how many of the inputs gave something else, and the shortest of them."""
     wrong = [(len(i), i, a, b) for i, a, b in zip(inputs, ours, theirs) if a != b]
     if len(ours) != len(theirs):
@@ -68,7 +68,7 @@ def differences(what, inputs, ours, theirs, show):
     note = ""
     if wrong:
         _, i, a, b = min(wrong, key=lambda w: w[0])
-        note = f"; {i!r:.200} gave {show(a)!r:.200}, expected {show(b)!r:.200}"
+        note = f"; {i!r:.200} gave {a!r:.200}, expected {b!r:.200}"
     return line("tokenizers", what, f"{len(theirs)} tried, {len(wrong)} differ{note}", "failed" if wrong else "ok")
 
 
@@ -85,26 +85,22 @@ def compare(name, path, encode, encode_special, decode, generator, size, favoure
         rows = generator.many(N)
         theirs = encode(rows)
         ours = our_ids(path, rows, False)
-        differences(f"{name}: ids", rows, ours, theirs, lambda x: x)
+        differences(f"{name}: ids", rows, ours, theirs)
         if encode_special:
             theirs = encode_special(rows)
-            differences(f"{name}: ids, special tokens", rows, our_ids(path, rows, True), theirs, lambda x: x)
+            differences(f"{name}: ids, special tokens", rows, our_ids(path, rows, True), theirs)
         lists = [ids for ids in theirs if ids]
-        differences(f"{name}: texts", lists, our_texts(path, lists), decode(lists), lambda x: x)
+        differences(f"{name}: texts", lists, our_texts(path, lists), decode(lists))
         lists = random_ids(7, size, favoured)
-        differences(f"{name}: texts of random ids", lists, our_texts(path, lists), decode(lists), lambda x: x)
+        differences(f"{name}: texts of random ids", lists, our_texts(path, lists), decode(lists))
 
 
-def compare_json(name, path, seed, prose=""):
+def compare_json(name, path, seed, prose="", ours=None):
+    """ours: another file that must give the same ids."""
     with attempt("tokenizers", name):
         file = os.path.join(path, "tokenizer.json") if os.path.isdir(path) else path
-        with open(file, encoding="utf-8") as f:
-            data = json.load(f)
-        # LLaMA-2's published file lost its no-break spaces, and tokenizers refuses the merges that held them
-        data["model"]["merges"] = [m for m in data["model"]["merges"] if not (isinstance(m, str) and "  " in m)]
-        tok = Tokenizer.from_str(json.dumps(data))
-        tok.no_truncation()
-        tok.no_padding()
+        data = vocabularies.read_json(file)
+        tok = vocabularies.load(data)
         decoder = Tokenizer.from_str(json.dumps({**data, "normalizer": None}))
 
         def encode(special):
@@ -123,10 +119,10 @@ def compare_json(name, path, seed, prose=""):
         favoured = [vocab[t] for t in added + ["\u2581", "\u2581\u2581", "\u0120"] if t in vocab]
         favoured += [i for p, i in vocab.items() if p.startswith("<0x")]
         generator = texts.Texts(seed, pieces, added, prose)
-        compare(name, path, encode(False), encode(True), decode, generator, size, favoured)
+        compare(name, ours or path, encode(False), encode(True), decode, generator, size, favoured)
 
 
-def compare_spm(name, path, seed, prose=""):
+def compare_spm(name, path, seed, prose="", ours=None):
     with attempt("tokenizers", name):
         sp = sentencepiece.SentencePieceProcessor(model_file=path)
         size = sp.get_piece_size()
@@ -135,161 +131,31 @@ def compare_spm(name, path, seed, prose=""):
                or sp.id_to_piece(i).startswith("\u2581")][:600]
         special = [sp.id_to_piece(i) for i in odd[:3]] + ["[x]", "[xy]", "xyz "]
         generator = texts.Texts(seed, pieces, special, prose)
+        path = ours or path
         compare(name, path, sp.encode, None, lambda rows: [sp.decode(ids) for ids in rows], generator, size, odd)
         rows = [generator.bytes() for _ in range(N)]
         file = os.path.join(HERE, "bytes.txt")
         with open(file, "wb") as f:
             f.write(b"".join(row + b"\n" for row in rows))
         ours = lines(humpback("tokenize", "--tokenizer", path, "--lines", file, "--bos", "no"))
-        differences(f"{name}: no UTF-8", rows, ours, [sp.encode(row) for row in rows], lambda x: x)
+        differences(f"{name}: no UTF-8", rows, ours, [sp.encode(row) for row in rows])
 
 
-# ---- the files -------------------------------------------------------------------------------------------
-
-def read_prose():
-    """Real text, where there is some, to train on and to cut from, and what texts.py makes."""
-    out = []
-    path = DATA and os.path.join(DATA, "instructions", "lf_c4_demo.jsonl")
-    if path and os.path.exists(path):
-        with open(path, encoding="utf-8") as f:
-            out = [json.loads(row)["text"] for row in f if row.strip()]
-    g = texts.Texts(1)
-    kinds = [g.english, g.code, g.contractions, g.numbers, g.spaces, g.long_word, g.emoji, g.mixed]
-    return "\n".join(out + [kind() for _ in range(600) for kind in kinds])
-
-
-def special(names):
-    return [AddedToken(n, special=True, normalized=False) for n in names]
-
-
-def write(tok, name):
-    path = os.path.join(HERE, name)
-    tok.save(path)
-    return path
-
-
-def llama3(data):
-    """Llama-3's tokenizer.json from its vocabulary and merges, as Hugging Face's converter writes it."""
-    with open(os.path.join(data, "llama3.2.encoder.json"), encoding="utf-8") as f:
-        vocab = json.load(f)
-    with open(os.path.join(data, "llama3.2.vocab.bpe"), encoding="utf-8") as f:
-        merges = [tuple(m.split(" ")) for m in f.read().split("\n") if m and not m.startswith("#version")]
-    tok = Tokenizer(models.BPE(vocab, merges, ignore_merges=True))
-    tok.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(LLAMA3), "isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    tok.decoder = decoders.ByteLevel()
-    names = ["begin_of_text", "end_of_text", "reserved_special_token_0", "reserved_special_token_1",
-             "finetune_right_pad_id", "step_id", "start_header_id", "end_header_id", "eom_id", "eot_id", "python_tag",
-             "image"] + [f"reserved_special_token_{i}" for i in range(2, 246)]
-    tok.add_special_tokens(special([f"<|{n}|>" for n in names]))
-    return tok
-
-
-def byte_level(prose, pre, names=(), size=3000):
-    tok = Tokenizer(models.BPE())
-    tok.pre_tokenizer = pre
-    tok.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=list(names), show_progress=False,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
-    tok.train_from_iterator(prose.split("\n"), trainer)
-    return tok
-
-
-def metaspace(prose, scheme, split, fallback=True, size=2500):
-    """A LLaMA-like vocabulary in the newer spelling, with added tokens of every kind."""
-    tok = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=scheme != "never", byte_fallback=fallback))
-    tok.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=split)
-    first = ["<unk>", "<s>", "</s>"] + ([f"<0x{b:02X}>" for b in range(256)] if fallback else [])
-    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=first, show_progress=False,
-                                  max_token_length=24, limit_alphabet=200)
-    tok.train_from_iterator(prose.split("\n"), trainer)
-    data = json.loads(tok.to_str())
-    data["added_tokens"] = [t for t in data["added_tokens"] if not t["content"].startswith("<0x")]
-    tok = Tokenizer.from_str(json.dumps(data))
-    if split:
-        tok.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()] +
-                                        ([decoders.Strip(" ", 1, 0)] if scheme != "never" else []))
-    else:
-        tok.decoder = decoders.Metaspace(prepend_scheme=scheme)
-    add_odd(tok)
-    return tok
-
-
-def add_odd(tok):
-    tok.add_tokens([AddedToken("<left>", lstrip=True), AddedToken("<right>", rstrip=True, normalized=False),
-                    AddedToken("word", single_word=True), AddedToken("<both>", lstrip=True, rstrip=True),
-                    AddedToken("wordy", normalized=False, single_word=True), AddedToken("two words")])
-    tok.add_special_tokens([AddedToken("<l>", lstrip=True, normalized=True), AddedToken("<r>", rstrip=True),
-                            AddedToken("<one>", single_word=True, normalized=False), AddedToken("<s>x"),
-                            AddedToken("\n\n", normalized=False)])
-
-
-def train_spm(prose, name, **options):
-    file = os.path.join(HERE, "prose.txt")
-    with open(file, "w", encoding="utf-8") as f:
-        f.write(prose)
-    prefix = os.path.join(HERE, name)
-    sentencepiece.SentencePieceTrainer.train(
-        input=file, model_prefix=prefix, model_type="bpe", normalization_rule_name="identity",
-        **{"vocab_size": 4000, "num_threads": 1, "minloglevel": 2, "character_coverage": 0.99, **options})
-    return prefix + ".model"
-
-
-def varint(n):
-    return bytes([n & 127 | 128]) + varint(n >> 7) if n > 127 else bytes([n])
-
-
-def fields(data):
-    """(number, bytes of the field, its value) of a protobuf message."""
-    def number(i):
-        n = shift = 0
-        while True:
-            n |= (data[i] & 127) << shift
-            i, shift = i + 1, shift + 7
-            if data[i - 1] < 128:
-                return n, i
-    i = 0
-    while i < len(data):
-        start = i
-        tag, i = number(i)
-        if tag & 7 == 0:
-            value, i = number(i)
-        else:
-            n, i = number(i) if tag & 7 == 2 else (4, i)
-            value, i = data[i:i + n], i + n
-        yield tag >> 3, data[start:i], value
-
-
-def change_spm(path, name, change):
-    """The same model with other pieces: change([[text, score, type], ...]) returns them."""
-    with open(path, "rb") as f:
-        model = list(fields(f.read()))
-    pieces = []
-    for number, _, value in model:
-        if number == 1:
-            p = {n: v for n, _, v in fields(value)}
-            pieces.append([p[1].decode(), struct.unpack("<f", p[2])[0], p.get(3, 1)])
-    out = b"".join(whole for number, whole, _ in model if number != 1)
-    for text, score, kind in reversed(change(pieces)):
-        text = text.encode()
-        body = b"\x0a" + varint(len(text)) + text + b"\x15" + struct.pack("<f", score) + b"\x18" + bytes([kind])
-        out = b"\x0a" + varint(len(body)) + body + out
-    path = os.path.join(HERE, name + ".model")
-    with open(path, "wb") as f:
-        f.write(out)
-    return path
-
-
-def make_unused(pieces):
-    """A third of the pieces is not used any more, single characters among them."""
-    r = random.Random(3)
-    return [[t, s, 5 if k == 1 and (len(t) > 1 or t in "qzJ") and r.random() < 0.33 else k] for t, s, k in pieces]
-
-
-def make_letters(pieces):
-    """Some characters are no pieces any more, though pieces hold them. Scores come in steps, with many ties."""
-    return [[t, float(round(s / 50)), k] for t, s, k in pieces if t not in list("ekn\u2581")]
+def compare_llama_cpp(name, path, seed, prose, spelled_only=False):
+    """Ids of texts only: llama.cpp's texts go piece by piece. spelled_only: the vocabulary has no bytes, and
+    llama.cpp ends the process at a character that it cannot spell."""
+    try:
+        import llama_cpp
+    except ImportError:
+        return common.skip("tokenizers", name, "llama-cpp-python is missing")
+    with attempt("tokenizers", name):
+        model = llama_cpp.Llama(path, vocab_only=True, verbose=False)
+        pieces = set(gguf.GGUFReader(path).fields["tokenizer.ggml.tokens"].contents())
+        generator = texts.Texts(seed, [p.replace("\u2581", " ") for p in pieces if spelled_only], (), prose)
+        rows = [t for t in generator.many(N) if "\0" not in t and
+                (not spelled_only or all(c in pieces for c in t.replace(" ", "\u2581")))]
+        theirs = [model.tokenize(t.encode(), add_bos=False, special=False) for t in rows]
+        differences(f"{name}: ids", rows, our_ids(path, rows, False), theirs)
 
 
 # ---- the families ----------------------------------------------------------------------------------------
@@ -304,24 +170,25 @@ def reference_files(prose):
     compare_spm("botchan spm", os.path.join(DATA, "golden", "spm", "botchan_llamalike.model"), 14, prose)
     compare_json("story_hf", os.path.join(DATA, "checkpoints", "story_hf"), 15, prose)
     with attempt("tokenizers", "llama-3"):
-        path = write(llama3(data), "llama3.json")
+        tok = llama3(data)
+        path = write(tok, "llama3.json")
         compare_json("llama-3 tokenizer.json", path, 16, prose)
-        compare_tiktoken(os.path.join(data, "llama3.tokenizer.model.tiktoken"), path, prose)
+        compare_json("llama-3 tiktoken", path, 17, prose, os.path.join(data, "llama3.tokenizer.model.tiktoken"))
+        compare_json("llama-3 gguf", path, 18, prose, write_gguf(tok, "llama3.gguf", "llama-bpe"))
+    spm = os.path.join(data, "llama2.tokenizer.model")
+    compare_spm("llama-2 gguf", spm, 19, prose, os.path.join(data, "vectors", "ggml-vocab-llama-spm.gguf"))
+    compare_saved("llama-2 gguf, saved", os.path.join(data, "vectors", "ggml-vocab-llama-spm.gguf"), 51, prose)
+    compare_llama_cpp("story gguf", os.path.join(DATA, "gguf", "story-q8_0.gguf"), 20, prose, True)
 
 
-def compare_tiktoken(path, reference, prose):
-    """Meta's file gives the ids of Llama-3's tokenizer.json."""
-    tok = Tokenizer.from_file(reference)
-    added = [t.content for t in tok.get_added_tokens_decoder().values()]
-    generator = texts.Texts(17, [tok.decode([i]) for i in range(0, 128000, 40)], added, prose)
-
-    def encode(taken):
-        def run(rows):
-            tok.encode_special_tokens = not taken
-            return [e.ids for e in tok.encode_batch(rows, add_special_tokens=False)]
-        return run
-    compare("llama-3 tiktoken", path, encode(False), encode(True), lambda rows: [tok.decode(r) for r in rows],
-            generator, tok.get_vocab_size(), list(range(128000, 128256)))
+def compare_saved(name, path, seed, prose):
+    """What we write from a GGUF loads in tokenizers, and gives the GGUF's ids."""
+    with attempt("tokenizers", name):
+        folder = os.path.join(HERE, f"saved-{seed}")
+        subprocess.run([PROGRAM, "save", path, folder], check=True)
+        compare_json(name, folder, seed, prose)
+        rows = texts.Texts(seed, (), (), prose).many(N)
+        differences(f"{name}: ids of the GGUF", rows, our_ids(path, rows, False), our_ids(folder, rows, False))
 
 
 def trained_files(prose):
@@ -329,7 +196,13 @@ def trained_files(prose):
     level = pre_tokenizers.ByteLevel
     smollm = byte_level(prose, pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True),
                                                         level(add_prefix_space=False)]), names)
-    compare_json("smollm-like", write(smollm, "smollm.json"), 21, prose)
+    path = write(smollm, "smollm.json")
+    compare_json("smollm-like", path, 21, prose)
+    compare_json("smollm-like gguf", path, 26, prose, write_gguf(smollm, "smollm.gguf", "smollm"))
+    compare_saved("smollm-like gguf, saved", os.path.join(HERE, "smollm.gguf"), 52, prose)
+    plain = byte_level(prose, level(add_prefix_space=False), names)
+    compare_json("gpt-2-like gguf", write(plain, "plain.json"), 27, prose, write_gguf(plain, "plain.gguf", "gpt-2"))
+    compare_llama_cpp("gguf without pre", write_gguf(plain, "default.gguf", None), 28, prose)
     compare_json("gpt-2-like, prefix space", write(byte_level(prose, level(add_prefix_space=True)), "gpt2.json"),
                  22, prose)
     odd = byte_level(prose, pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(LLAMA3), "isolated"),
@@ -386,8 +259,6 @@ def our_training(prose):
 
 
 def main():
-    global HERE
-    HERE = scratch()
     prose = read_prose()
     reference_files(prose)
     trained_files(prose)
