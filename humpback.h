@@ -3076,7 +3076,7 @@ static bool hbk__gguf_sort_keys(hbk_gguf *g, hbk_error *err)
 /* The tables of the file mapped in g. */
 static bool hbk__gguf_tables(hbk_gguf *g, hbk_error *err)
 {
-    uint64_t n_tensors, n_keys;
+    uint64_t n_tensors = 0, n_keys = 0;
     hbk_int alignment = 32;
     hbk__gguf_cursor c;
     memset(&c, 0, sizeof c);
