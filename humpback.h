@@ -496,8 +496,8 @@ HBK_DEF const char *hbk_tokenizer_piece(const hbk_tokenizer *t, int32_t id);
    Specials <unk> <s> </s> are ids 0 1 2. Save with hbk_tokenizer_save (a tokenizer.json). */
 HBK_DEF hbk_tokenizer *hbk_tokenizer_train(const char *text, size_t n, hbk_int vocab_size, bool all_bytes,
                                            hbk_allocator *alloc, hbk_error *err);
-/* Writes DIR/tokenizer.json and DIR/tokenizer_config.json; a loaded tokenizer's own files are copied byte
-   for byte. */
+/* Writes DIR/tokenizer.json and DIR/tokenizer_config.json, of a trained tokenizer or a GGUF's vocabulary; of
+   another loaded one its own files are copied byte for byte. */
 HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_error *err);
 /* Copies what stands beside the weights in the model folder `from`, byte for byte: the tokenizer's files,
    chat template and generation settings, as many as there are. `to` must exist. */
@@ -3864,19 +3864,19 @@ static int hbk__byte_of(const char *s, hbk_int n)
     return value;
 }
 
-enum {                    /* how a text falls into words */
-       HBK__WORDS_ALL,    /* it does not: one word */
-       HBK__WORDS_SPACE,  /* before every U+2581 */
-       HBK__WORDS_RUNS,   /* before every run of U+2581: a short cut for WORDS_ALL where no merge crosses it */
-       HBK__WORDS_GPT2,   /* by GPT-2's expression */
+enum {                   /* how a text falls into words */
+       HBK__WORDS_ALL,   /* it does not: one word */
+       HBK__WORDS_SPACE, /* before every U+2581 */
+       HBK__WORDS_RUNS,  /* before every run of U+2581: a short cut for WORDS_ALL where no merge crosses it */
+       HBK__WORDS_GPT2,  /* by GPT-2's expression */
        HBK__WORDS_LLAMA3, /* by Llama-3's */
        HBK__WORDS_DEFAULT /* by those that llama.cpp takes when a GGUF names none */
 };
-enum {                    /* what decoding takes off a text's beginning */
+enum { /* what decoding takes off a text's beginning */
        HBK__STRIP_NONE,
-       HBK__STRIP_MARK,   /* SentencePiece: one U+2581 of a piece, or all if spaces are collapsed */
-       HBK__STRIP_MARKS,  /* Metaspace: every U+2581 of the first piece */
-       HBK__STRIP_SPACE   /* Strip: one space of the text */
+       HBK__STRIP_MARK,  /* SentencePiece: one U+2581 of a piece, or all if spaces are collapsed */
+       HBK__STRIP_MARKS, /* Metaspace: every U+2581 of the first piece */
+       HBK__STRIP_SPACE  /* Strip: one space of the text */
 };
 enum { /* when U+2581 is put before a text */
        HBK__PREFIX_NEVER,
@@ -4267,8 +4267,8 @@ typedef struct hbk__merge { /* a candidate in the heap */
 
 typedef struct hbk__known { /* a word that was met, in the cache */
     uint64_t hash;
-    hbk_int at, len;       /* its bytes in `seen`; len 0: an empty slot */
-    hbk_int ids, n_ids;    /* its ids in `out` */
+    hbk_int at, len;    /* its bytes in `seen`; len 0: an empty slot */
+    hbk_int ids, n_ids; /* its ids in `out` */
 } hbk__known;
 
 /* The state of one call; its buffers serve every word. */
@@ -4284,8 +4284,8 @@ typedef struct hbk__encoder {
     hbk__merge *heap;
     hbk_int n_heap, cap_heap;
     hbk__known *words; /* by hash; a later word takes the slot of an earlier one */
-    hbk_int n_words;  /* a power of two, or 0 */
-    uint64_t *halves; /* of each unused piece: ~ the pair that may become it, seen last; or 0 */
+    hbk_int n_words;   /* a power of two, or 0 */
+    uint64_t *halves;  /* of each unused piece: ~ the pair that may become it, seen last; or 0 */
     hbk_tokens *out;
     hbk_error *err;
 } hbk__encoder;
@@ -4393,8 +4393,7 @@ static void hbk__emit(hbk__encoder *e, int32_t id)
         hbk_int own = letter ? id - t->vocab.n : id, n = v->pieces[own].len;
         const char *s = hbk__vocab_piece(v, own);
         bool bytes = hbk__has_bytes(t, s, n);
-        for (hbk_int k = 0; k < n && bytes; k++)
-            hbk_tokens_push(e->out, t->byte_ids[(unsigned char)s[k]]);
+        for (hbk_int k = 0; k < n && bytes; k++) hbk_tokens_push(e->out, t->byte_ids[(unsigned char)s[k]]);
         if (bytes) e->unknown = false;
         id = bytes ? -1 : t->unk;
     }
@@ -4537,7 +4536,8 @@ static bool hbk__is_word_char(const char *s, hbk_int n, hbk_int i)
     int c = (int)utf8proc_category(cp);
     return (c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_NL) || c == UTF8PROC_CATEGORY_PC ||
            (cp >= 0x24B6 && cp <= 0x24E9) || (cp >= 0x1F130 && cp <= 0x1F149) ||
-           (cp >= 0x1F150 && cp <= 0x1F169) || (cp >= 0x1F170 && cp <= 0x1F189) || cp == 0x200C || cp == 0x200D;
+           (cp >= 0x1F150 && cp <= 0x1F169) || (cp >= 0x1F170 && cp <= 0x1F189) || cp == 0x200C ||
+           cp == 0x200D;
 }
 
 /* The beginning of the character that ends before i > 0. */
@@ -4566,8 +4566,8 @@ static const hbk__added *hbk__added_at(const hbk_tokenizer *t, bool normalized, 
 static bool hbk__added_fits(const hbk__encoder *e, const hbk__added *a, const char *s, hbk_int n, hbk_int i)
 {
     if (a->special && !(e->flags & HBK_ENCODE_SPECIAL)) return false;
-    return !a->single_word || (!(i > 0 && hbk__is_word_char(s, n, hbk__before(s, i))) &&
-                               !hbk__is_word_char(s, n, i + a->len));
+    return !a->single_word ||
+           (!(i > 0 && hbk__is_word_char(s, n, hbk__before(s, i))) && !hbk__is_word_char(s, n, i + a->len));
 }
 
 /* Cuts added tokens out of s, leftmost and longest first, and hands what lies between to `gap`. As Hugging
@@ -4626,7 +4626,8 @@ static void hbk__normalise(const hbk_tokenizer *t, const char *s, hbk_int n, boo
         hbk__escape(out, s, n);
     else
         hbk_text_append(out, s, (size_t)n);
-    while (t->collapse && t->escape && out->len >= before + 3 && hbk__is_mark(out->data, (hbk_int)out->len, (hbk_int)out->len - 3))
+    while (t->collapse && t->escape && out->len >= before + 3 &&
+           hbk__is_mark(out->data, (hbk_int)out->len, (hbk_int)out->len - 3))
         out->data[out->len -= 3] = 0; /* also those that the text itself ends with */
 }
 
@@ -4920,6 +4921,7 @@ static const char *hbk__tokenizer_pre(const hbk_tokenizer *t)
     if (!t->byte_level) return "";
     if (t->prefix_space || (t->ignore_merges != (t->words == HBK__WORDS_LLAMA3))) return NULL;
     if (t->words == HBK__WORDS_LLAMA3 && !t->digits) return "llama-bpe";
+    if (t->words == HBK__WORDS_DEFAULT) return "default";
     return smollm ? "smollm" : t->words == HBK__WORDS_GPT2 ? "gpt-2" : NULL;
 }
 
@@ -4987,19 +4989,21 @@ static void hbk__json_metaspace(hbk_tokenizer *t, const json_t *node)
     t->words = json_is_false(json_object_get(node, "split")) ? HBK__WORDS_ALL : HBK__WORDS_SPACE;
 }
 
+static const char *const hbk__gpt2_regex =
+    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+static const char *const hbk__llama3_regex =
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}"
+    "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+
 /* Cutting by a regular expression: letter for letter one of those that 7.3 knows. */
 static bool hbk__json_split(hbk_tokenizer *t, const json_t *node, const char *path, hbk_error *err)
 {
-    static const char *const gpt2 = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+"
-                                    "|\\s+(?!\\S)|\\s+";
-    static const char *const llama3 = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}"
-                                      "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
     const char *regex = json_string_value(json_object_get(json_object_get(node, "pattern"), "Regex"));
     bool plain = hbk__node_is(node, "behavior", "Isolated") && !json_is_true(json_object_get(node, "invert"));
     plain = plain && t->words == HBK__WORDS_ALL; /* two of them would cut twice */
-    if (regex && plain && strcmp(regex, gpt2) == 0)
+    if (regex && plain && strcmp(regex, hbk__gpt2_regex) == 0)
         t->words = HBK__WORDS_GPT2;
-    else if (regex && plain && strcmp(regex, llama3) == 0)
+    else if (regex && plain && strcmp(regex, hbk__llama3_regex) == 0)
         t->words = HBK__WORDS_LLAMA3;
     else
         return hbk__refuse_node(path, "pre_tokenizer Split", regex ? regex : "(no Regex)", err);
@@ -5236,7 +5240,8 @@ static bool hbk__json_merge(hbk_tokenizer *t, const json_t *entry, hbk_int rank,
     const char *a = json_string_value(entry), *space = a ? strchr(a, ' ') : NULL;
     const json_t *first = json_array_get(entry, 0), *second = json_array_get(entry, 1);
     if (space)
-        return hbk__add_merge(t, a, space - a, space + 1, (hbk_int)strlen(space + 1), rank, joined, path, err);
+        return hbk__add_merge(t, a, space - a, space + 1, (hbk_int)strlen(space + 1), rank, joined, path,
+                              err);
     if (json_is_string(first) && json_is_string(second))
         return hbk__add_merge(t, json_string_value(first), (hbk_int)json_string_length(first),
                               json_string_value(second), (hbk_int)json_string_length(second), rank, joined,
@@ -5378,8 +5383,8 @@ static bool hbk__add_piece(hbk_tokenizer *t, const char *s, hbk_int n, float sco
     hbk_int id = t->vocab.n;
     int byte = kind == HBK__PIECE_BYTE ? hbk__byte_of(s, n) : 0;
     if (kind < HBK__PIECE_NORMAL || kind > HBK__PIECE_BYTE || byte < 0)
-        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
-                           "piece %lld has type %ld, which is not read", (long long)id, (long)kind);
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0, "piece %lld has type %ld, which is not read",
+                           (long long)id, (long)kind);
     if (n < 1 || n > HBK__LONGEST_PIECE)
         return hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "piece %lld has %lld bytes, expected 1 to %d",
                            (long long)id, (long long)n, (int)HBK__LONGEST_PIECE);
@@ -5638,7 +5643,9 @@ static bool hbk__tiktoken_lines(hbk_tokenizer *t, const char *data, size_t n, hb
         hbk_int len, rank;
         const char *stop = (const char *)memchr(s, '\n', (size_t)(end - s));
         if (!stop) stop = end;
-        if (!hbk__tiktoken_line(s, stop, &len, &rank) || !hbk__base64(s, len, bytes) || bytes->len == 0)
+        bool good = hbk__tiktoken_line(s, stop, &len, &rank) && hbk__base64(s, len, bytes);
+        if (!hbk_text_ok(bytes, err)) return false;
+        if (!good || bytes->len == 0)
             return hbk_fail_at(err, HBK_ERROR_FORMAT, path, line, "expected base64, a space and a rank");
         if (rank != t->vocab.n || bytes->len > HBK__LONGEST_PIECE)
             return hbk_fail_at(err, HBK_ERROR_RANGE, path, line,
@@ -5646,7 +5653,7 @@ static bool hbk__tiktoken_lines(hbk_tokenizer *t, const char *data, size_t n, hb
                                (long long)t->vocab.n, (int)HBK__LONGEST_PIECE);
         hbk_text_clear(spelled);
         hbk__spell(t, hbk_text_string(bytes), (hbk_int)bytes->len, spelled);
-        if (!hbk_text_ok(bytes, err) || !hbk_text_ok(spelled, err)) return false;
+        if (!hbk_text_ok(spelled, err)) return false;
         if (hbk__vocab_find(&t->vocab, spelled->data, (hbk_int)spelled->len) >= 0)
             return hbk_fail_at(err, HBK_ERROR_FORMAT, path, line, "rank %lld has the bytes of an earlier one",
                                (long long)rank);
@@ -5682,7 +5689,8 @@ static bool hbk__load_tiktoken(hbk_tokenizer *t, const char *data, size_t n, con
 
 #define HBK__GGML "tokenizer.ggml."
 
-static bool hbk__vocab_gguf_bad_list(const char *path, const char *key, hbk_int n, hbk_int wanted, hbk_error *err)
+static bool hbk__vocab_gguf_bad_list(const char *path, const char *key, hbk_int n, hbk_int wanted,
+                                     hbk_error *err)
 {
     return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, HBK__GGML "%s has %lld entries for %lld tokens", key,
                        (long long)n, (long long)wanted);
@@ -5697,7 +5705,8 @@ static bool hbk__vocab_gguf_pieces(hbk_tokenizer *t, const hbk_gguf *g, const ch
     if (!tokens || tokens->n == 0) return hbk__vocab_gguf_bad_list(path, "tokens", 0, 0, err);
     if (t->sentencepiece && (!scores || scores->n != tokens->n))
         return hbk__vocab_gguf_bad_list(path, "scores", scores ? scores->n : 0, tokens->n, err);
-    if (types && types->n != tokens->n) return hbk__vocab_gguf_bad_list(path, "token_type", types->n, tokens->n, err);
+    if (types && types->n != tokens->n)
+        return hbk__vocab_gguf_bad_list(path, "token_type", types->n, tokens->n, err);
     for (hbk_int id = 0; id < tokens->n; id++) {
         size_t n = 0;
         double score = 0;
@@ -5738,7 +5747,7 @@ static bool hbk__vocab_gguf_merges(hbk_tokenizer *t, const hbk_gguf *g, const ch
 
 /* An id under a key that may be absent: then, and where it is -1 in any width, *id stays. */
 static bool hbk__vocab_gguf_id(const hbk_tokenizer *t, const hbk_gguf *g, const char *key, int32_t *id,
-                         const char *path, hbk_error *err)
+                               const char *path, hbk_error *err)
 {
     hbk_int x = -1;
     if (!hbk_gguf_int(g, key, &x, err)) return false;
@@ -5771,7 +5780,8 @@ static bool hbk__vocab_gguf_spm(hbk_tokenizer *t, const hbk_gguf *g, const char 
     t->eos = 2;
     t->unk = 0;
     if (!hbk__be_sentencepiece(t, err) || !hbk__vocab_gguf_pieces(t, g, path, err) ||
-        !hbk__vocab_gguf_ids(t, g, path, err) || !hbk_gguf_bool(g, HBK__GGML "add_space_prefix", &prefix, err) ||
+        !hbk__vocab_gguf_ids(t, g, path, err) ||
+        !hbk_gguf_bool(g, HBK__GGML "add_space_prefix", &prefix, err) ||
         !hbk_gguf_bool(g, HBK__GGML "remove_extra_whitespaces", &t->collapse, err))
         return false;
     t->prefix = prefix ? HBK__PREFIX_FIRST : HBK__PREFIX_NEVER;
@@ -5923,10 +5933,10 @@ static bool hbk__find_tokenizer(hbk_tokenizer *t, const char *path, hbk_error *e
     }
     strcpy(t->file, path);
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path, *dot = strrchr(name, '.');
-    t->format = dot && strcmp(dot, ".json") == 0   ? HBK__FORMAT_JSON
-                : dot && strcmp(dot, ".bin") == 0  ? HBK__FORMAT_BIN
-                : dot && strcmp(dot, ".gguf") == 0 ? HBK__FORMAT_GGUF
-                                                   : HBK__FORMAT_MODEL;
+    t->format = dot && strcmp(dot, ".json") == 0  ? HBK__FORMAT_JSON
+                : hbk__is_gguf(path)              ? HBK__FORMAT_GGUF
+                : dot && strcmp(dot, ".bin") == 0 ? HBK__FORMAT_BIN
+                                                  : HBK__FORMAT_MODEL;
     for (int i = 0; i < HBK__N_FORMATS; i++) { /* under its own name it has companions */
         if (strcmp(name, hbk__format_files[i]) != 0) continue;
         memcpy(t->folder, path, (size_t)(name - path));
@@ -6350,6 +6360,125 @@ HBK_DEF bool hbk_tokenizer_copy(const char *from, const char *to, hbk_allocator 
     return true;
 }
 
+/* What came out of a GGUF becomes a tokenizer.json: the trained one's, with other parts. A NULL among them
+   is memory that ran out, which json_object_set_new reports. */
+
+static json_t *hbk__save_added(const hbk_tokenizer *t)
+{
+    json_t *list = json_array();
+    for (hbk_int i = 0; i < t->n_added; i++) {
+        int32_t id = t->added[i].id;
+        json_array_append_new(list,
+                              json_pack("{s:i,s:s,s:b,s:b,s:b,s:b,s:b}", "id", (int)id, "content",
+                                        hbk__vocab_piece(&t->vocab, id), "single_word", 0, "lstrip", 0,
+                                        "rstrip", 0, "normalized", 0, "special", (int)t->added[i].special));
+    }
+    return list;
+}
+
+static json_t *hbk__save_words(const hbk_tokenizer *t)
+{
+    json_t *first = NULL, *level;
+    if (!t->byte_level) return json_null();
+    level = json_pack("{s:s,s:b,s:b,s:b}", "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets", 1,
+                      "use_regex", (int)(t->words == HBK__WORDS_GPT2));
+    if (t->words == HBK__WORDS_LLAMA3)
+        first = json_pack("{s:s,s:{s:s},s:s,s:b}", "type", "Split", "pattern", "Regex", hbk__llama3_regex,
+                          "behavior", "Isolated", "invert", 0);
+    if (t->digits) first = json_pack("{s:s,s:b}", "type", "Digits", "individual_digits", 1);
+    return first ? json_pack("{s:s,s:[o,o]}", "type", "Sequence", "pretokenizers", first, level) : level;
+}
+
+/* The template's sequence [Prepend, Replace], less Prepend; its decoder less Strip; or a ByteLevel. */
+static int hbk__save_ends(const hbk_tokenizer *t, json_t *root)
+{
+    json_t *decoder = json_object_get(root, "decoder"), *steps = json_object_get(decoder, "decoders");
+    if (t->byte_level)
+        return json_object_set_new(root, "decoder",
+                                   json_pack("{s:s,s:b,s:b,s:b}", "type", "ByteLevel", "add_prefix_space", 0,
+                                             "trim_offsets", 1, "use_regex", 1));
+    json_t *replace =
+        json_pack("{s:s,s:{s:s},s:s}", "type", "Replace", "pattern", "String", " ", "content", HBK__SPACE);
+    json_t *prepend = json_pack("{s:s,s:s}", "type", "Prepend", "prepend", HBK__SPACE);
+    json_t *list =
+        t->prefix == HBK__PREFIX_NEVER ? json_pack("[o]", replace) : json_pack("[o,o]", prepend, replace);
+    if (t->prefix == HBK__PREFIX_NEVER) {
+        json_decref(prepend);
+        json_array_remove(steps, json_array_size(steps) - 1);
+    }
+    return json_object_set_new(root, "normalizer",
+                               json_pack("{s:s,s:o}", "type", "Sequence", "normalizers", list));
+}
+
+static int hbk__save_bos(const hbk_tokenizer *t, json_t *root)
+{
+    const char *bos = hbk_tokenizer_piece(t, t->bos);
+    if (!bos || !t->adds_bos) return json_object_set_new(root, "post_processor", json_null());
+    json_t *all = json_pack("{s:{s:s,s:[i],s:[s]}}", bos, "id", bos, "ids", (int)t->bos, "tokens", bos);
+    json_t *begin = json_pack("{s:{s:s,s:i}}", "SpecialToken", "id", bos, "type_id", 0);
+    json_t *a = json_pack("{s:{s:s,s:i}}", "Sequence", "id", "A", "type_id", 0);
+    json_t *b = json_pack("{s:{s:s,s:i}}", "Sequence", "id", "B", "type_id", 1);
+    return json_object_set_new(root, "post_processor",
+                               json_pack("{s:s,s:[O,O],s:[o,o,o],s:o}", "type", "TemplateProcessing",
+                                         "single", begin, a, "pair", begin, a, b, "special_tokens", all));
+}
+
+/* The vocabulary, and the merges in their order: those of pieces with spaces cannot be written, nor apply. */
+static int hbk__save_model(const hbk_tokenizer *t, json_t *model, const hbk__rule *rules, hbk_int n)
+{
+    json_t *vocab = json_object(), *merges = json_array();
+    const char *unk = hbk_tokenizer_piece(t, t->unk);
+    int failed = 0;
+    for (hbk_int id = 0; id < t->vocab.n && !failed; id++)
+        failed |= json_object_set_new(vocab, hbk__vocab_piece(&t->vocab, id), json_integer(id));
+    for (hbk_int i = 0; i < n && !failed; i++) {
+        const char *a = hbk__vocab_piece(&t->vocab, rules[i].left);
+        const char *b = hbk__vocab_piece(&t->vocab, rules[i].right);
+        if (!strchr(a, ' ') && !strchr(b, ' '))
+            failed |= json_array_append_new(merges, json_sprintf("%s %s", a, b));
+    }
+    failed |= json_object_set_new(model, "vocab", vocab) | json_object_set_new(model, "merges", merges);
+    failed |= json_object_set_new(model, "byte_fallback", json_boolean(t->byte_fallback));
+    failed |= json_object_set_new(model, "ignore_merges", json_boolean(t->ignore_merges));
+    failed |= json_object_set_new(model, "fuse_unk", json_boolean(t->fuse_unk));
+    return failed | json_object_set_new(model, "unk_token", unk ? json_string(unk) : json_null());
+}
+
+static bool hbk__save_document(const hbk_tokenizer *t, const char *dir, hbk_error *err)
+{
+    char path[512];
+    if (t->collapse || t->resplits || t->letters.n || t->words == HBK__WORDS_DEFAULT)
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, t->file, 0,
+                           "its vocabulary %s, which no tokenizer.json of LLaMA's family says: save as GGUF",
+                           t->collapse     ? "removes extra spaces"
+                           : t->byte_level ? "cuts words by llama.cpp's default"
+                                           : "has unused pieces or characters without a piece");
+    hbk_int n;
+    hbk__rule *rules = hbk__tokenizer_rules(t, &n, err);
+    if (!rules) return false;
+    json_t *root = json_loads(hbk__trained_json, 0, NULL);
+    int failed = hbk__save_model(t, json_object_get(root, "model"), rules, n);
+    hbk_free(t->alloc, rules);
+    failed |= json_object_set_new(root, "added_tokens", hbk__save_added(t));
+    failed |= json_object_set_new(root, "pre_tokenizer", hbk__save_words(t));
+    failed |= hbk__save_ends(t, root) | hbk__save_bos(t, root);
+    json_t *config = json_loads(hbk__trained_config, 0, NULL);
+    static const char *const names[3] = {"bos_token", "eos_token", "unk_token"};
+    const int32_t ids[3] = {t->bos, t->eos, t->unk};
+    for (int i = 0; i < 3; i++) {
+        const char *piece = hbk_tokenizer_piece(t, ids[i]);
+        failed |= json_object_set_new(config, names[i], piece ? json_string(piece) : json_null());
+    }
+    failed |= json_object_set_new(config, "add_bos_token", json_boolean(t->adds_bos));
+    bool ok =
+        !failed || hbk_fail(err, HBK_ERROR_MEMORY, "out of memory: a vocabulary could not be written down");
+    ok = ok && hbk_path(path, dir, "tokenizer.json", err) && hbk_json_write(path, root, err) &&
+         hbk_path(path, dir, "tokenizer_config.json", err) && hbk_json_write(path, config, err);
+    json_decref(root);
+    json_decref(config);
+    return ok;
+}
+
 HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_error *err)
 {
     char path[512];
@@ -6361,6 +6490,7 @@ HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_err
                hbk_path(path, dir, "tokenizer_config.json", err) &&
                hbk_file_write(path, config, strlen(config), err);
     }
+    if (t->format == HBK__FORMAT_GGUF) return hbk__save_document(t, dir, err);
     if (!hbk__copy_file(t->file, dir, hbk__format_files[t->format], t->alloc, err)) return false;
     return !t->folder[0] || hbk_tokenizer_copy(t->folder, dir, t->alloc, err);
 }
@@ -7468,8 +7598,8 @@ HBK_DEF void hbk_dropout(hbk_real *y, const hbk_real *x, hbk_int n, double p, ui
 
        du = s dy B          dB += s dy^T u          dA += du^T x          dx += du A
 
-   A starts uniform in +-1/sqrt(in), B at zero: the first step begins at the base model. Each W of a layer, and
-   the head, may have a correction of its own rank and scale, or none. */
+   A starts uniform in +-1/sqrt(in), B at zero: the first step begins at the base model. Each W of a layer,
+   and the head, may have a correction of its own rank and scale, or none. */
 
 HBK_DEF const char *hbk_slot_name(hbk_slot s)
 {
@@ -11377,10 +11507,9 @@ static bool hbk__gguf_put_tokenizer(hbk_gguf_writer *w, const hbk_tokenizer *tok
 static bool hbk__gguf_put_keys(hbk_gguf_writer *w, const hbk_model *m, const hbk_tokenizer *tok, hbk_dtype t,
                                hbk_error *err)
 {
-    const char *name = hbk__base_name(w->path);
-    size_t n = strlen(name);
+    const char *name = hbk__base_name(w->path), *end = strstr(name, ".gguf"); /* the file's, as far as that */
+    size_t n = end ? (size_t)(end - name) : strlen(name);
     int file_type = t == HBK_F32 ? 0 : t == HBK_F16 ? 1 : t == HBK_Q8_0 ? 7 : 32; /* llama.cpp's numbers */
-    if (n > 5 && !strcmp(name + n - 5, ".gguf")) n -= 5;
     hbk__gguf_put_text(w, "general.architecture", "llama");
     hbk__gguf_put_text(w, "general.type", "model");
     hbk_gguf_put_string(w, "general.name", name, n);

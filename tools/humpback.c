@@ -2013,13 +2013,14 @@ static int cmd_export(cli *c)
         "force", CLI_SWITCH, NULL, NULL, what, 0, 0, CLI_FREE                                                \
     }
 #define CMD_FLAG_MODEL                                                                                       \
-    {"model", CLI_TEXT, "M", NULL, "a Hugging Face folder, or a llama2.c .bin", 1, 0, CLI_FREE},             \
+    {"model", CLI_TEXT, "M", NULL, "a Hugging Face folder, a .gguf, or a llama2.c .bin", 1, 0, CLI_FREE},    \
     {                                                                                                        \
         "tokenizer", CLI_TEXT, "F", NULL, "the tokenizer, where the model is one file", 0, 0, CLI_FREE       \
     }
 #define CMD_FLAG_ADAPTER(what)                                                                               \
     {                                                                                                        \
-        "adapter", CLI_TEXT, "D", NULL, what ": a PEFT folder, or one of finetune --full", 0, 0, CLI_FREE    \
+        "adapter", CLI_TEXT, "D", NULL, what ": a PEFT folder, a .gguf, or one of finetune --full", 0, 0,    \
+            CLI_FREE                                                                                         \
     }
 #define CMD_FLAG_TEMPLATE(more)                                                                              \
     {                                                                                                        \
