@@ -621,6 +621,10 @@ static void t07_spaces(void **state)
     t07_pieces(t, "a ", 0, "a \xe2\x96\x81");
     t07_decodes(t, ids, 3, 0, "  a a", 5);
     hbk_tokenizer_free(t);
+    static const t07_row across[] = {{"a", -9, 1}, {"a\xe2\x96\x81", -2, 1}, {"a\xe2\x96\x81\x61", -1, 1}};
+    t = t07_spm(across, 3, 0, 0, false); /* pieces that reach across a border: the text is not cut there */
+    t07_pieces(t, "a a a", 0, "a\xe2\x96\x81\x61 \xe2\x96\x81 a");
+    hbk_tokenizer_free(t);
 }
 
 /* ---- Meta's list of tokens */
