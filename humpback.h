@@ -5441,7 +5441,12 @@ static bool hbk__proto_piece(hbk_tokenizer *t, hbk__proto *m, const char *path, 
     }
     if (m->bad || !text.p)
         return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "piece %lld is damaged", (long long)t->vocab.n);
-    return hbk__add_piece(t, (const char *)text.p, text.end - text.p, score, kind, path, err);
+    const char *s = (const char *)text.p;
+    hbk_int n = text.end - text.p, before = hbk__vocab_find(&t->vocab, s, n);
+    if (before >= 0)
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "pieces %lld and %lld are the same",
+                           (long long)before, (long long)t->vocab.n);
+    return hbk__add_piece(t, s, n, score, kind, path, err);
 }
 
 static bool hbk__proto_trainer(hbk_tokenizer *t, hbk__proto *m, const char *path, hbk_error *err)
@@ -5526,6 +5531,9 @@ static bool hbk__load_model(hbk_tokenizer *t, const char *data, size_t n, const 
     if (!ok) return false;
     if (m.bad || t->vocab.n == 0 || !bpe)
         return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "is no SentencePiece model, or is cut short");
+    if (t->unk < 0 || t->unk >= t->vocab.n || t->vocab.pieces[t->unk].kind != HBK__PIECE_UNKNOWN)
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "unk_id %ld is not of an unknown piece",
+                           (long)t->unk);
     if (t->collapse || t->prefix != HBK__PREFIX_NEVER) t->strip = HBK__STRIP_MARK;
     return hbk__check_ids(t, path, err) && hbk__finish_scored(t, err);
 }
