@@ -473,10 +473,11 @@ enum {
     HBK_ENCODE_SPECIAL = 1, /* special tokens spelled in the text become their ids; else they stay text */
     HBK_ENCODE_CONTINUE = 2 /* the text continues earlier tokens: no space is put before it */
 };
-/* Appends the ids of n bytes of text; never adds bos or eos. Invalid bytes become U+FFFD. */
+/* Appends the ids of n bytes of text; never adds bos or eos. Invalid bytes become U+FFFD. A text of more than
+   2^31 bytes is an error if its format does not cut it into words. */
 HBK_DEF bool hbk_tokenizer_encode(const hbk_tokenizer *t, const char *text, size_t n, unsigned flags,
                                   hbk_tokens *out, hbk_error *err);
-/* Appends the text of n ids. Control tokens vanish; flag HBK_ENCODE_CONTINUE keeps the leading space that
+/* Appends the text of n ids. Special tokens vanish; flag HBK_ENCODE_CONTINUE keeps the leading space that
    a text's beginning loses. An id out of range is an error. */
 HBK_DEF bool hbk_tokenizer_decode(const hbk_tokenizer *t, const int32_t *ids, hbk_int n, unsigned flags,
                                   hbk_text *out, hbk_error *err);
@@ -496,8 +497,8 @@ HBK_DEF const char *hbk_tokenizer_piece(const hbk_tokenizer *t, int32_t id);
    Specials <unk> <s> </s> are ids 0 1 2. Save with hbk_tokenizer_save (a tokenizer.json). */
 HBK_DEF hbk_tokenizer *hbk_tokenizer_train(const char *text, size_t n, hbk_int vocab_size, bool all_bytes,
                                            hbk_allocator *alloc, hbk_error *err);
-/* Writes DIR/tokenizer.json and DIR/tokenizer_config.json; a loaded tokenizer's own files are copied byte
-   for byte. */
+/* Writes DIR/tokenizer.json and DIR/tokenizer_config.json, of a trained tokenizer or a GGUF's vocabulary; of
+   another loaded one its own files are copied byte for byte. */
 HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_error *err);
 /* Copies what stands beside the weights in the model folder `from`, byte for byte: the tokenizer's files,
    chat template and generation settings, as many as there are. `to` must exist. */
@@ -951,7 +952,7 @@ typedef struct hbk_reply {
     hbk_text text;
     size_t start, shown, taken; /* where it begins, up to where it is settled, up to where it was taken */
 } hbk_reply;
-/* Takes the next id. An id that the tokenizer does not have is an error. */
+/* Takes the next id. One beyond the tokenizer (vocabularies are padded) has no text. */
 HBK_DEF bool hbk_reply_add(hbk_reply *r, int32_t id, hbk_error *err);
 /* No more ids: settles the rest of the text. */
 HBK_DEF bool hbk_reply_end(hbk_reply *r, hbk_error *err);
@@ -3076,7 +3077,7 @@ static bool hbk__gguf_sort_keys(hbk_gguf *g, hbk_error *err)
 /* The tables of the file mapped in g. */
 static bool hbk__gguf_tables(hbk_gguf *g, hbk_error *err)
 {
-    uint64_t n_tensors, n_keys;
+    uint64_t n_tensors = 0, n_keys = 0;
     hbk_int alignment = 32;
     hbk__gguf_cursor c;
     memset(&c, 0, sizeof c);
@@ -3639,28 +3640,34 @@ HBK_DEF bool hbk_gguf_finish(hbk_gguf_writer *w, hbk_error *err)
 
        text -> [special tokens cut out] -> normalise -> words -> symbols -> merge -> ids
 
-     dialect          tokenizer.json               tokenizer.model, tokenizer.bin
-     first symbols    a word's characters          the text's characters
+     dialect          tokenizer.json,              tokenizer.model,            Meta's list
+                      GGUF "gpt2"                  tokenizer.bin, GGUF "llama"
+     first symbols    a word's characters          the text's characters       a word's bytes
      may merge        pairs in the merge list      pairs whose concatenation is a piece
-     best first       lowest rank, leftmost        highest score, leftmost
-     unknown          <0xXX> bytes, or unk         <0xXX> bytes, or unk
+     best first       lowest rank, leftmost        highest score, leftmost     lowest id, leftmost
+     unknown          <0xXX> bytes, or unk         <0xXX> bytes, or unk        (none)
+
+   All three come down to one table of rules, (left, right) -> (rank, piece): where pieces have scores, each
+   way to cut a piece in two is a rule. So the merge loop knows numbers only.
 
    LLaMA-1 and -2 have no words: the text is one, its spaces are U+2581, and merges may cross them. So the
    merge loop keeps its candidates in a heap, O(n log n), where the usual scan for the best pair is O(n^2).
-   An entry is stale when one of its two symbols has grown since, which their lengths betray. The byte-level
-   family (GPT-2, SmolLM, Llama-3) cuts words by a regular expression, spells each byte as one of 256
-   printable characters, and merges inside words.
+   An entry is stale when one of its two symbols has grown since, which their lengths betray. Where no piece
+   reaches across a run of U+2581, as in LLaMA-2's own vocabulary, the text is cut there after all. The
+   byte-level family (GPT-2, SmolLM, Llama-3) cuts words by a regular expression, and merges inside words.
+   Most words of a text come again: their ids are remembered during the call.
 
    What differs from the usual:
      - Control tokens cannot be reached by spelling them, unless the caller says HBK_ENCODE_SPECIAL: the
        text of strangers must not end a turn. A merge that would make one is left out.
      - An added token with "normalized": true is looked for in its own normalised form, as Hugging Face
        does: in LLaMA-2's file </s> is found as U+2581</s> only.
-     - Regular expressions are not interpreted: the three that LLaMA models use are written by hand, and
-       any other is refused by name. So is every normaliser, model and decoder not met in that family.
+     - Regular expressions are not interpreted: those that LLaMA models use are written by hand, and any
+       other is refused by name. So is every normaliser, model and decoder not met in that family.
 
-   7.1 lists and tables   7.2 vocabulary   7.3 words   7.4 encoding   7.5 decoding   7.6 tokenizer.json
-   7.7 SentencePiece and llama2.c   7.8 loading   7.9 training   7.10 saving */
+   7.1 lists and tables   7.2 vocabulary and rules   7.3 words   7.4 encoding   7.5 decoding
+   7.6 tokenizer.json   7.7 SentencePiece and llama2.c   7.8 Meta's list and GGUF   7.9 loading
+   7.10 training   7.11 saving */
 
 /* ---- 7.1 lists and tables */
 
@@ -3762,7 +3769,7 @@ static uint64_t hbk__pair_key(int32_t left, int32_t right)
     return (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
 }
 
-/* ---- 7.2 vocabulary */
+/* ---- 7.2 vocabulary and rules */
 
 enum { /* SentencePiece's numbers; 0 is an id that no piece has */
        HBK__PIECE_NONE,
@@ -3864,19 +3871,19 @@ static int hbk__byte_of(const char *s, hbk_int n)
     return value;
 }
 
-enum {                    /* how a text falls into words */
-       HBK__WORDS_ALL,    /* it does not: one word */
-       HBK__WORDS_SPACE,  /* before every U+2581 */
-       HBK__WORDS_RUNS,   /* before every run of U+2581: a short cut for WORDS_ALL where no merge crosses it */
-       HBK__WORDS_GPT2,   /* by GPT-2's expression */
+enum {                   /* how a text falls into words */
+       HBK__WORDS_ALL,   /* it does not: one word */
+       HBK__WORDS_SPACE, /* before every U+2581 */
+       HBK__WORDS_RUNS,  /* before every run of U+2581: a short cut for WORDS_ALL where no merge crosses it */
+       HBK__WORDS_GPT2,  /* by GPT-2's expression */
        HBK__WORDS_LLAMA3, /* by Llama-3's */
        HBK__WORDS_DEFAULT /* by those that llama.cpp takes when a GGUF names none */
 };
-enum {                    /* what decoding takes off a text's beginning */
+enum { /* what decoding takes off a text's beginning */
        HBK__STRIP_NONE,
-       HBK__STRIP_MARK,   /* SentencePiece: one U+2581 of a piece, or all if spaces are collapsed */
-       HBK__STRIP_MARKS,  /* Metaspace: every U+2581 of the first piece */
-       HBK__STRIP_SPACE   /* Strip: one space of the text */
+       HBK__STRIP_MARK,  /* SentencePiece: one U+2581 of a piece, or all if spaces are collapsed */
+       HBK__STRIP_MARKS, /* Metaspace: every U+2581 of the first piece */
+       HBK__STRIP_SPACE  /* Strip: one space of the text */
 };
 enum { /* when U+2581 is put before a text */
        HBK__PREFIX_NEVER,
@@ -4071,7 +4078,8 @@ static bool hbk__rules_by_score(hbk_tokenizer *t, hbk_error *err)
 
 /* ---- 7.3 words
 
-   The expressions, with L letters, N numbers, S white space, O the rest:
+   The expressions, with L letters, N numbers, S white space, O the rest (SmolLM's is GPT-2's with each number
+   cut out before, llama.cpp's default is described where it stands):
 
      GPT-2     's|'t|'re|'ve|'m|'ll|'d | ?L+ | ?N+ | ?O+ | S+(?!\S) | S+
      Llama-3   the first with (?i) | [^\r\nLN]?L+ | N{1,3} | ?O+[\r\n]* | S*[\r\n]+ | S+(?!\S) | S+
@@ -4267,8 +4275,8 @@ typedef struct hbk__merge { /* a candidate in the heap */
 
 typedef struct hbk__known { /* a word that was met, in the cache */
     uint64_t hash;
-    hbk_int at, len;       /* its bytes in `seen`; len 0: an empty slot */
-    hbk_int ids, n_ids;    /* its ids in `out` */
+    hbk_int at, len;    /* its bytes in `seen`; len 0: an empty slot */
+    hbk_int ids, n_ids; /* its ids in `out` */
 } hbk__known;
 
 /* The state of one call; its buffers serve every word. */
@@ -4284,8 +4292,8 @@ typedef struct hbk__encoder {
     hbk__merge *heap;
     hbk_int n_heap, cap_heap;
     hbk__known *words; /* by hash; a later word takes the slot of an earlier one */
-    hbk_int n_words;  /* a power of two, or 0 */
-    uint64_t *halves; /* of each unused piece: ~ the pair that may become it, seen last; or 0 */
+    hbk_int n_words;   /* a power of two, or 0 */
+    uint64_t *halves;  /* of each unused piece: ~ the pair that may become it, seen last; or 0 */
     hbk_tokens *out;
     hbk_error *err;
 } hbk__encoder;
@@ -4393,8 +4401,7 @@ static void hbk__emit(hbk__encoder *e, int32_t id)
         hbk_int own = letter ? id - t->vocab.n : id, n = v->pieces[own].len;
         const char *s = hbk__vocab_piece(v, own);
         bool bytes = hbk__has_bytes(t, s, n);
-        for (hbk_int k = 0; k < n && bytes; k++)
-            hbk_tokens_push(e->out, t->byte_ids[(unsigned char)s[k]]);
+        for (hbk_int k = 0; k < n && bytes; k++) hbk_tokens_push(e->out, t->byte_ids[(unsigned char)s[k]]);
         if (bytes) e->unknown = false;
         id = bytes ? -1 : t->unk;
     }
@@ -4537,7 +4544,8 @@ static bool hbk__is_word_char(const char *s, hbk_int n, hbk_int i)
     int c = (int)utf8proc_category(cp);
     return (c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_NL) || c == UTF8PROC_CATEGORY_PC ||
            (cp >= 0x24B6 && cp <= 0x24E9) || (cp >= 0x1F130 && cp <= 0x1F149) ||
-           (cp >= 0x1F150 && cp <= 0x1F169) || (cp >= 0x1F170 && cp <= 0x1F189) || cp == 0x200C || cp == 0x200D;
+           (cp >= 0x1F150 && cp <= 0x1F169) || (cp >= 0x1F170 && cp <= 0x1F189) || cp == 0x200C ||
+           cp == 0x200D;
 }
 
 /* The beginning of the character that ends before i > 0. */
@@ -4566,8 +4574,8 @@ static const hbk__added *hbk__added_at(const hbk_tokenizer *t, bool normalized, 
 static bool hbk__added_fits(const hbk__encoder *e, const hbk__added *a, const char *s, hbk_int n, hbk_int i)
 {
     if (a->special && !(e->flags & HBK_ENCODE_SPECIAL)) return false;
-    return !a->single_word || (!(i > 0 && hbk__is_word_char(s, n, hbk__before(s, i))) &&
-                               !hbk__is_word_char(s, n, i + a->len));
+    return !a->single_word ||
+           (!(i > 0 && hbk__is_word_char(s, n, hbk__before(s, i))) && !hbk__is_word_char(s, n, i + a->len));
 }
 
 /* Cuts added tokens out of s, leftmost and longest first, and hands what lies between to `gap`. As Hugging
@@ -4626,7 +4634,8 @@ static void hbk__normalise(const hbk_tokenizer *t, const char *s, hbk_int n, boo
         hbk__escape(out, s, n);
     else
         hbk_text_append(out, s, (size_t)n);
-    while (t->collapse && t->escape && out->len >= before + 3 && hbk__is_mark(out->data, (hbk_int)out->len, (hbk_int)out->len - 3))
+    while (t->collapse && t->escape && out->len >= before + 3 &&
+           hbk__is_mark(out->data, (hbk_int)out->len, (hbk_int)out->len - 3))
         out->data[out->len -= 3] = 0; /* also those that the text itself ends with */
 }
 
@@ -4920,6 +4929,7 @@ static const char *hbk__tokenizer_pre(const hbk_tokenizer *t)
     if (!t->byte_level) return "";
     if (t->prefix_space || (t->ignore_merges != (t->words == HBK__WORDS_LLAMA3))) return NULL;
     if (t->words == HBK__WORDS_LLAMA3 && !t->digits) return "llama-bpe";
+    if (t->words == HBK__WORDS_DEFAULT) return "default";
     return smollm ? "smollm" : t->words == HBK__WORDS_GPT2 ? "gpt-2" : NULL;
 }
 
@@ -4987,19 +4997,21 @@ static void hbk__json_metaspace(hbk_tokenizer *t, const json_t *node)
     t->words = json_is_false(json_object_get(node, "split")) ? HBK__WORDS_ALL : HBK__WORDS_SPACE;
 }
 
+static const char *const hbk__gpt2_regex =
+    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+static const char *const hbk__llama3_regex =
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}"
+    "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+
 /* Cutting by a regular expression: letter for letter one of those that 7.3 knows. */
 static bool hbk__json_split(hbk_tokenizer *t, const json_t *node, const char *path, hbk_error *err)
 {
-    static const char *const gpt2 = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+"
-                                    "|\\s+(?!\\S)|\\s+";
-    static const char *const llama3 = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}"
-                                      "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
     const char *regex = json_string_value(json_object_get(json_object_get(node, "pattern"), "Regex"));
     bool plain = hbk__node_is(node, "behavior", "Isolated") && !json_is_true(json_object_get(node, "invert"));
     plain = plain && t->words == HBK__WORDS_ALL; /* two of them would cut twice */
-    if (regex && plain && strcmp(regex, gpt2) == 0)
+    if (regex && plain && strcmp(regex, hbk__gpt2_regex) == 0)
         t->words = HBK__WORDS_GPT2;
-    else if (regex && plain && strcmp(regex, llama3) == 0)
+    else if (regex && plain && strcmp(regex, hbk__llama3_regex) == 0)
         t->words = HBK__WORDS_LLAMA3;
     else
         return hbk__refuse_node(path, "pre_tokenizer Split", regex ? regex : "(no Regex)", err);
@@ -5236,7 +5248,8 @@ static bool hbk__json_merge(hbk_tokenizer *t, const json_t *entry, hbk_int rank,
     const char *a = json_string_value(entry), *space = a ? strchr(a, ' ') : NULL;
     const json_t *first = json_array_get(entry, 0), *second = json_array_get(entry, 1);
     if (space)
-        return hbk__add_merge(t, a, space - a, space + 1, (hbk_int)strlen(space + 1), rank, joined, path, err);
+        return hbk__add_merge(t, a, space - a, space + 1, (hbk_int)strlen(space + 1), rank, joined, path,
+                              err);
     if (json_is_string(first) && json_is_string(second))
         return hbk__add_merge(t, json_string_value(first), (hbk_int)json_string_length(first),
                               json_string_value(second), (hbk_int)json_string_length(second), rank, joined,
@@ -5378,8 +5391,8 @@ static bool hbk__add_piece(hbk_tokenizer *t, const char *s, hbk_int n, float sco
     hbk_int id = t->vocab.n;
     int byte = kind == HBK__PIECE_BYTE ? hbk__byte_of(s, n) : 0;
     if (kind < HBK__PIECE_NORMAL || kind > HBK__PIECE_BYTE || byte < 0)
-        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
-                           "piece %lld has type %ld, which is not read", (long long)id, (long)kind);
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0, "piece %lld has type %ld, which is not read",
+                           (long long)id, (long)kind);
     if (n < 1 || n > HBK__LONGEST_PIECE)
         return hbk_fail_at(err, HBK_ERROR_RANGE, path, 0, "piece %lld has %lld bytes, expected 1 to %d",
                            (long long)id, (long long)n, (int)HBK__LONGEST_PIECE);
@@ -5560,8 +5573,17 @@ static bool hbk__load_bin(hbk_tokenizer *t, const char *data, size_t n, const ch
     return hbk__check_ids(t, path, err) && hbk__finish_scored(t, err);
 }
 
-/* Meta's file: a line for each token, its bytes in base64 and its rank, which is its id and its score. The
-   256 special tokens that follow are not in the file; they are LLaMA-3's, as is the way words are cut. */
+/* ---- 7.8 Meta's list and GGUF
+
+   A tokenizer.model of Meta's is text: a line for each token, its bytes in base64 and its rank, which is its
+   id, and the lower the earlier it merges. The 256 special tokens that follow are not in the file; they are
+   LLaMA-3's, as is the way in which words are cut. Nothing in the file says so: others' lists look the same.
+
+   A GGUF holds, under tokenizer.ggml.*, tokens, token_type (SentencePiece's numbers) and either scores (model
+   "llama", SentencePiece's dialect) or merges ("gpt2", the byte-level one, where `pre` names the way in which
+   words are cut).
+
+   Source: tokenizer.py of llama-models; docs/gguf.md of ggml. */
 
 /* The bytes that n characters spell, in `out`; false if they are no base64. */
 static bool hbk__base64(const char *s, hbk_int n, hbk_text *out)
@@ -5638,7 +5660,9 @@ static bool hbk__tiktoken_lines(hbk_tokenizer *t, const char *data, size_t n, hb
         hbk_int len, rank;
         const char *stop = (const char *)memchr(s, '\n', (size_t)(end - s));
         if (!stop) stop = end;
-        if (!hbk__tiktoken_line(s, stop, &len, &rank) || !hbk__base64(s, len, bytes) || bytes->len == 0)
+        bool good = hbk__tiktoken_line(s, stop, &len, &rank) && hbk__base64(s, len, bytes);
+        if (!hbk_text_ok(bytes, err)) return false;
+        if (!good || bytes->len == 0)
             return hbk_fail_at(err, HBK_ERROR_FORMAT, path, line, "expected base64, a space and a rank");
         if (rank != t->vocab.n || bytes->len > HBK__LONGEST_PIECE)
             return hbk_fail_at(err, HBK_ERROR_RANGE, path, line,
@@ -5646,7 +5670,7 @@ static bool hbk__tiktoken_lines(hbk_tokenizer *t, const char *data, size_t n, hb
                                (long long)t->vocab.n, (int)HBK__LONGEST_PIECE);
         hbk_text_clear(spelled);
         hbk__spell(t, hbk_text_string(bytes), (hbk_int)bytes->len, spelled);
-        if (!hbk_text_ok(bytes, err) || !hbk_text_ok(spelled, err)) return false;
+        if (!hbk_text_ok(spelled, err)) return false;
         if (hbk__vocab_find(&t->vocab, spelled->data, (hbk_int)spelled->len) >= 0)
             return hbk_fail_at(err, HBK_ERROR_FORMAT, path, line, "rank %lld has the bytes of an earlier one",
                                (long long)rank);
@@ -5677,12 +5701,10 @@ static bool hbk__load_tiktoken(hbk_tokenizer *t, const char *data, size_t n, con
     return hbk__rules_by_score(t, err) && hbk__tiktoken_special(t, err);
 }
 
-/* A GGUF's vocabulary: "llama" is SentencePiece's, with scores; "gpt2" the byte-level family's, with merges,
-   and tokenizer.ggml.pre names the way its words are cut. */
-
 #define HBK__GGML "tokenizer.ggml."
 
-static bool hbk__vocab_gguf_bad_list(const char *path, const char *key, hbk_int n, hbk_int wanted, hbk_error *err)
+static bool hbk__vocab_gguf_bad_list(const char *path, const char *key, hbk_int n, hbk_int wanted,
+                                     hbk_error *err)
 {
     return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, HBK__GGML "%s has %lld entries for %lld tokens", key,
                        (long long)n, (long long)wanted);
@@ -5697,7 +5719,8 @@ static bool hbk__vocab_gguf_pieces(hbk_tokenizer *t, const hbk_gguf *g, const ch
     if (!tokens || tokens->n == 0) return hbk__vocab_gguf_bad_list(path, "tokens", 0, 0, err);
     if (t->sentencepiece && (!scores || scores->n != tokens->n))
         return hbk__vocab_gguf_bad_list(path, "scores", scores ? scores->n : 0, tokens->n, err);
-    if (types && types->n != tokens->n) return hbk__vocab_gguf_bad_list(path, "token_type", types->n, tokens->n, err);
+    if (types && types->n != tokens->n)
+        return hbk__vocab_gguf_bad_list(path, "token_type", types->n, tokens->n, err);
     for (hbk_int id = 0; id < tokens->n; id++) {
         size_t n = 0;
         double score = 0;
@@ -5738,7 +5761,7 @@ static bool hbk__vocab_gguf_merges(hbk_tokenizer *t, const hbk_gguf *g, const ch
 
 /* An id under a key that may be absent: then, and where it is -1 in any width, *id stays. */
 static bool hbk__vocab_gguf_id(const hbk_tokenizer *t, const hbk_gguf *g, const char *key, int32_t *id,
-                         const char *path, hbk_error *err)
+                               const char *path, hbk_error *err)
 {
     hbk_int x = -1;
     if (!hbk_gguf_int(g, key, &x, err)) return false;
@@ -5771,7 +5794,8 @@ static bool hbk__vocab_gguf_spm(hbk_tokenizer *t, const hbk_gguf *g, const char 
     t->eos = 2;
     t->unk = 0;
     if (!hbk__be_sentencepiece(t, err) || !hbk__vocab_gguf_pieces(t, g, path, err) ||
-        !hbk__vocab_gguf_ids(t, g, path, err) || !hbk_gguf_bool(g, HBK__GGML "add_space_prefix", &prefix, err) ||
+        !hbk__vocab_gguf_ids(t, g, path, err) ||
+        !hbk_gguf_bool(g, HBK__GGML "add_space_prefix", &prefix, err) ||
         !hbk_gguf_bool(g, HBK__GGML "remove_extra_whitespaces", &t->collapse, err))
         return false;
     t->prefix = prefix ? HBK__PREFIX_FIRST : HBK__PREFIX_NEVER;
@@ -5820,7 +5844,7 @@ static bool hbk__load_vocab_gguf(hbk_tokenizer *t, const hbk_gguf *g, const char
                        (int)HBK__MIN(n, 40), model);
 }
 
-/* ---- 7.8 loading */
+/* ---- 7.9 loading */
 
 static const char *const hbk__format_files[HBK__N_FORMATS] = {"tokenizer.json", "tokenizer.model",
                                                               "tokenizer.bin"};
@@ -5923,10 +5947,10 @@ static bool hbk__find_tokenizer(hbk_tokenizer *t, const char *path, hbk_error *e
     }
     strcpy(t->file, path);
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path, *dot = strrchr(name, '.');
-    t->format = dot && strcmp(dot, ".json") == 0   ? HBK__FORMAT_JSON
-                : dot && strcmp(dot, ".bin") == 0  ? HBK__FORMAT_BIN
-                : dot && strcmp(dot, ".gguf") == 0 ? HBK__FORMAT_GGUF
-                                                   : HBK__FORMAT_MODEL;
+    t->format = dot && strcmp(dot, ".json") == 0  ? HBK__FORMAT_JSON
+                : hbk__is_gguf(path)              ? HBK__FORMAT_GGUF
+                : dot && strcmp(dot, ".bin") == 0 ? HBK__FORMAT_BIN
+                                                  : HBK__FORMAT_MODEL;
     for (int i = 0; i < HBK__N_FORMATS; i++) { /* under its own name it has companions */
         if (strcmp(name, hbk__format_files[i]) != 0) continue;
         memcpy(t->folder, path, (size_t)(name - path));
@@ -5970,7 +5994,7 @@ HBK_DEF hbk_tokenizer *hbk_tokenizer_load(const char *path, hbk_allocator *alloc
     return NULL;
 }
 
-/* ---- 7.9 training
+/* ---- 7.10 training
 
    Words are counted first, and pairs are counted over distinct words, so that the size of the text hardly
    matters. Each step takes the most frequent pair, the one seen first on ties, makes it a piece, and counts
@@ -6321,7 +6345,7 @@ HBK_DEF hbk_tokenizer *hbk_tokenizer_train(const char *text, size_t n, hbk_int v
     return t;
 }
 
-/* ---- 7.10 saving */
+/* ---- 7.11 saving */
 
 static bool hbk__copy_file(const char *from, const char *dir, const char *name, hbk_allocator *alloc,
                            hbk_error *err)
@@ -6350,6 +6374,125 @@ HBK_DEF bool hbk_tokenizer_copy(const char *from, const char *to, hbk_allocator 
     return true;
 }
 
+/* What came out of a GGUF becomes a tokenizer.json: the trained one's, with other parts. A NULL among them
+   is memory that ran out, which json_object_set_new reports. */
+
+static json_t *hbk__save_added(const hbk_tokenizer *t)
+{
+    json_t *list = json_array();
+    for (hbk_int i = 0; i < t->n_added; i++) {
+        int32_t id = t->added[i].id;
+        json_array_append_new(list,
+                              json_pack("{s:i,s:s,s:b,s:b,s:b,s:b,s:b}", "id", (int)id, "content",
+                                        hbk__vocab_piece(&t->vocab, id), "single_word", 0, "lstrip", 0,
+                                        "rstrip", 0, "normalized", 0, "special", (int)t->added[i].special));
+    }
+    return list;
+}
+
+static json_t *hbk__save_words(const hbk_tokenizer *t)
+{
+    json_t *first = NULL, *level;
+    if (!t->byte_level) return json_null();
+    level = json_pack("{s:s,s:b,s:b,s:b}", "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets", 1,
+                      "use_regex", (int)(t->words == HBK__WORDS_GPT2));
+    if (t->words == HBK__WORDS_LLAMA3)
+        first = json_pack("{s:s,s:{s:s},s:s,s:b}", "type", "Split", "pattern", "Regex", hbk__llama3_regex,
+                          "behavior", "Isolated", "invert", 0);
+    if (t->digits) first = json_pack("{s:s,s:b}", "type", "Digits", "individual_digits", 1);
+    return first ? json_pack("{s:s,s:[o,o]}", "type", "Sequence", "pretokenizers", first, level) : level;
+}
+
+/* The template's sequence [Prepend, Replace], less Prepend; its decoder less Strip; or a ByteLevel. */
+static int hbk__save_ends(const hbk_tokenizer *t, json_t *root)
+{
+    json_t *decoder = json_object_get(root, "decoder"), *steps = json_object_get(decoder, "decoders");
+    if (t->byte_level)
+        return json_object_set_new(root, "decoder",
+                                   json_pack("{s:s,s:b,s:b,s:b}", "type", "ByteLevel", "add_prefix_space", 0,
+                                             "trim_offsets", 1, "use_regex", 1));
+    json_t *replace =
+        json_pack("{s:s,s:{s:s},s:s}", "type", "Replace", "pattern", "String", " ", "content", HBK__SPACE);
+    json_t *prepend = json_pack("{s:s,s:s}", "type", "Prepend", "prepend", HBK__SPACE);
+    json_t *list =
+        t->prefix == HBK__PREFIX_NEVER ? json_pack("[o]", replace) : json_pack("[o,o]", prepend, replace);
+    if (t->prefix == HBK__PREFIX_NEVER) {
+        json_decref(prepend);
+        json_array_remove(steps, json_array_size(steps) - 1);
+    }
+    return json_object_set_new(root, "normalizer",
+                               json_pack("{s:s,s:o}", "type", "Sequence", "normalizers", list));
+}
+
+static int hbk__save_bos(const hbk_tokenizer *t, json_t *root)
+{
+    const char *bos = hbk_tokenizer_piece(t, t->bos);
+    if (!bos || !t->adds_bos) return json_object_set_new(root, "post_processor", json_null());
+    json_t *all = json_pack("{s:{s:s,s:[i],s:[s]}}", bos, "id", bos, "ids", (int)t->bos, "tokens", bos);
+    json_t *begin = json_pack("{s:{s:s,s:i}}", "SpecialToken", "id", bos, "type_id", 0);
+    json_t *a = json_pack("{s:{s:s,s:i}}", "Sequence", "id", "A", "type_id", 0);
+    json_t *b = json_pack("{s:{s:s,s:i}}", "Sequence", "id", "B", "type_id", 1);
+    return json_object_set_new(root, "post_processor",
+                               json_pack("{s:s,s:[O,O],s:[o,o,o],s:o}", "type", "TemplateProcessing",
+                                         "single", begin, a, "pair", begin, a, b, "special_tokens", all));
+}
+
+/* The vocabulary, and the merges in their order: those of pieces with spaces cannot be written, nor apply. */
+static int hbk__save_model(const hbk_tokenizer *t, json_t *model, const hbk__rule *rules, hbk_int n)
+{
+    json_t *vocab = json_object(), *merges = json_array();
+    const char *unk = hbk_tokenizer_piece(t, t->unk);
+    int failed = 0;
+    for (hbk_int id = 0; id < t->vocab.n && !failed; id++)
+        failed |= json_object_set_new(vocab, hbk__vocab_piece(&t->vocab, id), json_integer(id));
+    for (hbk_int i = 0; i < n && !failed; i++) {
+        const char *a = hbk__vocab_piece(&t->vocab, rules[i].left);
+        const char *b = hbk__vocab_piece(&t->vocab, rules[i].right);
+        if (!strchr(a, ' ') && !strchr(b, ' '))
+            failed |= json_array_append_new(merges, json_sprintf("%s %s", a, b));
+    }
+    failed |= json_object_set_new(model, "vocab", vocab) | json_object_set_new(model, "merges", merges);
+    failed |= json_object_set_new(model, "byte_fallback", json_boolean(t->byte_fallback));
+    failed |= json_object_set_new(model, "ignore_merges", json_boolean(t->ignore_merges));
+    failed |= json_object_set_new(model, "fuse_unk", json_boolean(t->fuse_unk));
+    return failed | json_object_set_new(model, "unk_token", unk ? json_string(unk) : json_null());
+}
+
+static bool hbk__save_document(const hbk_tokenizer *t, const char *dir, hbk_error *err)
+{
+    char path[512];
+    if (t->collapse || t->resplits || t->letters.n || t->words == HBK__WORDS_DEFAULT)
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, t->file, 0,
+                           "its vocabulary %s, which no tokenizer.json of LLaMA's family says: save as GGUF",
+                           t->collapse     ? "removes extra spaces"
+                           : t->byte_level ? "cuts words by llama.cpp's default"
+                                           : "has unused pieces or characters without a piece");
+    hbk_int n;
+    hbk__rule *rules = hbk__tokenizer_rules(t, &n, err);
+    if (!rules) return false;
+    json_t *root = json_loads(hbk__trained_json, 0, NULL);
+    int failed = hbk__save_model(t, json_object_get(root, "model"), rules, n);
+    hbk_free(t->alloc, rules);
+    failed |= json_object_set_new(root, "added_tokens", hbk__save_added(t));
+    failed |= json_object_set_new(root, "pre_tokenizer", hbk__save_words(t));
+    failed |= hbk__save_ends(t, root) | hbk__save_bos(t, root);
+    json_t *config = json_loads(hbk__trained_config, 0, NULL);
+    static const char *const names[3] = {"bos_token", "eos_token", "unk_token"};
+    const int32_t ids[3] = {t->bos, t->eos, t->unk};
+    for (int i = 0; i < 3; i++) {
+        const char *piece = hbk_tokenizer_piece(t, ids[i]);
+        failed |= json_object_set_new(config, names[i], piece ? json_string(piece) : json_null());
+    }
+    failed |= json_object_set_new(config, "add_bos_token", json_boolean(t->adds_bos));
+    bool ok =
+        !failed || hbk_fail(err, HBK_ERROR_MEMORY, "out of memory: a vocabulary could not be written down");
+    ok = ok && hbk_path(path, dir, "tokenizer.json", err) && hbk_json_write(path, root, err) &&
+         hbk_path(path, dir, "tokenizer_config.json", err) && hbk_json_write(path, config, err);
+    json_decref(root);
+    json_decref(config);
+    return ok;
+}
+
 HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_error *err)
 {
     char path[512];
@@ -6361,6 +6504,7 @@ HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_err
                hbk_path(path, dir, "tokenizer_config.json", err) &&
                hbk_file_write(path, config, strlen(config), err);
     }
+    if (t->format == HBK__FORMAT_GGUF) return hbk__save_document(t, dir, err);
     if (!hbk__copy_file(t->file, dir, hbk__format_files[t->format], t->alloc, err)) return false;
     return !t->folder[0] || hbk_tokenizer_copy(t->folder, dir, t->alloc, err);
 }
@@ -7468,8 +7612,8 @@ HBK_DEF void hbk_dropout(hbk_real *y, const hbk_real *x, hbk_int n, double p, ui
 
        du = s dy B          dB += s dy^T u          dA += du^T x          dx += du A
 
-   A starts uniform in +-1/sqrt(in), B at zero: the first step begins at the base model. Each W of a layer, and
-   the head, may have a correction of its own rank and scale, or none. */
+   A starts uniform in +-1/sqrt(in), B at zero: the first step begins at the base model. Each W of a layer,
+   and the head, may have a correction of its own rank and scale, or none. */
 
 HBK_DEF const char *hbk_slot_name(hbk_slot s)
 {
@@ -10927,7 +11071,7 @@ static bool hbk__adapter_fill(const hbk__adapter_file *f, hbk_adapter *a, hbk_er
 {
     for (hbk_int i = 0; i < f->n; i++) {
         a->loras[i].rank = f->found[2 * i] ? f->found[2 * i]->shape[hbk__rank_dim(f, 0)] : 0;
-        a->loras[i].alpha = a->loras[i].rank ? NAN : 0;
+        a->loras[i].alpha = a->loras[i].rank ? (double)NAN : 0;
     }
     if (!hbk__alpha_pattern(f, a, err)) return false;
     for (hbk_int i = 0; i < f->n; i++) {
@@ -11377,10 +11521,9 @@ static bool hbk__gguf_put_tokenizer(hbk_gguf_writer *w, const hbk_tokenizer *tok
 static bool hbk__gguf_put_keys(hbk_gguf_writer *w, const hbk_model *m, const hbk_tokenizer *tok, hbk_dtype t,
                                hbk_error *err)
 {
-    const char *name = hbk__base_name(w->path);
-    size_t n = strlen(name);
+    const char *name = hbk__base_name(w->path), *end = strstr(name, ".gguf"); /* the file's, as far as that */
+    size_t n = end ? (size_t)(end - name) : strlen(name);
     int file_type = t == HBK_F32 ? 0 : t == HBK_F16 ? 1 : t == HBK_Q8_0 ? 7 : 32; /* llama.cpp's numbers */
-    if (n > 5 && !strcmp(name + n - 5, ".gguf")) n -= 5;
     hbk__gguf_put_text(w, "general.architecture", "llama");
     hbk__gguf_put_text(w, "general.type", "model");
     hbk_gguf_put_string(w, "general.name", name, n);
@@ -11724,15 +11867,6 @@ static bool hbk__ids_known(const hbk_session *s, const int32_t *ids, hbk_int n, 
     return true;
 }
 
-/* Is no slot fed twice? Two feeds of one slot in a pass would be written to the same places. */
-static bool hbk__slots_differ(const hbk_feed *feeds, hbk_int n)
-{
-    for (hbk_int i = 1; i < n; i++)
-        for (hbk_int k = 0; k < i; k++)
-            if (feeds[i].slot == feeds[k].slot) return false;
-    return true;
-}
-
 /* hbk_session_feed for feeds that are known to fit; logits after each of the last `last` tokens of a feed. */
 static void hbk__feed(hbk_session *s, const hbk_feed *feeds, hbk_int n_feeds, hbk_int last, hbk_real *logits)
 {
@@ -11762,7 +11896,8 @@ static void hbk__feed(hbk_session *s, const hbk_feed *feeds, hbk_int n_feeds, hb
 HBK_DEF bool hbk_session_feed(hbk_session *s, const hbk_feed *feeds, hbk_int n_feeds, bool all,
                               hbk_real *logits, hbk_error *err)
 {
-    HBK_ASSERT(hbk__slots_differ(feeds, n_feeds));
+    for (hbk_int i = 1; i < n_feeds; i++) /* two feeds of one slot would be written to the same places */
+        for (hbk_int k = 0; k < i; k++) HBK_ASSERT(feeds[i].slot != feeds[k].slot);
     for (hbk_int f = 0; f < n_feeds; f++) {
         const hbk_feed *p = &feeds[f];
         HBK_ASSERT(p->slot >= 0 && p->slot < s->n_slots && p->n >= 1);
@@ -11993,7 +12128,7 @@ static bool hbk__decode_pending(hbk_reply *r, bool whole, hbk_error *err)
 
 HBK_DEF bool hbk_reply_add(hbk_reply *r, int32_t id, hbk_error *err)
 {
-    if (r->stopped) return true;
+    if (r->stopped || id < 0 || id >= hbk_tokenizer_size(r->tok)) return true;
     r->text.alloc = r->pending.alloc = r->alloc;
     hbk_tokens_push(&r->pending, id);
     if (!hbk_tokens_ok(&r->pending, err) || !hbk__decode_pending(r, false, err)) return false;
@@ -12291,7 +12426,7 @@ HBK_DEF bool hbk_generate(hbk_session *s, hbk_request *requests, hbk_int n, cons
 
 /* ---- scores ---------------------------------------------------------------------- */
 
-enum { HBK__SCORE_ROWS = 64 }; /* logits at once */
+#define HBK__SCORE_ROWS ((hbk_int)64) /* logits at once */
 
 /* Row r of an item is what the model expects after its prompt and r tokens of the continuation. */
 typedef struct hbk__scoring {
@@ -12962,8 +13097,8 @@ HBK_DEF bool hbk_template_tokens(const hbk_template *t, const hbk_tokenizer *tok
     return ok;
 }
 
-/* A reply's ending stands at its end and, in a chat, at the beginning of "next", perhaps behind a blank (Llama
-   2 writes " </s>" into its history). How many ids of `next` are that; 0: `out` does not end like this. */
+/* A reply's ending stands at its end and, in a chat, at the beginning of "next", perhaps behind a blank
+   (Llama 2 writes " </s>" into its history). How many ids of `next` are that; 0: `out` does not end so. */
 static hbk_int hbk__shared_ending(const hbk_tokens *out, const hbk_tokens *next)
 {
     for (hbk_int blank = 0; blank <= 1; blank++)
@@ -13427,7 +13562,7 @@ static bool hbk__add_turn(hbk__rows *r, hbk_role role, const char *text, bool le
 static bool hbk__row_pair(hbk__rows *r, const json_t *row, hbk_error *err)
 {
     hbk_int line = hbk_jsonl_line(r->reader);
-    const char *instruction, *output, *input = json_string_value(json_object_get(row, "input"));
+    const char *instruction = "", *output = "", *input = json_string_value(json_object_get(row, "input"));
     if (!hbk__row_text(row, "instruction", &instruction, r->path, line, err) ||
         !hbk__row_text(row, "output", &output, r->path, line, err))
         return false;
@@ -13466,7 +13601,7 @@ static bool hbk__row_turns(hbk__rows *r, const json_t *list, const char *who, co
                                                                                           : "conversations");
     for (size_t i = 0; i < json_array_size(list); i++) {
         const json_t *turn = json_array_get(list, i), *weight = json_object_get(turn, "weight");
-        const char *name, *text;
+        const char *name = "", *text = "";
         hbk_role role;
         if (!hbk_json_string(turn, who, &name, r->path, line, err) ||
             !hbk__row_text(turn, what, &text, r->path, line, err))
@@ -13490,7 +13625,7 @@ static bool hbk__row_tree(hbk__rows *r, const json_t *row, hbk_error *err)
 {
     const json_t *at = json_object_get(row, "prompt");
     for (hbk_role role = HBK_USER; at; role = role == HBK_USER ? HBK_ASSISTANT : HBK_USER) {
-        const char *text;
+        const char *text = "";
         if (json_is_true(json_object_get(at, "deleted"))) break;
         if (!hbk__row_text(at, "text", &text, r->path, hbk_jsonl_line(r->reader), err) ||
             !hbk__add_turn(r, role, text, role == HBK_ASSISTANT, err))
@@ -13526,7 +13661,7 @@ static bool hbk__row_id_of(hbk__rows *r, int32_t id, bool learn, hbk_error *err)
 /* Words as they stand: bos, the prompt without loss, the rest with it, eos. */
 static bool hbk__row_raw(hbk__rows *r, const json_t *row, hbk_error *err)
 {
-    const char *prompt = NULL, *rest;
+    const char *prompt = NULL, *rest = "";
     hbk_int line = hbk_jsonl_line(r->reader);
     const hbk_tokenizer *tok = r->o->tok;
     if (r->o->use == HBK_BACKWARD)
@@ -15588,12 +15723,15 @@ static hbk_session *hbk__wave_session(const hbk__stage *s, const hbk__item *item
 
 static void hbk__requests_free(const hbk__stage *s, hbk_request *r, hbk_int n)
 {
+    hbk_reply *replies = r ? r[0].reply : NULL; /* one block for all */
     for (hbk_int i = 0; r && i < n; i++) hbk_tokens_free(&r[i].output);
+    for (hbk_int i = 0; replies && i < n; i++) hbk_reply_free(&replies[i]);
+    hbk_free(s->alloc, replies);
     hbk_free(s->alloc, r);
 }
 
-/* Continues every item's prompt `votes` times, each with a stream of its own. The caller frees the n * votes
-   requests, item by item, with hbk__requests_free. */
+/* Continues every item's prompt `votes` times, each with a stream of its own, into replies without the white
+   space around them. The caller frees the n * votes requests, item by item, with hbk__requests_free. */
 static hbk_request *hbk__decode(const hbk__stage *s, const hbk__item *items, hbk_int n, hbk_int votes,
                                 hbk_int limit, hbk_error *err)
 {
@@ -15604,36 +15742,35 @@ static hbk_request *hbk__decode(const hbk__stage *s, const hbk__item *items, hbk
         return NULL;
     }
     hbk_request *r = HBK__NEW(s->alloc, hbk_request, total, err);
-    if (!r) return NULL;
+    hbk_reply *replies = r ? HBK__NEW(s->alloc, hbk_reply, total, err) : NULL;
+    if (!replies) {
+        hbk_free(s->alloc, r);
+        return NULL;
+    }
+    hbk_sampling sampling = s->o->sampling;
+    if (sampling.stop < 0) sampling.stop = hbk_template_stop(s->t, s->tok);
+    const char *end = hbk_template_stop_text(s->t); /* of a reply that no id ends */
     for (hbk_int i = 0; i < total; i++) {
         const hbk__item *item = &items[i / votes];
+        r[i].reply = &replies[i];
+        replies[i].alloc = s->alloc;
+        replies[i].tok = s->tok;
+        replies[i].trim = true;
+        replies[i].stops = &end;
+        replies[i].n_stops = sampling.stop < 0 && *end ? 1 : 0;
         uint64_t id = hbk_hash(0, item->id, strlen(item->id));
         r[i].prompt = item->prompt.data;
         r[i].n_prompt = item->prompt.n;
         r[i].rng = hbk_rng_at(s->o->seed, s->name, id + (uint64_t)(i % votes));
         r[i].output.alloc = s->alloc;
     }
-    hbk_sampling sampling = s->o->sampling;
-    if (sampling.stop < 0) sampling.stop = hbk_template_stop(s->t, s->tok);
     hbk_session *session = hbk__wave_session(s, items, n, total, sampling.max_new, limit, err);
     bool ok = session && hbk_generate(session, r, total, &sampling, NULL, err);
+    for (hbk_int i = 0; i < total; i++) replies[i].n_stops = 0; /* `end` goes, the texts stay */
     hbk_session_free(session);
     if (ok) return r;
     hbk__requests_free(s, r, total);
     return NULL;
-}
-
-/* The text of a reply without the white space around it. */
-static bool hbk__reply_text(const hbk__stage *s, const hbk_request *r, hbk_text *out, hbk_error *err)
-{
-    memset(out, 0, sizeof *out);
-    out->alloc = s->alloc;
-    if (!hbk_tokenizer_decode(s->tok, r->output.data, r->output.n, 0, out, err)) {
-        hbk_text_free(out);
-        return false;
-    }
-    hbk_text_trim(out);
-    return true;
 }
 
 /* ---- augmentation --------------------------------------------------------------------- */
@@ -15745,19 +15882,13 @@ static bool hbk__augment_wave(const hbk__stage *s, hbk__item *items, hbk_int n, 
     hbk_request *r = hbk__decode(s, items, n, 1, hbk__length_limit(s), err);
     bool ok = r != NULL;
     for (hbk_int i = 0; ok && i < n; i++) {
-        hbk_text text;
-        if (!hbk__reply_text(s, &r[i], &text, err)) {
-            ok = false;
-            break;
-        }
-        const char *x = hbk_text_string(&text);
+        const char *x = hbk_reply_text(r[i].reply);
         const char *status = hbk_augment_status(x, items[i].output, r[i].finish, s->t, s->tok);
         ok = hbk__write_row(out,
                             json_pack("{s:s s:s s:s s:s s:s s:o}", "id", items[i].id, "instruction", x,
                                       "output", items[i].output, "status", status, "finish",
                                       hbk_finish_name(r[i].finish), "prov", hbk__prov(s)),
                             err);
-        hbk_text_free(&text);
     }
     hbk__requests_free(s, r, n);
     return ok;
@@ -16004,7 +16135,7 @@ static bool hbk__score_prompt(const hbk__stage *s, const hbk_tokens *prompt, con
 
 /* score[i] of every vote r[i]: its prompt and reasoning are led to the label, and the five digits scored. */
 static bool hbk__expected(const hbk__stage *s, const hbk__item *items, hbk_int n, hbk_int votes,
-                          const hbk_request *r, const hbk_text *texts, const hbk__digits *d, double *score,
+                          const hbk_request *r, const hbk__digits *d, double *score,
                           hbk_error *err)
 {
     hbk_int total = n * votes, longest = 1;
@@ -16015,7 +16146,7 @@ static bool hbk__expected(const hbk__stage *s, const hbk__item *items, hbk_int n
         bool too_long = r[i].finish == HBK_FINISH_TOO_LONG; /* not rated, whatever else the wave holds */
         prompts[i].alloc = s->alloc;
         ok = too_long ||
-             hbk__score_prompt(s, &items[i / votes].prompt, hbk_text_string(&texts[i]), d, &prompts[i], err);
+             hbk__score_prompt(s, &items[i / votes].prompt, hbk_reply_text(r[i].reply), d, &prompts[i], err);
         longest = HBK__MAX(longest, prompts[i].n);
         for (int k = 0; k < HBK__GRADES; k++) {
             hbk_scoring *q = &p[i * HBK__GRADES + k];
@@ -16038,7 +16169,7 @@ static bool hbk__expected(const hbk__stage *s, const hbk__item *items, hbk_int n
 
 /* One row from an item's votes: the mean of those that can be read, or none and why. */
 static bool hbk__rating_row(const hbk__stage *s, const hbk__item *item, const hbk_request *r,
-                            const hbk_text *texts, const double *score, hbk_int votes, hbk_jsonl_writer *out,
+                            const double *score, hbk_int votes, hbk_jsonl_writer *out,
                             hbk_error *err)
 {
     const hbk_curate_options *o = (const hbk_curate_options *)s->options;
@@ -16058,7 +16189,7 @@ static bool hbk__rating_row(const hbk__stage *s, const hbk__item *item, const hb
                           json_pack("{s:s s:o s:s s:s s:o s:s s:o}", "id", item->id, "score",
                                     read ? json_real(sum / (double)read) : json_null(), "status", status,
                                     "readout", o->readout == HBK_READOUT_TEXT ? "text" : "expected", "votes",
-                                    each, "text", hbk_text_string(&texts[0]), "prov", hbk__prov(s)),
+                                    each, "text", hbk_reply_text(r[0].reply), "prov", hbk__prov(s)),
                           err);
 }
 
@@ -16084,18 +16215,13 @@ static bool hbk__rate_wave(const hbk__stage *s, hbk__item *items, hbk_int n, hbk
         return false;
     }
     hbk_request *r = hbk__decode(s, items, n, o->votes, HBK__MAX(limit - d.reserve, 1), err);
-    hbk_text *texts = r ? HBK__NEW(s->alloc, hbk_text, total, err) : NULL;
-    double *score = texts ? HBK__NEW(s->alloc, double, total, err) : NULL;
+    double *score = r ? HBK__NEW(s->alloc, double, total, err) : NULL;
     bool ok = score != NULL;
-    for (hbk_int i = 0; ok && i < total; i++) ok = hbk__reply_text(s, &r[i], &texts[i], err);
-    if (ok && expected) ok = hbk__expected(s, items, n, o->votes, r, texts, &d, score, err);
+    if (ok && expected) ok = hbk__expected(s, items, n, o->votes, r, &d, score, err);
     for (hbk_int i = 0; ok && !expected && i < total; i++)
-        score[i] = hbk__text_rating(hbk_text_string(&texts[i]), r[i].finish);
+        score[i] = hbk__text_rating(hbk_reply_text(r[i].reply), r[i].finish);
     for (hbk_int i = 0; ok && i < n; i++)
-        ok = hbk__rating_row(s, &items[i], r + i * o->votes, texts + i * o->votes, score + i * o->votes,
-                             o->votes, out, err);
-    for (hbk_int i = 0; texts && i < total; i++) hbk_text_free(&texts[i]);
-    hbk_free(s->alloc, texts);
+        ok = hbk__rating_row(s, &items[i], r + i * o->votes, score + i * o->votes, o->votes, out, err);
     hbk_free(s->alloc, score);
     hbk__requests_free(s, r, total);
     hbk__digits_free(&d);

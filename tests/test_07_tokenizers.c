@@ -1,4 +1,5 @@
 /* Chapter 7: tokenizers. */
+#include "fault.h"
 
 /* ---- helpers */
 
@@ -268,6 +269,10 @@ static void t07_regexes(void **state)
     t07_words(HBK__WORDS_LLAMA3, "I'VE 12345\tx!\n\n  y  ", "I|'VE| |123|45|\tx|!\n\n| | y|  ");
     t07_words(HBK__WORDS_LLAMA3, "a \n \n b#c '\xc5\xbf", "a| \n \n| b|#c| '|\xc5\xbf");
     t07_words(HBK__WORDS_LLAMA3, "'\xc5\xbf", "'\xc5\xbf");
+    t07_words(HBK__WORDS_DEFAULT, "Hi,  it's 1234567 $5.00x ", "Hi|,| | it|'|s| |123|456|7| |$|5|.|00|x| ");
+    t07_words(HBK__WORDS_DEFAULT, "\xd9\xa3\xd9\xa4\x31\x32\x33\x34", "\xd9\xa3\xd9\xa4|123|4");
+    t07_words(HBK__WORDS_RUNS, "a\xe2\x96\x81\xe2\x96\x81\x62\xe2\x96\x81",
+              "a|\xe2\x96\x81\xe2\x96\x81\x62|\xe2\x96\x81");
 }
 
 /* Promise: what is not of LLaMA's family is refused by name; broken files are refused, not read. */
@@ -415,6 +420,496 @@ static void t07_sentencepiece(void **state)
     t07_write(path, "t07_cut.model", model.data, model.len);
     check_error(hbk_tokenizer_load(path, NULL, &err), HBK_ERROR_FORMAT, "finite score");
     hbk_text_free(&model);
+}
+
+/* ---- added tokens, decoders */
+
+#define T07_ODD                                                                                              \
+    "\"added_tokens\":[{\"id\":0,\"content\":\"<unk>\",\"special\":true},"                                   \
+    "{\"id\":20,\"content\":\"<l>\",\"lstrip\":true},{\"id\":21,\"content\":\"<r>\",\"rstrip\":true},"       \
+    "{\"id\":22,\"content\":\"one\",\"single_word\":true},{\"id\":23,\"content\":\"<s>\",\"special\":true}," \
+    "{\"id\":24,\"content\":\"s>a\"}],"
+
+/* Promise: added tokens take the white space beside them (of all Unicode), or want to stand alone; the
+   leftmost and longest is found, and one that may not be cut out hides what it covers; decoding leaves out
+   the special ones. */
+static void t07_added_tokens(void **state)
+{
+    (void)state;
+    hbk_tokenizer *t = t07_json("{" T07_ODD T07_MODEL);
+    t07_pieces(t, "a \xe3\x80\x80<l> a", 0, "a <l> <unk> a");
+    t07_pieces(t, "a <r>\xc2\xa0 \na<r> <l>", 0, "a <unk> <r> a <r> <l>");
+    t07_pieces(t, "one aone,one \xe2\x80\x8done (one)", 0, "one <unk> a <unk> one <unk> one <unk>");
+    t07_pieces(t, "<s>a", 0, "<s > a");
+    t07_pieces(t, "s>a<s>a", 0, "s>a <s > a");
+    t07_pieces(t, "<s>a", HBK_ENCODE_SPECIAL, "<s> a");
+    const int32_t ids[] = {4, 23, 0, 20, 4};
+    t07_decodes(t, ids, 5, 0, "a<l>a", 5);
+    hbk_tokenizer_free(t);
+}
+
+/* Promise: each decoder does its own: Metaspace drops every mark of the first piece, Strip one space of the
+   text, Fuse alone nothing; bytes come back with ByteFallback only. Other orders are refused. */
+static void t07_decoders(void **state)
+{
+    (void)state;
+#define T07_DECODER(d) "{\"decoder\":" d "," T07_ADDED("false") T07_MODEL
+#define T07_STRIP      "{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}"
+#define T07_REPLACE    "{\"type\":\"Replace\",\"pattern\":{\"String\":\"\xe2\x96\x81\"},\"content\":\" \"}"
+    static const struct {
+        const char *json, *text;
+    } good[] = {
+        {T07_DECODER("{\"type\":\"Metaspace\",\"replacement\":\"\xe2\x96\x81\"}"), " a<0xC3><0xA9><0xC3>"},
+        {T07_DECODER(
+             "{\"type\":\"Metaspace\",\"replacement\":\"\xe2\x96\x81\",\"prepend_scheme\":\"never\"}"),
+         "  a<0xC3><0xA9><0xC3>"},
+        {T07_DECODER("{\"type\":\"Fuse\"}"), "\xe2\x96\x81\xe2\x96\x81\x61<0xC3><0xA9><0xC3>"},
+        {T07_DECODER("{\"type\":\"Sequence\",\"decoders\":[" T07_REPLACE ",{\"type\":\"ByteFallback\"}]}"),
+         "  a\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"},
+        {T07_DECODER("{\"type\":\"Sequence\",\"decoders\":[" T07_REPLACE ",{\"type\":\"Fuse\"}," T07_STRIP
+                     "]}"),
+         " a<0xC3><0xA9><0xC3>"},
+    };
+    const int32_t ids[] = {1, 3, 8, 10, 11, 10};
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        hbk_tokenizer *t = t07_json(good[i].json);
+        t07_decodes(t, ids, 6, 0, good[i].text, strlen(good[i].text));
+        hbk_tokenizer_free(t);
+    }
+    static const char *const bad[] = {
+        T07_DECODER("{\"type\":\"Sequence\",\"decoders\":[" T07_REPLACE "," T07_STRIP "]}"),
+        T07_DECODER("{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Fuse\"}," T07_REPLACE "]}"),
+        T07_DECODER("{\"type\":\"Replace\",\"pattern\":{\"String\":\"_\"},\"content\":\" \"}"),
+        T07_DECODER("{\"type\":\"ByteLevel\"}"),
+    };
+    char path[512];
+    hbk_error err;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        t07_write(path, "t07_decoder.json", bad[i], strlen(bad[i]));
+        check_error(hbk_tokenizer_load(path, NULL, &err), HBK_ERROR_UNSUPPORTED, "decoder");
+    }
+}
+
+/* Promise: of a pair that the merge list names twice the last rank holds; an empty piece ends no loop; words
+   met before have the ids that they had; a run of a hundred thousand characters is no matter. */
+static void t07_merging(void **state)
+{
+    (void)state;
+    hbk_tokenizer *t =
+        t07_json("{\"model\":{\"vocab\":{\"a\":0,\"b\":1,\"c\":2,\"ab\":3,\"bc\":4,\"\":5,\"aa\":6,"
+                 "\"aaaa\":7},\"merges\":[\"a b\",\"b c\",\"a b\",[\"\",\"a\"],[\"\",\"\"],"
+                 "\"a a\",\"aa aa\"]}}");
+    t07_pieces(t, "abc", 0, "a bc");
+    hbk_tokens ids = {NULL, NULL, 0, 0, false};
+    hbk_text text = {NULL, NULL, 0, 0, false};
+    for (int i = 0; i < 100003; i++) hbk_text_add(&text, "a");
+    assert_true(hbk_tokenizer_encode(t, text.data, text.len, 0, &ids, NULL));
+    assert_int_equal(ids.n, 25002); /* 100000 / 4, and aa a */
+    assert_int_equal(ids.data[24999], 7);
+    assert_int_equal(ids.data[25000], 6);
+    assert_int_equal(ids.data[25001], 0);
+    hbk_tokenizer_free(t);
+    t = t07_byte_level(T07_LEVEL("true"));
+    hbk_text_clear(&text);
+    for (int i = 0; i < 500; i++) hbk_text_add(&text, i % 3 ? " ab" : " x11?");
+    ids.n = 0;
+    assert_true(hbk_tokenizer_encode(t, text.data, text.len, 0, &ids, NULL));
+    for (hbk_int i = 0, k = 0; i < 500; i++) {
+        static const int32_t odd[] = {220, 'x', 258, '?'};
+        const int32_t even = 257;
+        hbk_int n = i % 3 ? 1 : 4;
+        int32_t first = i % 3 ? even : hbk_tokenizer_find(t, "\xc4\xa0");
+        assert_int_equal(ids.data[k], first);
+        for (hbk_int j = 1; j < n; j++) assert_int_equal(ids.data[k + j], odd[j]);
+        k += n;
+        if (i == 499) assert_int_equal(k, ids.n);
+    }
+    hbk_tokenizer_free(t);
+    hbk_tokens_free(&ids);
+    hbk_text_free(&text);
+}
+
+/* ---- SentencePiece's rarer pieces */
+
+typedef struct t07_row {
+    const char *piece;
+    float score;
+    int kind;
+} t07_row;
+
+/* A model of these pieces: the flags of its normaliser, its unk's text. */
+static hbk_tokenizer *t07_spm(const t07_row *rows, int n, int dummy_prefix, int collapse, bool bytes)
+{
+    hbk_text model = {NULL, NULL, 0, 0, false}, spec = model, surface = model;
+    char path[512], name[8];
+    hbk_error err = {HBK_ERROR_NONE, "", "", 0};
+    t07_piece(&model, "<unk>", 0, 2);
+    t07_piece(&model, "<s>", 0, 3);
+    t07_piece(&model, "\xe2\x96\x81", -90, 1);
+    for (int i = 0; i < n; i++) t07_piece(&model, rows[i].piece, rows[i].score, rows[i].kind);
+    for (int b = 0; b < 256 && bytes; b++) {
+        snprintf(name, sizeof name, "<0x%02X>", b);
+        t07_piece(&model, name, 0, 6);
+    }
+    const uint64_t fields[3][2] = {{3, 2}, {35, bytes}, {42, UINT64_MAX}};
+    for (int i = 0; i < 3; i++) {
+        t07_varint(&spec, fields[i][0] << 3);
+        t07_varint(&spec, fields[i][1]);
+    }
+    hbk_text_add(&surface, "??");
+    t07_message(&spec, 44, &surface);
+    t07_message(&model, 2, &spec);
+    hbk_text_clear(&spec);
+    const uint64_t normal[2][2] = {{3, (uint64_t)dummy_prefix}, {4, (uint64_t)collapse}};
+    for (int i = 0; i < 2; i++) {
+        t07_varint(&spec, normal[i][0] << 3);
+        t07_varint(&spec, normal[i][1]);
+    }
+    t07_message(&model, 3, &spec);
+    t07_write(path, "t07_rows.model", model.data, model.len);
+    hbk_tokenizer *t = hbk_tokenizer_load(path, NULL, &err);
+    if (!t) fail_msg("%s", err.message);
+    hbk_text_free(&model);
+    hbk_text_free(&spec);
+    hbk_text_free(&surface);
+    return t;
+}
+
+/* Promise: unused pieces lead merges on but are written as what they were made of; a character without a
+   piece may be merged away, else it is bytes or unk; user-defined ones are matched first and never merge. */
+static void t07_piece_kinds(void **state)
+{
+    (void)state;
+    static const t07_row rows[] = {{"a", -9, 1},   {"b", -9, 1},    {"c", -9, 1},   {"ab", -1, 5},
+                                   {"abc", -2, 5}, {"abcd", -3, 1}, {"q", -9, 5},   {"[", -9, 1},
+                                   {"[x]", 0, 4},  {"[xy]", 0, 4},  {"[x]a", -1, 1}};
+    hbk_tokenizer *t = t07_spm(rows, 11, 0, 0, false);
+    t07_pieces(t, "abcd", 0, "abcd"); /* though d is no piece */
+    t07_pieces(t, "abc", 0, "a b c");
+    t07_pieces(t, "ab", 0, "a b");
+    t07_pieces(t, "dda", 0, "<unk> a");
+    t07_pieces(t, "qda", 0, "<unk> a");
+    t07_pieces(t, "a[x]a[xy][", 0, "a [x] a [xy] [");
+    const int32_t ids[] = {3, 0, 3};
+    t07_decodes(t, ids, 3, 0, "a??a", 4);
+    hbk_tokenizer_free(t);
+    t = t07_spm(rows, 11, 0, 0, true);
+    t07_pieces(t, "qd\xc3\xa9", 0, "<0x71> <0x64> <0xC3> <0xA9>");
+    int32_t e = hbk_tokenizer_find(t, "<0xC3>"), acute = hbk_tokenizer_find(t, "<0xA9>");
+    const int32_t whole[] = {e, acute}, cut[] = {e, 1, acute}; /* a control token ends the run */
+    t07_decodes(t, whole, 2, 0, "\xc3\xa9", 2);
+    t07_decodes(t, cut, 3, 0, "\xef\xbf\xbd\xef\xbf\xbd", 6);
+    hbk_tokenizer_free(t);
+}
+
+/* Promise: remove_extra_whitespaces takes spaces at the ends and all but one inside, at the end even marks of
+   the text's own; decoding then drops all marks that begin a text. */
+static void t07_spaces(void **state)
+{
+    (void)state;
+    static const t07_row rows[] = {{"a", -9, 1}, {"\xe2\x96\x81\x61", -1, 1}};
+    hbk_tokenizer *t = t07_spm(rows, 2, 1, 1, false);
+    t07_pieces(t, "  a   a ", 0, "\xe2\x96\x81\x61 \xe2\x96\x81\x61");
+    t07_pieces(t, "a\xe2\x96\x81 \xe2\x96\x81", 0, "\xe2\x96\x81\x61");
+    t07_pieces(t, "   ", 0, "");
+    t07_pieces(t, "\xe2\x96\x81", 0, "");
+    const int32_t ids[] = {2, 4, 4};
+    t07_decodes(t, ids, 3, 0, "a a", 3);
+    hbk_tokenizer_free(t);
+    t = t07_spm(rows, 2, 0, 0, false);
+    t07_pieces(t, " a", 0, "\xe2\x96\x81\x61");
+    t07_pieces(t, "a ", 0, "a \xe2\x96\x81");
+    t07_decodes(t, ids, 3, 0, "  a a", 5);
+    hbk_tokenizer_free(t);
+}
+
+/* ---- Meta's list of tokens */
+
+/* Lines for the 256 bytes, and for " a" and " ab" at the end. */
+static void t07_tiktoken_file(hbk_text *out)
+{
+    static const char *const digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    for (int b = 0; b < 256; b++)
+        hbk_text_printf(out, "%c%c== %d\n", digits[b >> 2], digits[(b & 3) << 4], b);
+    hbk_text_add(out, "IGE= 256\nIGFi 257\nYmM= 258\nIGJjYQ== 259\n");
+}
+
+/* Promise: a list of base64 and ranks is found by its content, merges by rank, takes whole words first, and
+   is followed by LLaMA-3's special tokens; each broken line is named. */
+static void t07_tiktoken(void **state)
+{
+    (void)state;
+    hbk_text file = {NULL, NULL, 0, 0, false};
+    char path[512];
+    hbk_error err = {HBK_ERROR_NONE, "", "", 0};
+    t07_tiktoken_file(&file);
+    t07_write(path, "t07_tiktoken.model", file.data, file.len);
+    hbk_tokenizer *t = hbk_tokenizer_load(path, NULL, &err);
+    if (!t) fail_msg("%s", err.message);
+    assert_int_equal(hbk_tokenizer_size(t), 260 + 256);
+    assert_int_equal(hbk_tokenizer_bos(t), 260);
+    assert_int_equal(hbk_tokenizer_eos(t), 261);
+    assert_true(hbk_tokenizer_adds_bos(t));
+    assert_int_equal(hbk_tokenizer_find(t, "<|eot_id|>"), 260 + 9);
+    assert_int_equal(hbk_tokenizer_find(t, "<|image|>"), 260 + 11);
+    assert_int_equal(hbk_tokenizer_find(t, "<|reserved_special_token_2|>"), 260 + 12);
+    assert_int_equal(hbk_tokenizer_find(t, "<|reserved_special_token_245|>"), 260 + 255);
+    const int32_t ids[] = {257, 256, 'd', 259, 220, 258, 0xff};
+    t07_expect(t, " ab ad bca", 10, 0, ids, 4); /* " bca" by the whole word only: bc and " b" part it */
+    const int32_t eot[] = {'a', 269};
+    t07_expect(t, "a<|eot_id|>", 11, HBK_ENCODE_SPECIAL, eot, 2);
+    t07_decodes(t, eot, 2, 0, "a", 1);
+    hbk_tokenizer_free(t);
+    static const struct {
+        const char *line, *part;
+        hbk_code code;
+    } bad[] = {{"YQ== 257", "rank 257, expected 260", HBK_ERROR_RANGE},
+               {"IGE= 260", "bytes of an earlier one", HBK_ERROR_FORMAT},
+               {"I*E= 260", ":261", HBK_ERROR_FORMAT},
+               {"IGE 260", "base64", HBK_ERROR_FORMAT},
+               {" 260", "base64", HBK_ERROR_FORMAT},
+               {"IGI= 99999999999999999999", "base64", HBK_ERROR_FORMAT},
+               {"IGI=", "base64", HBK_ERROR_FORMAT}};
+    size_t whole = file.len;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        file.len = whole;
+        hbk_text_add(&file, bad[i].line);
+        t07_write(path, "t07_tiktoken.model", file.data, file.len);
+        check_error(hbk_tokenizer_load(path, NULL, &err), bad[i].code, bad[i].part);
+    }
+    t07_write(path, "t07_tiktoken.model", "AA== 0\nAQ== 1\n", 14);
+    check_error(hbk_tokenizer_load(path, NULL, &err), HBK_ERROR_FORMAT, "no token for the byte 0x02");
+    hbk_text_free(&file);
+}
+
+/* ---- vocabularies of GGUF files */
+
+/* What a test changes of a good file. */
+typedef struct t07_gguf {
+    const char *model, *pre;
+    hbk_int bos;
+    int fewer_scores, fewer_types;
+} t07_gguf;
+
+/* The pieces of T07_MODEL as "llama", those of t07_byte_level as "gpt2". */
+static void t07_gguf_file(char path[512], const t07_gguf *o)
+{
+    static const char *const pieces[] = {"<unk>",
+                                         "<s>",
+                                         "</s>",
+                                         "\xe2\x96\x81",
+                                         "a",
+                                         "b",
+                                         "c",
+                                         "ab",
+                                         "\xe2\x96\x81\x61",
+                                         "\xe2\x96\x81\x61\x62",
+                                         "\xe2\x96\x81\x62"};
+    hbk_error err = {HBK_ERROR_NONE, "", "", 0};
+    bool level = strcmp(o->model, "gpt2") == 0;
+    hbk_int n = level ? 261 : 11;
+    test_tmp(path, "t07_vocab.gguf");
+    hbk_gguf_writer *w = hbk_gguf_create(path, NULL, &err);
+    assert_non_null(w);
+    hbk_gguf_put_string(w, "general.architecture", "llama", 5);
+    hbk_gguf_put_string(w, "tokenizer.ggml.model", o->model, strlen(o->model));
+    if (o->pre) hbk_gguf_put_string(w, "tokenizer.ggml.pre", o->pre, strlen(o->pre));
+    hbk_gguf_put_array(w, "tokenizer.ggml.tokens", HBK_GGUF_STRING, n);
+    for (int b = 0, next = 256; b < 256 && level; b++) {
+        char c[4];
+        bool same = (b > 32 && b < 127) || (b > 160 && b < 173) || b > 173;
+        hbk_gguf_add_string(w, c, hbk_utf8_encode(c, same ? b : next++));
+    }
+    static const char *const more[] = {"\xc4\xa0\x61", "\xc4\xa0\x61\x62", "11", "<|end|>", "[user]"};
+    for (int i = 0; i < 5 && level; i++) hbk_gguf_add_string(w, more[i], strlen(more[i]));
+    for (int i = 0; i < 11 && !level; i++) hbk_gguf_add_string(w, pieces[i], strlen(pieces[i]));
+    hbk_gguf_put_array(w, "tokenizer.ggml.token_type", HBK_GGUF_I32, n - o->fewer_types);
+    for (hbk_int i = 0; i < n - o->fewer_types; i++)
+        hbk_gguf_add_int(w, level ? (i == 259 ? 3 : i == 260 ? 4 : 1) : i == 0 ? 2 : i < 3 ? 3 : 1);
+    if (!level) {
+        hbk_gguf_put_array(w, "tokenizer.ggml.scores", HBK_GGUF_F32, n - o->fewer_scores);
+        for (hbk_int i = 0; i < n - o->fewer_scores; i++) hbk_gguf_add_real(w, (double)-i);
+    } else {
+        hbk_gguf_put_array(w, "tokenizer.ggml.merges", HBK_GGUF_STRING, 3);
+        hbk_gguf_add_string(w, "\xc4\xa0 a", 4);
+        hbk_gguf_add_string(w, "\xc4\xa0\x61 b", 5);
+        hbk_gguf_add_string(w, "1 1", 3);
+    }
+    hbk_gguf_put_int(w, "tokenizer.ggml.bos_token_id", HBK_GGUF_U32, o->bos);
+    check_ok(hbk_gguf_finish(w, &err));
+}
+
+/* Promise: a GGUF's vocabulary, of either model, gives its ids; saved, it is a tokenizer.json with these. */
+static void t07_gguf_vocabulary(void **state)
+{
+    (void)state;
+    static const t07_gguf kinds[] = {{"llama", NULL, 1, 0, 0},       {"gpt2", "gpt-2", 259, 0, 0},
+                                     {"gpt2", "smollm", 259, 0, 0},  {"gpt2", "llama-bpe", 259, 0, 0},
+                                     {"gpt2", "llama3", 259, 0, 0},  {"gpt2", "llama-v3", 259, 0, 0},
+                                     {"gpt2", "default", 259, 0, 0}, {"gpt2", NULL, 259, 0, 0}};
+    static const char *const texts[] = {"\xe2\x96\x81\x61\x62 \xe2\x96\x81 \xe2\x96\x81 c",
+                                        "\xc4\xa0\x61\x62 \xc4\xa0 \xc4\xa0 c", "\xc4\xa0 1 1 ,",
+                                        "\xc4\xa0 11 ,"};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        char path[512], dir[512];
+        hbk_error err = {HBK_ERROR_NONE, "", "", 0};
+        t07_gguf_file(path, &kinds[i]);
+        hbk_tokenizer *t = hbk_tokenizer_load(path, NULL, &err), *u = t;
+        if (!t) fail_msg("%s", err.message);
+        test_tmp(dir, "t07_saved");
+        if (i < 6) {
+            check_ok(hbk_tokenizer_save(t, dir, &err));
+            u = hbk_tokenizer_load(dir, NULL, &err);
+            if (!u) fail_msg("%s", err.message);
+        } else {
+            check_error(hbk_tokenizer_save(t, dir, &err), HBK_ERROR_UNSUPPORTED, "llama.cpp's default");
+        }
+        for (int k = 0; k < 2; k++) {
+            const hbk_tokenizer *x = k ? u : t;
+            bool llama3 = i >= 3 && i <= 5;
+            if (i == 0) t07_pieces(x, "ab  c", 0, texts[0]);
+            if (i > 0) t07_pieces(x, " ab  c", 0, texts[1]);
+            if (i > 0) t07_pieces(x, " 11,", 0, texts[i == 2 ? 2 : 3]);
+            if (i > 0) t07_pieces(x, "b[user]<|end|>", HBK_ENCODE_SPECIAL, "b [user] <|end|>");
+            assert_int_equal(hbk_tokenizer_bos(x), kinds[i].bos);
+            assert_true(hbk_tokenizer_adds_bos(x) == (i == 0 || llama3));
+        }
+        if (u != t) hbk_tokenizer_free(u);
+        hbk_tokenizer_free(t);
+    }
+}
+
+/* Promise: what a GGUF's vocabulary lacks or names that is not known is refused by key. */
+static void t07_gguf_refusals(void **state)
+{
+    (void)state;
+    static const struct {
+        t07_gguf file;
+        hbk_code code;
+        const char *part;
+    } bad[] = {{{"bert", NULL, 1, 0, 0}, HBK_ERROR_UNSUPPORTED, "tokenizer.ggml.model \"bert\""},
+               {{"gpt2", "qwen2", 1, 0, 0}, HBK_ERROR_UNSUPPORTED, "tokenizer.ggml.pre \"qwen2\""},
+               {{"gpt2", "", 1, 0, 0}, HBK_ERROR_UNSUPPORTED, "tokenizer.ggml.pre \"\""},
+               {{"llama", NULL, 11, 0, 0}, HBK_ERROR_RANGE, "bos_token_id is 11, but there are 11"},
+               {{"llama", NULL, 1, 1, 0}, HBK_ERROR_FORMAT, "scores has 10 entries for 11 tokens"},
+               {{"gpt2", NULL, 1, 0, 2}, HBK_ERROR_FORMAT, "token_type has 259 entries for 261 tokens"}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        char path[512];
+        hbk_error err;
+        t07_gguf_file(path, &bad[i].file);
+        check_error(hbk_tokenizer_load(path, NULL, &err), bad[i].code, bad[i].part);
+    }
+}
+
+/* ---- damaged files */
+
+/* Loads n bytes that end where their block ends, so that a byte read behind them is found out, and uses what
+   comes of it. */
+static bool t07_try(int format, const char *bytes, size_t n)
+{
+    static const char mixed[] = "a ab<s>[x] \xff\xc3\xa9 11 one";
+    hbk_error err = {HBK_ERROR_NONE, "", "", 0};
+    char *data = (char *)malloc(n ? n : 1);
+    memcpy(data, bytes, n);
+    hbk_tokenizer *t = hbk__tokenizer_new(NULL, NULL);
+    bool ok;
+    if (format == HBK__FORMAT_JSON) {
+        json_t *root = json_loadb(data, n, 0, NULL);
+        ok = root ? hbk__load_json(t, root, "t07", &err) : hbk_fail(&err, HBK_ERROR_FORMAT, "no JSON");
+        json_decref(root);
+    } else if (format == HBK__FORMAT_BIN) {
+        ok = hbk__load_bin(t, data, n, "t07", &err);
+    } else {
+        ok = hbk__is_tiktoken(data, n) ? hbk__load_tiktoken(t, data, n, "t07", &err)
+                                       : hbk__load_model(t, data, n, "t07", &err);
+    }
+    free(data);
+    if (!ok && (err.code == HBK_ERROR_NONE || !err.message[0])) fail_msg("refused without a word");
+    hbk_tokens ids = {NULL, NULL, 0, 0, false};
+    hbk_text text = {NULL, NULL, 0, 0, false};
+    if (ok) {
+        assert_true(hbk_tokenizer_encode(t, mixed, sizeof mixed - 1, HBK_ENCODE_SPECIAL, &ids, NULL));
+        assert_true(hbk_tokenizer_decode(t, ids.data, ids.n, 0, &text, NULL));
+    }
+    hbk_tokens_free(&ids);
+    hbk_text_free(&text);
+    hbk_tokenizer_free(t);
+    return ok;
+}
+
+/* Cut at every length, and each byte changed in four ways. */
+static void t07_damage(int format, const hbk_text *file)
+{
+    assert_true(t07_try(format, file->data, file->len));
+    for (size_t n = 0; n < file->len; n++) t07_try(format, file->data, n);
+    for (size_t i = 0; i < file->len; i++) {
+        char was = file->data[i];
+        const char values[4] = {(char)(was + 1), (char)(was ^ 0x80), 0, (char)0xff};
+        for (int k = 0; k < 4; k++) {
+            file->data[i] = values[k];
+            t07_try(format, file->data, file->len);
+        }
+        file->data[i] = was;
+    }
+}
+
+/* Promise: damage is refused or harmless, whatever byte it strikes; nothing is read out of bounds. */
+static void t07_damaged(void **state)
+{
+    (void)state;
+    hbk_text file = {NULL, NULL, 0, 0, false};
+    hbk_text_add(&file, T07_PREPEND T07_ODD T07_MODEL);
+    t07_damage(HBK__FORMAT_JSON, &file);
+    hbk_text_clear(&file);
+    t07_model(&file, 2);
+    t07_damage(HBK__FORMAT_MODEL, &file);
+    hbk_text_clear(&file);
+    t07_tiktoken_file(&file);
+    for (size_t n = 0; n < file.len; n += n < 30 || n > 2800 ? 1 : 40)
+        t07_try(HBK__FORMAT_MODEL, file.data, n);
+    for (size_t i = file.len - 60; i < file.len; i++) {
+        char was = file.data[i];
+        for (int v = 0; v < 256; v += 5) {
+            file.data[i] = (char)v;
+            t07_try(HBK__FORMAT_MODEL, file.data, file.len);
+        }
+        file.data[i] = was;
+    }
+    hbk_text_clear(&file);
+    const uint32_t longest = 5;
+    hbk_text_append(&file, (const char *)&longest, 4);
+    static const char *const pieces[] = {"<unk>", "\n<s>\n", "\n</s>\n", " ", "a", " a", "b"};
+    for (int i = 0; i < 7; i++) {
+        float score = (float)-i;
+        uint32_t n = (uint32_t)strlen(pieces[i]);
+        if (i == 2) n = 4;
+        hbk_text_append(&file, (const char *)&score, 4);
+        hbk_text_append(&file, (const char *)&n, 4);
+        hbk_text_append(&file, i == 2 ? "</s>" : pieces[i], n);
+    }
+    assert_false(t07_try(HBK__FORMAT_BIN, file.data, file.len)); /* no bytes */
+    for (size_t n = 0; n < file.len; n++) t07_try(HBK__FORMAT_BIN, file.data, n);
+    hbk_text_free(&file);
+}
+
+/* Promise: nesting as deep as the JSON reader lets through is refused or read, not a broken stack. */
+static void t07_nesting(void **state)
+{
+    (void)state;
+    for (int deep = 500; deep <= 5000; deep *= 10) {
+        hbk_text json = {NULL, NULL, 0, 0, false};
+        char path[512];
+        hbk_error err;
+        hbk_text_add(&json, "{\"pre_tokenizer\":");
+        for (int i = 0; i < deep; i++) hbk_text_add(&json, "{\"type\":\"Sequence\",\"pretokenizers\":[");
+        for (int i = 0; i < deep; i++) hbk_text_add(&json, "]}");
+        hbk_text_add(&json,
+                     ",\"normalizer\":{\"type\":\"NFC\"},\"model\":{\"vocab\":{\"a\":0},\"merges\":[]}}");
+        t07_write(path, "t07_deep.json", json.data, json.len);
+        check_error(hbk_tokenizer_load(path, NULL, &err),
+                    deep == 500 ? HBK_ERROR_UNSUPPORTED : HBK_ERROR_FORMAT, deep == 500 ? "NFC" : "JSON");
+        hbk_text_free(&json);
+    }
 }
 
 /* ---- training */
@@ -601,6 +1096,45 @@ static void t07_faults_everywhere(void **state)
     }
 }
 
+/* Loading from a file, a text there and back. */
+static bool t07_there_and_back(void *ctx, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_tokens ids = {alloc, NULL, 0, 0, false};
+    hbk_text text = {alloc, NULL, 0, 0, false};
+    hbk_tokenizer *t = hbk_tokenizer_load((const char *)ctx, alloc, err);
+    char many[600];
+    for (int i = 0; i < 600; i++) many[i] = "ab a11 \xff, "[i % 11];
+    bool ok = t && hbk_tokenizer_encode(t, many, sizeof many, HBK_ENCODE_SPECIAL, &ids, err) &&
+              hbk_tokenizer_decode(t, ids.data, ids.n, 0, &text, err);
+    hbk_tokens_free(&ids);
+    hbk_text_free(&text);
+    hbk_tokenizer_free(t);
+    return ok;
+}
+
+/* Promise: so it is for every kind of file. */
+static void t07_faults_of_files(void **state)
+{
+    (void)state;
+    static const t07_gguf kinds[2] = {{"llama", NULL, 1, 0, 0}, {"gpt2", "smollm", 259, 0, 0}};
+    char path[512];
+    for (int i = 0; i < 2; i++) {
+        t07_gguf_file(path, &kinds[i]);
+        fault_sweep(t07_there_and_back, path);
+    }
+    hbk_text file = {NULL, NULL, 0, 0, false};
+    t07_tiktoken_file(&file);
+    t07_write(path, "t07_tiktoken.model", file.data, file.len);
+    fault_sweep(t07_there_and_back, path);
+    hbk_text_free(&file);
+    static const t07_row rows[] = {{"a", -9, 1}, {"ab", -1, 5}, {"abx", -2, 1}};
+    hbk_tokenizer_free(t07_spm(rows, 3, 1, 1, true)); /* which leaves its file */
+    test_tmp(path, "t07_rows.model");
+    fault_sweep(t07_there_and_back, path);
+    t07_write(path, "t07.json", T07_PREPEND T07_ODD T07_MODEL, strlen(T07_PREPEND T07_ODD T07_MODEL));
+    fault_sweep(t07_there_and_back, path);
+}
+
 /* ---- reference files */
 
 /* Promise: the ids of sentencepiece itself, with its model file and with llama2.c's. */
@@ -713,11 +1247,19 @@ static void t07_reference_ggml(void **state)
                      "tokenizers/vectors/ggml-vocab-llama-spm.gguf.out");
     hbk_tokenizer_free(t);
     t07_make_llama3(path);
-    t = hbk_tokenizer_load(path, NULL, NULL);
-    assert_non_null(t);
-    t07_vectors(t, "tokenizers/vectors/tiktoken_llama3.json", 0);
-    t07_ggml_vectors(t, "tokenizers/vectors/ggml-vocab-llama-bpe.gguf.inp",
-                     "tokenizers/vectors/ggml-vocab-llama-bpe.gguf.out");
+    for (int i = 0; i < 2; i++) { /* as tokenizer.json, and as Meta's own file */
+        if (i > 0) assert_true(test_data(path, "tokenizers/llama3.tokenizer.model.tiktoken"));
+        t = hbk_tokenizer_load(path, NULL, NULL);
+        assert_non_null(t);
+        t07_vectors(t, "tokenizers/vectors/tiktoken_llama3.json", 0);
+        t07_ggml_vectors(t, "tokenizers/vectors/ggml-vocab-llama-bpe.gguf.inp",
+                         "tokenizers/vectors/ggml-vocab-llama-bpe.gguf.out");
+        hbk_tokenizer_free(t);
+    }
+    t = t07_reference("tokenizers/vectors/ggml-vocab-llama-spm.gguf");
+    t07_vectors(t, "tokenizers/vectors/spm_llama2.json", 0);
+    t07_ggml_vectors(t, "tokenizers/vectors/ggml-vocab-llama-spm.gguf.inp",
+                     "tokenizers/vectors/ggml-vocab-llama-spm.gguf.out");
     hbk_tokenizer_free(t);
 }
 
@@ -746,11 +1288,22 @@ static const struct CMUnitTest tests_07[] = {
     cmocka_unit_test(t07_regexes),
     cmocka_unit_test(t07_refusals),
     cmocka_unit_test(t07_sentencepiece),
+    cmocka_unit_test(t07_added_tokens),
+    cmocka_unit_test(t07_decoders),
+    cmocka_unit_test(t07_merging),
+    cmocka_unit_test(t07_piece_kinds),
+    cmocka_unit_test(t07_spaces),
+    cmocka_unit_test(t07_tiktoken),
+    cmocka_unit_test(t07_gguf_vocabulary),
+    cmocka_unit_test(t07_gguf_refusals),
+    cmocka_unit_test(t07_damaged),
+    cmocka_unit_test(t07_nesting),
     cmocka_unit_test(t07_train),
     cmocka_unit_test(t07_train_bytes),
     cmocka_unit_test(t07_save),
     cmocka_unit_test(t07_companions),
     cmocka_unit_test(t07_faults_everywhere),
+    cmocka_unit_test(t07_faults_of_files),
     cmocka_unit_test(t07_reference_sentencepiece),
     cmocka_unit_test(t07_reference_json),
     cmocka_unit_test(t07_reference_ggml),

@@ -1010,6 +1010,44 @@ static void t12_gguf_reference(void **state)
     hbk_model_free(hf);
 }
 
+/* Promise: the vocabulary of a GGUF file goes into another as it is, key by key. */
+static void t12_gguf_vocabulary_copied(void **state)
+{
+    (void)state;
+    char path[512], mine[512];
+    hbk_error err;
+    if (!test_data(path, "gguf/story-q8_0.gguf")) skip();
+    hbk_model *m = t12_gguf_load(path);
+    hbk_tokenizer *tok = hbk_tokenizer_load(path, NULL, &err);
+    if (!tok) fail_msg("%s", err.message);
+    test_tmp(mine, "t12_copied.gguf");
+    check_ok(hbk_model_save_gguf(m, NULL, tok, mine, HBK_Q8_0, &err));
+    hbk_gguf *a = hbk_gguf_open(path, NULL, &err), *b = hbk_gguf_open(mine, NULL, &err);
+    int same = 0;
+    for (hbk_int i = 0; i < hbk_gguf_key_count(a); i++) {
+        const hbk_gguf_value *v = hbk_gguf_key_at(a, i), *u = hbk_gguf_find(b, v->key);
+        if (strncmp(v->key, "tokenizer.", 10) != 0) continue;
+        assert_true(u && u->type == v->type && u->n == v->n);
+        for (hbk_int k = 0; v->type == HBK_GGUF_STRING && k < v->n; k++) {
+            size_t n = 0, l = 0;
+            const char *s = hbk_gguf_string_at(v, k, &n), *r = hbk_gguf_string_at(u, k, &l);
+            assert_true(n == l && !memcmp(s, r, n));
+        }
+        if (v->type != HBK_GGUF_STRING)
+            assert_memory_equal(u->data, v->data, (size_t)(v->n * hbk__gguf_sizes[v->type]));
+        same++;
+    }
+    assert_int_equal(same, 9);
+    for (hbk_int i = 0; i < hbk_gguf_tensor_count(a); i++) { /* and so do blocks of q8_0, q and k included */
+        const hbk_gguf_tensor *t = hbk_gguf_tensor_at(a, i), *u = hbk_gguf_tensor_find(b, t->name);
+        assert_true(u && t->bytes == u->bytes && !memcmp(t->data, u->data, t->bytes));
+    }
+    hbk_gguf_close(a);
+    hbk_gguf_close(b);
+    hbk_tokenizer_free(tok);
+    hbk_model_free(m);
+}
+
 static const struct CMUnitTest tests_12_gguf[] = {
     cmocka_unit_test(t12_gguf_models),    cmocka_unit_test(t12_gguf_layout),
     cmocka_unit_test(t12_gguf_stored),    cmocka_unit_test(t12_gguf_spellings),
@@ -1018,5 +1056,5 @@ static const struct CMUnitTest tests_12_gguf[] = {
     cmocka_unit_test(t12_gguf_tokenizer), cmocka_unit_test(t12_gguf_adapters),
     cmocka_unit_test(t12_gguf_merged),    cmocka_unit_test(t12_gguf_adapters_refused),
     cmocka_unit_test(t12_gguf_damaged),   cmocka_unit_test(t12_gguf_faults),
-    cmocka_unit_test(t12_gguf_reference),
+    cmocka_unit_test(t12_gguf_reference),        cmocka_unit_test(t12_gguf_vocabulary_copied),
 };

@@ -26,6 +26,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -425,10 +427,28 @@ static double cli_now(void *ctx)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
+/* Most bytes of memory that the process ever held at once, mapped files that were read included. */
+static double cli_peak_memory(void)
+{
+    struct rusage usage;
+    double unit = 1024;
+#ifdef __APPLE__
+    unit = 1; /* bytes there, kilobytes elsewhere */
+#endif
+    return getrusage(RUSAGE_SELF, &usage) == 0 ? (double)usage.ru_maxrss * unit : 0;
+}
+
+/* Columns of the terminal that stderr is. */
+static int cli_columns(void)
+{
+    struct winsize size;
+    return ioctl(2, TIOCGWINSZ, &size) == 0 && size.ws_col > 20 ? (int)size.ws_col : 80;
+}
+
 /* Writes m->line, on a terminal over the one before. */
 static void cli_draw(cli_meter *m, double now)
 {
-    if (m->terminal) fprintf(stderr, "\r%.79s\033[K", m->line);
+    if (m->terminal) fprintf(stderr, "\r%.*s\033[K", cli_columns() - 1, m->line);
     else fprintf(stderr, "%s\n", m->line);
     m->shown = now;
     m->drawn = true;
@@ -456,7 +476,7 @@ static bool cli_on_progress(void *ctx, const char *stage, hbk_int done, hbk_int 
     static const char full[] = "####################", empty[] = "....................";
     cli_meter *m = (cli_meter *)ctx;
     double now = cli_now(NULL), share = total > 0 ? (double)done / (double)total : 0;
-    char bar[48] = "", of[32] = "", rate[32] = "", left[32] = "";
+    char line[224], of[32] = "", rate[32] = "", left[32] = "";
     int n = (int)(share * 20);
     if (strncmp(m->stage, stage, sizeof m->stage - 1) != 0) {
         cli_draw_end(m);
@@ -465,14 +485,17 @@ static bool cli_on_progress(void *ctx, const char *stage, hbk_int done, hbk_int 
         m->first = done;
     }
     double per_second = now > m->began ? (double)(done - m->first) / (now - m->began) : 0;
-    if (m->terminal && total > 0) snprintf(bar, sizeof bar, "%.*s%.*s ", n, full, 20 - n, empty);
     if (total > 0) snprintf(of, sizeof of, "/%lld", (long long)total);
     if (per_second > 0) snprintf(rate, sizeof rate, "  %.3g/s", per_second);
     if (done >= total) cli_duration(now - m->began, left);
     else if (per_second > 0) cli_duration((double)(total - done) / per_second, left);
-    snprintf(m->line, sizeof m->line, "%-11s %s%3.0f%%  %lld%s %s%s%s%s%s%s%s", stage, bar,
-             floor(share * 100), (long long)done, of, unit, rate, left[0] ? "  " : "", left,
-             left[0] && done < total ? " left" : "", note[0] ? "  " : "", note);
+    snprintf(line, sizeof line, "%3.0f%%  %lld%s %s%s%s%s%s  %.0f MB%s%s", floor(share * 100),
+             (long long)done, of, unit, rate, left[0] ? "  " : "", left,
+             left[0] && done < total ? " left" : "", cli_peak_memory() * 1e-6, note[0] ? "  " : "", note);
+    if (m->terminal && total > 0 && strlen(line) + 33 < (size_t)cli_columns()) /* where there is room */
+        snprintf(m->line, sizeof m->line, "%-11.24s %.*s%.*s %s", stage, n, full, 20 - n, empty, line);
+    else
+        snprintf(m->line, sizeof m->line, "%-11.24s %s", stage, line);
     m->drawn = false;
     if (now - m->shown >= (m->terminal ? 0.1 : 5)) cli_draw(m, now);
     return !cli_interrupted;

@@ -211,12 +211,12 @@ static void cmd_close(cmd_world *w)
     hbk_model_free(w->base);
 }
 
-/* The tokenizer stands in the model's folder, or --tokenizer names it. */
+/* The tokenizer stands in the model's folder or GGUF file, or --tokenizer names it. */
 static bool cmd_open_tokenizer(cli *c, cmd_world *w)
 {
     const char *path = cli_text(c, "tokenizer"), *model = cli_text(c, "model");
     if (!path && !hbk_file_exists(model)) return hbk__no_such_model(model, &c->err);
-    if (!path && !hbk_dir_exists(model))
+    if (!path && !hbk_dir_exists(model) && !hbk__is_gguf(model))
         return hbk_fail(&c->err, HBK_ERROR_OPTION,
                         "%s is a file and holds no tokenizer: name one with --tokenizer", model);
     w->tok = hbk_tokenizer_load(path ? path : model, NULL, &c->err);
@@ -1235,35 +1235,97 @@ static int cmd_seeds(cli *c)
 
 /* ==== 6  THE STAGES ========================================================= */
 
-/* A piece on one line. */
-static void cmd_print_piece(const char *piece)
+/* What a piece or a text spells, with control characters as codes: the data must not steer the terminal. A
+   text keeps its line breaks. */
+static void cmd_print_safe(const char *s, bool line_breaks)
 {
-    for (; piece && *piece; piece++) {
-        if ((unsigned char)*piece < ' ')
-            printf("\\x%02x", (unsigned)(unsigned char)*piece);
+    for (; s && *s; s++) {
+        unsigned char byte = (unsigned char)*s;
+        if ((byte < ' ' && !(line_breaks && (byte == '\n' || byte == '\t'))) || byte == 127)
+            printf("\\x%02x", (unsigned)byte);
         else
-            putchar(*piece);
+            putchar(byte);
     }
 }
 
-/* Prints the first examples as the trainer sees them: every token, and whether the loss is on it. */
-static void cmd_dump_labels(const hbk_dataset *d, const hbk_tokenizer *tok)
+/* How what is learned is told from what is not. */
+typedef struct cmd_marks {
+    const char *name, *on, *off, *row_on, *row_off;
+} cmd_marks;
+
+static cmd_marks cmd_choose_marks(void)
+{
+    static const cmd_marks plain = {"between >>> and <<<", ">>>", "<<<", "", ""};
+    static const cmd_marks green = {"in green", "\033[32m", "\033[0m", "\033[32m", "\033[0m"};
+    const char *terminal = getenv("TERM");
+    bool colours = isatty(1) && !getenv("NO_COLOR") && terminal && strcmp(terminal, "dumb") != 0;
+    return colours ? green : plain;
+}
+
+/* The text of n ids; a control token, which has none, by its name. `text` is scratch. */
+static bool cmd_print_text(const hbk_tokenizer *tok, const int32_t *ids, hbk_int n, bool begins,
+                           hbk_text *text, hbk_error *err)
+{
+    for (hbk_int k = 0, end; k < n; k = end) {
+        unsigned flags = begins ? 0u : (unsigned)HBK_ENCODE_CONTINUE;
+        for (end = k; end < n; end++) { /* as far as there is text: letters of several bytes stay whole */
+            text->len = 0;
+            if (!hbk_tokenizer_decode(tok, ids + end, 1, HBK_ENCODE_CONTINUE, text, err)) return false;
+            if (text->len == 0) break;
+        }
+        text->len = 0;
+        if (!hbk_tokenizer_decode(tok, ids + k, end - k, flags, text, err)) return false;
+        cmd_print_safe(hbk_text_string(text), true);
+        begins = begins && end == k;
+        if (end < n) cmd_print_safe(hbk_tokenizer_piece(tok, ids[end++]), false);
+    }
+    return true;
+}
+
+/* Example i as running text, what is learned marked. */
+static bool cmd_dump_text(const hbk_dataset *d, hbk_int i, const hbk_tokenizer *tok, const cmd_marks *marks,
+                          hbk_text *text, hbk_error *err)
+{
+    const int32_t *ids = d->tokens.data;
+    bool ok = true;
+    for (hbk_int k = d->start[i], end; ok && k < d->start[i + 1]; k = end) {
+        bool learn = d->learn[k] != 0;
+        for (end = k; end < d->start[i + 1] && (d->learn[end] != 0) == learn; end++) {}
+        if (learn) fputs(marks->on, stdout);
+        ok = cmd_print_text(tok, ids + k, end - k, k == d->start[i], text, err);
+        if (learn) fputs(marks->off, stdout);
+    }
+    puts("\n");
+    return ok;
+}
+
+/* Prints the first examples as the trainer sees them: the text, then every token and whether the loss is on
+   it. */
+static bool cmd_dump_labels(const hbk_dataset *d, const hbk_tokenizer *tok, hbk_error *err)
 {
     hbk_int most = HBK__MIN(d->n, 5);
-    bool colour = isatty(1);
-    for (hbk_int i = 0; i < most; i++) {
-        hbk_int n = d->start[i + 1] - d->start[i];
-        const int32_t *ids = d->tokens.data + d->start[i];
-        printf("# example %lld: %lld tokens, the loss is on %lld of them\n", (long long)i + 1, (long long)n,
-               (long long)hbk_dataset_targets(d, i));
-        for (hbk_int k = 0; k < n; k++) {
-            bool target = d->learn[d->start[i] + k] != 0;
-            printf("%s%6lld  %7d  %s  ", colour && target ? "\033[32m" : "", (long long)k, (int)ids[k],
-                   target ? "loss" : "-   ");
-            cmd_print_piece(hbk_tokenizer_piece(tok, ids[k]));
-            puts(colour && target ? "\033[0m" : "");
+    cmd_marks marks = cmd_choose_marks();
+    hbk_text text;
+    memset(&text, 0, sizeof text);
+    bool ok = true;
+    for (hbk_int i = 0; ok && i < most; i++) {
+        hbk_int start = d->start[i], n = d->start[i + 1] - start, parts = 0;
+        for (hbk_int k = start; k < start + n; k++) parts += d->learn[k] && (k == start || !d->learn[k - 1]);
+        printf("%s# example %lld of %lld: the loss is on %lld of %lld tokens, in %lld place%s, %s\n\n",
+               i ? "\n" : "", (long long)i + 1, (long long)d->n, (long long)hbk_dataset_targets(d, i),
+               (long long)n, (long long)parts, parts == 1 ? "" : "s", marks.name);
+        ok = cmd_dump_text(d, i, tok, &marks, &text, err);
+        puts("     n       id  loss  piece");
+        for (hbk_int k = start; ok && k < start + n; k++) {
+            int32_t id = d->tokens.data[k];
+            printf("%s%6lld  %7d  %s  ", d->learn[k] ? marks.row_on : "", (long long)(k - start), (int)id,
+                   d->learn[k] ? "loss" : "-   ");
+            cmd_print_safe(hbk_tokenizer_piece(tok, id), false);
+            puts(d->learn[k] ? marks.row_off : "");
         }
     }
+    hbk_text_free(&text);
+    return ok;
 }
 
 /* What a finetuning reads: its examples, the raw documents that are replayed, and what it is validated on. */
@@ -1433,7 +1495,7 @@ static int cmd_finetune(cli *c)
     bool ok = cmd_open_model(c, &w) && cmd_open_template(c, &w, init ? init : cli_text(c, "model")) &&
               cmd_inference_tag(c, w.tag) && cmd_train_data(c, &w, &o, &s);
     if (ok && cli_has(c, "dump-labels"))
-        cmd_dump_labels(&s.examples, w.tok);
+        ok = cmd_dump_labels(&s.examples, w.tok, &c->err);
     else
         ok = ok && cmd_train(c, &w, &o, &s);
     cmd_sets_free(&s);
@@ -2013,13 +2075,14 @@ static int cmd_export(cli *c)
         "force", CLI_SWITCH, NULL, NULL, what, 0, 0, CLI_FREE                                                \
     }
 #define CMD_FLAG_MODEL                                                                                       \
-    {"model", CLI_TEXT, "M", NULL, "a Hugging Face folder, or a llama2.c .bin", 1, 0, CLI_FREE},             \
+    {"model", CLI_TEXT, "M", NULL, "a Hugging Face folder, a .gguf, or a llama2.c .bin", 1, 0, CLI_FREE},    \
     {                                                                                                        \
         "tokenizer", CLI_TEXT, "F", NULL, "the tokenizer, where the model is one file", 0, 0, CLI_FREE       \
     }
 #define CMD_FLAG_ADAPTER(what)                                                                               \
     {                                                                                                        \
-        "adapter", CLI_TEXT, "D", NULL, what ": a PEFT folder, or one of finetune --full", 0, 0, CLI_FREE    \
+        "adapter", CLI_TEXT, "D", NULL, what ": a PEFT folder, a .gguf, or one of finetune --full", 0, 0,    \
+            CLI_FREE                                                                                         \
     }
 #define CMD_FLAG_TEMPLATE(more)                                                                              \
     {                                                                                                        \

@@ -83,6 +83,15 @@ def load_spellings(folder, base):
     with attempt("we load", ".default. in the names"):
         save_file({n.replace(".weight", ".default.weight"): t for n, t in tensors.items()}, file)
         compare("we load", ".default. in the names", logits(base, IDS, at), theirs, LIMIT)
+    with attempt("we load", "MLX"):  # transposed, and the scale (alpha / rank in PEFT) stands there as it is
+        mlx = common.scratch("mlx")
+        save_file({n.removeprefix("base_model.model.").replace(".lora_A.weight", ".lora_a")
+                   .replace(".lora_B.weight", ".lora_b"): t.T.contiguous() for n, t in tensors.items()},
+                  mlx + "/adapters.safetensors")
+        common.write_json(mlx + "/adapter_config.json", {
+            "fine_tune_type": "lora", "num_layers": -1,
+            "lora_parameters": {"rank": 4, "scale": 2.0, "dropout": 0.0}})
+        compare("we load", "MLX", logits(base, IDS, mlx), theirs, LIMIT)
     for dtype in ("float16", "bfloat16"):
         with attempt("we load", dtype):
             import torch
@@ -149,7 +158,12 @@ def load_ours(folder, base):
             "q, v, rank 4": ["--rank", 4, "--alpha", 8, "--targets", "q_proj,v_proj"],
             "all seven, rank 16": [],
             "o, down, rank 3, alpha 4.5": ["--rank", 3, "--alpha", 4.5, "--targets", "o_proj,down_proj"],
-            "with dropout": ["--rank", 4, "--dropout", 0.3]}.items()):
+            "with dropout": ["--rank", 4, "--dropout", 0.3],
+            "ranks and alphas that differ": ["--rank", 4, "--alpha", 8, "--targets", "q_proj,v_proj,up_proj",
+                                             "--rank-of", "v_proj=7,up_proj=2", "--alpha-of", "q_proj=3"],
+            "rsLoRA with a rank that differs": ["--rank", 4, "--rslora", "--rank-of", "down_proj=6"],
+            "two layers, lm_head": ["--rank", 4, "--layers", "1-2", "--targets", "k_proj,o_proj,lm_head"],
+            }.items()):
         with attempt("PEFT loads", name):
             at = finetuned(folder, base, f"ours-{k}", *flags)
             theirs = common.reference_logits(theirs_of(base, at), IDS)

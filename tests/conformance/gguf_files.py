@@ -60,7 +60,9 @@ def with_llama(what, path, ours, limit=None, adapter=None, topic="llama.cpp"):
 def unpacked(what, path, wanted, folder):
     """Our float32 of every tensor, which exporting a merged folder writes, is exactly the package's."""
     from safetensors.numpy import load_file
-    humpback("export", "--model", path, "--merge", folder, "--dtype", "f32")
+    common.make_tokenizer(common.scratch(os.path.basename(folder) + "-tokenizer"), 131)
+    humpback("export", "--model", path, "--tokenizer", folder + "-tokenizer", "--merge", folder,
+             "--dtype", "f32")
     got = load_file(folder + "/model.safetensors")
     wrong = [n for n, w in wanted.items() if n not in got or not numpy.array_equal(got[n], w)]
     check("values", what, not wrong, f"{len(wanted)} tensors exactly equal" if not wrong else
@@ -188,8 +190,9 @@ def write_models(folder):
             with_llama(what, path, theirs.numpy() if dtype == "f32" else common.logits(path, IDS),
                        LLAMA_LIMIT if dtype == "f32" else None, topic="export")
     with attempt("export", "twice the same bytes"):
-        humpback("export", "--model", at, "--gguf", folder + "/again.gguf", "--dtype", dtype)
-        same = filecmp.cmp(path, folder + "/again.gguf", shallow=False)
+        again = os.path.join(common.scratch("again"), os.path.basename(path))  # the name stands in the file
+        humpback("export", "--model", at, "--gguf", again, "--dtype", dtype)
+        same = filecmp.cmp(path, again, shallow=False)
         check("export", "twice the same bytes", same, "equal" if same else "different")
 
 
@@ -214,6 +217,8 @@ def write_adapters(folder):
                      f"{folder}/adapter-{k}.gguf")
             with_llama(name, f"{folder}/adapter-base-{k}.gguf", theirs, LLAMA_LIMIT,
                        f"{folder}/adapter-{k}.gguf", topic="adapter")
+            again = common.logits(f"{folder}/adapter-base-{k}.gguf", IDS, f"{folder}/adapter-{k}.gguf")
+            compare("adapter", name + ", read again", again, theirs, LIMIT)
             humpback("export", "--model", base, "--adapter", f"{folder}/adapter-{k}", "--gguf",
                      f"{folder}/merged-{k}.gguf", "--dtype", "f32")
             with_llama(name + ", merged", f"{folder}/merged-{k}.gguf", theirs, LLAMA_LIMIT, topic="adapter")
@@ -253,6 +258,20 @@ def vocabularies(folder):
                     equal("ids", what, [m.tokenize(t) for t in texts], wanted)
 
 
+def generation(folder):
+    """Greedy text from a GGUF alone: its weights, its vocabulary, its eos."""
+    at = make_model(f"{folder}/greedy", {"vocab_size": 300}, 230)
+    encode, _ = gguf_tokenizers.byte_level(at, "smollm", 300)
+    model = common.reference(at)
+    with attempt("greedy", "GGUF of ours"):
+        humpback("export", "--model", at, "--gguf", folder + "/greedy.gguf", "--dtype", "f32")
+        for prompt in ("the whole method", "x = 1", "humpback run"):
+            ours = humpback("generate", "--model", folder + "/greedy.gguf", "--prompt", prompt, "--template",
+                            "none", "--temperature", 0, "--max-new", 64, "--print-ids")
+            equal("greedy", f"GGUF of ours, \"{prompt}\"", common.json.loads(ours),
+                  common.reference_greedy(model, encode(prompt), 64))
+
+
 def story():
     """The reference files: the trained model in six types, in our program and in llama.cpp."""
     if not common.DATA:
@@ -280,6 +299,7 @@ def main():
     write_models(folder)
     write_adapters(folder)
     vocabularies(folder)
+    generation(folder)
     story()
     common.finish()
 
