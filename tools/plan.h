@@ -1,4 +1,4 @@
-/* plan.h - `humpback plan`: memory and time of a finetuning, before it is begun - public domain, see humpback.h
+/* plan.h - `humpback plan`: memory and time of a finetuning before it is begun - public domain, see humpback.h
 
    Memory. What a trainer holds is counted by the library, with the walk that lays it out. Around that stand
 
@@ -28,9 +28,11 @@ static const cli_flag plan_flags[] = {
      "without a model: that of SmolLM2-135M, TinyLlama-1.1B, LLaMA 7B to 65B", 0, 0, CLI_FREE},
     {"dtype", CLI_CHOICE, "f32|bf16|f16|q8_0|q4_k", "bf16", "of the weights of a --shape", 0, 0, CLI_FREE},
     {"tokens", CLI_INT, "N", "2048", "in one pass: finetune's --max-tokens", 1, 1e7, CLI_FREE},
-    {"length", CLI_INT, "N", "(--tokens, at most the context)", "longest example in tokens", 1, 1e7, CLI_FREE},
+    {"length", CLI_INT, "N", "(--tokens, at most the context)", "longest example in tokens", 1, 1e7,
+     CLI_FREE},
     {"full", CLI_SWITCH, NULL, NULL, "train every weight instead of an adapter", 0, 0, CLI_FREE},
-    {"validation", CLI_SWITCH, NULL, NULL, "with a validation set: the best weights are kept", 0, 0, CLI_FREE},
+    {"validation", CLI_SWITCH, NULL, NULL, "with a validation set: the best weights are kept", 0, 0,
+     CLI_FREE},
     {"json", CLI_SWITCH, NULL, NULL, "the result as JSON on stdout", 0, 0, CLI_FREE},
     CLI_END};
 static const cli_flag plan_train_flags[] = {
