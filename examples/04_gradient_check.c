@@ -131,7 +131,8 @@ int main(void)
 {
     static const layer layers[] = {
         {"rms norm, its x and gain", N * C + C, N * C, norm_forward, norm_backward},
-        {"attention, its q, k and v", N * (H + 2 * K) * D, N * H * D, attention_forward, attention_backward},
+        {"attention, its q, k and v", N * (H + 2 * K) * D, N * H * D, attention_forward,
+         attention_backward},
         {"swiglu, its gate and up", 2 * N * F, N * F, swiglu_forward, swiglu_backward},
         {"cross-entropy, its logits", N * V, 1, loss_forward, loss_backward},
         {"an rms norm with a mistake", N * C + C, N * C, norm_forward, wrong_backward}};
@@ -148,9 +149,9 @@ int main(void)
         as_expected = as_expected && (d >= BAR) == mistaken;
     }
 
-    /* Why random weights: a row's softmax sums to 1 whatever the logits are. Summed up plainly its gradient is
-       zero everywhere, and a backward function that always said zero would pass. So with the mistake here:
-       where x is the weight, and each gain 1, a norm's own derivative nearly cancels what was forgotten. */
+    /* Why random numbers: what was forgotten is multiplied by the sum of x * gain * weight over a row. Numbers
+       chosen so that this is zero let the mistake pass. They need not be far-fetched: all weights alike do it
+       for a softmax, whose row sums to 1 whatever goes in. */
     for (int i = 0; i < N * C; i++) in[i] = 1;
     for (int i = 0; i < MOST; i++) weight[i] = i % 2 ? 1 : -1;
     for (int i = 0; i < C; i++) in[N * C + i] = 1;
