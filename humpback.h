@@ -473,10 +473,11 @@ enum {
     HBK_ENCODE_SPECIAL = 1, /* special tokens spelled in the text become their ids; else they stay text */
     HBK_ENCODE_CONTINUE = 2 /* the text continues earlier tokens: no space is put before it */
 };
-/* Appends the ids of n bytes of text; never adds bos or eos. Invalid bytes become U+FFFD. */
+/* Appends the ids of n bytes of text; never adds bos or eos. Invalid bytes become U+FFFD. A text of more than
+   2^31 bytes is an error if its format does not cut it into words. */
 HBK_DEF bool hbk_tokenizer_encode(const hbk_tokenizer *t, const char *text, size_t n, unsigned flags,
                                   hbk_tokens *out, hbk_error *err);
-/* Appends the text of n ids. Control tokens vanish; flag HBK_ENCODE_CONTINUE keeps the leading space that
+/* Appends the text of n ids. Special tokens vanish; flag HBK_ENCODE_CONTINUE keeps the leading space that
    a text's beginning loses. An id out of range is an error. */
 HBK_DEF bool hbk_tokenizer_decode(const hbk_tokenizer *t, const int32_t *ids, hbk_int n, unsigned flags,
                                   hbk_text *out, hbk_error *err);
@@ -951,7 +952,7 @@ typedef struct hbk_reply {
     hbk_text text;
     size_t start, shown, taken; /* where it begins, up to where it is settled, up to where it was taken */
 } hbk_reply;
-/* Takes the next id. An id that the tokenizer does not have is an error. */
+/* Takes the next id. One beyond the tokenizer (vocabularies are padded) has no text. */
 HBK_DEF bool hbk_reply_add(hbk_reply *r, int32_t id, hbk_error *err);
 /* No more ids: settles the rest of the text. */
 HBK_DEF bool hbk_reply_end(hbk_reply *r, hbk_error *err);
@@ -3091,7 +3092,7 @@ static bool hbk__gguf_sort_keys(hbk_gguf *g, hbk_error *err)
 /* The tables of the file mapped in g. */
 static bool hbk__gguf_tables(hbk_gguf *g, hbk_error *err)
 {
-    uint64_t n_tensors, n_keys;
+    uint64_t n_tensors = 0, n_keys = 0;
     hbk_int alignment = 32;
     hbk__gguf_cursor c;
     memset(&c, 0, sizeof c);
@@ -3654,28 +3655,34 @@ HBK_DEF bool hbk_gguf_finish(hbk_gguf_writer *w, hbk_error *err)
 
        text -> [special tokens cut out] -> normalise -> words -> symbols -> merge -> ids
 
-     dialect          tokenizer.json               tokenizer.model, tokenizer.bin
-     first symbols    a word's characters          the text's characters
+     dialect          tokenizer.json,              tokenizer.model,            Meta's list
+                      GGUF "gpt2"                  tokenizer.bin, GGUF "llama"
+     first symbols    a word's characters          the text's characters       a word's bytes
      may merge        pairs in the merge list      pairs whose concatenation is a piece
-     best first       lowest rank, leftmost        highest score, leftmost
-     unknown          <0xXX> bytes, or unk         <0xXX> bytes, or unk
+     best first       lowest rank, leftmost        highest score, leftmost     lowest id, leftmost
+     unknown          <0xXX> bytes, or unk         <0xXX> bytes, or unk        (none)
+
+   All three come down to one table of rules, (left, right) -> (rank, piece): where pieces have scores, each
+   way to cut a piece in two is a rule. So the merge loop knows numbers only.
 
    LLaMA-1 and -2 have no words: the text is one, its spaces are U+2581, and merges may cross them. So the
    merge loop keeps its candidates in a heap, O(n log n), where the usual scan for the best pair is O(n^2).
-   An entry is stale when one of its two symbols has grown since, which their lengths betray. The byte-level
-   family (GPT-2, SmolLM, Llama-3) cuts words by a regular expression, spells each byte as one of 256
-   printable characters, and merges inside words.
+   An entry is stale when one of its two symbols has grown since, which their lengths betray. Where no piece
+   reaches across a run of U+2581, as in LLaMA-2's own vocabulary, the text is cut there after all. The
+   byte-level family (GPT-2, SmolLM, Llama-3) cuts words by a regular expression, and merges inside words.
+   Most words of a text come again: their ids are remembered during the call.
 
    What differs from the usual:
      - Control tokens cannot be reached by spelling them, unless the caller says HBK_ENCODE_SPECIAL: the
        text of strangers must not end a turn. A merge that would make one is left out.
      - An added token with "normalized": true is looked for in its own normalised form, as Hugging Face
        does: in LLaMA-2's file </s> is found as U+2581</s> only.
-     - Regular expressions are not interpreted: the three that LLaMA models use are written by hand, and
-       any other is refused by name. So is every normaliser, model and decoder not met in that family.
+     - Regular expressions are not interpreted: those that LLaMA models use are written by hand, and any
+       other is refused by name. So is every normaliser, model and decoder not met in that family.
 
-   7.1 lists and tables   7.2 vocabulary   7.3 words   7.4 encoding   7.5 decoding   7.6 tokenizer.json
-   7.7 SentencePiece and llama2.c   7.8 loading   7.9 training   7.10 saving */
+   7.1 lists and tables   7.2 vocabulary and rules   7.3 words   7.4 encoding   7.5 decoding
+   7.6 tokenizer.json   7.7 SentencePiece and llama2.c   7.8 Meta's list and GGUF   7.9 loading
+   7.10 training   7.11 saving */
 
 /* ---- 7.1 lists and tables */
 
@@ -3777,7 +3784,7 @@ static uint64_t hbk__pair_key(int32_t left, int32_t right)
     return (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
 }
 
-/* ---- 7.2 vocabulary */
+/* ---- 7.2 vocabulary and rules */
 
 enum { /* SentencePiece's numbers; 0 is an id that no piece has */
        HBK__PIECE_NONE,
@@ -4086,7 +4093,8 @@ static bool hbk__rules_by_score(hbk_tokenizer *t, hbk_error *err)
 
 /* ---- 7.3 words
 
-   The expressions, with L letters, N numbers, S white space, O the rest:
+   The expressions, with L letters, N numbers, S white space, O the rest (SmolLM's is GPT-2's with each number
+   cut out before, llama.cpp's default is described where it stands):
 
      GPT-2     's|'t|'re|'ve|'m|'ll|'d | ?L+ | ?N+ | ?O+ | S+(?!\S) | S+
      Llama-3   the first with (?i) | [^\r\nLN]?L+ | N{1,3} | ?O+[\r\n]* | S*[\r\n]+ | S+(?!\S) | S+
@@ -5580,8 +5588,17 @@ static bool hbk__load_bin(hbk_tokenizer *t, const char *data, size_t n, const ch
     return hbk__check_ids(t, path, err) && hbk__finish_scored(t, err);
 }
 
-/* Meta's file: a line for each token, its bytes in base64 and its rank, which is its id and its score. The
-   256 special tokens that follow are not in the file; they are LLaMA-3's, as is the way words are cut. */
+/* ---- 7.8 Meta's list and GGUF
+
+   A tokenizer.model of Meta's is text: a line for each token, its bytes in base64 and its rank, which is its
+   id, and the lower the earlier it merges. The 256 special tokens that follow are not in the file; they are
+   LLaMA-3's, as is the way in which words are cut. Nothing in the file says so: others' lists look the same.
+
+   A GGUF holds, under tokenizer.ggml.*, tokens, token_type (SentencePiece's numbers) and either scores (model
+   "llama", SentencePiece's dialect) or merges ("gpt2", the byte-level one, where `pre` names the way in which
+   words are cut).
+
+   Source: tokenizer.py of llama-models; docs/gguf.md of ggml. */
 
 /* The bytes that n characters spell, in `out`; false if they are no base64. */
 static bool hbk__base64(const char *s, hbk_int n, hbk_text *out)
@@ -5698,9 +5715,6 @@ static bool hbk__load_tiktoken(hbk_tokenizer *t, const char *data, size_t n, con
             return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "has no token for the byte 0x%02X", b);
     return hbk__rules_by_score(t, err) && hbk__tiktoken_special(t, err);
 }
-
-/* A GGUF's vocabulary: "llama" is SentencePiece's, with scores; "gpt2" the byte-level family's, with merges,
-   and tokenizer.ggml.pre names the way its words are cut. */
 
 #define HBK__GGML "tokenizer.ggml."
 
@@ -5845,7 +5859,7 @@ static bool hbk__load_vocab_gguf(hbk_tokenizer *t, const hbk_gguf *g, const char
                        (int)HBK__MIN(n, 40), model);
 }
 
-/* ---- 7.8 loading */
+/* ---- 7.9 loading */
 
 static const char *const hbk__format_files[HBK__N_FORMATS] = {"tokenizer.json", "tokenizer.model",
                                                               "tokenizer.bin"};
@@ -5995,7 +6009,7 @@ HBK_DEF hbk_tokenizer *hbk_tokenizer_load(const char *path, hbk_allocator *alloc
     return NULL;
 }
 
-/* ---- 7.9 training
+/* ---- 7.10 training
 
    Words are counted first, and pairs are counted over distinct words, so that the size of the text hardly
    matters. Each step takes the most frequent pair, the one seen first on ties, makes it a piece, and counts
@@ -6346,7 +6360,7 @@ HBK_DEF hbk_tokenizer *hbk_tokenizer_train(const char *text, size_t n, hbk_int v
     return t;
 }
 
-/* ---- 7.10 saving */
+/* ---- 7.11 saving */
 
 static bool hbk__copy_file(const char *from, const char *dir, const char *name, hbk_allocator *alloc,
                            hbk_error *err)
@@ -11105,7 +11119,7 @@ static bool hbk__adapter_fill(const hbk__adapter_file *f, hbk_adapter *a, hbk_er
 {
     for (hbk_int i = 0; i < f->n; i++) {
         a->loras[i].rank = f->found[2 * i] ? f->found[2 * i]->shape[hbk__rank_dim(f, 0)] : 0;
-        a->loras[i].alpha = a->loras[i].rank ? NAN : 0;
+        a->loras[i].alpha = a->loras[i].rank ? (double)NAN : 0;
     }
     if (!hbk__alpha_pattern(f, a, err)) return false;
     for (hbk_int i = 0; i < f->n; i++) {
@@ -11901,15 +11915,6 @@ static bool hbk__ids_known(const hbk_session *s, const int32_t *ids, hbk_int n, 
     return true;
 }
 
-/* Is no slot fed twice? Two feeds of one slot in a pass would be written to the same places. */
-static bool hbk__slots_differ(const hbk_feed *feeds, hbk_int n)
-{
-    for (hbk_int i = 1; i < n; i++)
-        for (hbk_int k = 0; k < i; k++)
-            if (feeds[i].slot == feeds[k].slot) return false;
-    return true;
-}
-
 /* hbk_session_feed for feeds that are known to fit; logits after each of the last `last` tokens of a feed. */
 static void hbk__feed(hbk_session *s, const hbk_feed *feeds, hbk_int n_feeds, hbk_int last, hbk_real *logits)
 {
@@ -11939,7 +11944,8 @@ static void hbk__feed(hbk_session *s, const hbk_feed *feeds, hbk_int n_feeds, hb
 HBK_DEF bool hbk_session_feed(hbk_session *s, const hbk_feed *feeds, hbk_int n_feeds, bool all,
                               hbk_real *logits, hbk_error *err)
 {
-    HBK_ASSERT(hbk__slots_differ(feeds, n_feeds));
+    for (hbk_int i = 1; i < n_feeds; i++) /* two feeds of one slot would be written to the same places */
+        for (hbk_int k = 0; k < i; k++) HBK_ASSERT(feeds[i].slot != feeds[k].slot);
     for (hbk_int f = 0; f < n_feeds; f++) {
         const hbk_feed *p = &feeds[f];
         HBK_ASSERT(p->slot >= 0 && p->slot < s->n_slots && p->n >= 1);
@@ -12170,7 +12176,7 @@ static bool hbk__decode_pending(hbk_reply *r, bool whole, hbk_error *err)
 
 HBK_DEF bool hbk_reply_add(hbk_reply *r, int32_t id, hbk_error *err)
 {
-    if (r->stopped) return true;
+    if (r->stopped || id < 0 || id >= hbk_tokenizer_size(r->tok)) return true;
     r->text.alloc = r->pending.alloc = r->alloc;
     hbk_tokens_push(&r->pending, id);
     if (!hbk_tokens_ok(&r->pending, err) || !hbk__decode_pending(r, false, err)) return false;
@@ -12468,7 +12474,7 @@ HBK_DEF bool hbk_generate(hbk_session *s, hbk_request *requests, hbk_int n, cons
 
 /* ---- scores ---------------------------------------------------------------------- */
 
-enum { HBK__SCORE_ROWS = 64 }; /* logits at once */
+#define HBK__SCORE_ROWS ((hbk_int)64) /* logits at once */
 
 /* Row r of an item is what the model expects after its prompt and r tokens of the continuation. */
 typedef struct hbk__scoring {
@@ -13139,8 +13145,8 @@ HBK_DEF bool hbk_template_tokens(const hbk_template *t, const hbk_tokenizer *tok
     return ok;
 }
 
-/* A reply's ending stands at its end and, in a chat, at the beginning of "next", perhaps behind a blank (Llama
-   2 writes " </s>" into its history). How many ids of `next` are that; 0: `out` does not end like this. */
+/* A reply's ending stands at its end and, in a chat, at the beginning of "next", perhaps behind a blank
+   (Llama 2 writes " </s>" into its history). How many ids of `next` are that; 0: `out` does not end so. */
 static hbk_int hbk__shared_ending(const hbk_tokens *out, const hbk_tokens *next)
 {
     for (hbk_int blank = 0; blank <= 1; blank++)
@@ -13604,7 +13610,7 @@ static bool hbk__add_turn(hbk__rows *r, hbk_role role, const char *text, bool le
 static bool hbk__row_pair(hbk__rows *r, const json_t *row, hbk_error *err)
 {
     hbk_int line = hbk_jsonl_line(r->reader);
-    const char *instruction, *output, *input = json_string_value(json_object_get(row, "input"));
+    const char *instruction = "", *output = "", *input = json_string_value(json_object_get(row, "input"));
     if (!hbk__row_text(row, "instruction", &instruction, r->path, line, err) ||
         !hbk__row_text(row, "output", &output, r->path, line, err))
         return false;
@@ -13643,7 +13649,7 @@ static bool hbk__row_turns(hbk__rows *r, const json_t *list, const char *who, co
                                                                                           : "conversations");
     for (size_t i = 0; i < json_array_size(list); i++) {
         const json_t *turn = json_array_get(list, i), *weight = json_object_get(turn, "weight");
-        const char *name, *text;
+        const char *name = "", *text = "";
         hbk_role role;
         if (!hbk_json_string(turn, who, &name, r->path, line, err) ||
             !hbk__row_text(turn, what, &text, r->path, line, err))
@@ -13667,7 +13673,7 @@ static bool hbk__row_tree(hbk__rows *r, const json_t *row, hbk_error *err)
 {
     const json_t *at = json_object_get(row, "prompt");
     for (hbk_role role = HBK_USER; at; role = role == HBK_USER ? HBK_ASSISTANT : HBK_USER) {
-        const char *text;
+        const char *text = "";
         if (json_is_true(json_object_get(at, "deleted"))) break;
         if (!hbk__row_text(at, "text", &text, r->path, hbk_jsonl_line(r->reader), err) ||
             !hbk__add_turn(r, role, text, role == HBK_ASSISTANT, err))
@@ -13703,7 +13709,7 @@ static bool hbk__row_id_of(hbk__rows *r, int32_t id, bool learn, hbk_error *err)
 /* Words as they stand: bos, the prompt without loss, the rest with it, eos. */
 static bool hbk__row_raw(hbk__rows *r, const json_t *row, hbk_error *err)
 {
-    const char *prompt = NULL, *rest;
+    const char *prompt = NULL, *rest = "";
     hbk_int line = hbk_jsonl_line(r->reader);
     const hbk_tokenizer *tok = r->o->tok;
     if (r->o->use == HBK_BACKWARD)
@@ -15797,12 +15803,15 @@ static hbk_session *hbk__wave_session(const hbk__stage *s, const hbk__item *item
 
 static void hbk__requests_free(const hbk__stage *s, hbk_request *r, hbk_int n)
 {
+    hbk_reply *replies = r ? r[0].reply : NULL; /* one block for all */
     for (hbk_int i = 0; r && i < n; i++) hbk_tokens_free(&r[i].output);
+    for (hbk_int i = 0; replies && i < n; i++) hbk_reply_free(&replies[i]);
+    hbk_free(s->alloc, replies);
     hbk_free(s->alloc, r);
 }
 
-/* Continues every item's prompt `votes` times, each with a stream of its own. The caller frees the n * votes
-   requests, item by item, with hbk__requests_free. */
+/* Continues every item's prompt `votes` times, each with a stream of its own, into replies without the white
+   space around them. The caller frees the n * votes requests, item by item, with hbk__requests_free. */
 static hbk_request *hbk__decode(const hbk__stage *s, const hbk__item *items, hbk_int n, hbk_int votes,
                                 hbk_int limit, hbk_error *err)
 {
@@ -15813,36 +15822,35 @@ static hbk_request *hbk__decode(const hbk__stage *s, const hbk__item *items, hbk
         return NULL;
     }
     hbk_request *r = HBK__NEW(s->alloc, hbk_request, total, err);
-    if (!r) return NULL;
+    hbk_reply *replies = r ? HBK__NEW(s->alloc, hbk_reply, total, err) : NULL;
+    if (!replies) {
+        hbk_free(s->alloc, r);
+        return NULL;
+    }
+    hbk_sampling sampling = s->o->sampling;
+    if (sampling.stop < 0) sampling.stop = hbk_template_stop(s->t, s->tok);
+    const char *end = hbk_template_stop_text(s->t); /* of a reply that no id ends */
     for (hbk_int i = 0; i < total; i++) {
         const hbk__item *item = &items[i / votes];
+        r[i].reply = &replies[i];
+        replies[i].alloc = s->alloc;
+        replies[i].tok = s->tok;
+        replies[i].trim = true;
+        replies[i].stops = &end;
+        replies[i].n_stops = sampling.stop < 0 && *end ? 1 : 0;
         uint64_t id = hbk_hash(0, item->id, strlen(item->id));
         r[i].prompt = item->prompt.data;
         r[i].n_prompt = item->prompt.n;
         r[i].rng = hbk_rng_at(s->o->seed, s->name, id + (uint64_t)(i % votes));
         r[i].output.alloc = s->alloc;
     }
-    hbk_sampling sampling = s->o->sampling;
-    if (sampling.stop < 0) sampling.stop = hbk_template_stop(s->t, s->tok);
     hbk_session *session = hbk__wave_session(s, items, n, total, sampling.max_new, limit, err);
     bool ok = session && hbk_generate(session, r, total, &sampling, NULL, err);
+    for (hbk_int i = 0; i < total; i++) replies[i].n_stops = 0; /* `end` goes, the texts stay */
     hbk_session_free(session);
     if (ok) return r;
     hbk__requests_free(s, r, total);
     return NULL;
-}
-
-/* The text of a reply without the white space around it. */
-static bool hbk__reply_text(const hbk__stage *s, const hbk_request *r, hbk_text *out, hbk_error *err)
-{
-    memset(out, 0, sizeof *out);
-    out->alloc = s->alloc;
-    if (!hbk_tokenizer_decode(s->tok, r->output.data, r->output.n, 0, out, err)) {
-        hbk_text_free(out);
-        return false;
-    }
-    hbk_text_trim(out);
-    return true;
 }
 
 /* ---- augmentation --------------------------------------------------------------------- */
@@ -15954,19 +15962,13 @@ static bool hbk__augment_wave(const hbk__stage *s, hbk__item *items, hbk_int n, 
     hbk_request *r = hbk__decode(s, items, n, 1, hbk__length_limit(s), err);
     bool ok = r != NULL;
     for (hbk_int i = 0; ok && i < n; i++) {
-        hbk_text text;
-        if (!hbk__reply_text(s, &r[i], &text, err)) {
-            ok = false;
-            break;
-        }
-        const char *x = hbk_text_string(&text);
+        const char *x = hbk_reply_text(r[i].reply);
         const char *status = hbk_augment_status(x, items[i].output, r[i].finish, s->t, s->tok);
         ok = hbk__write_row(out,
                             json_pack("{s:s s:s s:s s:s s:s s:o}", "id", items[i].id, "instruction", x,
                                       "output", items[i].output, "status", status, "finish",
                                       hbk_finish_name(r[i].finish), "prov", hbk__prov(s)),
                             err);
-        hbk_text_free(&text);
     }
     hbk__requests_free(s, r, n);
     return ok;
@@ -16213,7 +16215,7 @@ static bool hbk__score_prompt(const hbk__stage *s, const hbk_tokens *prompt, con
 
 /* score[i] of every vote r[i]: its prompt and reasoning are led to the label, and the five digits scored. */
 static bool hbk__expected(const hbk__stage *s, const hbk__item *items, hbk_int n, hbk_int votes,
-                          const hbk_request *r, const hbk_text *texts, const hbk__digits *d, double *score,
+                          const hbk_request *r, const hbk__digits *d, double *score,
                           hbk_error *err)
 {
     hbk_int total = n * votes, longest = 1;
@@ -16224,7 +16226,7 @@ static bool hbk__expected(const hbk__stage *s, const hbk__item *items, hbk_int n
         bool too_long = r[i].finish == HBK_FINISH_TOO_LONG; /* not rated, whatever else the wave holds */
         prompts[i].alloc = s->alloc;
         ok = too_long ||
-             hbk__score_prompt(s, &items[i / votes].prompt, hbk_text_string(&texts[i]), d, &prompts[i], err);
+             hbk__score_prompt(s, &items[i / votes].prompt, hbk_reply_text(r[i].reply), d, &prompts[i], err);
         longest = HBK__MAX(longest, prompts[i].n);
         for (int k = 0; k < HBK__GRADES; k++) {
             hbk_scoring *q = &p[i * HBK__GRADES + k];
@@ -16247,7 +16249,7 @@ static bool hbk__expected(const hbk__stage *s, const hbk__item *items, hbk_int n
 
 /* One row from an item's votes: the mean of those that can be read, or none and why. */
 static bool hbk__rating_row(const hbk__stage *s, const hbk__item *item, const hbk_request *r,
-                            const hbk_text *texts, const double *score, hbk_int votes, hbk_jsonl_writer *out,
+                            const double *score, hbk_int votes, hbk_jsonl_writer *out,
                             hbk_error *err)
 {
     const hbk_curate_options *o = (const hbk_curate_options *)s->options;
@@ -16267,7 +16269,7 @@ static bool hbk__rating_row(const hbk__stage *s, const hbk__item *item, const hb
                           json_pack("{s:s s:o s:s s:s s:o s:s s:o}", "id", item->id, "score",
                                     read ? json_real(sum / (double)read) : json_null(), "status", status,
                                     "readout", o->readout == HBK_READOUT_TEXT ? "text" : "expected", "votes",
-                                    each, "text", hbk_text_string(&texts[0]), "prov", hbk__prov(s)),
+                                    each, "text", hbk_reply_text(r[0].reply), "prov", hbk__prov(s)),
                           err);
 }
 
@@ -16293,18 +16295,13 @@ static bool hbk__rate_wave(const hbk__stage *s, hbk__item *items, hbk_int n, hbk
         return false;
     }
     hbk_request *r = hbk__decode(s, items, n, o->votes, HBK__MAX(limit - d.reserve, 1), err);
-    hbk_text *texts = r ? HBK__NEW(s->alloc, hbk_text, total, err) : NULL;
-    double *score = texts ? HBK__NEW(s->alloc, double, total, err) : NULL;
+    double *score = r ? HBK__NEW(s->alloc, double, total, err) : NULL;
     bool ok = score != NULL;
-    for (hbk_int i = 0; ok && i < total; i++) ok = hbk__reply_text(s, &r[i], &texts[i], err);
-    if (ok && expected) ok = hbk__expected(s, items, n, o->votes, r, texts, &d, score, err);
+    if (ok && expected) ok = hbk__expected(s, items, n, o->votes, r, &d, score, err);
     for (hbk_int i = 0; ok && !expected && i < total; i++)
-        score[i] = hbk__text_rating(hbk_text_string(&texts[i]), r[i].finish);
+        score[i] = hbk__text_rating(hbk_reply_text(r[i].reply), r[i].finish);
     for (hbk_int i = 0; ok && i < n; i++)
-        ok = hbk__rating_row(s, &items[i], r + i * o->votes, texts + i * o->votes, score + i * o->votes,
-                             o->votes, out, err);
-    for (hbk_int i = 0; texts && i < total; i++) hbk_text_free(&texts[i]);
-    hbk_free(s->alloc, texts);
+        ok = hbk__rating_row(s, &items[i], r + i * o->votes, score + i * o->votes, o->votes, out, err);
     hbk_free(s->alloc, score);
     hbk__requests_free(s, r, total);
     hbk__digits_free(&d);

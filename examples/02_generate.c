@@ -12,32 +12,16 @@
 
 static const char story_dir[] = "/tmp/humpback-03_train"; /* where 03_train leaves its model */
 
-/* The text so far. A character may take several tokens, so the ids are decoded together and only what is
-   whole is printed. */
-typedef struct printer {
-    const hbk_tokenizer *tok;
-    hbk_tokens ids;
-    hbk_text text;
-    size_t printed;
-} printer;
-
-/* Called after each token; returning false would end the text here. */
+/* Called after each token; returning false would end the text here. A character may take several tokens: the
+   reply hands out what is whole. */
 static bool print_token(void *ctx, hbk_int request, int32_t id)
 {
-    printer *p = (printer *)ctx;
+    const char *piece;
+    size_t n = hbk_reply_take((hbk_reply *)ctx, &piece);
     (void)request; /* there is only one */
-    hbk_tokens_push(&p->ids, id);
-    hbk_text_clear(&p->text);
-    if (!hbk_tokenizer_decode(p->tok, p->ids.data, p->ids.n, HBK_ENCODE_CONTINUE, &p->text, NULL))
-        return false;
-    const char *text = hbk_text_string(&p->text);
-    size_t n = p->text.len;
-    while (n >= 3 && memcmp(text + n - 3, "\xef\xbf\xbd", 3) == 0) n -= 3; /* bytes that await their others */
-    if (n > p->printed) {
-        fwrite(text + p->printed, 1, n - p->printed, stdout);
-        fflush(stdout);
-        p->printed = n;
-    }
+    (void)id;
+    fwrite(piece, 1, n, stdout);
+    fflush(stdout);
     return true;
 }
 
@@ -52,12 +36,13 @@ static bool generate(const hbk_model *model, const hbk_tokenizer *tok, const cha
 {
     hbk_tokens ids;
     hbk_request request;
-    printer out;
+    hbk_reply reply;
     memset(&ids, 0, sizeof ids);
     memset(&request, 0, sizeof request);
-    memset(&out, 0, sizeof out);
-    out.tok = tok;
-    hbk_stream stream = {print_token, &out};
+    memset(&reply, 0, sizeof reply);
+    reply.tok = tok;
+    request.reply = &reply;
+    hbk_stream stream = {print_token, &reply};
 
     /* A text begins with the bos token where the model knows one; encoding never adds it by itself. */
     if (hbk_tokenizer_bos(tok) >= 0) hbk_tokens_push(&ids, hbk_tokenizer_bos(tok));
@@ -75,6 +60,7 @@ static bool generate(const hbk_model *model, const hbk_tokenizer *tok, const cha
     double start = seconds();
     ok = session && hbk_generate(session, &request, 1, &sampling, &stream, err);
     double taken = seconds() - start;
+    print_token(&reply, 0, 0); /* what waited for more */
     printf("\n");
     if (ok && request.finish == HBK_FINISH_TOO_LONG)
         ok = hbk_fail(err, HBK_ERROR_RANGE,
@@ -85,8 +71,7 @@ static bool generate(const hbk_model *model, const hbk_tokenizer *tok, const cha
                request.finish == HBK_FINISH_EOS ? "the model ended the text" : "cut off here");
     hbk_session_free(session);
     hbk_tokens_free(&request.output);
-    hbk_tokens_free(&out.ids);
-    hbk_text_free(&out.text);
+    hbk_reply_free(&reply);
     hbk_tokens_free(&ids);
     return ok;
 }

@@ -430,9 +430,9 @@ static void t07_sentencepiece(void **state)
     "{\"id\":22,\"content\":\"one\",\"single_word\":true},{\"id\":23,\"content\":\"<s>\",\"special\":true}," \
     "{\"id\":24,\"content\":\"s>a\"}],"
 
-/* Promise: added tokens take the white space beside them (of all Unicode), or want to stand alone; the leftmost
-   and longest is found, and one that may not be cut out hides what it covers; decoding leaves special ones
-   out. */
+/* Promise: added tokens take the white space beside them (of all Unicode), or want to stand alone; the
+   leftmost and longest is found, and one that may not be cut out hides what it covers; decoding leaves out
+   the special ones. */
 static void t07_added_tokens(void **state)
 {
     (void)state;
@@ -634,8 +634,8 @@ static void t07_tiktoken_file(hbk_text *out)
     hbk_text_add(out, "IGE= 256\nIGFi 257\nYmM= 258\nIGJjYQ== 259\n");
 }
 
-/* Promise: a list of base64 and ranks is found by its content, merges by rank, takes whole words first, and is
-   followed by LLaMA-3's special tokens; each broken line is named. */
+/* Promise: a list of base64 and ranks is found by its content, merges by rank, takes whole words first, and
+   is followed by LLaMA-3's special tokens; each broken line is named. */
 static void t07_tiktoken(void **state)
 {
     (void)state;
@@ -739,7 +739,7 @@ static void t07_gguf_file(char path[512], const t07_gguf *o)
     check_ok(hbk_gguf_finish(w, &err));
 }
 
-/* Promise: a GGUF's vocabulary, of either model, gives its ids; saved, it is a tokenizer.json with the same. */
+/* Promise: a GGUF's vocabulary, of either model, gives its ids; saved, it is a tokenizer.json with these. */
 static void t07_gguf_vocabulary(void **state)
 {
     (void)state;
@@ -807,6 +807,7 @@ static void t07_gguf_refusals(void **state)
    comes of it. */
 static bool t07_try(int format, const char *bytes, size_t n)
 {
+    static const char mixed[] = "a ab<s>[x] \xff\xc3\xa9 11 one";
     hbk_error err = {HBK_ERROR_NONE, "", "", 0};
     char *data = (char *)malloc(n ? n : 1);
     memcpy(data, bytes, n);
@@ -827,8 +828,7 @@ static bool t07_try(int format, const char *bytes, size_t n)
     hbk_tokens ids = {NULL, NULL, 0, 0, false};
     hbk_text text = {NULL, NULL, 0, 0, false};
     if (ok) {
-        assert_true(
-            hbk_tokenizer_encode(t, "a ab<s>[x] \xff\xc3\xa9 11 one", 23, HBK_ENCODE_SPECIAL, &ids, NULL));
+        assert_true(hbk_tokenizer_encode(t, mixed, sizeof mixed - 1, HBK_ENCODE_SPECIAL, &ids, NULL));
         assert_true(hbk_tokenizer_decode(t, ids.data, ids.n, 0, &text, NULL));
     }
     hbk_tokens_free(&ids);

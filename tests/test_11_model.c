@@ -107,7 +107,8 @@ static void t11_full_gradient(void **state)
         hbk_real *grads = HBK__NEW(NULL, hbk_real, hbk_model_count(&c), &err);
         hbk_model *d = hbk_model_view(&c, grads, NULL, &err);
         hbk_acts *a = hbk_acts_new(m, NULL, 15, 6, HBK_KEEP_ALL, NULL, &err);
-        hbk_pass p = {NULL, d, NULL, variant == 3 ? 8 : 0.25, variant == 2 ? 0.2 : 0, 11, variant == 4 ? 5 : 0};
+        hbk_pass p = {NULL, d, NULL, variant == 3 ? 8 : 0.25, variant == 2 ? 0.2 : 0, 11, 0};
+        p.neftune = variant == 4 ? 5 : 0;
         t11_loss(a, m, &p);
         hbk_real *keep = HBK__NEW(NULL, hbk_real, hbk_model_count(&c), &err);
         memcpy(keep, grads, sizeof *grads * (size_t)hbk_model_count(&c));

@@ -585,6 +585,63 @@ static void t19_memory_runs_out(void **state)
     t19_free(&w);
 }
 
+/* The template whose replies end with `end`. */
+static void t19_end_with(t19_world *w, const char *end)
+{
+    char path[512], text[256];
+    hbk_error err;
+    snprintf(text, sizeof text,
+             "{\"prompt\": \"{instruction}\", \"reply\": \"{output}%s\", "
+             "\"backward\": \"{output}\\nAsk:\"}",
+             end);
+    test_tmp(path, "t19_ends_template.json");
+    check_ok(hbk_file_write(path, text, strlen(text), &err));
+    hbk_template_free(w->t);
+    w->t = hbk_template_load(path, NULL, &err);
+    check_ok(w->t);
+}
+
+/* Promise: a reply that its template ends with text, not with one id, ends there, without it. */
+static void t19_text_ends_reply(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t19_world w = t19_new("ends");
+    t19_write_segments(&w, 12);
+    w.m->config.n_eos = 0;
+    remove(w.out);
+    t19_end_with(&w, "no such end");
+    check_ok(t19_augment(&w, NULL, NULL, &err));
+    json_t *whole = t19_rows(w.out), *cut;
+    int n_cut = 0, n_tried = 0;
+    for (size_t at = 0; at < 24; at += 2) { /* ends of two letters, from all texts */
+        const char *text = t19_string(whole, at / 2, "instruction");
+        char end[3] = {0};
+        for (; text[0] && text[1] && !end[0]; text++)
+            if (hbk__letter(text[0]) && hbk__letter(text[1])) memcpy(end, text, 2);
+        if (!end[0]) continue;
+        t19_end_with(&w, end);
+        if (hbk_template_stop(w.t, w.tok) >= 0) continue; /* one id */
+        n_tried++;
+        remove(w.out);
+        check_ok(t19_augment(&w, NULL, NULL, &err));
+        cut = t19_rows(w.out);
+        for (size_t i = 0; i < json_array_size(whole); i++) {
+            const char *all = t19_string(whole, i, "instruction"), *stop = strstr(all, end);
+            const char *said = t19_string(cut, i, "instruction");
+            assert_string_equal(t19_string(cut, i, "finish"), stop ? "stop" : "length");
+            assert_null(strstr(said, end));
+            assert_memory_equal(said, all, strlen(said));
+            if (!stop) assert_string_equal(said, all);
+            n_cut += stop != NULL;
+        }
+        json_decref(cut);
+    }
+    assert_true(n_tried > 0 && n_cut >= n_tried);
+    json_decref(whole);
+    t19_free(&w);
+}
+
 static const struct CMUnitTest tests_19[] = {
     cmocka_unit_test(t19_statuses),
     cmocka_unit_test(t19_rows_and_schema),
@@ -592,5 +649,6 @@ static const struct CMUnitTest tests_19[] = {
     cmocka_unit_test(t19_cut_anywhere),
     cmocka_unit_test(t19_errors),
     cmocka_unit_test(t19_limits),
+    cmocka_unit_test(t19_text_ends_reply),
     cmocka_unit_test(t19_memory_runs_out),
 };

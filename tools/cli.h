@@ -92,7 +92,7 @@ typedef struct cli_meter {
     bool terminal;      /* one line, rewritten in place; else plain lines */
     bool drawn;         /* `line` is on the screen as it is */
     char stage[64];
-    char line[256];
+    char line[320];
     double began, shown; /* seconds: when the stage was first heard of, when a line was last written */
     hbk_int first;       /* what was done then: a resumed stage does not start at 0 */
 } cli_meter;

@@ -21,7 +21,8 @@ def texts(n):
     rng = random.Random(5)
     words = " ".join(corpus()).split()
     odd = ["12345", "3.14", "don't", "WE'LL", "  ", "\n\n", "\t", "   x", "...", "--", "a1b2", "=>", "(a)",
-           "'s", "x\r\ny", "\u00e9t\u00e9", "\u4f60\u597d", "\U0001f433", "\u0440\u044b\u0431\u0430", "\u00bd"]
+           "'s", "x\r\ny", "\u00e9t\u00e9", "\u4f60\u597d", "\U0001f433",
+           "\u0440\u044b\u0431\u0430", "\u00bd"]
     return [rng.choice(["", " "]).join(rng.choice(words + 4 * odd) for _ in range(rng.randint(1, 12)))
             for _ in range(n)]
 

@@ -91,18 +91,20 @@ def main():
     spm = os.path.join(data, "llama2.tokenizer.model")
     sp = sentencepiece.SentencePieceProcessor(model_file=spm).encode
 
-    def hf(path):
+    def both(path):
         tok = files.load(files.read_json(path))
-        return lambda t: tok.encode(t, add_special_tokens=False).ids
+        return {"tokenizers": (lambda t: tok.encode(t, add_special_tokens=False).ids, 2),
+                "sentencepiece": (sp, 1)}
+
     llama2 = os.path.join(data, "llama2.tokenizer.json")
     measure("llama-2 tokenizer.model", spm, text, file, {"sentencepiece": (sp, 1)})
-    measure("llama-2 tokenizer.json", llama2, text, file, {"tokenizers": (hf(llama2), 2), "sentencepiece": (sp, 1)})
+    measure("llama-2 tokenizer.json", llama2, text, file, both(llama2))
     path = files.write(files.llama3(data), "llama3.json")
-    measure("llama-3 tokenizer.json", path, text, file, {"tokenizers": (hf(path), 2), "sentencepiece": (sp, 1)})
+    measure("llama-3 tokenizer.json", path, text, file, both(path))
     level = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True),
                                      pre_tokenizers.ByteLevel(add_prefix_space=False)])
     path = files.write(files.byte_level(text[:3_000_000], level, ["<|endoftext|>"], 49152), "smollm.json")
-    measure("smollm-like", path, text, file, {"tokenizers": (hf(path), 2), "sentencepiece": (sp, 1)})
+    measure("smollm-like", path, text, file, both(path))
     common.finish()
 
 

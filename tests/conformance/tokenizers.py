@@ -23,8 +23,8 @@ import common
 import texts
 import vocabularies
 from common import DATA, attempt, humpback, line
-from vocabularies import (HERE, LLAMA3, add_odd, byte_level, change_spm, llama3, make_letters, make_unused, metaspace,
-                          read_prose, train_spm, write, write_gguf)
+from vocabularies import (HERE, LLAMA3, add_odd, byte_level, change_spm, llama3, make_letters, make_unused,
+                          metaspace, read_prose, train_spm, write, write_gguf)
 
 import gguf
 import sentencepiece
@@ -69,7 +69,8 @@ def differences(what, inputs, ours, theirs):
     if wrong:
         _, i, a, b = min(wrong, key=lambda w: w[0])
         note = f"; {i!r:.200} gave {a!r:.200}, expected {b!r:.200}"
-    return line("tokenizers", what, f"{len(theirs)} tried, {len(wrong)} differ{note}", "failed" if wrong else "ok")
+    return line("tokenizers", what, f"{len(theirs)} tried, {len(wrong)} differ{note}",
+                "failed" if wrong else "ok")
 
 
 def random_ids(seed, size, favoured):
@@ -127,12 +128,13 @@ def compare_spm(name, path, seed, prose="", ours=None):
         sp = sentencepiece.SentencePieceProcessor(model_file=path)
         size = sp.get_piece_size()
         pieces = [sp.id_to_piece(i).replace("\u2581", " ") for i in range(0, size, max(1, size // 3000))]
-        odd = [i for i in range(size) if sp.is_control(i) or sp.is_byte(i) or sp.is_unknown(i) or sp.is_unused(i)
-               or sp.id_to_piece(i).startswith("\u2581")][:600]
+        odd = [i for i in range(size) if sp.is_control(i) or sp.is_byte(i) or sp.is_unknown(i) or
+               sp.is_unused(i) or sp.id_to_piece(i).startswith("\u2581")][:600]
         special = [sp.id_to_piece(i) for i in odd[:3]] + ["[x]", "[xy]", "xyz "]
         generator = texts.Texts(seed, pieces, special, prose)
         path = ours or path
-        compare(name, path, sp.encode, None, lambda rows: [sp.decode(ids) for ids in rows], generator, size, odd)
+        compare(name, path, sp.encode, None, lambda rows: [sp.decode(ids) for ids in rows], generator, size,
+                odd)
         rows = [generator.bytes() for _ in range(N)]
         file = os.path.join(HERE, "bytes.txt")
         with open(file, "wb") as f:
@@ -173,11 +175,13 @@ def reference_files(prose):
         tok = llama3(data)
         path = write(tok, "llama3.json")
         compare_json("llama-3 tokenizer.json", path, 16, prose)
-        compare_json("llama-3 tiktoken", path, 17, prose, os.path.join(data, "llama3.tokenizer.model.tiktoken"))
+        meta = os.path.join(data, "llama3.tokenizer.model.tiktoken")
+        compare_json("llama-3 tiktoken", path, 17, prose, meta)
         compare_json("llama-3 gguf", path, 18, prose, write_gguf(tok, "llama3.gguf", "llama-bpe"))
     spm = os.path.join(data, "llama2.tokenizer.model")
-    compare_spm("llama-2 gguf", spm, 19, prose, os.path.join(data, "vectors", "ggml-vocab-llama-spm.gguf"))
-    compare_saved("llama-2 gguf, saved", os.path.join(data, "vectors", "ggml-vocab-llama-spm.gguf"), 51, prose)
+    ggml = os.path.join(data, "vectors", "ggml-vocab-llama-spm.gguf")
+    compare_spm("llama-2 gguf", spm, 19, prose, ggml)
+    compare_saved("llama-2 gguf, saved", ggml, 51, prose)
     compare_llama_cpp("story gguf", os.path.join(DATA, "gguf", "story-q8_0.gguf"), 20, prose, True)
 
 
@@ -188,11 +192,12 @@ def compare_saved(name, path, seed, prose):
         subprocess.run([PROGRAM, "save", path, folder], check=True)
         compare_json(name, folder, seed, prose)
         rows = texts.Texts(seed, (), (), prose).many(N)
-        differences(f"{name}: ids of the GGUF", rows, our_ids(path, rows, False), our_ids(folder, rows, False))
+        before, after = our_ids(path, rows, False), our_ids(folder, rows, False)
+        differences(f"{name}: ids of the GGUF", rows, before, after)
 
 
 def trained_files(prose):
-    names = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<repo_name>"] + [f"<extra_{i}>" for i in range(13)]
+    names = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"] + [f"<extra_{i}>" for i in range(14)]
     level = pre_tokenizers.ByteLevel
     smollm = byte_level(prose, pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True),
                                                         level(add_prefix_space=False)]), names)
@@ -201,12 +206,14 @@ def trained_files(prose):
     compare_json("smollm-like gguf", path, 26, prose, write_gguf(smollm, "smollm.gguf", "smollm"))
     compare_saved("smollm-like gguf, saved", os.path.join(HERE, "smollm.gguf"), 52, prose)
     plain = byte_level(prose, level(add_prefix_space=False), names)
-    compare_json("gpt-2-like gguf", write(plain, "plain.json"), 27, prose, write_gguf(plain, "plain.gguf", "gpt-2"))
+    path = write(plain, "plain.json")
+    compare_json("gpt-2-like gguf", path, 27, prose, write_gguf(plain, "plain.gguf", "gpt-2"))
     compare_llama_cpp("gguf without pre", write_gguf(plain, "default.gguf", None), 28, prose)
-    compare_json("gpt-2-like, prefix space", write(byte_level(prose, level(add_prefix_space=True)), "gpt2.json"),
-                 22, prose)
-    odd = byte_level(prose, pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(LLAMA3), "isolated"),
-                                                     level(add_prefix_space=False, use_regex=False)]), ["<s>"])
+    path = write(byte_level(prose, level(add_prefix_space=True)), "gpt2.json")
+    compare_json("gpt-2-like, prefix space", path, 22, prose)
+    split = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(LLAMA3), "isolated"),
+                                     level(add_prefix_space=False, use_regex=False)])
+    odd = byte_level(prose, split, ["<s>"])
     add_odd(odd)
     compare_json("llama-3-like, odd added tokens", write(odd, "odd.json"), 23, prose)
     for scheme in ("always", "first", "never"):
@@ -220,7 +227,8 @@ def trained_files(prose):
         data = json.loads(tok.to_str())
         data["pre_tokenizer"] = None
         tok = Tokenizer.from_str(json.dumps(data))
-        tok.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+        tok.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"),
+                                               normalizers.Replace(" ", "\u2581")])
         compare_json("prepend and replace, odd added tokens", write(tok, "prepend.json"), 25, prose)
 
 
@@ -229,7 +237,8 @@ def sentencepiece_files(prose):
     base = {}
     for name, options in {
         "spm, extra spaces removed": {"remove_extra_whitespaces": True, "byte_fallback": True},
-        "spm, no dummy prefix": {"add_dummy_prefix": False, "remove_extra_whitespaces": False, "byte_fallback": True},
+        "spm, no dummy prefix": {"add_dummy_prefix": False, "remove_extra_whitespaces": False,
+                                 "byte_fallback": True},
         "spm, no bytes": {"remove_extra_whitespaces": False, "unk_surface": "??"},
         "spm, user-defined": {"remove_extra_whitespaces": True, "byte_fallback": True,
                               "user_defined_symbols": symbols},
@@ -239,7 +248,8 @@ def sentencepiece_files(prose):
         with attempt("tokenizers", name):
             base[name] = train_spm(prose, name.replace(",", "").replace(" ", "-"), **options)
             compare_spm(name, base[name], 31, prose)
-    for name, change in {"spm, unused pieces": make_unused, "spm, letters without pieces": make_letters}.items():
+    changes = {"spm, unused pieces": make_unused, "spm, letters without pieces": make_letters}
+    for name, change in changes.items():
         for kind, model in {"bytes": "spm, user-defined", "no bytes": "spm, spaces cross"}.items():
             with attempt("tokenizers", f"{name}, {kind}"):
                 path = change_spm(base[model], f"{change.__name__}-{kind}".replace(" ", "-"), change)

@@ -1,5 +1,5 @@
-"""Tokenizer files to compare on: published ones, and others that tokenizers and sentencepiece train from real and
-made text, so that every setting of the formats occurs."""
+"""Tokenizer files to compare on, beside the published ones: tokenizers and sentencepiece train them from real
+and made text, so that every setting of the formats occurs."""
 import json
 import os
 import random
@@ -12,14 +12,14 @@ import gguf
 import sentencepiece
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-          r"|\s+(?!\S)|\s+")
+LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+          r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 HERE = scratch()  # the folder of this run's files
 
 
 def read_json(path):
-    """A tokenizer.json that tokenizers reads: LLaMA-2's published file lost its no-break spaces, and the merges
-    that held them are no pairs any more."""
+    """A tokenizer.json that tokenizers reads: LLaMA-2's published file lost its no-break spaces, and the
+    merges that held them are no pairs any more."""
     with open(path, encoding="utf-8") as f:
         data = json.load(f)
     data["model"]["merges"] = [m for m in data["model"]["merges"] if not (isinstance(m, str) and "  " in m)]
@@ -67,8 +67,8 @@ def llama3(data):
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     tok.decoder = decoders.ByteLevel()
     names = ["begin_of_text", "end_of_text", "reserved_special_token_0", "reserved_special_token_1",
-             "finetune_right_pad_id", "step_id", "start_header_id", "end_header_id", "eom_id", "eot_id", "python_tag",
-             "image"] + [f"reserved_special_token_{i}" for i in range(2, 246)]
+             "finetune_right_pad_id", "step_id", "start_header_id", "end_header_id", "eom_id", "eot_id",
+             "python_tag", "image"] + [f"reserved_special_token_{i}" for i in range(2, 246)]
     tok.add_special_tokens(special([f"<|{n}|>" for n in names]))
     return tok
 
@@ -95,8 +95,8 @@ def metaspace(prose, scheme, split, fallback=True, size=2500):
     data["added_tokens"] = [t for t in data["added_tokens"] if not t["content"].startswith("<0x")]
     tok = Tokenizer.from_str(json.dumps(data))
     if split:
-        tok.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()] +
-                                        ([decoders.Strip(" ", 1, 0)] if scheme != "never" else []))
+        steps = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+        tok.decoder = decoders.Sequence(steps + ([decoders.Strip(" ", 1, 0)] if scheme != "never" else []))
     else:
         tok.decoder = decoders.Metaspace(prepend_scheme=scheme)
     add_odd(tok)
@@ -181,7 +181,8 @@ def change_spm(path, name, change):
     out = b"".join(whole for number, whole, _ in model if number != 1)
     for text, score, kind in reversed(change(pieces)):
         text = text.encode()
-        body = b"\x0a" + varint(len(text)) + text + b"\x15" + struct.pack("<f", score) + b"\x18" + bytes([kind])
+        body = b"\x0a" + varint(len(text)) + text + b"\x15" + struct.pack("<f", score)
+        body += b"\x18" + bytes([kind])
         out = b"\x0a" + varint(len(body)) + body + out
     path = os.path.join(HERE, name + ".model")
     with open(path, "wb") as f:
@@ -192,9 +193,10 @@ def change_spm(path, name, change):
 def make_unused(pieces):
     """A third of the pieces is not used any more, single characters among them."""
     r = random.Random(3)
-    return [[t, s, 5 if k == 1 and (len(t) > 1 or t in "qzJ") and r.random() < 0.33 else k] for t, s, k in pieces]
+    return [[t, s, 5 if k == 1 and (len(t) > 1 or t in "qzJ") and r.random() < 0.33 else k]
+            for t, s, k in pieces]
 
 
 def make_letters(pieces):
-    """Some characters are no pieces any more, though pieces hold them. Scores come in steps, with many ties."""
+    """Some characters are no pieces any more, though pieces hold them. Scores come in steps: many ties."""
     return [[t, float(round(s / 50)), k] for t, s, k in pieces if t not in list("ekn\u2581")]
