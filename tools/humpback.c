@@ -24,6 +24,7 @@
 #include "curve.h"
 #include "demo.h"
 #include "inspect.h"
+#include "plan.h"
 #include "report.h"
 #include "seeds.h"
 
@@ -1410,9 +1411,10 @@ static bool cmd_train(cli *c, const cmd_world *w, const hbk_train_options *o, co
             o->full ? "a model" : "an adapter", (long long)d->n, (long long)d->n_targets,
             (long long)d->tokens.n, dir, dir);
     return !cli_has(c, "json") ||
-           cli_print_json(json_pack("{s:s, s:s, s:I, s:I, s:I}", "out", dir, "mode",
+           cli_print_json(json_pack("{s:s, s:s, s:I, s:I, s:I, s:I}", "out", dir, "mode",
                                     o->full ? "full" : "lora", "examples", (json_int_t)d->n, "targets",
-                                    (json_int_t)d->n_targets, "too_long", (json_int_t)d->n_too_long),
+                                    (json_int_t)d->n_targets, "too_long", (json_int_t)d->n_too_long,
+                                    "peak_bytes", (json_int_t)cli_peak_memory()),
                           &c->err);
 }
 
@@ -2377,6 +2379,13 @@ static const cli_command cmd_commands[] = {
      1,
      {&inspect_group},
      inspect_main},
+    {"plan",
+     "memory and time of a finetuning, before it is begun",
+     "(--model M | --shape S) [flags]",
+     0,
+     0,
+     {&plan_group, &plan_train_group},
+     plan_main},
     {"report",
      "writes a run folder's report.json and report.html again, or a finetuned folder's loss.svg",
      "RUN|D [--out F]",
