@@ -1291,6 +1291,21 @@ HBK_DEF hbk_train_options hbk_train_defaults(bool full);
 /* Steps for n examples from the paper's Table 18, interpolated in log n. */
 HBK_DEF hbk_int hbk_train_steps(hbk_int n_examples);
 
+/* What a trainer holds, in bytes; the rest of a process is the base's weights, the program, its data and
+   OpenBLAS's buffers. Scratch that these options never touch is not counted: the system hands it out on
+   touch. */
+typedef struct hbk_train_memory {
+    hbk_int n_values;                   /* numbers that are trained: a count, no bytes */
+    hbk_int values, gradients, moments; /* of those; a validation set costs `values` once more */
+    hbk_int kept;                       /* what the layers keep for the backward */
+    hbk_int scratch, logits;
+} hbk_train_memory;
+/* Counts that for models of shape c, with an adapter as o->lora asks for or o->full, and batches of up to
+   max_tokens tokens in sequences of up to max_seq. It takes no memory of that size. Errors: those of
+   hbk_config_check and hbk_trainer_new but for memory. Thread safety: pure. */
+HBK_DEF bool hbk_trainer_memory(hbk_train_memory *memory, const hbk_config *c, const hbk_train_options *o,
+                                hbk_int max_tokens, hbk_int max_seq, hbk_error *err);
+
 /* The trained numbers, their gradients and moments, and the step count. Borrows the model. */
 typedef struct hbk_trainer hbk_trainer;
 /* init: an adapter to start from (LoRA), or NULL. A batch never holds more than max_tokens tokens. */
@@ -1307,7 +1322,8 @@ HBK_DEF bool hbk_trainer_update(hbk_trainer *t, double lr, double *grad_norm, hb
 HBK_DEF const hbk_model *hbk_trainer_model(const hbk_trainer *t);     /* the weights in training (or base) */
 HBK_DEF const hbk_adapter *hbk_trainer_adapter(const hbk_trainer *t); /* NULL in full training */
 HBK_DEF hbk_int hbk_trainer_step(const hbk_trainer *t);
-/* Values, moments and step in one safetensors file; loading needs the same number of values. */
+/* Values, moments and step in one safetensors file, which is read back and compared before it takes the place
+   of the last one; loading needs the same number of values. */
 HBK_DEF bool hbk_trainer_save(const hbk_trainer *t, const char *path, hbk_error *err);
 HBK_DEF bool hbk_trainer_resume(hbk_trainer *t, const char *path, hbk_error *err);
 
@@ -7673,6 +7689,15 @@ static hbk_int hbk__max_rank(const hbk_adapter *a)
     return rank;
 }
 
+/* The widest input of an adapted projection, likewise. */
+static hbk_int hbk__max_input(const hbk_adapter *a)
+{
+    hbk_int in = 0;
+    for (hbk_int i = 0; a && i <= a->n_layers * HBK_N_SLOTS; i++)
+        if (a->loras[i].rank) in = HBK__MAX(in, a->loras[i].in);
+    return in;
+}
+
 HBK_DEF bool hbk_adapter_targets(const char *names, unsigned *targets, hbk_error *err)
 {
     unsigned bits = 0;
@@ -8161,7 +8186,7 @@ typedef struct hbk__env {
     const hbk_model *m;
     const hbk_adapter *adapter;
     hbk_real *panel;
-    hbk_real *drop; /* (N, widest input): the adapter's input after dropout */
+    hbk_real *drop; /* (N, widest adapted input): the adapter's input after dropout */
     double lora_dropout, residual_dropout, neftune;
     uint64_t seed;
 } hbk__env;
@@ -8302,7 +8327,7 @@ struct hbk_acts {
     hbk_real *datt, *dq, *dk, *dv;     /* (N, H*D), (N, K*D) */
     hbk_real *dgate, *dup, *dact;      /* (N, F) */
     hbk_real *head_xa;                 /* (N, R of the head) */
-    hbk_real *dxa, *ddrop;             /* (N, largest R), (N, widest input) */
+    hbk_real *dxa, *ddrop;             /* (N, largest R), (N, widest adapted input) */
     int32_t *pos, *targets;            /* (N) positions; targets of the gathered rows */
     hbk_int *rows;                     /* (N) which rows those are */
     hbk_span *spans;                   /* (sequences) */
@@ -8321,12 +8346,20 @@ static hbk_real *hbk__take(hbk_real **at, hbk_int *total, hbk_int n)
     return p;
 }
 
-/* Lays all buffers out from `at`, or counts their reals with at NULL: one walk for both. */
-static hbk_int hbk__acts_layout(hbk_acts *a, const hbk_config *c, const hbk_adapter *adapter, hbk_real *at)
+/* Reals of the buffers, by what asks for them. */
+typedef struct hbk__acts_size {
+    hbk_int kept, logits;
+    hbk_int lora_dropout, full_dropout; /* scratch that only a dropout touches */
+} hbk__acts_size;
+
+/* Lays all buffers out from `at`, or counts their reals with at NULL: one walk for both. Of the adapter only
+   the ranks are looked at. */
+static hbk_int hbk__acts_layout(hbk_acts *a, const hbk_config *c, const hbk_adapter *adapter, hbk_real *at,
+                                hbk__acts_size *size)
 {
     hbk_int N = a->max_tokens, C = c->dim, F = c->ffn_dim, Q = c->n_heads * c->head_dim, total = 0;
     hbk_int KV = c->n_kv_heads * c->head_dim, wide = HBK__MAX(HBK__MAX(C, F), Q);
-    hbk_int R = hbk__max_rank(adapter);
+    hbk_int R = hbk__max_rank(adapter), adapted = N * hbk__max_input(adapter);
     bool train = a->keep != HBK_KEEP_NONE;
     for (hbk_int l = 0; l < c->n_layers; l++) {
         hbk__block_acts *b = &a->blocks[l];
@@ -8334,9 +8367,9 @@ static hbk_int hbk__acts_layout(hbk_acts *a, const hbk_config *c, const hbk_adap
         if (l > 0 && !train) continue;
         b->x = hbk__take(&at, &total, N * C);
         for (int s = 0; s < HBK_N_SLOTS; s++) { /* narrow, so kept for every layer by all who train */
-            const hbk_lora *own = hbk__lora_of(adapter, l, s);
+            hbk_int own = adapter ? adapter->loras[l * HBK_N_SLOTS + s].rank : 0;
             b->xa[s] = !train ? (s ? b->xa[0] : hbk__take(&at, &total, N * R))
-                       : own  ? hbk__take(&at, &total, N * own->rank)
+                       : own  ? hbk__take(&at, &total, N * own)
                               : NULL;
         }
         if (l > 0 && a->keep == HBK_KEEP_INPUTS) continue;
@@ -8349,18 +8382,20 @@ static hbk_int hbk__acts_layout(hbk_acts *a, const hbk_config *c, const hbk_adap
         b->gate = hbk__take(&at, &total, N * F);
         b->up = hbk__take(&at, &total, N * F);
     }
+    size->kept = total;
     a->last = train ? hbk__take(&at, &total, N * C) : a->blocks[0].x;
     a->norm = hbk__take(&at, &total, N * C);
     a->act = hbk__take(&at, &total, N * F);
     a->rope = hbk__take(&at, &total, N * c->head_dim);
     a->work = hbk__take(&at, &total, hbk_attention_work(a->max_seq, a->threads));
     a->panel = hbk__take(&at, &total, HBK__MAX(HBK_PANEL, wide));
-    a->logits = hbk__take(&at, &total, a->head_rows * c->vocab_size);
+    size->logits = a->head_rows * c->vocab_size;
+    a->logits = hbk__take(&at, &total, size->logits);
     a->head_x = hbk__take(&at, &total, N * C);
     a->head_n = hbk__take(&at, &total, N * C);
-    a->head_xa = hbk__take(&at, &total, hbk__head_lora(adapter) ? N * hbk__head_lora(adapter)->rank : 0);
+    a->head_xa = hbk__take(&at, &total, adapter ? N * adapter->loras[c->n_layers * HBK_N_SLOTS].rank : 0);
     if (!train) return total;
-    a->drop = hbk__take(&at, &total, N * wide);
+    a->drop = hbk__take(&at, &total, adapted);
     a->dhead = hbk__take(&at, &total, N * C);
     a->dx = hbk__take(&at, &total, N * C);
     a->dh = hbk__take(&at, &total, N * C);
@@ -8373,7 +8408,9 @@ static hbk_int hbk__acts_layout(hbk_acts *a, const hbk_config *c, const hbk_adap
     a->dup = hbk__take(&at, &total, N * F);
     a->dact = hbk__take(&at, &total, N * F);
     a->dxa = hbk__take(&at, &total, N * HBK__MAX(R, 1));
-    a->ddrop = hbk__take(&at, &total, N * wide);
+    a->ddrop = hbk__take(&at, &total, adapted);
+    size->lora_dropout = 2 * adapted;
+    size->full_dropout = N * C;
     return total;
 }
 
@@ -8390,10 +8427,10 @@ HBK_DEF void hbk_acts_free(hbk_acts *a)
     hbk_free(a->alloc, a);
 }
 
-HBK_DEF hbk_acts *hbk_acts_new(const hbk_model *m, const hbk_adapter *adapter, hbk_int max_tokens,
-                               hbk_int max_seq, hbk_keep keep, hbk_allocator *alloc, hbk_error *err)
+/* Room and settings, without a buffer yet. */
+static hbk_acts *hbk__acts_begin(const hbk_config *c, hbk_int max_tokens, hbk_int max_seq, hbk_keep keep,
+                                 hbk_allocator *alloc, hbk_error *err)
 {
-    const hbk_config *c = &m->config;
     if (max_tokens < 1 || max_tokens > INT32_MAX / 64 || max_seq < 1) {
         hbk_fail(err, HBK_ERROR_RANGE, "room for %lld tokens was asked for, expected 1 to %d",
                  (long long)max_tokens, INT32_MAX / 64);
@@ -8408,7 +8445,19 @@ HBK_DEF hbk_acts *hbk_acts_new(const hbk_model *m, const hbk_adapter *adapter, h
     a->threads = hbk__n_threads();
     a->head_rows = HBK__MIN(max_tokens, HBK__MAX(16, HBK__HEAD_REALS / c->vocab_size));
     a->blocks = HBK__NEW(alloc, hbk__block_acts, c->n_layers, err);
-    if (a->blocks) a->block = HBK__NEW(alloc, hbk_real, hbk__acts_layout(a, c, adapter, NULL), err);
+    if (a->blocks) return a;
+    hbk_acts_free(a);
+    return NULL;
+}
+
+HBK_DEF hbk_acts *hbk_acts_new(const hbk_model *m, const hbk_adapter *adapter, hbk_int max_tokens,
+                               hbk_int max_seq, hbk_keep keep, hbk_allocator *alloc, hbk_error *err)
+{
+    const hbk_config *c = &m->config;
+    hbk__acts_size size;
+    hbk_acts *a = hbk__acts_begin(c, max_tokens, max_seq, keep, alloc, err);
+    if (!a) return NULL;
+    a->block = HBK__NEW(alloc, hbk_real, hbk__acts_layout(a, c, adapter, NULL, &size), err);
     if (a->block) a->pos = HBK__NEW(alloc, int32_t, max_tokens, err);
     if (a->pos) a->targets = HBK__NEW(alloc, int32_t, max_tokens, err);
     if (a->targets) a->rows = HBK__NEW(alloc, hbk_int, max_tokens, err);
@@ -8418,7 +8467,7 @@ HBK_DEF hbk_acts *hbk_acts_new(const hbk_model *m, const hbk_adapter *adapter, h
         hbk_acts_free(a);
         return NULL;
     }
-    hbk__acts_layout(a, c, adapter, a->block);
+    hbk__acts_layout(a, c, adapter, a->block, &size);
     return a;
 }
 
@@ -9054,7 +9103,8 @@ static hbk_matrix hbk__tensor_matrix(const hbk_tensor *t, hbk_int rows, hbk_int 
 
    Tensors are sorted, the header is padded with spaces to 8 bytes, and data are converted a panel at a
    time between the matrix and the file: no buffer has the size of the file. It appears under its name
-   only after it was synced and its table has passed the checks of 12.1. */
+   only after it was synced and read back: its table has passed the checks of 12.1, and numbers that are
+   written as they are, those of a checkpoint, are the ones in memory. */
 
 /* Where numbers to write come from: a matrix, and what an adapter adds to it, or NULL. */
 typedef struct hbk__origin {
@@ -9149,7 +9199,43 @@ static bool hbk__st_put(hbk_file *f, const hbk__st_item *item, hbk_allocator *al
     return ok;
 }
 
-/* Writes sorted items to a file under construction, and reads its table back. */
+/* Do n bytes of the open file, from where it stands, hold the same? */
+static bool hbk__reads_back(int fd, const char *data, size_t n)
+{
+    char chunk[16384];
+    while (n > 0) {
+        hbk_int got = hbk__read(fd, chunk, HBK__MIN(n, sizeof chunk));
+        if (got <= 0 || memcmp(chunk, data, (size_t)got) != 0) return false;
+        data += got;
+        n -= (size_t)got;
+    }
+    return true;
+}
+
+/* The written file's table, and its numbers where they were not converted. They are read, not mapped: the
+   pages of a mapping would count as this process's memory. */
+static bool hbk__st_verify(const char *path, const hbk__st_item *items, hbk_int n, size_t header,
+                           hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_safetensors *back = hbk_safetensors_open(path, alloc, err);
+    if (!back) return false;
+    bool ok = back->n == n;
+    hbk_safetensors_close(back);
+    off_t at = (off_t)(8 + header);
+    int fd = hbk__open(path, NULL, err);
+    if (fd < 0) return false;
+    for (hbk_int i = 0; i < n && ok; i++) {
+        if (!items[i].from)
+            ok = lseek(fd, at, SEEK_SET) == at &&
+                 hbk__reads_back(fd, (const char *)items[i].t.data, items[i].t.bytes);
+        at += (off_t)items[i].t.bytes;
+    }
+    close(fd);
+    if (ok) return true;
+    return hbk_fail_at(err, HBK_ERROR_FILE, path, 0, "was written but does not read back: is the disk sound?");
+}
+
+/* Writes sorted items to a file under construction, and reads them back. */
 static bool hbk__st_write(hbk_file *f, const hbk__st_item *items, hbk_int n, hbk_allocator *alloc,
                           hbk_error *err)
 {
@@ -9161,14 +9247,9 @@ static bool hbk__st_write(hbk_file *f, const hbk__st_item *items, hbk_int n, hbk
     for (int i = 0; i < 8; i++) length[i] = (char)((uint64_t)header.len >> (8 * i) & 0xff);
     ok = ok && hbk_file_put(f, length, 8, err) && hbk_file_put(f, header.data, header.len, err);
     for (hbk_int i = 0; i < n && ok; i++) ok = hbk__st_put(f, &items[i], alloc, err);
+    ok = ok && hbk_file_seal(f, err) && hbk__st_verify(f->tmp, items, n, header.len, alloc, err);
     hbk_text_free(&header);
-    if (!ok || !hbk_file_seal(f, err)) return false;
-    hbk_safetensors *back = hbk_safetensors_open(f->tmp, alloc, err);
-    if (back && back->n != n)
-        ok = hbk_fail_at(err, HBK_ERROR_FILE, f->path, 0,
-                         "was written but does not read back: is the disk sound?");
-    hbk_safetensors_close(back);
-    return back && ok;
+    return ok;
 }
 
 /* Tensors, and for each the origin of its numbers (from NULL: its own data), into a file. */
@@ -14132,6 +14213,38 @@ HBK_DEF hbk_trainer *hbk_trainer_new(const hbk_model *m, const hbk_train_options
         t = NULL;
     }
     return t;
+}
+
+HBK_DEF bool hbk_trainer_memory(hbk_train_memory *memory, const hbk_config *c, const hbk_train_options *o,
+                                hbk_int max_tokens, hbk_int max_seq, hbk_error *err)
+{
+    const hbk_int real = (hbk_int)sizeof(hbk_real);
+    hbk__acts_size size;
+    hbk_train_memory r;
+    memset(&r, 0, sizeof r);
+    if (!hbk_config_check(c, err)) return false;
+    hbk_adapter *a = o->full ? NULL : hbk__adapter_begin(c, NULL, err); /* ranks without numbers */
+    hbk_acts *acts = NULL;
+    if (o->full || (a && hbk__adapter_plan(a, &o->lora, err)))
+        acts = hbk__acts_begin(c, max_tokens, max_seq, o->recompute ? HBK_KEEP_INPUTS : HBK_KEEP_ALL, NULL,
+                               err);
+    if (acts) {
+        hbk_int scratch = hbk__acts_layout(acts, c, a, NULL, &size) - size.kept - size.logits;
+        if (o->full || o->dropout <= 0) scratch -= size.lora_dropout;
+        if (!o->full || o->dropout <= 0) scratch -= size.full_dropout;
+        r.n_values = o->full ? hbk_model_count(c) : 0;
+        for (hbk_int i = 0; a && i <= a->n_layers * HBK_N_SLOTS; i++)
+            r.n_values += a->loras[i].rank * (a->loras[i].in + a->loras[i].out);
+        r.values = r.gradients = real * r.n_values;
+        r.moments = 2 * r.values;
+        r.kept = real * size.kept;
+        r.scratch = real * scratch;
+        r.logits = real * size.logits;
+        *memory = r;
+    }
+    hbk_acts_free(acts);
+    hbk_adapter_free(a);
+    return acts != NULL;
 }
 
 HBK_DEF const hbk_model *hbk_trainer_model(const hbk_trainer *t)
