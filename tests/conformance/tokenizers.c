@@ -1,6 +1,6 @@
 /* tokenizers.c - what tokenizers.py needs beside the command line - public domain
 
-   tokenizers time TOKENIZER FILE             encodes the file once; prints its seconds of processor time, and the ids
+   tokenizers time TOKENIZER FILE             encodes the file once; prints seconds of processor time, and ids
    tokenizers save TOKENIZER FOLDER           hbk_tokenizer_save
    tokenizers train FILE SIZE BYTES FOLDER    hbk_tokenizer_train; BYTES 1: all 256 bytes are pieces */
 
