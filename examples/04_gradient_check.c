@@ -149,7 +149,7 @@ int main(void)
         as_expected = as_expected && (d >= BAR) == mistaken;
     }
 
-    /* Why random numbers: what was forgotten is multiplied by a row's sum of x * gain * weight. Numbers chosen
+    /* Why random numbers: what was forgotten is times a row's sum of x * gain * weight. Numbers chosen
        so that it is zero let the mistake pass. They need not be far-fetched: all weights alike do it
        for a softmax, whose row sums to 1 whatever goes in. */
     for (int i = 0; i < N * C; i++) in[i] = 1;

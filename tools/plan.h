@@ -1,4 +1,4 @@
-/* plan.h - `humpback plan`: memory and time of a finetuning before it is begun - public domain, see humpback.h
+/* plan.h - `humpback plan`: what a finetuning will take, before it is begun - public domain, see humpback.h
 
    Memory. What a trainer holds is counted by the library, with the walk that lays it out. Around that stand
 
