@@ -1322,7 +1322,8 @@ HBK_DEF bool hbk_trainer_update(hbk_trainer *t, double lr, double *grad_norm, hb
 HBK_DEF const hbk_model *hbk_trainer_model(const hbk_trainer *t);     /* the weights in training (or base) */
 HBK_DEF const hbk_adapter *hbk_trainer_adapter(const hbk_trainer *t); /* NULL in full training */
 HBK_DEF hbk_int hbk_trainer_step(const hbk_trainer *t);
-/* Values, moments and step in one safetensors file; loading needs the same number of values. */
+/* Values, moments and step in one safetensors file, which is read back and compared before it takes the place
+   of the last one; loading needs the same number of values. */
 HBK_DEF bool hbk_trainer_save(const hbk_trainer *t, const char *path, hbk_error *err);
 HBK_DEF bool hbk_trainer_resume(hbk_trainer *t, const char *path, hbk_error *err);
 
@@ -5456,7 +5457,12 @@ static bool hbk__proto_piece(hbk_tokenizer *t, hbk__proto *m, const char *path, 
     }
     if (m->bad || !text.p)
         return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "piece %lld is damaged", (long long)t->vocab.n);
-    return hbk__add_piece(t, (const char *)text.p, text.end - text.p, score, kind, path, err);
+    const char *s = (const char *)text.p;
+    hbk_int n = text.end - text.p, before = hbk__vocab_find(&t->vocab, s, n);
+    if (before >= 0)
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "pieces %lld and %lld are the same",
+                           (long long)before, (long long)t->vocab.n);
+    return hbk__add_piece(t, s, n, score, kind, path, err);
 }
 
 static bool hbk__proto_trainer(hbk_tokenizer *t, hbk__proto *m, const char *path, hbk_error *err)
@@ -5541,6 +5547,9 @@ static bool hbk__load_model(hbk_tokenizer *t, const char *data, size_t n, const 
     if (!ok) return false;
     if (m.bad || t->vocab.n == 0 || !bpe)
         return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "is no SentencePiece model, or is cut short");
+    if (t->unk < 0 || t->unk >= t->vocab.n || t->vocab.pieces[t->unk].kind != HBK__PIECE_UNKNOWN)
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "unk_id %ld is not of an unknown piece",
+                           (long)t->unk);
     if (t->collapse || t->prefix != HBK__PREFIX_NEVER) t->strip = HBK__STRIP_MARK;
     return hbk__check_ids(t, path, err) && hbk__finish_scored(t, err);
 }
@@ -9094,7 +9103,8 @@ static hbk_matrix hbk__tensor_matrix(const hbk_tensor *t, hbk_int rows, hbk_int 
 
    Tensors are sorted, the header is padded with spaces to 8 bytes, and data are converted a panel at a
    time between the matrix and the file: no buffer has the size of the file. It appears under its name
-   only after it was synced and its table has passed the checks of 12.1. */
+   only after it was synced and read back: its table has passed the checks of 12.1, and numbers that are
+   written as they are, those of a checkpoint, are the ones in memory. */
 
 /* Where numbers to write come from: a matrix, and what an adapter adds to it, or NULL. */
 typedef struct hbk__origin {
@@ -9189,7 +9199,43 @@ static bool hbk__st_put(hbk_file *f, const hbk__st_item *item, hbk_allocator *al
     return ok;
 }
 
-/* Writes sorted items to a file under construction, and reads its table back. */
+/* Do n bytes of the open file, from where it stands, hold the same? */
+static bool hbk__reads_back(int fd, const char *data, size_t n)
+{
+    char chunk[16384];
+    while (n > 0) {
+        hbk_int got = hbk__read(fd, chunk, HBK__MIN(n, sizeof chunk));
+        if (got <= 0 || memcmp(chunk, data, (size_t)got) != 0) return false;
+        data += got;
+        n -= (size_t)got;
+    }
+    return true;
+}
+
+/* The written file's table, and its numbers where they were not converted. They are read, not mapped: the
+   pages of a mapping would count as this process's memory. */
+static bool hbk__st_verify(const char *path, const hbk__st_item *items, hbk_int n, size_t header,
+                           hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_safetensors *back = hbk_safetensors_open(path, alloc, err);
+    if (!back) return false;
+    bool ok = back->n == n;
+    hbk_safetensors_close(back);
+    off_t at = (off_t)(8 + header);
+    int fd = hbk__open(path, NULL, err);
+    if (fd < 0) return false;
+    for (hbk_int i = 0; i < n && ok; i++) {
+        if (!items[i].from)
+            ok = lseek(fd, at, SEEK_SET) == at &&
+                 hbk__reads_back(fd, (const char *)items[i].t.data, items[i].t.bytes);
+        at += (off_t)items[i].t.bytes;
+    }
+    close(fd);
+    if (ok) return true;
+    return hbk_fail_at(err, HBK_ERROR_FILE, path, 0, "was written but does not read back: is the disk sound?");
+}
+
+/* Writes sorted items to a file under construction, and reads them back. */
 static bool hbk__st_write(hbk_file *f, const hbk__st_item *items, hbk_int n, hbk_allocator *alloc,
                           hbk_error *err)
 {
@@ -9201,14 +9247,9 @@ static bool hbk__st_write(hbk_file *f, const hbk__st_item *items, hbk_int n, hbk
     for (int i = 0; i < 8; i++) length[i] = (char)((uint64_t)header.len >> (8 * i) & 0xff);
     ok = ok && hbk_file_put(f, length, 8, err) && hbk_file_put(f, header.data, header.len, err);
     for (hbk_int i = 0; i < n && ok; i++) ok = hbk__st_put(f, &items[i], alloc, err);
+    ok = ok && hbk_file_seal(f, err) && hbk__st_verify(f->tmp, items, n, header.len, alloc, err);
     hbk_text_free(&header);
-    if (!ok || !hbk_file_seal(f, err)) return false;
-    hbk_safetensors *back = hbk_safetensors_open(f->tmp, alloc, err);
-    if (back && back->n != n)
-        ok = hbk_fail_at(err, HBK_ERROR_FILE, f->path, 0,
-                         "was written but does not read back: is the disk sound?");
-    hbk_safetensors_close(back);
-    return back && ok;
+    return ok;
 }
 
 /* Tensors, and for each the origin of its numbers (from NULL: its own data), into a file. */

@@ -419,6 +419,18 @@ static void t07_sentencepiece(void **state)
     t07_piece(&model, "a", NAN, 1);
     t07_write(path, "t07_cut.model", model.data, model.len);
     check_error(hbk_tokenizer_load(path, NULL, &err), HBK_ERROR_FORMAT, "finite score");
+    for (int twice = 0; twice < 2; twice++) { /* a piece again, and a model without unk */
+        hbk_text spec = {NULL, NULL, 0, 0, false};
+        hbk_text_clear(&model);
+        for (int i = 0; i <= twice; i++) t07_piece(&model, "a", 0, 1);
+        t07_varint(&spec, 3 << 3);
+        t07_varint(&spec, 2);
+        t07_message(&model, 2, &spec);
+        t07_write(path, "t07_cut.model", model.data, model.len);
+        check_error(hbk_tokenizer_load(path, NULL, &err), HBK_ERROR_FORMAT,
+                    twice ? "pieces 0 and 1 are the same" : "unk_id 0 is not of an unknown piece");
+        hbk_text_free(&spec);
+    }
     hbk_text_free(&model);
 }
 
@@ -620,6 +632,10 @@ static void t07_spaces(void **state)
     t07_pieces(t, " a", 0, "\xe2\x96\x81\x61");
     t07_pieces(t, "a ", 0, "a \xe2\x96\x81");
     t07_decodes(t, ids, 3, 0, "  a a", 5);
+    hbk_tokenizer_free(t);
+    static const t07_row across[] = {{"a", -9, 1}, {"a\xe2\x96\x81", -2, 1}, {"a\xe2\x96\x81\x61", -1, 1}};
+    t = t07_spm(across, 3, 0, 0, false); /* pieces that reach across a border: the text is not cut there */
+    t07_pieces(t, "a a a", 0, "a\xe2\x96\x81\x61 \xe2\x96\x81 a");
     hbk_tokenizer_free(t);
 }
 

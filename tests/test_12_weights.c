@@ -357,6 +357,41 @@ static void t12_safetensors_write(void **state)
                 "cannot be created");
 }
 
+/* Promise: a number that the disk does not give back as it was written is an error, before the file takes the
+   place of the one before it. */
+static void t12_read_back(void **state)
+{
+    (void)state;
+    char path[512];
+    hbk_error err;
+    float a[5000], b[3] = {1, 2, 3};
+    for (int i = 0; i < 5000; i++) a[i] = (float)i;
+    hbk_tensor t[2] = {t12_tensor("a", "F32", 5000, 0, a), t12_tensor("b", "F32", 3, 0, b)};
+    hbk__st_item items[2];
+    memset(items, 0, sizeof items);
+    for (int i = 0; i < 2; i++) {
+        items[i].t = t[i];
+        items[i].t.bytes = i ? sizeof b : sizeof a;
+    }
+    test_tmp(path, "t12_read_back.safetensors");
+    check_ok(hbk_safetensors_write(path, t, 2, &err));
+    hbk_text file = t12_get(path);
+    size_t header = file.len - 8 - sizeof a - sizeof b;
+    check_ok(hbk__st_verify(path, items, 2, header, NULL, &err));
+    const size_t at[] = {8 + header, 8 + header + sizeof a - 1, file.len - 1};
+    for (int i = 0; i < 3; i++) {
+        file.data[at[i]] ^= 1;
+        t12_put(path, file.data, file.len);
+        check_error(hbk__st_verify(path, items, 2, header, NULL, &err), HBK_ERROR_FILE, "does not read back");
+        file.data[at[i]] ^= 1;
+    }
+    t12_put(path, file.data, file.len);
+    check_error(hbk__st_verify(path, items, 1, header, NULL, &err), HBK_ERROR_FILE, "does not read back");
+    t12_put(path, file.data, file.len - 1);
+    assert_false(hbk__st_verify(path, items, 2, header, NULL, &err));
+    hbk_text_free(&file);
+}
+
 /* ---- model folders ------------------------------------------------------------ */
 
 /* Promise: a model saved and loaded is the same model, in the type it was saved in, mapped; saved again it
@@ -2290,6 +2325,7 @@ static const struct CMUnitTest tests_12[] = {
     cmocka_unit_test(t12_safetensors_valid),
     cmocka_unit_test(t12_safetensors_errors),
     cmocka_unit_test(t12_safetensors_write),
+    cmocka_unit_test(t12_read_back),
     cmocka_unit_test(t12_model_round_trip),
     cmocka_unit_test(t12_bias_groups),
     cmocka_unit_test(t12_model_save_errors),

@@ -21,6 +21,7 @@
 #include "cli.h"
 
 #include "bench.h"
+#include "curve.h"
 #include "demo.h"
 #include "inspect.h"
 #include "plan.h"
@@ -1404,11 +1405,11 @@ static bool cmd_train(cli *c, const cmd_world *w, const hbk_train_options *o, co
     if (init_dir && !(init = hbk_adapter_load(init_dir, w->base, NULL, &c->err))) return false;
     bool ok = hbk_finetune(w->base, &data, o, init, &recipe, dir, cli_watch(c), NULL, &c->err);
     hbk_adapter_free(init);
-    if (!ok) return false;
+    if (!ok || !tool_curve(dir, NULL, &c->err)) return false;
     cli_draw_end(&c->meter);
-    cli_say(c, "%s of %lld examples (the loss is on %lld of their %lld tokens): %s\n",
+    cli_say(c, "%s of %lld examples (the loss is on %lld of their %lld tokens): %s\nits loss: %s/loss.svg\n",
             o->full ? "a model" : "an adapter", (long long)d->n, (long long)d->n_targets,
-            (long long)d->tokens.n, dir);
+            (long long)d->tokens.n, dir, dir);
     return !cli_has(c, "json") ||
            cli_print_json(json_pack("{s:s, s:s, s:I, s:I, s:I, s:I}", "out", dir, "mode",
                                     o->full ? "full" : "lora", "examples", (json_int_t)d->n, "targets",
@@ -1827,13 +1828,16 @@ static int cmd_demo(cli *c)
 static int cmd_report(cli *c)
 {
     const char *run = c->operands[0], *out = cli_text(c, "out");
+    char state[512], metrics[512];
     if (!hbk_dir_exists(run)) {
         hbk_fail_at(&c->err, HBK_ERROR_FILE, run, 0, "there is no such run folder");
         return cli_fail(c);
     }
-    bool ok = tool_report(run, out, &c->err);
+    bool ok = hbk_path(state, run, "run.json", &c->err) && hbk_path(metrics, run, "metrics.jsonl", &c->err);
+    bool tuned = ok && !hbk_file_exists(state) && hbk_file_exists(metrics);
+    ok = ok && (tuned ? tool_curve(run, out, &c->err) : tool_report(run, out, &c->err));
     if (ok && out) printf("%s\n", out);
-    if (ok && !out) printf("%s/report.html\n", run);
+    if (ok && !out) printf("%s/%s\n", run, tuned ? "loss.svg" : "report.html");
     return cli_end(c, ok);
 }
 
@@ -2112,7 +2116,7 @@ static const cli_flag cmd_demo_flags[] = {
     CLI_END};
 static const cli_flag cmd_tokenize_flags[] = {
     {"model", CLI_TEXT, "M", NULL, "a folder with a tokenizer", 0, 0, CLI_FREE},
-    {"tokenizer", CLI_TEXT, "F", NULL, "a tokenizer.json, tokenizer.model or tokenizer.bin instead", 0, 0,
+    {"tokenizer", CLI_TEXT, "F", NULL, "a tokenizer.json, tokenizer.model, tokenizer.bin or .gguf instead", 0, 0,
      CLI_FREE},
     {"text", CLI_TEXT, "T", NULL, "a text", 0, 0, CLI_FREE},
     {"file", CLI_TEXT, "F", NULL, "a file that is one text", 0, 0, CLI_FREE},
@@ -2253,7 +2257,7 @@ static const cli_flag cmd_run_flags[] = {
     CMD_FLAG_JSON,
     CLI_END};
 static const cli_flag cmd_report_flags[] = {
-    {"out", CLI_TEXT, "F", "(RUN/report.html)", "the page", 0, 0, CLI_FREE}, CLI_END};
+    {"out", CLI_TEXT, "F", "(RUN/report.html, D/loss.svg)", "the page", 0, 0, CLI_FREE}, CLI_END};
 
 static const cli_group cmd_demo_group = {"Flags", cmd_demo_flags, NULL, NULL};
 static const cli_group cmd_tokenize_group = {"Flags", cmd_tokenize_flags, NULL, NULL};
@@ -2383,8 +2387,8 @@ static const cli_command cmd_commands[] = {
      {&plan_group, &plan_train_group},
      plan_main},
     {"report",
-     "writes a run folder's report.json and report.html again",
-     "RUN [--out F]",
+     "writes a run folder's report.json and report.html again, or a finetuned folder's loss.svg",
+     "RUN|D [--out F]",
      1,
      1,
      {&cmd_report_group},

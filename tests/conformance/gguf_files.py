@@ -78,6 +78,8 @@ def read_types(folder):
             ours = common.logits(path, IDS)
             theirs = common.reference_logits(model, IDS)
             compare("logits", name, ours, theirs, LIMIT, f"range {theirs.min():.1f} {theirs.max():.1f}")
+            for n in (1, 5):  # few rows at a time go through kernels of their own
+                compare("logits", f"{name}, {n} tokens", common.logits(path, IDS[:n]), theirs[:n], LIMIT)
             with_llama(name, path, ours, LLAMA_LIMIT if name == "F32" else None)
         with attempt("values", name):
             unpacked(name, path, weights, f"{folder}/{name}-unpacked")
