@@ -9161,7 +9161,7 @@ static double hbk__dtype_limit(hbk_dtype t)
     return ldexp(2 - ldexp(1, t == HBK_BF16 ? -8 : -24), 127);
 }
 
-/* Packs n numbers of a tensor of the file `path`. A trainer that diverged must not replace a good file by one
+/* Packs n numbers of a tensor of the file `path`; packed NULL: only looks at them. A trainer that diverged must not replace a good file by one
    full of NaN, nor a narrow type turn large weights into infinities: both end the writing. */
 static bool hbk__pack_checked(void *packed, hbk_dtype t, const hbk_real *x, hbk_int n, const char *name,
                               const char *path, hbk_error *err)
@@ -9173,7 +9173,7 @@ static bool hbk__pack_checked(void *packed, hbk_dtype t, const hbk_real *x, hbk_
         return hbk_fail_at(err, HBK_ERROR_NUMERIC, path, 0,
                            "tensor %s: holds %g, which %s cannot; nothing was written", name, (double)x[bad],
                            hbk__st_type_name(t));
-    hbk_pack(packed, t, x, n);
+    if (packed) hbk_pack(packed, t, x, n);
     return true;
 }
 
@@ -9606,23 +9606,25 @@ static const char *const hbk__gguf_tensors[][2] = {{HBK__EMBED, "token_embd.weig
                                                    {"mlp.up_proj", "ffn_up"},
                                                    {"mlp.down_proj", "ffn_down"}};
 
-/* A tensor's GGUF name from Hugging Face's or, with `to` 0, the other way; an unknown name stays. */
-static void hbk__translate(char out[96], const char *name, int to)
+/* A tensor's GGUF name from Hugging Face's or, with `to` 0, the other way; false, and out empty, for a name
+   that is none of these: a name in the wrong language must not pass for its translation. */
+static bool hbk__translate(char out[96], const char *name, int to)
 {
     const char *prefix[2] = {"model.layers.", "blk."};
     size_t lead = strlen(prefix[!to]), digits;
-    snprintf(out, 96, "%s", name);
+    out[0] = 0;
     for (int i = 0; i < 3; i++)
         if (!strcmp(name, hbk__gguf_tensors[i][!to])) snprintf(out, 96, "%s", hbk__gguf_tensors[i][to]);
-    if (strncmp(name, prefix[!to], lead) != 0) return;
+    if (strncmp(name, prefix[!to], lead) != 0) return out[0] != 0;
     digits = strspn(name + lead, "0123456789");
     const char *part = name + lead + digits + 1, *end = strrchr(name, '.');
-    if (digits < 1 || digits > 9 || part[-1] != '.' || end < part) return;
+    if (digits < 1 || digits > 9 || part[-1] != '.' || end < part) return false;
     for (int i = 3; i < 12; i++)
         if (strlen(hbk__gguf_tensors[i][!to]) == (size_t)(end - part) &&
             !strncmp(part, hbk__gguf_tensors[i][!to], (size_t)(end - part)))
             snprintf(out, 96, "%s%.*s.%s%.40s", prefix[to], (int)digits, name + lead,
                      hbk__gguf_tensors[i][to], end);
+    return out[0] != 0;
 }
 
 static const char *hbk__base_name(const char *path)
@@ -9737,6 +9739,10 @@ static bool hbk__check_tensor(const char *path, const hbk_tensor *t, const hbk_m
                            "tensor %s: type %s is not supported; convert the model to F32, F16, BF16 or, in "
                            "GGUF, Q4_0 to Q6_K",
                            t->name, t->dtype);
+    if (p->vector && type != HBK_F32 && type != HBK_F16 && type != HBK_BF16)
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
+                           "tensor %s: type %s, expected F32, F16 or BF16 for a norm or bias", t->name,
+                           t->dtype);
     bool vocabulary = p->w && p->slot == HBK_N_SLOTS;
     if (p->vector ? t->n_dims == 1 && t->shape[0] == w->cols
                   : t->n_dims == 2 && t->shape[1] == w->cols &&
@@ -10506,7 +10512,7 @@ static bool hbk__gguf_lora_place(const char *name, const hbk_config *c, hbk_int 
     *half = end && !strcmp(end, ".lora_b");
     if (!end || (!*half && strcmp(end, ".lora_a") != 0)) return false;
     snprintf(base, sizeof base, "%.*s", (int)(end - name), name);
-    hbk__translate(known, base, 0);
+    if (!hbk__translate(known, base, 0)) return false;
     *i = c->n_layers * HBK_N_SLOTS;
     if (!strcmp(known, HBK__HEAD)) return true;
     rest = hbk__after_slot(hbk__after_layer(known, &layer), &slot);
@@ -10856,8 +10862,9 @@ static bool hbk__check_copy(const hbk__adapter_file *f, const hbk_tensor *t, con
                            "resized? That is not supported",
                            t->name, (long long)w->rows, (long long)w->cols);
     hbk_matrix copy = hbk__tensor_matrix(t, w->rows, w->cols);
-    hbk_real *x = HBK__NEW(f->alloc, hbk_real, 2 * w->cols, err), *y = x + w->cols;
+    hbk_real *x = HBK__NEW(f->alloc, hbk_real, 2 * w->cols, err);
     if (!x) return false;
+    hbk_real *y = x + w->cols;
     for (hbk_int row = 0; row < w->rows; row++) {
         hbk_matrix_unpack(x, &copy, row, 1);
         hbk_matrix_unpack(y, w, row, 1);
@@ -11097,12 +11104,20 @@ static bool hbk__pattern_text(hbk_text *out, const char *p)
     return !set;
 }
 
-/* Compiles a key of alpha_pattern: it matches a module's whole name, or what follows a dot in it. */
+/* Compiles a key of alpha_pattern: it matches a module's whole name, or what follows a dot in it. Its length
+   and its groups are bounded, for regcomp calls itself once a group: a file could exhaust the stack. */
 static bool hbk__pattern_open(regex_t *re, const hbk__adapter_file *f, const char *key, hbk_error *err)
 {
     hbk_text t;
     memset(&t, 0, sizeof t);
     t.alloc = f->alloc;
+    int groups = 0;
+    for (const char *p = key; *p && groups <= 16; p++) groups += *p == '(';
+    if (groups > 16 || strlen(key) > 256)
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, f->config_path, 0,
+                           "alpha_pattern: the expression %.80s... is not supported: it has more than 256 "
+                           "bytes or 16 groups",
+                           key);
     hbk_text_add(&t, "^(.*\\.)?(");
     bool known = hbk__pattern_text(&t, key), ok;
     hbk_text_add(&t, ")$");
@@ -11401,28 +11416,27 @@ static void hbk__gguf_rows(hbk_real *x, const hbk__gguf_item *it, hbk_int first,
     for (hbk_int i = 0; it->factor != 1 && i < n * m->cols; i++) x[i] = (hbk_real)((double)x[i] * it->factor);
 }
 
-/* The numbers of one tensor. Blocks that are stored as the file wants them are not packed anew. */
+/* The numbers of one tensor. Blocks that are stored as the file wants them are looked at, but not packed
+   anew: the file's bytes are theirs. */
 static bool hbk__gguf_put_rows(hbk_gguf_writer *w, const hbk__gguf_item *it, hbk_allocator *alloc,
                                hbk_error *err)
 {
     const hbk_matrix *m = &it->from;
     hbk_int step = hbk__panel_rows(m);
     size_t row_bytes = hbk_dtype_size(it->type, m->cols);
-    if (it->type == m->dtype && hbk_dtype_block(it->type) > 1 && !it->lora) {
-        for (hbk_int row = 0; row < m->rows; row++) {
-            hbk_int from = it->interleave ? hbk__half_split(row, it->interleave) : row;
-            hbk_gguf_put_data(w, (const char *)m->data + (size_t)from * row_bytes, row_bytes);
-        }
-        return true;
-    }
+    bool blocks = it->type == m->dtype && hbk_dtype_block(it->type) > 1 && !it->lora;
     hbk_real *x = HBK__NEW(alloc, hbk_real, step * m->cols, err);
-    char *packed = x ? (char *)hbk_alloc(alloc, step, row_bytes, err) : NULL;
-    bool ok = packed != NULL;
+    char *packed = x && !blocks ? (char *)hbk_alloc(alloc, step, row_bytes, err) : NULL;
+    bool ok = x && (packed || blocks);
     for (hbk_int row = 0; ok && row < m->rows; row += step) {
         hbk_int n = HBK__MIN(step, m->rows - row);
         hbk__gguf_rows(x, it, row, n);
         ok = hbk__pack_checked(packed, it->type, x, n * m->cols, it->name, w->path, err);
-        if (ok) hbk_gguf_put_data(w, packed, (size_t)n * row_bytes);
+        if (packed && ok) hbk_gguf_put_data(w, packed, (size_t)n * row_bytes);
+        for (hbk_int i = row; blocks && ok && i < row + n; i++) {
+            hbk_int from = it->interleave ? hbk__half_split(i, it->interleave) : i;
+            hbk_gguf_put_data(w, (const char *)m->data + (size_t)from * row_bytes, row_bytes);
+        }
     }
     hbk_free(alloc, x);
     hbk_free(alloc, packed);
@@ -11487,7 +11501,7 @@ static void hbk__gguf_put_ids(hbk_gguf_writer *w, const hbk_config *c, int32_t b
         if (c->eos[i] != eos) hbk_gguf_put_int(w, ends[k++], HBK_GGUF_U32, c->eos[i]);
 }
 
-/* A tokenizer that came from a GGUF file: its keys, as they are. */
+/* A tokenizer that came from a GGUF file and has a piece for every row: its keys, as they are. */
 static bool hbk__gguf_copy_tokenizer(hbk_gguf_writer *w, const hbk_tokenizer *tok, hbk_error *err)
 {
     hbk_gguf *g = hbk_gguf_open(tok->file, tok->alloc, err);
@@ -11585,7 +11599,8 @@ static bool hbk__gguf_put_tokenizer(hbk_gguf_writer *w, const hbk_tokenizer *tok
         return hbk_fail(err, HBK_ERROR_SHAPE,
                         "the tokenizer has %lld pieces, the model's embedding %lld rows",
                         (long long)tok->vocab.n, (long long)c->vocab_size);
-    if (tok->file[0] && hbk__is_gguf(tok->file)) return hbk__gguf_copy_tokenizer(w, tok, err);
+    bool gguf = tok->file[0] && hbk__is_gguf(tok->file);
+    if (gguf && tok->vocab.n == c->vocab_size) return hbk__gguf_copy_tokenizer(w, tok, err);
     if (!pre)
         return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, tok->file, 0,
                            "GGUF has no name for the way in which this tokenizer cuts words");
@@ -11600,7 +11615,9 @@ static bool hbk__gguf_put_tokenizer(hbk_gguf_writer *w, const hbk_tokenizer *tok
     hbk_text chat;
     memset(&chat, 0, sizeof chat);
     chat.alloc = tok->alloc;
-    bool ok = !tok->folder[0] || hbk__chat_template(tok->folder, &chat, err);
+    bool ok = gguf              ? hbk__gguf_chat_template(tok->file, &chat, err)
+              : tok->folder[0] ? hbk__chat_template(tok->folder, &chat, err)
+                               : true;
     if (ok && chat.len) hbk_gguf_put_string(w, "tokenizer.chat_template", chat.data, chat.len);
     hbk_text_free(&chat);
     return ok;

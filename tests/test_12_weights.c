@@ -1372,6 +1372,9 @@ static void t12_adapter_round_trip(void **state)
     hbk_model_free(base);
 }
 
+#define T12_64  ".*.*.*.*.*.*.*.*.*.*.*.*.*.*.*.*.*.*.*.*.*.*.*.*.*.*.*.*.*.*.*.*"
+#define T12_256 T12_64 T12_64 T12_64 T12_64
+
 /* Promise: what changes an adapter's meaning and is not supported is refused by name; rank-stabilised
    scaling, patterns for targets and harmless keys are understood. */
 static void t12_adapter_config(void **state)
@@ -1413,6 +1416,10 @@ static void t12_adapter_config(void **state)
         {"alpha_pattern", "{\"q_proj\":\"8\"}", HBK_ERROR_FORMAT, "alpha_pattern: expected a number for q_"},
         {"alpha_pattern", "{\"(?=q)_proj\":8}", HBK_ERROR_UNSUPPORTED, "the expression (?=q)_proj is not"},
         {"alpha_pattern", "{\"q_pro{1,2}j\":8}", HBK_ERROR_UNSUPPORTED, "the expression q_pro{1,2}j is not"},
+        {"alpha_pattern", "{\"((((((((((((((((((((q))))))))))))))))))))\":8}", HBK_ERROR_UNSUPPORTED,
+         "more than 256 bytes or 16 groups"},
+        {"alpha_pattern", "{\"" T12_256 "q_proj\":8}", HBK_ERROR_UNSUPPORTED,
+         "more than 256 bytes or 16 groups"},
         {"alpha_pattern", "{\"(q_proj\":8}", HBK_ERROR_UNSUPPORTED, "the expression (q_proj is not"},
         {"alpha_pattern", "{\"[q_proj\":8}", HBK_ERROR_UNSUPPORTED, "the expression [q_proj is not"},
         {"alpha_pattern", "{\"q\\\\bproj\":8}", HBK_ERROR_UNSUPPORTED, "the expression q\\bproj is not"},
