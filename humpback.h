@@ -9161,8 +9161,9 @@ static double hbk__dtype_limit(hbk_dtype t)
     return ldexp(2 - ldexp(1, t == HBK_BF16 ? -8 : -24), 127);
 }
 
-/* Packs n numbers of a tensor of the file `path`; packed NULL: only looks at them. A trainer that diverged must not replace a good file by one
-   full of NaN, nor a narrow type turn large weights into infinities: both end the writing. */
+/* Packs n numbers of a tensor of the file `path`; packed NULL: only looks at them. A trainer that diverged
+   must not replace a good file by one full of NaN, nor a narrow type turn large weights into infinities: both
+   end the writing. */
 static bool hbk__pack_checked(void *packed, hbk_dtype t, const hbk_real *x, hbk_int n, const char *name,
                               const char *path, hbk_error *err)
 {
@@ -9232,7 +9233,8 @@ static bool hbk__st_verify(const char *path, const hbk__st_item *items, hbk_int 
     }
     close(fd);
     if (ok) return true;
-    return hbk_fail_at(err, HBK_ERROR_FILE, path, 0, "was written but does not read back: is the disk sound?");
+    return hbk_fail_at(err, HBK_ERROR_FILE, path, 0,
+                       "was written but does not read back: is the disk sound?");
 }
 
 /* Writes sorted items to a file under construction, and reads them back. */
