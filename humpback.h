@@ -78,8 +78,9 @@
    Without -fopenmp the same code runs on one thread; then compile with -fopenmp-simd, or float sums
    stay scalar. Never compile with -ffast-math: a trainer must see a NaN.
 
-   humpback.h DOES NOT: run on a GPU; run on Windows (use WSL); read architectures other than LLaMA's;
-   promise anything about hostile model files beyond the bounds checks that it makes.
+   humpback.h DOES NOT: run on a GPU; run on Windows (use WSL), 32-bit or big-endian machines; read
+   architectures other than LLaMA's; promise anything about hostile model files beyond the bounds checks
+   that it makes.
    jansson and stb_ds allocate with malloc, not through the hook of chapter 3.
 
    LICENCE: public domain or MIT, as you like: see the end of the file. */
@@ -113,6 +114,13 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#if UINTPTR_MAX < UINT64_MAX
+#error "humpback.h needs a 64-bit machine: whole model files are mapped, and counted by size_t"
+#endif
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "humpback.h needs a little-endian machine: weights are used as they lie in their files"
+#endif
 
 #define HBK_VERSION "0.1.0"
 
@@ -720,9 +728,9 @@ typedef struct hbk_config {
 } hbk_config;
 
 /* Whether a model of this shape can exist. HBK_ERROR_RANGE names the field of config.json where a size is not
-   from 1 to 2^31 - 1, query heads are no multiple of key/value heads, head_dim is odd, eps or theta is out of
-   range, or the sizes multiply beyond any memory: behind it products of two of them cannot overflow.
-   Thread safety: pure. */
+   from 1 to 2^31 - 1, query heads are no multiple of key/value heads, head_dim is odd, eps, theta or a number
+   of the rope scaling is out of range, or the sizes multiply beyond any memory: behind it products of two of
+   them cannot overflow, and every frequency is finite. Thread safety: pure. */
 HBK_DEF bool hbk_config_check(const hbk_config *c, hbk_error *err);
 
 typedef struct hbk_layer {
@@ -837,7 +845,8 @@ HBK_DEF bool hbk_safetensors_write(const char *path, const hbk_tensor *tensors, 
    GGUF also Q4_0 to Q6_K, in llama2.c's version 2 INT8); norms and biases are copied, and so are the q and k
    of GGUF and llama2.c, whose rows change order. A folder is LLaMA's, or Mistral's with a window no shorter
    than its context; every other architecture, scaling of positions or packing of weights is refused by name.
-   Opening reads tables and norms only: it takes milliseconds and next to no memory. */
+   Opening reads tables and norms only: it takes milliseconds and next to no memory. (Only where a folder says
+   tie_word_embeddings and yet stores both matrices are these read, to see whether they are the same.) */
 HBK_DEF hbk_model *hbk_model_load(const char *path, hbk_allocator *alloc, hbk_error *err);
 /* Writes DIR/config.json, generation_config.json and model.safetensors in dtype t (F32, F16 or BF16). A
    number that t cannot hold, or a NaN, is an error. */
@@ -7742,20 +7751,45 @@ static hbk_adapter *hbk__adapter_begin(const hbk_config *c, hbk_allocator *alloc
     return a;
 }
 
-/* Sets the adapter's rank and alpha to those that most of its projections have, the first of equals. */
-static void hbk__adapter_majority(hbk_adapter *a)
+/* A rank and an alpha that some projection has, and which. */
+typedef struct hbk__lora_kind {
+    hbk_int rank, at;
+    double alpha;
+} hbk__lora_kind;
+
+static int hbk__by_kind(const void *left, const void *right)
 {
-    hbk_int most = 0;
-    for (hbk_int i = 0; i <= a->n_layers * HBK_N_SLOTS; i++) {
-        const hbk_lora *l = &a->loras[i];
-        hbk_int same = 0;
-        for (hbk_int k = 0; k <= a->n_layers * HBK_N_SLOTS; k++)
-            same += a->loras[k].rank == l->rank && a->loras[k].alpha == l->alpha;
-        if (l->rank == 0 || same <= most) continue;
-        most = same;
-        a->rank = l->rank;
-        a->alpha = l->alpha;
+    const hbk__lora_kind *x = (const hbk__lora_kind *)left, *y = (const hbk__lora_kind *)right;
+    if (x->rank != y->rank) return x->rank < y->rank ? -1 : 1;
+    if (x->alpha != y->alpha) return x->alpha < y->alpha ? -1 : 1;
+    return x->at < y->at ? -1 : x->at > y->at;
+}
+
+/* Sets the adapter's rank and alpha to those that most of its projections have, the first of equals. Sorted,
+   for a file may have many layers: equals then stand together, and each run begins with its first. */
+static bool hbk__adapter_majority(hbk_adapter *a, hbk_error *err)
+{
+    hbk_int last = a->n_layers * HBK_N_SLOTS, n = 0, most = 0, first = 0;
+    hbk__lora_kind *kinds = HBK__NEW(a->alloc, hbk__lora_kind, last + 1, err);
+    if (!kinds) return false;
+    for (hbk_int i = 0; i <= last; i++) {
+        if (a->loras[i].rank == 0) continue;
+        kinds[n].rank = a->loras[i].rank;
+        kinds[n].alpha = a->loras[i].alpha;
+        kinds[n++].at = i;
     }
+    qsort(kinds, (size_t)n, sizeof *kinds, hbk__by_kind);
+    for (hbk_int i = 0, end; i < n; i = end) {
+        const hbk__lora_kind *k = &kinds[i];
+        for (end = i + 1; end < n && kinds[end].rank == k->rank && kinds[end].alpha == k->alpha;) end++;
+        if (end - i < most || (end - i == most && k->at > first)) continue;
+        most = end - i;
+        first = k->at;
+        a->rank = k->rank;
+        a->alpha = k->alpha;
+    }
+    hbk_free(a->alloc, kinds);
+    return true;
 }
 
 /* Lays a and b of every projection with a rank out in `values`, or, values NULL, in a zeroed block of the
@@ -7778,13 +7812,18 @@ static bool hbk__adapter_lay(hbk_adapter *a, hbk_real *values, hbk_error *err)
         hbk_lora *l = &a->loras[i];
         if (l->rank == 0) continue;
         l->scale = (hbk_real)(l->alpha / (double)l->rank);
+        if (!isfinite(l->scale))
+            return hbk_fail(err, HBK_ERROR_RANGE,
+                            "alpha %g over rank %lld is no scale for %s (layer %lld of %lld): it must be "
+                            "finite",
+                            l->alpha, (long long)l->rank, hbk_slot_name((hbk_slot)hbk__lora_slot(a, i)),
+                            (long long)(i / HBK_N_SLOTS), (long long)a->n_layers);
         l->a = at;
         l->b = at + l->rank * l->in;
         at += l->rank * (l->in + l->out);
         a->targets |= 1u << hbk__lora_slot(a, i);
     }
-    hbk__adapter_majority(a);
-    return true;
+    return hbk__adapter_majority(a, err);
 }
 
 /* An adapter of the same projections and ranks over other numbers. */
@@ -7925,6 +7964,32 @@ static bool hbk__positive(const char *name, hbk_int value, hbk_error *err)
                     (long long)value);
 }
 
+/* Bounds of eps and of what frequencies are made from: within them no frequency is infinite or a NaN, also
+   in float. */
+static bool hbk__check_numbers(const hbk_config *c, hbk_error *err)
+{
+    if (!(c->rms_norm_eps >= 0 && c->rms_norm_eps <= 1))
+        return hbk_fail(err, HBK_ERROR_RANGE, "configuration: rms_norm_eps %g, expected 0 to 1",
+                        c->rms_norm_eps);
+    if (!(c->rope_theta >= 1e-9 && c->rope_theta <= 1e30))
+        return hbk_fail(err, HBK_ERROR_RANGE, "configuration: rope_theta %g, expected 1e-9 to 1e30",
+                        c->rope_theta);
+    if (c->rope_scaling == HBK_ROPE_DEFAULT) return true;
+    if (!(c->rope_factor >= 1e-9 && c->rope_factor <= 1e9))
+        return hbk_fail(err, HBK_ERROR_RANGE,
+                        "configuration: the factor of the rope scaling is %g, expected 1e-9 to 1e9",
+                        c->rope_factor);
+    double low = c->rope_low_freq_factor, high = c->rope_high_freq_factor;
+    if (c->rope_scaling == HBK_ROPE_LINEAR ||
+        (low >= 1e-9 && high <= 1e9 && (float)low < (float)high && c->rope_original_context >= 1))
+        return true;
+    return hbk_fail(err, HBK_ERROR_RANGE,
+                    "configuration: rope scaling llama3 of low_freq_factor %g, high_freq_factor %g, "
+                    "original_max_position_embeddings %lld: expected 1e-9 <= low < high <= 1e9, and 1 or "
+                    "more",
+                    low, high, (long long)c->rope_original_context);
+}
+
 HBK_DEF bool hbk_config_check(const hbk_config *c, hbk_error *err)
 {
     if (!hbk__positive("num_hidden_layers", c->n_layers, err) ||
@@ -7946,10 +8011,7 @@ HBK_DEF bool hbk_config_check(const hbk_config *c, hbk_error *err)
     if (c->biases & ~HBK_ALL_SLOTS)
         return hbk_fail(err, HBK_ERROR_RANGE, "configuration: biases 0x%x, expected bits of hbk_slot",
                         c->biases);
-    if (!(c->rms_norm_eps >= 0) || !(c->rope_theta > 0))
-        return hbk_fail(err, HBK_ERROR_RANGE,
-                        "configuration: rms_norm_eps %g must not be negative, rope_theta %g must be positive",
-                        c->rms_norm_eps, c->rope_theta);
+    if (!hbk__check_numbers(c, err)) return false;
     hbk_int width = HBK__MAX(c->dim, HBK__MAX(c->ffn_dim, c->n_heads * c->head_dim)), layer, all;
     if (!hbk__mul(&layer, width, 8 * width) || !hbk__mul(&all, layer, c->n_layers) ||
         !hbk__mul(&layer, c->vocab_size, c->dim) || all > INT64_MAX / 64 || layer > INT64_MAX / 64)
@@ -9528,6 +9590,13 @@ static bool hbk__read_config(hbk__fields *f, hbk_config *c)
     return f->ok;
 }
 
+/* hbk_config_check of what came from the file `path`. */
+static bool hbk__config_fits(const hbk_config *c, const char *path, hbk_error *err)
+{
+    hbk_error why;
+    return hbk_config_check(c, &why) || hbk_fail_at(err, why.code, path, 0, "%s", why.message);
+}
+
 /* DIR/config.json. What ends a text is taken from generation_config.json, as transformers' generate does, and
    from config.json where that file is absent or names nothing. */
 static bool hbk__config_load(const char *dir, hbk_config *c, hbk_error *err)
@@ -9544,14 +9613,15 @@ static bool hbk__config_load(const char *dir, hbk_config *c, hbk_error *err)
     bool ok = json_is_object(root) ? hbk__read_config(&f, c)
                                    : hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "expected a JSON object");
     json_decref(root);
-    if (!ok || !hbk_path(path, dir, "generation_config.json", err)) return false;
-    if (!hbk_file_exists(path)) return hbk_config_check(c, err);
+    if (!ok || !hbk__config_fits(c, path, err) || !hbk_path(path, dir, "generation_config.json", err))
+        return false;
+    if (!hbk_file_exists(path)) return true;
     root = hbk_json_read(path, err);
     if (!root) return false;
     f.o = root;
     if (hbk__json_field(&f, "eos_token_id")) hbk__read_eos(&f, c);
     json_decref(root);
-    return f.ok && hbk_config_check(c, err);
+    return f.ok;
 }
 
 /* ---- 12.4 binding a model's tensors -----------------------------------------
@@ -10417,9 +10487,9 @@ static bool hbk__gguf_config(const hbk_gguf *g, hbk_config *c, hbk_allocator *al
     hbk__gguf_refuse(&f, "general.type", "model", "; an adapter is opened as an adapter, beside its model");
     hbk__gguf_refuse(&f, "general.architecture", "llama", "");
     hbk__gguf_refuse_numbers(&f);
-    if (!f.ok || !hbk__gguf_shape(&f, c) || !hbk_config_check(c, err)) return false;
+    if (!f.ok || !hbk__gguf_shape(&f, c) || !hbk__config_fits(c, g->path, err)) return false;
     hbk__gguf_ids(&f, c);
-    return f.ok && hbk__gguf_rope(&f, c, alloc);
+    return f.ok && hbk__gguf_rope(&f, c, alloc) && hbk__config_fits(c, g->path, err);
 }
 
 /* One file's tensors as binding wants them, all but the table of divisors; the mapping goes over. */
@@ -10502,6 +10572,13 @@ static void hbk__gguf_lora_base(char name[64], const hbk_adapter *a, hbk_int i)
     else
         snprintf(name, 64, "blk.%lld.%s.weight", (long long)(i / HBK_N_SLOTS),
                  hbk__gguf_tensors[5 + slot][1]);
+}
+
+/* hbk__adapter_lay of what the file `path` says of ranks and alpha. */
+static bool hbk__adapter_lay_of(hbk_adapter *a, const char *path, hbk_error *err)
+{
+    hbk_error why;
+    return hbk__adapter_lay(a, NULL, &why) || hbk_fail_at(err, why.code, path, 0, "%s", why.message);
 }
 
 /* Which projection (its number, as in hbk_adapter.loras) and half a tensor is of; false: of none. */
@@ -10589,7 +10666,7 @@ static hbk_adapter *hbk__adapter_load_gguf(const char *path, const hbk_config *c
     const hbk_gguf_tensor **found =
         f.ok ? HBK__NEW(alloc, const hbk_gguf_tensor *, 2 * (last + 1), err) : NULL;
     if (found) a = hbk__adapter_begin(c, alloc, err);
-    if (a && !(hbk__gguf_lora_collect(g, c, a, alpha, found, err) && hbk__adapter_lay(a, NULL, err))) {
+    if (a && !(hbk__gguf_lora_collect(g, c, a, alpha, found, err) && hbk__adapter_lay_of(a, path, err))) {
         hbk_adapter_free(a);
         a = NULL;
     }
@@ -10642,8 +10719,25 @@ static bool hbk__json_file(const char *dir, const char *name, json_t *value, hbk
     return ok;
 }
 
-/* The spelling of transformers 4, which version 5 reads as well; keys in its order. */
-static bool hbk__config_save(const hbk_config *c, const char *dir, hbk_dtype t, hbk_error *err)
+/* The same as a file under construction, for hbk_file_commit. */
+static bool hbk__json_begin(hbk_file *f, const char *dir, const char *name, json_t *value, hbk_error *err)
+{
+    char path[512];
+    hbk_text text;
+    memset(&text, 0, sizeof text);
+    bool ok = hbk_json_text(&text, value, JSON_INDENT(2), err);
+    hbk_text_append(&text, "\n", 1);
+    ok = ok && hbk_text_ok(&text, err) && hbk_path(path, dir, name, err) && hbk_file_begin(f, path, err) &&
+         hbk_file_put(f, text.data, text.len, err) && hbk_file_seal(f, err);
+    hbk_text_free(&text);
+    json_decref(value);
+    return ok;
+}
+
+/* config.json and generation_config.json, begun: a folder must not get weights that its configuration does
+   not fit. The spelling of transformers 4, which version 5 reads as well; keys in its order. */
+static bool hbk__config_begin(hbk_file f[2], const hbk_config *c, const char *dir, hbk_dtype t,
+                              hbk_error *err)
 {
     const char *dtype = t == HBK_F32 ? "float32" : t == HBK_F16 ? "float16" : "bfloat16";
     json_t *o = json_pack(
@@ -10658,9 +10752,9 @@ static bool hbk__config_save(const hbk_config *c, const char *dir, hbk_dtype t, 
         "num_key_value_heads", (json_int_t)c->n_kv_heads, "rms_norm_eps", c->rms_norm_eps, "rope_scaling",
         hbk__rope_json(c), "rope_theta", c->rope_theta, "tie_word_embeddings", (int)c->tied, "torch_dtype",
         dtype, "use_cache", 1, "vocab_size", (json_int_t)c->vocab_size);
-    return hbk__json_file(dir, "config.json", o, err) &&
-           hbk__json_file(
-               dir, "generation_config.json",
+    return hbk__json_begin(&f[0], dir, "config.json", o, err) &&
+           hbk__json_begin(
+               &f[1], dir, "generation_config.json",
                json_pack("{s:o, s:o}", "bos_token_id", hbk__bos_json(c), "eos_token_id", hbk__eos_json(c)),
                err);
 }
@@ -10710,9 +10804,11 @@ HBK_DEF bool hbk_model_save_merged(const hbk_model *m, const hbk_adapter *a, con
 {
     char path[512], name[96];
     hbk_model view = hbk__merge_view(m, a), whole;
+    hbk_file config[2];
     hbk_real *zeros;
     hbk_int n = 0;
     hbk_matrix w;
+    memset(config, 0, sizeof config);
     if (t != HBK_F32 && t != HBK_F16 && t != HBK_BF16)
         return hbk_fail(err, HBK_ERROR_OPTION, "a model is saved as f32, f16 or bf16, not as %s",
                         hbk_dtype_name(t));
@@ -10733,13 +10829,16 @@ HBK_DEF bool hbk_model_save_merged(const hbk_model *m, const hbk_adapter *a, con
         tensors[i].shape[0] = vector ? from[i].w.cols : from[i].w.rows;
         tensors[i].shape[1] = vector ? 0 : from[i].w.cols;
     }
-    ok = names && hbk__tensors_write(path, tensors, from, n, m->alloc, err);
+    ok = names && hbk__config_begin(config, &view.config, dir, t, err) &&
+         hbk__tensors_write(path, tensors, from, n, m->alloc, err) && hbk_file_commit(&config[0], err) &&
+         hbk_file_commit(&config[1], err);
+    for (int i = 0; i < 2; i++) hbk_file_abandon(&config[i]);
     hbk_free(m->alloc, names);
     hbk_free(m->alloc, from);
     hbk_free(m->alloc, tensors);
     hbk_free(m->alloc, whole.layers);
     hbk_free(m->alloc, zeros);
-    return ok && hbk__config_save(&view.config, dir, t, err);
+    return ok;
 }
 
 HBK_DEF bool hbk_model_save(const hbk_model *m, const char *dir, hbk_dtype t, hbk_error *err)
@@ -11027,6 +11126,16 @@ static bool hbk__peft_config(hbk__adapter_file *a, hbk_error *err)
     const json_t *excludes = hbk__json_field(&f, "exclude_modules");
     a->excludes = json_array_size(excludes) || json_is_string(excludes);
     a->layers = hbk__json_field(&f, "layers_to_transform");
+    bool whole = !a->layers || json_is_integer(a->layers) || json_is_array(a->layers);
+    for (size_t i = 0; i < json_array_size(a->layers) && whole; i++)
+        whole = json_is_integer(json_array_get(a->layers, i));
+    if (f.ok && !whole)
+        f.ok = hbk_fail_at(err, HBK_ERROR_FORMAT, f.path, 0,
+                           "layers_to_transform: expected a layer's number, or a list of them");
+    const json_t *patterns = hbk__json_field(&f, "alpha_pattern");
+    if (f.ok && patterns && !json_is_object(patterns))
+        f.ok = hbk_fail_at(err, HBK_ERROR_FORMAT, f.path, 0,
+                           "alpha_pattern: expected an object of modules and numbers");
     a->all_linear = json_is_string(targets) && !strcmp(json_string_value(targets), "all-linear");
     if (json_is_array(targets)) a->targets = targets;
     for (size_t i = 0; i < json_array_size(targets) && f.ok; i++)
@@ -11186,7 +11295,7 @@ static bool hbk__adapter_fill(const hbk__adapter_file *f, hbk_adapter *a, hbk_er
         if (isnan(l->alpha)) l->alpha = f->mlx ? f->alpha * rank : f->alpha;
         if (f->rslora) l->alpha *= sqrt(rank);
     }
-    if (!hbk__adapter_lay(a, NULL, err)) return false;
+    if (!hbk__adapter_lay_of(a, f->config_path, err)) return false;
     for (hbk_int i = 0; i < f->n; i++)
         if (a->loras[i].rank && (!hbk__unpack_half(f, a->loras[i].a, f->found[2 * i], err) ||
                                  !hbk__unpack_half(f, a->loras[i].b, f->found[2 * i + 1], err)))

@@ -389,7 +389,10 @@ static void t12_gguf_refused(void **state)
          "tensor blk.1.attn_norm.weight: a LLaMA of 1 layers has no such weight"},
         {{"llama.attention.head_count_kv", HBK_GGUF_U32, 3, NULL, 0, 0},
          HBK_ERROR_RANGE,
-         "is no multiple of"},
+         "t12_other.gguf: configuration: num_attention_heads 4 is no multiple of"},
+        {{"llama.rope.scaling.factor", HBK_GGUF_F32, 1e-20, NULL, 0, 0},
+         HBK_ERROR_RANGE,
+         "t12_other.gguf: configuration: the factor of the rope scaling is 1e-20"},
         {{"llama.attention.head_count_kv", HBK_GGUF_U32, 1, NULL, 0, 0},
          HBK_ERROR_SHAPE,
          "tensor blk.0.attn_k.weight: shape (12,20), expected (6,20)"},
@@ -597,6 +600,23 @@ static void t12_gguf_save_errors(void **state)
     check_error(hbk_model_save_gguf(m, NULL, tok, path, HBK_F32, &err), HBK_ERROR_SHAPE,
                 "the model's embedding 37 rows");
     hbk_tokenizer_free(tok);
+    hbk_model_free(m);
+    c.dim = 32; /* blocks of q8_0 pass from file to file as they are: but none whose scale is a NaN */
+    hbk_model_free(t12_gguf_saved(&c, HBK_Q8_0, path, "t12_blocks.gguf"));
+    m = t12_gguf_load(path);
+    hbk_matrix *up = &m->layers[1].w[HBK_UP];
+    size_t bytes = hbk_dtype_size(up->dtype, up->rows * up->cols);
+    char *blocks = (char *)malloc(bytes);
+    assert_true(blocks && up->dtype == HBK_Q8_0);
+    memcpy(blocks, up->data, bytes);
+    blocks[34 * 5] = 0;
+    blocks[34 * 5 + 1] = 0x7e;
+    up->data = blocks;
+    test_tmp(path, "t12_never.gguf");
+    check_error(hbk_model_save_gguf(m, NULL, NULL, path, HBK_Q8_0, &err), HBK_ERROR_NUMERIC,
+                "tensor blk.1.ffn_up.weight: holds nan, which Q8_0 cannot");
+    assert_false(hbk_file_exists(path));
+    free(blocks);
     hbk_model_free(m);
 }
 
@@ -814,6 +834,11 @@ static void t12_gguf_adapters_refused(void **state)
          NULL,
          HBK_ERROR_FORMAT,
          "key adapter.lora.alpha: expected a number, found string"},
+        {{"adapter.lora.alpha", HBK_GGUF_F32, (double)NAN, NULL, 0, 0},
+         NULL,
+         NULL,
+         HBK_ERROR_RANGE,
+         "t12_other.gguf: alpha nan over rank 3 is no scale for q_proj (layer 0 of 2)"},
         {{"x", HBK_GGUF_U8, 0, NULL, 0, 0},
          "blk.0.attn_q.weight.lora_a",
          "",
