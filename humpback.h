@@ -928,14 +928,15 @@ typedef struct hbk_sampling {
     hbk_int max_new;    /* tokens */
     int32_t stop;       /* an id that ends a text besides the model's eos; -1 = none */
     double min_p;       /* ids of at least that share of the most likely one's probability; 0 = all */
-    double repetition_penalty; /* see hbk_penalise; 1 or 0 = none */
+    double repetition_penalty; /* 0.01 to 100, see hbk_penalise; 1 or 0 = none */
 } hbk_sampling;
 HBK_DEF hbk_sampling hbk_sampling_defaults(void); /* the paper's: 0.7, 0.9, 0, 512, and the rest neutral */
 typedef struct hbk_candidate {
     double p;
     int32_t id;
 } hbk_candidate;
-/* The next id from logits (V); scratch (V). Greedy ties go to the lower id. */
+/* The next id from logits (V); scratch (V). Greedy ties go to the lower id. Where logits are NaN or infinite
+   there is no distribution to draw from: the answer is then the greedy one's, some id of 0 to V-1. */
 HBK_DEF int32_t hbk_sample(const hbk_real *logits, hbk_int V, const hbk_sampling *o, hbk_rng *rng,
                            hbk_candidate *scratch);
 /* Makes ids that were used less likely: the logit of each id of ids[0..n-1] is divided by `penalty` where it
@@ -1022,7 +1023,8 @@ typedef struct hbk_stream {
    beginning that all prompts share is computed once, and one that some slot still holds, from this call or an
    earlier one, not again: a conversation that is passed whole each time costs its new tokens. Between calls a
    session of one slot holds the request that came last, all but its last token.
-   o       must be in range: temperature >= 0, top_p, min_p 0 to 1, top_k, repetition_penalty >= 0
+   o       must be in range: temperature >= 0, top_p, min_p 0 to 1, top_k >= 0, and
+           repetition_penalty 0 or 0.01 to 100
    stream  may be NULL
    Errors: such an option, an id beyond the vocabulary, logits that are not finite, memory. On failure output,
    finish, rng and logprobs are as before; a reply and a stream keep what they were given. */
@@ -1831,7 +1833,7 @@ HBK_DEF void hbk_free(hbk_allocator *a, void *p)
     hbk__count(a, 0, bytes);
 }
 
-/* Growth of the dynamic arrays of chapters 5 and 7: room for `need` elements, at least doubling. */
+/* Growth of dynamic arrays: room for `need` elements, at least doubling. */
 static bool hbk__reserve(hbk_allocator *a, void **data, hbk_int *cap, hbk_int need, size_t size,
                          hbk_error *err)
 {
@@ -3969,6 +3971,7 @@ struct hbk_tokenizer {
     hbk_int n_added, cap_added;
     hbk_text patterns;
     bool begins[2][256]; /* [normalized][byte]: some pattern begins so */
+    hbk__map trees;      /* the patterns byte by byte: see hbk__enter_pattern */
     bool cuts[2];        /* [normalized]: some of them are cut out of any text, special tokens or not */
 
     char folder[512];  /* of the file and its companions; "" if it stands alone */
@@ -3984,7 +3987,8 @@ static hbk_tokenizer *hbk__tokenizer_new(hbk_allocator *alloc, hbk_error *err)
 {
     hbk_tokenizer *t = HBK__NEW(alloc, hbk_tokenizer, 1, err);
     if (!t) return NULL;
-    t->alloc = t->rules.alloc = t->patterns.alloc = t->unk_text.alloc = t->document.alloc = alloc;
+    t->alloc = t->rules.alloc = t->trees.alloc = alloc;
+    t->patterns.alloc = t->unk_text.alloc = t->document.alloc = alloc;
     hbk__vocab_init(&t->vocab, alloc);
     hbk__vocab_init(&t->letters, alloc);
     t->bos = t->eos = t->unk = -1;
@@ -4005,6 +4009,7 @@ HBK_DEF void hbk_tokenizer_free(hbk_tokenizer *t)
     hbk__vocab_free(&t->letters);
     hbk_free(t->alloc, t->rules.slots);
     hbk_free(t->alloc, t->added);
+    hbk_free(t->alloc, t->trees.slots);
     hbk_text_free(&t->patterns);
     hbk_text_free(&t->unk_text);
     hbk_text_free(&t->document);
@@ -4221,19 +4226,18 @@ static bool hbk__is_punctuation(const char *s, hbk_int n, hbk_int i, hbk_int *le
 }
 
 /* llama.cpp's default is a chain of cuts, each inside the pieces of the one before: runs of punctuation, at
-   which n ends here; GPT-2's words; runs of numbers; and in those each three ASCII digits. */
+   which n ends here; GPT-2's words; runs of numbers; and in those each three ASCII digits. A number is read
+   no further than its word goes: to its end for every word would take the square of its length. */
 static hbk_int hbk__word_default(const char *s, hbk_int n, hbk_int i)
 {
-    hbk_int len, end = hbk__word_gpt2(s, n, i);
-    if (s[i] == ' ' && hbk__class_at(s, end, i + 1, &len) == HBK__N) return i + 1;
-    if (hbk__class_at(s, n, i, &len) != HBK__N) return end;
-    for (hbk_int from = i; i < end; i += len) {
-        bool three = end - i >= 3;
+    hbk_int len, from = i;
+    if (s[i] == ' ' && hbk__class_at(s, n, i + 1, &len) == HBK__N) return i + 1;
+    for (; hbk__class_at(s, n, i, &len) == HBK__N; i += len) {
+        bool three = n - i >= 3;
         for (hbk_int k = i; three && k < i + 3; k++) three = s[k] >= '0' && s[k] <= '9';
         if (three) return i > from ? i : i + 3;
-        hbk__class_at(s, end, i, &len);
     }
-    return end;
+    return i > from ? i : hbk__word_gpt2(s, n, i);
 }
 
 /* Some families cut the text once before their expression does: a digit stands alone, or punctuation. Is
@@ -4580,19 +4584,39 @@ static hbk_int hbk__before(const char *s, hbk_int i)
     return i;
 }
 
+/* The patterns are two trees, whose roots are nodes 0 and 1, `normalized`. Under (node, byte) stands the node
+   that the byte leads to, under (node, 256) the added token that ends there: a look-up costs the length of
+   what matches, however many patterns there are. Of two equal ones the first entered holds. */
+static uint64_t hbk__tree_key(hbk_int node, int byte)
+{
+    return (uint64_t)node << 9 | (uint64_t)byte;
+}
+
+static bool hbk__enter_pattern(hbk_tokenizer *t, const hbk__added *a, hbk_int index, hbk_error *err)
+{
+    hbk_int node = a->normalized;
+    for (hbk_int k = 0; k < a->len; k++) {
+        uint64_t key = hbk__tree_key(node, (unsigned char)t->patterns.data[a->at + k]);
+        node = hbk__map_get(&t->trees, key);
+        if (node >= 0) continue;
+        node = t->trees.n + 2; /* every entry has another number */
+        if (!hbk__map_add(&t->trees, key, node, err)) return false;
+    }
+    uint64_t end = hbk__tree_key(node, 256);
+    return hbk__map_get(&t->trees, end) >= 0 || hbk__map_add(&t->trees, end, index, err);
+}
+
 /* The longest added token at s[i], or NULL. */
 static const hbk__added *hbk__added_at(const hbk_tokenizer *t, bool normalized, const char *s, hbk_int n,
                                        hbk_int i)
 {
-    const hbk__added *best = NULL;
+    hbk_int best = -1, node = normalized;
     if (!t->begins[normalized][(unsigned char)s[i]]) return NULL;
-    for (hbk_int k = 0; k < t->n_added; k++) {
-        const hbk__added *a = &t->added[k];
-        if (a->normalized == normalized && a->len <= n - i && (!best || a->len > best->len) &&
-            memcmp(t->patterns.data + a->at, s + i, (size_t)a->len) == 0)
-            best = a;
+    while (i < n && (node = hbk__map_get(&t->trees, hbk__tree_key(node, (unsigned char)s[i++]))) >= 0) {
+        hbk_int ends = hbk__map_get(&t->trees, hbk__tree_key(node, 256));
+        if (ends >= 0) best = ends;
     }
-    return best;
+    return best < 0 ? NULL : &t->added[best];
 }
 
 /* May it be cut out where it was found? */
@@ -5166,15 +5190,22 @@ static bool hbk__add_added(hbk_tokenizer *t, hbk__added a, const char *s, hbk_in
     t->begins[a.normalized][(unsigned char)t->patterns.data[a.at]] = true;
     if (!a.special) t->cuts[a.normalized] = true;
     t->added[t->n_added++] = a;
-    return true;
+    return hbk__enter_pattern(t, &a, t->n_added - 1, err);
 }
 
-/* One entry {"content", "special", ...} under the id that it asks for. */
-static bool hbk__json_added(hbk_tokenizer *t, const json_t *entry, hbk_int id, const char *path,
+/* The greatest id that a file of n pieces may give: there may be holes, not gulfs, which would take memory.
+   It comes from how much the file says, before anything is admitted: each gulf would let in a wider one. */
+static hbk_int hbk__most_id(size_t n)
+{
+    return 4 * (hbk_int)n + 65536;
+}
+
+/* One entry {"content", "special", ...} under the id that it asks for, 0 to most. */
+static bool hbk__json_added(hbk_tokenizer *t, const json_t *entry, hbk_int id, hbk_int most, const char *path,
                             hbk_error *err)
 {
     const json_t *content = json_object_get(entry, "content");
-    if (!json_is_string(content) || id < 0 || id > 4 * t->vocab.n + 65536)
+    if (!json_is_string(content) || id < 0 || id > most)
         return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0,
                            "an added token with id %lld has no content, or an id far outside the vocabulary",
                            (long long)id);
@@ -5212,7 +5243,7 @@ static void hbk__find_byte_pieces(hbk_tokenizer *t)
 static bool hbk__json_vocab(hbk_tokenizer *t, const json_t *model, const char *path, hbk_error *err)
 {
     json_t *vocab = json_object_get(model, "vocab");
-    hbk_int most = 4 * (hbk_int)json_object_size(vocab) + 65536; /* ids may have holes, not gulfs */
+    hbk_int most = hbk__most_id(json_object_size(vocab));
     for (void *i = json_object_iter(vocab); i; i = json_object_iter_next(vocab, i)) {
         const char *s = json_object_iter_key(i);
         const json_t *value = json_object_iter_value(i);
@@ -5329,9 +5360,10 @@ static bool hbk__load_json(hbk_tokenizer *t, const json_t *root, const char *pat
         !hbk__json_decoder(t, json_object_get(root, "decoder"), path, err) ||
         !hbk__json_vocab(t, model, path, err))
         return false;
+    hbk_int most = hbk__most_id(json_object_size(json_object_get(model, "vocab")) + json_array_size(added));
     for (size_t i = 0; i < json_array_size(added); i++) {
         const json_t *entry = json_array_get(added, i), *id = json_object_get(entry, "id");
-        if (!hbk__json_added(t, entry, json_is_integer(id) ? json_integer_value(id) : -1, path, err))
+        if (!hbk__json_added(t, entry, json_is_integer(id) ? json_integer_value(id) : -1, most, path, err))
             return false;
     }
     hbk__json_post_processor(t, json_object_get(root, "post_processor"));
@@ -5400,7 +5432,7 @@ static bool hbk__proto_next(hbk__proto *m, hbk__field *f)
 }
 
 /* The float with these bits, without a pointer cast that the optimiser may misread. */
-static float hbk__float_of(uint32_t bits)
+static float hbk__f32_of_bits(uint32_t bits)
 {
     float f;
     memcpy(&f, &bits, sizeof f);
@@ -5461,7 +5493,7 @@ static bool hbk__proto_piece(hbk_tokenizer *t, hbk__proto *m, const char *path, 
     memset(&text, 0, sizeof text);
     while (hbk__proto_next(m, &f)) {
         if (f.number == 1) text = f.body;
-        if (f.number == 2) score = hbk__float_of((uint32_t)f.value);
+        if (f.number == 2) score = hbk__f32_of_bits((uint32_t)f.value);
         if (f.number == 3) kind = f.value <= HBK__PIECE_BYTE ? (int32_t)f.value : 0;
     }
     if (m->bad || !text.p)
@@ -5590,7 +5622,7 @@ static bool hbk__load_bin(hbk_tokenizer *t, const char *data, size_t n, const ch
                        : id < 259 && hbk__byte_of(s, len) >= 0 ? HBK__PIECE_BYTE
                                                                : HBK__PIECE_NORMAL;
         ok = hbk_text_ok(&piece, err) && hbk__add_piece(t, hbk_text_string(&piece), (hbk_int)piece.len,
-                                                        hbk__float_of(word[0]), kind, path, err);
+                                                        hbk__f32_of_bits(word[0]), kind, path, err);
     }
     hbk_text_free(&piece);
     if (!ok) return false;
@@ -5921,10 +5953,11 @@ static bool hbk__numbered_token(const hbk_tokenizer *t, const json_t *config, co
 static bool hbk__added_decoder(hbk_tokenizer *t, json_t *config, hbk_error *err)
 {
     json_t *decoder = json_object_get(config, "added_tokens_decoder");
+    hbk_int most = hbk__most_id((size_t)t->vocab.n + json_object_size(decoder));
     for (void *i = json_object_iter(decoder); i; i = json_object_iter_next(decoder, i)) {
         hbk_int id = strtoll(json_object_iter_key(i), NULL, 10);
         if (id < t->vocab.n && (id < 0 || t->vocab.pieces[id].kind != HBK__PIECE_NONE)) continue;
-        if (!hbk__json_added(t, json_object_iter_value(i), id, t->folder, err)) return false;
+        if (!hbk__json_added(t, json_object_iter_value(i), id, most, t->folder, err)) return false;
     }
     return true;
 }
@@ -6652,13 +6685,6 @@ HBK_DEF size_t hbk_dtype_size(hbk_dtype t, hbk_int n)
 HBK_DEF bool hbk_dtype_packs(hbk_dtype t)
 {
     return t == HBK_F32 || t == HBK_F16 || t == HBK_BF16 || t == HBK_F64 || t == HBK_Q8_0;
-}
-
-static float hbk__f32_of_bits(uint32_t u)
-{
-    float f;
-    memcpy(&f, &u, 4);
-    return f;
 }
 
 static uint32_t hbk__bits_of_f32(float f)
@@ -11865,7 +11891,7 @@ HBK_DEF bool hbk_adapter_save_gguf(const hbk_adapter *a, const hbk_config *c, co
 
        feed   any mix of whole prompts and single tokens, packed into one batch per pass
        slot   one sequence's cache; a slot that finishes takes the next request at once
-        fork   a beginning that prompts share (a rubric, a conversation) is computed once and copied
+       fork   a beginning that prompts share (a rubric, a conversation) is computed once and copied
 
    Caches are (layer, slot, position, K*D), in reals. Beside them stand the ids that they were computed from:
    what a slot holds is known without asking the caller.
@@ -12175,8 +12201,12 @@ static void hbk__select(hbk_candidate *a, hbk_int n, hbk_int k)
    at least one; the likeliest first where top_k or top_p made it necessary to sort. */
 static hbk_int hbk__filter(const hbk_real *logits, hbk_int V, const hbk_sampling *o, hbk_candidate *kept)
 {
-    double highest = (double)logits[hbk__likeliest(logits, V)], total = 0, mass = 1, sum = 0;
+    int32_t likeliest = (int32_t)hbk__likeliest(logits, V);
+    double highest = (double)logits[likeliest], total = 0, mass = 1, sum = 0;
     for (hbk_int i = 0; i < V; i++) total += exp(((double)logits[i] - highest) / o->temperature);
+    kept[0].id = likeliest;
+    kept[0].p = 1;
+    if (!isfinite(total)) return 1; /* some are no numbers: nothing below could be compared */
     /* An id of less than (1 - p) / V cannot be among the most likely that make up p: not worth sorting. */
     double least = o->top_p < 1 && o->top_k <= 0 ? (1 - o->top_p) / (double)V : 0;
     hbk_int n = 0, left = 0;
@@ -12197,8 +12227,9 @@ static hbk_int hbk__filter(const hbk_real *logits, hbk_int V, const hbk_sampling
         for (; left < n && (sum < o->top_p * mass || left == 0); left++) sum += kept[left].p;
         n = left;
     }
-    for (hbk_int i = left = 0; i < n; i++) /* 1 / total is the likeliest one's probability */
-        if (kept[i].p * total >= o->min_p) kept[left++] = kept[i];
+    double share = HBK__MIN(o->min_p, 1) / total; /* 1 / total is the likeliest one's, so that one stays */
+    for (hbk_int i = left = 0; i < n; i++)
+        if (kept[i].p >= share) kept[left++] = kept[i];
     return left;
 }
 
@@ -12237,8 +12268,8 @@ static bool hbk__sampling_check(const hbk_sampling *o, hbk_error *err)
         return hbk_fail(err, HBK_ERROR_OPTION, "min_p %g: expected 0 (all) to 1", o->min_p);
     if (o->top_k < 0)
         return hbk_fail(err, HBK_ERROR_OPTION, "top_k %lld: expected 0 (all) or more", (long long)o->top_k);
-    if (!(o->repetition_penalty >= 0 && isfinite(o->repetition_penalty)))
-        return hbk_fail(err, HBK_ERROR_OPTION, "repetition_penalty %g: expected 1 (none) or more",
+    if (o->repetition_penalty != 0 && !(o->repetition_penalty >= 0.01 && o->repetition_penalty <= 100))
+        return hbk_fail(err, HBK_ERROR_OPTION, "repetition_penalty %g: expected 0.01 to 100, 1 or 0 for none",
                         o->repetition_penalty);
     return true;
 }
