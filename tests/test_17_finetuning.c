@@ -1386,7 +1386,62 @@ static void t17_stored_bases(void **state)
     hbk_model_free(m);
 }
 
+/* Promise: hbk_trainer_memory says what a trainer holds, for every mode that changes it, and takes next to
+   nothing itself. What it leaves out is scratch that no dropout touches, and indices of a few bytes a
+   token. */
+static void t17_memory(void **state)
+{
+    (void)state;
+    enum { N = 512, T = 128 };
+    hbk_error err;
+    hbk_model *small = t17_model();
+    hbk_config c = small->config;
+    hbk_model_free(small);
+    c.n_layers = 5;
+    c.dim = 96;
+    c.ffn_dim = 384;
+    c.vocab_size = 700;
+    hbk_model *m = hbk_model_random(&c, 1, NULL, &err);
+    check_ok(m);
+    for (int i = 0; i < 12; i++) {
+        hbk_train_options o = t17_options(i % 2 != 0);
+        hbk_train_memory x;
+        o.recompute = i / 2 % 2 != 0;
+        o.dropout = i / 4 == 1 ? 0 : 0.1;
+        if (i / 4 == 2) o.lora.targets = 1u << HBK_Q | 1u << HBK_LM_HEAD;
+        hbk_allocator count;
+        memset(&count, 0, sizeof count);
+        hbk_trainer *t = hbk_trainer_new(m, &o, NULL, N, T, &count, &err);
+        check_ok(t);
+        check_ok(hbk_trainer_memory(&x, &c, &o, N, T, &err));
+        assert_int_equal(x.n_values, t->n);
+        hbk_int wide = i / 4 == 2 ? c.dim : c.ffn_dim, untouched = o.full ? 0 : N * c.dim;
+        if (o.dropout <= 0) untouched = o.full ? N * c.dim : N * (c.dim + 2 * wide);
+        hbk_int sum = x.values + x.gradients + x.moments + x.kept + x.scratch + x.logits;
+        hbk_int live = (hbk_int)count.live - untouched * (hbk_int)sizeof(hbk_real);
+        assert_true(sum <= live && live - sum < 128 * N);
+        hbk_trainer_free(t);
+    }
+    hbk_model_free(m);
+
+    hbk_train_options o = t17_options(false); /* a LLaMA of 65B: a matter of a few kilobytes */
+    hbk_train_memory x;
+    c.n_layers = 80;
+    c.n_heads = c.n_kv_heads = 64;
+    c.head_dim = 128;
+    c.dim = 8192;
+    c.ffn_dim = 22016;
+    c.vocab_size = 32000;
+    check_ok(hbk_trainer_memory(&x, &c, &o, 2048, 2048, &err));
+    assert_int_equal(x.n_values, 2 * 80 * (4 * 2 * 8192 + 3 * (8192 + 22016)));
+    o.lora.rank = 9000;
+    check_error(hbk_trainer_memory(&x, &c, &o, 2048, 2048, &err), HBK_ERROR_RANGE, "rank");
+    o.lora.rank = 2;
+    check_error(hbk_trainer_memory(&x, &c, &o, 0, 1, &err), HBK_ERROR_RANGE, "room");
+}
+
 static const struct CMUnitTest tests_17[] = {
+    cmocka_unit_test(t17_memory),
     cmocka_unit_test(t17_stored_bases),
     cmocka_unit_test(t17_steps_by_size), cmocka_unit_test(t17_accumulation),
     cmocka_unit_test(t17_clip_and_decay), cmocka_unit_test(t17_lora_plus), cmocka_unit_test(t17_overfit),

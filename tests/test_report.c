@@ -1,6 +1,7 @@
 /* The report: that its numbers are those of the run folder, that the page is well-formed and harmless
    whatever a model wrote, and that a folder of a run that ended early has its report too. */
 #include "../tools/report.h"
+#include "../tools/curve.h"
 
 static void tr_write(const char *dir, const char *name, const char *content)
 {
@@ -302,6 +303,55 @@ static void *tr_json_malloc(size_t n)
     return NULL;
 }
 
+/* Promise: the loss curve is well-formed, shows the name of its folder as text, draws every line inside the
+   frame, rings the lowest validation loss, and tells the figures; it does without validations, with one step,
+   and with more steps than it has points. */
+static void tr_curve(void **state)
+{
+    (void)state;
+    char dir[512], path[512];
+    hbk_error err = {HBK_ERROR_NONE, "", "", 0};
+    test_tmp(dir, "curve<&>");
+    check_ok(hbk_path(path, dir, "loss.svg", &err));
+    hbk_text rows = {NULL, NULL, 0, 0, false};
+    for (int n = 1; n <= 1000; n = n == 1 ? 12 : n == 12 ? 1000 : 1001) {
+        for (int validated = 0; validated < 2; validated++) {
+            hbk_text_clear(&rows);
+            for (int i = 1; i <= n; i++) {
+                hbk_text_printf(&rows, "{\"step\":%d,\"loss\":%.3f,\"lr\":0.001", i, 3 + 2.0 / i);
+                if (validated && (i % 4 == 0 || i == n))
+                    hbk_text_printf(&rows, ",\"val_loss\":%.3f", 4 + 0.01 * abs(i - 8));
+                hbk_text_add(&rows, "}\n");
+            }
+            hbk_text_add(&rows, "{\"step\":"); /* torn: no row yet */
+            tr_write(dir, "metrics.jsonl", hbk_text_string(&rows));
+            check_ok(tool_curve(dir, NULL, &err));
+            hbk_text svg = {NULL, NULL, 0, 0, false};
+            check_ok(hbk_file_read(path, 1 << 20, &svg, &err));
+            tr_check_balance(svg.data);
+            assert_non_null(strstr(svg.data, "curve&lt;&amp;&gt;</text>"));
+            assert_null(strstr(svg.data, "nan"));
+            assert_null(strstr(svg.data, "inf"));
+            assert_true(svg.len < 32768);
+            assert_true((strstr(svg.data, "class=\"ring\"") != NULL) == (validated == 1));
+            if (n == 12) assert_non_null(strstr(svg.data, "12 steps: training loss 5.000 &#8594; 3.175"));
+            if (n == 12 && validated) assert_non_null(strstr(svg.data, "lowest 4.000 in step 8<"));
+            double x, y; /* every point of every line */
+            for (const char *p = strpbrk(svg.data, "ML"); p; p = strpbrk(p + 1, "ML"))
+                if (sscanf(p + 1, "%lf %lf", &x, &y) == 2)
+                    assert_true(x >= CURVE_LEFT && x <= CURVE_LEFT + CURVE_WIDTH + 0.05 && y > 80 && y < 403);
+            hbk_text_free(&svg);
+        }
+    }
+    hbk_text_free(&rows);
+    tr_write(dir, "metrics.jsonl", "{\"step\":1");
+    check_error(tool_curve(dir, NULL, &err), HBK_ERROR_DATA, "holds no step");
+    tr_write(dir, "metrics.jsonl", "{\"step\":1,\"loss\":1.0,\"lr\":1}\n{\"step\":2,\"lr\":1}\n");
+    check_error(tool_curve(dir, NULL, &err), HBK_ERROR_FORMAT, "without step, loss or lr");
+    unlink(path);
+    check_error(tool_curve("no/such", NULL, &err), HBK_ERROR_DATA, "holds no step");
+}
+
 /* Promise: whichever allocation of jansson is refused, the report fails and says why. */
 static void tr_memory(void **state)
 {
@@ -328,5 +378,5 @@ static void tr_memory(void **state)
 static const struct CMUnitTest tests_report[] = {
     cmocka_unit_test(tr_counts),     cmocka_unit_test(tr_harmless),  cmocka_unit_test(tr_stopped),
     cmocka_unit_test(tr_unfinished), cmocka_unit_test(tr_collapsed), cmocka_unit_test(tr_long),
-    cmocka_unit_test(tr_memory),
+    cmocka_unit_test(tr_curve),      cmocka_unit_test(tr_memory),
 };

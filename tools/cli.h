@@ -92,7 +92,7 @@ typedef struct cli_meter {
     bool terminal;      /* one line, rewritten in place; else plain lines */
     bool drawn;         /* `line` is on the screen as it is */
     char stage[64];
-    char line[256];
+    char line[320];
     double began, shown; /* seconds: when the stage was first heard of, when a line was last written */
     hbk_int first;       /* what was done then: a resumed stage does not start at 0 */
 } cli_meter;
@@ -476,7 +476,7 @@ static bool cli_on_progress(void *ctx, const char *stage, hbk_int done, hbk_int 
     static const char full[] = "####################", empty[] = "....................";
     cli_meter *m = (cli_meter *)ctx;
     double now = cli_now(NULL), share = total > 0 ? (double)done / (double)total : 0;
-    char line[224], of[32] = "", rate[32] = "", left[32] = "";
+    char line[176], of[32] = "", rate[32] = "", left[32] = "";
     int n = (int)(share * 20);
     if (strncmp(m->stage, stage, sizeof m->stage - 1) != 0) {
         cli_draw_end(m);

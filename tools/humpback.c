@@ -21,8 +21,10 @@
 #include "cli.h"
 
 #include "bench.h"
+#include "curve.h"
 #include "demo.h"
 #include "inspect.h"
+#include "plan.h"
 #include "report.h"
 #include "seeds.h"
 
@@ -1403,15 +1405,16 @@ static bool cmd_train(cli *c, const cmd_world *w, const hbk_train_options *o, co
     if (init_dir && !(init = hbk_adapter_load(init_dir, w->base, NULL, &c->err))) return false;
     bool ok = hbk_finetune(w->base, &data, o, init, &recipe, dir, cli_watch(c), NULL, &c->err);
     hbk_adapter_free(init);
-    if (!ok) return false;
+    if (!ok || !tool_curve(dir, NULL, &c->err)) return false;
     cli_draw_end(&c->meter);
-    cli_say(c, "%s of %lld examples (the loss is on %lld of their %lld tokens): %s\n",
+    cli_say(c, "%s of %lld examples (the loss is on %lld of their %lld tokens): %s\nits loss: %s/loss.svg\n",
             o->full ? "a model" : "an adapter", (long long)d->n, (long long)d->n_targets,
-            (long long)d->tokens.n, dir);
+            (long long)d->tokens.n, dir, dir);
     return !cli_has(c, "json") ||
-           cli_print_json(json_pack("{s:s, s:s, s:I, s:I, s:I}", "out", dir, "mode",
+           cli_print_json(json_pack("{s:s, s:s, s:I, s:I, s:I, s:I}", "out", dir, "mode",
                                     o->full ? "full" : "lora", "examples", (json_int_t)d->n, "targets",
-                                    (json_int_t)d->n_targets, "too_long", (json_int_t)d->n_too_long),
+                                    (json_int_t)d->n_targets, "too_long", (json_int_t)d->n_too_long,
+                                    "peak_bytes", (json_int_t)cli_peak_memory()),
                           &c->err);
 }
 
@@ -1825,19 +1828,23 @@ static int cmd_demo(cli *c)
 static int cmd_report(cli *c)
 {
     const char *run = c->operands[0], *out = cli_text(c, "out");
+    char state[512], metrics[512];
     if (!hbk_dir_exists(run)) {
         hbk_fail_at(&c->err, HBK_ERROR_FILE, run, 0, "there is no such run folder");
         return cli_fail(c);
     }
-    bool ok = tool_report(run, out, &c->err);
+    bool ok = hbk_path(state, run, "run.json", &c->err) && hbk_path(metrics, run, "metrics.jsonl", &c->err);
+    bool tuned = ok && !hbk_file_exists(state) && hbk_file_exists(metrics);
+    ok = ok && (tuned ? tool_curve(run, out, &c->err) : tool_report(run, out, &c->err));
     if (ok && out) printf("%s\n", out);
-    if (ok && !out) printf("%s/report.html\n", run);
+    if (ok && !out) printf("%s/%s\n", run, tuned ? "loss.svg" : "report.html");
     return cli_end(c, ok);
 }
 
 /* ==== 8  EXPORTING ==========================================================
 
-   What was trained here, for other programs. A folder is written as DIR.part and renamed when it is whole. */
+   What was trained here, for other programs. OUT is written inside a new folder OUT.part.XXXXXX and moved out
+   of it when it is whole. Nothing else is removed: what is called like that already is somebody's. */
 
 /* Whether `folder` is `path`, or holds it at any depth. */
 static bool cmd_holds(const char *folder, const char *path)
@@ -1850,7 +1857,7 @@ static bool cmd_holds(const char *folder, const char *path)
     return holds;
 }
 
-/* Removes a folder and the files in it; one that holds folders stays. */
+/* Removes a folder that was made here and the files in it; one that holds folders stays. */
 static void cmd_remove_folder(const char *dir)
 {
     DIR *d = opendir(dir);
@@ -2017,30 +2024,42 @@ static bool cmd_say_exported(cli *c, const cmd_world *w, const char *type, const
     return cli_print_json(result, &c->err);
 }
 
+/* A new folder beside `out`, and the path in it that has out's own name: a GGUF file says what it is called. */
+static bool cmd_make_work(cli *c, const char *out, char work[512], char part[512])
+{
+    const char *slash = strrchr(out, '/');
+    int n = snprintf(work, 512, "%s.part.XXXXXX", out);
+    if (n >= 512 || snprintf(part, 512, "%s/%s", work, slash ? slash + 1 : out) >= 512)
+        return hbk_fail_at(&c->err, HBK_ERROR_RANGE, out, 0, "this path is too long");
+    if (!mkdtemp(work))
+        return hbk_fail_at(&c->err, HBK_ERROR_FILE, out, 0, "no folder can be made beside it: %s",
+                           strerror(errno));
+    memcpy(part, work, (size_t)n); /* mkdtemp chose the last letters */
+    return true;
+}
+
 typedef enum cmd_export_kind { CMD_MERGE, CMD_GGUF, CMD_ADAPTER_GGUF, CMD_EXPORT_KINDS } cmd_export_kind;
 
-/* Everything after the flags are known to make sense: written as OUT.part, then put in place. */
+/* Everything after the flags are known to make sense. */
 static bool cmd_export_to(cli *c, cmd_export_kind kind, const char *out)
 {
     static bool (*const write[])(cli *, cmd_world *, const char *,
                                  double *) = {cmd_export_merged, cmd_export_gguf, cmd_export_adapter};
     cmd_world w;
-    char part[512];
+    char work[512], part[512];
     double apart = 0;
     memset(&w, 0, sizeof w);
     if (!cmd_may_write(c, out)) return false;
-    if (snprintf(part, sizeof part, "%s.part", out) >= (int)sizeof part)
-        return hbk_fail_at(&c->err, HBK_ERROR_RANGE, out, 0, "this path is too long");
-    cmd_remove_folder(part); /* what a killed call left */
     w.base = hbk_model_load(cli_text(c, "model"), NULL, &c->err);
-    bool ok = w.base && cmd_open_adapter(c, &w) && write[kind](c, &w, part, &apart) &&
-              cmd_put_in_place(c, part, out);
+    bool ok = w.base && cmd_open_adapter(c, &w), made = ok && cmd_make_work(c, out, work, part);
+    ok = made && write[kind](c, &w, part, &apart) && cmd_put_in_place(c, part, out);
+    if (made) {
+        if (!ok) cmd_remove_folder(part);
+        cmd_remove_folder(work);
+    }
     if (ok) {
         const char *type = kind == CMD_ADAPTER_GGUF ? "f32" : hbk_dtype_name(cmd_dtype(c, w.tuned.model));
         ok = cmd_say_exported(c, &w, type, out, apart);
-    } else {
-        unlink(part);
-        cmd_remove_folder(part);
     }
     cmd_close(&w);
     return ok;
@@ -2110,8 +2129,8 @@ static const cli_flag cmd_demo_flags[] = {
     CLI_END};
 static const cli_flag cmd_tokenize_flags[] = {
     {"model", CLI_TEXT, "M", NULL, "a folder with a tokenizer", 0, 0, CLI_FREE},
-    {"tokenizer", CLI_TEXT, "F", NULL, "a tokenizer.json, tokenizer.model or tokenizer.bin instead", 0, 0,
-     CLI_FREE},
+    {"tokenizer", CLI_TEXT, "F", NULL, "a tokenizer.json, tokenizer.model, tokenizer.bin or .gguf instead", 0,
+     0, CLI_FREE},
     {"text", CLI_TEXT, "T", NULL, "a text", 0, 0, CLI_FREE},
     {"file", CLI_TEXT, "F", NULL, "a file that is one text", 0, 0, CLI_FREE},
     {"lines", CLI_TEXT, "F", NULL, "a file whose every line is a text", 0, 0, CLI_FREE},
@@ -2251,7 +2270,7 @@ static const cli_flag cmd_run_flags[] = {
     CMD_FLAG_JSON,
     CLI_END};
 static const cli_flag cmd_report_flags[] = {
-    {"out", CLI_TEXT, "F", "(RUN/report.html)", "the page", 0, 0, CLI_FREE}, CLI_END};
+    {"out", CLI_TEXT, "F", "(RUN/report.html, D/loss.svg)", "the page", 0, 0, CLI_FREE}, CLI_END};
 
 static const cli_group cmd_demo_group = {"Flags", cmd_demo_flags, NULL, NULL};
 static const cli_group cmd_tokenize_group = {"Flags", cmd_tokenize_flags, NULL, NULL};
@@ -2373,9 +2392,16 @@ static const cli_command cmd_commands[] = {
      1,
      {&inspect_group},
      inspect_main},
+    {"plan",
+     "memory and time of a finetuning, before it is begun",
+     "(--model M | --shape S) [flags]",
+     0,
+     0,
+     {&plan_group, &plan_train_group},
+     plan_main},
     {"report",
-     "writes a run folder's report.json and report.html again",
-     "RUN [--out F]",
+     "writes a run folder's report.json and report.html again, or a finetuned folder's loss.svg",
+     "RUN|D [--out F]",
      1,
      1,
      {&cmd_report_group},
