@@ -3278,7 +3278,8 @@ HBK_DEF const hbk_gguf_value *hbk_gguf_find(const hbk_gguf *g, const char *key)
     hbk_gguf_value wanted;
     const hbk_gguf_value *like = &wanted, *const *found;
     wanted.key = key;
-    found = (const hbk_gguf_value *const *)bsearch(&like, g->by_key, (size_t)g->n_values, sizeof *g->by_key, hbk__by_key);
+    found = (const hbk_gguf_value *const *)bsearch(&like, g->by_key, (size_t)g->n_values, sizeof *g->by_key,
+                                                  hbk__by_key);
     return found ? *found : NULL;
 }
 
@@ -3298,7 +3299,8 @@ HBK_DEF const hbk_gguf_tensor *hbk_gguf_tensor_find(const hbk_gguf *g, const cha
     hbk_gguf_tensor wanted;
     const hbk_gguf_tensor *like = &wanted, *const *found;
     wanted.name = name;
-    found = (const hbk_gguf_tensor *const *)bsearch(&like, g->by_name, (size_t)g->n_tensors, sizeof *g->by_name, hbk__by_tensor_name);
+    found = (const hbk_gguf_tensor *const *)bsearch(&like, g->by_name, (size_t)g->n_tensors,
+                                                    sizeof *g->by_name, hbk__by_tensor_name);
     return found ? *found : NULL;
 }
 
@@ -9122,7 +9124,8 @@ static const hbk_tensor *hbk__st_find(const hbk_safetensors *s, const char *name
     hbk_tensor wanted;
     const hbk_tensor *like = &wanted, *const *found;
     wanted.name = name;
-    found = (const hbk_tensor *const *)bsearch(&like, s->by_name, (size_t)s->n, sizeof *s->by_name, hbk__by_name);
+    found = (const hbk_tensor *const *)bsearch(&like, s->by_name, (size_t)s->n, sizeof *s->by_name,
+                                               hbk__by_name);
     return found ? *found : NULL;
 }
 
