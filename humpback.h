@@ -560,7 +560,6 @@ typedef struct hbk_matrix {
 HBK_DEF const char *hbk_dtype_name(hbk_dtype t);         /* "f32" ... */
 HBK_DEF hbk_int hbk_dtype_block(hbk_dtype t);            /* elements that are stored together: 1, 32, 256 */
 HBK_DEF size_t hbk_dtype_size(hbk_dtype t, hbk_int n);   /* bytes of n elements, n a multiple of the block */
-HBK_DEF int hbk_dtype_gguf(hbk_dtype t);                 /* its id in GGUF files, or -1 */
 HBK_DEF bool hbk_dtype_packs(hbk_dtype t);               /* whether hbk_pack writes it */
 /* Rows first .. first+n-1 of w as reals into out (n, cols). What the blocks say, in f32, to the bit. */
 HBK_DEF void hbk_matrix_unpack(hbk_real *out, const hbk_matrix *w, hbk_int first, hbk_int n);
@@ -2821,23 +2820,24 @@ typedef struct hbk__ggml_type {
     int id, block, bytes; /* elements of a block and their bytes */
 } hbk__ggml_type;
 
-/* All that files hold, so that what chapter 8 cannot multiply is refused by its name. */
+/* All that files hold: the types of chapter 8, and behind them those that it cannot multiply, so that these
+   are refused by their names. */
 static const hbk__ggml_type hbk__ggml_types[] = {
-    {"F32", 0, 1, 4},         {"F16", 1, 1, 2},        {"Q4_0", 2, 32, 18},      {"Q4_1", 3, 32, 20},
-    {"Q5_0", 6, 32, 22},      {"Q5_1", 7, 32, 24},     {"Q8_0", 8, 32, 34},      {"Q2_K", 10, 256, 84},
-    {"Q3_K", 11, 256, 110},   {"Q4_K", 12, 256, 144},  {"Q5_K", 13, 256, 176},   {"Q6_K", 14, 256, 210},
+#define HBK_X(name, text, gguf, block, bytes) {#name, gguf, block, bytes},
+    HBK_DTYPES(HBK_X)
+#undef HBK_X
     {"IQ2_XXS", 16, 256, 66}, {"IQ2_XS", 17, 256, 74}, {"IQ3_XXS", 18, 256, 98}, {"IQ1_S", 19, 256, 50},
     {"IQ4_NL", 20, 32, 18},   {"IQ3_S", 21, 256, 110}, {"IQ2_S", 22, 256, 82},   {"IQ4_XS", 23, 256, 136},
     {"I8", 24, 1, 1},         {"I16", 25, 1, 2},       {"I32", 26, 1, 4},        {"I64", 27, 1, 8},
-    {"F64", 28, 1, 8},        {"IQ1_M", 29, 256, 56},  {"BF16", 30, 1, 2},       {"TQ1_0", 34, 256, 54},
-    {"TQ2_0", 35, 256, 66},   {"MXFP4", 39, 32, 17},   {"NVFP4", 40, 64, 36},    {"Q1_0", 41, 128, 18}};
+    {"IQ1_M", 29, 256, 56},   {"TQ1_0", 34, 256, 54},  {"TQ2_0", 35, 256, 66},   {"MXFP4", 39, 32, 17},
+    {"NVFP4", 40, 64, 36},    {"Q1_0", 41, 128, 18}};
 
 /* By name, or by id where name is NULL; NULL if there is none. */
 static const hbk__ggml_type *hbk__ggml_type_of(const char *name, uint64_t id)
 {
     for (size_t i = 0; i < sizeof hbk__ggml_types / sizeof *hbk__ggml_types; i++) {
         const hbk__ggml_type *t = &hbk__ggml_types[i];
-        if (name ? !strcmp(name, t->name) : (uint64_t)t->id == id) return t;
+        if (t->id >= 0 && (name ? !strcmp(name, t->name) : (uint64_t)t->id == id)) return t;
     }
     return NULL;
 }
@@ -3275,16 +3275,12 @@ HBK_DEF const hbk_gguf_value *hbk_gguf_key_at(const hbk_gguf *g, hbk_int i)
 
 HBK_DEF const hbk_gguf_value *hbk_gguf_find(const hbk_gguf *g, const char *key)
 {
-    for (hbk_int low = 0, high = g->n_values; low < high;) {
-        hbk_int middle = (low + high) / 2;
-        int order = strcmp(key, g->by_key[middle]->key);
-        if (order == 0) return g->by_key[middle];
-        if (order < 0)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    return NULL;
+    hbk_gguf_value wanted;
+    const hbk_gguf_value *like = &wanted, *const *found;
+    wanted.key = key;
+    found = (const hbk_gguf_value *const *)bsearch(&like, g->by_key, (size_t)g->n_values, sizeof *g->by_key,
+                                                  hbk__by_key);
+    return found ? *found : NULL;
 }
 
 HBK_DEF hbk_int hbk_gguf_tensor_count(const hbk_gguf *g)
@@ -3300,16 +3296,12 @@ HBK_DEF const hbk_gguf_tensor *hbk_gguf_tensor_at(const hbk_gguf *g, hbk_int i)
 
 HBK_DEF const hbk_gguf_tensor *hbk_gguf_tensor_find(const hbk_gguf *g, const char *name)
 {
-    for (hbk_int low = 0, high = g->n_tensors; low < high;) {
-        hbk_int middle = (low + high) / 2;
-        int order = strcmp(name, g->by_name[middle]->name);
-        if (order == 0) return g->by_name[middle];
-        if (order < 0)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    return NULL;
+    hbk_gguf_tensor wanted;
+    const hbk_gguf_tensor *like = &wanted, *const *found;
+    wanted.name = name;
+    found = (const hbk_gguf_tensor *const *)bsearch(&like, g->by_name, (size_t)g->n_tensors,
+                                                    sizeof *g->by_name, hbk__by_tensor_name);
+    return found ? *found : NULL;
 }
 
 HBK_DEF bool hbk_gguf_int_at(const hbk_gguf_value *v, hbk_int i, hbk_int *x)
@@ -6657,14 +6649,6 @@ HBK_DEF const char *hbk_dtype_name(hbk_dtype t)
     return "?";
 }
 
-HBK_DEF int hbk_dtype_gguf(hbk_dtype t)
-{
-#define HBK_X(name, text, gguf, block, bytes) gguf,
-    static const int ids[] = {HBK_DTYPES(HBK_X)};
-#undef HBK_X
-    return ids[t];
-}
-
 HBK_DEF hbk_int hbk_dtype_block(hbk_dtype t)
 {
 #define HBK_X(name, text, gguf, block, bytes) block,
@@ -9137,17 +9121,12 @@ HBK_DEF const char *hbk_safetensors_meta(const hbk_safetensors *s, const char *k
    open file may be shared. */
 static const hbk_tensor *hbk__st_find(const hbk_safetensors *s, const char *name)
 {
-    hbk_int low = 0, high = s->n;
-    while (low < high) {
-        hbk_int middle = (low + high) / 2;
-        int order = strcmp(name, s->by_name[middle]->name);
-        if (order == 0) return s->by_name[middle];
-        if (order < 0)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    return NULL;
+    hbk_tensor wanted;
+    const hbk_tensor *like = &wanted, *const *found;
+    wanted.name = name;
+    found = (const hbk_tensor *const *)bsearch(&like, s->by_name, (size_t)s->n, sizeof *s->by_name,
+                                               hbk__by_name);
+    return found ? *found : NULL;
 }
 
 HBK_DEF const hbk_tensor *hbk_safetensors_find(const hbk_safetensors *s, const char *name)
