@@ -78,8 +78,9 @@
    Without -fopenmp the same code runs on one thread; then compile with -fopenmp-simd, or float sums
    stay scalar. Never compile with -ffast-math: a trainer must see a NaN.
 
-   humpback.h DOES NOT: run on a GPU; run on Windows (use WSL); read architectures other than LLaMA's;
-   promise anything about hostile model files beyond the bounds checks that it makes.
+   humpback.h DOES NOT: run on a GPU; run on Windows (use WSL), 32-bit or big-endian machines; read
+   architectures other than LLaMA's; promise anything about hostile model files beyond the bounds checks
+   that it makes.
    jansson and stb_ds allocate with malloc, not through the hook of chapter 3.
 
    LICENCE: public domain or MIT, as you like: see the end of the file. */
@@ -113,6 +114,13 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#if UINTPTR_MAX < UINT64_MAX
+#error "humpback.h needs a 64-bit machine: whole model files are mapped, and counted by size_t"
+#endif
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "humpback.h needs a little-endian machine: weights are used as they lie in their files"
+#endif
 
 #define HBK_VERSION "0.1.0"
 
@@ -720,9 +728,9 @@ typedef struct hbk_config {
 } hbk_config;
 
 /* Whether a model of this shape can exist. HBK_ERROR_RANGE names the field of config.json where a size is not
-   from 1 to 2^31 - 1, query heads are no multiple of key/value heads, head_dim is odd, eps or theta is out of
-   range, or the sizes multiply beyond any memory: behind it products of two of them cannot overflow.
-   Thread safety: pure. */
+   from 1 to 2^31 - 1, query heads are no multiple of key/value heads, head_dim is odd, eps, theta or a number
+   of the rope scaling is out of range, or the sizes multiply beyond any memory: behind it products of two of
+   them cannot overflow, and every frequency is finite. Thread safety: pure. */
 HBK_DEF bool hbk_config_check(const hbk_config *c, hbk_error *err);
 
 typedef struct hbk_layer {
@@ -837,7 +845,8 @@ HBK_DEF bool hbk_safetensors_write(const char *path, const hbk_tensor *tensors, 
    GGUF also Q4_0 to Q6_K, in llama2.c's version 2 INT8); norms and biases are copied, and so are the q and k
    of GGUF and llama2.c, whose rows change order. A folder is LLaMA's, or Mistral's with a window no shorter
    than its context; every other architecture, scaling of positions or packing of weights is refused by name.
-   Opening reads tables and norms only: it takes milliseconds and next to no memory. */
+   Opening reads tables and norms only: it takes milliseconds and next to no memory. (Only where a folder says
+   tie_word_embeddings and yet stores both matrices are these read, to see whether they are the same.) */
 HBK_DEF hbk_model *hbk_model_load(const char *path, hbk_allocator *alloc, hbk_error *err);
 /* Writes DIR/config.json, generation_config.json and model.safetensors in dtype t (F32, F16 or BF16). A
    number that t cannot hold, or a NaN, is an error. */
@@ -7782,20 +7791,45 @@ static hbk_adapter *hbk__adapter_begin(const hbk_config *c, hbk_allocator *alloc
     return a;
 }
 
-/* Sets the adapter's rank and alpha to those that most of its projections have, the first of equals. */
-static void hbk__adapter_majority(hbk_adapter *a)
+/* A rank and an alpha that some projection has, and which. */
+typedef struct hbk__lora_kind {
+    hbk_int rank, at;
+    double alpha;
+} hbk__lora_kind;
+
+static int hbk__by_kind(const void *left, const void *right)
 {
-    hbk_int most = 0;
-    for (hbk_int i = 0; i <= a->n_layers * HBK_N_SLOTS; i++) {
-        const hbk_lora *l = &a->loras[i];
-        hbk_int same = 0;
-        for (hbk_int k = 0; k <= a->n_layers * HBK_N_SLOTS; k++)
-            same += a->loras[k].rank == l->rank && a->loras[k].alpha == l->alpha;
-        if (l->rank == 0 || same <= most) continue;
-        most = same;
-        a->rank = l->rank;
-        a->alpha = l->alpha;
+    const hbk__lora_kind *x = (const hbk__lora_kind *)left, *y = (const hbk__lora_kind *)right;
+    if (x->rank != y->rank) return x->rank < y->rank ? -1 : 1;
+    if (x->alpha != y->alpha) return x->alpha < y->alpha ? -1 : 1;
+    return x->at < y->at ? -1 : x->at > y->at;
+}
+
+/* Sets the adapter's rank and alpha to those that most of its projections have, the first of equals. Sorted,
+   for a file may have many layers: equals then stand together, and each run begins with its first. */
+static bool hbk__adapter_majority(hbk_adapter *a, hbk_error *err)
+{
+    hbk_int last = a->n_layers * HBK_N_SLOTS, n = 0, most = 0, first = 0;
+    hbk__lora_kind *kinds = HBK__NEW(a->alloc, hbk__lora_kind, last + 1, err);
+    if (!kinds) return false;
+    for (hbk_int i = 0; i <= last; i++) {
+        if (a->loras[i].rank == 0) continue;
+        kinds[n].rank = a->loras[i].rank;
+        kinds[n].alpha = a->loras[i].alpha;
+        kinds[n++].at = i;
     }
+    qsort(kinds, (size_t)n, sizeof *kinds, hbk__by_kind);
+    for (hbk_int i = 0, end; i < n; i = end) {
+        const hbk__lora_kind *k = &kinds[i];
+        for (end = i + 1; end < n && kinds[end].rank == k->rank && kinds[end].alpha == k->alpha;) end++;
+        if (end - i < most || (end - i == most && k->at > first)) continue;
+        most = end - i;
+        first = k->at;
+        a->rank = k->rank;
+        a->alpha = k->alpha;
+    }
+    hbk_free(a->alloc, kinds);
+    return true;
 }
 
 /* Lays a and b of every projection with a rank out in `values`, or, values NULL, in a zeroed block of the
@@ -7818,13 +7852,18 @@ static bool hbk__adapter_lay(hbk_adapter *a, hbk_real *values, hbk_error *err)
         hbk_lora *l = &a->loras[i];
         if (l->rank == 0) continue;
         l->scale = (hbk_real)(l->alpha / (double)l->rank);
+        if (!isfinite(l->scale))
+            return hbk_fail(err, HBK_ERROR_RANGE,
+                            "alpha %g over rank %lld is no scale for %s (layer %lld of %lld): it must be "
+                            "finite",
+                            l->alpha, (long long)l->rank, hbk_slot_name((hbk_slot)hbk__lora_slot(a, i)),
+                            (long long)(i / HBK_N_SLOTS), (long long)a->n_layers);
         l->a = at;
         l->b = at + l->rank * l->in;
         at += l->rank * (l->in + l->out);
         a->targets |= 1u << hbk__lora_slot(a, i);
     }
-    hbk__adapter_majority(a);
-    return true;
+    return hbk__adapter_majority(a, err);
 }
 
 /* An adapter of the same projections and ranks over other numbers. */
@@ -7965,6 +8004,32 @@ static bool hbk__positive(const char *name, hbk_int value, hbk_error *err)
                     (long long)value);
 }
 
+/* Bounds of eps and of what frequencies are made from: within them no frequency is infinite or a NaN, also
+   in float. */
+static bool hbk__check_numbers(const hbk_config *c, hbk_error *err)
+{
+    if (!(c->rms_norm_eps >= 0 && c->rms_norm_eps <= 1))
+        return hbk_fail(err, HBK_ERROR_RANGE, "configuration: rms_norm_eps %g, expected 0 to 1",
+                        c->rms_norm_eps);
+    if (!(c->rope_theta >= 1e-9 && c->rope_theta <= 1e30))
+        return hbk_fail(err, HBK_ERROR_RANGE, "configuration: rope_theta %g, expected 1e-9 to 1e30",
+                        c->rope_theta);
+    if (c->rope_scaling == HBK_ROPE_DEFAULT) return true;
+    if (!(c->rope_factor >= 1e-9 && c->rope_factor <= 1e9))
+        return hbk_fail(err, HBK_ERROR_RANGE,
+                        "configuration: the factor of the rope scaling is %g, expected 1e-9 to 1e9",
+                        c->rope_factor);
+    double low = c->rope_low_freq_factor, high = c->rope_high_freq_factor;
+    if (c->rope_scaling == HBK_ROPE_LINEAR ||
+        (low >= 1e-9 && high <= 1e9 && (float)low < (float)high && c->rope_original_context >= 1))
+        return true;
+    return hbk_fail(err, HBK_ERROR_RANGE,
+                    "configuration: rope scaling llama3 of low_freq_factor %g, high_freq_factor %g, "
+                    "original_max_position_embeddings %lld: expected 1e-9 <= low < high <= 1e9, and 1 or "
+                    "more",
+                    low, high, (long long)c->rope_original_context);
+}
+
 HBK_DEF bool hbk_config_check(const hbk_config *c, hbk_error *err)
 {
     if (!hbk__positive("num_hidden_layers", c->n_layers, err) ||
@@ -7986,10 +8051,7 @@ HBK_DEF bool hbk_config_check(const hbk_config *c, hbk_error *err)
     if (c->biases & ~HBK_ALL_SLOTS)
         return hbk_fail(err, HBK_ERROR_RANGE, "configuration: biases 0x%x, expected bits of hbk_slot",
                         c->biases);
-    if (!(c->rms_norm_eps >= 0) || !(c->rope_theta > 0))
-        return hbk_fail(err, HBK_ERROR_RANGE,
-                        "configuration: rms_norm_eps %g must not be negative, rope_theta %g must be positive",
-                        c->rms_norm_eps, c->rope_theta);
+    if (!hbk__check_numbers(c, err)) return false;
     hbk_int width = HBK__MAX(c->dim, HBK__MAX(c->ffn_dim, c->n_heads * c->head_dim)), layer, all;
     if (!hbk__mul(&layer, width, 8 * width) || !hbk__mul(&all, layer, c->n_layers) ||
         !hbk__mul(&layer, c->vocab_size, c->dim) || all > INT64_MAX / 64 || layer > INT64_MAX / 64)
@@ -9201,8 +9263,9 @@ static double hbk__dtype_limit(hbk_dtype t)
     return ldexp(2 - ldexp(1, t == HBK_BF16 ? -8 : -24), 127);
 }
 
-/* Packs n numbers of a tensor of the file `path`. A trainer that diverged must not replace a good file by one
-   full of NaN, nor a narrow type turn large weights into infinities: both end the writing. */
+/* Packs n numbers of a tensor of the file `path`; packed NULL: only looks at them. A trainer that diverged
+   must not replace a good file by one full of NaN, nor a narrow type turn large weights into infinities: both
+   end the writing. */
 static bool hbk__pack_checked(void *packed, hbk_dtype t, const hbk_real *x, hbk_int n, const char *name,
                               const char *path, hbk_error *err)
 {
@@ -9213,7 +9276,7 @@ static bool hbk__pack_checked(void *packed, hbk_dtype t, const hbk_real *x, hbk_
         return hbk_fail_at(err, HBK_ERROR_NUMERIC, path, 0,
                            "tensor %s: holds %g, which %s cannot; nothing was written", name, (double)x[bad],
                            hbk__st_type_name(t));
-    hbk_pack(packed, t, x, n);
+    if (packed) hbk_pack(packed, t, x, n);
     return true;
 }
 
@@ -9272,7 +9335,8 @@ static bool hbk__st_verify(const char *path, const hbk__st_item *items, hbk_int 
     }
     close(fd);
     if (ok) return true;
-    return hbk_fail_at(err, HBK_ERROR_FILE, path, 0, "was written but does not read back: is the disk sound?");
+    return hbk_fail_at(err, HBK_ERROR_FILE, path, 0,
+                       "was written but does not read back: is the disk sound?");
 }
 
 /* Writes sorted items to a file under construction, and reads them back. */
@@ -9566,6 +9630,13 @@ static bool hbk__read_config(hbk__fields *f, hbk_config *c)
     return f->ok;
 }
 
+/* hbk_config_check of what came from the file `path`. */
+static bool hbk__config_fits(const hbk_config *c, const char *path, hbk_error *err)
+{
+    hbk_error why;
+    return hbk_config_check(c, &why) || hbk_fail_at(err, why.code, path, 0, "%s", why.message);
+}
+
 /* DIR/config.json. What ends a text is taken from generation_config.json, as transformers' generate does, and
    from config.json where that file is absent or names nothing. */
 static bool hbk__config_load(const char *dir, hbk_config *c, hbk_error *err)
@@ -9582,14 +9653,15 @@ static bool hbk__config_load(const char *dir, hbk_config *c, hbk_error *err)
     bool ok = json_is_object(root) ? hbk__read_config(&f, c)
                                    : hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "expected a JSON object");
     json_decref(root);
-    if (!ok || !hbk_path(path, dir, "generation_config.json", err)) return false;
-    if (!hbk_file_exists(path)) return hbk_config_check(c, err);
+    if (!ok || !hbk__config_fits(c, path, err) || !hbk_path(path, dir, "generation_config.json", err))
+        return false;
+    if (!hbk_file_exists(path)) return true;
     root = hbk_json_read(path, err);
     if (!root) return false;
     f.o = root;
     if (hbk__json_field(&f, "eos_token_id")) hbk__read_eos(&f, c);
     json_decref(root);
-    return f.ok && hbk_config_check(c, err);
+    return f.ok;
 }
 
 /* ---- 12.4 binding a model's tensors -----------------------------------------
@@ -9646,23 +9718,25 @@ static const char *const hbk__gguf_tensors[][2] = {{HBK__EMBED, "token_embd.weig
                                                    {"mlp.up_proj", "ffn_up"},
                                                    {"mlp.down_proj", "ffn_down"}};
 
-/* A tensor's GGUF name from Hugging Face's or, with `to` 0, the other way; an unknown name stays. */
-static void hbk__translate(char out[96], const char *name, int to)
+/* A tensor's GGUF name from Hugging Face's or, with `to` 0, the other way; false, and out empty, for a name
+   that is none of these: a name in the wrong language must not pass for its translation. */
+static bool hbk__translate(char out[96], const char *name, int to)
 {
     const char *prefix[2] = {"model.layers.", "blk."};
     size_t lead = strlen(prefix[!to]), digits;
-    snprintf(out, 96, "%s", name);
+    out[0] = 0;
     for (int i = 0; i < 3; i++)
         if (!strcmp(name, hbk__gguf_tensors[i][!to])) snprintf(out, 96, "%s", hbk__gguf_tensors[i][to]);
-    if (strncmp(name, prefix[!to], lead) != 0) return;
+    if (strncmp(name, prefix[!to], lead) != 0) return out[0] != 0;
     digits = strspn(name + lead, "0123456789");
     const char *part = name + lead + digits + 1, *end = strrchr(name, '.');
-    if (digits < 1 || digits > 9 || part[-1] != '.' || end < part) return;
+    if (digits < 1 || digits > 9 || part[-1] != '.' || end < part) return false;
     for (int i = 3; i < 12; i++)
         if (strlen(hbk__gguf_tensors[i][!to]) == (size_t)(end - part) &&
             !strncmp(part, hbk__gguf_tensors[i][!to], (size_t)(end - part)))
             snprintf(out, 96, "%s%.*s.%s%.40s", prefix[to], (int)digits, name + lead,
                      hbk__gguf_tensors[i][to], end);
+    return out[0] != 0;
 }
 
 static const char *hbk__base_name(const char *path)
@@ -9777,6 +9851,10 @@ static bool hbk__check_tensor(const char *path, const hbk_tensor *t, const hbk_m
                            "tensor %s: type %s is not supported; convert the model to F32, F16, BF16 or, in "
                            "GGUF, Q4_0 to Q6_K",
                            t->name, t->dtype);
+    if (p->vector && type != HBK_F32 && type != HBK_F16 && type != HBK_BF16)
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
+                           "tensor %s: type %s, expected F32, F16 or BF16 for a norm or bias", t->name,
+                           t->dtype);
     bool vocabulary = p->w && p->slot == HBK_N_SLOTS;
     if (p->vector ? t->n_dims == 1 && t->shape[0] == w->cols
                   : t->n_dims == 2 && t->shape[1] == w->cols &&
@@ -10449,9 +10527,9 @@ static bool hbk__gguf_config(const hbk_gguf *g, hbk_config *c, hbk_allocator *al
     hbk__gguf_refuse(&f, "general.type", "model", "; an adapter is opened as an adapter, beside its model");
     hbk__gguf_refuse(&f, "general.architecture", "llama", "");
     hbk__gguf_refuse_numbers(&f);
-    if (!f.ok || !hbk__gguf_shape(&f, c) || !hbk_config_check(c, err)) return false;
+    if (!f.ok || !hbk__gguf_shape(&f, c) || !hbk__config_fits(c, g->path, err)) return false;
     hbk__gguf_ids(&f, c);
-    return f.ok && hbk__gguf_rope(&f, c, alloc);
+    return f.ok && hbk__gguf_rope(&f, c, alloc) && hbk__config_fits(c, g->path, err);
 }
 
 /* One file's tensors as binding wants them, all but the table of divisors; the mapping goes over. */
@@ -10536,6 +10614,13 @@ static void hbk__gguf_lora_base(char name[64], const hbk_adapter *a, hbk_int i)
                  hbk__gguf_tensors[5 + slot][1]);
 }
 
+/* hbk__adapter_lay of what the file `path` says of ranks and alpha. */
+static bool hbk__adapter_lay_of(hbk_adapter *a, const char *path, hbk_error *err)
+{
+    hbk_error why;
+    return hbk__adapter_lay(a, NULL, &why) || hbk_fail_at(err, why.code, path, 0, "%s", why.message);
+}
+
 /* Which projection (its number, as in hbk_adapter.loras) and half a tensor is of; false: of none. */
 static bool hbk__gguf_lora_place(const char *name, const hbk_config *c, hbk_int *i, int *half)
 {
@@ -10546,7 +10631,7 @@ static bool hbk__gguf_lora_place(const char *name, const hbk_config *c, hbk_int 
     *half = end && !strcmp(end, ".lora_b");
     if (!end || (!*half && strcmp(end, ".lora_a") != 0)) return false;
     snprintf(base, sizeof base, "%.*s", (int)(end - name), name);
-    hbk__translate(known, base, 0);
+    if (!hbk__translate(known, base, 0)) return false;
     *i = c->n_layers * HBK_N_SLOTS;
     if (!strcmp(known, HBK__HEAD)) return true;
     rest = hbk__after_slot(hbk__after_layer(known, &layer), &slot);
@@ -10621,7 +10706,7 @@ static hbk_adapter *hbk__adapter_load_gguf(const char *path, const hbk_config *c
     const hbk_gguf_tensor **found =
         f.ok ? HBK__NEW(alloc, const hbk_gguf_tensor *, 2 * (last + 1), err) : NULL;
     if (found) a = hbk__adapter_begin(c, alloc, err);
-    if (a && !(hbk__gguf_lora_collect(g, c, a, alpha, found, err) && hbk__adapter_lay(a, NULL, err))) {
+    if (a && !(hbk__gguf_lora_collect(g, c, a, alpha, found, err) && hbk__adapter_lay_of(a, path, err))) {
         hbk_adapter_free(a);
         a = NULL;
     }
@@ -10674,8 +10759,25 @@ static bool hbk__json_file(const char *dir, const char *name, json_t *value, hbk
     return ok;
 }
 
-/* The spelling of transformers 4, which version 5 reads as well; keys in its order. */
-static bool hbk__config_save(const hbk_config *c, const char *dir, hbk_dtype t, hbk_error *err)
+/* The same as a file under construction, for hbk_file_commit. */
+static bool hbk__json_begin(hbk_file *f, const char *dir, const char *name, json_t *value, hbk_error *err)
+{
+    char path[512];
+    hbk_text text;
+    memset(&text, 0, sizeof text);
+    bool ok = hbk_json_text(&text, value, JSON_INDENT(2), err);
+    hbk_text_append(&text, "\n", 1);
+    ok = ok && hbk_text_ok(&text, err) && hbk_path(path, dir, name, err) && hbk_file_begin(f, path, err) &&
+         hbk_file_put(f, text.data, text.len, err) && hbk_file_seal(f, err);
+    hbk_text_free(&text);
+    json_decref(value);
+    return ok;
+}
+
+/* config.json and generation_config.json, begun: a folder must not get weights that its configuration does
+   not fit. The spelling of transformers 4, which version 5 reads as well; keys in its order. */
+static bool hbk__config_begin(hbk_file f[2], const hbk_config *c, const char *dir, hbk_dtype t,
+                              hbk_error *err)
 {
     const char *dtype = t == HBK_F32 ? "float32" : t == HBK_F16 ? "float16" : "bfloat16";
     json_t *o = json_pack(
@@ -10690,9 +10792,9 @@ static bool hbk__config_save(const hbk_config *c, const char *dir, hbk_dtype t, 
         "num_key_value_heads", (json_int_t)c->n_kv_heads, "rms_norm_eps", c->rms_norm_eps, "rope_scaling",
         hbk__rope_json(c), "rope_theta", c->rope_theta, "tie_word_embeddings", (int)c->tied, "torch_dtype",
         dtype, "use_cache", 1, "vocab_size", (json_int_t)c->vocab_size);
-    return hbk__json_file(dir, "config.json", o, err) &&
-           hbk__json_file(
-               dir, "generation_config.json",
+    return hbk__json_begin(&f[0], dir, "config.json", o, err) &&
+           hbk__json_begin(
+               &f[1], dir, "generation_config.json",
                json_pack("{s:o, s:o}", "bos_token_id", hbk__bos_json(c), "eos_token_id", hbk__eos_json(c)),
                err);
 }
@@ -10742,9 +10844,11 @@ HBK_DEF bool hbk_model_save_merged(const hbk_model *m, const hbk_adapter *a, con
 {
     char path[512], name[96];
     hbk_model view = hbk__merge_view(m, a), whole;
+    hbk_file config[2];
     hbk_real *zeros;
     hbk_int n = 0;
     hbk_matrix w;
+    memset(config, 0, sizeof config);
     if (t != HBK_F32 && t != HBK_F16 && t != HBK_BF16)
         return hbk_fail(err, HBK_ERROR_OPTION, "a model is saved as f32, f16 or bf16, not as %s",
                         hbk_dtype_name(t));
@@ -10765,13 +10869,16 @@ HBK_DEF bool hbk_model_save_merged(const hbk_model *m, const hbk_adapter *a, con
         tensors[i].shape[0] = vector ? from[i].w.cols : from[i].w.rows;
         tensors[i].shape[1] = vector ? 0 : from[i].w.cols;
     }
-    ok = names && hbk__tensors_write(path, tensors, from, n, m->alloc, err);
+    ok = names && hbk__config_begin(config, &view.config, dir, t, err) &&
+         hbk__tensors_write(path, tensors, from, n, m->alloc, err) && hbk_file_commit(&config[0], err) &&
+         hbk_file_commit(&config[1], err);
+    for (int i = 0; i < 2; i++) hbk_file_abandon(&config[i]);
     hbk_free(m->alloc, names);
     hbk_free(m->alloc, from);
     hbk_free(m->alloc, tensors);
     hbk_free(m->alloc, whole.layers);
     hbk_free(m->alloc, zeros);
-    return ok && hbk__config_save(&view.config, dir, t, err);
+    return ok;
 }
 
 HBK_DEF bool hbk_model_save(const hbk_model *m, const char *dir, hbk_dtype t, hbk_error *err)
@@ -10896,8 +11003,9 @@ static bool hbk__check_copy(const hbk__adapter_file *f, const hbk_tensor *t, con
                            "resized? That is not supported",
                            t->name, (long long)w->rows, (long long)w->cols);
     hbk_matrix copy = hbk__tensor_matrix(t, w->rows, w->cols);
-    hbk_real *x = HBK__NEW(f->alloc, hbk_real, 2 * w->cols, err), *y = x + w->cols;
+    hbk_real *x = HBK__NEW(f->alloc, hbk_real, 2 * w->cols, err);
     if (!x) return false;
+    hbk_real *y = x + w->cols;
     for (hbk_int row = 0; row < w->rows; row++) {
         hbk_matrix_unpack(x, &copy, row, 1);
         hbk_matrix_unpack(y, w, row, 1);
@@ -11058,6 +11166,16 @@ static bool hbk__peft_config(hbk__adapter_file *a, hbk_error *err)
     const json_t *excludes = hbk__json_field(&f, "exclude_modules");
     a->excludes = json_array_size(excludes) || json_is_string(excludes);
     a->layers = hbk__json_field(&f, "layers_to_transform");
+    bool whole = !a->layers || json_is_integer(a->layers) || json_is_array(a->layers);
+    for (size_t i = 0; i < json_array_size(a->layers) && whole; i++)
+        whole = json_is_integer(json_array_get(a->layers, i));
+    if (f.ok && !whole)
+        f.ok = hbk_fail_at(err, HBK_ERROR_FORMAT, f.path, 0,
+                           "layers_to_transform: expected a layer's number, or a list of them");
+    const json_t *patterns = hbk__json_field(&f, "alpha_pattern");
+    if (f.ok && patterns && !json_is_object(patterns))
+        f.ok = hbk_fail_at(err, HBK_ERROR_FORMAT, f.path, 0,
+                           "alpha_pattern: expected an object of modules and numbers");
     a->all_linear = json_is_string(targets) && !strcmp(json_string_value(targets), "all-linear");
     if (json_is_array(targets)) a->targets = targets;
     for (size_t i = 0; i < json_array_size(targets) && f.ok; i++)
@@ -11137,12 +11255,20 @@ static bool hbk__pattern_text(hbk_text *out, const char *p)
     return !set;
 }
 
-/* Compiles a key of alpha_pattern: it matches a module's whole name, or what follows a dot in it. */
+/* Compiles a key of alpha_pattern: it matches a module's whole name, or what follows a dot in it. Its length
+   and its groups are bounded, for regcomp calls itself once a group: a file could exhaust the stack. */
 static bool hbk__pattern_open(regex_t *re, const hbk__adapter_file *f, const char *key, hbk_error *err)
 {
     hbk_text t;
     memset(&t, 0, sizeof t);
     t.alloc = f->alloc;
+    int groups = 0;
+    for (const char *p = key; *p && groups <= 16; p++) groups += *p == '(';
+    if (groups > 16 || strlen(key) > 256)
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, f->config_path, 0,
+                           "alpha_pattern: the expression %.80s... is not supported: it has more than 256 "
+                           "bytes or 16 groups",
+                           key);
     hbk_text_add(&t, "^(.*\\.)?(");
     bool known = hbk__pattern_text(&t, key), ok;
     hbk_text_add(&t, ")$");
@@ -11209,7 +11335,7 @@ static bool hbk__adapter_fill(const hbk__adapter_file *f, hbk_adapter *a, hbk_er
         if (isnan(l->alpha)) l->alpha = f->mlx ? f->alpha * rank : f->alpha;
         if (f->rslora) l->alpha *= sqrt(rank);
     }
-    if (!hbk__adapter_lay(a, NULL, err)) return false;
+    if (!hbk__adapter_lay_of(a, f->config_path, err)) return false;
     for (hbk_int i = 0; i < f->n; i++)
         if (a->loras[i].rank && (!hbk__unpack_half(f, a->loras[i].a, f->found[2 * i], err) ||
                                  !hbk__unpack_half(f, a->loras[i].b, f->found[2 * i + 1], err)))
@@ -11441,28 +11567,27 @@ static void hbk__gguf_rows(hbk_real *x, const hbk__gguf_item *it, hbk_int first,
     for (hbk_int i = 0; it->factor != 1 && i < n * m->cols; i++) x[i] = (hbk_real)((double)x[i] * it->factor);
 }
 
-/* The numbers of one tensor. Blocks that are stored as the file wants them are not packed anew. */
+/* The numbers of one tensor. Blocks that are stored as the file wants them are looked at, but not packed
+   anew: the file's bytes are theirs. */
 static bool hbk__gguf_put_rows(hbk_gguf_writer *w, const hbk__gguf_item *it, hbk_allocator *alloc,
                                hbk_error *err)
 {
     const hbk_matrix *m = &it->from;
     hbk_int step = hbk__panel_rows(m);
     size_t row_bytes = hbk_dtype_size(it->type, m->cols);
-    if (it->type == m->dtype && hbk_dtype_block(it->type) > 1 && !it->lora) {
-        for (hbk_int row = 0; row < m->rows; row++) {
-            hbk_int from = it->interleave ? hbk__half_split(row, it->interleave) : row;
-            hbk_gguf_put_data(w, (const char *)m->data + (size_t)from * row_bytes, row_bytes);
-        }
-        return true;
-    }
+    bool blocks = it->type == m->dtype && hbk_dtype_block(it->type) > 1 && !it->lora;
     hbk_real *x = HBK__NEW(alloc, hbk_real, step * m->cols, err);
-    char *packed = x ? (char *)hbk_alloc(alloc, step, row_bytes, err) : NULL;
-    bool ok = packed != NULL;
+    char *packed = x && !blocks ? (char *)hbk_alloc(alloc, step, row_bytes, err) : NULL;
+    bool ok = x && (packed || blocks);
     for (hbk_int row = 0; ok && row < m->rows; row += step) {
         hbk_int n = HBK__MIN(step, m->rows - row);
         hbk__gguf_rows(x, it, row, n);
         ok = hbk__pack_checked(packed, it->type, x, n * m->cols, it->name, w->path, err);
-        if (ok) hbk_gguf_put_data(w, packed, (size_t)n * row_bytes);
+        if (packed && ok) hbk_gguf_put_data(w, packed, (size_t)n * row_bytes);
+        for (hbk_int i = row; blocks && ok && i < row + n; i++) {
+            hbk_int from = it->interleave ? hbk__half_split(i, it->interleave) : i;
+            hbk_gguf_put_data(w, (const char *)m->data + (size_t)from * row_bytes, row_bytes);
+        }
     }
     hbk_free(alloc, x);
     hbk_free(alloc, packed);
@@ -11527,7 +11652,7 @@ static void hbk__gguf_put_ids(hbk_gguf_writer *w, const hbk_config *c, int32_t b
         if (c->eos[i] != eos) hbk_gguf_put_int(w, ends[k++], HBK_GGUF_U32, c->eos[i]);
 }
 
-/* A tokenizer that came from a GGUF file: its keys, as they are. */
+/* A tokenizer that came from a GGUF file and has a piece for every row: its keys, as they are. */
 static bool hbk__gguf_copy_tokenizer(hbk_gguf_writer *w, const hbk_tokenizer *tok, hbk_error *err)
 {
     hbk_gguf *g = hbk_gguf_open(tok->file, tok->alloc, err);
@@ -11625,7 +11750,8 @@ static bool hbk__gguf_put_tokenizer(hbk_gguf_writer *w, const hbk_tokenizer *tok
         return hbk_fail(err, HBK_ERROR_SHAPE,
                         "the tokenizer has %lld pieces, the model's embedding %lld rows",
                         (long long)tok->vocab.n, (long long)c->vocab_size);
-    if (tok->file[0] && hbk__is_gguf(tok->file)) return hbk__gguf_copy_tokenizer(w, tok, err);
+    bool gguf = tok->file[0] && hbk__is_gguf(tok->file);
+    if (gguf && tok->vocab.n == c->vocab_size) return hbk__gguf_copy_tokenizer(w, tok, err);
     if (!pre)
         return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, tok->file, 0,
                            "GGUF has no name for the way in which this tokenizer cuts words");
@@ -11640,7 +11766,9 @@ static bool hbk__gguf_put_tokenizer(hbk_gguf_writer *w, const hbk_tokenizer *tok
     hbk_text chat;
     memset(&chat, 0, sizeof chat);
     chat.alloc = tok->alloc;
-    bool ok = !tok->folder[0] || hbk__chat_template(tok->folder, &chat, err);
+    bool ok = gguf              ? hbk__gguf_chat_template(tok->file, &chat, err)
+              : tok->folder[0] ? hbk__chat_template(tok->folder, &chat, err)
+                               : true;
     if (ok && chat.len) hbk_gguf_put_string(w, "tokenizer.chat_template", chat.data, chat.len);
     hbk_text_free(&chat);
     return ok;
