@@ -1082,8 +1082,8 @@ typedef struct hbk_template hbk_template;
    "next" is, the end of "reply" and the prompt without its first {bos}; without "system" the template has no
    place for one. Slots: {bos} {eos} {instruction} {output} {system}; other braces are text. */
 HBK_DEF hbk_template *hbk_template_load(const char *name_or_path, hbk_allocator *alloc, hbk_error *err);
-/* The one for a model folder or GGUF file: its chat_template recognised by markers (an unknown one is an
-   error that names --template), else llama2. */
+/* The one for a model folder or GGUF file: its chat_template recognised by markers (an unknown one, Mistral's
+   among them, is an error that names --template); llama2 where there is none. */
 HBK_DEF hbk_template *hbk_template_for_model(const char *model_path, hbk_allocator *alloc, hbk_error *err);
 /* Replaces the wording of the backward or rating prompt by a text with {output}, and {instruction} for
    rating; it is put into the chat prompt, as an instruction would be, without the line breaks at its end.
@@ -2926,6 +2926,11 @@ static bool hbk__gguf_name(hbk__gguf_cursor *c, const char *kind, hbk_int i, int
     if (!s) return false;
     if (memchr(s, 0, (size_t)n))
         return hbk_fail_at(c->err, HBK_ERROR_FORMAT, c->g->path, 0, "%s: its name holds a NUL byte", c->what);
+    size_t bad = 0;
+    if (!hbk_utf8_valid(s, (size_t)n, &bad))
+        return hbk_fail_at(c->err, HBK_ERROR_FORMAT, c->g->path, 0,
+                           "%s, \"%.*s\" and so on: its name is no UTF-8 from byte %llu on", c->what,
+                           (int)HBK__MIN(bad, 100), s, (unsigned long long)bad);
     hbk_text_append(&c->g->names, s, (size_t)n);
     hbk_text_append(&c->g->names, "", 1);
     snprintf(c->what, sizeof c->what, "%s %.*s", kind, (int)HBK__MIN(n, 100), s);
@@ -6525,6 +6530,15 @@ static bool hbk__save_document(const hbk_tokenizer *t, const char *dir, hbk_erro
                            t->collapse     ? "removes extra spaces"
                            : t->byte_level ? "cuts words by llama.cpp's default"
                                            : "has unused pieces or characters without a piece");
+    for (hbk_int id = 0; id < t->vocab.n; id++) {
+        const char *piece = hbk__vocab_piece(&t->vocab, id);
+        hbk_int first = hbk__vocab_find(&t->vocab, piece, t->vocab.pieces[id].len);
+        if (t->vocab.pieces[id].kind != HBK__PIECE_NONE && first != id)
+            return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, t->file, 0,
+                               "ids %lld and %lld both have the piece \"%.40s\", and tokenizer.json has one "
+                               "id for a piece: save as GGUF",
+                               (long long)first, (long long)id, piece);
+    }
     hbk_int n;
     hbk__rule *rules = hbk__tokenizer_rules(t, &n, err);
     if (!rules) return false;
@@ -12803,6 +12817,10 @@ HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error 
 
        "[INST] {instruction} [/INST]" + " {output}{eos}"  ->  "[INST]"  " hello"  " [/INST]"  " Hi."  eos
 
+   Where a SentencePiece vocabulary puts U+2581 before a text, only the first span gets it, by the tokenizer's
+   own rule; behind the special tokens of later spans stands none, while Hugging Face's older ("legacy")
+   tokenizers put one after each.
+
    The grammar is four slots in plain text. A backward or rating prompt that a file does not give is its
    wording put in the place of {instruction} of "prompt": from there on there are only strings with slots.
 
@@ -13119,10 +13137,21 @@ HBK_DEF hbk_template *hbk_template_load(const char *name_or_path, hbk_allocator 
     return t;
 }
 
+/* Does a chat template write [INST] as llama2 does? Mistral's write other spaces, and bos once for the whole
+   conversation: llama2 has bos before each [INST], or a place for <<SYS>>. */
+static bool hbk__is_llama2(const char *s)
+{
+    bool system = strstr(s, "[INST]") && strstr(s, "<<SYS>>"), joined = false;
+    while (!joined && (s = strstr(s, "bos_token")) != NULL) {
+        s += strlen("bos_token");
+        joined = strncmp(s + strspn(s, " \t\r\n+~'\""), "[INST]", 6) == 0; /* bos_token + '[INST] ' */
+    }
+    return system || joined;
+}
+
 HBK_DEF hbk_template *hbk_template_for_model(const char *model_path, hbk_allocator *alloc, hbk_error *err)
 {
-    static const char *const markers[][2] = {
-        {"[INST]", "llama2"}, {"<|start_header_id|>", "llama3"}, {"<|im_start|>", "chatml"}};
+    static const char *const markers[][2] = {{"<|start_header_id|>", "llama3"}, {"<|im_start|>", "chatml"}};
     hbk_text source;
     memset(&source, 0, sizeof source);
     source.alloc = alloc;
@@ -13133,15 +13162,17 @@ HBK_DEF hbk_template *hbk_template_for_model(const char *model_path, hbk_allocat
         hbk_text_free(&source);
         return NULL;
     }
-    const char *s = hbk_text_string(&source), *name = NULL;
-    for (int i = 0; i < 3 && !name; i++)
+    const char *s = hbk_text_string(&source), *name = hbk__is_llama2(s) ? "llama2" : NULL;
+    for (int i = 0; i < 2 && !name; i++)
         if (strstr(s, markers[i][0])) name = markers[i][1];
     if (!name && s[strspn(s, " \t\r\n")] == 0) name = "llama2"; /* the paper's */
+    bool mistral = strstr(s, "[INST]") != NULL;
     hbk_text_free(&source);
     if (name) return hbk_template_load(name, alloc, err);
     hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, model_path, 0,
-                "its chat template is none of llama2, llama3, chatml: choose with --template (a name or a "
-                "JSON file)");
+                "its chat template%s is none of llama2, llama3, chatml: choose with --template (a name or a "
+                "JSON file)",
+                mistral ? ", which writes [INST] as Mistral's do," : "");
     return NULL;
 }
 
