@@ -78,8 +78,9 @@
    Without -fopenmp the same code runs on one thread; then compile with -fopenmp-simd, or float sums
    stay scalar. Never compile with -ffast-math: a trainer must see a NaN.
 
-   humpback.h DOES NOT: run on a GPU; run on Windows (use WSL); read architectures other than LLaMA's;
-   promise anything about hostile model files beyond the bounds checks that it makes.
+   humpback.h DOES NOT: run on a GPU; run on Windows (use WSL), 32-bit or big-endian machines; read
+   architectures other than LLaMA's; promise anything about hostile model files beyond the bounds checks
+   that it makes.
    jansson and stb_ds allocate with malloc, not through the hook of chapter 3.
 
    LICENCE: public domain or MIT, as you like: see the end of the file. */
@@ -113,6 +114,13 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#if UINTPTR_MAX < UINT64_MAX
+#error "humpback.h needs a 64-bit machine: whole model files are mapped, and counted by size_t"
+#endif
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "humpback.h needs a little-endian machine: weights are used as they lie in their files"
+#endif
 
 #define HBK_VERSION "0.1.0"
 
@@ -720,9 +728,9 @@ typedef struct hbk_config {
 } hbk_config;
 
 /* Whether a model of this shape can exist. HBK_ERROR_RANGE names the field of config.json where a size is not
-   from 1 to 2^31 - 1, query heads are no multiple of key/value heads, head_dim is odd, eps or theta is out of
-   range, or the sizes multiply beyond any memory: behind it products of two of them cannot overflow.
-   Thread safety: pure. */
+   from 1 to 2^31 - 1, query heads are no multiple of key/value heads, head_dim is odd, eps, theta or a number
+   of the rope scaling is out of range, or the sizes multiply beyond any memory: behind it products of two of
+   them cannot overflow, and every frequency is finite. Thread safety: pure. */
 HBK_DEF bool hbk_config_check(const hbk_config *c, hbk_error *err);
 
 typedef struct hbk_layer {
@@ -837,7 +845,8 @@ HBK_DEF bool hbk_safetensors_write(const char *path, const hbk_tensor *tensors, 
    GGUF also Q4_0 to Q6_K, in llama2.c's version 2 INT8); norms and biases are copied, and so are the q and k
    of GGUF and llama2.c, whose rows change order. A folder is LLaMA's, or Mistral's with a window no shorter
    than its context; every other architecture, scaling of positions or packing of weights is refused by name.
-   Opening reads tables and norms only: it takes milliseconds and next to no memory. */
+   Opening reads tables and norms only: it takes milliseconds and next to no memory. (Only where a folder says
+   tie_word_embeddings and yet stores both matrices are these read, to see whether they are the same.) */
 HBK_DEF hbk_model *hbk_model_load(const char *path, hbk_allocator *alloc, hbk_error *err);
 /* Writes DIR/config.json, generation_config.json and model.safetensors in dtype t (F32, F16 or BF16). A
    number that t cannot hold, or a NaN, is an error. */
@@ -919,14 +928,15 @@ typedef struct hbk_sampling {
     hbk_int max_new;    /* tokens */
     int32_t stop;       /* an id that ends a text besides the model's eos; -1 = none */
     double min_p;       /* ids of at least that share of the most likely one's probability; 0 = all */
-    double repetition_penalty; /* see hbk_penalise; 1 or 0 = none */
+    double repetition_penalty; /* 0.01 to 100, see hbk_penalise; 1 or 0 = none */
 } hbk_sampling;
 HBK_DEF hbk_sampling hbk_sampling_defaults(void); /* the paper's: 0.7, 0.9, 0, 512, and the rest neutral */
 typedef struct hbk_candidate {
     double p;
     int32_t id;
 } hbk_candidate;
-/* The next id from logits (V); scratch (V). Greedy ties go to the lower id. */
+/* The next id from logits (V); scratch (V). Greedy ties go to the lower id. Where logits are NaN or infinite
+   there is no distribution to draw from: the answer is then the greedy one's, some id of 0 to V-1. */
 HBK_DEF int32_t hbk_sample(const hbk_real *logits, hbk_int V, const hbk_sampling *o, hbk_rng *rng,
                            hbk_candidate *scratch);
 /* Makes ids that were used less likely: the logit of each id of ids[0..n-1] is divided by `penalty` where it
@@ -1013,7 +1023,8 @@ typedef struct hbk_stream {
    beginning that all prompts share is computed once, and one that some slot still holds, from this call or an
    earlier one, not again: a conversation that is passed whole each time costs its new tokens. Between calls a
    session of one slot holds the request that came last, all but its last token.
-   o       must be in range: temperature >= 0, top_p, min_p 0 to 1, top_k, repetition_penalty >= 0
+   o       must be in range: temperature >= 0, top_p, min_p 0 to 1, top_k >= 0, and
+           repetition_penalty 0 or 0.01 to 100
    stream  may be NULL
    Errors: such an option, an id beyond the vocabulary, logits that are not finite, memory. On failure output,
    finish, rng and logprobs are as before; a reply and a stream keep what they were given. */
@@ -1822,7 +1833,7 @@ HBK_DEF void hbk_free(hbk_allocator *a, void *p)
     hbk__count(a, 0, bytes);
 }
 
-/* Growth of the dynamic arrays of chapters 5 and 7: room for `need` elements, at least doubling. */
+/* Growth of dynamic arrays: room for `need` elements, at least doubling. */
 static bool hbk__reserve(hbk_allocator *a, void **data, hbk_int *cap, hbk_int need, size_t size,
                          hbk_error *err)
 {
@@ -3960,6 +3971,7 @@ struct hbk_tokenizer {
     hbk_int n_added, cap_added;
     hbk_text patterns;
     bool begins[2][256]; /* [normalized][byte]: some pattern begins so */
+    hbk__map trees;      /* the patterns byte by byte: see hbk__enter_pattern */
     bool cuts[2];        /* [normalized]: some of them are cut out of any text, special tokens or not */
 
     char folder[512];  /* of the file and its companions; "" if it stands alone */
@@ -3975,7 +3987,8 @@ static hbk_tokenizer *hbk__tokenizer_new(hbk_allocator *alloc, hbk_error *err)
 {
     hbk_tokenizer *t = HBK__NEW(alloc, hbk_tokenizer, 1, err);
     if (!t) return NULL;
-    t->alloc = t->rules.alloc = t->patterns.alloc = t->unk_text.alloc = t->document.alloc = alloc;
+    t->alloc = t->rules.alloc = t->trees.alloc = alloc;
+    t->patterns.alloc = t->unk_text.alloc = t->document.alloc = alloc;
     hbk__vocab_init(&t->vocab, alloc);
     hbk__vocab_init(&t->letters, alloc);
     t->bos = t->eos = t->unk = -1;
@@ -3996,6 +4009,7 @@ HBK_DEF void hbk_tokenizer_free(hbk_tokenizer *t)
     hbk__vocab_free(&t->letters);
     hbk_free(t->alloc, t->rules.slots);
     hbk_free(t->alloc, t->added);
+    hbk_free(t->alloc, t->trees.slots);
     hbk_text_free(&t->patterns);
     hbk_text_free(&t->unk_text);
     hbk_text_free(&t->document);
@@ -4212,19 +4226,18 @@ static bool hbk__is_punctuation(const char *s, hbk_int n, hbk_int i, hbk_int *le
 }
 
 /* llama.cpp's default is a chain of cuts, each inside the pieces of the one before: runs of punctuation, at
-   which n ends here; GPT-2's words; runs of numbers; and in those each three ASCII digits. */
+   which n ends here; GPT-2's words; runs of numbers; and in those each three ASCII digits. A number is read
+   no further than its word goes: to its end for every word would take the square of its length. */
 static hbk_int hbk__word_default(const char *s, hbk_int n, hbk_int i)
 {
-    hbk_int len, end = hbk__word_gpt2(s, n, i);
-    if (s[i] == ' ' && hbk__class_at(s, end, i + 1, &len) == HBK__N) return i + 1;
-    if (hbk__class_at(s, n, i, &len) != HBK__N) return end;
-    for (hbk_int from = i; i < end; i += len) {
-        bool three = end - i >= 3;
+    hbk_int len, from = i;
+    if (s[i] == ' ' && hbk__class_at(s, n, i + 1, &len) == HBK__N) return i + 1;
+    for (; hbk__class_at(s, n, i, &len) == HBK__N; i += len) {
+        bool three = n - i >= 3;
         for (hbk_int k = i; three && k < i + 3; k++) three = s[k] >= '0' && s[k] <= '9';
         if (three) return i > from ? i : i + 3;
-        hbk__class_at(s, end, i, &len);
     }
-    return end;
+    return i > from ? i : hbk__word_gpt2(s, n, i);
 }
 
 /* Some families cut the text once before their expression does: a digit stands alone, or punctuation. Is
@@ -4571,19 +4584,39 @@ static hbk_int hbk__before(const char *s, hbk_int i)
     return i;
 }
 
+/* The patterns are two trees, whose roots are nodes 0 and 1, `normalized`. Under (node, byte) stands the node
+   that the byte leads to, under (node, 256) the added token that ends there: a look-up costs the length of
+   what matches, however many patterns there are. Of two equal ones the first entered holds. */
+static uint64_t hbk__tree_key(hbk_int node, int byte)
+{
+    return (uint64_t)node << 9 | (uint64_t)byte;
+}
+
+static bool hbk__enter_pattern(hbk_tokenizer *t, const hbk__added *a, hbk_int index, hbk_error *err)
+{
+    hbk_int node = a->normalized;
+    for (hbk_int k = 0; k < a->len; k++) {
+        uint64_t key = hbk__tree_key(node, (unsigned char)t->patterns.data[a->at + k]);
+        node = hbk__map_get(&t->trees, key);
+        if (node >= 0) continue;
+        node = t->trees.n + 2; /* every entry has another number */
+        if (!hbk__map_add(&t->trees, key, node, err)) return false;
+    }
+    uint64_t end = hbk__tree_key(node, 256);
+    return hbk__map_get(&t->trees, end) >= 0 || hbk__map_add(&t->trees, end, index, err);
+}
+
 /* The longest added token at s[i], or NULL. */
 static const hbk__added *hbk__added_at(const hbk_tokenizer *t, bool normalized, const char *s, hbk_int n,
                                        hbk_int i)
 {
-    const hbk__added *best = NULL;
+    hbk_int best = -1, node = normalized;
     if (!t->begins[normalized][(unsigned char)s[i]]) return NULL;
-    for (hbk_int k = 0; k < t->n_added; k++) {
-        const hbk__added *a = &t->added[k];
-        if (a->normalized == normalized && a->len <= n - i && (!best || a->len > best->len) &&
-            memcmp(t->patterns.data + a->at, s + i, (size_t)a->len) == 0)
-            best = a;
+    while (i < n && (node = hbk__map_get(&t->trees, hbk__tree_key(node, (unsigned char)s[i++]))) >= 0) {
+        hbk_int ends = hbk__map_get(&t->trees, hbk__tree_key(node, 256));
+        if (ends >= 0) best = ends;
     }
-    return best;
+    return best < 0 ? NULL : &t->added[best];
 }
 
 /* May it be cut out where it was found? */
@@ -5157,15 +5190,22 @@ static bool hbk__add_added(hbk_tokenizer *t, hbk__added a, const char *s, hbk_in
     t->begins[a.normalized][(unsigned char)t->patterns.data[a.at]] = true;
     if (!a.special) t->cuts[a.normalized] = true;
     t->added[t->n_added++] = a;
-    return true;
+    return hbk__enter_pattern(t, &a, t->n_added - 1, err);
 }
 
-/* One entry {"content", "special", ...} under the id that it asks for. */
-static bool hbk__json_added(hbk_tokenizer *t, const json_t *entry, hbk_int id, const char *path,
+/* The greatest id that a file of n pieces may give: there may be holes, not gulfs, which would take memory.
+   It comes from how much the file says, before anything is admitted: each gulf would let in a wider one. */
+static hbk_int hbk__most_id(size_t n)
+{
+    return 4 * (hbk_int)n + 65536;
+}
+
+/* One entry {"content", "special", ...} under the id that it asks for, 0 to most. */
+static bool hbk__json_added(hbk_tokenizer *t, const json_t *entry, hbk_int id, hbk_int most, const char *path,
                             hbk_error *err)
 {
     const json_t *content = json_object_get(entry, "content");
-    if (!json_is_string(content) || id < 0 || id > 4 * t->vocab.n + 65536)
+    if (!json_is_string(content) || id < 0 || id > most)
         return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0,
                            "an added token with id %lld has no content, or an id far outside the vocabulary",
                            (long long)id);
@@ -5203,7 +5243,7 @@ static void hbk__find_byte_pieces(hbk_tokenizer *t)
 static bool hbk__json_vocab(hbk_tokenizer *t, const json_t *model, const char *path, hbk_error *err)
 {
     json_t *vocab = json_object_get(model, "vocab");
-    hbk_int most = 4 * (hbk_int)json_object_size(vocab) + 65536; /* ids may have holes, not gulfs */
+    hbk_int most = hbk__most_id(json_object_size(vocab));
     for (void *i = json_object_iter(vocab); i; i = json_object_iter_next(vocab, i)) {
         const char *s = json_object_iter_key(i);
         const json_t *value = json_object_iter_value(i);
@@ -5320,9 +5360,10 @@ static bool hbk__load_json(hbk_tokenizer *t, const json_t *root, const char *pat
         !hbk__json_decoder(t, json_object_get(root, "decoder"), path, err) ||
         !hbk__json_vocab(t, model, path, err))
         return false;
+    hbk_int most = hbk__most_id(json_object_size(json_object_get(model, "vocab")) + json_array_size(added));
     for (size_t i = 0; i < json_array_size(added); i++) {
         const json_t *entry = json_array_get(added, i), *id = json_object_get(entry, "id");
-        if (!hbk__json_added(t, entry, json_is_integer(id) ? json_integer_value(id) : -1, path, err))
+        if (!hbk__json_added(t, entry, json_is_integer(id) ? json_integer_value(id) : -1, most, path, err))
             return false;
     }
     hbk__json_post_processor(t, json_object_get(root, "post_processor"));
@@ -5391,7 +5432,7 @@ static bool hbk__proto_next(hbk__proto *m, hbk__field *f)
 }
 
 /* The float with these bits, without a pointer cast that the optimiser may misread. */
-static float hbk__float_of(uint32_t bits)
+static float hbk__f32_of_bits(uint32_t bits)
 {
     float f;
     memcpy(&f, &bits, sizeof f);
@@ -5452,7 +5493,7 @@ static bool hbk__proto_piece(hbk_tokenizer *t, hbk__proto *m, const char *path, 
     memset(&text, 0, sizeof text);
     while (hbk__proto_next(m, &f)) {
         if (f.number == 1) text = f.body;
-        if (f.number == 2) score = hbk__float_of((uint32_t)f.value);
+        if (f.number == 2) score = hbk__f32_of_bits((uint32_t)f.value);
         if (f.number == 3) kind = f.value <= HBK__PIECE_BYTE ? (int32_t)f.value : 0;
     }
     if (m->bad || !text.p)
@@ -5581,7 +5622,7 @@ static bool hbk__load_bin(hbk_tokenizer *t, const char *data, size_t n, const ch
                        : id < 259 && hbk__byte_of(s, len) >= 0 ? HBK__PIECE_BYTE
                                                                : HBK__PIECE_NORMAL;
         ok = hbk_text_ok(&piece, err) && hbk__add_piece(t, hbk_text_string(&piece), (hbk_int)piece.len,
-                                                        hbk__float_of(word[0]), kind, path, err);
+                                                        hbk__f32_of_bits(word[0]), kind, path, err);
     }
     hbk_text_free(&piece);
     if (!ok) return false;
@@ -5912,10 +5953,11 @@ static bool hbk__numbered_token(const hbk_tokenizer *t, const json_t *config, co
 static bool hbk__added_decoder(hbk_tokenizer *t, json_t *config, hbk_error *err)
 {
     json_t *decoder = json_object_get(config, "added_tokens_decoder");
+    hbk_int most = hbk__most_id((size_t)t->vocab.n + json_object_size(decoder));
     for (void *i = json_object_iter(decoder); i; i = json_object_iter_next(decoder, i)) {
         hbk_int id = strtoll(json_object_iter_key(i), NULL, 10);
         if (id < t->vocab.n && (id < 0 || t->vocab.pieces[id].kind != HBK__PIECE_NONE)) continue;
-        if (!hbk__json_added(t, json_object_iter_value(i), id, t->folder, err)) return false;
+        if (!hbk__json_added(t, json_object_iter_value(i), id, most, t->folder, err)) return false;
     }
     return true;
 }
@@ -6643,13 +6685,6 @@ HBK_DEF size_t hbk_dtype_size(hbk_dtype t, hbk_int n)
 HBK_DEF bool hbk_dtype_packs(hbk_dtype t)
 {
     return t == HBK_F32 || t == HBK_F16 || t == HBK_BF16 || t == HBK_F64 || t == HBK_Q8_0;
-}
-
-static float hbk__f32_of_bits(uint32_t u)
-{
-    float f;
-    memcpy(&f, &u, 4);
-    return f;
 }
 
 static uint32_t hbk__bits_of_f32(float f)
@@ -7742,20 +7777,45 @@ static hbk_adapter *hbk__adapter_begin(const hbk_config *c, hbk_allocator *alloc
     return a;
 }
 
-/* Sets the adapter's rank and alpha to those that most of its projections have, the first of equals. */
-static void hbk__adapter_majority(hbk_adapter *a)
+/* A rank and an alpha that some projection has, and which. */
+typedef struct hbk__lora_kind {
+    hbk_int rank, at;
+    double alpha;
+} hbk__lora_kind;
+
+static int hbk__by_kind(const void *left, const void *right)
 {
-    hbk_int most = 0;
-    for (hbk_int i = 0; i <= a->n_layers * HBK_N_SLOTS; i++) {
-        const hbk_lora *l = &a->loras[i];
-        hbk_int same = 0;
-        for (hbk_int k = 0; k <= a->n_layers * HBK_N_SLOTS; k++)
-            same += a->loras[k].rank == l->rank && a->loras[k].alpha == l->alpha;
-        if (l->rank == 0 || same <= most) continue;
-        most = same;
-        a->rank = l->rank;
-        a->alpha = l->alpha;
+    const hbk__lora_kind *x = (const hbk__lora_kind *)left, *y = (const hbk__lora_kind *)right;
+    if (x->rank != y->rank) return x->rank < y->rank ? -1 : 1;
+    if (x->alpha != y->alpha) return x->alpha < y->alpha ? -1 : 1;
+    return x->at < y->at ? -1 : x->at > y->at;
+}
+
+/* Sets the adapter's rank and alpha to those that most of its projections have, the first of equals. Sorted,
+   for a file may have many layers: equals then stand together, and each run begins with its first. */
+static bool hbk__adapter_majority(hbk_adapter *a, hbk_error *err)
+{
+    hbk_int last = a->n_layers * HBK_N_SLOTS, n = 0, most = 0, first = 0;
+    hbk__lora_kind *kinds = HBK__NEW(a->alloc, hbk__lora_kind, last + 1, err);
+    if (!kinds) return false;
+    for (hbk_int i = 0; i <= last; i++) {
+        if (a->loras[i].rank == 0) continue;
+        kinds[n].rank = a->loras[i].rank;
+        kinds[n].alpha = a->loras[i].alpha;
+        kinds[n++].at = i;
     }
+    qsort(kinds, (size_t)n, sizeof *kinds, hbk__by_kind);
+    for (hbk_int i = 0, end; i < n; i = end) {
+        const hbk__lora_kind *k = &kinds[i];
+        for (end = i + 1; end < n && kinds[end].rank == k->rank && kinds[end].alpha == k->alpha;) end++;
+        if (end - i < most || (end - i == most && k->at > first)) continue;
+        most = end - i;
+        first = k->at;
+        a->rank = k->rank;
+        a->alpha = k->alpha;
+    }
+    hbk_free(a->alloc, kinds);
+    return true;
 }
 
 /* Lays a and b of every projection with a rank out in `values`, or, values NULL, in a zeroed block of the
@@ -7778,13 +7838,18 @@ static bool hbk__adapter_lay(hbk_adapter *a, hbk_real *values, hbk_error *err)
         hbk_lora *l = &a->loras[i];
         if (l->rank == 0) continue;
         l->scale = (hbk_real)(l->alpha / (double)l->rank);
+        if (!isfinite(l->scale))
+            return hbk_fail(err, HBK_ERROR_RANGE,
+                            "alpha %g over rank %lld is no scale for %s (layer %lld of %lld): it must be "
+                            "finite",
+                            l->alpha, (long long)l->rank, hbk_slot_name((hbk_slot)hbk__lora_slot(a, i)),
+                            (long long)(i / HBK_N_SLOTS), (long long)a->n_layers);
         l->a = at;
         l->b = at + l->rank * l->in;
         at += l->rank * (l->in + l->out);
         a->targets |= 1u << hbk__lora_slot(a, i);
     }
-    hbk__adapter_majority(a);
-    return true;
+    return hbk__adapter_majority(a, err);
 }
 
 /* An adapter of the same projections and ranks over other numbers. */
@@ -7925,6 +7990,32 @@ static bool hbk__positive(const char *name, hbk_int value, hbk_error *err)
                     (long long)value);
 }
 
+/* Bounds of eps and of what frequencies are made from: within them no frequency is infinite or a NaN, also
+   in float. */
+static bool hbk__check_numbers(const hbk_config *c, hbk_error *err)
+{
+    if (!(c->rms_norm_eps >= 0 && c->rms_norm_eps <= 1))
+        return hbk_fail(err, HBK_ERROR_RANGE, "configuration: rms_norm_eps %g, expected 0 to 1",
+                        c->rms_norm_eps);
+    if (!(c->rope_theta >= 1e-9 && c->rope_theta <= 1e30))
+        return hbk_fail(err, HBK_ERROR_RANGE, "configuration: rope_theta %g, expected 1e-9 to 1e30",
+                        c->rope_theta);
+    if (c->rope_scaling == HBK_ROPE_DEFAULT) return true;
+    if (!(c->rope_factor >= 1e-9 && c->rope_factor <= 1e9))
+        return hbk_fail(err, HBK_ERROR_RANGE,
+                        "configuration: the factor of the rope scaling is %g, expected 1e-9 to 1e9",
+                        c->rope_factor);
+    double low = c->rope_low_freq_factor, high = c->rope_high_freq_factor;
+    if (c->rope_scaling == HBK_ROPE_LINEAR ||
+        (low >= 1e-9 && high <= 1e9 && (float)low < (float)high && c->rope_original_context >= 1))
+        return true;
+    return hbk_fail(err, HBK_ERROR_RANGE,
+                    "configuration: rope scaling llama3 of low_freq_factor %g, high_freq_factor %g, "
+                    "original_max_position_embeddings %lld: expected 1e-9 <= low < high <= 1e9, and 1 or "
+                    "more",
+                    low, high, (long long)c->rope_original_context);
+}
+
 HBK_DEF bool hbk_config_check(const hbk_config *c, hbk_error *err)
 {
     if (!hbk__positive("num_hidden_layers", c->n_layers, err) ||
@@ -7946,10 +8037,7 @@ HBK_DEF bool hbk_config_check(const hbk_config *c, hbk_error *err)
     if (c->biases & ~HBK_ALL_SLOTS)
         return hbk_fail(err, HBK_ERROR_RANGE, "configuration: biases 0x%x, expected bits of hbk_slot",
                         c->biases);
-    if (!(c->rms_norm_eps >= 0) || !(c->rope_theta > 0))
-        return hbk_fail(err, HBK_ERROR_RANGE,
-                        "configuration: rms_norm_eps %g must not be negative, rope_theta %g must be positive",
-                        c->rms_norm_eps, c->rope_theta);
+    if (!hbk__check_numbers(c, err)) return false;
     hbk_int width = HBK__MAX(c->dim, HBK__MAX(c->ffn_dim, c->n_heads * c->head_dim)), layer, all;
     if (!hbk__mul(&layer, width, 8 * width) || !hbk__mul(&all, layer, c->n_layers) ||
         !hbk__mul(&layer, c->vocab_size, c->dim) || all > INT64_MAX / 64 || layer > INT64_MAX / 64)
@@ -9161,8 +9249,9 @@ static double hbk__dtype_limit(hbk_dtype t)
     return ldexp(2 - ldexp(1, t == HBK_BF16 ? -8 : -24), 127);
 }
 
-/* Packs n numbers of a tensor of the file `path`. A trainer that diverged must not replace a good file by one
-   full of NaN, nor a narrow type turn large weights into infinities: both end the writing. */
+/* Packs n numbers of a tensor of the file `path`; packed NULL: only looks at them. A trainer that diverged
+   must not replace a good file by one full of NaN, nor a narrow type turn large weights into infinities: both
+   end the writing. */
 static bool hbk__pack_checked(void *packed, hbk_dtype t, const hbk_real *x, hbk_int n, const char *name,
                               const char *path, hbk_error *err)
 {
@@ -9173,7 +9262,7 @@ static bool hbk__pack_checked(void *packed, hbk_dtype t, const hbk_real *x, hbk_
         return hbk_fail_at(err, HBK_ERROR_NUMERIC, path, 0,
                            "tensor %s: holds %g, which %s cannot; nothing was written", name, (double)x[bad],
                            hbk__st_type_name(t));
-    hbk_pack(packed, t, x, n);
+    if (packed) hbk_pack(packed, t, x, n);
     return true;
 }
 
@@ -9232,7 +9321,8 @@ static bool hbk__st_verify(const char *path, const hbk__st_item *items, hbk_int 
     }
     close(fd);
     if (ok) return true;
-    return hbk_fail_at(err, HBK_ERROR_FILE, path, 0, "was written but does not read back: is the disk sound?");
+    return hbk_fail_at(err, HBK_ERROR_FILE, path, 0,
+                       "was written but does not read back: is the disk sound?");
 }
 
 /* Writes sorted items to a file under construction, and reads them back. */
@@ -9526,6 +9616,13 @@ static bool hbk__read_config(hbk__fields *f, hbk_config *c)
     return f->ok;
 }
 
+/* hbk_config_check of what came from the file `path`. */
+static bool hbk__config_fits(const hbk_config *c, const char *path, hbk_error *err)
+{
+    hbk_error why;
+    return hbk_config_check(c, &why) || hbk_fail_at(err, why.code, path, 0, "%s", why.message);
+}
+
 /* DIR/config.json. What ends a text is taken from generation_config.json, as transformers' generate does, and
    from config.json where that file is absent or names nothing. */
 static bool hbk__config_load(const char *dir, hbk_config *c, hbk_error *err)
@@ -9542,14 +9639,15 @@ static bool hbk__config_load(const char *dir, hbk_config *c, hbk_error *err)
     bool ok = json_is_object(root) ? hbk__read_config(&f, c)
                                    : hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "expected a JSON object");
     json_decref(root);
-    if (!ok || !hbk_path(path, dir, "generation_config.json", err)) return false;
-    if (!hbk_file_exists(path)) return hbk_config_check(c, err);
+    if (!ok || !hbk__config_fits(c, path, err) || !hbk_path(path, dir, "generation_config.json", err))
+        return false;
+    if (!hbk_file_exists(path)) return true;
     root = hbk_json_read(path, err);
     if (!root) return false;
     f.o = root;
     if (hbk__json_field(&f, "eos_token_id")) hbk__read_eos(&f, c);
     json_decref(root);
-    return f.ok && hbk_config_check(c, err);
+    return f.ok;
 }
 
 /* ---- 12.4 binding a model's tensors -----------------------------------------
@@ -9606,23 +9704,25 @@ static const char *const hbk__gguf_tensors[][2] = {{HBK__EMBED, "token_embd.weig
                                                    {"mlp.up_proj", "ffn_up"},
                                                    {"mlp.down_proj", "ffn_down"}};
 
-/* A tensor's GGUF name from Hugging Face's or, with `to` 0, the other way; an unknown name stays. */
-static void hbk__translate(char out[96], const char *name, int to)
+/* A tensor's GGUF name from Hugging Face's or, with `to` 0, the other way; false, and out empty, for a name
+   that is none of these: a name in the wrong language must not pass for its translation. */
+static bool hbk__translate(char out[96], const char *name, int to)
 {
     const char *prefix[2] = {"model.layers.", "blk."};
     size_t lead = strlen(prefix[!to]), digits;
-    snprintf(out, 96, "%s", name);
+    out[0] = 0;
     for (int i = 0; i < 3; i++)
         if (!strcmp(name, hbk__gguf_tensors[i][!to])) snprintf(out, 96, "%s", hbk__gguf_tensors[i][to]);
-    if (strncmp(name, prefix[!to], lead) != 0) return;
+    if (strncmp(name, prefix[!to], lead) != 0) return out[0] != 0;
     digits = strspn(name + lead, "0123456789");
     const char *part = name + lead + digits + 1, *end = strrchr(name, '.');
-    if (digits < 1 || digits > 9 || part[-1] != '.' || end < part) return;
+    if (digits < 1 || digits > 9 || part[-1] != '.' || end < part) return false;
     for (int i = 3; i < 12; i++)
         if (strlen(hbk__gguf_tensors[i][!to]) == (size_t)(end - part) &&
             !strncmp(part, hbk__gguf_tensors[i][!to], (size_t)(end - part)))
             snprintf(out, 96, "%s%.*s.%s%.40s", prefix[to], (int)digits, name + lead,
                      hbk__gguf_tensors[i][to], end);
+    return out[0] != 0;
 }
 
 static const char *hbk__base_name(const char *path)
@@ -9737,6 +9837,10 @@ static bool hbk__check_tensor(const char *path, const hbk_tensor *t, const hbk_m
                            "tensor %s: type %s is not supported; convert the model to F32, F16, BF16 or, in "
                            "GGUF, Q4_0 to Q6_K",
                            t->name, t->dtype);
+    if (p->vector && type != HBK_F32 && type != HBK_F16 && type != HBK_BF16)
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
+                           "tensor %s: type %s, expected F32, F16 or BF16 for a norm or bias", t->name,
+                           t->dtype);
     bool vocabulary = p->w && p->slot == HBK_N_SLOTS;
     if (p->vector ? t->n_dims == 1 && t->shape[0] == w->cols
                   : t->n_dims == 2 && t->shape[1] == w->cols &&
@@ -10409,9 +10513,9 @@ static bool hbk__gguf_config(const hbk_gguf *g, hbk_config *c, hbk_allocator *al
     hbk__gguf_refuse(&f, "general.type", "model", "; an adapter is opened as an adapter, beside its model");
     hbk__gguf_refuse(&f, "general.architecture", "llama", "");
     hbk__gguf_refuse_numbers(&f);
-    if (!f.ok || !hbk__gguf_shape(&f, c) || !hbk_config_check(c, err)) return false;
+    if (!f.ok || !hbk__gguf_shape(&f, c) || !hbk__config_fits(c, g->path, err)) return false;
     hbk__gguf_ids(&f, c);
-    return f.ok && hbk__gguf_rope(&f, c, alloc);
+    return f.ok && hbk__gguf_rope(&f, c, alloc) && hbk__config_fits(c, g->path, err);
 }
 
 /* One file's tensors as binding wants them, all but the table of divisors; the mapping goes over. */
@@ -10496,6 +10600,13 @@ static void hbk__gguf_lora_base(char name[64], const hbk_adapter *a, hbk_int i)
                  hbk__gguf_tensors[5 + slot][1]);
 }
 
+/* hbk__adapter_lay of what the file `path` says of ranks and alpha. */
+static bool hbk__adapter_lay_of(hbk_adapter *a, const char *path, hbk_error *err)
+{
+    hbk_error why;
+    return hbk__adapter_lay(a, NULL, &why) || hbk_fail_at(err, why.code, path, 0, "%s", why.message);
+}
+
 /* Which projection (its number, as in hbk_adapter.loras) and half a tensor is of; false: of none. */
 static bool hbk__gguf_lora_place(const char *name, const hbk_config *c, hbk_int *i, int *half)
 {
@@ -10506,7 +10617,7 @@ static bool hbk__gguf_lora_place(const char *name, const hbk_config *c, hbk_int 
     *half = end && !strcmp(end, ".lora_b");
     if (!end || (!*half && strcmp(end, ".lora_a") != 0)) return false;
     snprintf(base, sizeof base, "%.*s", (int)(end - name), name);
-    hbk__translate(known, base, 0);
+    if (!hbk__translate(known, base, 0)) return false;
     *i = c->n_layers * HBK_N_SLOTS;
     if (!strcmp(known, HBK__HEAD)) return true;
     rest = hbk__after_slot(hbk__after_layer(known, &layer), &slot);
@@ -10581,7 +10692,7 @@ static hbk_adapter *hbk__adapter_load_gguf(const char *path, const hbk_config *c
     const hbk_gguf_tensor **found =
         f.ok ? HBK__NEW(alloc, const hbk_gguf_tensor *, 2 * (last + 1), err) : NULL;
     if (found) a = hbk__adapter_begin(c, alloc, err);
-    if (a && !(hbk__gguf_lora_collect(g, c, a, alpha, found, err) && hbk__adapter_lay(a, NULL, err))) {
+    if (a && !(hbk__gguf_lora_collect(g, c, a, alpha, found, err) && hbk__adapter_lay_of(a, path, err))) {
         hbk_adapter_free(a);
         a = NULL;
     }
@@ -10634,8 +10745,25 @@ static bool hbk__json_file(const char *dir, const char *name, json_t *value, hbk
     return ok;
 }
 
-/* The spelling of transformers 4, which version 5 reads as well; keys in its order. */
-static bool hbk__config_save(const hbk_config *c, const char *dir, hbk_dtype t, hbk_error *err)
+/* The same as a file under construction, for hbk_file_commit. */
+static bool hbk__json_begin(hbk_file *f, const char *dir, const char *name, json_t *value, hbk_error *err)
+{
+    char path[512];
+    hbk_text text;
+    memset(&text, 0, sizeof text);
+    bool ok = hbk_json_text(&text, value, JSON_INDENT(2), err);
+    hbk_text_append(&text, "\n", 1);
+    ok = ok && hbk_text_ok(&text, err) && hbk_path(path, dir, name, err) && hbk_file_begin(f, path, err) &&
+         hbk_file_put(f, text.data, text.len, err) && hbk_file_seal(f, err);
+    hbk_text_free(&text);
+    json_decref(value);
+    return ok;
+}
+
+/* config.json and generation_config.json, begun: a folder must not get weights that its configuration does
+   not fit. The spelling of transformers 4, which version 5 reads as well; keys in its order. */
+static bool hbk__config_begin(hbk_file f[2], const hbk_config *c, const char *dir, hbk_dtype t,
+                              hbk_error *err)
 {
     const char *dtype = t == HBK_F32 ? "float32" : t == HBK_F16 ? "float16" : "bfloat16";
     json_t *o = json_pack(
@@ -10650,9 +10778,9 @@ static bool hbk__config_save(const hbk_config *c, const char *dir, hbk_dtype t, 
         "num_key_value_heads", (json_int_t)c->n_kv_heads, "rms_norm_eps", c->rms_norm_eps, "rope_scaling",
         hbk__rope_json(c), "rope_theta", c->rope_theta, "tie_word_embeddings", (int)c->tied, "torch_dtype",
         dtype, "use_cache", 1, "vocab_size", (json_int_t)c->vocab_size);
-    return hbk__json_file(dir, "config.json", o, err) &&
-           hbk__json_file(
-               dir, "generation_config.json",
+    return hbk__json_begin(&f[0], dir, "config.json", o, err) &&
+           hbk__json_begin(
+               &f[1], dir, "generation_config.json",
                json_pack("{s:o, s:o}", "bos_token_id", hbk__bos_json(c), "eos_token_id", hbk__eos_json(c)),
                err);
 }
@@ -10702,9 +10830,11 @@ HBK_DEF bool hbk_model_save_merged(const hbk_model *m, const hbk_adapter *a, con
 {
     char path[512], name[96];
     hbk_model view = hbk__merge_view(m, a), whole;
+    hbk_file config[2];
     hbk_real *zeros;
     hbk_int n = 0;
     hbk_matrix w;
+    memset(config, 0, sizeof config);
     if (t != HBK_F32 && t != HBK_F16 && t != HBK_BF16)
         return hbk_fail(err, HBK_ERROR_OPTION, "a model is saved as f32, f16 or bf16, not as %s",
                         hbk_dtype_name(t));
@@ -10725,13 +10855,16 @@ HBK_DEF bool hbk_model_save_merged(const hbk_model *m, const hbk_adapter *a, con
         tensors[i].shape[0] = vector ? from[i].w.cols : from[i].w.rows;
         tensors[i].shape[1] = vector ? 0 : from[i].w.cols;
     }
-    ok = names && hbk__tensors_write(path, tensors, from, n, m->alloc, err);
+    ok = names && hbk__config_begin(config, &view.config, dir, t, err) &&
+         hbk__tensors_write(path, tensors, from, n, m->alloc, err) && hbk_file_commit(&config[0], err) &&
+         hbk_file_commit(&config[1], err);
+    for (int i = 0; i < 2; i++) hbk_file_abandon(&config[i]);
     hbk_free(m->alloc, names);
     hbk_free(m->alloc, from);
     hbk_free(m->alloc, tensors);
     hbk_free(m->alloc, whole.layers);
     hbk_free(m->alloc, zeros);
-    return ok && hbk__config_save(&view.config, dir, t, err);
+    return ok;
 }
 
 HBK_DEF bool hbk_model_save(const hbk_model *m, const char *dir, hbk_dtype t, hbk_error *err)
@@ -10856,8 +10989,9 @@ static bool hbk__check_copy(const hbk__adapter_file *f, const hbk_tensor *t, con
                            "resized? That is not supported",
                            t->name, (long long)w->rows, (long long)w->cols);
     hbk_matrix copy = hbk__tensor_matrix(t, w->rows, w->cols);
-    hbk_real *x = HBK__NEW(f->alloc, hbk_real, 2 * w->cols, err), *y = x + w->cols;
+    hbk_real *x = HBK__NEW(f->alloc, hbk_real, 2 * w->cols, err);
     if (!x) return false;
+    hbk_real *y = x + w->cols;
     for (hbk_int row = 0; row < w->rows; row++) {
         hbk_matrix_unpack(x, &copy, row, 1);
         hbk_matrix_unpack(y, w, row, 1);
@@ -11018,6 +11152,16 @@ static bool hbk__peft_config(hbk__adapter_file *a, hbk_error *err)
     const json_t *excludes = hbk__json_field(&f, "exclude_modules");
     a->excludes = json_array_size(excludes) || json_is_string(excludes);
     a->layers = hbk__json_field(&f, "layers_to_transform");
+    bool whole = !a->layers || json_is_integer(a->layers) || json_is_array(a->layers);
+    for (size_t i = 0; i < json_array_size(a->layers) && whole; i++)
+        whole = json_is_integer(json_array_get(a->layers, i));
+    if (f.ok && !whole)
+        f.ok = hbk_fail_at(err, HBK_ERROR_FORMAT, f.path, 0,
+                           "layers_to_transform: expected a layer's number, or a list of them");
+    const json_t *patterns = hbk__json_field(&f, "alpha_pattern");
+    if (f.ok && patterns && !json_is_object(patterns))
+        f.ok = hbk_fail_at(err, HBK_ERROR_FORMAT, f.path, 0,
+                           "alpha_pattern: expected an object of modules and numbers");
     a->all_linear = json_is_string(targets) && !strcmp(json_string_value(targets), "all-linear");
     if (json_is_array(targets)) a->targets = targets;
     for (size_t i = 0; i < json_array_size(targets) && f.ok; i++)
@@ -11097,12 +11241,20 @@ static bool hbk__pattern_text(hbk_text *out, const char *p)
     return !set;
 }
 
-/* Compiles a key of alpha_pattern: it matches a module's whole name, or what follows a dot in it. */
+/* Compiles a key of alpha_pattern: it matches a module's whole name, or what follows a dot in it. Its length
+   and its groups are bounded, for regcomp calls itself once a group: a file could exhaust the stack. */
 static bool hbk__pattern_open(regex_t *re, const hbk__adapter_file *f, const char *key, hbk_error *err)
 {
     hbk_text t;
     memset(&t, 0, sizeof t);
     t.alloc = f->alloc;
+    int groups = 0;
+    for (const char *p = key; *p && groups <= 16; p++) groups += *p == '(';
+    if (groups > 16 || strlen(key) > 256)
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, f->config_path, 0,
+                           "alpha_pattern: the expression %.80s... is not supported: it has more than 256 "
+                           "bytes or 16 groups",
+                           key);
     hbk_text_add(&t, "^(.*\\.)?(");
     bool known = hbk__pattern_text(&t, key), ok;
     hbk_text_add(&t, ")$");
@@ -11169,7 +11321,7 @@ static bool hbk__adapter_fill(const hbk__adapter_file *f, hbk_adapter *a, hbk_er
         if (isnan(l->alpha)) l->alpha = f->mlx ? f->alpha * rank : f->alpha;
         if (f->rslora) l->alpha *= sqrt(rank);
     }
-    if (!hbk__adapter_lay(a, NULL, err)) return false;
+    if (!hbk__adapter_lay_of(a, f->config_path, err)) return false;
     for (hbk_int i = 0; i < f->n; i++)
         if (a->loras[i].rank && (!hbk__unpack_half(f, a->loras[i].a, f->found[2 * i], err) ||
                                  !hbk__unpack_half(f, a->loras[i].b, f->found[2 * i + 1], err)))
@@ -11401,28 +11553,27 @@ static void hbk__gguf_rows(hbk_real *x, const hbk__gguf_item *it, hbk_int first,
     for (hbk_int i = 0; it->factor != 1 && i < n * m->cols; i++) x[i] = (hbk_real)((double)x[i] * it->factor);
 }
 
-/* The numbers of one tensor. Blocks that are stored as the file wants them are not packed anew. */
+/* The numbers of one tensor. Blocks that are stored as the file wants them are looked at, but not packed
+   anew: the file's bytes are theirs. */
 static bool hbk__gguf_put_rows(hbk_gguf_writer *w, const hbk__gguf_item *it, hbk_allocator *alloc,
                                hbk_error *err)
 {
     const hbk_matrix *m = &it->from;
     hbk_int step = hbk__panel_rows(m);
     size_t row_bytes = hbk_dtype_size(it->type, m->cols);
-    if (it->type == m->dtype && hbk_dtype_block(it->type) > 1 && !it->lora) {
-        for (hbk_int row = 0; row < m->rows; row++) {
-            hbk_int from = it->interleave ? hbk__half_split(row, it->interleave) : row;
-            hbk_gguf_put_data(w, (const char *)m->data + (size_t)from * row_bytes, row_bytes);
-        }
-        return true;
-    }
+    bool blocks = it->type == m->dtype && hbk_dtype_block(it->type) > 1 && !it->lora;
     hbk_real *x = HBK__NEW(alloc, hbk_real, step * m->cols, err);
-    char *packed = x ? (char *)hbk_alloc(alloc, step, row_bytes, err) : NULL;
-    bool ok = packed != NULL;
+    char *packed = x && !blocks ? (char *)hbk_alloc(alloc, step, row_bytes, err) : NULL;
+    bool ok = x && (packed || blocks);
     for (hbk_int row = 0; ok && row < m->rows; row += step) {
         hbk_int n = HBK__MIN(step, m->rows - row);
         hbk__gguf_rows(x, it, row, n);
         ok = hbk__pack_checked(packed, it->type, x, n * m->cols, it->name, w->path, err);
-        if (ok) hbk_gguf_put_data(w, packed, (size_t)n * row_bytes);
+        if (packed && ok) hbk_gguf_put_data(w, packed, (size_t)n * row_bytes);
+        for (hbk_int i = row; blocks && ok && i < row + n; i++) {
+            hbk_int from = it->interleave ? hbk__half_split(i, it->interleave) : i;
+            hbk_gguf_put_data(w, (const char *)m->data + (size_t)from * row_bytes, row_bytes);
+        }
     }
     hbk_free(alloc, x);
     hbk_free(alloc, packed);
@@ -11487,7 +11638,7 @@ static void hbk__gguf_put_ids(hbk_gguf_writer *w, const hbk_config *c, int32_t b
         if (c->eos[i] != eos) hbk_gguf_put_int(w, ends[k++], HBK_GGUF_U32, c->eos[i]);
 }
 
-/* A tokenizer that came from a GGUF file: its keys, as they are. */
+/* A tokenizer that came from a GGUF file and has a piece for every row: its keys, as they are. */
 static bool hbk__gguf_copy_tokenizer(hbk_gguf_writer *w, const hbk_tokenizer *tok, hbk_error *err)
 {
     hbk_gguf *g = hbk_gguf_open(tok->file, tok->alloc, err);
@@ -11585,7 +11736,8 @@ static bool hbk__gguf_put_tokenizer(hbk_gguf_writer *w, const hbk_tokenizer *tok
         return hbk_fail(err, HBK_ERROR_SHAPE,
                         "the tokenizer has %lld pieces, the model's embedding %lld rows",
                         (long long)tok->vocab.n, (long long)c->vocab_size);
-    if (tok->file[0] && hbk__is_gguf(tok->file)) return hbk__gguf_copy_tokenizer(w, tok, err);
+    bool gguf = tok->file[0] && hbk__is_gguf(tok->file);
+    if (gguf && tok->vocab.n == c->vocab_size) return hbk__gguf_copy_tokenizer(w, tok, err);
     if (!pre)
         return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, tok->file, 0,
                            "GGUF has no name for the way in which this tokenizer cuts words");
@@ -11600,7 +11752,9 @@ static bool hbk__gguf_put_tokenizer(hbk_gguf_writer *w, const hbk_tokenizer *tok
     hbk_text chat;
     memset(&chat, 0, sizeof chat);
     chat.alloc = tok->alloc;
-    bool ok = !tok->folder[0] || hbk__chat_template(tok->folder, &chat, err);
+    bool ok = gguf              ? hbk__gguf_chat_template(tok->file, &chat, err)
+              : tok->folder[0] ? hbk__chat_template(tok->folder, &chat, err)
+                               : true;
     if (ok && chat.len) hbk_gguf_put_string(w, "tokenizer.chat_template", chat.data, chat.len);
     hbk_text_free(&chat);
     return ok;
@@ -11737,7 +11891,7 @@ HBK_DEF bool hbk_adapter_save_gguf(const hbk_adapter *a, const hbk_config *c, co
 
        feed   any mix of whole prompts and single tokens, packed into one batch per pass
        slot   one sequence's cache; a slot that finishes takes the next request at once
-        fork   a beginning that prompts share (a rubric, a conversation) is computed once and copied
+       fork   a beginning that prompts share (a rubric, a conversation) is computed once and copied
 
    Caches are (layer, slot, position, K*D), in reals. Beside them stand the ids that they were computed from:
    what a slot holds is known without asking the caller.
@@ -12047,8 +12201,12 @@ static void hbk__select(hbk_candidate *a, hbk_int n, hbk_int k)
    at least one; the likeliest first where top_k or top_p made it necessary to sort. */
 static hbk_int hbk__filter(const hbk_real *logits, hbk_int V, const hbk_sampling *o, hbk_candidate *kept)
 {
-    double highest = (double)logits[hbk__likeliest(logits, V)], total = 0, mass = 1, sum = 0;
+    int32_t likeliest = (int32_t)hbk__likeliest(logits, V);
+    double highest = (double)logits[likeliest], total = 0, mass = 1, sum = 0;
     for (hbk_int i = 0; i < V; i++) total += exp(((double)logits[i] - highest) / o->temperature);
+    kept[0].id = likeliest;
+    kept[0].p = 1;
+    if (!isfinite(total)) return 1; /* some are no numbers: nothing below could be compared */
     /* An id of less than (1 - p) / V cannot be among the most likely that make up p: not worth sorting. */
     double least = o->top_p < 1 && o->top_k <= 0 ? (1 - o->top_p) / (double)V : 0;
     hbk_int n = 0, left = 0;
@@ -12069,8 +12227,9 @@ static hbk_int hbk__filter(const hbk_real *logits, hbk_int V, const hbk_sampling
         for (; left < n && (sum < o->top_p * mass || left == 0); left++) sum += kept[left].p;
         n = left;
     }
-    for (hbk_int i = left = 0; i < n; i++) /* 1 / total is the likeliest one's probability */
-        if (kept[i].p * total >= o->min_p) kept[left++] = kept[i];
+    double share = HBK__MIN(o->min_p, 1) / total; /* 1 / total is the likeliest one's, so that one stays */
+    for (hbk_int i = left = 0; i < n; i++)
+        if (kept[i].p >= share) kept[left++] = kept[i];
     return left;
 }
 
@@ -12109,8 +12268,8 @@ static bool hbk__sampling_check(const hbk_sampling *o, hbk_error *err)
         return hbk_fail(err, HBK_ERROR_OPTION, "min_p %g: expected 0 (all) to 1", o->min_p);
     if (o->top_k < 0)
         return hbk_fail(err, HBK_ERROR_OPTION, "top_k %lld: expected 0 (all) or more", (long long)o->top_k);
-    if (!(o->repetition_penalty >= 0 && isfinite(o->repetition_penalty)))
-        return hbk_fail(err, HBK_ERROR_OPTION, "repetition_penalty %g: expected 1 (none) or more",
+    if (o->repetition_penalty != 0 && !(o->repetition_penalty >= 0.01 && o->repetition_penalty <= 100))
+        return hbk_fail(err, HBK_ERROR_OPTION, "repetition_penalty %g: expected 0.01 to 100, 1 or 0 for none",
                         o->repetition_penalty);
     return true;
 }

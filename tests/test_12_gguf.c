@@ -389,7 +389,10 @@ static void t12_gguf_refused(void **state)
          "tensor blk.1.attn_norm.weight: a LLaMA of 1 layers has no such weight"},
         {{"llama.attention.head_count_kv", HBK_GGUF_U32, 3, NULL, 0, 0},
          HBK_ERROR_RANGE,
-         "is no multiple of"},
+         "t12_other.gguf: configuration: num_attention_heads 4 is no multiple of"},
+        {{"llama.rope.scaling.factor", HBK_GGUF_F32, 1e-20, NULL, 0, 0},
+         HBK_ERROR_RANGE,
+         "t12_other.gguf: configuration: the factor of the rope scaling is 1e-20"},
         {{"llama.attention.head_count_kv", HBK_GGUF_U32, 1, NULL, 0, 0},
          HBK_ERROR_SHAPE,
          "tensor blk.0.attn_k.weight: shape (12,20), expected (6,20)"},
@@ -443,6 +446,9 @@ static void t12_gguf_refused(void **state)
          "tensor blk.0.attn_q.bias: shape (37,20), expected (24)"},
         {"output.weight", HBK__GGUF_ROPE, HBK_ERROR_UNSUPPORTED,
          "tensor rope_freqs.weight: expected 3 divisors in F32"},
+        {"output.weight", "lm_head.weight", HBK_ERROR_UNSUPPORTED, "tensor lm_head.weight: a LLaMA of 2"},
+        {"output.weight", "model.layers.0.input_layernorm.weight", HBK_ERROR_UNSUPPORTED,
+         "tensor model.layers.0.input_layernorm.weight: a LLaMA of 2 layers has no such weight"},
     };
     char path[512], other[512];
     hbk_error err;
@@ -522,6 +528,20 @@ static void t12_gguf_refused_arrays(void **state)
     check_error(hbk_model_load(path, NULL, &err), HBK_ERROR_UNSUPPORTED,
                 "tensor blk.0.attn_k.weight: type F64 is not supported");
     hbk_model_free(m);
+    c.head_dim = 8; /* whole blocks: the bias itself could be Q8_0, were vectors ever stored so */
+    c.biases = 1u << HBK_Q;
+    m = hbk_model_random(&c, 5, NULL, &err);
+    t12_draft_begin(&d, m, path);
+    for (hbk_int i = 0; i < d.n; i++)
+        if (!strcmp(d.items[i].name, "blk.0.attn_q.bias")) {
+            d.items[i].from = hbk__matrix(1, 32, (hbk_real *)d.items[i].from.data);
+            d.items[i].type = HBK_Q8_0;
+            d.items[i].interleave = 0;
+        }
+    t12_draft_end(&d);
+    check_error(hbk_model_load(path, NULL, &err), HBK_ERROR_UNSUPPORTED,
+                "tensor blk.0.attn_q.bias: type Q8_0, expected F32, F16 or BF16 for a norm or bias");
+    hbk_model_free(m);
 }
 
 /* Promise: a model in several files loads from its first. */
@@ -580,6 +600,23 @@ static void t12_gguf_save_errors(void **state)
     check_error(hbk_model_save_gguf(m, NULL, tok, path, HBK_F32, &err), HBK_ERROR_SHAPE,
                 "the model's embedding 37 rows");
     hbk_tokenizer_free(tok);
+    hbk_model_free(m);
+    c.dim = 32; /* blocks of q8_0 pass from file to file as they are: but none whose scale is a NaN */
+    hbk_model_free(t12_gguf_saved(&c, HBK_Q8_0, path, "t12_blocks.gguf"));
+    m = t12_gguf_load(path);
+    hbk_matrix *up = &m->layers[1].w[HBK_UP];
+    size_t bytes = hbk_dtype_size(up->dtype, up->rows * up->cols);
+    char *blocks = (char *)malloc(bytes);
+    assert_true(blocks && up->dtype == HBK_Q8_0);
+    memcpy(blocks, up->data, bytes);
+    blocks[34 * 5] = 0;
+    blocks[34 * 5 + 1] = 0x7e;
+    up->data = blocks;
+    test_tmp(path, "t12_never.gguf");
+    check_error(hbk_model_save_gguf(m, NULL, NULL, path, HBK_Q8_0, &err), HBK_ERROR_NUMERIC,
+                "tensor blk.1.ffn_up.weight: holds nan, which Q8_0 cannot");
+    assert_false(hbk_file_exists(path));
+    free(blocks);
     hbk_model_free(m);
 }
 
@@ -661,6 +698,21 @@ static void t12_gguf_tokenizer(void **state)
     hbk_template_free(t);
     hbk_model_free(m);
     hbk_tokenizer_free(tok);
+    tok = hbk_tokenizer_load(path, NULL, &err); /* and from there into a model of more rows */
+    if (!tok) fail_msg("%s", err.message);
+    c.vocab_size = 40;
+    m = hbk_model_random(&c, 5, NULL, &err);
+    test_tmp(path, "t12_wider.gguf");
+    check_ok(hbk_model_save_gguf(m, NULL, tok, path, HBK_F32, &err));
+    g = hbk_gguf_open(path, NULL, &err);
+    t12_gguf_strings(g, "tokenizer.ggml.tokens", pieces, 8);
+    assert_int_equal(hbk_gguf_find(g, "tokenizer.ggml.tokens")->n, 40);
+    check_ok(hbk_gguf_string(g, "tokenizer.chat_template", &s, &n, &err));
+    assert_true(n == 6 && !memcmp(s, "[INST]", 6));
+    hbk_gguf_close(g);
+    hbk_model_free(m);
+    hbk_tokenizer_free(tok);
+    hbk_model_free(t12_gguf_load(path));
 }
 
 /* ---- adapters ----------------------------------------------------------------- */
@@ -782,6 +834,11 @@ static void t12_gguf_adapters_refused(void **state)
          NULL,
          HBK_ERROR_FORMAT,
          "key adapter.lora.alpha: expected a number, found string"},
+        {{"adapter.lora.alpha", HBK_GGUF_F32, (double)NAN, NULL, 0, 0},
+         NULL,
+         NULL,
+         HBK_ERROR_RANGE,
+         "t12_other.gguf: alpha nan over rank 3 is no scale for q_proj (layer 0 of 2)"},
         {{"x", HBK_GGUF_U8, 0, NULL, 0, 0},
          "blk.0.attn_q.weight.lora_a",
          "",
@@ -812,6 +869,11 @@ static void t12_gguf_adapters_refused(void **state)
          "token_embd.weight.lora_b",
          HBK_ERROR_UNSUPPORTED,
          "tensor token_embd.weight.lora_b: is not"},
+        {{"x", HBK_GGUF_U8, 0, NULL, 0, 0},
+         "blk.0.attn_k.weight.lora_b",
+         "model.layers.0.self_attn.k_proj.weight.lora_b",
+         HBK_ERROR_UNSUPPORTED,
+         "tensor model.layers.0.self_attn.k_proj.weight.lora_b: is not lora_a or lora_b"},
     };
     char path[512], other[512];
     hbk_error err;

@@ -2129,8 +2129,8 @@ static const cli_flag cmd_demo_flags[] = {
     CLI_END};
 static const cli_flag cmd_tokenize_flags[] = {
     {"model", CLI_TEXT, "M", NULL, "a folder with a tokenizer", 0, 0, CLI_FREE},
-    {"tokenizer", CLI_TEXT, "F", NULL, "a tokenizer.json, tokenizer.model, tokenizer.bin or .gguf instead", 0, 0,
-     CLI_FREE},
+    {"tokenizer", CLI_TEXT, "F", NULL, "a tokenizer.json, tokenizer.model, tokenizer.bin or .gguf instead", 0,
+     0, CLI_FREE},
     {"text", CLI_TEXT, "T", NULL, "a text", 0, 0, CLI_FREE},
     {"file", CLI_TEXT, "F", NULL, "a file that is one text", 0, 0, CLI_FREE},
     {"lines", CLI_TEXT, "F", NULL, "a file whose every line is a text", 0, 0, CLI_FREE},

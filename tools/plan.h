@@ -1,4 +1,4 @@
-/* plan.h - `humpback plan`: memory and time of a finetuning before it is begun - public domain, see humpback.h
+/* plan.h - `humpback plan`: what a finetuning will take, before it is begun - public domain, see humpback.h
 
    Memory. What a trainer holds is counted by the library, with the walk that lays it out. Around that stand
 
@@ -19,7 +19,7 @@
 
 #include "bench.h"
 
-enum { PLAN_ROWS = 256, PLAN_WEIGHTS = 1 << 22, PLAN_REPEATS = 2 };
+enum { PLAN_ROWS = 256, PLAN_WEIGHTS = 1 << 22, PLAN_REPEATS = 3 };
 
 static const cli_flag plan_flags[] = {
     {"model", CLI_TEXT, "M", NULL, "a model folder, a .gguf, or a llama2.c .bin; or --shape", 0, 0, CLI_FREE},
@@ -136,9 +136,11 @@ static bool plan_weights_of_file(plan *p, const char *path, hbk_error *err)
         for (hbk_int k = 0; k < m->n_maps; k++)
             if (data >= m->maps[k].data && data < m->maps[k].data + m->maps[k].size) part = PLAN_MAPPED;
         p->bytes[part] += (double)w.rows * (double)hbk_dtype_size(w.dtype, w.cols);
+        if (w.group) p->bytes[part] += (double)w.rows * (double)w.cols / (double)w.group * sizeof(float);
     }
     p->config = m->config;
     p->dtype = m->layers[0].w[HBK_GATE].dtype;
+    if (p->dtype == HBK_INT8) p->dtype = HBK_Q8_0; /* which is timed in its place: its scales are at hand */
     hbk_model_free(m);
     return true;
 }
@@ -149,8 +151,9 @@ static bool plan_weights_of_file(plan *p, const char *path, hbk_error *err)
 typedef struct plan_room {
     hbk_allocator alloc; /* counts */
     hbk_int rows, T;     /* T: tokens of a sequence */
+    hbk_int most;        /* numbers in a row of activations */
     void *weights;
-    hbk_real *x, *y, *z;         /* (rows, widest) */
+    hbk_real *x, *y, *z;         /* (rows, most), z twice that */
     hbk_real *adapter, *xa, *dxa; /* A and B, likewise their gradients behind them; (rows, R) */
     hbk_real *dw, *panel, *work, *lse;
     int threads;
@@ -175,24 +178,25 @@ static bool plan_room_new(plan_room *r, const plan *p, hbk_error *err)
 {
     const hbk_config *c = &p->config;
     hbk_int wide = HBK__MAX(HBK__MAX(c->dim, c->ffn_dim), c->n_heads * c->head_dim);
-    hbk_int R = HBK__MAX(p->o.lora.rank, 1), most;
+    hbk_int R = HBK__MAX(p->o.lora.rank, 1);
     memset(r, 0, sizeof *r);
     r->rows = HBK__MIN(p->tokens, PLAN_ROWS);
     r->T = HBK__MIN(p->length, r->rows);
     r->threads = hbk__n_threads();
     hbk_int work = hbk_attention_work(r->T, r->threads);
-    most = HBK__MAX(wide, HBK__MIN(c->vocab_size, PLAN_WEIGHTS / c->dim));
+    hbk_int most = HBK__MAX(wide, HBK__MIN(c->vocab_size, PLAN_WEIGHTS / c->dim));
+    r->most = most;
     size_t bytes = hbk_dtype_size(p->dtype, HBK__MAX(PLAN_WEIGHTS, wide + 256) / 256 * 256);
     r->weights = hbk_alloc(&r->alloc, (hbk_int)bytes, 1, err);
     if (r->weights) memset(r->weights, 0, bytes); /* zeros are numbers in every type */
     if (r->weights)
-        r->x = plan_reals(r, 3 * r->rows * most + 2 * r->rows * R + HBK_PANEL + work + r->rows * c->n_heads,
+        r->x = plan_reals(r, 4 * r->rows * most + 2 * r->rows * R + HBK_PANEL + work + r->rows * c->n_heads,
                           err);
     if (r->x) r->adapter = plan_reals(r, 4 * R * most + (p->o.full ? PLAN_WEIGHTS + wide : 0), err);
     if (!r->adapter) return false;
     r->y = r->x + r->rows * most;
     r->z = r->y + r->rows * most;
-    r->xa = r->z + r->rows * most;
+    r->xa = r->z + 2 * r->rows * most;
     r->dxa = r->xa + r->rows * R;
     r->panel = r->dxa + r->rows * R;
     r->work = r->panel + HBK_PANEL;
@@ -228,13 +232,14 @@ static plan_pair plan_product(plan *p, plan_room *r, hbk_int out, hbk_int in)
     return best;
 }
 
-/* The adapter of a projection, its dropout included. */
+/* The adapter of a projection, its dropout included; of a head so wide that it does not fit, a part. */
 static plan_pair plan_adapter(const plan *p, plan_room *r, hbk_int rank, hbk_int out, hbk_int in)
 {
     plan_pair best = {1e30, 1e30};
-    hbk_real *a = r->adapter, *da = a + rank * (in + out);
-    hbk_lora l = {in, out, rank, 1, 1, a, a + rank * in}, d = {in, out, rank, 1, 1, da, da + rank * in};
-    double times = (double)p->tokens / (double)r->rows;
+    hbk_int part = HBK__MIN(out, r->most);
+    hbk_real *a = r->adapter, *da = a + rank * (in + part);
+    hbk_lora l = {in, part, rank, 1, 1, a, a + rank * in}, d = {in, part, rank, 1, 1, da, da + rank * in};
+    double times = (double)p->tokens / (double)r->rows * (double)out / (double)part;
     for (int i = 0; i < PLAN_REPEATS; i++) {
         double start = cli_now(NULL);
         hbk_dropout(r->z, r->x, r->rows * in, p->o.dropout, 1);
@@ -261,8 +266,8 @@ static plan_pair plan_attention(const plan *p, plan_room *r)
         double start = cli_now(NULL);
         hbk_attention_forward(r->y, r->lse, r->x, &s, 1, H, K, D, r->work, r->threads);
         double middle = cli_now(NULL);
-        hbk_attention_backward(r->z, r->z, r->z, r->y, r->y, r->lse, r->x, &s, 1, H, K, D, r->work,
-                               r->threads);
+        hbk_attention_backward(r->z, r->z + T * H * D, r->z + T * (H + K) * D, r->y, r->y, r->lse, r->x, &s,
+                               1, H, K, D, r->work, r->threads);
         best.forward = HBK__MIN(best.forward, (middle - start) * times);
         best.backward = HBK__MIN(best.backward, (cli_now(NULL) - middle) * times);
     }
@@ -364,7 +369,9 @@ static bool plan_make(cli *c, plan *p)
     if (!vocabulary && path && hbk_dir_exists(path)) vocabulary = path;
     if (path && !plan_weights_of_file(p, path, &c->err)) return false;
     p->length = cli_has(c, "length") ? cli_int(c, "length") : p->config.context_length;
-    p->length = HBK__MIN(HBK__MIN(p->length, p->config.context_length), p->tokens);
+    p->length = HBK__MIN(p->length, p->config.context_length);
+    if (cli_has(c, "length")) p->tokens = HBK__MAX(p->tokens, p->length); /* an example is never torn */
+    p->length = HBK__MIN(p->length, p->tokens);
     if (!plan_count(p, cli_has(c, "validation"), &n_values, &c->err)) return false;
     if (vocabulary && !(tok = hbk_tokenizer_load(vocabulary, NULL, &c->err))) return false;
     bool ok = plan_room_new(&room, p, &c->err);

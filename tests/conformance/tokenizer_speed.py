@@ -1,7 +1,8 @@
 """Speed of encoding 10 MB of English as one text, one thread: MB/s of ours, tokenizers and sentencepiece.
 
-Median of 5, the libraries taking turns. Ours must be twice tokenizers and faster than sentencepiece on the
-same vocabulary (LLaMA-2's for all that are not byte-level). Needs HUMPBACK_DATA.
+Seconds are of processor time, so that what else runs matters less; median of 5, the libraries taking turns.
+Ours must be twice tokenizers and faster than sentencepiece (which always has LLaMA-2's vocabulary). Needs
+HUMPBACK_DATA.
 """
 import json
 import os
@@ -54,9 +55,9 @@ def ours(path, file):
 
 
 def theirs(encode, text):
-    start = time.perf_counter()
+    start = time.process_time()
     n = len(encode(text))
-    return time.perf_counter() - start, n
+    return time.process_time() - start, n
 
 
 def measure(name, path, text, file, references):
