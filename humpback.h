@@ -13330,8 +13330,8 @@ static bool hbk__encode_span(const hbk_template *t, const hbk_tokenizer *tok, co
     for (hbk_int i = from; ok && span->trusted && unk >= 0 && i < out->n; i++)
         if (out->data[i] == unk)
             ok = hbk_fail(err, HBK_ERROR_OPTION,
-                          "the model's vocabulary cannot spell \"%.60s%s\" of template %s: take another, such "
-                          "as plain, or a file of your own (--template plain; hbk_template_load in C)",
+                          "the model's vocabulary cannot spell \"%.60s%s\" of template %s: take another, "
+                          "such as plain, or a file of your own (--template plain; hbk_template_load in C)",
                           hbk_text_string(&text), text.len > 60 ? "..." : "", t->text[HBK__TEXT_NAME]);
     hbk_text_free(&text);
     return ok;
