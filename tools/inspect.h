@@ -532,8 +532,8 @@ static void inspect_try_adapter(json_t *facts, const char *dir, const char *base
     hbk_model_free(m);
 }
 
-/* What adapter_config.json says beside the tensors, in PEFT's words or in MLX's, whose scale is not divided by
-   the rank. */
+/* What adapter_config.json says beside the tensors, in PEFT's words or in MLX's, whose scale is not divided
+   by the rank. */
 static void inspect_adapter_options(json_t *lora, const json_t *config, bool mlx)
 {
     const json_t *alpha = json_object_get(config, "lora_alpha"),

@@ -190,10 +190,11 @@ def compare_weights(name, ours, theirs, double, start):
     change = math.hypot(*moved.values())
     total = math.hypot(*off.values()) / change
     rounding = math.hypot(*distances(theirs, double).values()) / change
+    worst, _ = common.largest((off[n] / moved[n], n) for n in off)
     ok = total <= WEIGHTS_LIMIT and all(m > 0 for m in moved.values())
     return line("training", f"{name}: weights",
-                f"largest {total:.1e}  limit {WEIGHTS_LIMIT:.0e} of the change, of one tensor "
-                f"{common.largest((off[n] / moved[n], n) for n in off)[0]:.1e}; theirs from double {rounding:.1e}",
+                f"largest {total:.1e}  limit {WEIGHTS_LIMIT:.0e} of the change, of one tensor {worst:.1e}; "
+                f"theirs from double {rounding:.1e}",
                 "ok" if ok else "failed")
 
 
