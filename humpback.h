@@ -5326,22 +5326,28 @@ static bool hbk__json_merges(hbk_tokenizer *t, const json_t *merges, const char 
     return ok;
 }
 
-/* Refuses what would change ids and is not done here. */
+/* Refuses options of BPE that would change ids and are not done here. */
+static bool hbk__json_check_options(const json_t *model, const char *path, hbk_error *err)
+{
+    static const char *const affix[2] = {"continuing_subword_prefix", "end_of_word_suffix"};
+    for (int i = 0; i < 2; i++) {
+        const char *s = json_string_value(json_object_get(model, affix[i]));
+        if (s && *s) return hbk__refuse_node(path, "model BPE with", affix[i], err);
+    }
+    if (json_number_value(json_object_get(model, "dropout")) > 0)
+        return hbk__refuse_node(path, "model BPE with", "dropout", err);
+    return true;
+}
+
+/* Refuses a model that is no BPE. */
 static bool hbk__json_check_model(const json_t *model, const char *path, hbk_error *err)
 {
-    const json_t *dropout = json_object_get(model, "dropout");
-    static const char *const affix[2] = {"continuing_subword_prefix", "end_of_word_suffix"};
     if (!json_is_object(json_object_get(model, "vocab")) || !json_is_array(json_object_get(model, "merges")))
         return hbk__refuse_node(path, "model (without a vocab object and a merges list)",
                                 hbk__node_type(model), err);
     if (json_object_get(model, "type") && !hbk__node_is(model, "type", "BPE"))
         return hbk__refuse_node(path, "model", hbk__node_type(model), err);
-    for (int i = 0; i < 2; i++) {
-        const char *s = json_string_value(json_object_get(model, affix[i]));
-        if (s && *s) return hbk__refuse_node(path, "model BPE with", affix[i], err);
-    }
-    if (json_number_value(dropout) > 0) return hbk__refuse_node(path, "model BPE with", "dropout", err);
-    return true;
+    return hbk__json_check_options(model, path, err);
 }
 
 /* The order matters: what is added decides which merges would spell a special token, and added tokens are
@@ -9932,23 +9938,33 @@ static bool hbk__is_buffer(const char *name)
     return false;
 }
 
+/* What a model would need to have a place for a bias; "" for any other tensor. */
+static const char *hbk__bias_key(const char *name, const hbk__place *p)
+{
+    if (p->slot >= HBK_N_SLOTS || !strstr(name, "_proj.bias")) return "";
+    return p->slot <= HBK_O ? " without attention_bias in its config.json"
+                            : " without mlp_bias in its config.json";
+}
+
+/* Whether the model has a place for a tensor of the file, or it holds no weights. */
+static bool hbk__has_place(hbk_model *m, const hbk__source *src, const char *name, hbk__place *p)
+{
+    char known[96];
+    if (src->gguf) hbk__translate(known, name, 0);
+    return hbk__place_of(m, src->gguf ? known : name, p) || hbk__is_buffer(name);
+}
+
 /* Tensors that the model has no place for would be weights that are left out: an error. */
 static bool hbk__check_strangers(hbk_model *m, const hbk__source *src, hbk_error *err)
 {
     for (hbk_int i = 0; i < src->n_files; i++)
         for (hbk_int k = 0; k < src->files[i]->n; k++) {
             const char *name = src->files[i]->tensors[k].name;
-            char known[96];
             hbk__place p;
-            if (src->gguf) hbk__translate(known, name, 0);
-            if (hbk__place_of(m, src->gguf ? known : name, &p) || hbk__is_buffer(name)) continue;
-            bool bias = p.slot < HBK_N_SLOTS && strstr(name, "_proj.bias") != NULL;
+            if (hbk__has_place(m, src, name, &p)) continue;
             return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, src->files[i]->path, 0,
                                "tensor %.200s: a LLaMA of %lld layers%s has no such weight", name,
-                               (long long)m->config.n_layers,
-                               !bias             ? ""
-                               : p.slot <= HBK_O ? " without attention_bias in its config.json"
-                                                 : " without mlp_bias in its config.json");
+                               (long long)m->config.n_layers, hbk__bias_key(name, &p));
         }
     return true;
 }
@@ -13170,8 +13186,8 @@ HBK_DEF hbk_template *hbk_template_for_model(const char *model_path, hbk_allocat
     hbk_text_free(&source);
     if (name) return hbk_template_load(name, alloc, err);
     hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, model_path, 0,
-                "its chat template%s is none of llama2, llama3, chatml: choose with --template (a name or a "
-                "JSON file)",
+                "its chat template%s is none of llama2, llama3, chatml: choose with --template, or "
+                "hbk_template_load in C (a name or a JSON file)",
                 mistral ? ", which writes [INST] as Mistral's do," : "");
     return NULL;
 }
@@ -13324,8 +13340,8 @@ static bool hbk__encode_span(const hbk_template *t, const hbk_tokenizer *tok, co
     for (hbk_int i = from; ok && span->trusted && unk >= 0 && i < out->n; i++)
         if (out->data[i] == unk)
             ok = hbk_fail(err, HBK_ERROR_OPTION,
-                          "the model's vocabulary cannot spell \"%.60s%s\" of template %s: use --template "
-                          "plain or a template file",
+                          "the model's vocabulary cannot spell \"%.60s%s\" of template %s: take another, "
+                          "such as plain, or a file of your own (--template plain; hbk_template_load in C)",
                           hbk_text_string(&text), text.len > 60 ? "..." : "", t->text[HBK__TEXT_NAME]);
     hbk_text_free(&text);
     return ok;
