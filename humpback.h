@@ -5118,22 +5118,26 @@ static bool hbk__json_decoder(hbk_tokenizer *t, const json_t *node, const char *
     return true;
 }
 
-/* Does every text begin with a special token? That is bos. */
-static void hbk__json_post_processor(hbk_tokenizer *t, const json_t *node)
+/* Does every text begin with a special token? That is bos. ByteLevel here only moves offsets. */
+static bool hbk__json_post_processor(hbk_tokenizer *t, const json_t *node, const char *path, hbk_error *err)
 {
     const char *type = hbk__node_type(node);
+    if (!node || json_is_null(node) || strcmp(type, "ByteLevel") == 0) return true;
     if (strcmp(type, "Sequence") == 0) {
         const json_t *list = json_object_get(node, "processors");
-        for (size_t i = 0; i < json_array_size(list); i++)
-            hbk__json_post_processor(t, json_array_get(list, i));
+        bool ok = true;
+        for (size_t i = 0; ok && i < json_array_size(list); i++)
+            ok = hbk__json_post_processor(t, json_array_get(list, i), path, err);
+        return ok;
     }
-    if (strcmp(type, "TemplateProcessing") != 0) return;
+    if (strcmp(type, "TemplateProcessing") != 0) return hbk__refuse_node(path, "post_processor", type, err);
     const json_t *first = json_array_get(json_object_get(node, "single"), 0);
     const char *id = json_string_value(json_object_get(json_object_get(first, "SpecialToken"), "id"));
     int32_t bos = id ? hbk_tokenizer_find(t, id) : -1;
-    if (bos < 0) return;
+    if (bos < 0) return true;
     t->bos = bos;
     t->adds_bos = true;
+    return true;
 }
 
 /* A cut-out token. Its pattern is found in raw text, or, normalised itself, in the normalised text. */
@@ -5325,8 +5329,8 @@ static bool hbk__load_json(hbk_tokenizer *t, const json_t *root, const char *pat
         if (!hbk__json_added(t, entry, json_is_integer(id) ? json_integer_value(id) : -1, path, err))
             return false;
     }
-    hbk__json_post_processor(t, json_object_get(root, "post_processor"));
-    if (!hbk__json_merges(t, json_object_get(model, "merges"), path, err)) return false;
+    if (!hbk__json_post_processor(t, json_object_get(root, "post_processor"), path, err) ||
+        !hbk__json_merges(t, json_object_get(model, "merges"), path, err)) return false;
     hbk__find_borders(t);
     return true;
 }

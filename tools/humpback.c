@@ -422,6 +422,14 @@ static bool cmd_decode_one(cli *c, const hbk_tokenizer *tok, const json_t *list)
     return ok;
 }
 
+static bool cmd_is_ids(const json_t *list)
+{
+    bool ids = json_is_array(list);
+    for (size_t i = 0; ids && i < json_array_size(list); i++)
+        ids = json_is_integer(json_array_get(list, i));
+    return ids;
+}
+
 /* One line of --lines (a text as it stands), --jsonl (a JSON string) or --decode-jsonl (a list of ids). */
 static bool cmd_tokenize_line(cli *c, const hbk_tokenizer *tok, const char *s, size_t n, const char *path,
                               hbk_int line)
@@ -430,9 +438,9 @@ static bool cmd_tokenize_line(cli *c, const hbk_tokenizer *tok, const char *s, s
     if (strspn(s, " \t\r") >= n) return true;
     bool ok, decode = cli_has(c, "decode-jsonl");
     json_t *value = json_loadb(s, n, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
-    if (decode ? !json_is_array(value) : !json_is_string(value))
-        ok = hbk_fail_at(&c->err, HBK_ERROR_FORMAT, path, line, "expected one JSON %s on each line",
-                         decode ? "array of ids" : "string");
+    if (decode ? !cmd_is_ids(value) : !json_is_string(value))
+        ok = hbk_fail_at(&c->err, HBK_ERROR_FORMAT, path, line, "expected %s",
+                         decode ? "an array of whole numbers" : "one JSON string on each line");
     else if (decode)
         ok = cmd_decode_one(c, tok, value);
     else
@@ -778,6 +786,8 @@ static bool cmd_generate_prompts(cli *c, const cmd_world *w, const cmd_decoding 
     while (ok && (text = cli_nth(c, "prompt", (int)v.n)) != NULL) {
         const hbk_tokens *ids = &v.prompts[v.n];
         ok = cmd_prompt(c, w, text, &v.prompts[v.n++]);
+        if (ok && ids->n == 0)
+            ok = hbk_fail(&c->err, HBK_ERROR_DATA, "the prompt is empty: there is nothing to continue");
         if (ok && ids->n >= limit)
             ok = hbk_fail(
                 &c->err, HBK_ERROR_RANGE,
@@ -804,6 +814,9 @@ static bool cmd_wave_read(cli *c, const cmd_world *w, cmd_wave *v, hbk_int size,
         v->rows[v->n] = json_incref(row);
         hbk_tokens *prompt = &v->prompts[v->n++];
         if (!cmd_prompt(c, w, text, prompt)) return false;
+        if (prompt->n == 0)
+            return hbk_fail_at(&c->err, HBK_ERROR_DATA, path, hbk_jsonl_line(in),
+                               "the prompt is empty: there is nothing to continue");
     }
     return got >= 0;
 }
