@@ -1004,7 +1004,7 @@ typedef struct hbk_request {
     hbk_logprobs *logprobs; /* NULL, or a row is appended for each token of output */
 } hbk_request;
 /* Streaming: on_token(ctx, request, id) after each token that was appended; returning false ends that
-   request. */
+   request. By then the requests that ended before have their finish. */
 typedef struct hbk_stream {
     bool (*on_token)(void *ctx, hbk_int request, int32_t id);
     void *ctx;

@@ -686,6 +686,7 @@ static bool cmd_wave_run(cli *c, const cmd_world *w, cmd_wave *v, const cmd_deco
         v->requests[i].prompt = prompt->data;
         v->requests[i].n_prompt = prompt->n;
         v->requests[i].rng = hbk_rng_at(d->o.seed, "generate", id);
+        v->requests[i].finish = HBK_FINISH_COUNT; /* until it has one */
         v->requests[i].reply = &v->replies[i];
         v->requests[i].logprobs = d->logprobs >= 0 ? &v->logprobs[i] : NULL;
         if (prompt->n < limit) longest = HBK__MAX(longest, prompt->n);
@@ -754,24 +755,67 @@ static bool cmd_on_token(void *ctx, hbk_int request, int32_t id)
     return true;
 }
 
-/* Prints the finished texts in the form that was asked for, an empty line between two. */
-static bool cmd_print_generated(cli *c, const cmd_world *w, cmd_wave *v)
+/* Texts on their way to stdout: each in its turn, as soon as it and all before it are finished. */
+typedef struct cmd_printer {
+    cli *c;
+    const cmd_world *w;
+    cmd_wave *v;
+    hbk_int next; /* the first text that was not printed */
+    bool grows;   /* a text that is alone is printed while it grows */
+    bool ok;
+} cmd_printer;
+
+/* One finished text in the form that was asked for, an empty line between two. */
+static void cmd_print_one(cmd_printer *p, hbk_int i)
 {
-    bool ok = true;
-    for (hbk_int i = 0, n = v->n * v->samples; ok && i < n; i++) {
-        const hbk_request *r = &v->requests[i];
-        if (cli_has(c, "json")) {
-            ok = cli_print_json(cmd_generated_json(w, v, i, n > 1 ? i / v->samples : -1), &c->err);
-        } else if (cli_has(c, "print-ids")) {
-            cmd_print_ids(r->output.data, r->output.n);
-        } else {
-            if (i) putchar('\n');
-            cmd_on_token(r->reply, i, 0);
-            putchar('\n');
-            cmd_say_cut(r);
-        }
+    const hbk_request *r = &p->v->requests[i];
+    hbk_int n = p->v->n * p->v->samples;
+    if (cli_has(p->c, "json")) {
+        json_t *text = cmd_generated_json(p->w, p->v, i, n > 1 ? i / p->v->samples : -1);
+        p->ok = cli_print_json(text, &p->c->err) && p->ok;
+    } else if (cli_has(p->c, "print-ids")) {
+        cmd_print_ids(r->output.data, r->output.n);
+    } else {
+        if (p->next) putchar('\n');
+        cmd_on_token(r->reply, i, 0);
+        putchar('\n');
+        cmd_say_cut(r);
     }
-    return ok;
+    fflush(stdout);
+    p->next++;
+}
+
+/* Ctrl-C ends the texts that are being made; those that wait are passed over, as an empty prompt is. */
+static bool cmd_on_text(void *ctx, hbk_int request, int32_t id)
+{
+    cmd_printer *p = (cmd_printer *)ctx;
+    hbk_int n = p->v->n * p->v->samples;
+    while (p->ok && p->next < n && p->v->requests[p->next].finish != HBK_FINISH_COUNT)
+        cmd_print_one(p, p->next);
+    if (p->grows) cmd_on_token(p->v->replies, request, id);
+    if (p->ok && !cli_interrupted) return true;
+    for (hbk_int i = 0; i < n; i++)
+        if (p->v->requests[i].finish == HBK_FINISH_COUNT && !p->v->requests[i].output.n)
+            p->v->requests[i].n_prompt = 0;
+    return false;
+}
+
+/* After the last token: what is finished and was not printed yet. */
+static bool cmd_print_rest(cmd_printer *p)
+{
+    hbk_int n = p->v->n * p->v->samples, finished = p->next;
+    for (hbk_int i = p->next; p->ok && i < n; i++) {
+        const hbk_request *r = &p->v->requests[i];
+        if (r->finish == HBK_FINISH_CANCELLED || r->n_prompt == 0) continue;
+        cmd_print_one(p, i);
+        finished++;
+    }
+    if (p->ok && finished < n) {
+        if (p->grows) putchar('\n');
+        p->ok = hbk_fail(&p->c->err, HBK_ERROR_CANCELLED, "generate: stopped at %lld of %lld texts",
+                         (long long)finished, (long long)n);
+    }
+    return p->ok;
 }
 
 /* --prompt, once or several times; a text that is alone is printed while it grows. */
@@ -795,9 +839,11 @@ static bool cmd_generate_prompts(cli *c, const cmd_world *w, const cmd_decoding 
                 "answer: shorten it",
                 (long long)ids->n, (long long)limit);
     }
-    hbk_stream stream = {cmd_on_token, v.replies};
-    bool quiet = n * d->samples > 1 || cli_has(c, "json") || cli_has(c, "print-ids");
-    ok = ok && cmd_wave_run(c, w, &v, d, quiet ? NULL : &stream) && cmd_print_generated(c, w, &v);
+    bool alone = n * d->samples == 1 && !cli_has(c, "json") && !cli_has(c, "print-ids");
+    cmd_printer printer = {c, w, &v, 0, alone, true};
+    hbk_stream stream = {cmd_on_text, &printer};
+    if (ok) cli_watch(c);
+    ok = ok && cmd_wave_run(c, w, &v, d, &stream) && cmd_print_rest(&printer);
     cmd_wave_free(&v);
     return ok;
 }
