@@ -213,6 +213,25 @@ static void cmd_close(cmd_world *w)
     hbk_model_free(w->base);
 }
 
+/* Whether a tokenizer of n pieces can be the one of a model with V ids. Embeddings are padded, and some
+   tokenizers add a token or two that their model never learned; beyond that they belong to others. */
+static bool cmd_sizes_fit(cli *c, const char *path, hbk_int n, hbk_int V)
+{
+    hbk_int apart = n > V ? n - V : V - n;
+    bool usual = apart * 20 < V;
+    if (n > V && !usual)
+        return hbk_fail_at(&c->err, HBK_ERROR_OPTION, path, 0,
+                           "has %lld pieces, the model only %lld: it is another model's tokenizer",
+                           (long long)n, (long long)V);
+    if (n > V)
+        fprintf(stderr, "humpback: %s has %lld pieces, the model %lld: the others cannot be used\n", path,
+                (long long)n, (long long)V);
+    if (n < V && !usual && V > (n + 255) / 256 * 256)
+        fprintf(stderr, "humpback: %s has %lld pieces, the model %lld: is it the model's own tokenizer?\n",
+                path, (long long)n, (long long)V);
+    return true;
+}
+
 /* The tokenizer stands in the model's folder or GGUF file, or --tokenizer names it. */
 static bool cmd_open_tokenizer(cli *c, cmd_world *w)
 {
@@ -221,8 +240,10 @@ static bool cmd_open_tokenizer(cli *c, cmd_world *w)
     if (!path && !hbk_dir_exists(model) && !hbk__is_gguf(model))
         return hbk_fail(&c->err, HBK_ERROR_OPTION,
                         "%s is a file and holds no tokenizer: name one with --tokenizer", model);
-    w->tok = hbk_tokenizer_load(path ? path : model, NULL, &c->err);
-    return w->tok != NULL;
+    path = path ? path : model;
+    w->tok = hbk_tokenizer_load(path, NULL, &c->err);
+    return w->tok && (!w->base || cmd_sizes_fit(c, path, hbk_tokenizer_size(w->tok),
+                                                w->base->config.vocab_size));
 }
 
 static bool cmd_open_model(cli *c, cmd_world *w)
@@ -497,7 +518,7 @@ static int cmd_tokenize(cli *c)
         given = cli_text(c, sources[i]);
     }
     if (n_sources != 1)
-        return cli_misused(c, "tokenize needs one of --text, --file, --lines, --jsonl, --decode, "
+        return cli_misused(c, "tokenize needs exactly one of --text, --file, --lines, --jsonl, --decode, "
                               "--decode-jsonl");
     if (!cli_has(c, "model") && !cli_has(c, "tokenizer")) return cli_misused(c, "tokenize needs --model M");
     if (source == 1 && *given && !cmd_ids(given, &ids)) {
@@ -558,10 +579,15 @@ static int cmd_logits(cli *c)
     memset(&w, 0, sizeof w);
     memset(&ids, 0, sizeof ids);
     const char *list = cli_text(c, "ids"), *text = cli_text(c, "text");
-    if (!list == !text) return cli_misused(c, "logits needs one of --ids, --text");
+    if (!list == !text) return cli_misused(c, "logits needs exactly one of --ids, --text");
     if (list && !cmd_ids(list, &ids)) {
         hbk_tokens_free(&ids);
         return cli_misused(c, "--ids: \"%.60s\" is no list of ids like 1,15043,3186", list);
+    }
+    if (hbk_dir_exists(cli_text(c, "out"))) {
+        hbk_fail_at(&c->err, HBK_ERROR_OPTION, cli_text(c, "out"), 0, "is a folder, expected a file name");
+        hbk_tokens_free(&ids);
+        return cli_end(c, false);
     }
     w.base = hbk_model_load(cli_text(c, "model"), NULL, &c->err);
     bool ok = w.base && cmd_open_adapter(c, &w);
@@ -954,7 +980,7 @@ static int cmd_generate(cli *c)
     memset(&w, 0, sizeof w);
     memset(&d, 0, sizeof d);
     if (cli_has(c, "prompt") == cli_has(c, "data"))
-        return cli_misused(c, "generate needs one of --prompt, --data");
+        return cli_misused(c, "generate needs exactly one of --prompt, --data");
     if (cli_has(c, "data") != cli_has(c, "out")) return cli_misused(c, "--data and --out go together");
     if (cli_has(c, "n") && cli_has(c, "data")) return cli_misused(c, "--n is for --prompt");
     if (cli_has(c, "logprobs") && !cli_has(c, "data") && !cli_has(c, "json"))
@@ -2121,7 +2147,8 @@ static int cmd_export(cli *c)
         kind = i;
         n++;
     }
-    if (n != 1) return cli_misused(c, "export needs one of --merge, --gguf, --adapter-gguf");
+    if (n == 1 && !*cli_text(c, flags[kind])) return cli_misused(c, "--%s: an empty name", flags[kind]);
+    if (n != 1) return cli_misused(c, "export needs exactly one of --merge, --gguf, --adapter-gguf");
     bool q8_0 = cli_has(c, "dtype") && cli_choice(c, "dtype") == 3, alone = kind == CMD_ADAPTER_GGUF;
     if (q8_0 && kind != CMD_GGUF) return cli_misused(c, "--dtype q8_0 goes with --gguf alone");
     if (alone && cli_has(c, "dtype")) return cli_misused(c, "an adapter is written in f32: no --dtype");
