@@ -560,7 +560,6 @@ typedef struct hbk_matrix {
 HBK_DEF const char *hbk_dtype_name(hbk_dtype t);         /* "f32" ... */
 HBK_DEF hbk_int hbk_dtype_block(hbk_dtype t);            /* elements that are stored together: 1, 32, 256 */
 HBK_DEF size_t hbk_dtype_size(hbk_dtype t, hbk_int n);   /* bytes of n elements, n a multiple of the block */
-HBK_DEF int hbk_dtype_gguf(hbk_dtype t);                 /* its id in GGUF files, or -1 */
 HBK_DEF bool hbk_dtype_packs(hbk_dtype t);               /* whether hbk_pack writes it */
 /* Rows first .. first+n-1 of w as reals into out (n, cols). What the blocks say, in f32, to the bit. */
 HBK_DEF void hbk_matrix_unpack(hbk_real *out, const hbk_matrix *w, hbk_int first, hbk_int n);
@@ -1083,8 +1082,8 @@ typedef struct hbk_template hbk_template;
    "next" is, the end of "reply" and the prompt without its first {bos}; without "system" the template has no
    place for one. Slots: {bos} {eos} {instruction} {output} {system}; other braces are text. */
 HBK_DEF hbk_template *hbk_template_load(const char *name_or_path, hbk_allocator *alloc, hbk_error *err);
-/* The one for a model folder or GGUF file: its chat_template recognised by markers (an unknown one is an
-   error that names --template), else llama2. */
+/* The one for a model folder or GGUF file: its chat_template recognised by markers (an unknown one, Mistral's
+   among them, is an error that names --template); llama2 where there is none. */
 HBK_DEF hbk_template *hbk_template_for_model(const char *model_path, hbk_allocator *alloc, hbk_error *err);
 /* Replaces the wording of the backward or rating prompt by a text with {output}, and {instruction} for
    rating; it is put into the chat prompt, as an instruction would be, without the line breaks at its end.
@@ -2821,23 +2820,24 @@ typedef struct hbk__ggml_type {
     int id, block, bytes; /* elements of a block and their bytes */
 } hbk__ggml_type;
 
-/* All that files hold, so that what chapter 8 cannot multiply is refused by its name. */
+/* All that files hold: the types of chapter 8, and behind them those that it cannot multiply, so that these
+   are refused by their names. */
 static const hbk__ggml_type hbk__ggml_types[] = {
-    {"F32", 0, 1, 4},         {"F16", 1, 1, 2},        {"Q4_0", 2, 32, 18},      {"Q4_1", 3, 32, 20},
-    {"Q5_0", 6, 32, 22},      {"Q5_1", 7, 32, 24},     {"Q8_0", 8, 32, 34},      {"Q2_K", 10, 256, 84},
-    {"Q3_K", 11, 256, 110},   {"Q4_K", 12, 256, 144},  {"Q5_K", 13, 256, 176},   {"Q6_K", 14, 256, 210},
+#define HBK_X(name, text, gguf, block, bytes) {#name, gguf, block, bytes},
+    HBK_DTYPES(HBK_X)
+#undef HBK_X
     {"IQ2_XXS", 16, 256, 66}, {"IQ2_XS", 17, 256, 74}, {"IQ3_XXS", 18, 256, 98}, {"IQ1_S", 19, 256, 50},
     {"IQ4_NL", 20, 32, 18},   {"IQ3_S", 21, 256, 110}, {"IQ2_S", 22, 256, 82},   {"IQ4_XS", 23, 256, 136},
     {"I8", 24, 1, 1},         {"I16", 25, 1, 2},       {"I32", 26, 1, 4},        {"I64", 27, 1, 8},
-    {"F64", 28, 1, 8},        {"IQ1_M", 29, 256, 56},  {"BF16", 30, 1, 2},       {"TQ1_0", 34, 256, 54},
-    {"TQ2_0", 35, 256, 66},   {"MXFP4", 39, 32, 17},   {"NVFP4", 40, 64, 36},    {"Q1_0", 41, 128, 18}};
+    {"IQ1_M", 29, 256, 56},   {"TQ1_0", 34, 256, 54},  {"TQ2_0", 35, 256, 66},   {"MXFP4", 39, 32, 17},
+    {"NVFP4", 40, 64, 36},    {"Q1_0", 41, 128, 18}};
 
 /* By name, or by id where name is NULL; NULL if there is none. */
 static const hbk__ggml_type *hbk__ggml_type_of(const char *name, uint64_t id)
 {
     for (size_t i = 0; i < sizeof hbk__ggml_types / sizeof *hbk__ggml_types; i++) {
         const hbk__ggml_type *t = &hbk__ggml_types[i];
-        if (name ? !strcmp(name, t->name) : (uint64_t)t->id == id) return t;
+        if (t->id >= 0 && (name ? !strcmp(name, t->name) : (uint64_t)t->id == id)) return t;
     }
     return NULL;
 }
@@ -2926,6 +2926,11 @@ static bool hbk__gguf_name(hbk__gguf_cursor *c, const char *kind, hbk_int i, int
     if (!s) return false;
     if (memchr(s, 0, (size_t)n))
         return hbk_fail_at(c->err, HBK_ERROR_FORMAT, c->g->path, 0, "%s: its name holds a NUL byte", c->what);
+    size_t bad = 0;
+    if (!hbk_utf8_valid(s, (size_t)n, &bad))
+        return hbk_fail_at(c->err, HBK_ERROR_FORMAT, c->g->path, 0,
+                           "%s, \"%.*s\" and so on: its name is no UTF-8 from byte %llu on", c->what,
+                           (int)HBK__MIN(bad, 100), s, (unsigned long long)bad);
     hbk_text_append(&c->g->names, s, (size_t)n);
     hbk_text_append(&c->g->names, "", 1);
     snprintf(c->what, sizeof c->what, "%s %.*s", kind, (int)HBK__MIN(n, 100), s);
@@ -3275,16 +3280,12 @@ HBK_DEF const hbk_gguf_value *hbk_gguf_key_at(const hbk_gguf *g, hbk_int i)
 
 HBK_DEF const hbk_gguf_value *hbk_gguf_find(const hbk_gguf *g, const char *key)
 {
-    for (hbk_int low = 0, high = g->n_values; low < high;) {
-        hbk_int middle = (low + high) / 2;
-        int order = strcmp(key, g->by_key[middle]->key);
-        if (order == 0) return g->by_key[middle];
-        if (order < 0)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    return NULL;
+    hbk_gguf_value wanted;
+    const hbk_gguf_value *like = &wanted, *const *found;
+    wanted.key = key;
+    found = (const hbk_gguf_value *const *)bsearch(&like, g->by_key, (size_t)g->n_values, sizeof *g->by_key,
+                                                  hbk__by_key);
+    return found ? *found : NULL;
 }
 
 HBK_DEF hbk_int hbk_gguf_tensor_count(const hbk_gguf *g)
@@ -3300,16 +3301,12 @@ HBK_DEF const hbk_gguf_tensor *hbk_gguf_tensor_at(const hbk_gguf *g, hbk_int i)
 
 HBK_DEF const hbk_gguf_tensor *hbk_gguf_tensor_find(const hbk_gguf *g, const char *name)
 {
-    for (hbk_int low = 0, high = g->n_tensors; low < high;) {
-        hbk_int middle = (low + high) / 2;
-        int order = strcmp(name, g->by_name[middle]->name);
-        if (order == 0) return g->by_name[middle];
-        if (order < 0)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    return NULL;
+    hbk_gguf_tensor wanted;
+    const hbk_gguf_tensor *like = &wanted, *const *found;
+    wanted.name = name;
+    found = (const hbk_gguf_tensor *const *)bsearch(&like, g->by_name, (size_t)g->n_tensors,
+                                                    sizeof *g->by_name, hbk__by_tensor_name);
+    return found ? *found : NULL;
 }
 
 HBK_DEF bool hbk_gguf_int_at(const hbk_gguf_value *v, hbk_int i, hbk_int *x)
@@ -5329,22 +5326,28 @@ static bool hbk__json_merges(hbk_tokenizer *t, const json_t *merges, const char 
     return ok;
 }
 
-/* Refuses what would change ids and is not done here. */
+/* Refuses options of BPE that would change ids and are not done here. */
+static bool hbk__json_check_options(const json_t *model, const char *path, hbk_error *err)
+{
+    static const char *const affix[2] = {"continuing_subword_prefix", "end_of_word_suffix"};
+    for (int i = 0; i < 2; i++) {
+        const char *s = json_string_value(json_object_get(model, affix[i]));
+        if (s && *s) return hbk__refuse_node(path, "model BPE with", affix[i], err);
+    }
+    if (json_number_value(json_object_get(model, "dropout")) > 0)
+        return hbk__refuse_node(path, "model BPE with", "dropout", err);
+    return true;
+}
+
+/* Refuses a model that is no BPE. */
 static bool hbk__json_check_model(const json_t *model, const char *path, hbk_error *err)
 {
-    const json_t *dropout = json_object_get(model, "dropout");
-    static const char *const affix[2] = {"continuing_subword_prefix", "end_of_word_suffix"};
     if (!json_is_object(json_object_get(model, "vocab")) || !json_is_array(json_object_get(model, "merges")))
         return hbk__refuse_node(path, "model (without a vocab object and a merges list)",
                                 hbk__node_type(model), err);
     if (json_object_get(model, "type") && !hbk__node_is(model, "type", "BPE"))
         return hbk__refuse_node(path, "model", hbk__node_type(model), err);
-    for (int i = 0; i < 2; i++) {
-        const char *s = json_string_value(json_object_get(model, affix[i]));
-        if (s && *s) return hbk__refuse_node(path, "model BPE with", affix[i], err);
-    }
-    if (json_number_value(dropout) > 0) return hbk__refuse_node(path, "model BPE with", "dropout", err);
-    return true;
+    return hbk__json_check_options(model, path, err);
 }
 
 /* The order matters: what is added decides which merges would spell a special token, and added tokens are
@@ -6533,6 +6536,15 @@ static bool hbk__save_document(const hbk_tokenizer *t, const char *dir, hbk_erro
                            t->collapse     ? "removes extra spaces"
                            : t->byte_level ? "cuts words by llama.cpp's default"
                                            : "has unused pieces or characters without a piece");
+    for (hbk_int id = 0; id < t->vocab.n; id++) {
+        const char *piece = hbk__vocab_piece(&t->vocab, id);
+        hbk_int first = hbk__vocab_find(&t->vocab, piece, t->vocab.pieces[id].len);
+        if (t->vocab.pieces[id].kind != HBK__PIECE_NONE && first != id)
+            return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, t->file, 0,
+                               "ids %lld and %lld both have the piece \"%.40s\", and tokenizer.json has one "
+                               "id for a piece: save as GGUF",
+                               (long long)first, (long long)id, piece);
+    }
     hbk_int n;
     hbk__rule *rules = hbk__tokenizer_rules(t, &n, err);
     if (!rules) return false;
@@ -6655,14 +6667,6 @@ HBK_DEF const char *hbk_dtype_name(hbk_dtype t)
     case HBK_DTYPE_COUNT: break;
     }
     return "?";
-}
-
-HBK_DEF int hbk_dtype_gguf(hbk_dtype t)
-{
-#define HBK_X(name, text, gguf, block, bytes) gguf,
-    static const int ids[] = {HBK_DTYPES(HBK_X)};
-#undef HBK_X
-    return ids[t];
 }
 
 HBK_DEF hbk_int hbk_dtype_block(hbk_dtype t)
@@ -9137,17 +9141,12 @@ HBK_DEF const char *hbk_safetensors_meta(const hbk_safetensors *s, const char *k
    open file may be shared. */
 static const hbk_tensor *hbk__st_find(const hbk_safetensors *s, const char *name)
 {
-    hbk_int low = 0, high = s->n;
-    while (low < high) {
-        hbk_int middle = (low + high) / 2;
-        int order = strcmp(name, s->by_name[middle]->name);
-        if (order == 0) return s->by_name[middle];
-        if (order < 0)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    return NULL;
+    hbk_tensor wanted;
+    const hbk_tensor *like = &wanted, *const *found;
+    wanted.name = name;
+    found = (const hbk_tensor *const *)bsearch(&like, s->by_name, (size_t)s->n, sizeof *s->by_name,
+                                               hbk__by_name);
+    return found ? *found : NULL;
 }
 
 HBK_DEF const hbk_tensor *hbk_safetensors_find(const hbk_safetensors *s, const char *name)
@@ -9939,23 +9938,33 @@ static bool hbk__is_buffer(const char *name)
     return false;
 }
 
+/* What a model would need to have a place for a bias; "" for any other tensor. */
+static const char *hbk__bias_key(const char *name, const hbk__place *p)
+{
+    if (p->slot >= HBK_N_SLOTS || !strstr(name, "_proj.bias")) return "";
+    return p->slot <= HBK_O ? " without attention_bias in its config.json"
+                            : " without mlp_bias in its config.json";
+}
+
+/* Whether the model has a place for a tensor of the file, or it holds no weights. */
+static bool hbk__has_place(hbk_model *m, const hbk__source *src, const char *name, hbk__place *p)
+{
+    char known[96];
+    if (src->gguf) hbk__translate(known, name, 0);
+    return hbk__place_of(m, src->gguf ? known : name, p) || hbk__is_buffer(name);
+}
+
 /* Tensors that the model has no place for would be weights that are left out: an error. */
 static bool hbk__check_strangers(hbk_model *m, const hbk__source *src, hbk_error *err)
 {
     for (hbk_int i = 0; i < src->n_files; i++)
         for (hbk_int k = 0; k < src->files[i]->n; k++) {
             const char *name = src->files[i]->tensors[k].name;
-            char known[96];
             hbk__place p;
-            if (src->gguf) hbk__translate(known, name, 0);
-            if (hbk__place_of(m, src->gguf ? known : name, &p) || hbk__is_buffer(name)) continue;
-            bool bias = p.slot < HBK_N_SLOTS && strstr(name, "_proj.bias") != NULL;
+            if (hbk__has_place(m, src, name, &p)) continue;
             return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, src->files[i]->path, 0,
                                "tensor %.200s: a LLaMA of %lld layers%s has no such weight", name,
-                               (long long)m->config.n_layers,
-                               !bias             ? ""
-                               : p.slot <= HBK_O ? " without attention_bias in its config.json"
-                                                 : " without mlp_bias in its config.json");
+                               (long long)m->config.n_layers, hbk__bias_key(name, &p));
         }
     return true;
 }
@@ -12824,6 +12833,10 @@ HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error 
 
        "[INST] {instruction} [/INST]" + " {output}{eos}"  ->  "[INST]"  " hello"  " [/INST]"  " Hi."  eos
 
+   Where a SentencePiece vocabulary puts U+2581 before a text, only the first span gets it, by the tokenizer's
+   own rule; behind the special tokens of later spans stands none, while Hugging Face's older ("legacy")
+   tokenizers put one after each.
+
    The grammar is four slots in plain text. A backward or rating prompt that a file does not give is its
    wording put in the place of {instruction} of "prompt": from there on there are only strings with slots.
 
@@ -13140,10 +13153,21 @@ HBK_DEF hbk_template *hbk_template_load(const char *name_or_path, hbk_allocator 
     return t;
 }
 
+/* Does a chat template write [INST] as llama2 does? Mistral's write other spaces, and bos once for the whole
+   conversation: llama2 has bos before each [INST], or a place for <<SYS>>. */
+static bool hbk__is_llama2(const char *s)
+{
+    bool system = strstr(s, "[INST]") && strstr(s, "<<SYS>>"), joined = false;
+    while (!joined && (s = strstr(s, "bos_token")) != NULL) {
+        s += strlen("bos_token");
+        joined = strncmp(s + strspn(s, " \t\r\n+~'\""), "[INST]", 6) == 0; /* bos_token + '[INST] ' */
+    }
+    return system || joined;
+}
+
 HBK_DEF hbk_template *hbk_template_for_model(const char *model_path, hbk_allocator *alloc, hbk_error *err)
 {
-    static const char *const markers[][2] = {
-        {"[INST]", "llama2"}, {"<|start_header_id|>", "llama3"}, {"<|im_start|>", "chatml"}};
+    static const char *const markers[][2] = {{"<|start_header_id|>", "llama3"}, {"<|im_start|>", "chatml"}};
     hbk_text source;
     memset(&source, 0, sizeof source);
     source.alloc = alloc;
@@ -13154,15 +13178,17 @@ HBK_DEF hbk_template *hbk_template_for_model(const char *model_path, hbk_allocat
         hbk_text_free(&source);
         return NULL;
     }
-    const char *s = hbk_text_string(&source), *name = NULL;
-    for (int i = 0; i < 3 && !name; i++)
+    const char *s = hbk_text_string(&source), *name = hbk__is_llama2(s) ? "llama2" : NULL;
+    for (int i = 0; i < 2 && !name; i++)
         if (strstr(s, markers[i][0])) name = markers[i][1];
     if (!name && s[strspn(s, " \t\r\n")] == 0) name = "llama2"; /* the paper's */
+    bool mistral = strstr(s, "[INST]") != NULL;
     hbk_text_free(&source);
     if (name) return hbk_template_load(name, alloc, err);
     hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, model_path, 0,
-                "its chat template is none of llama2, llama3, chatml: choose with --template (a name or a "
-                "JSON file)");
+                "its chat template%s is none of llama2, llama3, chatml: choose with --template, or "
+                "hbk_template_load in C (a name or a JSON file)",
+                mistral ? ", which writes [INST] as Mistral's do," : "");
     return NULL;
 }
 
@@ -13314,8 +13340,8 @@ static bool hbk__encode_span(const hbk_template *t, const hbk_tokenizer *tok, co
     for (hbk_int i = from; ok && span->trusted && unk >= 0 && i < out->n; i++)
         if (out->data[i] == unk)
             ok = hbk_fail(err, HBK_ERROR_OPTION,
-                          "the model's vocabulary cannot spell \"%.60s%s\" of template %s: use --template "
-                          "plain or a template file",
+                          "the model's vocabulary cannot spell \"%.60s%s\" of template %s: take another, "
+                          "such as plain, or a file of your own (--template plain; hbk_template_load in C)",
                           hbk_text_string(&text), text.len > 60 ? "..." : "", t->text[HBK__TEXT_NAME]);
     hbk_text_free(&text);
     return ok;

@@ -830,6 +830,10 @@ static void t07_gguf_vocabulary(void **state)
             assert_true(hbk_tokenizer_adds_bos(x) == (i == 0 || llama3));
         }
         if (u != t) hbk_tokenizer_free(u);
+        if (i == 0) { /* a piece of two ids */
+            check_ok(hbk__vocab_set(&t->vocab, t->vocab.n, "ab", 2, HBK__PIECE_NORMAL, 0, &err));
+            check_error(hbk_tokenizer_save(t, dir, &err), HBK_ERROR_UNSUPPORTED, "ids 7 and 11 both have");
+        }
         hbk_tokenizer_free(t);
     }
 }

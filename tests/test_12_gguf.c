@@ -463,6 +463,18 @@ static void t12_gguf_refused(void **state)
         t12_gguf_edit(path, other, NULL, tensors[i].tensor, tensors[i].name);
         check_error(hbk_model_load(other, NULL, &err), tensors[i].code, tensors[i].message);
     }
+    static const char *const odd[2] = {"general.architecture", "output_norm.weight"};
+    for (int i = 0; i < 2; i++) { /* the writer would refuse them as well */
+        hbk_text file = {NULL, NULL, 0, 0, false};
+        check_ok(hbk_file_read(path, (size_t)1 << 24, &file, &err));
+        size_t at = 0;
+        while (at < file.len && memcmp(file.data + at, odd[i], strlen(odd[i])) != 0) at++;
+        assert_true(at < file.len);
+        file.data[at + 6] = (char)0xff;
+        t12_put(other, file.data, file.len);
+        check_error(hbk_model_load(other, NULL, &err), HBK_ERROR_FORMAT, "name is no UTF-8 from byte 6");
+        hbk_text_free(&file);
+    }
 }
 
 /* A file under way: the keys of m's configuration are put, its tensors are items. */
@@ -648,7 +660,8 @@ static void t12_gguf_tokenizer(void **state)
         "\"add_prefix_space\":false,\"use_regex\":true},\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{"
         "\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"\xc4\xa0\":2,\"\xc4\xa0"
         "a\":3,\"ab\":4},\"merges\":[\"\xc4\xa0 a\",\"a b\"]}}";
-    static const char config[] = "{\"bos_token\":\"<s>\",\"eos_token\":\"<s>\",\"chat_template\":\"[INST]\"}";
+    static const char config[] =
+        "{\"bos_token\":\"<s>\",\"eos_token\":\"<s>\",\"chat_template\":\"<<SYS>>[INST]\"}";
     static const char *const pieces[] = {"a",
                                          "b",
                                          "\xc4\xa0",
@@ -687,7 +700,7 @@ static void t12_gguf_tokenizer(void **state)
     check_ok(hbk_gguf_string(g, "tokenizer.ggml.model", &s, &n, &err));
     assert_true(n == 4 && !memcmp(s, "gpt2", 4));
     check_ok(hbk_gguf_string(g, "tokenizer.chat_template", &s, &n, &err));
-    assert_true(n == 6 && !memcmp(s, "[INST]", 6));
+    assert_true(n == 13 && !memcmp(s, "<<SYS>>[INST]", 13));
     check_ok(hbk_gguf_int(g, "tokenizer.ggml.bos_token_id", &id, &err));
     assert_int_equal(id, 5);
     check_ok(hbk_gguf_bool(g, "tokenizer.ggml.add_bos_token", &bos, &err));

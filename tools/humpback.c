@@ -2024,7 +2024,7 @@ static bool cmd_say_exported(cli *c, const cmd_world *w, const char *type, const
     return cli_print_json(result, &c->err);
 }
 
-/* A new folder beside `out`, and the path in it that has out's own name: a GGUF file says what it is called. */
+/* A new folder beside `out`, and the path in it that has out's own name, which a GGUF file repeats. */
 static bool cmd_make_work(cli *c, const char *out, char work[512], char part[512])
 {
     const char *slash = strrchr(out, '/');

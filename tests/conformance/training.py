@@ -169,7 +169,8 @@ def compare_steps(name, which, ours, theirs, limit, note):
     """One line for all steps: the largest relative difference, and where."""
     if len(ours) != len(theirs):
         return line("training", f"{name}: {which}", f"{len(ours)} steps, expected {len(theirs)}", "failed")
-    worst, step = max((abs(a - b) / abs(b), k + 1) for k, (a, b) in enumerate(zip(ours, theirs)))
+    worst, step = common.largest((abs(a - b) / abs(b), k + 1)
+                                 for k, (a, b) in enumerate(zip(ours, theirs)))
     return line("training", f"{name}: {which}", f"largest {worst:.1e}  limit {limit:.0e} relative, in step "
                 f"{step}; {note}", "ok" if worst <= limit else "failed")
 
@@ -188,10 +189,11 @@ def compare_weights(name, ours, theirs, double, start):
     change = math.hypot(*moved.values())
     total = math.hypot(*off.values()) / change
     rounding = math.hypot(*distances(theirs, double).values()) / change
-    ok = total <= WEIGHTS_LIMIT and min(moved.values()) > 0
+    worst, _ = common.largest((off[n] / moved[n], n) for n in off)
+    ok = total <= WEIGHTS_LIMIT and all(m > 0 for m in moved.values())
     return line("training", f"{name}: weights",
-                f"largest {total:.1e}  limit {WEIGHTS_LIMIT:.0e} of the change, of one "
-                f"tensor {max(off[n] / moved[n] for n in off):.1e}; theirs from double {rounding:.1e}",
+                f"largest {total:.1e}  limit {WEIGHTS_LIMIT:.0e} of the change, of one tensor {worst:.1e}; "
+                f"theirs from double {rounding:.1e}",
                 "ok" if ok else "failed")
 
 
