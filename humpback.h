@@ -358,7 +358,7 @@ HBK_DEF hbk_jsonl_writer *hbk_jsonl_create(const char *path, hbk_int keep_rows, 
 HBK_DEF bool hbk_jsonl_write(hbk_jsonl_writer *w, const struct json_t *row, hbk_error *err);
 HBK_DEF bool hbk_jsonl_sync(hbk_jsonl_writer *w, hbk_error *err);   /* flush and fsync: a wave is safe */
 HBK_DEF bool hbk_jsonl_finish(hbk_jsonl_writer *w, hbk_error *err); /* sync, close, free; NULL is fine */
-/* Complete rows (lines ended by a newline) of the file; 0 if it does not exist. */
+/* Complete rows (lines ended by a newline, blank ones left out) of the file; 0 if it does not exist. */
 HBK_DEF bool hbk_jsonl_count(const char *path, hbk_int *rows, hbk_error *err);
 
 /* GGUF, the container of llama.cpp: keys with typed values, then tensors, in one file or in several (open
@@ -506,7 +506,8 @@ HBK_DEF const char *hbk_tokenizer_piece(const hbk_tokenizer *t, int32_t id);
 HBK_DEF hbk_tokenizer *hbk_tokenizer_train(const char *text, size_t n, hbk_int vocab_size, bool all_bytes,
                                            hbk_allocator *alloc, hbk_error *err);
 /* Writes DIR/tokenizer.json and DIR/tokenizer_config.json, of a trained tokenizer or a GGUF's vocabulary; of
-   another loaded one its own files are copied byte for byte. */
+   another loaded one its own files are copied byte for byte. A GGUF's with one piece under two ids is refused:
+   tokenizer.json cannot say it. */
 HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_error *err);
 /* Copies what stands beside the weights in the model folder `from`, byte for byte: the tokenizer's files,
    chat template and generation settings, as many as there are. `to` must exist. */
@@ -1013,7 +1014,7 @@ typedef struct hbk_request {
     hbk_logprobs *logprobs; /* NULL, or a row is appended for each token of output */
 } hbk_request;
 /* Streaming: on_token(ctx, request, id) after each token that was appended; returning false ends that
-   request. */
+   request. By then the requests that ended before have their finish. */
 typedef struct hbk_stream {
     bool (*on_token)(void *ctx, hbk_int request, int32_t id);
     void *ctx;
@@ -2706,12 +2707,19 @@ static bool hbk__count_lines(int fd, const char *path, hbk_int most, hbk_int *li
 {
     char chunk[16384];
     hbk_int at = 0, got = 0;
+    bool blank = true; /* which is no row */
     *lines = *end = 0;
     while (*lines < most && (got = hbk__read(fd, chunk, sizeof chunk)) > 0) {
         for (hbk_int i = 0; i < got && *lines < most; i++) {
-            if (chunk[i] != '\n') continue;
-            ++*lines;
-            *end = at + i + 1;
+            if (chunk[i] != '\n') {
+                blank = blank && strchr(" \t\r", chunk[i]) && chunk[i];
+                continue;
+            }
+            if (!blank) {
+                ++*lines;
+                *end = at + i + 1;
+            }
+            blank = true;
         }
         at += got;
     }
@@ -5148,22 +5156,26 @@ static bool hbk__json_decoder(hbk_tokenizer *t, const json_t *node, const char *
     return true;
 }
 
-/* Does every text begin with a special token? That is bos. */
-static void hbk__json_post_processor(hbk_tokenizer *t, const json_t *node)
+/* Does every text begin with a special token? That is bos. ByteLevel here only moves offsets. */
+static bool hbk__json_post_processor(hbk_tokenizer *t, const json_t *node, const char *path, hbk_error *err)
 {
     const char *type = hbk__node_type(node);
+    if (!node || json_is_null(node) || strcmp(type, "ByteLevel") == 0) return true;
     if (strcmp(type, "Sequence") == 0) {
         const json_t *list = json_object_get(node, "processors");
-        for (size_t i = 0; i < json_array_size(list); i++)
-            hbk__json_post_processor(t, json_array_get(list, i));
+        bool ok = true;
+        for (size_t i = 0; ok && i < json_array_size(list); i++)
+            ok = hbk__json_post_processor(t, json_array_get(list, i), path, err);
+        return ok;
     }
-    if (strcmp(type, "TemplateProcessing") != 0) return;
+    if (strcmp(type, "TemplateProcessing") != 0) return hbk__refuse_node(path, "post_processor", type, err);
     const json_t *first = json_array_get(json_object_get(node, "single"), 0);
     const char *id = json_string_value(json_object_get(json_object_get(first, "SpecialToken"), "id"));
     int32_t bos = id ? hbk_tokenizer_find(t, id) : -1;
-    if (bos < 0) return;
+    if (bos < 0) return true;
     t->bos = bos;
     t->adds_bos = true;
+    return true;
 }
 
 /* A cut-out token. Its pattern is found in raw text, or, normalised itself, in the normalised text. */
@@ -5342,11 +5354,11 @@ static bool hbk__json_check_options(const json_t *model, const char *path, hbk_e
 /* Refuses a model that is no BPE. */
 static bool hbk__json_check_model(const json_t *model, const char *path, hbk_error *err)
 {
+    if (json_object_get(model, "type") && !hbk__node_is(model, "type", "BPE"))
+        return hbk__refuse_node(path, "a tokenizer of type", hbk__node_type(model), err);
     if (!json_is_object(json_object_get(model, "vocab")) || !json_is_array(json_object_get(model, "merges")))
         return hbk__refuse_node(path, "model (without a vocab object and a merges list)",
                                 hbk__node_type(model), err);
-    if (json_object_get(model, "type") && !hbk__node_is(model, "type", "BPE"))
-        return hbk__refuse_node(path, "model", hbk__node_type(model), err);
     return hbk__json_check_options(model, path, err);
 }
 
@@ -5369,8 +5381,8 @@ static bool hbk__load_json(hbk_tokenizer *t, const json_t *root, const char *pat
         if (!hbk__json_added(t, entry, json_is_integer(id) ? json_integer_value(id) : -1, most, path, err))
             return false;
     }
-    hbk__json_post_processor(t, json_object_get(root, "post_processor"));
-    if (!hbk__json_merges(t, json_object_get(model, "merges"), path, err)) return false;
+    if (!hbk__json_post_processor(t, json_object_get(root, "post_processor"), path, err) ||
+        !hbk__json_merges(t, json_object_get(model, "merges"), path, err)) return false;
     hbk__find_borders(t);
     return true;
 }
@@ -8563,6 +8575,16 @@ HBK_DEF hbk_acts *hbk_acts_new(const hbk_model *m, const hbk_adapter *adapter, h
     return a;
 }
 
+static bool hbk__fail_id(hbk_int n, int32_t id, int32_t target, hbk_int vocab_size, hbk_error *err)
+{
+    char with[40] = "";
+    if (target != -1) snprintf(with, sizeof with, " with target %d", (int)target);
+    return hbk_fail(err, HBK_ERROR_RANGE,
+                    "token %lld of the batch is id %d%s, expected ids 0 to %lld; is this the model's own "
+                    "tokenizer?",
+                    (long long)n, (int)id, with, (long long)vocab_size - 1);
+}
+
 /* Checks a batch against the room and the vocabulary, and fills positions and spans. */
 static bool hbk__batch_begin(hbk_acts *a, const hbk_model *m, const hbk_batch *b, hbk_error *err)
 {
@@ -8574,11 +8596,7 @@ static bool hbk__batch_begin(hbk_acts *a, const hbk_model *m, const hbk_batch *b
     for (hbk_int n = 0; n < b->n_tokens; n++) {
         int32_t t = b->targets ? b->targets[n] : -1;
         if (b->tokens[n] < 0 || b->tokens[n] >= m->config.vocab_size || t < -1 || t >= m->config.vocab_size)
-            return hbk_fail(
-                err, HBK_ERROR_RANGE,
-                "token %lld of the batch is id %d with target %d, expected ids 0 to %lld; is this "
-                "the model's own tokenizer?",
-                (long long)n, (int)b->tokens[n], (int)t, (long long)m->config.vocab_size - 1);
+            return hbk__fail_id(n, b->tokens[n], t, m->config.vocab_size, err);
     }
     for (hbk_int s = 0; s < b->n_seqs; s++) {
         hbk_int start = b->seq_start[s], T = b->seq_start[s + 1] - start;
@@ -9628,7 +9646,11 @@ static bool hbk__config_load(const char *dir, hbk_config *c, hbk_error *err)
 {
     char path[512];
     hbk__fields f = {NULL, path, err, true};
+    if (!hbk_path(path, dir, "adapter_config.json", err)) return false;
+    bool adapter = hbk_file_exists(path);
     if (!hbk_path(path, dir, "config.json", err)) return false;
+    if (adapter && !hbk_file_exists(path))
+        return hbk_fail_at(err, HBK_ERROR_OPTION, dir, 0, "is an adapter: give it as --adapter, to its base");
     if (!hbk_file_exists(path))
         return hbk_fail_at(err, HBK_ERROR_FILE, path, 0,
                            "is missing; a model is a Hugging Face folder, a GGUF file or a llama2.c .bin");
@@ -15987,8 +16009,7 @@ static bool hbk__run_waves(const hbk__stage *s, const char *path, const char *ou
         if (seen > done) {
             ok = s->wave(s, items, n, out, err) && hbk_jsonl_sync(out, err);
             if (ok)
-                ok = hbk_report(progress, s->name, hbk_jsonl_line(in), HBK__MAX(total, hbk_jsonl_line(in)),
-                                "rows", err, "%s", "");
+                ok = hbk_report(progress, s->name, seen, HBK__MAX(total, seen), "rows", err, "%s", "");
         }
         hbk__items_clear(items, n);
     }

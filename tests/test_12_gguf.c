@@ -721,7 +721,7 @@ static void t12_gguf_tokenizer(void **state)
     t12_gguf_strings(g, "tokenizer.ggml.tokens", pieces, 8);
     assert_int_equal(hbk_gguf_find(g, "tokenizer.ggml.tokens")->n, 40);
     check_ok(hbk_gguf_string(g, "tokenizer.chat_template", &s, &n, &err));
-    assert_true(n == 6 && !memcmp(s, "[INST]", 6));
+    assert_true(n == 13 && !memcmp(s, "<<SYS>>[INST]", 13));
     hbk_gguf_close(g);
     hbk_model_free(m);
     hbk_tokenizer_free(tok);

@@ -213,6 +213,25 @@ static void cmd_close(cmd_world *w)
     hbk_model_free(w->base);
 }
 
+/* Whether a tokenizer of n pieces can be the one of a model with V ids. Embeddings are padded, and some
+   tokenizers add a token or two that their model never learned; beyond that they belong to others. */
+static bool cmd_sizes_fit(cli *c, const char *path, hbk_int n, hbk_int V)
+{
+    hbk_int apart = n > V ? n - V : V - n;
+    bool usual = apart * 20 < V;
+    if (n > V && !usual)
+        return hbk_fail_at(&c->err, HBK_ERROR_OPTION, path, 0,
+                           "has %lld pieces, the model only %lld: it is another model's tokenizer",
+                           (long long)n, (long long)V);
+    if (n > V)
+        fprintf(stderr, "humpback: %s has %lld pieces, the model %lld: the others cannot be used\n", path,
+                (long long)n, (long long)V);
+    if (n < V && !usual && V > (n + 255) / 256 * 256)
+        fprintf(stderr, "humpback: %s has %lld pieces, the model %lld: is it the model's own tokenizer?\n",
+                path, (long long)n, (long long)V);
+    return true;
+}
+
 /* The tokenizer stands in the model's folder or GGUF file, or --tokenizer names it. */
 static bool cmd_open_tokenizer(cli *c, cmd_world *w)
 {
@@ -221,8 +240,10 @@ static bool cmd_open_tokenizer(cli *c, cmd_world *w)
     if (!path && !hbk_dir_exists(model) && !hbk__is_gguf(model))
         return hbk_fail(&c->err, HBK_ERROR_OPTION,
                         "%s is a file and holds no tokenizer: name one with --tokenizer", model);
-    w->tok = hbk_tokenizer_load(path ? path : model, NULL, &c->err);
-    return w->tok != NULL;
+    path = path ? path : model;
+    w->tok = hbk_tokenizer_load(path, NULL, &c->err);
+    return w->tok && (!w->base || cmd_sizes_fit(c, path, hbk_tokenizer_size(w->tok),
+                                                w->base->config.vocab_size));
 }
 
 static bool cmd_open_model(cli *c, cmd_world *w)
@@ -422,6 +443,14 @@ static bool cmd_decode_one(cli *c, const hbk_tokenizer *tok, const json_t *list)
     return ok;
 }
 
+static bool cmd_is_ids(const json_t *list)
+{
+    bool ids = json_is_array(list);
+    for (size_t i = 0; ids && i < json_array_size(list); i++)
+        ids = json_is_integer(json_array_get(list, i));
+    return ids;
+}
+
 /* One line of --lines (a text as it stands), --jsonl (a JSON string) or --decode-jsonl (a list of ids). */
 static bool cmd_tokenize_line(cli *c, const hbk_tokenizer *tok, const char *s, size_t n, const char *path,
                               hbk_int line)
@@ -430,9 +459,9 @@ static bool cmd_tokenize_line(cli *c, const hbk_tokenizer *tok, const char *s, s
     if (strspn(s, " \t\r") >= n) return true;
     bool ok, decode = cli_has(c, "decode-jsonl");
     json_t *value = json_loadb(s, n, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
-    if (decode ? !json_is_array(value) : !json_is_string(value))
-        ok = hbk_fail_at(&c->err, HBK_ERROR_FORMAT, path, line, "expected one JSON %s on each line",
-                         decode ? "array of ids" : "string");
+    if (decode ? !cmd_is_ids(value) : !json_is_string(value))
+        ok = hbk_fail_at(&c->err, HBK_ERROR_FORMAT, path, line, "expected %s",
+                         decode ? "an array of whole numbers" : "one JSON string on each line");
     else if (decode)
         ok = cmd_decode_one(c, tok, value);
     else
@@ -489,7 +518,7 @@ static int cmd_tokenize(cli *c)
         given = cli_text(c, sources[i]);
     }
     if (n_sources != 1)
-        return cli_misused(c, "tokenize needs one of --text, --file, --lines, --jsonl, --decode, "
+        return cli_misused(c, "tokenize needs exactly one of --text, --file, --lines, --jsonl, --decode, "
                               "--decode-jsonl");
     if (!cli_has(c, "model") && !cli_has(c, "tokenizer")) return cli_misused(c, "tokenize needs --model M");
     if (source == 1 && *given && !cmd_ids(given, &ids)) {
@@ -550,10 +579,15 @@ static int cmd_logits(cli *c)
     memset(&w, 0, sizeof w);
     memset(&ids, 0, sizeof ids);
     const char *list = cli_text(c, "ids"), *text = cli_text(c, "text");
-    if (!list == !text) return cli_misused(c, "logits needs one of --ids, --text");
+    if (!list == !text) return cli_misused(c, "logits needs exactly one of --ids, --text");
     if (list && !cmd_ids(list, &ids)) {
         hbk_tokens_free(&ids);
         return cli_misused(c, "--ids: \"%.60s\" is no list of ids like 1,15043,3186", list);
+    }
+    if (hbk_dir_exists(cli_text(c, "out"))) {
+        hbk_fail_at(&c->err, HBK_ERROR_OPTION, cli_text(c, "out"), 0, "is a folder, expected a file name");
+        hbk_tokens_free(&ids);
+        return cli_end(c, false);
     }
     w.base = hbk_model_load(cli_text(c, "model"), NULL, &c->err);
     bool ok = w.base && cmd_open_adapter(c, &w);
@@ -678,6 +712,7 @@ static bool cmd_wave_run(cli *c, const cmd_world *w, cmd_wave *v, const cmd_deco
         v->requests[i].prompt = prompt->data;
         v->requests[i].n_prompt = prompt->n;
         v->requests[i].rng = hbk_rng_at(d->o.seed, "generate", id);
+        v->requests[i].finish = HBK_FINISH_COUNT; /* until it has one */
         v->requests[i].reply = &v->replies[i];
         v->requests[i].logprobs = d->logprobs >= 0 ? &v->logprobs[i] : NULL;
         if (prompt->n < limit) longest = HBK__MAX(longest, prompt->n);
@@ -746,24 +781,67 @@ static bool cmd_on_token(void *ctx, hbk_int request, int32_t id)
     return true;
 }
 
-/* Prints the finished texts in the form that was asked for, an empty line between two. */
-static bool cmd_print_generated(cli *c, const cmd_world *w, cmd_wave *v)
+/* Texts on their way to stdout: each in its turn, as soon as it and all before it are finished. */
+typedef struct cmd_printer {
+    cli *c;
+    const cmd_world *w;
+    cmd_wave *v;
+    hbk_int next; /* the first text that was not printed */
+    bool grows;   /* a text that is alone is printed while it grows */
+    bool ok;
+} cmd_printer;
+
+/* One finished text in the form that was asked for, an empty line between two. */
+static void cmd_print_one(cmd_printer *p, hbk_int i)
 {
-    bool ok = true;
-    for (hbk_int i = 0, n = v->n * v->samples; ok && i < n; i++) {
-        const hbk_request *r = &v->requests[i];
-        if (cli_has(c, "json")) {
-            ok = cli_print_json(cmd_generated_json(w, v, i, n > 1 ? i / v->samples : -1), &c->err);
-        } else if (cli_has(c, "print-ids")) {
-            cmd_print_ids(r->output.data, r->output.n);
-        } else {
-            if (i) putchar('\n');
-            cmd_on_token(r->reply, i, 0);
-            putchar('\n');
-            cmd_say_cut(r);
-        }
+    const hbk_request *r = &p->v->requests[i];
+    hbk_int n = p->v->n * p->v->samples;
+    if (cli_has(p->c, "json")) {
+        json_t *text = cmd_generated_json(p->w, p->v, i, n > 1 ? i / p->v->samples : -1);
+        p->ok = cli_print_json(text, &p->c->err) && p->ok;
+    } else if (cli_has(p->c, "print-ids")) {
+        cmd_print_ids(r->output.data, r->output.n);
+    } else {
+        if (p->next) putchar('\n');
+        cmd_on_token(r->reply, i, 0);
+        putchar('\n');
+        cmd_say_cut(r);
     }
-    return ok;
+    fflush(stdout);
+    p->next++;
+}
+
+/* Ctrl-C ends the texts that are being made; those that wait are passed over, as an empty prompt is. */
+static bool cmd_on_text(void *ctx, hbk_int request, int32_t id)
+{
+    cmd_printer *p = (cmd_printer *)ctx;
+    hbk_int n = p->v->n * p->v->samples;
+    while (p->ok && p->next < n && p->v->requests[p->next].finish != HBK_FINISH_COUNT)
+        cmd_print_one(p, p->next);
+    if (p->grows) cmd_on_token(p->v->replies, request, id);
+    if (p->ok && !cli_interrupted) return true;
+    for (hbk_int i = 0; i < n; i++)
+        if (p->v->requests[i].finish == HBK_FINISH_COUNT && !p->v->requests[i].output.n)
+            p->v->requests[i].n_prompt = 0;
+    return false;
+}
+
+/* After the last token: what is finished and was not printed yet. */
+static bool cmd_print_rest(cmd_printer *p)
+{
+    hbk_int n = p->v->n * p->v->samples, finished = p->next;
+    for (hbk_int i = p->next; p->ok && i < n; i++) {
+        const hbk_request *r = &p->v->requests[i];
+        if (r->finish == HBK_FINISH_CANCELLED || r->n_prompt == 0) continue;
+        cmd_print_one(p, i);
+        finished++;
+    }
+    if (p->ok && finished < n) {
+        if (p->grows) putchar('\n');
+        p->ok = hbk_fail(&p->c->err, HBK_ERROR_CANCELLED, "generate: stopped at %lld of %lld texts",
+                         (long long)finished, (long long)n);
+    }
+    return p->ok;
 }
 
 /* --prompt, once or several times; a text that is alone is printed while it grows. */
@@ -778,6 +856,8 @@ static bool cmd_generate_prompts(cli *c, const cmd_world *w, const cmd_decoding 
     while (ok && (text = cli_nth(c, "prompt", (int)v.n)) != NULL) {
         const hbk_tokens *ids = &v.prompts[v.n];
         ok = cmd_prompt(c, w, text, &v.prompts[v.n++]);
+        if (ok && ids->n == 0)
+            ok = hbk_fail(&c->err, HBK_ERROR_DATA, "the prompt is empty: there is nothing to continue");
         if (ok && ids->n >= limit)
             ok = hbk_fail(
                 &c->err, HBK_ERROR_RANGE,
@@ -785,9 +865,11 @@ static bool cmd_generate_prompts(cli *c, const cmd_world *w, const cmd_decoding 
                 "answer: shorten it",
                 (long long)ids->n, (long long)limit);
     }
-    hbk_stream stream = {cmd_on_token, v.replies};
-    bool quiet = n * d->samples > 1 || cli_has(c, "json") || cli_has(c, "print-ids");
-    ok = ok && cmd_wave_run(c, w, &v, d, quiet ? NULL : &stream) && cmd_print_generated(c, w, &v);
+    bool alone = n * d->samples == 1 && !cli_has(c, "json") && !cli_has(c, "print-ids");
+    cmd_printer printer = {c, w, &v, 0, alone, true};
+    hbk_stream stream = {cmd_on_text, &printer};
+    if (ok) cli_watch(c);
+    ok = ok && cmd_wave_run(c, w, &v, d, &stream) && cmd_print_rest(&printer);
     cmd_wave_free(&v);
     return ok;
 }
@@ -804,6 +886,9 @@ static bool cmd_wave_read(cli *c, const cmd_world *w, cmd_wave *v, hbk_int size,
         v->rows[v->n] = json_incref(row);
         hbk_tokens *prompt = &v->prompts[v->n++];
         if (!cmd_prompt(c, w, text, prompt)) return false;
+        if (prompt->n == 0)
+            return hbk_fail_at(&c->err, HBK_ERROR_DATA, path, hbk_jsonl_line(in),
+                               "the prompt is empty: there is nothing to continue");
     }
     return got >= 0;
 }
@@ -895,7 +980,7 @@ static int cmd_generate(cli *c)
     memset(&w, 0, sizeof w);
     memset(&d, 0, sizeof d);
     if (cli_has(c, "prompt") == cli_has(c, "data"))
-        return cli_misused(c, "generate needs one of --prompt, --data");
+        return cli_misused(c, "generate needs exactly one of --prompt, --data");
     if (cli_has(c, "data") != cli_has(c, "out")) return cli_misused(c, "--data and --out go together");
     if (cli_has(c, "n") && cli_has(c, "data")) return cli_misused(c, "--n is for --prompt");
     if (cli_has(c, "logprobs") && !cli_has(c, "data") && !cli_has(c, "json"))
@@ -2075,7 +2160,8 @@ static int cmd_export(cli *c)
         kind = i;
         n++;
     }
-    if (n != 1) return cli_misused(c, "export needs one of --merge, --gguf, --adapter-gguf");
+    if (n == 1 && !*cli_text(c, flags[kind])) return cli_misused(c, "--%s: an empty name", flags[kind]);
+    if (n != 1) return cli_misused(c, "export needs exactly one of --merge, --gguf, --adapter-gguf");
     bool q8_0 = cli_has(c, "dtype") && cli_choice(c, "dtype") == 3, alone = kind == CMD_ADAPTER_GGUF;
     if (q8_0 && kind != CMD_GGUF) return cli_misused(c, "--dtype q8_0 goes with --gguf alone");
     if (alone && cli_has(c, "dtype")) return cli_misused(c, "an adapter is written in f32: no --dtype");

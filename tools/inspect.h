@@ -10,6 +10,7 @@
         "tokenizer"      {"file", "kind", "size", "bos", "eos", "unk", "added", "adds_bos"}
         "chat_template"  {"recognised": NAME} or {"unknown": its first line}; null: none
         "memory"         bytes of the weights, of the cache per token and of a full context
+        "tokenizer_refused", "template_refused"   why generate refuses a model whose weights load
         "adapter", "recipe", "metadata", "keys", "run"   where the thing has them
         "not_supported"  the message with which the library refuses a variant
         "broken"         or one about what is missing or damaged; neither: it loads}
@@ -337,6 +338,19 @@ static json_t *inspect_chat(const char *path, const char *source)
     return o;
 }
 
+/* Whether generate would find a tokenizer, and a template that it can spell; why not, where it would not. */
+static void inspect_try_text(json_t *facts, const char *path)
+{
+    hbk_error e;
+    hbk_tokenizer *tok = hbk_tokenizer_load(path, NULL, &e);
+    if (!tok) json_object_set_new(facts, "tokenizer_refused", json_string(e.message));
+    hbk_template *t = tok ? hbk_template_for_model(path, NULL, NULL) : NULL;
+    if (t && !hbk_template_check(t, tok, &e))
+        json_object_set_new(facts, "template_refused", json_string(hbk_template_name(t)));
+    hbk_template_free(t);
+    hbk_tokenizer_free(tok);
+}
+
 /* ---- 5 kinds of things --------------------------------------------------------------- */
 
 /* Names of the weight files of a folder: model.safetensors, or the shards of an index. */
@@ -402,6 +416,7 @@ static bool inspect_model_folder(json_t *facts, const char *dir)
     if (!hbk__chat_template(dir, &chat, NULL)) hbk_text_clear(&chat);
     json_object_set_new(facts, "chat_template", inspect_chat(dir, hbk_text_string(&chat)));
     if (m) json_object_set_new(facts, "memory", inspect_memory(&m->config, weights));
+    if (m) inspect_try_text(facts, dir);
     inspect_recipe(facts, dir);
     hbk_text_free(&chat);
     hbk_model_free(m);
@@ -730,6 +745,7 @@ static bool inspect_gguf(json_t *facts, const char *path, const char *base, hbk_
     json_object_set_new(facts, "tokenizer", inspect_gguf_tokenizer(path, keys));
     json_object_set_new(facts, "chat_template", inspect_chat(path, chat ? chat : ""));
     if (m) json_object_set_new(facts, "memory", inspect_memory(&m->config, weights));
+    if (m) inspect_try_text(facts, path);
     hbk_model_free(m);
     return true;
 }
@@ -803,16 +819,20 @@ static bool inspect_one_file(json_t *facts, const char *path, const char *base, 
     if (memcmp(p, "GGUF", 4) == 0) return inspect_gguf(facts, path, base, err);
     if (lfs || (size > 8 && p[8] == '{' && p[7] == 0)) return inspect_safetensors_file(facts, path, err);
     if (p[0] == '{' || p[0] == '[') {
+        json_t *root = hbk_json_read(path, err);
+        json_decref(root);
+        if (!root) return false;
         if (inspect_tokenizer_alone(facts, path, err)) return true;
         return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
                            "is JSON but no tokenizer: name the folder of a config.json");
     }
-    hbk_error e;
-    if (inspect_llama2c(facts, path, &e) || inspect_tokenizer_alone(facts, path, NULL)) return true;
-    if (memcmp(p, "24ka", 4) == 0) {
-        if (err) *err = e;
-        return false;
-    }
+    hbk_error e, as_tokenizer;
+    const char *dot = strrchr(path, '.');
+    if (inspect_llama2c(facts, path, &e) || inspect_tokenizer_alone(facts, path, &as_tokenizer)) return true;
+    bool sized = strstr(e.message, "a llama2.c file of dim"); /* its header makes sense */
+    if (err && dot && (strcmp(dot, ".model") == 0 || strcmp(dot, ".bin") == 0)) *err = as_tokenizer;
+    if (err && (sized || memcmp(p, "24ka", 4) == 0)) *err = e;
+    if (!err || err->code) return false;
     return hbk_fail_at(
         err, HBK_ERROR_UNSUPPORTED, path, 0,
         "is nothing that is known here: expected safetensors, GGUF, a llama2.c .bin or a tokenizer");
@@ -882,7 +902,7 @@ static void inspect_print_config(const json_t *c, const json_t *weights)
     inspect_part(&t, c, "width", "width #");
     inspect_part(&t, c, "ffn", "feed-forward #");
     inspect_part(&t, c, "experts", "# experts");
-    inspect_row("shape", "%s", hbk_text_string(&t));
+    if (t.len) inspect_row("shape", "%s", hbk_text_string(&t));
     hbk_text_clear(&t);
     inspect_part(&t, c, "heads", "# query heads");
     inspect_part(&t, c, "kv_heads", "# key/value heads");
@@ -896,7 +916,7 @@ static void inspect_print_config(const json_t *c, const json_t *weights)
         hbk_text_printf(&t, ", biases on %s", hbk_text_string(&names));
         hbk_text_free(&names);
     }
-    inspect_row("attention", "%s", hbk_text_string(&t));
+    if (t.len) inspect_row("attention", "%s", hbk_text_string(&t));
     hbk_text_clear(&t);
     inspect_part(&t, c, "context", "context #");
     hbk_text_printf(&t, "%srope %s", t.len ? ", " : "", inspect_string(rope, "type"));
@@ -908,7 +928,7 @@ static void inspect_print_config(const json_t *c, const json_t *weights)
     hbk_text_clear(&t);
     inspect_part(&t, c, "vocabulary", "#");
     if (tied) hbk_text_printf(&t, ", head %s", json_is_true(tied) ? "tied to the embedding" : "of its own");
-    inspect_row("vocabulary", "%s", hbk_text_string(&t));
+    if (t.len) inspect_row("vocabulary", "%s", hbk_text_string(&t));
     hbk_text_free(&t);
 }
 
@@ -965,9 +985,13 @@ static void inspect_print_tokenizer(const json_t *o)
     hbk_text_free(&t);
 }
 
-static void inspect_print_chat(const json_t *chat)
+/* `unspelled`: the template whose markers the vocabulary lacks, or NULL. */
+static void inspect_print_chat(const json_t *chat, const char *unspelled)
 {
-    if (inspect_string(chat, "recognised"))
+    if (unspelled)
+        inspect_row("chat", "%s, and %s's markers cannot be spelled: use --template plain",
+                    inspect_string(chat, "recognised") ? "a template" : "no template", unspelled);
+    else if (inspect_string(chat, "recognised"))
         inspect_row("chat", "template %s", inspect_string(chat, "recognised"));
     else if (inspect_string(chat, "unknown"))
         inspect_row("chat", "unknown: %s (choose with --template)", inspect_string(chat, "unknown"));
@@ -1169,7 +1193,10 @@ static void inspect_print(const json_t *facts, bool all)
     if (weights) inspect_print_weights(weights);
     inspect_print_metadata(json_object_get(facts, "metadata"));
     if (json_object_get(facts, "tokenizer")) inspect_print_tokenizer(json_object_get(facts, "tokenizer"));
-    if (json_object_get(facts, "chat_template")) inspect_print_chat(json_object_get(facts, "chat_template"));
+    const json_t *trained = json_object_get(json_object_get(facts, "recipe"), "template");
+    if (json_object_get(facts, "chat_template"))
+        inspect_print_chat(json_object_get(facts, "chat_template"),
+                           json_is_string(trained) ? NULL : inspect_string(facts, "template_refused"));
     if (json_object_get(facts, "recipe")) inspect_print_recipe(json_object_get(facts, "recipe"));
     if (memory)
         inspect_row("memory",
@@ -1179,7 +1206,9 @@ static void inspect_print(const json_t *facts, bool all)
                     inspect_bytes((double)inspect_int(memory, "full_context_bytes"), c));
     if (json_object_get(facts, "run")) inspect_print_run(json_object_get(facts, "run"));
     bool refused = inspect_print_refused("humpback", facts);
-    if (!refused && memory) inspect_row("humpback", "runs and finetunes it");
+    const char *no_text = inspect_string(facts, "tokenizer_refused");
+    if (!refused && no_text) inspect_row("humpback", "weights load; the tokenizer does not: %s", no_text);
+    if (!refused && memory && !no_text) inspect_row("humpback", "runs and finetunes it");
     if (!refused && inspect_string(facts, "tried_on"))
         inspect_row("humpback", "runs it on %s", inspect_string(facts, "tried_on"));
     inspect_print_keys(json_object_get(facts, "keys"));
