@@ -78,8 +78,9 @@
    Without -fopenmp the same code runs on one thread; then compile with -fopenmp-simd, or float sums
    stay scalar. Never compile with -ffast-math: a trainer must see a NaN.
 
-   humpback.h DOES NOT: run on a GPU; run on Windows (use WSL); read architectures other than LLaMA's;
-   promise anything about hostile model files beyond the bounds checks that it makes.
+   humpback.h DOES NOT: run on a GPU; run on Windows (use WSL), 32-bit or big-endian machines; read
+   architectures other than LLaMA's; promise anything about hostile model files beyond the bounds checks
+   that it makes.
    jansson and stb_ds allocate with malloc, not through the hook of chapter 3.
 
    LICENCE: public domain or MIT, as you like: see the end of the file. */
@@ -113,6 +114,13 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#if UINTPTR_MAX < UINT64_MAX
+#error "humpback.h needs a 64-bit machine: whole model files are mapped, and counted by size_t"
+#endif
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "humpback.h needs a little-endian machine: weights are used as they lie in their files"
+#endif
 
 #define HBK_VERSION "0.1.0"
 
@@ -498,8 +506,8 @@ HBK_DEF const char *hbk_tokenizer_piece(const hbk_tokenizer *t, int32_t id);
 HBK_DEF hbk_tokenizer *hbk_tokenizer_train(const char *text, size_t n, hbk_int vocab_size, bool all_bytes,
                                            hbk_allocator *alloc, hbk_error *err);
 /* Writes DIR/tokenizer.json and DIR/tokenizer_config.json, of a trained tokenizer or a GGUF's vocabulary; of
-   another loaded one its own files are copied byte for byte. A tokenizer.bin gets a tokenizer.json beside it
-   where one can say the same. */
+   another loaded one its own files are copied byte for byte. A GGUF's with one piece under two ids is refused:
+   tokenizer.json cannot say it. A tokenizer.bin gets a tokenizer.json beside it where one says the same. */
 HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_error *err);
 /* Copies what stands beside the weights in the model folder `from`, byte for byte: the tokenizer's files,
    chat template and generation settings, as many as there are. `to` must exist. */
@@ -553,7 +561,6 @@ typedef struct hbk_matrix {
 HBK_DEF const char *hbk_dtype_name(hbk_dtype t);         /* "f32" ... */
 HBK_DEF hbk_int hbk_dtype_block(hbk_dtype t);            /* elements that are stored together: 1, 32, 256 */
 HBK_DEF size_t hbk_dtype_size(hbk_dtype t, hbk_int n);   /* bytes of n elements, n a multiple of the block */
-HBK_DEF int hbk_dtype_gguf(hbk_dtype t);                 /* its id in GGUF files, or -1 */
 HBK_DEF bool hbk_dtype_packs(hbk_dtype t);               /* whether hbk_pack writes it */
 /* Rows first .. first+n-1 of w as reals into out (n, cols). What the blocks say, in f32, to the bit. */
 HBK_DEF void hbk_matrix_unpack(hbk_real *out, const hbk_matrix *w, hbk_int first, hbk_int n);
@@ -721,9 +728,9 @@ typedef struct hbk_config {
 } hbk_config;
 
 /* Whether a model of this shape can exist. HBK_ERROR_RANGE names the field of config.json where a size is not
-   from 1 to 2^31 - 1, query heads are no multiple of key/value heads, head_dim is odd, eps or theta is out of
-   range, or the sizes multiply beyond any memory: behind it products of two of them cannot overflow.
-   Thread safety: pure. */
+   from 1 to 2^31 - 1, query heads are no multiple of key/value heads, head_dim is odd, eps, theta or a number
+   of the rope scaling is out of range, or the sizes multiply beyond any memory: behind it products of two of
+   them cannot overflow, and every frequency is finite. Thread safety: pure. */
 HBK_DEF bool hbk_config_check(const hbk_config *c, hbk_error *err);
 
 typedef struct hbk_layer {
@@ -838,7 +845,8 @@ HBK_DEF bool hbk_safetensors_write(const char *path, const hbk_tensor *tensors, 
    GGUF also Q4_0 to Q6_K, in llama2.c's version 2 INT8); norms and biases are copied, and so are the q and k
    of GGUF and llama2.c, whose rows change order. A folder is LLaMA's, or Mistral's with a window no shorter
    than its context; every other architecture, scaling of positions or packing of weights is refused by name.
-   Opening reads tables and norms only: it takes milliseconds and next to no memory. */
+   Opening reads tables and norms only: it takes milliseconds and next to no memory. (Only where a folder says
+   tie_word_embeddings and yet stores both matrices are these read, to see whether they are the same.) */
 HBK_DEF hbk_model *hbk_model_load(const char *path, hbk_allocator *alloc, hbk_error *err);
 /* Writes DIR/config.json, generation_config.json and model.safetensors in dtype t (F32, F16 or BF16). A
    number that t cannot hold, or a NaN, is an error. */
@@ -920,14 +928,15 @@ typedef struct hbk_sampling {
     hbk_int max_new;    /* tokens */
     int32_t stop;       /* an id that ends a text besides the model's eos; -1 = none */
     double min_p;       /* ids of at least that share of the most likely one's probability; 0 = all */
-    double repetition_penalty; /* see hbk_penalise; 1 or 0 = none */
+    double repetition_penalty; /* 0.01 to 100, see hbk_penalise; 1 or 0 = none */
 } hbk_sampling;
 HBK_DEF hbk_sampling hbk_sampling_defaults(void); /* the paper's: 0.7, 0.9, 0, 512, and the rest neutral */
 typedef struct hbk_candidate {
     double p;
     int32_t id;
 } hbk_candidate;
-/* The next id from logits (V); scratch (V). Greedy ties go to the lower id. */
+/* The next id from logits (V); scratch (V). Greedy ties go to the lower id. Where logits are NaN or infinite
+   there is no distribution to draw from: the answer is then the greedy one's, some id of 0 to V-1. */
 HBK_DEF int32_t hbk_sample(const hbk_real *logits, hbk_int V, const hbk_sampling *o, hbk_rng *rng,
                            hbk_candidate *scratch);
 /* Makes ids that were used less likely: the logit of each id of ids[0..n-1] is divided by `penalty` where it
@@ -1014,7 +1023,8 @@ typedef struct hbk_stream {
    beginning that all prompts share is computed once, and one that some slot still holds, from this call or an
    earlier one, not again: a conversation that is passed whole each time costs its new tokens. Between calls a
    session of one slot holds the request that came last, all but its last token.
-   o       must be in range: temperature >= 0, top_p, min_p 0 to 1, top_k, repetition_penalty >= 0
+   o       must be in range: temperature >= 0, top_p, min_p 0 to 1, top_k >= 0, and
+           repetition_penalty 0 or 0.01 to 100
    stream  may be NULL
    Errors: such an option, an id beyond the vocabulary, logits that are not finite, memory. On failure output,
    finish, rng and logprobs are as before; a reply and a stream keep what they were given. */
@@ -1073,8 +1083,8 @@ typedef struct hbk_template hbk_template;
    "next" is, the end of "reply" and the prompt without its first {bos}; without "system" the template has no
    place for one. Slots: {bos} {eos} {instruction} {output} {system}; other braces are text. */
 HBK_DEF hbk_template *hbk_template_load(const char *name_or_path, hbk_allocator *alloc, hbk_error *err);
-/* The one for a model folder or GGUF file: its chat_template recognised by markers (an unknown one is an
-   error that names --template), else llama2. */
+/* The one for a model folder or GGUF file: its chat_template recognised by markers (an unknown one, Mistral's
+   among them, is an error that names --template); llama2 where there is none. */
 HBK_DEF hbk_template *hbk_template_for_model(const char *model_path, hbk_allocator *alloc, hbk_error *err);
 /* Replaces the wording of the backward or rating prompt by a text with {output}, and {instruction} for
    rating; it is put into the chat prompt, as an instruction would be, without the line breaks at its end.
@@ -1823,7 +1833,7 @@ HBK_DEF void hbk_free(hbk_allocator *a, void *p)
     hbk__count(a, 0, bytes);
 }
 
-/* Growth of the dynamic arrays of chapters 5 and 7: room for `need` elements, at least doubling. */
+/* Growth of dynamic arrays: room for `need` elements, at least doubling. */
 static bool hbk__reserve(hbk_allocator *a, void **data, hbk_int *cap, hbk_int need, size_t size,
                          hbk_error *err)
 {
@@ -2818,23 +2828,24 @@ typedef struct hbk__ggml_type {
     int id, block, bytes; /* elements of a block and their bytes */
 } hbk__ggml_type;
 
-/* All that files hold, so that what chapter 8 cannot multiply is refused by its name. */
+/* All that files hold: the types of chapter 8, and behind them those that it cannot multiply, so that these
+   are refused by their names. */
 static const hbk__ggml_type hbk__ggml_types[] = {
-    {"F32", 0, 1, 4},         {"F16", 1, 1, 2},        {"Q4_0", 2, 32, 18},      {"Q4_1", 3, 32, 20},
-    {"Q5_0", 6, 32, 22},      {"Q5_1", 7, 32, 24},     {"Q8_0", 8, 32, 34},      {"Q2_K", 10, 256, 84},
-    {"Q3_K", 11, 256, 110},   {"Q4_K", 12, 256, 144},  {"Q5_K", 13, 256, 176},   {"Q6_K", 14, 256, 210},
+#define HBK_X(name, text, gguf, block, bytes) {#name, gguf, block, bytes},
+    HBK_DTYPES(HBK_X)
+#undef HBK_X
     {"IQ2_XXS", 16, 256, 66}, {"IQ2_XS", 17, 256, 74}, {"IQ3_XXS", 18, 256, 98}, {"IQ1_S", 19, 256, 50},
     {"IQ4_NL", 20, 32, 18},   {"IQ3_S", 21, 256, 110}, {"IQ2_S", 22, 256, 82},   {"IQ4_XS", 23, 256, 136},
     {"I8", 24, 1, 1},         {"I16", 25, 1, 2},       {"I32", 26, 1, 4},        {"I64", 27, 1, 8},
-    {"F64", 28, 1, 8},        {"IQ1_M", 29, 256, 56},  {"BF16", 30, 1, 2},       {"TQ1_0", 34, 256, 54},
-    {"TQ2_0", 35, 256, 66},   {"MXFP4", 39, 32, 17},   {"NVFP4", 40, 64, 36},    {"Q1_0", 41, 128, 18}};
+    {"IQ1_M", 29, 256, 56},   {"TQ1_0", 34, 256, 54},  {"TQ2_0", 35, 256, 66},   {"MXFP4", 39, 32, 17},
+    {"NVFP4", 40, 64, 36},    {"Q1_0", 41, 128, 18}};
 
 /* By name, or by id where name is NULL; NULL if there is none. */
 static const hbk__ggml_type *hbk__ggml_type_of(const char *name, uint64_t id)
 {
     for (size_t i = 0; i < sizeof hbk__ggml_types / sizeof *hbk__ggml_types; i++) {
         const hbk__ggml_type *t = &hbk__ggml_types[i];
-        if (name ? !strcmp(name, t->name) : (uint64_t)t->id == id) return t;
+        if (t->id >= 0 && (name ? !strcmp(name, t->name) : (uint64_t)t->id == id)) return t;
     }
     return NULL;
 }
@@ -2923,6 +2934,11 @@ static bool hbk__gguf_name(hbk__gguf_cursor *c, const char *kind, hbk_int i, int
     if (!s) return false;
     if (memchr(s, 0, (size_t)n))
         return hbk_fail_at(c->err, HBK_ERROR_FORMAT, c->g->path, 0, "%s: its name holds a NUL byte", c->what);
+    size_t bad = 0;
+    if (!hbk_utf8_valid(s, (size_t)n, &bad))
+        return hbk_fail_at(c->err, HBK_ERROR_FORMAT, c->g->path, 0,
+                           "%s, \"%.*s\" and so on: its name is no UTF-8 from byte %llu on", c->what,
+                           (int)HBK__MIN(bad, 100), s, (unsigned long long)bad);
     hbk_text_append(&c->g->names, s, (size_t)n);
     hbk_text_append(&c->g->names, "", 1);
     snprintf(c->what, sizeof c->what, "%s %.*s", kind, (int)HBK__MIN(n, 100), s);
@@ -3272,16 +3288,12 @@ HBK_DEF const hbk_gguf_value *hbk_gguf_key_at(const hbk_gguf *g, hbk_int i)
 
 HBK_DEF const hbk_gguf_value *hbk_gguf_find(const hbk_gguf *g, const char *key)
 {
-    for (hbk_int low = 0, high = g->n_values; low < high;) {
-        hbk_int middle = (low + high) / 2;
-        int order = strcmp(key, g->by_key[middle]->key);
-        if (order == 0) return g->by_key[middle];
-        if (order < 0)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    return NULL;
+    hbk_gguf_value wanted;
+    const hbk_gguf_value *like = &wanted, *const *found;
+    wanted.key = key;
+    found = (const hbk_gguf_value *const *)bsearch(&like, g->by_key, (size_t)g->n_values, sizeof *g->by_key,
+                                                  hbk__by_key);
+    return found ? *found : NULL;
 }
 
 HBK_DEF hbk_int hbk_gguf_tensor_count(const hbk_gguf *g)
@@ -3297,16 +3309,12 @@ HBK_DEF const hbk_gguf_tensor *hbk_gguf_tensor_at(const hbk_gguf *g, hbk_int i)
 
 HBK_DEF const hbk_gguf_tensor *hbk_gguf_tensor_find(const hbk_gguf *g, const char *name)
 {
-    for (hbk_int low = 0, high = g->n_tensors; low < high;) {
-        hbk_int middle = (low + high) / 2;
-        int order = strcmp(name, g->by_name[middle]->name);
-        if (order == 0) return g->by_name[middle];
-        if (order < 0)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    return NULL;
+    hbk_gguf_tensor wanted;
+    const hbk_gguf_tensor *like = &wanted, *const *found;
+    wanted.name = name;
+    found = (const hbk_gguf_tensor *const *)bsearch(&like, g->by_name, (size_t)g->n_tensors,
+                                                    sizeof *g->by_name, hbk__by_tensor_name);
+    return found ? *found : NULL;
 }
 
 HBK_DEF bool hbk_gguf_int_at(const hbk_gguf_value *v, hbk_int i, hbk_int *x)
@@ -3968,6 +3976,7 @@ struct hbk_tokenizer {
     hbk_int n_added, cap_added;
     hbk_text patterns;
     bool begins[2][256]; /* [normalized][byte]: some pattern begins so */
+    hbk__map trees;      /* the patterns byte by byte: see hbk__enter_pattern */
     bool cuts[2];        /* [normalized]: some of them are cut out of any text, special tokens or not */
 
     char folder[512];  /* of the file and its companions; "" if it stands alone */
@@ -3983,7 +3992,8 @@ static hbk_tokenizer *hbk__tokenizer_new(hbk_allocator *alloc, hbk_error *err)
 {
     hbk_tokenizer *t = HBK__NEW(alloc, hbk_tokenizer, 1, err);
     if (!t) return NULL;
-    t->alloc = t->rules.alloc = t->patterns.alloc = t->unk_text.alloc = t->document.alloc = alloc;
+    t->alloc = t->rules.alloc = t->trees.alloc = alloc;
+    t->patterns.alloc = t->unk_text.alloc = t->document.alloc = alloc;
     hbk__vocab_init(&t->vocab, alloc);
     hbk__vocab_init(&t->letters, alloc);
     t->bos = t->eos = t->unk = -1;
@@ -4004,6 +4014,7 @@ HBK_DEF void hbk_tokenizer_free(hbk_tokenizer *t)
     hbk__vocab_free(&t->letters);
     hbk_free(t->alloc, t->rules.slots);
     hbk_free(t->alloc, t->added);
+    hbk_free(t->alloc, t->trees.slots);
     hbk_text_free(&t->patterns);
     hbk_text_free(&t->unk_text);
     hbk_text_free(&t->document);
@@ -4220,19 +4231,18 @@ static bool hbk__is_punctuation(const char *s, hbk_int n, hbk_int i, hbk_int *le
 }
 
 /* llama.cpp's default is a chain of cuts, each inside the pieces of the one before: runs of punctuation, at
-   which n ends here; GPT-2's words; runs of numbers; and in those each three ASCII digits. */
+   which n ends here; GPT-2's words; runs of numbers; and in those each three ASCII digits. A number is read
+   no further than its word goes: to its end for every word would take the square of its length. */
 static hbk_int hbk__word_default(const char *s, hbk_int n, hbk_int i)
 {
-    hbk_int len, end = hbk__word_gpt2(s, n, i);
-    if (s[i] == ' ' && hbk__class_at(s, end, i + 1, &len) == HBK__N) return i + 1;
-    if (hbk__class_at(s, n, i, &len) != HBK__N) return end;
-    for (hbk_int from = i; i < end; i += len) {
-        bool three = end - i >= 3;
+    hbk_int len, from = i;
+    if (s[i] == ' ' && hbk__class_at(s, n, i + 1, &len) == HBK__N) return i + 1;
+    for (; hbk__class_at(s, n, i, &len) == HBK__N; i += len) {
+        bool three = n - i >= 3;
         for (hbk_int k = i; three && k < i + 3; k++) three = s[k] >= '0' && s[k] <= '9';
         if (three) return i > from ? i : i + 3;
-        hbk__class_at(s, end, i, &len);
     }
-    return end;
+    return i > from ? i : hbk__word_gpt2(s, n, i);
 }
 
 /* Some families cut the text once before their expression does: a digit stands alone, or punctuation. Is
@@ -4579,19 +4589,39 @@ static hbk_int hbk__before(const char *s, hbk_int i)
     return i;
 }
 
+/* The patterns are two trees, whose roots are nodes 0 and 1, `normalized`. Under (node, byte) stands the node
+   that the byte leads to, under (node, 256) the added token that ends there: a look-up costs the length of
+   what matches, however many patterns there are. Of two equal ones the first entered holds. */
+static uint64_t hbk__tree_key(hbk_int node, int byte)
+{
+    return (uint64_t)node << 9 | (uint64_t)byte;
+}
+
+static bool hbk__enter_pattern(hbk_tokenizer *t, const hbk__added *a, hbk_int index, hbk_error *err)
+{
+    hbk_int node = a->normalized;
+    for (hbk_int k = 0; k < a->len; k++) {
+        uint64_t key = hbk__tree_key(node, (unsigned char)t->patterns.data[a->at + k]);
+        node = hbk__map_get(&t->trees, key);
+        if (node >= 0) continue;
+        node = t->trees.n + 2; /* every entry has another number */
+        if (!hbk__map_add(&t->trees, key, node, err)) return false;
+    }
+    uint64_t end = hbk__tree_key(node, 256);
+    return hbk__map_get(&t->trees, end) >= 0 || hbk__map_add(&t->trees, end, index, err);
+}
+
 /* The longest added token at s[i], or NULL. */
 static const hbk__added *hbk__added_at(const hbk_tokenizer *t, bool normalized, const char *s, hbk_int n,
                                        hbk_int i)
 {
-    const hbk__added *best = NULL;
+    hbk_int best = -1, node = normalized;
     if (!t->begins[normalized][(unsigned char)s[i]]) return NULL;
-    for (hbk_int k = 0; k < t->n_added; k++) {
-        const hbk__added *a = &t->added[k];
-        if (a->normalized == normalized && a->len <= n - i && (!best || a->len > best->len) &&
-            memcmp(t->patterns.data + a->at, s + i, (size_t)a->len) == 0)
-            best = a;
+    while (i < n && (node = hbk__map_get(&t->trees, hbk__tree_key(node, (unsigned char)s[i++]))) >= 0) {
+        hbk_int ends = hbk__map_get(&t->trees, hbk__tree_key(node, 256));
+        if (ends >= 0) best = ends;
     }
-    return best;
+    return best < 0 ? NULL : &t->added[best];
 }
 
 /* May it be cut out where it was found? */
@@ -5169,15 +5199,22 @@ static bool hbk__add_added(hbk_tokenizer *t, hbk__added a, const char *s, hbk_in
     t->begins[a.normalized][(unsigned char)t->patterns.data[a.at]] = true;
     if (!a.special) t->cuts[a.normalized] = true;
     t->added[t->n_added++] = a;
-    return true;
+    return hbk__enter_pattern(t, &a, t->n_added - 1, err);
 }
 
-/* One entry {"content", "special", ...} under the id that it asks for. */
-static bool hbk__json_added(hbk_tokenizer *t, const json_t *entry, hbk_int id, const char *path,
+/* The greatest id that a file of n pieces may give: there may be holes, not gulfs, which would take memory.
+   It comes from how much the file says, before anything is admitted: each gulf would let in a wider one. */
+static hbk_int hbk__most_id(size_t n)
+{
+    return 4 * (hbk_int)n + 65536;
+}
+
+/* One entry {"content", "special", ...} under the id that it asks for, 0 to most. */
+static bool hbk__json_added(hbk_tokenizer *t, const json_t *entry, hbk_int id, hbk_int most, const char *path,
                             hbk_error *err)
 {
     const json_t *content = json_object_get(entry, "content");
-    if (!json_is_string(content) || id < 0 || id > 4 * t->vocab.n + 65536)
+    if (!json_is_string(content) || id < 0 || id > most)
         return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0,
                            "an added token with id %lld has no content, or an id far outside the vocabulary",
                            (long long)id);
@@ -5215,7 +5252,7 @@ static void hbk__find_byte_pieces(hbk_tokenizer *t)
 static bool hbk__json_vocab(hbk_tokenizer *t, const json_t *model, const char *path, hbk_error *err)
 {
     json_t *vocab = json_object_get(model, "vocab");
-    hbk_int most = 4 * (hbk_int)json_object_size(vocab) + 65536; /* ids may have holes, not gulfs */
+    hbk_int most = hbk__most_id(json_object_size(vocab));
     for (void *i = json_object_iter(vocab); i; i = json_object_iter_next(vocab, i)) {
         const char *s = json_object_iter_key(i);
         const json_t *value = json_object_iter_value(i);
@@ -5301,22 +5338,28 @@ static bool hbk__json_merges(hbk_tokenizer *t, const json_t *merges, const char 
     return ok;
 }
 
-/* Refuses what would change ids and is not done here. */
+/* Refuses options of BPE that would change ids and are not done here. */
+static bool hbk__json_check_options(const json_t *model, const char *path, hbk_error *err)
+{
+    static const char *const affix[2] = {"continuing_subword_prefix", "end_of_word_suffix"};
+    for (int i = 0; i < 2; i++) {
+        const char *s = json_string_value(json_object_get(model, affix[i]));
+        if (s && *s) return hbk__refuse_node(path, "model BPE with", affix[i], err);
+    }
+    if (json_number_value(json_object_get(model, "dropout")) > 0)
+        return hbk__refuse_node(path, "model BPE with", "dropout", err);
+    return true;
+}
+
+/* Refuses a model that is no BPE. */
 static bool hbk__json_check_model(const json_t *model, const char *path, hbk_error *err)
 {
-    const json_t *dropout = json_object_get(model, "dropout");
-    static const char *const affix[2] = {"continuing_subword_prefix", "end_of_word_suffix"};
     if (json_object_get(model, "type") && !hbk__node_is(model, "type", "BPE"))
         return hbk__refuse_node(path, "a tokenizer of type", hbk__node_type(model), err);
     if (!json_is_object(json_object_get(model, "vocab")) || !json_is_array(json_object_get(model, "merges")))
         return hbk__refuse_node(path, "model (without a vocab object and a merges list)",
                                 hbk__node_type(model), err);
-    for (int i = 0; i < 2; i++) {
-        const char *s = json_string_value(json_object_get(model, affix[i]));
-        if (s && *s) return hbk__refuse_node(path, "model BPE with", affix[i], err);
-    }
-    if (json_number_value(dropout) > 0) return hbk__refuse_node(path, "model BPE with", "dropout", err);
-    return true;
+    return hbk__json_check_options(model, path, err);
 }
 
 /* The order matters: what is added decides which merges would spell a special token, and added tokens are
@@ -5332,9 +5375,10 @@ static bool hbk__load_json(hbk_tokenizer *t, const json_t *root, const char *pat
         !hbk__json_decoder(t, json_object_get(root, "decoder"), path, err) ||
         !hbk__json_vocab(t, model, path, err))
         return false;
+    hbk_int most = hbk__most_id(json_object_size(json_object_get(model, "vocab")) + json_array_size(added));
     for (size_t i = 0; i < json_array_size(added); i++) {
         const json_t *entry = json_array_get(added, i), *id = json_object_get(entry, "id");
-        if (!hbk__json_added(t, entry, json_is_integer(id) ? json_integer_value(id) : -1, path, err))
+        if (!hbk__json_added(t, entry, json_is_integer(id) ? json_integer_value(id) : -1, most, path, err))
             return false;
     }
     if (!hbk__json_post_processor(t, json_object_get(root, "post_processor"), path, err) ||
@@ -5403,7 +5447,7 @@ static bool hbk__proto_next(hbk__proto *m, hbk__field *f)
 }
 
 /* The float with these bits, without a pointer cast that the optimiser may misread. */
-static float hbk__float_of(uint32_t bits)
+static float hbk__f32_of_bits(uint32_t bits)
 {
     float f;
     memcpy(&f, &bits, sizeof f);
@@ -5464,7 +5508,7 @@ static bool hbk__proto_piece(hbk_tokenizer *t, hbk__proto *m, const char *path, 
     memset(&text, 0, sizeof text);
     while (hbk__proto_next(m, &f)) {
         if (f.number == 1) text = f.body;
-        if (f.number == 2) score = hbk__float_of((uint32_t)f.value);
+        if (f.number == 2) score = hbk__f32_of_bits((uint32_t)f.value);
         if (f.number == 3) kind = f.value <= HBK__PIECE_BYTE ? (int32_t)f.value : 0;
     }
     if (m->bad || !text.p)
@@ -5593,7 +5637,7 @@ static bool hbk__load_bin(hbk_tokenizer *t, const char *data, size_t n, const ch
                        : id < 259 && hbk__byte_of(s, len) >= 0 ? HBK__PIECE_BYTE
                                                                : HBK__PIECE_NORMAL;
         ok = hbk_text_ok(&piece, err) && hbk__add_piece(t, hbk_text_string(&piece), (hbk_int)piece.len,
-                                                        hbk__float_of(word[0]), kind, path, err);
+                                                        hbk__f32_of_bits(word[0]), kind, path, err);
     }
     hbk_text_free(&piece);
     if (!ok) return false;
@@ -5924,10 +5968,11 @@ static bool hbk__numbered_token(const hbk_tokenizer *t, const json_t *config, co
 static bool hbk__added_decoder(hbk_tokenizer *t, json_t *config, hbk_error *err)
 {
     json_t *decoder = json_object_get(config, "added_tokens_decoder");
+    hbk_int most = hbk__most_id((size_t)t->vocab.n + json_object_size(decoder));
     for (void *i = json_object_iter(decoder); i; i = json_object_iter_next(decoder, i)) {
         hbk_int id = strtoll(json_object_iter_key(i), NULL, 10);
         if (id < t->vocab.n && (id < 0 || t->vocab.pieces[id].kind != HBK__PIECE_NONE)) continue;
-        if (!hbk__json_added(t, json_object_iter_value(i), id, t->folder, err)) return false;
+        if (!hbk__json_added(t, json_object_iter_value(i), id, most, t->folder, err)) return false;
     }
     return true;
 }
@@ -6503,6 +6548,15 @@ static bool hbk__save_document(const hbk_tokenizer *t, const char *dir, hbk_erro
                            t->collapse     ? "removes extra spaces"
                            : t->byte_level ? "cuts words by llama.cpp's default"
                                            : "has unused pieces or characters without a piece");
+    for (hbk_int id = 0; id < t->vocab.n; id++) {
+        const char *piece = hbk__vocab_piece(&t->vocab, id);
+        hbk_int first = hbk__vocab_find(&t->vocab, piece, t->vocab.pieces[id].len);
+        if (t->vocab.pieces[id].kind != HBK__PIECE_NONE && first != id)
+            return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, t->file, 0,
+                               "ids %lld and %lld both have the piece \"%.40s\", and tokenizer.json has one "
+                               "id for a piece: save as GGUF",
+                               (long long)first, (long long)id, piece);
+    }
     hbk_int n;
     hbk__rule *rules = hbk__tokenizer_rules(t, &n, err);
     if (!rules) return false;
@@ -6634,14 +6688,6 @@ HBK_DEF const char *hbk_dtype_name(hbk_dtype t)
     return "?";
 }
 
-HBK_DEF int hbk_dtype_gguf(hbk_dtype t)
-{
-#define HBK_X(name, text, gguf, block, bytes) gguf,
-    static const int ids[] = {HBK_DTYPES(HBK_X)};
-#undef HBK_X
-    return ids[t];
-}
-
 HBK_DEF hbk_int hbk_dtype_block(hbk_dtype t)
 {
 #define HBK_X(name, text, gguf, block, bytes) block,
@@ -6662,13 +6708,6 @@ HBK_DEF size_t hbk_dtype_size(hbk_dtype t, hbk_int n)
 HBK_DEF bool hbk_dtype_packs(hbk_dtype t)
 {
     return t == HBK_F32 || t == HBK_F16 || t == HBK_BF16 || t == HBK_F64 || t == HBK_Q8_0;
-}
-
-static float hbk__f32_of_bits(uint32_t u)
-{
-    float f;
-    memcpy(&f, &u, 4);
-    return f;
 }
 
 static uint32_t hbk__bits_of_f32(float f)
@@ -7761,20 +7800,45 @@ static hbk_adapter *hbk__adapter_begin(const hbk_config *c, hbk_allocator *alloc
     return a;
 }
 
-/* Sets the adapter's rank and alpha to those that most of its projections have, the first of equals. */
-static void hbk__adapter_majority(hbk_adapter *a)
+/* A rank and an alpha that some projection has, and which. */
+typedef struct hbk__lora_kind {
+    hbk_int rank, at;
+    double alpha;
+} hbk__lora_kind;
+
+static int hbk__by_kind(const void *left, const void *right)
 {
-    hbk_int most = 0;
-    for (hbk_int i = 0; i <= a->n_layers * HBK_N_SLOTS; i++) {
-        const hbk_lora *l = &a->loras[i];
-        hbk_int same = 0;
-        for (hbk_int k = 0; k <= a->n_layers * HBK_N_SLOTS; k++)
-            same += a->loras[k].rank == l->rank && a->loras[k].alpha == l->alpha;
-        if (l->rank == 0 || same <= most) continue;
-        most = same;
-        a->rank = l->rank;
-        a->alpha = l->alpha;
+    const hbk__lora_kind *x = (const hbk__lora_kind *)left, *y = (const hbk__lora_kind *)right;
+    if (x->rank != y->rank) return x->rank < y->rank ? -1 : 1;
+    if (x->alpha != y->alpha) return x->alpha < y->alpha ? -1 : 1;
+    return x->at < y->at ? -1 : x->at > y->at;
+}
+
+/* Sets the adapter's rank and alpha to those that most of its projections have, the first of equals. Sorted,
+   for a file may have many layers: equals then stand together, and each run begins with its first. */
+static bool hbk__adapter_majority(hbk_adapter *a, hbk_error *err)
+{
+    hbk_int last = a->n_layers * HBK_N_SLOTS, n = 0, most = 0, first = 0;
+    hbk__lora_kind *kinds = HBK__NEW(a->alloc, hbk__lora_kind, last + 1, err);
+    if (!kinds) return false;
+    for (hbk_int i = 0; i <= last; i++) {
+        if (a->loras[i].rank == 0) continue;
+        kinds[n].rank = a->loras[i].rank;
+        kinds[n].alpha = a->loras[i].alpha;
+        kinds[n++].at = i;
     }
+    qsort(kinds, (size_t)n, sizeof *kinds, hbk__by_kind);
+    for (hbk_int i = 0, end; i < n; i = end) {
+        const hbk__lora_kind *k = &kinds[i];
+        for (end = i + 1; end < n && kinds[end].rank == k->rank && kinds[end].alpha == k->alpha;) end++;
+        if (end - i < most || (end - i == most && k->at > first)) continue;
+        most = end - i;
+        first = k->at;
+        a->rank = k->rank;
+        a->alpha = k->alpha;
+    }
+    hbk_free(a->alloc, kinds);
+    return true;
 }
 
 /* Lays a and b of every projection with a rank out in `values`, or, values NULL, in a zeroed block of the
@@ -7797,13 +7861,18 @@ static bool hbk__adapter_lay(hbk_adapter *a, hbk_real *values, hbk_error *err)
         hbk_lora *l = &a->loras[i];
         if (l->rank == 0) continue;
         l->scale = (hbk_real)(l->alpha / (double)l->rank);
+        if (!isfinite(l->scale))
+            return hbk_fail(err, HBK_ERROR_RANGE,
+                            "alpha %g over rank %lld is no scale for %s (layer %lld of %lld): it must be "
+                            "finite",
+                            l->alpha, (long long)l->rank, hbk_slot_name((hbk_slot)hbk__lora_slot(a, i)),
+                            (long long)(i / HBK_N_SLOTS), (long long)a->n_layers);
         l->a = at;
         l->b = at + l->rank * l->in;
         at += l->rank * (l->in + l->out);
         a->targets |= 1u << hbk__lora_slot(a, i);
     }
-    hbk__adapter_majority(a);
-    return true;
+    return hbk__adapter_majority(a, err);
 }
 
 /* An adapter of the same projections and ranks over other numbers. */
@@ -7944,6 +8013,32 @@ static bool hbk__positive(const char *name, hbk_int value, hbk_error *err)
                     (long long)value);
 }
 
+/* Bounds of eps and of what frequencies are made from: within them no frequency is infinite or a NaN, also
+   in float. */
+static bool hbk__check_numbers(const hbk_config *c, hbk_error *err)
+{
+    if (!(c->rms_norm_eps >= 0 && c->rms_norm_eps <= 1))
+        return hbk_fail(err, HBK_ERROR_RANGE, "configuration: rms_norm_eps %g, expected 0 to 1",
+                        c->rms_norm_eps);
+    if (!(c->rope_theta >= 1e-9 && c->rope_theta <= 1e30))
+        return hbk_fail(err, HBK_ERROR_RANGE, "configuration: rope_theta %g, expected 1e-9 to 1e30",
+                        c->rope_theta);
+    if (c->rope_scaling == HBK_ROPE_DEFAULT) return true;
+    if (!(c->rope_factor >= 1e-9 && c->rope_factor <= 1e9))
+        return hbk_fail(err, HBK_ERROR_RANGE,
+                        "configuration: the factor of the rope scaling is %g, expected 1e-9 to 1e9",
+                        c->rope_factor);
+    double low = c->rope_low_freq_factor, high = c->rope_high_freq_factor;
+    if (c->rope_scaling == HBK_ROPE_LINEAR ||
+        (low >= 1e-9 && high <= 1e9 && (float)low < (float)high && c->rope_original_context >= 1))
+        return true;
+    return hbk_fail(err, HBK_ERROR_RANGE,
+                    "configuration: rope scaling llama3 of low_freq_factor %g, high_freq_factor %g, "
+                    "original_max_position_embeddings %lld: expected 1e-9 <= low < high <= 1e9, and 1 or "
+                    "more",
+                    low, high, (long long)c->rope_original_context);
+}
+
 HBK_DEF bool hbk_config_check(const hbk_config *c, hbk_error *err)
 {
     if (!hbk__positive("num_hidden_layers", c->n_layers, err) ||
@@ -7965,10 +8060,7 @@ HBK_DEF bool hbk_config_check(const hbk_config *c, hbk_error *err)
     if (c->biases & ~HBK_ALL_SLOTS)
         return hbk_fail(err, HBK_ERROR_RANGE, "configuration: biases 0x%x, expected bits of hbk_slot",
                         c->biases);
-    if (!(c->rms_norm_eps >= 0) || !(c->rope_theta > 0))
-        return hbk_fail(err, HBK_ERROR_RANGE,
-                        "configuration: rms_norm_eps %g must not be negative, rope_theta %g must be positive",
-                        c->rms_norm_eps, c->rope_theta);
+    if (!hbk__check_numbers(c, err)) return false;
     hbk_int width = HBK__MAX(c->dim, HBK__MAX(c->ffn_dim, c->n_heads * c->head_dim)), layer, all;
     if (!hbk__mul(&layer, width, 8 * width) || !hbk__mul(&all, layer, c->n_layers) ||
         !hbk__mul(&layer, c->vocab_size, c->dim) || all > INT64_MAX / 64 || layer > INT64_MAX / 64)
@@ -9074,17 +9166,12 @@ HBK_DEF const char *hbk_safetensors_meta(const hbk_safetensors *s, const char *k
    open file may be shared. */
 static const hbk_tensor *hbk__st_find(const hbk_safetensors *s, const char *name)
 {
-    hbk_int low = 0, high = s->n;
-    while (low < high) {
-        hbk_int middle = (low + high) / 2;
-        int order = strcmp(name, s->by_name[middle]->name);
-        if (order == 0) return s->by_name[middle];
-        if (order < 0)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    return NULL;
+    hbk_tensor wanted;
+    const hbk_tensor *like = &wanted, *const *found;
+    wanted.name = name;
+    found = (const hbk_tensor *const *)bsearch(&like, s->by_name, (size_t)s->n, sizeof *s->by_name,
+                                               hbk__by_name);
+    return found ? *found : NULL;
 }
 
 HBK_DEF const hbk_tensor *hbk_safetensors_find(const hbk_safetensors *s, const char *name)
@@ -9186,8 +9273,9 @@ static double hbk__dtype_limit(hbk_dtype t)
     return ldexp(2 - ldexp(1, t == HBK_BF16 ? -8 : -24), 127);
 }
 
-/* Packs n numbers of a tensor of the file `path`; packed NULL: only looks at them. A trainer that diverged must not replace a good file by one
-   full of NaN, nor a narrow type turn large weights into infinities: both end the writing. */
+/* Packs n numbers of a tensor of the file `path`; packed NULL: only looks at them. A trainer that diverged
+   must not replace a good file by one full of NaN, nor a narrow type turn large weights into infinities: both
+   end the writing. */
 static bool hbk__pack_checked(void *packed, hbk_dtype t, const hbk_real *x, hbk_int n, const char *name,
                               const char *path, hbk_error *err)
 {
@@ -9257,7 +9345,8 @@ static bool hbk__st_verify(const char *path, const hbk__st_item *items, hbk_int 
     }
     close(fd);
     if (ok) return true;
-    return hbk_fail_at(err, HBK_ERROR_FILE, path, 0, "was written but does not read back: is the disk sound?");
+    return hbk_fail_at(err, HBK_ERROR_FILE, path, 0,
+                       "was written but does not read back: is the disk sound?");
 }
 
 /* Writes sorted items to a file under construction, and reads them back. */
@@ -9551,6 +9640,13 @@ static bool hbk__read_config(hbk__fields *f, hbk_config *c)
     return f->ok;
 }
 
+/* hbk_config_check of what came from the file `path`. */
+static bool hbk__config_fits(const hbk_config *c, const char *path, hbk_error *err)
+{
+    hbk_error why;
+    return hbk_config_check(c, &why) || hbk_fail_at(err, why.code, path, 0, "%s", why.message);
+}
+
 /* DIR/config.json. What ends a text is taken from generation_config.json, as transformers' generate does, and
    from config.json where that file is absent or names nothing. */
 static bool hbk__config_load(const char *dir, hbk_config *c, hbk_error *err)
@@ -9571,14 +9667,15 @@ static bool hbk__config_load(const char *dir, hbk_config *c, hbk_error *err)
     bool ok = json_is_object(root) ? hbk__read_config(&f, c)
                                    : hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "expected a JSON object");
     json_decref(root);
-    if (!ok || !hbk_path(path, dir, "generation_config.json", err)) return false;
-    if (!hbk_file_exists(path)) return hbk_config_check(c, err);
+    if (!ok || !hbk__config_fits(c, path, err) || !hbk_path(path, dir, "generation_config.json", err))
+        return false;
+    if (!hbk_file_exists(path)) return true;
     root = hbk_json_read(path, err);
     if (!root) return false;
     f.o = root;
     if (hbk__json_field(&f, "eos_token_id")) hbk__read_eos(&f, c);
     json_decref(root);
-    return f.ok && hbk_config_check(c, err);
+    return f.ok;
 }
 
 /* ---- 12.4 binding a model's tensors -----------------------------------------
@@ -9870,23 +9967,33 @@ static bool hbk__is_buffer(const char *name)
     return false;
 }
 
+/* What a model would need to have a place for a bias; "" for any other tensor. */
+static const char *hbk__bias_key(const char *name, const hbk__place *p)
+{
+    if (p->slot >= HBK_N_SLOTS || !strstr(name, "_proj.bias")) return "";
+    return p->slot <= HBK_O ? " without attention_bias in its config.json"
+                            : " without mlp_bias in its config.json";
+}
+
+/* Whether the model has a place for a tensor of the file, or it holds no weights. */
+static bool hbk__has_place(hbk_model *m, const hbk__source *src, const char *name, hbk__place *p)
+{
+    char known[96];
+    if (src->gguf) hbk__translate(known, name, 0);
+    return hbk__place_of(m, src->gguf ? known : name, p) || hbk__is_buffer(name);
+}
+
 /* Tensors that the model has no place for would be weights that are left out: an error. */
 static bool hbk__check_strangers(hbk_model *m, const hbk__source *src, hbk_error *err)
 {
     for (hbk_int i = 0; i < src->n_files; i++)
         for (hbk_int k = 0; k < src->files[i]->n; k++) {
             const char *name = src->files[i]->tensors[k].name;
-            char known[96];
             hbk__place p;
-            if (src->gguf) hbk__translate(known, name, 0);
-            if (hbk__place_of(m, src->gguf ? known : name, &p) || hbk__is_buffer(name)) continue;
-            bool bias = p.slot < HBK_N_SLOTS && strstr(name, "_proj.bias") != NULL;
+            if (hbk__has_place(m, src, name, &p)) continue;
             return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, src->files[i]->path, 0,
                                "tensor %.200s: a LLaMA of %lld layers%s has no such weight", name,
-                               (long long)m->config.n_layers,
-                               !bias             ? ""
-                               : p.slot <= HBK_O ? " without attention_bias in its config.json"
-                                                 : " without mlp_bias in its config.json");
+                               (long long)m->config.n_layers, hbk__bias_key(name, &p));
         }
     return true;
 }
@@ -10444,9 +10551,9 @@ static bool hbk__gguf_config(const hbk_gguf *g, hbk_config *c, hbk_allocator *al
     hbk__gguf_refuse(&f, "general.type", "model", "; an adapter is opened as an adapter, beside its model");
     hbk__gguf_refuse(&f, "general.architecture", "llama", "");
     hbk__gguf_refuse_numbers(&f);
-    if (!f.ok || !hbk__gguf_shape(&f, c) || !hbk_config_check(c, err)) return false;
+    if (!f.ok || !hbk__gguf_shape(&f, c) || !hbk__config_fits(c, g->path, err)) return false;
     hbk__gguf_ids(&f, c);
-    return f.ok && hbk__gguf_rope(&f, c, alloc);
+    return f.ok && hbk__gguf_rope(&f, c, alloc) && hbk__config_fits(c, g->path, err);
 }
 
 /* One file's tensors as binding wants them, all but the table of divisors; the mapping goes over. */
@@ -10529,6 +10636,13 @@ static void hbk__gguf_lora_base(char name[64], const hbk_adapter *a, hbk_int i)
     else
         snprintf(name, 64, "blk.%lld.%s.weight", (long long)(i / HBK_N_SLOTS),
                  hbk__gguf_tensors[5 + slot][1]);
+}
+
+/* hbk__adapter_lay of what the file `path` says of ranks and alpha. */
+static bool hbk__adapter_lay_of(hbk_adapter *a, const char *path, hbk_error *err)
+{
+    hbk_error why;
+    return hbk__adapter_lay(a, NULL, &why) || hbk_fail_at(err, why.code, path, 0, "%s", why.message);
 }
 
 /* Which projection (its number, as in hbk_adapter.loras) and half a tensor is of; false: of none. */
@@ -10616,7 +10730,7 @@ static hbk_adapter *hbk__adapter_load_gguf(const char *path, const hbk_config *c
     const hbk_gguf_tensor **found =
         f.ok ? HBK__NEW(alloc, const hbk_gguf_tensor *, 2 * (last + 1), err) : NULL;
     if (found) a = hbk__adapter_begin(c, alloc, err);
-    if (a && !(hbk__gguf_lora_collect(g, c, a, alpha, found, err) && hbk__adapter_lay(a, NULL, err))) {
+    if (a && !(hbk__gguf_lora_collect(g, c, a, alpha, found, err) && hbk__adapter_lay_of(a, path, err))) {
         hbk_adapter_free(a);
         a = NULL;
     }
@@ -10669,8 +10783,25 @@ static bool hbk__json_file(const char *dir, const char *name, json_t *value, hbk
     return ok;
 }
 
-/* The spelling of transformers 4, which version 5 reads as well; keys in its order. */
-static bool hbk__config_save(const hbk_config *c, const char *dir, hbk_dtype t, hbk_error *err)
+/* The same as a file under construction, for hbk_file_commit. */
+static bool hbk__json_begin(hbk_file *f, const char *dir, const char *name, json_t *value, hbk_error *err)
+{
+    char path[512];
+    hbk_text text;
+    memset(&text, 0, sizeof text);
+    bool ok = hbk_json_text(&text, value, JSON_INDENT(2), err);
+    hbk_text_append(&text, "\n", 1);
+    ok = ok && hbk_text_ok(&text, err) && hbk_path(path, dir, name, err) && hbk_file_begin(f, path, err) &&
+         hbk_file_put(f, text.data, text.len, err) && hbk_file_seal(f, err);
+    hbk_text_free(&text);
+    json_decref(value);
+    return ok;
+}
+
+/* config.json and generation_config.json, begun: a folder must not get weights that its configuration does
+   not fit. The spelling of transformers 4, which version 5 reads as well; keys in its order. */
+static bool hbk__config_begin(hbk_file f[2], const hbk_config *c, const char *dir, hbk_dtype t,
+                              hbk_error *err)
 {
     const char *dtype = t == HBK_F32 ? "float32" : t == HBK_F16 ? "float16" : "bfloat16";
     json_t *o = json_pack(
@@ -10685,9 +10816,9 @@ static bool hbk__config_save(const hbk_config *c, const char *dir, hbk_dtype t, 
         "num_key_value_heads", (json_int_t)c->n_kv_heads, "rms_norm_eps", c->rms_norm_eps, "rope_scaling",
         hbk__rope_json(c), "rope_theta", c->rope_theta, "tie_word_embeddings", (int)c->tied, "torch_dtype",
         dtype, "use_cache", 1, "vocab_size", (json_int_t)c->vocab_size);
-    return hbk__json_file(dir, "config.json", o, err) &&
-           hbk__json_file(
-               dir, "generation_config.json",
+    return hbk__json_begin(&f[0], dir, "config.json", o, err) &&
+           hbk__json_begin(
+               &f[1], dir, "generation_config.json",
                json_pack("{s:o, s:o}", "bos_token_id", hbk__bos_json(c), "eos_token_id", hbk__eos_json(c)),
                err);
 }
@@ -10737,9 +10868,11 @@ HBK_DEF bool hbk_model_save_merged(const hbk_model *m, const hbk_adapter *a, con
 {
     char path[512], name[96];
     hbk_model view = hbk__merge_view(m, a), whole;
+    hbk_file config[2];
     hbk_real *zeros;
     hbk_int n = 0;
     hbk_matrix w;
+    memset(config, 0, sizeof config);
     if (t != HBK_F32 && t != HBK_F16 && t != HBK_BF16)
         return hbk_fail(err, HBK_ERROR_OPTION, "a model is saved as f32, f16 or bf16, not as %s",
                         hbk_dtype_name(t));
@@ -10760,13 +10893,16 @@ HBK_DEF bool hbk_model_save_merged(const hbk_model *m, const hbk_adapter *a, con
         tensors[i].shape[0] = vector ? from[i].w.cols : from[i].w.rows;
         tensors[i].shape[1] = vector ? 0 : from[i].w.cols;
     }
-    ok = names && hbk__tensors_write(path, tensors, from, n, m->alloc, err);
+    ok = names && hbk__config_begin(config, &view.config, dir, t, err) &&
+         hbk__tensors_write(path, tensors, from, n, m->alloc, err) && hbk_file_commit(&config[0], err) &&
+         hbk_file_commit(&config[1], err);
+    for (int i = 0; i < 2; i++) hbk_file_abandon(&config[i]);
     hbk_free(m->alloc, names);
     hbk_free(m->alloc, from);
     hbk_free(m->alloc, tensors);
     hbk_free(m->alloc, whole.layers);
     hbk_free(m->alloc, zeros);
-    return ok && hbk__config_save(&view.config, dir, t, err);
+    return ok;
 }
 
 HBK_DEF bool hbk_model_save(const hbk_model *m, const char *dir, hbk_dtype t, hbk_error *err)
@@ -11054,6 +11190,16 @@ static bool hbk__peft_config(hbk__adapter_file *a, hbk_error *err)
     const json_t *excludes = hbk__json_field(&f, "exclude_modules");
     a->excludes = json_array_size(excludes) || json_is_string(excludes);
     a->layers = hbk__json_field(&f, "layers_to_transform");
+    bool whole = !a->layers || json_is_integer(a->layers) || json_is_array(a->layers);
+    for (size_t i = 0; i < json_array_size(a->layers) && whole; i++)
+        whole = json_is_integer(json_array_get(a->layers, i));
+    if (f.ok && !whole)
+        f.ok = hbk_fail_at(err, HBK_ERROR_FORMAT, f.path, 0,
+                           "layers_to_transform: expected a layer's number, or a list of them");
+    const json_t *patterns = hbk__json_field(&f, "alpha_pattern");
+    if (f.ok && patterns && !json_is_object(patterns))
+        f.ok = hbk_fail_at(err, HBK_ERROR_FORMAT, f.path, 0,
+                           "alpha_pattern: expected an object of modules and numbers");
     a->all_linear = json_is_string(targets) && !strcmp(json_string_value(targets), "all-linear");
     if (json_is_array(targets)) a->targets = targets;
     for (size_t i = 0; i < json_array_size(targets) && f.ok; i++)
@@ -11213,7 +11359,7 @@ static bool hbk__adapter_fill(const hbk__adapter_file *f, hbk_adapter *a, hbk_er
         if (isnan(l->alpha)) l->alpha = f->mlx ? f->alpha * rank : f->alpha;
         if (f->rslora) l->alpha *= sqrt(rank);
     }
-    if (!hbk__adapter_lay(a, NULL, err)) return false;
+    if (!hbk__adapter_lay_of(a, f->config_path, err)) return false;
     for (hbk_int i = 0; i < f->n; i++)
         if (a->loras[i].rank && (!hbk__unpack_half(f, a->loras[i].a, f->found[2 * i], err) ||
                                  !hbk__unpack_half(f, a->loras[i].b, f->found[2 * i + 1], err)))
@@ -11783,7 +11929,7 @@ HBK_DEF bool hbk_adapter_save_gguf(const hbk_adapter *a, const hbk_config *c, co
 
        feed   any mix of whole prompts and single tokens, packed into one batch per pass
        slot   one sequence's cache; a slot that finishes takes the next request at once
-        fork   a beginning that prompts share (a rubric, a conversation) is computed once and copied
+       fork   a beginning that prompts share (a rubric, a conversation) is computed once and copied
 
    Caches are (layer, slot, position, K*D), in reals. Beside them stand the ids that they were computed from:
    what a slot holds is known without asking the caller.
@@ -12093,8 +12239,12 @@ static void hbk__select(hbk_candidate *a, hbk_int n, hbk_int k)
    at least one; the likeliest first where top_k or top_p made it necessary to sort. */
 static hbk_int hbk__filter(const hbk_real *logits, hbk_int V, const hbk_sampling *o, hbk_candidate *kept)
 {
-    double highest = (double)logits[hbk__likeliest(logits, V)], total = 0, mass = 1, sum = 0;
+    int32_t likeliest = (int32_t)hbk__likeliest(logits, V);
+    double highest = (double)logits[likeliest], total = 0, mass = 1, sum = 0;
     for (hbk_int i = 0; i < V; i++) total += exp(((double)logits[i] - highest) / o->temperature);
+    kept[0].id = likeliest;
+    kept[0].p = 1;
+    if (!isfinite(total)) return 1; /* some are no numbers: nothing below could be compared */
     /* An id of less than (1 - p) / V cannot be among the most likely that make up p: not worth sorting. */
     double least = o->top_p < 1 && o->top_k <= 0 ? (1 - o->top_p) / (double)V : 0;
     hbk_int n = 0, left = 0;
@@ -12115,8 +12265,9 @@ static hbk_int hbk__filter(const hbk_real *logits, hbk_int V, const hbk_sampling
         for (; left < n && (sum < o->top_p * mass || left == 0); left++) sum += kept[left].p;
         n = left;
     }
-    for (hbk_int i = left = 0; i < n; i++) /* 1 / total is the likeliest one's probability */
-        if (kept[i].p * total >= o->min_p) kept[left++] = kept[i];
+    double share = HBK__MIN(o->min_p, 1) / total; /* 1 / total is the likeliest one's, so that one stays */
+    for (hbk_int i = left = 0; i < n; i++)
+        if (kept[i].p >= share) kept[left++] = kept[i];
     return left;
 }
 
@@ -12155,8 +12306,8 @@ static bool hbk__sampling_check(const hbk_sampling *o, hbk_error *err)
         return hbk_fail(err, HBK_ERROR_OPTION, "min_p %g: expected 0 (all) to 1", o->min_p);
     if (o->top_k < 0)
         return hbk_fail(err, HBK_ERROR_OPTION, "top_k %lld: expected 0 (all) or more", (long long)o->top_k);
-    if (!(o->repetition_penalty >= 0 && isfinite(o->repetition_penalty)))
-        return hbk_fail(err, HBK_ERROR_OPTION, "repetition_penalty %g: expected 1 (none) or more",
+    if (o->repetition_penalty != 0 && !(o->repetition_penalty >= 0.01 && o->repetition_penalty <= 100))
+        return hbk_fail(err, HBK_ERROR_OPTION, "repetition_penalty %g: expected 0.01 to 100, 1 or 0 for none",
                         o->repetition_penalty);
     return true;
 }
@@ -12711,6 +12862,10 @@ HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error 
 
        "[INST] {instruction} [/INST]" + " {output}{eos}"  ->  "[INST]"  " hello"  " [/INST]"  " Hi."  eos
 
+   Where a SentencePiece vocabulary puts U+2581 before a text, only the first span gets it, by the tokenizer's
+   own rule; behind the special tokens of later spans stands none, while Hugging Face's older ("legacy")
+   tokenizers put one after each.
+
    The grammar is four slots in plain text. A backward or rating prompt that a file does not give is its
    wording put in the place of {instruction} of "prompt": from there on there are only strings with slots.
 
@@ -13027,10 +13182,21 @@ HBK_DEF hbk_template *hbk_template_load(const char *name_or_path, hbk_allocator 
     return t;
 }
 
+/* Does a chat template write [INST] as llama2 does? Mistral's write other spaces, and bos once for the whole
+   conversation: llama2 has bos before each [INST], or a place for <<SYS>>. */
+static bool hbk__is_llama2(const char *s)
+{
+    bool system = strstr(s, "[INST]") && strstr(s, "<<SYS>>"), joined = false;
+    while (!joined && (s = strstr(s, "bos_token")) != NULL) {
+        s += strlen("bos_token");
+        joined = strncmp(s + strspn(s, " \t\r\n+~'\""), "[INST]", 6) == 0; /* bos_token + '[INST] ' */
+    }
+    return system || joined;
+}
+
 HBK_DEF hbk_template *hbk_template_for_model(const char *model_path, hbk_allocator *alloc, hbk_error *err)
 {
-    static const char *const markers[][2] = {
-        {"[INST]", "llama2"}, {"<|start_header_id|>", "llama3"}, {"<|im_start|>", "chatml"}};
+    static const char *const markers[][2] = {{"<|start_header_id|>", "llama3"}, {"<|im_start|>", "chatml"}};
     hbk_text source;
     memset(&source, 0, sizeof source);
     source.alloc = alloc;
@@ -13041,15 +13207,17 @@ HBK_DEF hbk_template *hbk_template_for_model(const char *model_path, hbk_allocat
         hbk_text_free(&source);
         return NULL;
     }
-    const char *s = hbk_text_string(&source), *name = NULL;
-    for (int i = 0; i < 3 && !name; i++)
+    const char *s = hbk_text_string(&source), *name = hbk__is_llama2(s) ? "llama2" : NULL;
+    for (int i = 0; i < 2 && !name; i++)
         if (strstr(s, markers[i][0])) name = markers[i][1];
     if (!name && s[strspn(s, " \t\r\n")] == 0) name = "llama2"; /* the paper's */
+    bool mistral = strstr(s, "[INST]") != NULL;
     hbk_text_free(&source);
     if (name) return hbk_template_load(name, alloc, err);
     hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, model_path, 0,
-                "its chat template is none of llama2, llama3, chatml: choose with --template (a name or a "
-                "JSON file)");
+                "its chat template%s is none of llama2, llama3, chatml: choose with --template, or "
+                "hbk_template_load in C (a name or a JSON file)",
+                mistral ? ", which writes [INST] as Mistral's do," : "");
     return NULL;
 }
 
@@ -13201,8 +13369,8 @@ static bool hbk__encode_span(const hbk_template *t, const hbk_tokenizer *tok, co
     for (hbk_int i = from; ok && span->trusted && unk >= 0 && i < out->n; i++)
         if (out->data[i] == unk)
             ok = hbk_fail(err, HBK_ERROR_OPTION,
-                          "the model's vocabulary cannot spell \"%.60s%s\" of template %s: use --template "
-                          "plain or a template file",
+                          "the model's vocabulary cannot spell \"%.60s%s\" of template %s: take another, "
+                          "such as plain, or a file of your own (--template plain; hbk_template_load in C)",
                           hbk_text_string(&text), text.len > 60 ? "..." : "", t->text[HBK__TEXT_NAME]);
     hbk_text_free(&text);
     return ok;

@@ -149,9 +149,9 @@ int main(void)
         as_expected = as_expected && (d >= BAR) == mistaken;
     }
 
-    /* Why random numbers: the forgotten part has the factor sum of x * gain * weight, over a row. Numbers that
-       make it zero let the mistake pass. They need not be far-fetched: all weights alike do it for a softmax,
-       whose row sums to 1 whatever goes in. */
+    /* Why random numbers: the forgotten part has the factor sum of x * gain * weight, over a row. Numbers
+       that make it zero let the mistake pass. They need not be far-fetched: all weights alike do it for a
+       softmax, whose row sums to 1 whatever goes in. */
     for (int i = 0; i < N * C; i++) in[i] = 1;
     for (int i = 0; i < MOST; i++) weight[i] = i % 2 ? 1 : -1;
     for (int i = 0; i < C; i++) in[N * C + i] = 1;

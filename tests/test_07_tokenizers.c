@@ -1,4 +1,5 @@
 /* Chapter 7: tokenizers. */
+#include <time.h>
 #include "fault.h"
 
 /* ---- helpers */
@@ -271,6 +272,8 @@ static void t07_regexes(void **state)
     t07_words(HBK__WORDS_LLAMA3, "'\xc5\xbf", "'\xc5\xbf");
     t07_words(HBK__WORDS_DEFAULT, "Hi,  it's 1234567 $5.00x ", "Hi|,| | it|'|s| |123|456|7| |$|5|.|00|x| ");
     t07_words(HBK__WORDS_DEFAULT, "\xd9\xa3\xd9\xa4\x31\x32\x33\x34", "\xd9\xa3\xd9\xa4|123|4");
+    t07_words(HBK__WORDS_DEFAULT, " 12\xd9\xa3\x34\x35x\xd9\xa3\x31\x32\x33.",
+              " |12\xd9\xa3\x34\x35|x|\xd9\xa3|123|.");
     t07_words(HBK__WORDS_RUNS, "a\xe2\x96\x81\xe2\x96\x81\x62\xe2\x96\x81",
               "a|\xe2\x96\x81\xe2\x96\x81\x62|\xe2\x96\x81");
 }
@@ -309,6 +312,9 @@ static void t07_refusals(void **state)
         {"{\"added_tokens\":[{\"id\":99999999,\"content\":\"x\"}],\"model\":{\"vocab\":{\"a\":0},"
          "\"merges\":[]}}",
          HBK_ERROR_FORMAT, "far outside"},
+        {"{\"added_tokens\":[{\"id\":60000,\"content\":\"x\"},{\"id\":300000,\"content\":\"y\"}],"
+         "\"model\":{\"vocab\":{\"a\":0},\"merges\":[]}}",
+         HBK_ERROR_FORMAT, "id 300000"}, /* within four times of what the one before admitted */
     };
     hbk_error err;
     char path[512];
@@ -536,6 +542,39 @@ static void t07_merging(void **state)
         k += n;
         if (i == 499) assert_int_equal(k, ids.n);
     }
+    hbk_tokenizer_free(t);
+    hbk_tokens_free(&ids);
+    hbk_text_free(&text);
+}
+
+/* Promise: a long number, and many added tokens that begin alike, cost no square of their number. */
+static void t07_long_and_many(void **state)
+{
+    (void)state;
+    hbk_text text = {NULL, NULL, 0, 0, false};
+    hbk_tokens ids = {NULL, NULL, 0, 0, false};
+    hbk_tokenizer *t = t07_byte_level(T07_LEVEL("true"));
+    t->words = HBK__WORDS_DEFAULT;
+    clock_t start = clock();
+    for (int i = 0; i < 200000; i++) hbk_text_add(&text, i % 4 ? "7" : "\xd9\xa3\x39");
+    assert_true(hbk_tokenizer_encode(t, text.data, text.len, 0, &ids, NULL));
+    assert_true(clock() - start < 5 * CLOCKS_PER_SEC);
+    hbk_tokenizer_free(t);
+    hbk_text_clear(&text);
+    hbk_text_add(&text, "{\"added_tokens\":[");
+    for (int i = 0; i < 20000; i++)
+        hbk_text_printf(&text, "%s{\"id\":%d,\"content\":\"<%d>\"}", i ? "," : "", i + 2, i);
+    hbk_text_add(&text, "],\"model\":{\"vocab\":{\"<\":0,\"7\":1},\"merges\":[]}}");
+    t = t07_json(hbk_text_string(&text));
+    hbk_text_clear(&text);
+    for (int i = 0; i < 100000; i++) hbk_text_add(&text, "<");
+    hbk_text_add(&text, "<7><19999><<7");
+    ids.n = 0;
+    start = clock();
+    assert_true(hbk_tokenizer_encode(t, text.data, text.len, 0, &ids, NULL));
+    assert_true(clock() - start < 5 * CLOCKS_PER_SEC);
+    assert_int_equal(ids.n, 100005);
+    assert_true(ids.data[100000] == 9 && ids.data[100001] == 20001 && ids.data[100004] == 1);
     hbk_tokenizer_free(t);
     hbk_tokens_free(&ids);
     hbk_text_free(&text);
@@ -791,6 +830,10 @@ static void t07_gguf_vocabulary(void **state)
             assert_true(hbk_tokenizer_adds_bos(x) == (i == 0 || llama3));
         }
         if (u != t) hbk_tokenizer_free(u);
+        if (i == 0) { /* a piece of two ids */
+            check_ok(hbk__vocab_set(&t->vocab, t->vocab.n, "ab", 2, HBK__PIECE_NORMAL, 0, &err));
+            check_error(hbk_tokenizer_save(t, dir, &err), HBK_ERROR_UNSUPPORTED, "ids 7 and 11 both have");
+        }
         hbk_tokenizer_free(t);
     }
 }
@@ -1049,6 +1092,18 @@ static void t07_companions(void **state)
     assert_true(hbk_path(path, dir, "config.json", NULL) &&
                 hbk_file_write(path, "{\"eos_token_id\":99}", 19, NULL));
     check_error(hbk_tokenizer_load(dir, NULL, &err), HBK_ERROR_RANGE, "eos_token_id is 99");
+    static const char *const gulfs = "{\"added_tokens_decoder\":{\"60000\":{\"content\":\"x\"},"
+                                     "\"300000\":{\"content\":\"y\"}}}";
+    hbk_text file = {NULL, NULL, 0, 0, false};
+    t07_model(&file, 2);
+    test_tmp(dir, "t07_gulfs");
+    assert_true(hbk_dir_make(dir, NULL));
+    assert_true(hbk_path(path, dir, "tokenizer.model", NULL) &&
+                hbk_file_write(path, file.data, file.len, NULL));
+    assert_true(hbk_path(path, dir, "tokenizer_config.json", NULL) &&
+                hbk_file_write(path, gulfs, strlen(gulfs), NULL));
+    check_error(hbk_tokenizer_load(dir, NULL, &err), HBK_ERROR_FORMAT, "id 300000");
+    hbk_text_free(&file);
 }
 
 /* An allocator whose k-th allocation fails. */
@@ -1307,6 +1362,7 @@ static const struct CMUnitTest tests_07[] = {
     cmocka_unit_test(t07_added_tokens),
     cmocka_unit_test(t07_decoders),
     cmocka_unit_test(t07_merging),
+    cmocka_unit_test(t07_long_and_many),
     cmocka_unit_test(t07_piece_kinds),
     cmocka_unit_test(t07_spaces),
     cmocka_unit_test(t07_tiktoken),

@@ -1,4 +1,6 @@
 /* Chapter 10: adapters as objects; their gradients are checked in chapters 9 and 11. */
+#include <time.h>
+
 #include "test.h"
 
 static hbk_config t10_config(void)
@@ -77,6 +79,27 @@ static void t10_rank(void **state)
     hbk_config c = t10_config();
     check_error(hbk_adapter_new(&c, 0, 6, HBK_ALL_SLOTS, 1, NULL, &err), HBK_ERROR_RANGE, "rank 0");
     check_error(hbk_adapter_new(&c, 13, 6, 1u << HBK_K, 1, NULL, &err), HBK_ERROR_RANGE, "k_proj");
+    check_error(hbk_adapter_new(&c, 2, (double)NAN, 1u << HBK_K, 1, NULL, &err), HBK_ERROR_RANGE,
+                "alpha nan over rank 2 is no scale for k_proj (layer 0 of 2)");
+    check_error(hbk_adapter_new(&c, 2, 1e300, 1u << HBK_LM_HEAD, 1, NULL, &err), HBK_ERROR_RANGE,
+                "alpha 1e+300 over rank 2 is no scale for lm_head");
+}
+
+/* Promise: the time that an adapter takes grows with its layers, not with their square. */
+static void t10_many_layers(void **state)
+{
+    (void)state;
+    hbk_error err;
+    hbk_config c = t10_config();
+    c.n_layers = 20000;
+    c.dim = c.ffn_dim = c.vocab_size = c.head_dim = 2;
+    c.n_heads = c.n_kv_heads = 1;
+    clock_t start = clock();
+    hbk_adapter *a = hbk_adapter_new(&c, 1, 6, HBK_ALL_SLOTS, 1, NULL, &err);
+    check_ok(a);
+    assert_true(a->rank == 1 && a->alpha == 6);
+    assert_true((double)(clock() - start) / CLOCKS_PER_SEC < 4);
+    hbk_adapter_free(a);
 }
 
 /* Promise: each projection has the rank and the scale that the options give it, in their layers only, the
@@ -133,5 +156,6 @@ static const struct CMUnitTest tests_10[] = {
     cmocka_unit_test(t10_targets),
     cmocka_unit_test(t10_start),
     cmocka_unit_test(t10_rank),
+    cmocka_unit_test(t10_many_layers),
     cmocka_unit_test(t10_options),
 };

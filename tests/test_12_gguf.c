@@ -389,7 +389,10 @@ static void t12_gguf_refused(void **state)
          "tensor blk.1.attn_norm.weight: a LLaMA of 1 layers has no such weight"},
         {{"llama.attention.head_count_kv", HBK_GGUF_U32, 3, NULL, 0, 0},
          HBK_ERROR_RANGE,
-         "is no multiple of"},
+         "t12_other.gguf: configuration: num_attention_heads 4 is no multiple of"},
+        {{"llama.rope.scaling.factor", HBK_GGUF_F32, 1e-20, NULL, 0, 0},
+         HBK_ERROR_RANGE,
+         "t12_other.gguf: configuration: the factor of the rope scaling is 1e-20"},
         {{"llama.attention.head_count_kv", HBK_GGUF_U32, 1, NULL, 0, 0},
          HBK_ERROR_SHAPE,
          "tensor blk.0.attn_k.weight: shape (12,20), expected (6,20)"},
@@ -459,6 +462,18 @@ static void t12_gguf_refused(void **state)
     for (size_t i = 0; i < sizeof tensors / sizeof *tensors; i++) {
         t12_gguf_edit(path, other, NULL, tensors[i].tensor, tensors[i].name);
         check_error(hbk_model_load(other, NULL, &err), tensors[i].code, tensors[i].message);
+    }
+    static const char *const odd[2] = {"general.architecture", "output_norm.weight"};
+    for (int i = 0; i < 2; i++) { /* the writer would refuse them as well */
+        hbk_text file = {NULL, NULL, 0, 0, false};
+        check_ok(hbk_file_read(path, (size_t)1 << 24, &file, &err));
+        size_t at = 0;
+        while (at < file.len && memcmp(file.data + at, odd[i], strlen(odd[i])) != 0) at++;
+        assert_true(at < file.len);
+        file.data[at + 6] = (char)0xff;
+        t12_put(other, file.data, file.len);
+        check_error(hbk_model_load(other, NULL, &err), HBK_ERROR_FORMAT, "name is no UTF-8 from byte 6");
+        hbk_text_free(&file);
     }
 }
 
@@ -598,6 +613,23 @@ static void t12_gguf_save_errors(void **state)
                 "the model's embedding 37 rows");
     hbk_tokenizer_free(tok);
     hbk_model_free(m);
+    c.dim = 32; /* blocks of q8_0 pass from file to file as they are: but none whose scale is a NaN */
+    hbk_model_free(t12_gguf_saved(&c, HBK_Q8_0, path, "t12_blocks.gguf"));
+    m = t12_gguf_load(path);
+    hbk_matrix *up = &m->layers[1].w[HBK_UP];
+    size_t bytes = hbk_dtype_size(up->dtype, up->rows * up->cols);
+    char *blocks = (char *)malloc(bytes);
+    assert_true(blocks && up->dtype == HBK_Q8_0);
+    memcpy(blocks, up->data, bytes);
+    blocks[34 * 5] = 0;
+    blocks[34 * 5 + 1] = 0x7e;
+    up->data = blocks;
+    test_tmp(path, "t12_never.gguf");
+    check_error(hbk_model_save_gguf(m, NULL, NULL, path, HBK_Q8_0, &err), HBK_ERROR_NUMERIC,
+                "tensor blk.1.ffn_up.weight: holds nan, which Q8_0 cannot");
+    assert_false(hbk_file_exists(path));
+    free(blocks);
+    hbk_model_free(m);
 }
 
 /* ---- tokenizers --------------------------------------------------------------- */
@@ -628,7 +660,8 @@ static void t12_gguf_tokenizer(void **state)
         "\"add_prefix_space\":false,\"use_regex\":true},\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{"
         "\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"\xc4\xa0\":2,\"\xc4\xa0"
         "a\":3,\"ab\":4},\"merges\":[\"\xc4\xa0 a\",\"a b\"]}}";
-    static const char config[] = "{\"bos_token\":\"<s>\",\"eos_token\":\"<s>\",\"chat_template\":\"[INST]\"}";
+    static const char config[] =
+        "{\"bos_token\":\"<s>\",\"eos_token\":\"<s>\",\"chat_template\":\"<<SYS>>[INST]\"}";
     static const char *const pieces[] = {"a",
                                          "b",
                                          "\xc4\xa0",
@@ -667,7 +700,7 @@ static void t12_gguf_tokenizer(void **state)
     check_ok(hbk_gguf_string(g, "tokenizer.ggml.model", &s, &n, &err));
     assert_true(n == 4 && !memcmp(s, "gpt2", 4));
     check_ok(hbk_gguf_string(g, "tokenizer.chat_template", &s, &n, &err));
-    assert_true(n == 6 && !memcmp(s, "[INST]", 6));
+    assert_true(n == 13 && !memcmp(s, "<<SYS>>[INST]", 13));
     check_ok(hbk_gguf_int(g, "tokenizer.ggml.bos_token_id", &id, &err));
     assert_int_equal(id, 5);
     check_ok(hbk_gguf_bool(g, "tokenizer.ggml.add_bos_token", &bos, &err));
@@ -688,7 +721,7 @@ static void t12_gguf_tokenizer(void **state)
     t12_gguf_strings(g, "tokenizer.ggml.tokens", pieces, 8);
     assert_int_equal(hbk_gguf_find(g, "tokenizer.ggml.tokens")->n, 40);
     check_ok(hbk_gguf_string(g, "tokenizer.chat_template", &s, &n, &err));
-    assert_true(n == 6 && !memcmp(s, "[INST]", 6));
+    assert_true(n == 13 && !memcmp(s, "<<SYS>>[INST]", 13));
     hbk_gguf_close(g);
     hbk_model_free(m);
     hbk_tokenizer_free(tok);
@@ -814,6 +847,11 @@ static void t12_gguf_adapters_refused(void **state)
          NULL,
          HBK_ERROR_FORMAT,
          "key adapter.lora.alpha: expected a number, found string"},
+        {{"adapter.lora.alpha", HBK_GGUF_F32, (double)NAN, NULL, 0, 0},
+         NULL,
+         NULL,
+         HBK_ERROR_RANGE,
+         "t12_other.gguf: alpha nan over rank 3 is no scale for q_proj (layer 0 of 2)"},
         {{"x", HBK_GGUF_U8, 0, NULL, 0, 0},
          "blk.0.attn_q.weight.lora_a",
          "",

@@ -485,6 +485,10 @@ static void t12_model_save_errors(void **state)
     w[7] = (hbk_real)3.4e38;
     check_error(hbk_model_save(m, dir, HBK_BF16, &err), HBK_ERROR_NUMERIC,
                 "holds 3.4e+38, which BF16 cannot");
+    w[7] = keep;
+    check_ok(hbk_path(tmp, dir, "config.json.tmp", &err) && hbk_dir_make(tmp, &err)); /* in the way */
+    check_error(hbk_model_save(m, dir, HBK_F16, &err), HBK_ERROR_FILE, "config.json.tmp");
+    rmdir(tmp);
     hbk_text after = t12_get(weights);
     assert_int_equal(before.len, after.len);
     assert_memory_equal(before.data, after.data, before.len);
@@ -556,7 +560,19 @@ static void t12_config_errors(void **state)
          HBK_ERROR_FORMAT, "low_freq_factor < high_freq_factor"},
         {"rope_scaling", "\"linear\"", HBK_ERROR_FORMAT, "rope scaling: expected null or an object"},
         {"rope_theta", "\"a\"", HBK_ERROR_FORMAT, "rope_theta: expected a number"},
-        {"rope_theta", "0", HBK_ERROR_RANGE, "rope_theta 0 must be positive"},
+        {"rope_theta", "0", HBK_ERROR_RANGE, "config.json: configuration: rope_theta 0, expected"},
+        {"rope_theta", "1e308", HBK_ERROR_RANGE, "config.json: configuration: rope_theta 1e+308, expected"},
+        {"rms_norm_eps", "1e308", HBK_ERROR_RANGE, "rms_norm_eps 1e+308, expected 0 to 1"},
+        {"rope_scaling", "{\"type\":\"linear\",\"factor\":1e-320}", HBK_ERROR_RANGE,
+         "the factor of the rope scaling is 9.99989e-321"},
+        {"rope_scaling",
+         "{\"rope_type\":\"llama3\",\"factor\":1e-300,\"low_freq_factor\":1,\"high_freq_factor\":4,"
+         "\"original_max_position_embeddings\":8192}",
+         HBK_ERROR_RANGE, "the factor of the rope scaling is 1e-300"},
+        {"rope_scaling",
+         "{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":1e-300,\"high_freq_factor\":4,"
+         "\"original_max_position_embeddings\":8192}",
+         HBK_ERROR_RANGE, "rope scaling llama3 of low_freq_factor 1e-300, high_freq_factor 4"},
         {"hidden_size", "\"20\"", HBK_ERROR_FORMAT, "hidden_size: expected a whole number"},
         {"hidden_size", "20.5", HBK_ERROR_FORMAT, "hidden_size: expected a whole number"},
         {"hidden_size", "1e40", HBK_ERROR_FORMAT, "hidden_size: expected a whole"},
@@ -1395,6 +1411,8 @@ static void t12_adapter_config(void **state)
         {"layers_to_transform", "[1]", HBK_ERROR_FORMAT, "does not name its module"},
         {"layers_to_transform", "0", HBK_ERROR_FORMAT,
          "layers.1.self_attn.q_proj.lora_A.weight: target_modules"},
+        {"layers_to_transform", "[\"x\"]", HBK_ERROR_FORMAT, "layers_to_transform: expected a layer's"},
+        {"layers_to_transform", "\"x\"", HBK_ERROR_FORMAT, "layers_to_transform: expected a layer's"},
         {"layer_replication", "[[0,1]]", HBK_ERROR_UNSUPPORTED, "layer_replication [[0,1]] is not supported"},
         {"trainable_token_indices", "[3]", HBK_ERROR_UNSUPPORTED, "trainable_token_indices [3] is not"},
         {"target_parameters", "[\"x\"]", HBK_ERROR_UNSUPPORTED, "target_parameters [\"x\"] is not"},
@@ -1413,6 +1431,9 @@ static void t12_adapter_config(void **state)
         {"target_modules", "\"all-linear\"", HBK_ERROR_FORMAT, "k_proj.lora_A.weight is missing"},
         {"target_modules", "[7]", HBK_ERROR_FORMAT, "target_modules: expected names"},
         {"lora_alpha", "\"8\"", HBK_ERROR_FORMAT, "lora_alpha: expected a number"},
+        {"lora_alpha", "1e300", HBK_ERROR_RANGE,
+         "adapter_config.json: alpha 1e+300 over rank 3 is no scale for q_proj (layer 0 of 2)"},
+        {"alpha_pattern", "[\"q_proj\"]", HBK_ERROR_FORMAT, "alpha_pattern: expected an object"},
         {"alpha_pattern", "{\"q_proj\":\"8\"}", HBK_ERROR_FORMAT, "alpha_pattern: expected a number for q_"},
         {"alpha_pattern", "{\"(?=q)_proj\":8}", HBK_ERROR_UNSUPPORTED, "the expression (?=q)_proj is not"},
         {"alpha_pattern", "{\"q_pro{1,2}j\":8}", HBK_ERROR_UNSUPPORTED, "the expression q_pro{1,2}j is not"},

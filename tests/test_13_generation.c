@@ -599,6 +599,32 @@ static void t13_ties(void **state)
         }
 }
 
+/* Promise: logits that are no numbers draw an id and read nothing else; of min_p 1 the likeliest remain. */
+static void t13_no_numbers(void **state)
+{
+    (void)state;
+    hbk_real logits[T13_V];
+    hbk_candidate kept[T13_V];
+    hbk_sampling options[] = {{0.7, 1, 0, 1, -1, 0.1, 1},
+                             {0.7, 0.9, 5, 1, -1, 0, 1},
+                             {0.7, 0.9, 0, 1, -1, 1, 1}};
+    hbk_rng rng = hbk_rng_at(1, "t13", 0);
+    for (int k = 0; k < 3; k++) {
+        for (int i = 0; i < T13_V; i++) logits[i] = k < 2 || i % 2 ? (hbk_real)NAN : 1;
+        if (k == 1) logits[7] = (hbk_real)INFINITY;
+        for (int i = 0; i < 3; i++) {
+            int32_t id = hbk_sample(logits, T13_V, &options[i], &rng, kept);
+            assert_true(id >= 0 && id < T13_V);
+            assert_int_equal(hbk__filter(logits, T13_V, &options[i], kept), 1);
+        }
+    }
+    for (int n = 1; n <= T13_V; n++) { /* n equal ones: 1 / n times n is not always 1 */
+        hbk_sampling o = {1, 1, 0, 1, -1, 1, 1};
+        for (int i = 0; i < T13_V; i++) logits[i] = i < n ? 0 : -1000;
+        assert_int_equal(hbk__filter(logits, T13_V, &o, kept), n);
+    }
+}
+
 /* Promise: the penalty divides what is positive and multiplies what is negative, once for each id however
    often it occurs; 1 and 0 are no penalty; hbk_generate penalises prompt and text. */
 static void t13_penalty(void **state)
@@ -666,7 +692,8 @@ static void t13_bad_options(void **state)
                {{0, 1.5, 0, 5, -1, 0, 1}, "top_p 1.5"},
                {{0, 1, -2, 5, -1, 0, 1}, "top_k -2"},
                {{0, 1, 0, 5, -1, 2, 1}, "min_p 2"},
-               {{0, 1, 0, 5, -1, 0, -1}, "repetition_penalty -1"}};
+               {{0, 1, 0, 5, -1, 0, -1}, "repetition_penalty -1"},
+               {{0, 1, 0, 5, -1, 0, 1e-300}, "repetition_penalty 1e-300: expected 0.01 to 100"}};
     static t13_texts t;
     hbk_error err;
     hbk_model *m = t13_model();
@@ -1316,7 +1343,8 @@ static const struct CMUnitTest tests_13[] = {
     cmocka_unit_test(t13_together),      cmocka_unit_test(t13_neighbours),
     cmocka_unit_test(t13_finish),        cmocka_unit_test(t13_streaming),
     cmocka_unit_test(t13_greedy),        cmocka_unit_test(t13_sampling),
-    cmocka_unit_test(t13_ties),          cmocka_unit_test(t13_penalty),
+    cmocka_unit_test(t13_ties),
+    cmocka_unit_test(t13_no_numbers),       cmocka_unit_test(t13_penalty),
     cmocka_unit_test(t13_bad_options),   cmocka_unit_test(t13_reuse),
     cmocka_unit_test(t13_stop_strings),  cmocka_unit_test(t13_held_back),
     cmocka_unit_test(t13_replies),       cmocka_unit_test(t13_log_probabilities),

@@ -406,7 +406,10 @@ static void t14_for_model(void **state)
     static const char *const cases[][3] = {
         {"", "{}", "llama2"},
         {"", "{\"chat_template\": null}", "llama2"},
-        {"", "{\"chat_template\": \"{{ '[INST] ' + m }}\"}", "llama2"},
+        {"", "{\"chat_template\": \"{{ bos_token + '[INST] ' + m }}\"}", "llama2"},
+        {"", "{\"chat_template\": \"{{bos_token+\\\"[INST] \\\"~m}}\"}", "llama2"},
+        {"", "{\"chat_template\": \"'<<SYS>>\\\\n'{{ bos_token }}{{ '[INST] ' + m }}\"}", "llama2"},
+        {"", "{\"chat_template\": \"{{ bos_token }}{{ '[INST] ' + m + '[/INST]' }}\"}", NULL}, /* Mistral's */
         {"", "{\"chat_template\": \"<|start_header_id|>user\"}", "llama3"},
         {"", "{\"chat_template\": [{\"name\": \"tool\", \"template\": \"x\"}, "
              "{\"name\": \"default\", \"template\": \"<|im_start|>\"}]}", "chatml"},

@@ -1387,7 +1387,8 @@ static void t17_stored_bases(void **state)
 }
 
 /* Promise: hbk_trainer_memory says what a trainer holds, for every mode that changes it, and takes next to
-   nothing itself. What it leaves out is scratch that no dropout touches, and indices of a few bytes a token. */
+   nothing itself. What it leaves out is scratch that no dropout touches, and indices of a few bytes a
+   token. */
 static void t17_memory(void **state)
 {
     (void)state;

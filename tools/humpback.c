@@ -1928,7 +1928,8 @@ static int cmd_report(cli *c)
 
 /* ==== 8  EXPORTING ==========================================================
 
-   What was trained here, for other programs. A folder is written as DIR.part and renamed when it is whole. */
+   What was trained here, for other programs. OUT is written inside a new folder OUT.part.XXXXXX and moved out
+   of it when it is whole. Nothing else is removed: what is called like that already is somebody's. */
 
 /* Whether `folder` is `path`, or holds it at any depth. */
 static bool cmd_holds(const char *folder, const char *path)
@@ -1941,7 +1942,7 @@ static bool cmd_holds(const char *folder, const char *path)
     return holds;
 }
 
-/* Removes a folder and the files in it; one that holds folders stays. */
+/* Removes a folder that was made here and the files in it; one that holds folders stays. */
 static void cmd_remove_folder(const char *dir)
 {
     DIR *d = opendir(dir);
@@ -2117,30 +2118,42 @@ static bool cmd_say_exported(cli *c, const cmd_world *w, const char *type, const
     return cli_print_json(result, &c->err);
 }
 
+/* A new folder beside `out`, and the path in it that has out's own name, which a GGUF file repeats. */
+static bool cmd_make_work(cli *c, const char *out, char work[512], char part[512])
+{
+    const char *slash = strrchr(out, '/');
+    int n = snprintf(work, 512, "%s.part.XXXXXX", out);
+    if (n >= 512 || snprintf(part, 512, "%s/%s", work, slash ? slash + 1 : out) >= 512)
+        return hbk_fail_at(&c->err, HBK_ERROR_RANGE, out, 0, "this path is too long");
+    if (!mkdtemp(work))
+        return hbk_fail_at(&c->err, HBK_ERROR_FILE, out, 0, "no folder can be made beside it: %s",
+                           strerror(errno));
+    memcpy(part, work, (size_t)n); /* mkdtemp chose the last letters */
+    return true;
+}
+
 typedef enum cmd_export_kind { CMD_MERGE, CMD_GGUF, CMD_ADAPTER_GGUF, CMD_EXPORT_KINDS } cmd_export_kind;
 
-/* Everything after the flags are known to make sense: written as OUT.part, then put in place. */
+/* Everything after the flags are known to make sense. */
 static bool cmd_export_to(cli *c, cmd_export_kind kind, const char *out)
 {
     static bool (*const write[])(cli *, cmd_world *, const char *,
                                  double *) = {cmd_export_merged, cmd_export_gguf, cmd_export_adapter};
     cmd_world w;
-    char part[512];
+    char work[512], part[512];
     double apart = 0;
     memset(&w, 0, sizeof w);
     if (!cmd_may_write(c, out)) return false;
-    if (snprintf(part, sizeof part, "%s.part", out) >= (int)sizeof part)
-        return hbk_fail_at(&c->err, HBK_ERROR_RANGE, out, 0, "this path is too long");
-    cmd_remove_folder(part); /* what a killed call left */
     w.base = hbk_model_load(cli_text(c, "model"), NULL, &c->err);
-    bool ok = w.base && cmd_open_adapter(c, &w) && write[kind](c, &w, part, &apart) &&
-              cmd_put_in_place(c, part, out);
+    bool ok = w.base && cmd_open_adapter(c, &w), made = ok && cmd_make_work(c, out, work, part);
+    ok = made && write[kind](c, &w, part, &apart) && cmd_put_in_place(c, part, out);
+    if (made) {
+        if (!ok) cmd_remove_folder(part);
+        cmd_remove_folder(work);
+    }
     if (ok) {
         const char *type = kind == CMD_ADAPTER_GGUF ? "f32" : hbk_dtype_name(cmd_dtype(c, w.tuned.model));
         ok = cmd_say_exported(c, &w, type, out, apart);
-    } else {
-        unlink(part);
-        cmd_remove_folder(part);
     }
     cmd_close(&w);
     return ok;

@@ -79,6 +79,20 @@ static const char *inspect_string(const json_t *o, const char *key)
     return json_string_value(json_object_get(o, key));
 }
 
+/* A text as JSON; bytes that are none as a note. */
+static json_t *inspect_text(const char *s, size_t n)
+{
+    json_t *text = json_stringn(s, n);
+    return text ? text : json_string("(bytes that are no UTF-8)");
+}
+
+/* The name of a file without its folders. */
+static json_t *inspect_base_name(const char *path)
+{
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    return inspect_text(name, strlen(name));
+}
+
 /* A JSON file that may be absent or broken: NULL then. */
 static json_t *inspect_file(const char *dir, const char *name)
 {
@@ -102,8 +116,10 @@ static void inspect_refused(json_t *facts, const hbk_error *e)
 
 /* ---- 2 tensors ---------------------------------------------------------------------- */
 
-static void inspect_add_tensor(json_t *tensors, const char *name, const char *type, const hbk_int *shape,
-                               hbk_int n_dims, size_t bytes)
+/* Adds what is known of a tensor of the file `path`. A name that JSON cannot hold is an error: without it the
+   list would be of another model. */
+static bool inspect_add_tensor(json_t *tensors, const char *path, const char *name, const char *type,
+                               const hbk_int *shape, hbk_int n_dims, size_t bytes, hbk_error *err)
 {
     char upper[16];
     json_t *dims = json_array();
@@ -111,20 +127,24 @@ static void inspect_add_tensor(json_t *tensors, const char *name, const char *ty
     for (char *c = upper; *c; c++)
         if (*c >= 'a' && *c <= 'z') *c = (char)(*c - 'a' + 'A');
     for (hbk_int i = 0; i < n_dims; i++) json_array_append_new(dims, json_integer(shape[i]));
-    json_array_append_new(tensors, json_pack("{s:s, s:s, s:o, s:I}", "name", name, "type", upper, "shape",
-                                             dims, "bytes", (json_int_t)bytes));
+    json_t *tensor = json_pack("{s:o, s:s, s:s, s:I}", "shape", dims, "name", name, "type", upper, "bytes",
+                               (json_int_t)bytes);
+    return (tensor && json_array_append_new(tensors, tensor) == 0) ||
+           hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "the name of tensor %zu is no UTF-8",
+                       json_array_size(tensors));
 }
 
 /* The tensors of a safetensors file; false if it is none. */
 static bool inspect_safetensors(json_t *tensors, const char *path, hbk_error *err)
 {
     hbk_safetensors *s = hbk_safetensors_open(path, NULL, err);
-    for (hbk_int i = 0; s && i < hbk_safetensors_count(s); i++) {
+    bool ok = s != NULL;
+    for (hbk_int i = 0; ok && i < hbk_safetensors_count(s); i++) {
         const hbk_tensor *t = hbk_safetensors_at(s, i);
-        inspect_add_tensor(tensors, t->name, t->dtype, t->shape, t->n_dims, t->bytes);
+        ok = inspect_add_tensor(tensors, path, t->name, t->dtype, t->shape, t->n_dims, t->bytes, err);
     }
     hbk_safetensors_close(s);
-    return s != NULL;
+    return ok;
 }
 
 static double inspect_values(const json_t *tensor)
@@ -238,7 +258,8 @@ static json_t *inspect_memory(const hbk_config *c, const json_t *weights)
 static json_t *inspect_piece(const hbk_tokenizer *t, int32_t id)
 {
     const char *piece = id >= 0 ? hbk_tokenizer_piece(t, id) : NULL;
-    return piece ? json_pack("{s:i, s:s}", "id", (int)id, "piece", piece) : json_null();
+    return piece ? json_pack("{s:i, s:o}", "id", (int)id, "piece", inspect_text(piece, strlen(piece)))
+                 : json_null();
 }
 
 /* What the library knows of a tokenizer once it has loaded it. */
@@ -268,7 +289,7 @@ static void inspect_tokenizer_json(json_t *o, const char *path)
     const char *cut = text && strstr(text, "\"ByteLevel\"") ? "byte-level" : "SentencePiece style";
     char kind[128];
     snprintf(kind, sizeof kind, "%.60s, %s", type ? type : "BPE", cut);
-    json_object_set_new(o, "kind", json_string(kind));
+    json_object_set_new(o, "kind", inspect_text(kind, strlen(kind)));
     if (json_object_size(json_object_get(model, "vocab")))
         json_object_set_new(o, "size",
                             json_integer((json_int_t)json_object_size(json_object_get(model, "vocab"))));
@@ -291,8 +312,7 @@ static json_t *inspect_tokenizer(const char *path)
     if (name == path ? snprintf(file, sizeof file, "%s", path) >= (int)sizeof file
                      : !hbk_path(file, path, name, NULL))
         return json_null();
-    const char *slash = strrchr(file, '/');
-    json_t *o = json_pack("{s:s, s:s}", "file", slash ? slash + 1 : file, "kind", files[k][1]);
+    json_t *o = json_pack("{s:o, s:s}", "file", inspect_base_name(file), "kind", files[k][1]);
     if (k == 0) inspect_tokenizer_json(o, file);
     hbk_mapping map; /* a SentencePiece model begins with the tag of its first piece, tiktoken with base64 */
     if (k == 1 && hbk_mapping_open(&map, file, NULL)) {
@@ -445,11 +465,12 @@ static bool inspect_llama2c(json_t *facts, const char *path, hbk_error *err)
         return true;
     }
     json_t *tensors = json_array();
-    for (hbk_int i = 0; hbk_tensor_at(m, i, name, &w); i++) {
+    bool ok = true;
+    for (hbk_int i = 0; ok && hbk_tensor_at(m, i, name, &w); i++) {
         hbk_int shape[2] = {w.rows, w.cols};
         int vector = w.rows == 1; /* norms, and what is as wide as they are */
-        inspect_add_tensor(tensors, name, hbk_dtype_name(w.dtype), shape + vector, 2 - vector,
-                           hbk_dtype_size(w.dtype, w.rows * w.cols));
+        ok = inspect_add_tensor(tensors, path, name, hbk_dtype_name(w.dtype), shape + vector, 2 - vector,
+                                hbk_dtype_size(w.dtype, w.rows * w.cols), err);
     }
     json_t *weights = inspect_weights(tensors, NULL);
     json_object_set_new(facts, "config", inspect_config(&m->config, "llama"));
@@ -458,7 +479,7 @@ static bool inspect_llama2c(json_t *facts, const char *path, hbk_error *err)
     json_object_set_new(facts, "tensors", tensors);
     json_object_set_new(facts, "memory", inspect_memory(&m->config, weights));
     hbk_model_free(m);
-    return true;
+    return ok;
 }
 
 /* Adds 1 to the number under `key`. */
@@ -526,6 +547,24 @@ static void inspect_try_adapter(json_t *facts, const char *dir, const char *base
     hbk_model_free(m);
 }
 
+/* What adapter_config.json says beside the tensors, in PEFT's words or in MLX's, whose scale is not divided
+   by the rank. */
+static void inspect_adapter_options(json_t *lora, const json_t *config, bool mlx)
+{
+    const json_t *alpha = json_object_get(config, "lora_alpha"),
+                 *scale = json_object_get(json_object_get(config, "lora_parameters"), "scale");
+    const char *base = inspect_string(config, mlx ? "model" : "base_model_name_or_path"),
+               *type = inspect_string(config, "peft_type");
+    bool patterns = json_object_size(json_object_get(config, "rank_pattern")) ||
+                    json_object_size(json_object_get(config, "alpha_pattern"));
+    json_object_set_new(lora, "base", base ? json_string(base) : json_null());
+    json_object_set_new(lora, "type", json_string(type ? type : mlx ? "MLX" : "unknown"));
+    json_object_set_new(lora, "patterns", json_boolean(patterns));
+    if (alpha)
+        inspect_scale(lora, json_number_value(alpha), json_is_true(json_object_get(config, "use_rslora")));
+    if (scale) json_object_set_new(lora, "scale", json_real(json_number_value(scale)));
+}
+
 static bool inspect_adapter(json_t *facts, const char *dir, const char *base, hbk_error *err)
 {
     char path[512];
@@ -536,29 +575,18 @@ static bool inspect_adapter(json_t *facts, const char *dir, const char *base, hb
     json_object_set_new(facts, "kind", json_string(mlx ? "MLX adapter" : "PEFT adapter"));
     if (!config) return hbk_fail_at(err, HBK_ERROR_FORMAT, dir, 0, "its adapter_config.json is no JSON");
     if (!hbk_path(path, dir, file, &e) || !inspect_safetensors(tensors, path, &e)) inspect_refused(facts, &e);
-    const json_t *mlx_config = json_object_get(config, "lora_parameters"), *v;
     json_t *o = inspect_lora(tensors);
-    const char *named = inspect_string(config, mlx ? "model" : "base_model_name_or_path");
-    const char *type = inspect_string(config, "peft_type");
-    json_object_set_new(o, "base", named ? json_string(named) : json_null());
-    json_object_set_new(o, "type", json_string(type ? type : mlx ? "MLX" : "unknown"));
-    if ((v = json_object_get(config, "lora_alpha")) != NULL)
-        inspect_scale(o, json_number_value(v), json_is_true(json_object_get(config, "use_rslora")));
-    if ((v = json_object_get(mlx_config, "scale")) != NULL)
-        json_object_set_new(o, "scale", json_real(json_number_value(v)));
-    json_object_set_new(o, "patterns",
-                        json_boolean(json_object_size(json_object_get(config, "rank_pattern")) ||
-                                     json_object_size(json_object_get(config, "alpha_pattern"))));
+    inspect_adapter_options(o, config, mlx);
     json_object_set_new(facts, "adapter", o);
     json_object_set_new(facts, "weights", inspect_weights(tensors, json_pack("[s]", file)));
     json_object_set_new(facts, "tensors", tensors);
-    inspect_try_adapter(facts, dir, base ? base : named);
+    inspect_try_adapter(facts, dir, base ? base : inspect_string(o, "base"));
     inspect_recipe(facts, dir);
     json_decref(config);
     return true;
 }
 
-/* A GGUF value as JSON; bytes that are no text as a note. */
+/* A GGUF value as JSON. */
 static json_t *inspect_gguf_element(const hbk_gguf_value *v, hbk_int i)
 {
     hbk_int whole;
@@ -566,8 +594,7 @@ static json_t *inspect_gguf_element(const hbk_gguf_value *v, hbk_int i)
     bool yes;
     size_t n;
     const char *s = hbk_gguf_string_at(v, i, &n);
-    json_t *text = s ? json_stringn(s, n) : NULL;
-    if (s) return text ? text : json_string("(bytes that are no UTF-8)");
+    if (s) return inspect_text(s, n);
     if (hbk_gguf_bool_at(v, i, &yes)) return json_boolean(yes);
     if (hbk_gguf_int_at(v, i, &whole)) return json_integer(whole);
     if (!hbk_gguf_real_at(v, i, &real)) return json_string("(beyond 63 bits)");
@@ -581,25 +608,27 @@ static json_t *inspect_gguf_element(const hbk_gguf_value *v, hbk_int i)
     return isfinite(real) ? json_real(real) : json_string("(not finite)");
 }
 
-/* Every key; of an array its type, length and first elements. */
-static json_t *inspect_gguf_keys(const hbk_gguf *g)
+/* A value; of an array its type, length and first elements. */
+static json_t *inspect_gguf_value(const hbk_gguf_value *v)
 {
     enum { FEW = 3 };
-    json_t *keys = json_object();
+    if (!v->is_array) return inspect_gguf_element(v, 0);
+    json_t *first = json_array();
+    for (hbk_int k = 0; k < v->n && k < FEW; k++) json_array_append_new(first, inspect_gguf_element(v, k));
+    return json_pack("{s:s, s:I, s:o}", "array", hbk_gguf_type_name(v->type), "n", (json_int_t)v->n, "first",
+                     first);
+}
+
+/* Every key and its value into `keys`; one that JSON cannot hold is an error. */
+static bool inspect_gguf_keys(const hbk_gguf *g, const char *path, json_t *keys, hbk_error *err)
+{
     for (hbk_int i = 0; i < hbk_gguf_key_count(g); i++) {
         const hbk_gguf_value *v = hbk_gguf_key_at(g, i);
-        if (!v->is_array) {
-            json_object_set_new(keys, v->key, inspect_gguf_element(v, 0));
-            continue;
-        }
-        json_t *first = json_array();
-        for (hbk_int k = 0; k < v->n && k < FEW; k++)
-            json_array_append_new(first, inspect_gguf_element(v, k));
-        json_object_set_new(keys, v->key,
-                            json_pack("{s:s, s:I, s:o}", "array", hbk_gguf_type_name(v->type), "n",
-                                      (json_int_t)v->n, "first", first));
+        if (json_object_set_new(keys, v->key, inspect_gguf_value(v)) != 0)
+            return hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "the name of key %lld is no UTF-8",
+                               (long long)i);
     }
-    return keys;
+    return true;
 }
 
 /* The sizes that an architecture which the library refuses tells by its keys. */
@@ -636,7 +665,7 @@ static json_t *inspect_gguf_config(const json_t *keys)
 static json_t *inspect_gguf_tokenizer(const char *path, const json_t *keys)
 {
     const char *model = inspect_string(keys, "tokenizer.ggml.model"),
-               *pre = inspect_string(keys, "tokenizer.ggml.pre"), *slash = strrchr(path, '/');
+               *pre = inspect_string(keys, "tokenizer.ggml.pre");
     char kind[160];
     if (!model) return json_null();
     snprintf(kind, sizeof kind, "%.40s%s%s%.40s",
@@ -644,28 +673,41 @@ static json_t *inspect_gguf_tokenizer(const char *path, const json_t *keys)
              : strcmp(model, "gpt2") == 0 ? "BPE, byte-level"
                                           : model,
              pre ? ", pre-tokeniser " : "", pre ? pre : "", "");
-    json_t *o = json_pack("{s:s, s:s}", "file", slash ? slash + 1 : path, "kind", kind);
+    json_t *o =
+        json_pack("{s:o, s:o}", "file", inspect_base_name(path), "kind", inspect_text(kind, strlen(kind)));
     inspect_vocabulary(o, path);
     json_int_t n = inspect_int(json_object_get(keys, "tokenizer.ggml.tokens"), "n");
     if (!json_object_get(o, "size") && n >= 0) json_object_set_new(o, "size", json_integer(n));
     return o;
 }
 
-static json_t *inspect_gguf_weights(const hbk_gguf *g, const json_t *keys, const char *path, json_t *tensors)
+/* Names of the files that a model consists of, the first of which is `path`. */
+static json_t *inspect_gguf_files(const json_t *keys, const char *path)
 {
     const char *slash = strrchr(path, '/');
     const char *name = slash ? slash + 1 : path, *part = strstr(name, "-00001-of-");
-    json_t *files = json_pack("[s]", name);
+    json_t *files = json_pack("[o]", inspect_base_name(path));
     for (json_int_t i = 2; part && i <= inspect_int(keys, "split.count"); i++) {
         char other[512];
         snprintf(other, sizeof other, "%.*s-%05lld%s", (int)(part - name), name, (long long)i, part + 6);
-        json_array_append_new(files, json_string(other));
+        json_array_append_new(files, inspect_text(other, strlen(other)));
     }
-    for (hbk_int i = 0; i < hbk_gguf_tensor_count(g); i++) {
+    return files;
+}
+
+/* "keys", "tensors" and "weights" of a GGUF file. */
+static bool inspect_gguf_contents(json_t *facts, const hbk_gguf *g, const char *path, hbk_error *err)
+{
+    json_t *keys = json_object(), *tensors = json_array();
+    json_object_set_new(facts, "keys", keys);
+    json_object_set_new(facts, "tensors", tensors);
+    bool ok = inspect_gguf_keys(g, path, keys, err);
+    for (hbk_int i = 0; ok && i < hbk_gguf_tensor_count(g); i++) {
         const hbk_gguf_tensor *t = hbk_gguf_tensor_at(g, i);
-        inspect_add_tensor(tensors, t->name, t->type, t->shape, t->n_dims, t->bytes);
+        ok = inspect_add_tensor(tensors, path, t->name, t->type, t->shape, t->n_dims, t->bytes, err);
     }
-    return inspect_weights(tensors, files);
+    if (ok) json_object_set_new(facts, "weights", inspect_weights(tensors, inspect_gguf_files(keys, path)));
+    return ok;
 }
 
 /* A GGUF file: a model, or an adapter for one. */
@@ -673,20 +715,19 @@ static bool inspect_gguf(json_t *facts, const char *path, const char *base, hbk_
 {
     hbk_error e;
     hbk_gguf *g = hbk_gguf_open(path, NULL, err);
-    if (!g) return false;
-    json_t *keys = inspect_gguf_keys(g), *tensors = json_array();
-    json_t *weights = inspect_gguf_weights(g, keys, path, tensors);
+    bool read = g && inspect_gguf_contents(facts, g, path, err);
+    bool empty = read && hbk_gguf_tensor_count(g) == 0;
+    hbk_gguf_close(g);
+    if (!read) return false;
+    const json_t *keys = json_object_get(facts, "keys"), *tensors = json_object_get(facts, "tensors"),
+                 *weights = json_object_get(facts, "weights");
     const char *type = inspect_string(keys, "general.type"),
                *chat = inspect_string(keys, "tokenizer.chat_template");
-    bool adapter = type && strcmp(type, "adapter") == 0, empty = hbk_gguf_tensor_count(g) == 0;
-    hbk_gguf_close(g);
+    bool adapter = type && strcmp(type, "adapter") == 0;
     json_object_set_new(facts, "kind",
                         json_string(adapter ? "GGUF adapter"
                                     : empty ? "GGUF file without tensors"
                                             : "GGUF model"));
-    json_object_set_new(facts, "keys", keys);
-    json_object_set_new(facts, "weights", weights);
-    json_object_set_new(facts, "tensors", tensors);
     if (adapter) {
         json_t *o = inspect_lora(tensors);
         const json_t *alpha = json_object_get(keys, "adapter.lora.alpha");
@@ -1183,7 +1224,7 @@ static int inspect_main(cli *c)
         hbk_fail_at(&c->err, HBK_ERROR_FILE, path, 0, "there is no such file or folder");
         return cli_fail(c);
     }
-    json_t *facts = json_pack("{s:s}", "path", path);
+    json_t *facts = json_pack("{s:o}", "path", inspect_text(path, strlen(path)));
     bool ok = hbk_dir_exists(path) ? inspect_folder(facts, path, cli_text(c, "model"), &c->err)
                                    : inspect_one_file(facts, path, cli_text(c, "model"), &c->err);
     if (ok && cli_has(c, "json"))

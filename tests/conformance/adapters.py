@@ -59,7 +59,7 @@ def peft_model(base, options, seed, folder=None):
 def effect(base, theirs):
     """How far the adapter moves the logits: to compare one that does nothing would say nothing."""
     moved = float((common.reference_logits(common.reference(base), IDS) - theirs).abs().max())
-    if moved < 0.1:
+    if not moved >= 0.1:
         raise ValueError(f"the adapter moves the logits by {moved} only")
     return f"the adapter moves them by {moved:.1f}"
 
@@ -203,8 +203,8 @@ def merged(folder):
             check("merged", name + ", stored as the base", types == {dtype} and set(wanted) == set(got),
                   f"{len(got)} tensors, {', '.join(sorted(types))}")
             eps = {"float32": 1e-6, "bfloat16": 2.0 ** -8, "float16": 2.0 ** -11}[dtype]
-            worst = max(float(((got[n].float() - w).abs() / (w.abs() + 1e-3)).max())
-                        for n, w in wanted.items())
+            worst, _ = common.largest((float(((got[n].float() - w).abs() / (w.abs() + 1e-3)).max()), n)
+                                      for n, w in wanted.items())
             check("merged", name + ", weights", worst <= eps * 1.01,
                   f"largest {worst:.1e} relative, rounding to the stored type {eps:.1e}")
             theirs = common.reference_logits(common.reference(out), IDS)

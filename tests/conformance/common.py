@@ -6,7 +6,8 @@ A script is a list of comparisons like
         ours = common.logits(folder, ids)
         common.compare("logits", "gqa bf16", ours, theirs, 1e-4)
 
-and ends with common.finish(), which prints the counts and leaves with 1 if anything failed. Each prints
+and ends with common.finish(), which prints the counts and leaves with 1 if anything failed, or was skipped
+without SKIP_OK=1. Each prints
 
     logits     gqa bf16                                     largest 1.2e-05  limit 1e-04  ok
 
@@ -16,6 +17,7 @@ compares with, and tokenizers.py would else stand in the place of tokenizers for
 """
 import contextlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -30,6 +32,8 @@ ROOT = os.path.dirname(os.path.dirname(HERE))
 BUILD = os.path.join(ROOT, "build")
 HUMPBACK = os.environ.get("HUMPBACK", os.path.join(BUILD, "humpback"))
 DATA = os.environ.get("HUMPBACK_DATA")  # reference files; comparisons on them are skipped without it
+NO_DATA = "HUMPBACK_DATA is not set"
+NO_LLAMA_CPP = "SKIP_LLAMA_CPP is set"
 
 # The models are small: threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -40,6 +44,7 @@ os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 warnings.simplefilter("ignore")  # of the libraries, about their own next versions
 
 counts = {"ok": 0, "failed": 0, "skipped": 0}
+reasons = {}  # why comparisons were skipped: how many
 
 
 class Refusal(Exception):
@@ -61,9 +66,15 @@ def compare(topic, what, ours, theirs, limit, note=""):
     ours, theirs = as_array(ours), as_array(theirs)
     if ours.shape != theirs.shape:
         return line(topic, what, f"shape {ours.shape}, expected {theirs.shape}", "failed")
-    largest = float(numpy.abs(ours - theirs).max()) if ours.size else 0.0
-    result = f"largest {largest:.1e}  limit {limit:.0e}{'  ' + note if note else ''}"
-    return line(topic, what, result, "ok" if largest <= limit else "failed")
+    off = float(numpy.abs(ours - theirs).max()) if ours.size else math.nan  # numpy's max keeps a NaN
+    result = f"largest {off:.1e}  limit {limit:.0e}{'  ' + note if note else ''}"
+    return line(topic, what, result, "ok" if off <= limit else "failed")
+
+
+def largest(values):
+    """(the largest number, its name) of (number, name) pairs, NaN above all: max() would lose it, for every
+    comparison with NaN is false."""
+    return max(values, key=lambda v: (math.isnan(v[0]), v[0]), default=(0.0, ""))
 
 
 def equal(topic, what, ours, theirs, note=""):
@@ -83,7 +94,15 @@ def check(topic, what, ok, result):
 
 
 def skip(topic, what, why):
+    """A comparison that cannot be made here; see excused."""
+    why = " ".join(why.replace(";", ",").split())  # one part of the last line, which `run` reads
+    reasons[why] = reasons.get(why, 0) + 1
     line(topic, what, why, "skipped")
+
+
+def excused(why):
+    """Whether the caller asked for a run without these: what is skipped unasked fails a run."""
+    return os.environ.get("SKIP_OK") == "1" or why == NO_LLAMA_CPP
 
 
 def refuses(topic, what, part, *args):
@@ -107,8 +126,10 @@ def attempt(topic, what):
 
 def finish():
     name = os.path.basename(sys.argv[0]).removesuffix(".py")
-    print(f"{name}: {counts['ok']} ok, {counts['failed']} failed, {counts['skipped']} skipped", flush=True)
-    sys.exit(1 if counts["failed"] else 0)
+    why = "; ".join(f"{n}: {reason}" for reason, n in reasons.items())
+    print(f"{name}: {counts['ok']} ok, {counts['failed']} failed, {counts['skipped']} skipped"
+          f"{' (' + why + ')' if why else ''}", flush=True)
+    sys.exit(1 if counts["failed"] or not all(map(excused, reasons)) else 0)
 
 
 def as_array(x):

@@ -277,7 +277,7 @@ def generation(folder):
 def story():
     """The reference files: the trained model in six types, in our program and in llama.cpp."""
     if not common.DATA:
-        return skip("logits", "story-*.gguf", "needs the reference files: set HUMPBACK_DATA")
+        return skip("logits", "story-*.gguf", common.NO_DATA)
     model = common.reference(common.DATA + "/checkpoints/story_hf")
     f32 = common.reference_logits(model, IDS).numpy()
     for name in ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_k_m"):

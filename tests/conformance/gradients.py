@@ -83,14 +83,15 @@ def compare_all(what, got, wanted):
     missing = sorted(set(wanted) ^ set(got))
     if missing:
         return line("gradients", what, f"only one side has {', '.join(missing[:3])}", "failed")
-    worst, where = 0.0, ""
+    if not wanted:
+        return line("gradients", what, "no gradient to compare", "failed")
+    differences = []
     for name, g in wanted.items():
         scale = float(g.abs().max())
         if scale == 0 or g.shape != got[name].shape:
             return line("gradients", what, f"{name}: no gradient, or of another shape", "failed")
-        difference = float((got[name].double() - g.double()).abs().max()) / scale
-        if not difference <= worst:
-            worst, where = difference, name
+        differences.append((float((got[name].double() - g.double()).abs().max()) / scale, name))
+    worst, where = common.largest(differences)
     return line("gradients", what, f"largest {worst:.1e}  limit {LIMIT:.0e} relative, {len(wanted)} tensors, "
                 f"at {where}", "ok" if worst <= LIMIT else "failed")
 

@@ -4,6 +4,7 @@ import os
 
 import numpy
 
+from common import NO_LLAMA_CPP
 
 errors = []
 
@@ -21,12 +22,12 @@ try:
     llama_cpp.llama_log_set(quiet, None)
     llama_cpp.llama_backend_init()
 except Exception as e:
-    absent = f"llama_cpp cannot be imported ({e}); SKIP_LLAMA_CPP=1 does without"
+    absent = f"llama_cpp cannot be imported ({e}): SKIP_LLAMA_CPP=1 does without"
 
 
 def missing():
     """Why llama.cpp is not called, or None."""
-    return "SKIP_LLAMA_CPP is set" if os.environ.get("SKIP_LLAMA_CPP") else absent
+    return NO_LLAMA_CPP if os.environ.get("SKIP_LLAMA_CPP") else absent
 
 
 def fail(what):

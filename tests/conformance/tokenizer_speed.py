@@ -82,7 +82,7 @@ def measure(name, path, text, file, references):
 
 def main():
     if not DATA:
-        common.skip("speed", "tokenizers", "set HUMPBACK_DATA")
+        common.skip("speed", "tokenizers", common.NO_DATA)
         common.finish()
     text = big_text(10_000_000)
     file = os.path.join(files.HERE, "text.txt")

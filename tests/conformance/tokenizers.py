@@ -20,6 +20,7 @@ import random
 import subprocess
 
 import common
+import llama
 import texts
 import vocabularies
 from common import DATA, attempt, humpback, line
@@ -146,17 +147,15 @@ def compare_spm(name, path, seed, prose="", ours=None):
 def compare_llama_cpp(name, path, seed, prose, spelled_only=False):
     """Ids of texts only: llama.cpp's texts go piece by piece. spelled_only: the vocabulary has no bytes, and
     llama.cpp ends the process at a character that it cannot spell."""
-    try:
-        import llama_cpp
-    except ImportError:
-        return common.skip("tokenizers", name, "llama-cpp-python is missing")
+    if llama.missing():
+        return common.skip("tokenizers", name, llama.missing())
     with attempt("tokenizers", name):
-        model = llama_cpp.Llama(path, vocab_only=True, verbose=False)
         pieces = set(gguf.GGUFReader(path).fields["tokenizer.ggml.tokens"].contents())
         generator = texts.Texts(seed, [p.replace("\u2581", " ") for p in pieces if spelled_only], (), prose)
         rows = [t for t in generator.many(N) if "\0" not in t and
                 (not spelled_only or all(c in pieces for c in t.replace(" ", "\u2581")))]
-        theirs = [model.tokenize(t.encode(), add_bos=False, special=False) for t in rows]
+        with llama.Model(path, vocab_only=True) as model:
+            theirs = [model.tokenize(t) for t in rows]
         differences(f"{name}: ids", rows, our_ids(path, rows, False), theirs)
 
 
@@ -164,7 +163,7 @@ def compare_llama_cpp(name, path, seed, prose, spelled_only=False):
 
 def reference_files(prose):
     if not DATA:
-        return common.skip("tokenizers", "published files", "set HUMPBACK_DATA")
+        return common.skip("tokenizers", "published files", common.NO_DATA)
     data = os.path.join(DATA, "tokenizers")
     compare_spm("llama-2 tokenizer.model", os.path.join(data, "llama2.tokenizer.model"), 11, prose)
     compare_json("llama-2 tokenizer.json", os.path.join(data, "llama2.tokenizer.json"), 12, prose)
@@ -260,7 +259,7 @@ def our_training(prose):
     file = os.path.join(HERE, "ours.txt")
     with open(file, "w", encoding="utf-8") as f:
         f.write(prose[:300000] + prose[-50000:] + texts.SPECIAL[0] * 9)
-    for size, fallback in ((1200, 1), (2500, 0)):
+    for size, fallback in ((1200, 1), (5000, 0)):  # 3663 characters, where no real text is at hand
         name = f"trained here, {'bytes' if fallback else 'no bytes'}"
         with attempt("tokenizers", name):
             folder = os.path.join(HERE, f"ours-{fallback}")
