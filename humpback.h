@@ -507,7 +507,8 @@ HBK_DEF hbk_tokenizer *hbk_tokenizer_train(const char *text, size_t n, hbk_int v
                                            hbk_allocator *alloc, hbk_error *err);
 /* Writes DIR/tokenizer.json and DIR/tokenizer_config.json, of a trained tokenizer or a GGUF's vocabulary; of
    another loaded one its own files are copied byte for byte. A GGUF's with one piece under two ids is
-   refused: tokenizer.json cannot say it. */
+   refused: tokenizer.json cannot say it. A tokenizer.bin gets a tokenizer.json beside it where one says the
+   same. */
 HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_error *err);
 /* Copies what stands beside the weights in the model folder `from`, byte for byte: the tokenizer's files,
    chat template and generation settings, as many as there are. `to` must exist. */
@@ -6596,7 +6597,14 @@ HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_err
     }
     if (t->format == HBK__FORMAT_GGUF) return hbk__save_document(t, dir, err);
     if (!hbk__copy_file(t->file, dir, hbk__format_files[t->format], t->alloc, err)) return false;
-    return !t->folder[0] || hbk_tokenizer_copy(t->folder, dir, t->alloc, err);
+    if (t->folder[0] && !hbk_tokenizer_copy(t->folder, dir, t->alloc, err)) return false;
+    if (t->format != HBK__FORMAT_BIN) return true;
+    hbk_error no_json; /* for transformers, which does not know tokenizer.bin; not every one can be said so */
+    if (!hbk_path(path, dir, "tokenizer.json", err)) return false;
+    if (hbk_file_exists(path) || hbk__save_document(t, dir, &no_json)) return true;
+    if (no_json.code == HBK_ERROR_UNSUPPORTED) return true;
+    if (err) *err = no_json;
+    return false;
 }
 
 /* ---- 7.11 chat templates, as the text that files hold; chapter 14 tells which they are */

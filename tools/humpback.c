@@ -1997,7 +1997,16 @@ static bool cmd_export_tokenizer(cli *c, cmd_world *w, const char *dir)
     const char *model = w->tuned.own_model ? cli_text(c, "adapter") : cli_text(c, "model");
     if (hbk_dir_exists(model) && !cli_text(c, "tokenizer"))
         return hbk_tokenizer_copy(model, dir, NULL, &c->err);
-    return cmd_open_tokenizer(c, w) && hbk_tokenizer_save(w->tok, dir, &c->err);
+    char json[512], other[512];
+    if (!cmd_open_tokenizer(c, w) || !hbk_tokenizer_save(w->tok, dir, &c->err) ||
+        !hbk_path(json, dir, "tokenizer.json", &c->err) ||
+        !hbk_path(other, dir, "tokenizer.bin", &c->err))
+        return false;
+    if (hbk_file_exists(other) && !hbk_file_exists(json))
+        fputs("humpback: no tokenizer.json can say what this tokenizer.bin does: transformers will not open "
+              "the folder\n",
+              stderr);
+    return true;
 }
 
 /* The recipe that the adapter was trained with, so that template and tags follow the merged model. */
