@@ -506,8 +506,9 @@ HBK_DEF const char *hbk_tokenizer_piece(const hbk_tokenizer *t, int32_t id);
 HBK_DEF hbk_tokenizer *hbk_tokenizer_train(const char *text, size_t n, hbk_int vocab_size, bool all_bytes,
                                            hbk_allocator *alloc, hbk_error *err);
 /* Writes DIR/tokenizer.json and DIR/tokenizer_config.json, of a trained tokenizer or a GGUF's vocabulary; of
-   another loaded one its own files are copied byte for byte. A GGUF's with one piece under two ids is refused:
-   tokenizer.json cannot say it. A tokenizer.bin gets a tokenizer.json beside it where one says the same. */
+   another loaded one its own files are copied byte for byte. A GGUF's with one piece under two ids is
+   refused: tokenizer.json cannot say it. A tokenizer.bin gets a tokenizer.json beside it where one can say
+   the same. */
 HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_error *err);
 /* Copies what stands beside the weights in the model folder `from`, byte for byte: the tokenizer's files,
    chat template and generation settings, as many as there are. `to` must exist. */
