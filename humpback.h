@@ -507,8 +507,8 @@ HBK_DEF hbk_tokenizer *hbk_tokenizer_train(const char *text, size_t n, hbk_int v
                                            hbk_allocator *alloc, hbk_error *err);
 /* Writes DIR/tokenizer.json and DIR/tokenizer_config.json, of a trained tokenizer or a GGUF's vocabulary; of
    another loaded one its own files are copied byte for byte. A GGUF's with one piece under two ids is
-   refused: tokenizer.json cannot say it. A tokenizer.bin gets a tokenizer.json beside it where one says the
-   same. */
+   refused: tokenizer.json cannot say it. A tokenizer.bin gets a tokenizer.json beside it where one can say
+   the same. */
 HBK_DEF bool hbk_tokenizer_save(const hbk_tokenizer *t, const char *dir, hbk_error *err);
 /* Copies what stands beside the weights in the model folder `from`, byte for byte: the tokenizer's files,
    chat template and generation settings, as many as there are. `to` must exist. */
@@ -7862,7 +7862,7 @@ static bool hbk__adapter_lay(hbk_adapter *a, hbk_real *values, hbk_error *err)
         hbk_lora *l = &a->loras[i];
         if (l->rank == 0) continue;
         l->scale = (hbk_real)(l->alpha / (double)l->rank);
-        if (!isfinite(l->scale))
+        if (!isfinite((float)l->scale)) /* float in every build: files and other programs have no more */
             return hbk_fail(err, HBK_ERROR_RANGE,
                             "alpha %g over rank %lld is no scale for %s (layer %lld of %lld): it must be "
                             "finite",
