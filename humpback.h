@@ -8002,7 +8002,9 @@ HBK_DEF void hbk_lora_merge(hbk_real *out, const hbk_matrix *w, const hbk_lora *
    hbk__block_in and hbk__block_out serve both.
 
    For the backward a layer keeps x, q, k, v, the attention's result and lse, h, gate and up. Norms and
-   silu(gate) * up are computed again: they cost little, and would double the memory.
+   silu(gate) * up are computed again: they cost little, and would double the memory. With HBK_KEEP_INPUTS a
+   layer keeps x alone, and the rest is computed again by the same calls, so to the same bits (Chen et al.
+   2016, arXiv 1604.06174).
 
    The head runs on rows that have a target only, HBK__HEAD_REALS at a time: no (N, V) array exists.
    In LoRA training the backward ends at the lowest adapted layer. */
@@ -12867,7 +12869,7 @@ HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error 
    own rule; behind the special tokens of later spans stands none, while Hugging Face's older ("legacy")
    tokenizers put one after each.
 
-   The grammar is four slots in plain text. A backward or rating prompt that a file does not give is its
+   The grammar is five slots in plain text. A backward or rating prompt that a file does not give is its
    wording put in the place of {instruction} of "prompt": from there on there are only strings with slots.
 
    A conversation is one prompt and then, behind each reply as the model wrote it, "next". The border lies at
@@ -13523,7 +13525,10 @@ HBK_DEF const char *hbk_template_stop_text(const hbk_template *t)
    dataset  the same as token ids, all examples in one array, and for each token whether it carries loss
    packer   a batch under construction: examples laid end to end, no padding anywhere
 
-   An example of n ids x_0 .. x_(n-1), whose first n_prompt are the prompt, is fed as n - 1 tokens:
+   Public data comes in a handful of forms; each row becomes a conversation of turns, or words as they stand,
+   and then an example. The loss is on the assistant's turns, or on what follows the prompt.
+
+   An example of one turn, n ids x_0 .. x_(n-1) whose first n_prompt are the prompt, is fed as n - 1 tokens:
 
        token   x_0   x_1  ...  x_(p-2)  x_(p-1)   ...  x_(n-2)           p = n_prompt
        target  -1    -1   ...  -1       x_p       ...  x_(n-1)           -1: no loss
@@ -14300,8 +14305,10 @@ HBK_DEF double hbk_learning_rate(hbk_schedule s, hbk_int step, hbk_int steps, hb
        loss = (1 / M) sum over the M target tokens of the whole step of -log p(target | what precedes it)
 
    The mean is over the tokens of the step, however many passes and batches it takes, so that accumulation
-   equals one large batch. Which examples a step holds follows from (seed, epoch) alone, never from what ran
-   before: a step can be repeated after a kill, and the files end with the same bytes.
+   equals one large batch. A step's examples are spread over its passes by best fit. Which examples a step
+   holds follows from (seed, epoch) alone, never from what ran before: a step can be repeated after a kill,
+   and the files end with the same bytes. Where rows are held out, the weights of their lowest loss are the
+   result; they are part of the checkpoint.
 
    Steps by data size are the paper's (Table 18), in between interpolated over log n. */
 
