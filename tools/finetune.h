@@ -1,0 +1,275 @@
+/* tools/finetune.h - the command finetune, with its look at the loss mask - public domain */
+
+#ifndef CMD_FINETUNE_H
+#define CMD_FINETUNE_H
+
+/* What a piece or a text spells, with control characters as codes: the data must not steer the terminal. A
+   text keeps its line breaks. */
+static void cmd_print_safe(const char *s, bool line_breaks)
+{
+    for (; s && *s; s++) {
+        unsigned char byte = (unsigned char)*s;
+        if ((byte < ' ' && !(line_breaks && (byte == '\n' || byte == '\t'))) || byte == 127)
+            printf("\\x%02x", (unsigned)byte);
+        else
+            putchar(byte);
+    }
+}
+
+/* How what is learned is told from what is not. */
+typedef struct cmd_marks {
+    const char *name, *on, *off, *row_on, *row_off;
+} cmd_marks;
+
+static cmd_marks cmd_choose_marks(void)
+{
+    static const cmd_marks plain = {"between >>> and <<<", ">>>", "<<<", "", ""};
+    static const cmd_marks green = {"in green", "\033[32m", "\033[0m", "\033[32m", "\033[0m"};
+    const char *terminal = getenv("TERM");
+    bool colours = isatty(1) && !getenv("NO_COLOR") && terminal && strcmp(terminal, "dumb") != 0;
+    return colours ? green : plain;
+}
+
+/* The text of n ids; a control token, which has none, by its name. `text` is scratch. */
+static bool cmd_print_text(const hbk_tokenizer *tok, const int32_t *ids, hbk_int n, bool begins,
+                           hbk_text *text, hbk_error *err)
+{
+    for (hbk_int k = 0, end; k < n; k = end) {
+        unsigned flags = begins ? 0u : (unsigned)HBK_ENCODE_CONTINUE;
+        for (end = k; end < n; end++) { /* as far as there is text: letters of several bytes stay whole */
+            text->len = 0;
+            if (!hbk_tokenizer_decode(tok, ids + end, 1, HBK_ENCODE_CONTINUE, text, err)) return false;
+            if (text->len == 0) break;
+        }
+        text->len = 0;
+        if (!hbk_tokenizer_decode(tok, ids + k, end - k, flags, text, err)) return false;
+        cmd_print_safe(hbk_text_string(text), true);
+        begins = begins && end == k;
+        if (end < n) cmd_print_safe(hbk_tokenizer_piece(tok, ids[end++]), false);
+    }
+    return true;
+}
+
+/* Example i as running text, what is learned marked. */
+static bool cmd_dump_text(const hbk_dataset *d, hbk_int i, const hbk_tokenizer *tok, const cmd_marks *marks,
+                          hbk_text *text, hbk_error *err)
+{
+    const int32_t *ids = d->tokens.data;
+    bool ok = true;
+    for (hbk_int k = d->start[i], end; ok && k < d->start[i + 1]; k = end) {
+        bool learn = d->learn[k] != 0;
+        for (end = k; end < d->start[i + 1] && (d->learn[end] != 0) == learn; end++) {}
+        if (learn) fputs(marks->on, stdout);
+        ok = cmd_print_text(tok, ids + k, end - k, k == d->start[i], text, err);
+        if (learn) fputs(marks->off, stdout);
+    }
+    puts("\n");
+    return ok;
+}
+
+/* Prints the first examples as the trainer sees them: the text, then every token and whether the loss is on
+   it. */
+static bool cmd_dump_labels(const hbk_dataset *d, const hbk_tokenizer *tok, hbk_error *err)
+{
+    hbk_int most = HBK__MIN(d->n, 5);
+    cmd_marks marks = cmd_choose_marks();
+    hbk_text text;
+    memset(&text, 0, sizeof text);
+    bool ok = true;
+    for (hbk_int i = 0; ok && i < most; i++) {
+        hbk_int start = d->start[i], n = d->start[i + 1] - start, parts = 0;
+        for (hbk_int k = start; k < start + n; k++) parts += d->learn[k] && (k == start || !d->learn[k - 1]);
+        printf("%s# example %lld of %lld: the loss is on %lld of %lld tokens, in %lld place%s, %s\n\n",
+               i ? "\n" : "", (long long)i + 1, (long long)d->n, (long long)hbk_dataset_targets(d, i),
+               (long long)n, (long long)parts, parts == 1 ? "" : "s", marks.name);
+        ok = cmd_dump_text(d, i, tok, &marks, &text, err);
+        puts("     n       id  loss  piece");
+        for (hbk_int k = start; ok && k < start + n; k++) {
+            int32_t id = d->tokens.data[k];
+            printf("%s%6lld  %7d  %s  ", d->learn[k] ? marks.row_on : "", (long long)(k - start), (int)id,
+                   d->learn[k] ? "loss" : "-   ");
+            cmd_print_safe(hbk_tokenizer_piece(tok, id), false);
+            puts(d->learn[k] ? marks.row_off : "");
+        }
+    }
+    hbk_text_free(&text);
+    return ok;
+}
+
+/* What a finetuning reads: its examples, the raw documents that are replayed, and what it is validated on. */
+typedef struct cmd_sets {
+    hbk_dataset examples, replay, validation;
+} cmd_sets;
+
+static void cmd_sets_free(cmd_sets *s)
+{
+    hbk_dataset_free(&s->examples);
+    hbk_dataset_free(&s->replay);
+    hbk_dataset_free(&s->validation);
+}
+
+/* Adds the rows of a file as examples and says what was left out. */
+static bool cmd_add_examples(cli *c, const cmd_world *w, const char *path, hbk_int limit, hbk_dataset *d)
+{
+    hbk_data_options o;
+    memset(&o, 0, sizeof o);
+    o.tmpl = w->tmpl;
+    o.tok = w->tok;
+    o.use = cli_has(c, "reverse") ? HBK_BACKWARD : HBK_FORWARD;
+    o.tag_seed = cli_text(c, "tag-seed");
+    o.tag_web = cli_text(c, "tag-web");
+    o.max_length = limit;
+    o.overlong = cli_has(c, "overlong") ? (hbk_overlong)cli_choice(c, "overlong") : HBK_OVERLONG_DROP;
+    hbk_form form;
+    if (!hbk_dataset_add_file(d, path, &o, &form, &c->err)) return false;
+    hbk_int all = d->n + d->n_too_long + d->n_no_target;
+    if (d->n_too_long)
+        fprintf(stderr, "humpback: note: %lld of %lld %s of %s are longer than %lld tokens and left out\n",
+                (long long)d->n_too_long, (long long)all, hbk_form_name(form), path, (long long)limit);
+    if (d->n_cut)
+        fprintf(stderr, "humpback: note: %lld of %lld %s of %s are longer than %lld tokens and cut there\n",
+                (long long)d->n_cut, (long long)all, hbk_form_name(form), path, (long long)limit);
+    if (d->n_no_target)
+        fprintf(stderr, "humpback: note: %lld of %lld %s of %s have nothing to learn and are left out\n",
+                (long long)d->n_no_target, (long long)all, hbk_form_name(form), path);
+    return true;
+}
+
+static bool cmd_train_data(cli *c, const cmd_world *w, const hbk_train_options *o, cmd_sets *s)
+{
+    hbk_int context = w->base->config.context_length;
+    hbk_int limit = o->max_length > 0 ? HBK__MIN(o->max_length, context) : context;
+    bool ok = cmd_add_examples(c, w, cli_text(c, "data"), limit, &s->examples);
+    if (ok && cli_has(c, "replay"))
+        ok = hbk_dataset_add_texts(&s->replay, cli_text(c, "replay"), w->tok, limit, &c->err);
+    if (ok && cli_has(c, "validation"))
+        ok = cmd_add_examples(c, w, cli_text(c, "validation"), limit, &s->validation);
+    if (ok && cli_has(c, "validation-share"))
+        ok = hbk_dataset_split(&s->examples, &s->validation, cli_real(c, "validation-share"), o->seed,
+                               &c->err);
+    return ok;
+}
+
+/* Trains and says where the result is. */
+static bool cmd_train(cli *c, const cmd_world *w, const hbk_train_options *o, const cmd_sets *s)
+{
+    const char *dir = cli_text(c, "out"), *init_dir = cli_text(c, "init-adapter");
+    hbk_recipe recipe;
+    memset(&recipe, 0, sizeof recipe);
+    recipe.tmpl = w->tmpl;
+    recipe.tok = w->tok;
+    recipe.base_name = cli_text(c, "model");
+    recipe.use = cli_has(c, "reverse") ? HBK_BACKWARD : HBK_FORWARD;
+    if (recipe.use == HBK_FORWARD) { /* the backward prompt carries no tag */
+        recipe.tag_seed = cli_text(c, "tag-seed");
+        recipe.tag_web = cli_text(c, "tag-web");
+        recipe.inference_tag = w->tag[0] ? w->tag : NULL;
+    }
+    const hbk_dataset *d = &s->examples;
+    hbk_train_data data = {d, s->replay.n ? &s->replay : NULL, s->validation.n ? &s->validation : NULL};
+    hbk_adapter *init = NULL;
+    if (init_dir && !(init = hbk_adapter_load(init_dir, w->base, NULL, &c->err))) return false;
+    bool ok = hbk_finetune(w->base, &data, o, init, &recipe, dir, cli_watch(c), NULL, &c->err);
+    hbk_adapter_free(init);
+    if (!ok || !tool_curve(dir, NULL, &c->err)) return false;
+    cli_draw_end(&c->meter);
+    cli_say(c, "%s of %lld examples (the loss is on %lld of their %lld tokens): %s\nits loss: %s/loss.svg\n",
+            o->full ? "a model" : "an adapter", (long long)d->n, (long long)d->n_targets,
+            (long long)d->tokens.n, dir, dir);
+    return !cli_has(c, "json") ||
+           cli_print_json(json_pack("{s:s, s:s, s:I, s:I, s:I, s:I}", "out", dir, "mode",
+                                    o->full ? "full" : "lora", "examples", (json_int_t)d->n, "targets",
+                                    (json_int_t)d->n_targets, "too_long", (json_int_t)d->n_too_long,
+                                    "peak_bytes", (json_int_t)cli_peak_memory()),
+                          &c->err);
+}
+
+/* "v_proj=8,lm_head=4" into one number a target, of the kind that the flag takes. False: not such a list. */
+static bool cmd_per_target(const char *list, hbk_int ranks[HBK_N_TARGETS], double alphas[HBK_N_TARGETS])
+{
+    for (const char *at = list; *at;) {
+        char name[32], number[32], *end;
+        int used = 0, slot = 0;
+        if (sscanf(at, "%31[a-z_]=%31[0-9.]%n", name, number, &used) != 2) return false;
+        while (slot < HBK_N_TARGETS && strcmp(name, hbk_slot_name((hbk_slot)slot)) != 0) slot++;
+        double x = strtod(number, &end);
+        if (slot == HBK_N_TARGETS || *end || !(x > 0)) return false;
+        if (ranks) ranks[slot] = (hbk_int)x;
+        if (ranks && (double)ranks[slot] != x) return false;
+        if (alphas) alphas[slot] = x;
+        at += used;
+        if (*at == ',') at++;
+        else if (*at) return false;
+    }
+    return *list != 0;
+}
+
+/* "4" or "4-7", counted from 0, into begin and end. */
+static bool cmd_layers(const char *range, hbk_int *begin, hbk_int *end)
+{
+    long long first, last;
+    int used = 0;
+    if (sscanf(range, "%lld%n", &first, &used) != 1) return false;
+    last = first;
+    if (range[used] == '-' && sscanf(range + used, "-%lld%n", &last, &used) == 1) used = (int)strlen(range);
+    *begin = first;
+    *end = last + 1;
+    return !range[used] && first >= 0 && last >= first && last < 1000000;
+}
+
+/* Options that are no plain number, and combinations that make no sense; 0 or an exit code. */
+static int cmd_finetune_options(cli *c, hbk_train_options *o)
+{
+    const char *name = cli_text(c, "template"), *layers = cli_text(c, "layers");
+    const char *ranks = cli_text(c, "rank-of"), *alphas = cli_text(c, "alpha-of");
+    static const char *const of_lora[] = {"rank",     "alpha",  "targets", "rslora",
+                                          "rank-of", "alpha-of", "layers", "lora-plus"};
+    if (cli_has(c, "epochs") && cli_has(c, "steps"))
+        return cli_misused(c, "--epochs and --steps exclude each other");
+    if (o->full && cli_has(c, "init-adapter"))
+        return cli_misused(c, "--full and --init-adapter exclude each other");
+    for (size_t i = 0; i < sizeof of_lora / sizeof *of_lora; i++)
+        if (o->full && cli_has(c, of_lora[i]))
+            return cli_misused(c, "--%s is of LoRA: it does not go with --full", of_lora[i]);
+    if ((o->replay > 0) != cli_has(c, "replay"))
+        return cli_misused(c, "--replay and --replay-per-batch go together");
+    if (cli_has(c, "validation") && cli_has(c, "validation-share"))
+        return cli_misused(c, "--validation and --validation-share exclude each other");
+    if (o->patience && !cli_has(c, "validation") && !cli_has(c, "validation-share"))
+        return cli_misused(c, "--patience needs --validation or --validation-share");
+    if (name && strcmp(name, "none") == 0)
+        return cli_misused(c, "--template none: pairs need a template; plain is the simplest");
+    if (!cli_has(c, "out") && !cli_has(c, "dump-labels")) return cli_misused(c, "finetune needs --out D");
+    if (ranks && !cmd_per_target(ranks, o->lora.target_rank, NULL))
+        return cli_misused(c, "--rank-of %s: expected a list such as v_proj=8,lm_head=4", ranks);
+    if (alphas && !cmd_per_target(alphas, NULL, o->lora.target_alpha))
+        return cli_misused(c, "--alpha-of %s: expected a list such as v_proj=16,lm_head=8", alphas);
+    if (layers && !cmd_layers(layers, &o->lora.layer_begin, &o->lora.layer_end))
+        return cli_misused(c, "--layers %s: expected a number or a range such as 4-7, from 0", layers);
+    o->max_length = cli_has(c, "max-length") ? cli_int(c, "max-length") : -1;
+    return 0;
+}
+
+static int cmd_finetune(cli *c)
+{
+    cmd_world w;
+    cmd_sets s;
+    memset(&w, 0, sizeof w);
+    memset(&s, 0, sizeof s);
+    hbk_train_options o = hbk_train_defaults(cli_has(c, "full"));
+    cli_bind(c, &cmd_train_group, "", &o);
+    int misused = cmd_finetune_options(c, &o);
+    if (misused) return misused;
+    const char *init = cli_text(c, "init-adapter");
+    bool ok = cmd_open_model(c, &w) && cmd_open_template(c, &w, init ? init : cli_text(c, "model")) &&
+              cmd_inference_tag(c, w.tag) && cmd_train_data(c, &w, &o, &s);
+    if (ok && cli_has(c, "dump-labels"))
+        ok = cmd_dump_labels(&s.examples, w.tok, &c->err);
+    else
+        ok = ok && cmd_train(c, &w, &o, &s);
+    cmd_sets_free(&s);
+    cmd_close(&w);
+    return cli_end(c, ok);
+}
+
+#endif /* CMD_FINETUNE_H */

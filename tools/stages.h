@@ -1,0 +1,435 @@
+/* tools/stages.h - the commands of the method: corpus, seeds, augment, curate, run, demo, report - public
+   domain */
+
+#ifndef CMD_STAGES_H
+#define CMD_STAGES_H
+
+/* ==== DATA =============================================================== */
+
+static bool cmd_has_ending(const char *path, const char *ending)
+{
+    size_t n = strlen(path), m = strlen(ending);
+    return n >= m && strcmp(path + n - m, ending) == 0;
+}
+
+/* Adds one input. Markup would pass for text and spoil the corpus, so it is refused. */
+static bool cmd_corpus_input(hbk_corpus *corpus, const char *path, hbk_error *err)
+{
+    static const char *const unread[] = {".html", ".htm", ".xhtml", ".warc", ".gz"};
+    for (size_t i = 0; i < sizeof unread / sizeof *unread; i++)
+        if (cmd_has_ending(path, unread[i]))
+            return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, path, 0,
+                               "HTML and WARC are not read yet: give plain text, markdown or JSONL");
+    if (hbk_dir_exists(path))
+        return hbk_fail_at(err, HBK_ERROR_FILE, path, 0, "is a folder: name the files in it");
+    return hbk_corpus_add_file(corpus, path, err);
+}
+
+static int cmd_corpus(cli *c)
+{
+    hbk_corpus_options o = hbk_corpus_defaults();
+    hbk_int counts[HBK_DROP_COUNT] = {0};
+    const char *path = cli_text(c, "out"), *rejects = cli_text(c, "rejects");
+    cli_bind(c, &cmd_corpus_group, "", &o);
+    if (o.min_chars > o.max_chars)
+        return cli_misused(c, "--min-chars %lld is above --max-chars %lld", (long long)o.min_chars,
+                           (long long)o.max_chars);
+    for (int i = 0; i < c->n_operands; i++)
+        if (strcmp(c->operands[i], path) == 0)
+            return cli_misused(c, "--out %.200s is an input as well", path);
+    const hbk_progress *progress = cli_watch(c);
+    hbk_file f;
+    memset(&f, 0, sizeof f);
+    hbk_corpus *corpus =
+        hbk_file_begin(&f, path, &c->err) ? hbk_corpus_new(&o, f.tmp, rejects, NULL, &c->err) : NULL;
+    bool ok = corpus != NULL;
+    for (int i = 0; ok && i < c->n_operands; i++)
+        ok = cmd_corpus_input(corpus, c->operands[i], &c->err) &&
+             hbk_report(progress, "corpus", i + 1, c->n_operands, "files", &c->err, "%s", c->operands[i]);
+    if (corpus) ok = hbk_corpus_finish(corpus, counts, ok ? &c->err : NULL) && ok;
+    ok = ok && hbk_file_commit(&f, &c->err);
+    hbk_file_abandon(&f);
+    if (!ok) return cli_fail(c);
+    cli_draw_end(&c->meter);
+    json_t *drops = json_object();
+    for (int i = 0; i < HBK_DROP_COUNT; i++) {
+        json_object_set_new(drops, hbk_drop_name((hbk_drop)i), json_integer(counts[i]));
+        if (counts[i]) cli_say(c, "%8lld %s\n", (long long)counts[i], hbk_drop_name((hbk_drop)i));
+    }
+    if (cli_has(c, "json"))
+        ok = cli_print_json(drops, &c->err);
+    else
+        json_decref(drops);
+    return cli_end(c, ok);
+}
+
+static int cmd_seeds(cli *c)
+{
+    tool_seed_counts counts;
+    const char *out = cli_text(c, "out");
+    if (strcmp(c->operands[0], out) == 0) return cli_misused(c, "--out %.200s is the input as well", out);
+    hbk_file f;
+    memset(&f, 0, sizeof f);
+    bool ok = hbk_file_begin(&f, out, &c->err) &&
+              tool_seeds(c->operands[0], f.tmp, cli_int(c, "limit"), &counts, &c->err) &&
+              hbk_file_commit(&f, &c->err);
+    hbk_file_abandon(&f);
+    if (!ok) return cli_fail(c);
+    json_t *fates = json_pack("{s:s, s:I}", "format", counts.format, "rows", (json_int_t)counts.rows),
+           *lines = json_object();
+    cli_say(c, "%lld rows of format %s\n", (long long)counts.rows, counts.format);
+    for (int i = 0; i < TOOL_SEED_FATE_COUNT; i++) {
+        const char *name = tool_seed_fate_name((tool_seed_fate)i);
+        char reason[256];
+        json_object_set_new(fates, name, json_integer(counts.fates[i]));
+        if (!counts.fates[i]) continue;
+        tool_seed_reason(&counts, (tool_seed_fate)i, reason);
+        cli_say(c, "%8lld %s\n", (long long)counts.fates[i], reason);
+        if (i != TOOL_SEED_WRITTEN) json_object_set_new(lines, name, json_integer(counts.first[i]));
+    }
+    json_object_set_new(fates, "first_lines", lines);
+    if (cli_has(c, "json"))
+        ok = cli_print_json(fates, &c->err);
+    else
+        json_decref(fates);
+    return cli_end(c, ok);
+}
+
+/* ==== AUGMENT, CURATE ==================================================== */
+
+/* Counts "status" over the rows of a file. */
+static json_t *cmd_statuses(const char *path, hbk_error *err)
+{
+    hbk_jsonl_reader *in = hbk_jsonl_open(path, NULL, err);
+    json_t *counts = in ? json_object() : NULL, *row;
+    int got = -1;
+    while (counts && (got = hbk_jsonl_next(in, &row, err)) > 0) {
+        const char *status = json_string_value(json_object_get(row, "status"));
+        json_int_t n = json_integer_value(json_object_get(counts, status ? status : "?"));
+        json_object_set_new(counts, status ? status : "?", json_integer(n + 1));
+    }
+    hbk_jsonl_close(in);
+    if (got == 0) return counts;
+    json_decref(counts);
+    return NULL;
+}
+
+static int cmd_augment(cli *c)
+{
+    cmd_world w;
+    memset(&w, 0, sizeof w);
+    hbk_decode_options o = hbk_augment_defaults();
+    cmd_bind_decode(c, &o);
+    const char *corpus = cli_text(c, "corpus"), *out = cli_text(c, "out"), *adapter = cli_text(c, "adapter"),
+               *key;
+    bool ok = cmd_open(c, &w);
+    w.tag[0] = 0; /* the backward prompt carries none */
+    if (ok && !w.tmpl)
+        ok = hbk_fail(&c->err, HBK_ERROR_OPTION, "augment needs a template: --template plain at least");
+    ok = ok && cmd_wording(c, w.tmpl, "prompt", HBK_BACKWARD) &&
+         cmd_begin(c, out, cmd_options(c, &w, &o, corpus)) &&
+         hbk_augment(w.tuned.model, w.tuned.adapter, w.tok, w.tmpl, &o, adapter ? adapter : "", corpus, out,
+                     cli_watch(c), NULL, &c->err);
+    if (!ok) cmd_drop_empty(out);
+    json_t *counts = ok ? cmd_statuses(out, &c->err) : NULL, *n;
+    ok = counts != NULL;
+    if (ok) cli_draw_end(&c->meter);
+    json_object_foreach(counts, key, n) cli_say(c, "%8lld %s\n", (long long)json_integer_value(n), key);
+    if (ok && cli_has(c, "json")) ok = cli_print_json(json_incref(counts), &c->err);
+    json_decref(counts);
+    cmd_close(&w);
+    return cli_end(c, ok);
+}
+
+static double cmd_percent(hbk_int part, hbk_int whole)
+{
+    return whole ? 100.0 * (double)part / (double)whole : 0;
+}
+
+/* What decision makers look at after a curation. `k` is its number in a loop, 0 outside. */
+static void cmd_say_counts(const cli *c, const hbk_curate_counts *n, int k)
+{
+    char name[32] = "curation";
+    if (k) snprintf(name, sizeof name, "curation %d", k);
+    cli_say(c, "%s: kept %lld of %lld (%.0f %%)", name, (long long)n->kept, (long long)n->n,
+            cmd_percent(n->kept, n->n));
+    if (isfinite(n->threshold)) cli_say(c, " with a score of at least %g", n->threshold);
+    cli_say(c, "\n  scores   1: %lld   2: %lld   3: %lld   4: %lld   5: %lld\n", (long long)n->histogram[0],
+            (long long)n->histogram[1], (long long)n->histogram[2], (long long)n->histogram[3],
+            (long long)n->histogram[4]);
+    cli_say(c, "  ratings  %lld read (%.0f %%), %lld unparsable, %lld truncated, %lld too long\n",
+            (long long)n->rated, cmd_percent(n->rated, n->n), (long long)n->unparsable,
+            (long long)n->truncated, (long long)n->too_long);
+    if (n->collapsed) {
+        const char *what = n->kept * 2 > n->n ? "more than 90 % were kept" : "fewer than 2 % were kept";
+        const char *why = n->rated * 2 < n->n ? "Most ratings have no score that could be read"
+                                              : "A rater that gives all pairs one score selects nothing";
+        cli_say(c,
+                "  WARNING: %s. %s: look at the ratings, and try\n"
+                "           --readout expected, --keep-share 0.2, more new tokens or a better rater.\n",
+                what, why);
+    }
+}
+
+/* Where the ratings go: --ratings, or beside OUT.jsonl as OUT.ratings.jsonl. */
+static bool cmd_ratings_path(cli *c, char path[512])
+{
+    const char *given = cli_text(c, "ratings"), *out = cli_text(c, "out");
+    size_t stem = strlen(out);
+    if (cmd_has_ending(out, ".jsonl")) stem -= strlen(".jsonl");
+    int n =
+        given ? snprintf(path, 512, "%s", given) : snprintf(path, 512, "%.*s.ratings.jsonl", (int)stem, out);
+    return n < 512 || hbk_fail_at(&c->err, HBK_ERROR_RANGE, out, 0, "this path is too long");
+}
+
+/* Rates the candidates, and selects from all ratings. What is kept may change later, ratings may not. */
+static bool cmd_rate_and_select(cli *c, const cmd_world *w, const hbk_curate_options *o,
+                                hbk_curate_counts *counts)
+{
+    const char *candidates = cli_text(c, "candidates"), *out = cli_text(c, "out"),
+               *adapter = cli_text(c, "adapter");
+    char ratings[512];
+    json_t *options = cmd_options(c, w, &o->decode, candidates);
+    if (options) {
+        json_object_set_new(options, "readout", json_integer(o->readout));
+        json_object_set_new(options, "votes", json_integer(o->votes));
+    }
+    if (!options || !cmd_ratings_path(c, ratings)) {
+        json_decref(options);
+        return false;
+    }
+    bool ok = cmd_begin(c, ratings, options) &&
+              hbk_rate(w->tuned.model, w->tuned.adapter, w->tok, w->tmpl, o, adapter ? adapter : "",
+                       candidates, ratings, cli_watch(c), NULL, &c->err);
+    if (!ok) cmd_drop_empty(ratings);
+    if (!ok) return false;
+    cli_draw_end(&c->meter);
+    ok = hbk_select(o, candidates, ratings, out, counts, NULL, &c->err);
+    return ok;
+}
+
+static int cmd_curate(cli *c)
+{
+    cmd_world w;
+    hbk_curate_counts counts;
+    memset(&w, 0, sizeof w);
+    hbk_curate_options o = hbk_curate_defaults();
+    cli_bind(c, &cmd_curate_group, "", &o);
+    cmd_bind_decode(c, &o.decode);
+    if (cli_has(c, "keep") && cli_has(c, "keep-share"))
+        return cli_misused(c, "--keep and --keep-share exclude each other");
+    if (o.votes > 1 && o.decode.sampling.temperature <= 0)
+        return cli_misused(c, "--votes %lld needs a --temperature above 0, or all votes are the same",
+                           (long long)o.votes);
+    bool ok = cmd_open(c, &w);
+    w.tag[0] = 0; /* nor does the rating prompt */
+    if (ok && !w.tmpl)
+        ok = hbk_fail(&c->err, HBK_ERROR_OPTION, "curate needs a template: --template plain at least");
+    ok = ok && cmd_wording(c, w.tmpl, "rubric", HBK_RATING) && cmd_rate_and_select(c, &w, &o, &counts);
+    if (ok) cmd_say_counts(c, &counts, 0);
+    if (ok && cli_has(c, "json")) ok = cli_print_json(hbk__counts_json(&counts), &c->err);
+    cmd_close(&w);
+    return cli_end(c, ok);
+}
+
+/* ==== THE LOOP =========================================================== */
+
+/* A stage's training: what is said for all, and over it what is said for this one. */
+static void cmd_bind_stage(const cli *c, const char *stage, hbk_train_options *o)
+{
+    cli_bind(c, &cmd_train_group, "", o);
+    hbk_int steps = o->steps;
+    double epochs = o->epochs;
+    o->steps = -1;
+    o->epochs = 0;
+    cli_bind(c, &cmd_train_group, stage, o);
+    if (o->steps < 0 && o->epochs <= 0) { /* nothing of its own about its length */
+        o->steps = steps;
+        o->epochs = epochs;
+    }
+}
+
+static const char *cmd_or_null(const char *text)
+{
+    return text && *text ? text : NULL;
+}
+
+static hbk_loop_options cmd_loop_options(const cli *c)
+{
+    hbk_loop_options o = hbk_loop_defaults();
+    o.seed_path = cli_text(c, "seed-data");
+    o.corpus_path = cli_text(c, "corpus");
+    o.model_name = cli_text(c, "model");
+    o.replay_path = cli_text(c, "replay");
+    o.tag_seed = cmd_or_null(cli_text(c, "tag-seed"));
+    o.tag_web = cmd_or_null(cli_text(c, "tag-web"));
+    o.inference_tags = cli_text(c, "inference-tags");
+    o.iterations = cli_int(c, "iterations");
+    o.seed_repeat = cli_int(c, "seed-repeat");
+    o.max_length = cli_has(c, "max-length") ? cli_int(c, "max-length") : -1;
+    o.force = cli_has(c, "force");
+    o.myx = o.m0 = o.mt = hbk_train_defaults(cli_has(c, "full"));
+    cmd_bind_stage(c, "myx", &o.myx);
+    cmd_bind_stage(c, "m0", &o.m0);
+    cmd_bind_stage(c, "mt", &o.mt);
+    if (cli_has(c, "seed")) o.seed = o.augment.seed = o.curate.decode.seed = (uint64_t)cli_int(c, "seed");
+    cli_bind(c, &cmd_curate_group, "", &o.curate);
+    cli_bind(c, &cmd_loop_sampling_group, "", &o.augment);
+    cli_bind(c, &cmd_loop_sampling_group, "augment", &o.augment);
+    cli_bind(c, &cmd_loop_sampling_group, "curate", &o.curate.decode);
+    cli_bind(c, &cmd_wave_group, "", &o.augment);
+    cli_bind(c, &cmd_wave_group, "", &o.curate.decode);
+    return o;
+}
+
+/* A run that is watched: run.json gets a "curated-k" after each curation, and that is when its counts are
+   printed. */
+typedef struct cmd_run_watch {
+    cli *c;
+    char run[512], stage[64];
+    int said; /* curations whose counts were printed */
+} cmd_run_watch;
+
+static void cmd_read_counts(const json_t *j, hbk_curate_counts *n)
+{
+    const json_t *threshold = json_object_get(j, "threshold");
+    memset(n, 0, sizeof *n);
+    n->n = json_integer_value(json_object_get(j, "n"));
+    n->rated = json_integer_value(json_object_get(j, "rated"));
+    n->unparsable = json_integer_value(json_object_get(j, "unparsable"));
+    n->truncated = json_integer_value(json_object_get(j, "truncated"));
+    n->too_long = json_integer_value(json_object_get(j, "too_long"));
+    n->kept = json_integer_value(json_object_get(j, "kept"));
+    n->threshold = json_is_number(threshold) ? json_number_value(threshold) : (double)NAN;
+    n->collapsed = json_is_true(json_object_get(j, "collapsed"));
+    for (size_t i = 0; i < 5; i++)
+        n->histogram[i] = json_integer_value(json_array_get(json_object_get(j, "histogram"), i));
+}
+
+/* Prints the curations that have ended since the last call. */
+static void cmd_say_curations(cmd_run_watch *w)
+{
+    json_t *run = hbk_file_exists(w->run) ? hbk_json_read(w->run, NULL) : NULL;
+    const json_t *stages = json_object_get(run, "stages"), *entry;
+    char name[32];
+    for (;; w->said++) {
+        hbk_curate_counts n;
+        snprintf(name, sizeof name, "curated-%d", w->said + 1);
+        if (!(entry = json_object_get(stages, name))) break;
+        cmd_read_counts(entry, &n);
+        cli_draw_end(&w->c->meter);
+        cmd_say_counts(w->c, &n, w->said + 1);
+        fflush(stdout);
+    }
+    json_decref(run);
+}
+
+static bool cmd_on_run(void *ctx, const char *stage, hbk_int done, hbk_int total, const char *unit,
+                       const char *note)
+{
+    cmd_run_watch *w = (cmd_run_watch *)ctx;
+    if (strncmp(w->stage, stage, sizeof w->stage - 1) != 0) {
+        snprintf(w->stage, sizeof w->stage, "%s", stage);
+        cmd_say_curations(w);
+    }
+    return cli_on_progress(&w->c->meter, stage, done, total, unit, note);
+}
+
+/* What the loop ended with, and the page about it. */
+static bool cmd_say_result(cli *c, const char *dir, const hbk_loop_result *r)
+{
+    char page[512];
+    if (!hbk_path(page, dir, "report.html", &c->err) || !tool_report(dir, NULL, &c->err)) return false;
+    cli_say(c, "%lld seed pairs, %lld segments, %lld candidates, %lld of them with a usable instruction\n",
+            (long long)r->n_seed, (long long)r->n_segments, (long long)r->n_candidates, (long long)r->n_ok);
+    if (r->stopped[0]) cli_say(c, "STOPPED EARLY: %s\n", r->stopped);
+    cli_say(c, "result: %s\nreport: %s\n", r->final_dir, page);
+    if (!cli_has(c, "json")) return true;
+    json_t *curations = json_array();
+    for (int k = 0; k < 8 && r->curated[k].n; k++)
+        json_array_append_new(curations, hbk__counts_json(&r->curated[k]));
+    return cli_print_json(json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:o, s:s}", "result", r->final_dir,
+                                    "report", page, "iterations", (json_int_t)r->iterations, "seed_pairs",
+                                    (json_int_t)r->n_seed, "segments", (json_int_t)r->n_segments,
+                                    "candidates", (json_int_t)r->n_candidates, "usable", (json_int_t)r->n_ok,
+                                    "curations", curations, "stopped", r->stopped),
+                          &c->err);
+}
+
+static bool cmd_run_loop(cli *c, const cmd_world *w, hbk_loop_options *o)
+{
+    cmd_run_watch watch;
+    hbk_loop_result r;
+    const char *dir = cli_text(c, "out");
+    memset(&watch, 0, sizeof watch);
+    memset(&r, 0, sizeof r);
+    watch.c = c;
+    if (!hbk_path(watch.run, dir, "run.json", &c->err)) return false;
+    hbk_progress progress = *cli_watch(c);
+    progress.call = cmd_on_run;
+    progress.ctx = &watch;
+    o->tmpl = w->tmpl;
+    bool ok = hbk_loop_run(w->base, w->tok, o, dir, &progress, &r, NULL, &c->err);
+    if (ok || c->err.code == HBK_ERROR_CANCELLED) cmd_say_curations(&watch);
+    cli_draw_end(&c->meter);
+    return ok && cmd_say_result(c, dir, &r);
+}
+
+static int cmd_run(cli *c)
+{
+    cmd_world w;
+    memset(&w, 0, sizeof w);
+    hbk_loop_options o = cmd_loop_options(c);
+    const char *name = cli_text(c, "template");
+    if (cli_has(c, "epochs") && cli_has(c, "steps"))
+        return cli_misused(c, "--epochs and --steps exclude each other");
+    if (cli_has(c, "keep") && cli_has(c, "keep-share"))
+        return cli_misused(c, "--keep and --keep-share exclude each other");
+    if (o.curate.votes > 1 && o.curate.decode.sampling.temperature <= 0)
+        return cli_misused(c, "--votes %lld needs a --curate-temperature above 0, or all votes are the same",
+                           (long long)o.curate.votes);
+    if ((o.myx.replay > 0 || o.m0.replay > 0 || o.mt.replay > 0) != cli_has(c, "replay"))
+        return cli_misused(c, "--replay and --replay-per-batch go together");
+    if (name && strcmp(name, "none") == 0)
+        return cli_misused(c, "--template none: the loop needs a template; plain is the simplest");
+    bool ok = cmd_open_model(c, &w) && cmd_open_template(c, &w, cli_text(c, "model")) &&
+              cmd_wording(c, w.tmpl, "rubric", HBK_RATING) &&
+              cmd_wording(c, w.tmpl, "prompt", HBK_BACKWARD) && cmd_run_loop(c, &w, &o);
+    cmd_close(&w);
+    return cli_end(c, ok);
+}
+
+/* The same in the miniature world, where an oracle can say what came of it. */
+static int cmd_demo(cli *c)
+{
+    const char *dir = cli_text(c, "out");
+    char run[512], page[512];
+    demo_options o = {(uint64_t)cli_int(c, "seed"), cli_has(c, "lora"), dir};
+    bool json = cli_has(c, "json");
+    json_t *result = NULL;
+    bool ok = tool_demo(&o, cli_watch(c), json ? NULL : stdout, json ? &result : NULL, &c->err) &&
+              hbk_path(run, dir, "run", &c->err) && hbk_path(page, run, "report.html", &c->err) &&
+              tool_report(run, NULL, &c->err);
+    if (ok) cli_say(c, "report: %s\n", page);
+    if (ok && json) ok = cli_print_json(json_incref(result), &c->err);
+    json_decref(result);
+    return cli_end(c, ok);
+}
+
+static int cmd_report(cli *c)
+{
+    const char *run = c->operands[0], *out = cli_text(c, "out");
+    char state[512], metrics[512];
+    if (!hbk_dir_exists(run)) {
+        hbk_fail_at(&c->err, HBK_ERROR_FILE, run, 0, "there is no such run folder");
+        return cli_fail(c);
+    }
+    bool ok = hbk_path(state, run, "run.json", &c->err) && hbk_path(metrics, run, "metrics.jsonl", &c->err);
+    bool tuned = ok && !hbk_file_exists(state) && hbk_file_exists(metrics);
+    ok = ok && (tuned ? tool_curve(run, out, &c->err) : tool_report(run, out, &c->err));
+    if (ok && out) printf("%s\n", out);
+    if (ok && !out) printf("%s/%s\n", run, tuned ? "loss.svg" : "report.html");
+    return cli_end(c, ok);
+}
+
+#endif /* CMD_STAGES_H */
