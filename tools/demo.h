@@ -79,7 +79,7 @@ typedef struct demo {
     demo_shape shape;
     hbk_int n_segments;
     bool apart; /* arms are finetuned in another way than the loop, whose models stand among them too */
-    char data_dir[512], base_dir[512], run_dir[512], arm_dir[512]; /* the world's files, what is made of them */
+    char data_dir[512], base_dir[512], run_dir[512], arm_dir[512];
     hbk_tokenizer *tok;
     hbk_model *base;
     hbk_template *tmpl;
@@ -351,7 +351,7 @@ static bool demo_curated(const demo *d, int k, hbk_pairs *out, hbk_error *err)
 {
     char path[512], name[32];
     snprintf(name, sizeof name, k ? "curated-%d.jsonl" : "fours.jsonl", k);
-    if (!hbk_path(path, d->run_dir, name, err)) return false;
+    if (!hbk_path(path, k ? d->run_dir : d->arm_dir, name, err)) return false;
     if (k == 0) {
         char candidates[512], ratings[512];
         hbk_curate_options o = hbk_curate_defaults();
@@ -700,7 +700,8 @@ static json_t *demo_json(const demo *d)
     }
     for (int i = 0; i < d->n_times; i++) json_object_set_new(times, d->time_names[i], json_real(d->times[i]));
     return json_pack("{s:I s:b s:f s:f s:o s:o s:o}", "world", (json_int_t)d->o.seed, "lora", d->o.lora,
-                     "recovered", d->raters[0].recovered, "right_pairs", d->raters[0].good, "raters", raters, "rows", rows,
+                     "recovered",
+                     d->raters[0].recovered, "right_pairs", d->raters[0].good, "raters", raters, "rows", rows,
                      "seconds", times);
 }
 
