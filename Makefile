@@ -49,7 +49,7 @@ all: build/humpback examples
 demo: build/humpback
 	build/humpback demo $(DEMO)
 
-## reproduce   the paper's findings over five miniature worlds, in an hour (QUICK=1: over three, in ten minutes)
+## reproduce   the paper's findings over five miniature worlds (QUICK=1: three, ten minutes)
 reproduce: build/humpback
 	build/humpback reproduce $(REPRODUCE)
 
@@ -155,5 +155,5 @@ check-san: build/test-san
 $(HOOKS:tests/%=check-%): check-%: build/humpback
 	$(STEP) $* tests/$*
 
-.PHONY: all demo reproduce test examples bench conformance deps style install clean help check $(CHECKS) flags \
-        deps-header deps-test deps-check
+.PHONY: all demo reproduce test examples bench conformance deps style install clean help check $(CHECKS) \
+        flags deps-header deps-test deps-check
