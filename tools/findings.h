@@ -666,11 +666,32 @@ static int repro_curve_points(const repro_data *d, const repro_curve *c)
     return n;
 }
 
+/* The plot command of a figure with curves. */
+static void repro_script_curves(const repro_data *d, const repro_figure *f, const char *const *colours,
+                                hbk_text *t)
+{
+    const char *before = "plot ";
+    int block = 0;
+    for (int k = 0; f->curves[k].title; k++) {
+        const repro_curve *c = &f->curves[k];
+        int points = repro_curve_points(d, c);
+        if (points == 0) continue; /* nor does gnuplot count a block without points */
+        hbk_text_add(t, before);
+        if (c->level)
+            hbk_text_printf(t, "%.2f with lines dt 2 lw 1.5",
+                            repro_summary(d, c->modes[0], c->keys[0], "right", 100).mean);
+        else
+            hbk_text_printf(t, "'%s.dat' index %d using 1:2:3 with yerror%s lw 1.5 pt 7 ps 0.6", f->name,
+                            block, points > 1 ? "lines" : "bars");
+        hbk_text_printf(t, " lc rgb '%s' title '%s'", colours[k], c->title);
+        before = ", \\\n     ";
+        block++;
+    }
+}
+
 static void repro_figure_script(const repro_data *d, const repro_figure *f, hbk_text *t)
 {
-    static const char *const colours[REPRO_CURVES] = {"#1f4e79", "#c0504d", "#8a8a8a", "#7aa5c9", "#555555"};
-    const char *comma = "";
-    int block = 0;
+    static const char *const colours[REPRO_CURVES] = {"#1f4e79", "#c0504d", "#8a8a8a", "#5b8fb9", "#555555"};
     hbk_text_printf(t, "# gnuplot %s.gp makes %s.svg and %s.png\n", f->name, f->name, f->name);
     hbk_text_add(t, "set terminal svg size 720,430 font 'sans-serif,13' background '#ffffff'\n");
     hbk_text_printf(t, "set output '%s.svg'\nset title \"%s\"\n", f->name, f->title);
@@ -678,33 +699,20 @@ static void repro_figure_script(const repro_data *d, const repro_figure *f, hbk_
                     "'#dddddd'\n");
     if (f->bars[0].title) {
         hbk_text_add(t,
-                     "set yrange [0:100]\nset boxwidth 0.6\nset style fill solid 0.9 noborder\nunset key\n");
-        hbk_text_printf(t, "plot '%s.dat' using 0:2:3:xtic(1) with boxerrorbars lc rgb '%s'", f->name,
-                        colours[0]);
+                     "set yrange [0:100]\nset offsets 0.5, 0.5, 0, 0\nset boxwidth 0.6\nset style fill solid "
+                     "noborder\nunset key\n");
+        hbk_text_printf(t,
+                        "plot '%s.dat' using 0:2:xtic(1) with boxes lc rgb '%s', \\\n"
+                        "     '' using 0:2:3 with yerrorbars pt -1 lw 1.5 lc rgb '#222222'",
+                        f->name, colours[3]);
     } else {
         hbk_text_printf(t, "set xlabel '%s'\nset key bottom right\n%s", f->x,
                         f->sizes ? "" : "set logscale x\nset xtics (100, 200, 400, 800, 1600)\n");
         hbk_text_add(t, f->sizes ? "set xrange [0:0.6]\n" : "set xrange [80:2000]\n");
-        hbk_text_add(t, "plot ");
-        for (int k = 0; f->curves[k].title; k++) {
-            const repro_curve *c = &f->curves[k];
-            if (repro_curve_points(d, c) == 0) continue;
-            double level = repro_summary(d, c->modes[0], c->keys[0], "right", 100).mean;
-            if (c->level)
-                hbk_text_printf(t, "%s%.2f with lines dt 2 lc rgb '%s' title '%s'", comma, level, colours[k],
-                                c->title);
-            else
-                hbk_text_printf(t,
-                                "%s'%s.dat' index %d using 1:2:3 with yerror%s lw 1.5 pt 7 ps 0.6 lc rgb "
-                                "'%s' title '%s'",
-                                comma, f->name, block, repro_curve_points(d, c) > 1 ? "lines" : "bars",
-                                colours[k], c->title);
-            block++;
-            comma = ", \\\n     ";
-        }
+        repro_script_curves(d, f, colours, t);
     }
-    hbk_text_printf(t, "\nset terminal pngcairo size 1440,860 font 'sans,24'\nset output '%s.png'\nreplot\n",
-                    f->name);
+    hbk_text_add(t, "\nset terminal pngcairo size 1440,860 font 'sans,22' linewidth 2 pointscale 2\n");
+    hbk_text_printf(t, "set output '%s.png'\nreplot\n", f->name);
 }
 
 /* Runs gnuplot in the folder; false: there is none, or it failed. */
@@ -792,7 +800,8 @@ static bool repro_page(hbk_text *t, const repro_options *o, const json_t *all, h
     hbk_text_add(t, "</title>\n<style>\n");
     for (size_t i = 0; i < sizeof report_style / sizeof report_style[0]; i++)
         hbk_text_add(t, report_style[i]);
-    hbk_text_add(t, "</style>\n</head>\n<body>\n<header>\n<h1>");
+    hbk_text_add(t, "body{max-width:74rem}td.w:first-child{min-width:19rem}td.w:last-child{min-width:11rem}\n"
+                    "</style>\n</head>\n<body>\n<header>\n<h1>");
     report_escape(t, title);
     hbk_text_add(t, "</h1>\n<p class=\"verdict\">");
     report_escape_json(t, json_object_get(all, "verdict"));
