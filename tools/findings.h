@@ -454,20 +454,27 @@ static void repro_tables_slopes(const repro_data *d, json_t *tables)
         }
 }
 
-/* Seconds of one thread, all worlds together, where they went. */
+static void repro_put_seconds(json_t *row, double seconds)
+{
+    char cell[32];
+    snprintf(cell, sizeof cell, "%.1f", seconds);
+    repro_put(row, isfinite(seconds) ? cell : "-");
+}
+
+/* Where the time went; the result is the seconds of all rows together. */
 static double repro_tables_seconds(const repro_data *d, json_t *tables)
 {
-    static const char *const columns[] = {"mode", "row", "worlds", "seconds a world", "in all"};
+    static const char *const columns[] = {"mode",  "row", "worlds", "seconds a world", "of the processor",
+                                          "in all"};
     double all = 0;
-    json_t *rows =
-        repro_table(tables, "Time",
-                    "Seconds of one thread. The loop is the backward model, the candidates, M0, two "
-                    "curations, M1 and M2.",
-                    columns, 5);
-    for (int m = 0; m < REPRO_MODES; m++) {
-        double sum = 0;
+    json_t *rows = repro_table(tables, "Time",
+                               "Each row is made on one thread, --jobs of them side by side. The loop is the "
+                               "backward model, the candidates, M0, two curations, M1 and M2.",
+                               columns, 6);
+    for (int m = 0; m < REPRO_MODES; m++)
         for (int r = 0; r < REPRO_ROWS; r++) {
             hbk_summary s = repro_summary(d, (repro_mode)m, repro_rows[r].key, "seconds", 1);
+            hbk_summary cpu = repro_summary(d, (repro_mode)m, repro_rows[r].key, "cpu_seconds", 1);
             char cell[32];
             if (s.n == 0) continue;
             json_t *row = json_array();
@@ -475,15 +482,12 @@ static double repro_tables_seconds(const repro_data *d, json_t *tables)
             repro_put(row, repro_rows[r].kind == REPRO_RATER ? repro_rows[r].key : repro_rows[r].name);
             snprintf(cell, sizeof cell, "%d", (int)s.n);
             repro_put(row, cell);
-            snprintf(cell, sizeof cell, "%.1f", s.mean);
-            repro_put(row, cell);
-            snprintf(cell, sizeof cell, "%.0f", s.mean * (double)s.n);
-            repro_put(row, cell);
+            repro_put_seconds(row, s.mean);
+            repro_put_seconds(row, cpu.mean);
+            repro_put_seconds(row, s.mean * (double)s.n);
             json_array_append_new(rows, row);
-            sum += s.mean * (double)s.n;
+            all += s.mean * (double)s.n;
         }
-        all += sum;
-    }
     return all;
 }
 
@@ -701,10 +705,11 @@ static void repro_figure_script(const repro_data *d, const repro_figure *f, hbk_
         hbk_text_add(t,
                      "set yrange [0:100]\nset offsets 0.5, 0.5, 0, 0\nset boxwidth 0.6\nset style fill solid "
                      "noborder\nunset key\n");
-        hbk_text_printf(t,
-                        "plot '%s.dat' using 0:2:xtic(1) with boxes lc rgb '%s', \\\n"
-                        "     '' using 0:2:3 with yerrorbars pt -1 lw 1.5 lc rgb '#222222'",
-                        f->name, colours[3]);
+        hbk_text_printf(
+            t,
+            "plot '%s.dat' using 0:2:xtic(1) with boxes lc rgb '%s', \\\n"
+            "     '' using 0:($2-$3):(0):(2*$3) with vectors heads size 0.08,90 lw 1.5 lc rgb '#222222'",
+            f->name, colours[3]);
     } else {
         hbk_text_printf(t, "set xlabel '%s'\nset key bottom right\n%s", f->x,
                         f->sizes ? "" : "set logscale x\nset xtics (100, 200, 400, 800, 1600)\n");
@@ -837,7 +842,8 @@ static json_t *repro_notes(const repro_data *d, bool drawn, double seconds)
     hbk_text_printf(&t, "%d worlds (", o->n_worlds);
     for (int i = 0; i < o->n_worlds; i++)
         hbk_text_printf(&t, "%s%lld", i ? ", " : "", (long long)o->worlds[i]);
-    hbk_text_printf(&t, "), %d evaluation prompts each, %s segments; %.0f seconds of one thread in all.",
+    hbk_text_printf(&t,
+                    "), %d evaluation prompts each, %s segments; %.0f seconds in all, on one thread each.",
                     (int)TINY_EVALUATIONS, o->quick ? "2000" : "3000", seconds);
     json_array_append_new(notes, json_string(hbk_text_string(&t)));
     if (o->quick)

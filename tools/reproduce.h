@@ -460,6 +460,7 @@ static bool repro_run_row(const repro_options *o, const repro_task *t, const hbk
         if (why[0]) json_object_set_new(out, "missing", json_string(why));
         if (!json_object_get(out, "seconds"))
             json_object_set_new(out, "seconds", json_real(demo_now(d) - before));
+        json_object_set_new(out, "cpu_seconds", json_real((double)clock() / CLOCKS_PER_SEC));
         demo_close(d);
     }
     ok = ok && hbk_json_write(path, out, err);
