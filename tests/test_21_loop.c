@@ -95,6 +95,7 @@ static t21_world t21_new(const char *name)
     w.o.curate.decode.sampling.max_new = 8;
     w.o.curate.readout = HBK_READOUT_EXPECTED;
     w.o.curate.keep_share = 0.4;
+    w.o.stop_unchanged = false; /* of seven candidates the same two may well be kept again */
     w.o.seed = 3;
     return w;
 }
@@ -374,15 +375,18 @@ static void t21_stages_by_their_models(void **state)
     for (int k = 0; k < 3; k++) {
         hbk_error err;
         hbk_tuned t;
+        char who[64];
         check_ok(hbk_tuned_load(&t, w.m, t21_path(path, dir, names[k], NULL), NULL, &err));
+        snprintf(who, sizeof who, "%s %016llx", names[k],
+                 (unsigned long long)hbk_adapter_hash(hbk_model_hash(w.m), t.adapter));
         test_tmp(own, "t21_stage.jsonl");
         unlink(own);
         w.o.augment.seed = w.o.curate.decode.seed = w.o.seed;
         if (k == 0)
-            check_ok(hbk_augment(t.model, t.adapter, w.tok, w.t, &w.o.augment, "myx", segments, own, NULL,
+            check_ok(hbk_augment(t.model, t.adapter, w.tok, w.t, &w.o.augment, who, segments, own, NULL,
                                  NULL, &err));
         else
-            check_ok(hbk_rate(t.model, t.adapter, w.tok, w.t, &w.o.curate, names[k], candidates, own, NULL,
+            check_ok(hbk_rate(t.model, t.adapter, w.tok, w.t, &w.o.curate, who, candidates, own, NULL,
                               NULL, &err));
         read[k] = t19_read(t21_path(path, dir, files[k], NULL));
         t19_check_same(&read[k], own, files[k]);
