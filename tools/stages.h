@@ -215,6 +215,7 @@ static int cmd_curate(cli *c)
     memset(&w, 0, sizeof w);
     hbk_curate_options o = hbk_curate_defaults();
     cli_bind(c, &cmd_curate_group, "", &o);
+    cli_bind(c, &cmd_keep_group, "", &o);
     cmd_bind_decode(c, &o.decode);
     if (cli_has(c, "keep") && cli_has(c, "keep-share"))
         return cli_misused(c, "--keep and --keep-share exclude each other");
@@ -266,6 +267,12 @@ static hbk_loop_options cmd_loop_options(const cli *c)
     o.inference_tags = cli_text(c, "inference-tags");
     o.iterations = cli_int(c, "iterations");
     o.seed_repeat = cli_int(c, "seed-repeat");
+    o.validation_share = cli_real(c, "validation-share");
+    o.stop_on_collapse = cli_has(c, "stop-on-collapse");
+    o.stop_unchanged = !cli_has(c, "no-stop-unchanged");
+    o.max_steps = cli_int(c, "max-steps");
+    if (cli_has(c, "keep")) cli_reals(cli_text(c, "keep"), o.keep, HBK_ITERATIONS);
+    if (cli_has(c, "keep-share")) cli_reals(cli_text(c, "keep-share"), o.keep_share, HBK_ITERATIONS);
     o.max_length = cli_has(c, "max-length") ? cli_int(c, "max-length") : -1;
     o.force = cli_has(c, "force");
     o.myx = o.m0 = o.mt = hbk_train_defaults(cli_has(c, "full"));
@@ -346,7 +353,7 @@ static bool cmd_say_result(cli *c, const char *dir, const hbk_loop_result *r)
     cli_say(c, "result: %s\nreport: %s\n", r->final_dir, page);
     if (!cli_has(c, "json")) return true;
     json_t *curations = json_array();
-    for (int k = 0; k < 8 && r->curated[k].n; k++)
+    for (int k = 0; k < HBK_ITERATIONS && r->curated[k].n; k++)
         json_array_append_new(curations, hbk__counts_json(&r->curated[k]));
     return cli_print_json(json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:o, s:s}", "result", r->final_dir,
                                     "report", page, "iterations", (json_int_t)r->iterations, "seed_pairs",
@@ -375,14 +382,53 @@ static bool cmd_run_loop(cli *c, const cmd_world *w, hbk_loop_options *o)
     return ok && cmd_say_result(c, dir, &r);
 }
 
+/* More thresholds than curations are a mistake that would pass unseen. */
+static int cmd_check_keeps(cli *c, const char *name)
+{
+    double values[CLI_LIST];
+    const char *list = cli_has(c, name) ? cli_text(c, name) : NULL;
+    int n = list ? cli_reals(list, values, CLI_LIST) : 0, most = (int)cli_int(c, "iterations");
+    return n <= most ? 0 : cli_misused(c, "--%s %s: %d values for %d iterations", name, list, n, most);
+}
+
+/* The stages' options that are no plain numbers, and combinations that make no sense; 0 or an exit code. */
+static int cmd_check_stages(cli *c, hbk_loop_options *o)
+{
+    static const char *const stages[] = {"", "myx", "m0", "mt"};
+    hbk_train_options *const trainings[] = {&o->myx, &o->m0, &o->mt};
+    int code = 0;
+    for (int i = 0; i < 4 && !code; i++)
+        if (cli_stage_text(c, stages[i], "epochs") && cli_stage_text(c, stages[i], "steps"))
+            return cli_misused(c, "--%s%sepochs and --%s%ssteps exclude each other", stages[i], i ? "-" : "",
+                               stages[i], i ? "-" : "");
+    for (int i = 0; i < 3 && !code; i++) { /* what is said for all, and over it what is said for this one */
+        code = cmd_bind_lora(c, "", &trainings[i]->lora);
+        if (!code) code = cmd_bind_lora(c, stages[i + 1], &trainings[i]->lora);
+        if (!code && trainings[i]->patience > 0 && !cli_has(c, "validation-share"))
+            code = cli_misused(c, "--patience needs --validation-share");
+    }
+    return code;
+}
+
+/* The commonest slip of the pen, after which nothing tells seed and curated pairs apart. */
+static void cmd_warn_tags(const hbk_loop_options *o)
+{
+    if (o->tag_seed && o->tag_web && strcmp(o->tag_seed, o->tag_web) == 0)
+        fprintf(stderr,
+                "humpback: note: --tag-seed and --tag-web are the same: the models cannot tell curated pairs "
+                "from people's\n");
+}
+
 static int cmd_run(cli *c)
 {
     cmd_world w;
     memset(&w, 0, sizeof w);
     hbk_loop_options o = cmd_loop_options(c);
     const char *name = cli_text(c, "template");
-    if (cli_has(c, "epochs") && cli_has(c, "steps"))
-        return cli_misused(c, "--epochs and --steps exclude each other");
+    int code = cmd_check_stages(c, &o);
+    if (code || (code = cmd_check_keeps(c, "keep")) || (code = cmd_check_keeps(c, "keep-share"))) return code;
+    if (cli_has(c, "validation-share") && o.seed_repeat > 1)
+        return cli_misused(c, "--validation-share and --seed-repeat exclude each other");
     if (cli_has(c, "keep") && cli_has(c, "keep-share"))
         return cli_misused(c, "--keep and --keep-share exclude each other");
     if (o.curate.votes > 1 && o.curate.decode.sampling.temperature <= 0)
@@ -392,6 +438,7 @@ static int cmd_run(cli *c)
         return cli_misused(c, "--replay and --replay-per-batch go together");
     if (name && strcmp(name, "none") == 0)
         return cli_misused(c, "--template none: the loop needs a template; plain is the simplest");
+    cmd_warn_tags(&o);
     bool ok = cmd_open_model(c, &w) && cmd_open_template(c, &w, cli_text(c, "model")) &&
               cmd_wording(c, w.tmpl, "rubric", HBK_RATING) &&
               cmd_wording(c, w.tmpl, "prompt", HBK_BACKWARD) && cmd_run_loop(c, &w, &o);
