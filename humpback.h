@@ -16869,6 +16869,7 @@ typedef struct hbk__loop {
     hbk_pairs pairs; /* the seed */
     hbk_dataset replay;
     double lap; /* when the stage before ended, by the caller's clock */
+    bool fits;  /* a segment was seen that fits into the rating prompt */
     hbk_loop_result r;
 } hbk__loop;
 
@@ -17065,6 +17066,27 @@ static bool hbk__stage_finish(hbk__loop *l, const char *name, json_t *entry, hbk
 
 /* ---- stages --------------------------------------------------------------------------------- */
 
+/* Would a pair with this text fit into the rating prompt? Then l->fits is set; *shortest is the least length
+   that a prompt had. */
+static bool hbk__loop_try_rating(hbk__loop *l, const char *text, hbk_int *shortest, hbk_error *err)
+{
+    hbk_int limit = l->o->curate.decode.max_length, context = l->m->config.context_length;
+    if (limit <= 0) limit = l->o->max_length > 0 ? l->o->max_length : context;
+    hbk_render r;
+    hbk_tokens ids;
+    memset(&r, 0, sizeof r);
+    memset(&ids, 0, sizeof ids);
+    ids.alloc = l->alloc;
+    r.use = HBK_RATING;
+    r.instruction = "";
+    r.output = text;
+    bool ok = hbk_template_tokens(l->t, l->tok, &r, &ids, NULL, err);
+    if (ok && (*shortest == 0 || ids.n < *shortest)) *shortest = ids.n;
+    if (ok && ids.n < HBK__MIN(limit, context)) l->fits = true;
+    hbk_tokens_free(&ids);
+    return ok;
+}
+
 /* An id names its random numbers and its rating, so it comes once. By hash: among a million ids a wrong match
    has a chance of 1 in 10^7. */
 static bool hbk__loop_new_id(hbk__hash_set *ids, const char *id, const char *path, hbk_int line,
@@ -17086,18 +17108,24 @@ static bool hbk__loop_segments(hbk__loop *l, hbk_jsonl_writer *out, hbk_error *e
     ids.alloc = l->alloc;
     bool ok = in != NULL;
     json_t *row;
-    hbk_int n = 0;
+    hbk_int n = 0, shortest = 0;
     for (int got; ok && (got = hbk_jsonl_next(in, &row, err)) != 0; n++) {
         char id[256];
         ok = got > 0 && hbk__row_text(row, "text", &text, path, hbk_jsonl_line(in), err) &&
              hbk__row_id(row, "row", id, path, hbk_jsonl_line(in), err) &&
              hbk__loop_new_id(&ids, id, path, hbk_jsonl_line(in), err) &&
+             (l->fits || hbk__loop_try_rating(l, text, &shortest, err)) &&
              (!out || (hbk__add(row, "id", json_string(id)) && hbk_jsonl_write(out, row, err)));
     }
     hbk_jsonl_close(in);
     hbk_free(l->alloc, ids.slots);
     if (ok && n == 0)
         ok = hbk_fail_at(err, HBK_ERROR_DATA, path, 0, "the corpus is empty: it needs rows {\"text\": ...}");
+    if (ok && !l->fits) /* found here, and not after the trainings before the first rating */
+        ok = hbk_fail_at(err, HBK_ERROR_DATA, path, 0,
+                         "no segment fits into the rating prompt: the shortest makes one of %lld tokens; shorten "
+                         "the rubric or the segments, or take a model with a longer context",
+                         (long long)shortest);
     l->r.n_segments = n;
     return ok;
 }
@@ -17168,7 +17196,8 @@ static bool hbk__loop_check(hbk__loop *l, hbk_error *err)
             return hbk_fail_at(err, HBK_ERROR_OPTION, inputs[i], 0,
                                "lies in the run folder %s, which the run writes to: choose another folder",
                                l->dir);
-    return hbk__loop_seed(l, err) && hbk__loop_segments(l, NULL, err) && hbk__loop_spells(l, err) &&
+    l->fits = hbk_file_exists(l->run); /* it was looked at then; another rubric will be named by its hash */
+    return hbk__loop_seed(l, err) && hbk__loop_spells(l, err) && hbk__loop_segments(l, NULL, err) &&
            (!l->o->replay_path || hbk_dataset_add_texts(&l->replay, l->o->replay_path, l->tok, limit, err));
 }
 

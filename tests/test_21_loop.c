@@ -1037,6 +1037,11 @@ static void t21_bad_inputs(void **state)
     }
     hbk_error err;
     t21_world w = t21_new("options0");
+    w.o.max_length = 12; /* examples may be as short, but no rubric */
+    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_DATA, "no segment fits into the rating prompt");
+    assert_string_equal(err.file, w.corpus);
+    assert_false(hbk_file_exists(w.dir));
+    w.o.max_length = -1;
     w.o.iterations = 0;
     check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "at least one iteration");
     w.o.iterations = HBK_ITERATIONS + 1;

@@ -164,10 +164,13 @@ static void cmd_say_counts(const cli *c, const hbk_curate_counts *n, int k)
         const char *what = n->kept * 2 > n->n ? "more than 90 % were kept" : "fewer than 2 % were kept";
         const char *why = n->rated * 2 < n->n ? "Most ratings have no score that could be read"
                                               : "A rater that gives all pairs one score selects nothing";
-        cli_say(c,
-                "  WARNING: %s. %s: look at the ratings, and try\n"
-                "           --readout expected, --keep-share 0.2, more new tokens or a better rater.\n",
-                what, why);
+        const char *remedy = "look at the ratings, and try\n"
+                             "           --readout expected, --keep-share 0.2, more new tokens or a better rater";
+        if (n->too_long * 2 > n->n) {
+            why = "Most pairs do not fit into the context with the rubric around them";
+            remedy = "try a shorter\n           --rubric, shorter segments, or a model with a longer context";
+        }
+        cli_say(c, "  WARNING: %s. %s: %s.\n", what, why, remedy);
     }
 }
 
@@ -342,6 +345,23 @@ static bool cmd_on_run(void *ctx, const char *stage, hbk_int done, hbk_int total
     return cli_on_progress(&w->c->meter, stage, done, total, unit, note);
 }
 
+/* "of the others 43 truncated, 2 echo": why instructions were not used, from run.json. */
+static void cmd_say_unused(const cli *c, const char *dir)
+{
+    char path[512];
+    const char *key, *lead = "  of the others ";
+    json_t *n, *run = hbk_path(path, dir, "run.json", NULL) ? hbk_json_read(path, NULL) : NULL;
+    json_t *counts =
+        json_object_get(json_object_get(json_object_get(run, "stages"), "candidates"), "status");
+    json_object_foreach(counts, key, n) {
+        if (strcmp(key, "ok") == 0 || json_integer_value(n) == 0) continue;
+        cli_say(c, "%s%lld %s", lead, (long long)json_integer_value(n), key);
+        lead = ", ";
+    }
+    if (*lead == ',') cli_say(c, "\n");
+    json_decref(run);
+}
+
 /* What the loop ended with, and the page about it. */
 static bool cmd_say_result(cli *c, const char *dir, const hbk_loop_result *r)
 {
@@ -349,6 +369,7 @@ static bool cmd_say_result(cli *c, const char *dir, const hbk_loop_result *r)
     if (!hbk_path(page, dir, "report.html", &c->err) || !tool_report(dir, NULL, &c->err)) return false;
     cli_say(c, "%lld seed pairs, %lld segments, %lld candidates, %lld of them with a usable instruction\n",
             (long long)r->n_seed, (long long)r->n_segments, (long long)r->n_candidates, (long long)r->n_ok);
+    cmd_say_unused(c, dir);
     if (r->stopped[0]) cli_say(c, "STOPPED EARLY: %s\n", r->stopped);
     cli_say(c, "result: %s\nreport: %s\n", r->final_dir, page);
     if (!cli_has(c, "json")) return true;
