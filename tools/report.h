@@ -619,11 +619,26 @@ static void report_warn_tags(report_run *r, json_t *warnings)
                     json_string("Seed and curated pairs carry the same tag: the models cannot tell them apart."));
 }
 
+/* A seed of which much was left out is a smaller seed than its owner thinks. */
+static void report_warn_too_long(report_run *r, json_t *warnings)
+{
+    const json_t *m0 = report_find(json_object_get(r->report, "models"), "model", "m0");
+    hbk_int used = report_int(m0, "examples") + report_int(m0, "validation"), out = report_int(m0, "too_long");
+    char line[320];
+    if (10 * out <= used + out) return;
+    snprintf(line, sizeof line,
+             "%s of the %s seed pairs do not fit into the context and were left out: shorter pairs, a larger "
+             "--max-length or a model with a longer context keep them.",
+             report_count(out).s, report_count(used + out).s);
+    report_push(r, warnings, json_string(line));
+}
+
 static void report_warnings(report_run *r)
 {
     json_t *warnings = report_inner(r, r->report, "warnings", json_array());
     const json_t *curations = json_object_get(r->report, "curations");
     report_warn_tags(r, warnings);
+    report_warn_too_long(r, warnings);
     for (size_t i = 0; i < json_array_size(curations); i++) {
         const json_t *c = json_array_get(curations, i), *rate = json_object_get(c, "parse_rate");
         hbk_int rows = report_int(c, "rows"), too_long = report_int(json_object_get(c, "status"), "too_long");
@@ -834,12 +849,22 @@ static void report_box(hbk_text *t, report_shape shape, double y, const char *ki
                         kind, note);
 }
 
+/* The number of the model that the run has ended with; -1 while it has not. */
+static int report_result(const json_t *report)
+{
+    int last = -1;
+    char model[16] = "m0";
+    while (last < REPORT_ROUNDS && report_done(report, model))
+        snprintf(model, sizeof model, "m%d", ++last + 1);
+    return json_is_true(json_object_get(report, "complete")) || *report_string(report, "stopped") ? last : -1;
+}
+
 /* One iteration, from the row of its rater at y to the row of its model, y + 136:
 
        candidates |<-- rates -- M(i-1)
                   v
        curated i  ---- kept --> M(i)                                                                     */
-static void report_diagram_round(hbk_text *t, const json_t *report, int i, int rounds, double y)
+static void report_diagram_round(hbk_text *t, const json_t *report, int i, int result, double y)
 {
     const json_t *c = json_array_get(json_object_get(report, "curations"), (size_t)(i - 1));
     const json_t *kept = json_object_get(c, "kept");
@@ -876,7 +901,7 @@ static void report_diagram_round(hbk_text *t, const json_t *report, int i, int r
     report_edge(t, after, words);
     snprintf(model, sizeof model, "M%d", i);
     snprintf(words, sizeof words, "seed + curated %d", i);
-    report_box(t, REPORT_MODEL, y + 136, *after ? after : i == rounds ? "result" : "", model, words);
+    report_box(t, REPORT_MODEL, y + 136, *after ? after : i == result ? "result" : "", model, words);
 }
 
 /* The loop. The seed's rail on the right reaches every model, the candidates' rail on the left every curation
@@ -885,6 +910,7 @@ static void report_diagram(hbk_text *t, const json_t *report)
 {
     int rounds = report_rounds(report);
     rounds = rounds > 0 ? rounds : 2;
+    int result = report_result(report);
     const json_t *candidates = json_object_get(report, "candidates");
     const json_t *seed = report_find(json_object_get(report, "sets"), "set", "seed");
     const json_t *segments = json_object_get(report, "segments");
@@ -916,8 +942,9 @@ static void report_diagram(hbk_text *t, const json_t *report)
     report_box(t, REPORT_MODEL, 94, report_done(report, "myx") ? "" : "off",
                "M<tspan class=\"sub\" dy=\"3\">yx</tspan>", "output &#8594; instruction");
     report_box(t, REPORT_DATA, 164, written, "Candidates", "new instruction, old text");
-    report_box(t, REPORT_MODEL, 234, report_done(report, "m0") ? "" : "off", "M0", "seed only");
-    for (int i = 1; i <= rounds; i++) report_diagram_round(t, report, i, rounds, 98 + 136.0 * i);
+    report_box(t, REPORT_MODEL, 234, !report_done(report, "m0") ? "off" : result == 0 ? "result" : "",
+               "M0", "seed only");
+    for (int i = 1; i <= rounds; i++) report_diagram_round(t, report, i, result, 98 + 136.0 * i);
     hbk_text_add(t, "</svg>\n");
 }
 

@@ -345,7 +345,7 @@ static bool cmd_on_run(void *ctx, const char *stage, hbk_int done, hbk_int total
     return cli_on_progress(&w->c->meter, stage, done, total, unit, note);
 }
 
-/* "of the others 43 truncated, 2 echo": why instructions were not used, from run.json. */
+/* What was not used, and why, from run.json: "of the others 43 truncated, 2 echo". */
 static void cmd_say_unused(const cli *c, const char *dir)
 {
     char path[512];
@@ -359,6 +359,9 @@ static void cmd_say_unused(const cli *c, const char *dir)
         lead = ", ";
     }
     if (*lead == ',') cli_say(c, "\n");
+    long long out =
+        json_integer_value(json_object_get(json_object_get(json_object_get(run, "stages"), "m0"), "too_long"));
+    if (out) cli_say(c, "  of the seed %lld pairs do not fit into the context and were left out\n", out);
     json_decref(run);
 }
 
