@@ -305,6 +305,7 @@ static bool demo_loop(const demo *d, hbk_loop_result *result, hbk_error *err)
     o.tag_web = TINY_TAG_WEB;
     o.inference_tags = "seed";
     o.seed_repeat = 3;
+    o.stop_unchanged = false; /* the table has a row for M2 */
     o.seed = d->o.seed;
     o.myx = demo_finetuning(d, 1e-3, 8, 6);
     o.m0 = demo_first(d);
