@@ -107,7 +107,7 @@ static void t11_full_gradient(void **state)
         hbk_real *grads = HBK__NEW(NULL, hbk_real, hbk_model_count(&c), &err);
         hbk_model *d = hbk_model_view(&c, grads, NULL, &err);
         hbk_acts *a = hbk_acts_new(m, NULL, 15, 6, HBK_KEEP_ALL, NULL, &err);
-        hbk_pass p = {NULL, d, NULL, variant == 3 ? 8 : 0.25, variant == 2 ? 0.2 : 0, 11, 0};
+        hbk_pass p = {NULL, d, NULL, variant == 3 ? 8 : 0.25, variant == 2 ? 0.2 : 0, 11, 0, NULL, NULL};
         p.neftune = variant == 4 ? 5 : 0;
         t11_loss(a, m, &p);
         hbk_real *keep = HBK__NEW(NULL, hbk_real, hbk_model_count(&c), &err);
@@ -179,7 +179,7 @@ static void t11_lora_gradient(void **state)
         memset(d->values, 0, sizeof *d->values * (size_t)d->n_values);
         hbk_acts *a = hbk_acts_new(m, w, 15, 6, HBK_KEEP_ALL, NULL, &err);
         if (w->targets >> HBK_LM_HEAD) a->head_rows = 4; /* 12 targets: three chunks */
-        hbk_pass p = {w, NULL, d, 0.25, v->dropout, 12, 0};
+        hbk_pass p = {w, NULL, d, 0.25, v->dropout, 12, 0, NULL, NULL};
         t11_loss(a, m, &p);
         hbk_real *keep = HBK__NEW(NULL, hbk_real, d->n_values, &err);
         memcpy(keep, d->values, sizeof *keep * (size_t)d->n_values);
@@ -229,7 +229,7 @@ static void t11_tensors(void **state)
     hbk_config c = t11_biased();
     hbk_model *m = hbk_model_random(&c, 3, NULL, &err);
     hbk_acts *a = hbk_acts_new(m, NULL, 15, 6, HBK_KEEP_NONE, NULL, &err);
-    hbk_pass p = {NULL, NULL, NULL, 1, 0, 0, 0};
+    hbk_pass p = {NULL, NULL, NULL, 1, 0, 0, 0, NULL, NULL};
     double loss = t11_loss(a, m, &p);
     for (int s = 0; s < HBK_N_SLOTS; s++) {
         hbk_real *bias = m->layers[0].bias[s];
@@ -273,7 +273,7 @@ static void t11_lora_paths(void **state)
     hbk_real all[15 * 37], fed[15 * 37];
     double loss = 0, trained, nll[15];
     check_ok(hbk_model_logits(a, m, &b, w, all, &err));
-    hbk_pass p = {w, NULL, NULL, 1, 0, 0, 0};
+    hbk_pass p = {w, NULL, NULL, 1, 0, 0, 0, NULL, NULL};
     check_ok(hbk_model_pass(t, m, &b, &p, &trained, NULL, &err));
     for (int i = 0; i < 15; i++) {
         if (b.targets[i] < 0) continue;
@@ -305,7 +305,7 @@ static void t11_packing(void **state)
     hbk_model *m = hbk_model_random(&c, 3, NULL, &err);
     hbk_adapter *zero = hbk_adapter_new(&c, 3, 5, HBK_ALL_SLOTS, 1, NULL, &err);
     hbk_acts *a = hbk_acts_new(m, zero, 15, 6, HBK_KEEP_NONE, NULL, &err);
-    hbk_pass p = {NULL, NULL, NULL, 1, 0, 0, 0};
+    hbk_pass p = {NULL, NULL, NULL, 1, 0, 0, 0, NULL, NULL};
     double nll[15], alone[15], loss, part, sum = 0;
     hbk_batch b = t11_batch();
     check_ok(hbk_model_pass(a, m, &b, &p, &loss, nll, &err));
@@ -397,7 +397,7 @@ static void t11_refusals(void **state)
     hbk_config c = t11_config(false);
     hbk_model *m = hbk_model_random(&c, 3, NULL, &err);
     hbk_acts *a = hbk_acts_new(m, NULL, 4, 4, HBK_KEEP_NONE, NULL, &err);
-    hbk_pass p = {NULL, NULL, NULL, 1, 0, 0, 0};
+    hbk_pass p = {NULL, NULL, NULL, 1, 0, 0, 0, NULL, NULL};
     int32_t tokens[5] = {1, 37, 2, 3, 4}, targets[5] = {1, 2, -2, 3, 4};
     hbk_int start[2] = {0, 2};
     hbk_batch b = {2, 1, tokens, targets, start};
@@ -549,7 +549,7 @@ static void t11_golden_case(const char *model, const char *file, bool llama2c)
     hbk_real *grads = HBK__NEW(NULL, hbk_real, hbk_model_count(&m->config), &err);
     hbk_model *d = hbk_model_view(&m->config, grads, NULL, &err);
     hbk_acts *a = hbk_acts_new(m, NULL, b.n_tokens, b.n_tokens, HBK_KEEP_ALL, NULL, &err);
-    hbk_pass p = {NULL, d, NULL, 1 / (double)n_targets, 0, 0, 0};
+    hbk_pass p = {NULL, d, NULL, 1 / (double)n_targets, 0, 0, 0, NULL, NULL};
     double loss, scale, worst = 0;
     check_ok(hbk_model_pass(a, m, &b, &p, &loss, NULL, &err));
     check_near(loss / (double)n_targets, t11_number(t11_tensor(s, "loss"), 0), 1e-5);

@@ -743,7 +743,7 @@ static void t13_reuse(void **state)
         memcpy(talk, t.r[0].prompt, (size_t)n * sizeof *talk);
         memcpy(talk + n, t.r[0].output.data, 8 * sizeof *talk);
         t13_ids(talk + n + 8, 3, 77);
-        assert_int_equal(hbk__held_ids(s, 0, talk, n + 11), n + 7);
+        assert_int_equal(hbk__held_ids(s, 0, NULL, talk, n + 11), n + 7);
 
         hbk_request next;
         memset(&next, 0, sizeof next);
@@ -1058,7 +1058,7 @@ static void t13_log_probabilities(void **state)
             }
             sum += row->logprob;
         }
-        hbk_scoring item = {t.r[i].prompt, t.r[i].output.data, n, made, 0};
+        hbk_scoring item = {t.r[i].prompt, t.r[i].output.data, n, made, 0, NULL};
         check_ok(hbk_score(s, &item, 1, &err));
         check_near(item.log_likelihood, sum, 1e-5);
         hbk_logprobs_free(&p[i]);
@@ -1097,6 +1097,7 @@ static void t13_score(void **state)
         items[i].continuation = ids[i] + shape[i].prompt;
         items[i].n_continuation = shape[i].n;
         items[i].log_likelihood = 1;
+        items[i].adapter = NULL;
     }
     check_ok(hbk_score(s, items, N, &err));
     double worst = 0;
@@ -1156,7 +1157,7 @@ static void t13_score_groups(void **state)
         hbk_session *s = hbk_session_new(m, NULL, slots, ROOM, NULL, &err);
         check_ok(s);
         for (int i = 0; i < N; i++) {
-            hbk_scoring item = {prompt[i >= 11], text[i], P, n[i], 5};
+            hbk_scoring item = {prompt[i >= 11], text[i], P, n[i], 5, NULL};
             items[i] = item;
         }
         check_ok(hbk_score(s, items, N, &err));
@@ -1309,7 +1310,7 @@ static bool t13_serve(void *ctx, hbk_allocator *a, hbk_error *err)
     t.r[0].reply = &reply;
     t.r[1].logprobs = &p;
     t.r[2].finish = HBK_FINISH_COUNT;
-    hbk_scoring item = {t.prompt[0], t.prompt[1], 10, 5, 3};
+    hbk_scoring item = {t.prompt[0], t.prompt[1], 10, 5, 3, NULL};
     hbk_rng before = t.r[1].rng;
     bool made = s && hbk_generate(s, t.r, 3, &o, NULL, err);
     if (s && !made) { /* as if nothing had happened */
