@@ -7791,7 +7791,7 @@ static bool hbk__adapter_fits(const hbk_adapter *a, const hbk_config *c, hbk_err
         hbk__slot_shape(c, hbk__lora_slot(a, i), &out, &in);
         if (l->rank && (l->out != out || l->in != in))
             return hbk_fail(err, HBK_ERROR_SHAPE,
-                            "the adapter is for a %s of (%lld, %lld), the model's is (%lld, %lld): it is of "
+                            "the adapter is for %s of (%lld, %lld), the model's is (%lld, %lld): it is of "
                             "another base",
                             hbk_slot_name((hbk_slot)hbk__lora_slot(a, i)), (long long)l->out,
                             (long long)l->in, (long long)out, (long long)in);
