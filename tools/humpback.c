@@ -79,7 +79,7 @@ static const cli_flag cmd_demo_flags[] = {
 static const cli_flag cmd_reproduce_flags[] = {
     {"out", CLI_TEXT, "D", "humpback-reproduce", "the folder; one that was begun is continued", 0, 0,
      CLI_FREE},
-    {"worlds", CLI_TEXT, "LIST", "(10,11,12,13,14; with --quick the first three)",
+    {"worlds", CLI_TEXT, "LIST", "(20,21,22,23,24; with --quick the first three)",
      "seeds of the miniature worlds", 0, 0, CLI_FREE},
     {"quick", CLI_SWITCH, NULL, NULL, "the main line and findings a and b only, in smaller worlds", 0, 0,
      CLI_FREE},

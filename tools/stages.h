@@ -518,7 +518,7 @@ static int cmd_reproduce(cli *c)
     o.quick = cli_has(c, "quick");
     o.jobs = (int)cli_int(c, "jobs");
     o.stop = &cli_interrupted;
-    const char *list = cli_has(c, "worlds") ? cli_text(c, "worlds") : o.quick ? "10,11,12" : "10,11,12,13,14";
+    const char *list = cli_has(c, "worlds") ? cli_text(c, "worlds") : o.quick ? "20,21,22" : "20,21,22,23,24";
     int code = cmd_worlds(c, list, &o);
     if (code != CLI_DONE) return code;
     bool json = cli_has(c, "json");
