@@ -1320,7 +1320,8 @@ HBK_DEF bool hbk_trainer_memory(hbk_train_memory *memory, const hbk_config *c, c
 
 /* The trained numbers, their gradients and moments, and the step count. Borrows the model. */
 typedef struct hbk_trainer hbk_trainer;
-/* init: an adapter to start from (LoRA), or NULL. A batch never holds more than max_tokens tokens. */
+/* init: an adapter to start from (LoRA), or NULL. A batch never holds more than max_tokens tokens. Errors:
+   an adapter that the options cannot make, or one of another base, names the projection; memory. */
 HBK_DEF hbk_trainer *hbk_trainer_new(const hbk_model *m, const hbk_train_options *o, const hbk_adapter *init,
                                      hbk_int max_tokens, hbk_int max_seq, hbk_allocator *alloc,
                                      hbk_error *err);
@@ -7907,6 +7908,11 @@ static bool hbk__adapter_plan(hbk_adapter *a, const hbk_adapter_options *o, hbk_
     if (o->layer_begin < 0 || o->layer_begin >= end || end > a->n_layers)
         return hbk_fail(err, HBK_ERROR_RANGE, "layers %lld to %lld are to be adapted, of a model's 0 to %lld",
                         (long long)o->layer_begin, (long long)end - 1, (long long)a->n_layers - 1);
+    for (int slot = 0; slot < HBK_N_TARGETS; slot++)
+        if (!(o->targets >> slot & 1) && (o->target_rank[slot] || o->target_alpha[slot] > 0))
+            return hbk_fail(err, HBK_ERROR_OPTION,
+                            "a rank or alpha is given for %s, which is not adapted: add it to the targets",
+                            hbk_slot_name((hbk_slot)slot));
     for (hbk_int i = 0; i <= a->n_layers * HBK_N_SLOTS; i++) {
         hbk_lora *l = &a->loras[i];
         int slot = hbk__lora_slot(a, i);
@@ -13453,8 +13459,10 @@ HBK_DEF bool hbk_template_dialog(const hbk_template *t, const hbk_tokenizer *tok
     for (hbk_int i = first; i < n_turns && ok; i++) {
         hbk_role wanted = (i - first) % 2 ? HBK_ASSISTANT : HBK_USER;
         if (turns[i].role != wanted) {
-            ok = hbk_fail(err, HBK_ERROR_DATA, "turn %lld is the %s's, expected the %s's", (long long)i + 1,
-                          roles[turns[i].role], roles[wanted]);
+            ok = hbk_fail(err, HBK_ERROR_DATA,
+                          "turn %lld is the %s's, expected the %s's: a user's and an assistant's turns take "
+                          "turns, after at most one system text; mend or remove the row",
+                          (long long)i + 1, roles[turns[i].role], roles[wanted]);
         } else if (wanted == HBK_ASSISTANT) {
             r.use = i == first + 1 ? HBK_FORWARD : HBK_NEXT;
             r.system = first && i == 2 ? turns[0].text : NULL;
@@ -13463,7 +13471,7 @@ HBK_DEF bool hbk_template_dialog(const hbk_template *t, const hbk_tokenizer *tok
             ok = hbk__add_exchange(t, tok, &r, turns[i].learn, out, learn, err);
         }
     }
-    if (ok && out->n == start) ok = hbk_fail(err, HBK_ERROR_DATA, "the conversation has no reply");
+    if (ok && out->n == start) ok = hbk_fail(err, HBK_ERROR_DATA, "the conversation has no reply to learn: remove the row");
     if (!ok) {
         out->n = start;
         learn->len = marks;
@@ -13917,8 +13925,8 @@ static bool hbk__row_turns(hbk__rows *r, const json_t *list, const char *who, co
             return false;
         if (!hbk__role_of(name, &role))
             return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, r->path, line,
-                               "turn %zu is of \"%.40s\": only system, user (human) and assistant (gpt) can "
-                               "be learned",
+                               "turn %zu is of \"%.40s\", expected system, user (human) or assistant (gpt): "
+                               "remove the row",
                                i + 1, name);
         double w = weight && !json_is_null(weight) ? json_number_value(weight) : 1;
         if (weight && !json_is_null(weight) && (!json_is_number(weight) || (w != 0 && w != 1)))
@@ -14011,7 +14019,8 @@ static bool hbk__row_offer(hbk__rows *r, hbk_dataset *d, hbk_error *err)
     hbk_int n = r->ids.n, most = r->o->max_length;
     if (most > 0 && n > most) {
         if (r->o->overlong == HBK_OVERLONG_ERROR)
-            return hbk_fail(err, HBK_ERROR_RANGE, "the example has %lld tokens, more than %lld",
+            return hbk_fail(err, HBK_ERROR_RANGE, "the example has %lld tokens, more than %lld: shorten "
+                            "the row, raise the limit, or have such rows dropped or cut (--overlong)",
                             (long long)n, (long long)most);
         if (r->o->overlong == HBK_OVERLONG_DROP) {
             d->n_too_long++;
@@ -14100,10 +14109,14 @@ HBK_DEF bool hbk_dataset_add_file(hbk_dataset *d, const char *path, const hbk_da
         if (got < 0) break;
     }
     if (got == 0 && d->n == old.n) {
-        hbk_fail_at(err, HBK_ERROR_DATA, path, 0,
-                    "holds nothing to learn: %lld rows were too long, %lld had no reply with loss",
-                    (long long)(d->n_too_long - old.n_too_long),
-                    (long long)(d->n_no_target - old.n_no_target));
+        hbk_int too_long = d->n_too_long - old.n_too_long, no_target = d->n_no_target - old.n_no_target;
+        if (too_long + no_target == 0)
+            hbk_fail_at(err, HBK_ERROR_DATA, path, 0, "holds no rows");
+        else
+            hbk_fail_at(err, HBK_ERROR_DATA, path, 0,
+                        "holds nothing to learn: %lld rows are longer than %lld tokens, %lld have no reply "
+                        "with loss; raise the limit or mend the rows",
+                        (long long)too_long, (long long)o->max_length, (long long)no_target);
         got = -1;
     }
     hbk_jsonl_close(r.reader);
@@ -14406,11 +14419,35 @@ static bool hbk__trainer_views(hbk_trainer *t, const hbk_adapter *init, hbk_erro
     return t->dadapter != NULL;
 }
 
+/* Is `init` of a model of this shape, or can o->lora make an adapter for it? */
+static bool hbk__adapter_possible(const hbk_model *m, const hbk_train_options *o, const hbk_adapter *init,
+                                  hbk_allocator *alloc, hbk_error *err)
+{
+    if (o->full) return true;
+    hbk_adapter *a = hbk__adapter_begin(&m->config, alloc, err); /* shapes, without numbers */
+    bool ok = a && (init || hbk__adapter_plan(a, &o->lora, err));
+    if (ok && init && init->n_layers != a->n_layers)
+        ok = hbk_fail(err, HBK_ERROR_SHAPE, "the adapter to start from is of a model of %lld layers, this one "
+                      "has %lld: it was trained on another base",
+                      (long long)init->n_layers, (long long)a->n_layers);
+    for (hbk_int i = 0; ok && init && i <= a->n_layers * HBK_N_SLOTS; i++) {
+        const hbk_lora *x = &init->loras[i], *y = &a->loras[i];
+        if (x->rank && (x->in != y->in || x->out != y->out))
+            ok = hbk_fail(err, HBK_ERROR_SHAPE, "the adapter to start from has %s (%lld, %lld), this model "
+                          "(%lld, %lld): it was trained on another base",
+                          hbk_slot_name((hbk_slot)hbk__lora_slot(a, i)), (long long)x->out,
+                          (long long)x->in, (long long)y->out, (long long)y->in);
+    }
+    hbk_adapter_free(a);
+    return ok;
+}
+
 HBK_DEF hbk_trainer *hbk_trainer_new(const hbk_model *m, const hbk_train_options *o, const hbk_adapter *init,
                                      hbk_int max_tokens, hbk_int max_seq, hbk_allocator *alloc,
                                      hbk_error *err)
 {
     hbk_adapter *fresh = NULL;
+    if (!hbk__adapter_possible(m, o, init, alloc, err)) return NULL;
     if (!o->full && !init) {
         init = fresh = hbk_adapter_make(&m->config, &o->lora, o->seed, alloc, err);
         if (!fresh) return NULL;
@@ -14935,6 +14972,13 @@ static bool hbk__train_check(const hbk_train_options *o, hbk_error *err)
     const double any = 1e30;
     if (!o->full && !(o->lora.targets & (HBK_ALL_SLOTS | 1u << HBK_LM_HEAD)))
         return hbk_fail(err, HBK_ERROR_OPTION, "no projection is to be adapted: name targets, or all");
+    if (o->lr == 0)
+        return hbk_fail(err, HBK_ERROR_OPTION, "lr is 0: nothing would be learned; give a rate above it");
+    if (o->schedule != HBK_CONSTANT && o->lr_end > o->lr)
+        return hbk_fail(err, HBK_ERROR_OPTION,
+                        "lr_end %g is above lr %g, so that the rate would rise: lower it too (it is a rate of "
+                        "its own, no share of lr)",
+                        o->lr_end, o->lr);
     return hbk__in_range("lr", o->lr, 0, any, err) && hbk__in_range("lr_end", o->lr_end, 0, any, err) &&
            hbk__in_range("alpha", o->lora.alpha, 0, any, err) &&
            hbk__in_range("clip", o->clip, 0, any, err) &&
@@ -14956,44 +15000,60 @@ static hbk_int hbk__longest(const hbk__plan *p)
     return n;
 }
 
-static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_train_data *in,
-                           const hbk_train_options *o, hbk_allocator *alloc, hbk_error *err)
+/* Is there something to train on, and do the options go with it? */
+static bool hbk__plan_check(const hbk_train_data *in, const hbk_train_options *o, hbk_error *err)
 {
-    const hbk_dataset *data = in->examples, *replay = in->replay;
-    memset(p, 0, sizeof *p);
-    p->data = data;
-    p->replay = o->replay > 0 ? replay : NULL;
-    p->validation = in->validation;
-    p->o = *o;
-    p->alloc = alloc;
-    p->epoch = p->replay_epoch = -1;
+    const hbk_dataset *data = in->examples, *replay = in->replay, *validation = in->validation;
     if (!hbk__train_check(o, err)) return false;
     if (data->n < 1)
         return hbk_fail(err, HBK_ERROR_DATA, "there is no example to train on (%lld were too long)",
                         (long long)data->n_too_long);
-    if (o->replay > 0 && (!replay || replay->n < 1))
+    if (o->replay < 0 || (o->replay > 0 && (!replay || replay->n < 1)))
         return hbk_fail(err, HBK_ERROR_DATA,
                         "%lld replayed documents per batch were asked for, but none are given",
                         (long long)o->replay);
-    if (p->validation && p->validation->n < 1)
+    if (validation && validation->n < 1)
         return hbk_fail(err, HBK_ERROR_DATA, "the validation set is empty (%lld examples were too long)",
-                        (long long)p->validation->n_too_long);
-    if (o->patience > 0 && !p->validation)
+                        (long long)validation->n_too_long);
+    if (o->patience > 0 && !validation)
         return hbk_fail(err, HBK_ERROR_OPTION, "patience %lld needs a validation set",
                         (long long)o->patience);
     if (o->validate_every < 0 || o->patience < 0)
         return hbk_fail(err, HBK_ERROR_OPTION, "validate_every %lld and patience %lld must not be negative",
                         (long long)o->validate_every, (long long)o->patience);
-    if (o->batch < 0) p->o.batch = data->n < 3000 ? 8 : 32;
-    if (p->o.batch < 1 || o->accumulate < 1 || o->steps == 0 || o->replay < 0 || !(o->lr > 0))
-        return hbk_fail(err, HBK_ERROR_OPTION,
-                        "batch %lld, accumulate %lld and steps %lld must be at least 1, lr %g above 0",
-                        (long long)p->o.batch, (long long)o->accumulate, (long long)o->steps, o->lr);
-    double per_step = (double)p->o.batch * (double)o->accumulate;
+    if (o->batch == 0 || o->accumulate < 1 || o->steps == 0)
+        return hbk_fail(err, HBK_ERROR_OPTION, "batch %lld, accumulate %lld and steps %lld: 1 is the least",
+                        (long long)o->batch, (long long)o->accumulate, (long long)o->steps);
+    return true;
+}
+
+/* Batch and steps as numbers. */
+static bool hbk__plan_resolve(hbk__plan *p, hbk_error *err)
+{
+    hbk_train_options *o = &p->o;
+    const hbk_int n = p->data->n;
+    if (o->batch < 0) o->batch = n < 3000 ? 8 : 32;
+    double per_step = (double)o->batch * (double)o->accumulate;
     if (o->steps < 0)
-        p->o.steps =
-            o->epochs > 0 ? (hbk_int)ceil(o->epochs * (double)data->n / per_step) : hbk_train_steps(data->n);
-    p->o.steps = HBK__MAX(p->o.steps, 1);
+        o->steps = o->epochs > 0 ? (hbk_int)ceil(o->epochs * (double)n / per_step) : hbk_train_steps(n);
+    o->steps = HBK__MAX(o->steps, 1);
+    if (o->warmup <= o->steps) return true;
+    return hbk_fail(err, HBK_ERROR_OPTION,
+                    "warmup %lld is more than the %lld steps of the run, which would never reach its rate",
+                    (long long)o->warmup, (long long)o->steps);
+}
+
+static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_train_data *in,
+                           const hbk_train_options *o, hbk_allocator *alloc, hbk_error *err)
+{
+    memset(p, 0, sizeof *p);
+    p->data = in->examples;
+    p->replay = o->replay > 0 ? in->replay : NULL;
+    p->validation = in->validation;
+    p->o = *o;
+    p->alloc = alloc;
+    p->epoch = p->replay_epoch = -1;
+    if (!hbk__plan_check(in, o, err) || !hbk__plan_resolve(p, err)) return false;
     hbk_int longest = hbk__longest(p), all, room; /* a step never needs more than all these tokens */
     if (p->o.batch > INT64_MAX - o->replay || !hbk__mul(&all, o->accumulate, p->o.batch + o->replay) ||
         !hbk__mul(&room, all, longest))
@@ -15010,8 +15070,8 @@ static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_train_dat
     p->per_step = all;
     p->items = HBK__NEW(alloc, hbk__step_item, all, err);
     if (p->items) p->room = HBK__NEW(alloc, hbk_int, all, err);
-    if (p->room) p->order = HBK__NEW(alloc, hbk_int, data->n, err);
-    if (p->order) p->replay_order = HBK__NEW(alloc, hbk_int, p->replay ? replay->n : 1, err);
+    if (p->room) p->order = HBK__NEW(alloc, hbk_int, p->data->n, err);
+    if (p->order) p->replay_order = HBK__NEW(alloc, hbk_int, p->replay ? p->replay->n : 1, err);
     return p->replay_order != NULL;
 }
 
@@ -15148,8 +15208,8 @@ HBK_DEF bool hbk_finetune(const hbk_model *m, const hbk_train_data *data, const 
     hbk__plan plan;
     hbk__train_files f;
     hbk_trainer *t = NULL;
-    bool ok = hbk__plan_init(&plan, m, data, o, alloc, err) && hbk__train_paths(&f, dir, err) &&
-              hbk_dir_make(dir, err);
+    bool ok = hbk__plan_init(&plan, m, data, o, alloc, err) && hbk__adapter_possible(m, o, init, alloc, err) &&
+              hbk__train_paths(&f, dir, err) && hbk_dir_make(dir, err);
     json_t *options = ok ? hbk__train_json(&plan, m, init, recipe) : NULL;
     if (ok && !options) ok = hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for the options of %s", dir);
     /* A folder without a checkpoint holds nothing to continue: it may begin anew with other options. */

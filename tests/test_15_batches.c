@@ -445,6 +445,9 @@ static void t15_form_errors(void **state)
          HBK_ERROR_DATA},
         {"{\"messages\": [{\"role\": \"assistant\", \"content\": \"x\"}]}", ":1: turn 1 is the assistant's",
          HBK_ERROR_DATA},
+        {"{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}]}", ":1: the conversation has no reply",
+         HBK_ERROR_DATA},
+        {"", "holds no rows", HBK_ERROR_DATA},
         {"{\"messages\": [{\"role\": \"system\", \"content\": \"x\"}, {\"role\": \"user\", \"content\": "
          "\"x\"}]}",
          ":1: template plain has no place for a system text", HBK_ERROR_UNSUPPORTED},
@@ -452,7 +455,7 @@ static void t15_form_errors(void **state)
         {"{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}, {\"role\": \"assistant\", \"content\": "
          "\"x\", "
          "\"weight\": 0}]}",
-         "1 had no reply with loss", HBK_ERROR_DATA},
+         "1 have no reply with loss", HBK_ERROR_DATA},
     };
     hbk_tokenizer *tok = t14_bytes();
     hbk_template *plain = hbk_template_load("plain", NULL, NULL);

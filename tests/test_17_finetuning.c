@@ -1043,10 +1043,49 @@ static void t17_refusals(void **state)
     o.steps = 6;
     o.lr = (double)NAN;
     check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "lr is nan");
+    o.lr = 0;
+    check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "lr is 0");
+    o.lr = 0.001; /* below lr_end: the rate would rise where it is meant to fall */
+    check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "lr_end 0.002 is above lr 0.001");
     o.lr = 0.1;
+    o.warmup = 7;
+    check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "warmup 7 is more than the 6 steps");
+    o.warmup = 0;
+    o.lora.rank = 17;
+    check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_RANGE, "rank 17 does not fit q_proj (16, 16)");
+    o.lora.rank = 2;
     w.m->config.context_length = 8;
     check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_RANGE, "context of 8");
-    assert_false(t17_has(dir, "humpback.json"));
+    assert_false(hbk_dir_exists(dir)); /* refused before there is a folder to clear away */
+    t17_end(&w);
+}
+
+/* Promise: an adapter of another base, of more or fewer layers or of other shapes, is refused by the names of
+   what differs, before anything is read from it or written. */
+static void t17_other_base(void **state)
+{
+    (void)state;
+    hbk_error err;
+    hbk_train_data in;
+    t17_world w = t17_begin(1);
+    char dir[512];
+    t17_dir(dir, "other_base");
+    hbk_train_options o = t17_options(false);
+    static const char *const expected[] = {"of a model of 1 layers, this one has 2",
+                                           "of a model of 3 layers, this one has 2",
+                                           "has up_proj (20, 16), this model (24, 16)"};
+    for (int k = 0; k < 3; k++) {
+        hbk_model other = *w.m;
+        other.config.n_layers = k == 0 ? 1 : k == 1 ? 3 : 2;
+        other.config.ffn_dim = k == 2 ? 20 : 24;
+        hbk_adapter *init = t17_adapter(&other, 2);
+        check_error(hbk_finetune(w.m, t17_only(&w.data, &in), &o, init, &w.recipe, dir, NULL, NULL, &err),
+                    HBK_ERROR_SHAPE, expected[k]);
+        assert_null(hbk_trainer_new(w.m, &o, init, 64, 16, NULL, &err));
+        assert_int_equal(err.code, HBK_ERROR_SHAPE);
+        hbk_adapter_free(init);
+    }
+    assert_false(hbk_dir_exists(dir));
     t17_end(&w);
 }
 
@@ -1454,6 +1493,7 @@ static const struct CMUnitTest tests_17[] = {
     cmocka_unit_test(t17_killed),        cmocka_unit_test(t17_other_options),
     cmocka_unit_test(t17_finished),      cmocka_unit_test(t17_refusals),
     cmocka_unit_test(t17_resolved),      cmocka_unit_test(t17_init_adapter),
+    cmocka_unit_test(t17_other_base),
     cmocka_unit_test(t17_timings),       cmocka_unit_test(t17_no_memory),
     cmocka_unit_test(t17_golden),
 };

@@ -217,26 +217,63 @@ static bool cmd_layers(const char *range, hbk_int *begin, hbk_int *end)
     return !range[used] && first >= 0 && last >= first && last < 1000000;
 }
 
+/* Flags of an adapter's shape, where there is no adapter or it has its shape already; 0 or an exit code. */
+static int cmd_lora_options(cli *c, const hbk_train_options *o)
+{
+    static const char *const shape[] = {"rank",    "alpha",    "targets", "rslora",
+                                        "rank-of", "alpha-of", "layers"};
+    bool init = cli_has(c, "init-adapter");
+    if (o->full && init) return cli_misused(c, "--full and --init-adapter exclude each other");
+    if (o->full && cli_has(c, "lora-plus"))
+        return cli_misused(c, "--lora-plus is of LoRA: it does not go with --full");
+    for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) {
+        if (!cli_has(c, shape[i])) continue;
+        if (o->full) return cli_misused(c, "--%s is of LoRA: it does not go with --full", shape[i]);
+        if (init)
+            return cli_misused(c, "--%s does not go with --init-adapter, which brings its own", shape[i]);
+    }
+    return 0;
+}
+
+static int cmd_validation_options(cli *c)
+{
+    static const char *const needing[] = {"patience", "validate-every"};
+    bool file = cli_has(c, "validation"), share = cli_has(c, "validation-share");
+    if (file && share) return cli_misused(c, "--validation and --validation-share exclude each other");
+    if (file && strcmp(cli_text(c, "validation"), cli_text(c, "data")) == 0)
+        return cli_misused(c, "--validation is the file of --data: what is trained on validates nothing; "
+                              "hold rows out with --validation-share 0.1");
+    for (size_t i = 0; i < sizeof needing / sizeof *needing; i++)
+        if (cli_has(c, needing[i]) && !file && !share)
+            return cli_misused(c, "--%s needs --validation or --validation-share", needing[i]);
+    return 0;
+}
+
+static int cmd_reverse_options(cli *c)
+{
+    static const char *const tags[] = {"tag-seed", "tag-web", "inference-tags"};
+    for (size_t i = 0; i < sizeof tags / sizeof *tags; i++)
+        if (cli_has(c, tags[i]))
+            return cli_misused(c, "--%s does not go with --reverse: the backward prompt carries no tag",
+                               tags[i]);
+    return 0;
+}
+
 /* Options that are no plain number, and combinations that make no sense; 0 or an exit code. */
 static int cmd_finetune_options(cli *c, hbk_train_options *o)
 {
     const char *name = cli_text(c, "template"), *layers = cli_text(c, "layers");
     const char *ranks = cli_text(c, "rank-of"), *alphas = cli_text(c, "alpha-of");
-    static const char *const of_lora[] = {"rank",     "alpha",  "targets", "rslora",
-                                          "rank-of", "alpha-of", "layers", "lora-plus"};
     if (cli_has(c, "epochs") && cli_has(c, "steps"))
         return cli_misused(c, "--epochs and --steps exclude each other");
-    if (o->full && cli_has(c, "init-adapter"))
-        return cli_misused(c, "--full and --init-adapter exclude each other");
-    for (size_t i = 0; i < sizeof of_lora / sizeof *of_lora; i++)
-        if (o->full && cli_has(c, of_lora[i]))
-            return cli_misused(c, "--%s is of LoRA: it does not go with --full", of_lora[i]);
     if ((o->replay > 0) != cli_has(c, "replay"))
         return cli_misused(c, "--replay and --replay-per-batch go together");
-    if (cli_has(c, "validation") && cli_has(c, "validation-share"))
-        return cli_misused(c, "--validation and --validation-share exclude each other");
-    if (o->patience && !cli_has(c, "validation") && !cli_has(c, "validation-share"))
-        return cli_misused(c, "--patience needs --validation or --validation-share");
+    if (cli_has(c, "lr-end") && o->schedule == HBK_CONSTANT)
+        return cli_misused(c, "--lr-end does not go with --schedule constant, which stays at --lr");
+    int misused = cmd_lora_options(c, o);
+    if (!misused) misused = cmd_validation_options(c);
+    if (!misused && cli_has(c, "reverse")) misused = cmd_reverse_options(c);
+    if (misused) return misused;
     if (name && strcmp(name, "none") == 0)
         return cli_misused(c, "--template none: pairs need a template; plain is the simplest");
     if (!cli_has(c, "out") && !cli_has(c, "dump-labels")) return cli_misused(c, "finetune needs --out D");
