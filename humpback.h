@@ -1171,6 +1171,7 @@ typedef struct hbk_dataset {
     hbk_tokens tokens;
     unsigned char *learn; /* (tokens.n) */
     hbk_int *start;       /* (n + 1) */
+    hbk_int *line;        /* (n) where in its file it stands, from 1; 0: it is of none */
     hbk_int n, cap, learn_cap;
     hbk_int max_length; /* longest example */
     hbk_int n_targets;  /* tokens with loss, of all examples */
@@ -1222,7 +1223,8 @@ typedef struct hbk_data_options {
    than the first, turns out of order, a text that is empty; nothing is added then. */
 HBK_DEF bool hbk_dataset_add_file(hbk_dataset *d, const char *path, const hbk_data_options *o, hbk_form *form,
                                   hbk_error *err);
-/* Raw documents, the "text" of a JSONL file: bos, text, eos, loss on all but bos. */
+/* Raw documents, the "text" of each row of a JSONL file, whatever else it holds: bos, text, eos, loss on all
+   but bos. Counts and errors as above. */
 HBK_DEF bool hbk_dataset_add_texts(hbk_dataset *d, const char *path, const hbk_tokenizer *tok,
                                    hbk_int max_length, hbk_error *err);
 /* Moves a share of the examples, drawn by `seed`, from d to the end of `held`: at least one, and not all.
@@ -13471,7 +13473,8 @@ HBK_DEF bool hbk_template_dialog(const hbk_template *t, const hbk_tokenizer *tok
             ok = hbk__add_exchange(t, tok, &r, turns[i].learn, out, learn, err);
         }
     }
-    if (ok && out->n == start) ok = hbk_fail(err, HBK_ERROR_DATA, "the conversation has no reply to learn: remove the row");
+    if (ok && out->n == start)
+        ok = hbk_fail(err, HBK_ERROR_DATA, "the conversation has no reply to learn: remove the row");
     if (!ok) {
         out->n = start;
         learn->len = marks;
@@ -13674,6 +13677,9 @@ static bool hbk__dataset_reserve(hbk_dataset *d, hbk_int n, hbk_error *err)
     hbk_int *start = (hbk_int *)hbk_realloc(d->alloc, d->start, cap + 1, sizeof *start, err);
     if (!start) return false;
     d->start = start;
+    hbk_int *line = (hbk_int *)hbk_realloc(d->alloc, d->line, cap, sizeof *line, err);
+    if (!line) return false;
+    d->line = line;
     d->cap = cap;
     d->start[0] = 0;
     return true;
@@ -13698,6 +13704,7 @@ static bool hbk__dataset_append(hbk_dataset *d, const int32_t *ids, const unsign
     }
     for (hbk_int k = 0; k < n; k++) /* nothing predicts token 0 */
         d->learn[before + k] = k > 0 && (learn ? learn[k] != 0 : k >= n_prompt);
+    d->line[d->n] = 0;
     d->start[++d->n] = d->tokens.n;
     d->max_length = HBK__MAX(d->max_length, n);
     d->n_targets += targets;
@@ -13778,44 +13785,13 @@ HBK_DEF bool hbk_dataset_add_pairs(hbk_dataset *d, const hbk_pairs *p, const hbk
     return ok;
 }
 
-HBK_DEF bool hbk_dataset_add_texts(hbk_dataset *d, const char *path, const hbk_tokenizer *tok,
-                                   hbk_int max_length, hbk_error *err)
-{
-    hbk_jsonl_reader *reader = hbk_jsonl_open(path, d->alloc, err);
-    if (!reader) return false;
-    const hbk_dataset old = *d;
-    int32_t bos = hbk_tokenizer_bos(tok), eos = hbk_tokenizer_eos(tok);
-    hbk_tokens ids;
-    memset(&ids, 0, sizeof ids);
-    ids.alloc = d->alloc;
-    json_t *row;
-    int got;
-    while ((got = hbk_jsonl_next(reader, &row, err)) > 0) {
-        const char *text = "";
-        ids.n = 0;
-        if (bos >= 0) hbk_tokens_push(&ids, bos);
-        bool ok = hbk__row_text(row, "text", &text, path, hbk_jsonl_line(reader), err) &&
-                  hbk_tokenizer_encode(tok, text, strlen(text), 0, &ids, err);
-        if (eos >= 0) hbk_tokens_push(&ids, eos);
-        ok = ok && hbk_tokens_ok(&ids, err);
-        if (ok && ids.n > 1) ok = hbk__dataset_offer(d, &ids, bos >= 0, max_length, err);
-        if (!ok) {
-            got = -1;
-            break;
-        }
-    }
-    hbk_jsonl_close(reader);
-    hbk_tokens_free(&ids);
-    if (got < 0) hbk__dataset_cut(d, &old);
-    return got == 0;
-}
-
 HBK_DEF void hbk_dataset_free(hbk_dataset *d)
 {
     hbk_tokens_free(&d->tokens);
     hbk_free(d->alloc, d->start);
+    hbk_free(d->alloc, d->line);
     hbk_free(d->alloc, d->learn);
-    d->start = NULL;
+    d->start = d->line = NULL;
     d->learn = NULL;
     d->n = d->cap = d->learn_cap = d->max_length = d->n_targets = d->n_too_long = 0;
     d->n_cut = d->n_no_target = 0;
@@ -13851,6 +13827,7 @@ typedef struct hbk__rows {
     hbk_jsonl_reader *reader;
     const char *path;
     hbk_form form;
+    bool settled; /* the form, beforehand: other fields of a row mean nothing then */
     hbk_allocator *alloc;
     hbk_turn *turns;
     hbk_int n, cap;
@@ -14032,15 +14009,18 @@ static bool hbk__row_offer(hbk__rows *r, hbk_dataset *d, hbk_error *err)
     for (hbk_int i = 1; i < n; i++) learns = learns || r->learn.data[i];
     d->n_no_target += !learns;
     d->n_cut += learns && n < r->ids.n;
-    return !learns || hbk_dataset_add_masked(d, r->ids.data, (const unsigned char *)r->learn.data, n, err);
+    if (!learns) return true;
+    if (!hbk_dataset_add_masked(d, r->ids.data, (const unsigned char *)r->learn.data, n, err)) return false;
+    d->line[d->n - 1] = hbk_jsonl_line(r->reader);
+    return true;
 }
 
-/* One row of the file's form, as an example. */
+/* One row as an example of the file's form. */
 static bool hbk__row_add(hbk__rows *r, const json_t *row, hbk_dataset *d, hbk_error *err)
 {
     hbk_error why;
     memset(&why, 0, sizeof why);
-    hbk_form own = hbk__form_of(row);
+    hbk_form own = r->settled ? r->form : hbk__form_of(row);
     hbk_int line = hbk_jsonl_line(r->reader);
     r->n = r->ids.n = 0;
     r->tag = r->o->tag_seed;
@@ -14089,8 +14069,9 @@ static bool hbk__rows_form(hbk__rows *r, const json_t *row, hbk_error *err)
     );
 }
 
-HBK_DEF bool hbk_dataset_add_file(hbk_dataset *d, const char *path, const hbk_data_options *o, hbk_form *form,
-                                  hbk_error *err)
+/* Appends the rows of a file of form *form or, HBK_FORM_COUNT, of that of its first row. */
+static bool hbk__dataset_read(hbk_dataset *d, const char *path, const hbk_data_options *o, hbk_form *form,
+                              hbk_error *err)
 {
     const hbk_dataset old = *d;
     hbk__rows r;
@@ -14098,7 +14079,8 @@ HBK_DEF bool hbk_dataset_add_file(hbk_dataset *d, const char *path, const hbk_da
     r.o = o;
     r.path = path;
     r.alloc = r.joined.alloc = r.ids.alloc = r.learn.alloc = d->alloc;
-    r.form = HBK_FORM_COUNT;
+    r.form = *form;
+    r.settled = *form != HBK_FORM_COUNT;
     r.reader = hbk_jsonl_open(path, d->alloc, err);
     if (!r.reader) return false;
     json_t *row;
@@ -14125,15 +14107,37 @@ HBK_DEF bool hbk_dataset_add_file(hbk_dataset *d, const char *path, const hbk_da
     hbk_tokens_free(&r.ids);
     hbk_text_free(&r.learn);
     if (got < 0) hbk__dataset_cut(d, &old);
-    if (got == 0 && form) *form = r.form;
+    *form = r.form;
     return got == 0;
+}
+
+HBK_DEF bool hbk_dataset_add_file(hbk_dataset *d, const char *path, const hbk_data_options *o, hbk_form *form,
+                                  hbk_error *err)
+{
+    hbk_form found = HBK_FORM_COUNT;
+    if (!hbk__dataset_read(d, path, o, &found, err)) return false;
+    if (form) *form = found;
+    return true;
+}
+
+HBK_DEF bool hbk_dataset_add_texts(hbk_dataset *d, const char *path, const hbk_tokenizer *tok,
+                                   hbk_int max_length, hbk_error *err)
+{
+    hbk_form text = HBK_FORM_TEXT;
+    hbk_data_options o;
+    memset(&o, 0, sizeof o);
+    o.tok = tok;
+    o.max_length = max_length;
+    return hbk__dataset_read(d, path, &o, &text, err);
 }
 
 /* Appends example i of `from`. */
 static bool hbk__dataset_copy(hbk_dataset *to, const hbk_dataset *from, hbk_int i, hbk_error *err)
 {
-    hbk_int at = from->start[i];
-    return hbk_dataset_add_masked(to, from->tokens.data + at, from->learn + at, from->start[i + 1] - at, err);
+    hbk_int at = from->start[i], n = from->start[i + 1] - at;
+    if (!hbk_dataset_add_masked(to, from->tokens.data + at, from->learn + at, n, err)) return false;
+    to->line[to->n - 1] = from->line[i];
+    return true;
 }
 
 HBK_DEF bool hbk_dataset_split(hbk_dataset *d, hbk_dataset *held, double share, uint64_t seed,
@@ -14427,14 +14431,16 @@ static bool hbk__adapter_possible(const hbk_model *m, const hbk_train_options *o
     hbk_adapter *a = hbk__adapter_begin(&m->config, alloc, err); /* shapes, without numbers */
     bool ok = a && (init || hbk__adapter_plan(a, &o->lora, err));
     if (ok && init && init->n_layers != a->n_layers)
-        ok = hbk_fail(err, HBK_ERROR_SHAPE, "the adapter to start from is of a model of %lld layers, this one "
-                      "has %lld: it was trained on another base",
+        ok = hbk_fail(err, HBK_ERROR_SHAPE,
+                      "the adapter to start from is of a model of %lld layers, this one has %lld: it was "
+                      "trained on another base",
                       (long long)init->n_layers, (long long)a->n_layers);
     for (hbk_int i = 0; ok && init && i <= a->n_layers * HBK_N_SLOTS; i++) {
         const hbk_lora *x = &init->loras[i], *y = &a->loras[i];
         if (x->rank && (x->in != y->in || x->out != y->out))
-            ok = hbk_fail(err, HBK_ERROR_SHAPE, "the adapter to start from has %s (%lld, %lld), this model "
-                          "(%lld, %lld): it was trained on another base",
+            ok = hbk_fail(err, HBK_ERROR_SHAPE,
+                          "the adapter to start from has %s (%lld, %lld), this model (%lld, %lld): it was "
+                          "trained on another base",
                           hbk_slot_name((hbk_slot)hbk__lora_slot(a, i)), (long long)x->out,
                           (long long)x->in, (long long)y->out, (long long)y->in);
     }
@@ -14752,20 +14758,24 @@ static bool hbk__train_pass(hbk_trainer *t, hbk__plan *p, hbk_int pass, hbk_int 
     return true;
 }
 
-/* Names the examples of the step, as far as they fit into the message. */
+/* Names the examples of the step, as far as they fit into the message: by their line, where they have one,
+   for what was left out or held out has shifted their numbers. */
 static bool hbk__not_finite(const hbk__plan *p, hbk_int step, double loss, hbk_error *err)
 {
     char list[160] = "";
     size_t used = 0;
-    for (hbk_int i = 0; i < p->per_step && used < sizeof list - 24; i++)
-        used += (size_t)snprintf(list + used, sizeof list - used, "%s%s%lld", i ? ", " : "",
-                                 p->items[i].from == p->data ? "" : "replayed ",
-                                 (long long)p->items[i].example + 1);
+    for (hbk_int i = 0; i < p->per_step && used < sizeof list - 32; i++) {
+        const hbk__step_item *x = &p->items[i];
+        hbk_int line = x->from->line[x->example];
+        used += (size_t)snprintf(list + used, sizeof list - used, "%s%s%s%lld", i ? ", " : "",
+                                 x->from == p->data ? "" : "replayed ", line ? "line " : "",
+                                 (long long)(line ? line : x->example + 1));
+    }
     return hbk_fail(err, HBK_ERROR_NUMERIC,
                     "step %lld: the %s is not finite; the weights of the step before stay. Its examples: "
                     "%s%s. Lower the learning rate, or look for a broken example",
                     (long long)step, isfinite(loss) ? "gradient" : "loss", list,
-                    used < sizeof list - 24 ? "" : " ...");
+                    used < sizeof list - 32 ? "" : " ...");
 }
 
 /* What is known of a step when it is done. */
@@ -14937,14 +14947,14 @@ static json_t *hbk__train_json(const hbk__plan *p, const hbk_model *m, const hbk
     if (init) data = hbk_adapter_hash(data, init);
     json_t *j = json_object();
     if (hbk__options_json(j, "", &p->o) && !json_object_set_new(j, "examples", json_integer(p->data->n)) &&
-        !json_object_set_new(j, "data", hbk__hex(data)) &&
         !json_object_set_new(j, "model", hbk__hex(hbk_model_hash(m))) &&
         !json_object_set_new(j, "threads", json_integer(hbk__n_threads())) && /* sums differ by them */
         !json_object_set_new(j, "template", hbk__hex(r->tmpl ? hbk_template_hash(r->tmpl) : 0)) &&
         !json_object_set_new(j, "tag_seed", r->tag_seed ? json_string(r->tag_seed) : json_null()) &&
         !json_object_set_new(j, "tag_web", r->tag_web ? json_string(r->tag_web) : json_null()) &&
         !json_object_set_new(j, "inference_tag",
-                             r->inference_tag ? json_string(r->inference_tag) : json_null()))
+                             r->inference_tag ? json_string(r->inference_tag) : json_null()) &&
+        !json_object_set_new(j, "data", hbk__hex(data))) /* last: what else differs explains it */
         return j;
     json_decref(j);
     return NULL;
@@ -14976,8 +14986,8 @@ static bool hbk__train_check(const hbk_train_options *o, hbk_error *err)
         return hbk_fail(err, HBK_ERROR_OPTION, "lr is 0: nothing would be learned; give a rate above it");
     if (o->schedule != HBK_CONSTANT && o->lr_end > o->lr)
         return hbk_fail(err, HBK_ERROR_OPTION,
-                        "lr_end %g is above lr %g, so that the rate would rise: lower it too (it is a rate of "
-                        "its own, no share of lr)",
+                        "lr_end %g is above lr %g, so that the rate would rise: lower it too (it is a rate "
+                        "of its own, no share of lr)",
                         o->lr_end, o->lr);
     return hbk__in_range("lr", o->lr, 0, any, err) && hbk__in_range("lr_end", o->lr_end, 0, any, err) &&
            hbk__in_range("alpha", o->lora.alpha, 0, any, err) &&
@@ -15208,8 +15218,9 @@ HBK_DEF bool hbk_finetune(const hbk_model *m, const hbk_train_data *data, const 
     hbk__plan plan;
     hbk__train_files f;
     hbk_trainer *t = NULL;
-    bool ok = hbk__plan_init(&plan, m, data, o, alloc, err) && hbk__adapter_possible(m, o, init, alloc, err) &&
-              hbk__train_paths(&f, dir, err) && hbk_dir_make(dir, err);
+    bool ok = hbk__plan_init(&plan, m, data, o, alloc, err) &&
+              hbk__adapter_possible(m, o, init, alloc, err) && hbk__train_paths(&f, dir, err) &&
+              hbk_dir_make(dir, err);
     json_t *options = ok ? hbk__train_json(&plan, m, init, recipe) : NULL;
     if (ok && !options) ok = hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for the options of %s", dir);
     /* A folder without a checkpoint holds nothing to continue: it may begin anew with other options. */

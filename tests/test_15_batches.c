@@ -207,12 +207,13 @@ static void t15_texts(void **state)
     (void)state;
     hbk_error err;
     char path[512];
-    t15_file(path, "t15_texts.jsonl", "{\"text\": \"the cat\"}\n{\"id\": 2, \"text\": \"a</s>b\"}\n");
+    t15_file(path, "t15_texts.jsonl",
+             "{\"text\": \"the cat\"}\n{\"instruction\": \"x\", \"text\": \"a</s>b\"}\n");
     hbk_tokenizer *tok = t14_bytes();
     hbk_dataset d;
     memset(&d, 0, sizeof d);
     check_ok(hbk_dataset_add_texts(&d, path, tok, 0, &err));
-    assert_int_equal(d.n, 2);
+    assert_true(d.n == 2 && d.line[0] == 1 && d.line[1] == 2);
     hbk_tokens ids;
     memset(&ids, 0, sizeof ids);
     check_ok(hbk_tokenizer_encode(tok, "the cat", 7, 0, &ids, &err));
@@ -243,12 +244,14 @@ static hbk_dataset t15_thirty(void)
         int32_t ids[3] = {i, i + 100, i + 200};
         unsigned char learn[3] = {0, i % 2 == 0, i % 2 == 1};
         check_ok(hbk_dataset_add_masked(&d, ids, learn, 3, &err));
+        assert_int_equal(d.line[i], 0);
+        d.line[i] = i + 7;
     }
     return d;
 }
 
-/* Promise: a split moves the share that was asked for, loses and doubles nothing, keeps masks and file order,
-   and holds out the same for the same seed, and other examples for another. */
+/* Promise: a split moves the share that was asked for, loses and doubles nothing, keeps masks, lines and
+   order, and holds out the same for the same seed, and other examples for another. */
 static void t15_split(void **state)
 {
     (void)state;
@@ -271,6 +274,7 @@ static void t15_split(void **state)
                 seen[ids[0]] = true;
                 assert_true(i == 0 || ids[0] > ids[-3]);
                 assert_int_equal(ids[2], ids[0] + 200);
+                assert_int_equal(x->line[i], ids[0] + 7);
                 assert_true(learn[1 + ids[0] % 2] && !learn[2 - ids[0] % 2]);
                 if (k) out[round][i] = ids[0];
             }
@@ -481,7 +485,8 @@ static void t15_form_errors(void **state)
                         "13 tokens, more than 8");
         else
             check_ok(hbk_dataset_add_file(&d, path, &o, NULL, &err));
-        if (way == HBK_OVERLONG_DROP) assert_true(d.n == 1 && d.n_too_long == 1 && d.n_cut == 0);
+        if (way == HBK_OVERLONG_DROP)
+            assert_true(d.n == 1 && d.n_too_long == 1 && d.n_cut == 0 && d.line[0] == 2);
         if (way == HBK_OVERLONG_CUT) {
             assert_true(d.n == 2 && d.n_too_long == 0 && d.n_cut == 1 && d.start[1] == 8);
             assert_true(d.tokens.data[7] != hbk_tokenizer_eos(tok));

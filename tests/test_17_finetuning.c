@@ -473,6 +473,42 @@ static void t17_not_finite(void **state)
     t17_end(&w);
 }
 
+/* Promise: where a loss is not finite the run ends with the step and the lines of its examples, and what is
+   left is the checkpoint before. */
+static void t17_broken_example(void **state)
+{
+    (void)state;
+    hbk_error err;
+    hbk_train_data in;
+    t17_world w = t17_begin(1);
+    char dir[512], path[600];
+    hbk_dataset d;
+    memset(&d, 0, sizeof d);
+    for (int32_t i = 0; i < 6; i++) {
+        int32_t ids[4] = {i + 3, i == 4 ? T17_V - 1 : 30, i + 4, 2};
+        check_ok(hbk_dataset_add(&d, ids, 4, 2, &err));
+        d.line[i] = 10 * i + 1;
+    }
+    ((hbk_real *)w.m->embed.data)[(T17_V - 1) * w.m->config.dim] = (hbk_real)NAN;
+    hbk_train_options o = t17_options(false);
+    o.batch = 1;
+    o.save_every = 2;
+    o.shuffle = false;
+    t17_dir(dir, "broken");
+    check_error(hbk_finetune(w.m, t17_only(&d, &in), &o, NULL, &w.recipe, dir, NULL, NULL, &err),
+                HBK_ERROR_NUMERIC, "step 5: the loss is not finite");
+    assert_non_null(strstr(err.message, "Its examples: line 41."));
+    assert_false(t17_has(dir, "humpback.json") || t17_has(dir, "adapter_model.safetensors"));
+    hbk_trainer *t = t17_trainer(w.m, &o, NULL);
+    snprintf(path, sizeof path, "%s/checkpoint/state.safetensors", dir);
+    check_ok(hbk_trainer_resume(t, path, &err));
+    assert_int_equal(hbk_trainer_step(t), 4);
+    assert_true(isfinite(hbk_norm(t->values, t->n)));
+    hbk_trainer_free(t);
+    hbk_dataset_free(&d);
+    t17_end(&w);
+}
+
 /* Promise: dropout has another mask in every step and in every pass of a step, the same ones in the same run,
    and none at p = 0. */
 static void t17_dropout(void **state)
@@ -1493,7 +1529,7 @@ static const struct CMUnitTest tests_17[] = {
     cmocka_unit_test(t17_killed),        cmocka_unit_test(t17_other_options),
     cmocka_unit_test(t17_finished),      cmocka_unit_test(t17_refusals),
     cmocka_unit_test(t17_resolved),      cmocka_unit_test(t17_init_adapter),
-    cmocka_unit_test(t17_other_base),
+    cmocka_unit_test(t17_other_base),    cmocka_unit_test(t17_broken_example),
     cmocka_unit_test(t17_timings),       cmocka_unit_test(t17_no_memory),
     cmocka_unit_test(t17_golden),
 };

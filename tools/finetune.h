@@ -79,9 +79,11 @@ static bool cmd_dump_labels(const hbk_dataset *d, const hbk_tokenizer *tok, hbk_
     for (hbk_int i = 0; ok && i < most; i++) {
         hbk_int start = d->start[i], n = d->start[i + 1] - start, parts = 0;
         for (hbk_int k = start; k < start + n; k++) parts += d->learn[k] && (k == start || !d->learn[k - 1]);
-        printf("%s# example %lld of %lld: the loss is on %lld of %lld tokens, in %lld place%s, %s\n\n",
-               i ? "\n" : "", (long long)i + 1, (long long)d->n, (long long)hbk_dataset_targets(d, i),
-               (long long)n, (long long)parts, parts == 1 ? "" : "s", marks.name);
+        printf("%s# example %lld of %lld, line %lld: the loss is on %lld of %lld tokens, in %lld place%s, "
+               "%s\n\n",
+               i ? "\n" : "", (long long)i + 1, (long long)d->n, (long long)d->line[i],
+               (long long)hbk_dataset_targets(d, i), (long long)n, (long long)parts, parts == 1 ? "" : "s",
+               marks.name);
         ok = cmd_dump_text(d, i, tok, &marks, &text, err);
         puts("     n       id  loss  piece");
         for (hbk_int k = start; ok && k < start + n; k++) {

@@ -157,7 +157,7 @@ static const cli_flag cmd_finetune_flags[] = {
      0, CLI_FREE},
     {"validation-share", CLI_REAL, "X", "(none)", "hold out this share of --data instead", 1e-9, 0.999,
      CLI_FREE},
-    {"rank-of", CLI_TEXT, "LIST", NULL, "ranks that differ, of targets: v_proj=8,down_proj=4", 0, 0, CLI_FREE},
+    {"rank-of", CLI_TEXT, "LIST", NULL, "ranks of targets that differ: v_proj=8,o_proj=4", 0, 0, CLI_FREE},
     {"alpha-of", CLI_TEXT, "LIST", NULL, "alphas that differ, likewise", 0, 0, CLI_FREE},
     {"layers", CLI_TEXT, "A-B", "(all)", "adapt these layers alone, counted from 0", 0, 0, CLI_FREE},
     {"max-length", CLI_INT, "N", "(the model's context)", "longest example in tokens", 2,
