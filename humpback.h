@@ -1359,6 +1359,19 @@ typedef struct hbk_train_data {
     const hbk_dataset *validation; /* never trained on; NULL: none */
 } hbk_train_data;
 
+/* What a finetuning would do, for a look before it is begun. */
+typedef struct hbk_train_facts {
+    hbk_int shortest, half, most, longest; /* tokens: half of the examples have up to half, 90 % up to most */
+    hbk_int batch, steps;                  /* as numbers; what stands in the options may be -1 */
+    double epochs;                         /* readings of the examples in those steps */
+    hbk_int trained, numbers;              /* numbers that are trained, of so many in the model */
+} hbk_train_facts;
+/* Fills *facts. Errors: all that hbk_finetune would find in options, data and init before its first step.
+   Thread safety: reads its arguments only. */
+HBK_DEF bool hbk_finetune_facts(hbk_train_facts *facts, const hbk_model *m, const hbk_train_data *data,
+                                const hbk_train_options *o, const hbk_adapter *init, hbk_allocator *alloc,
+                                hbk_error *err);
+
 /* Trains and leaves in `dir` a PEFT adapter, or a model folder when full, with humpback.json, metrics.jsonl
    and timings.jsonl. With a validation set the result is the weights of its lowest loss, else the last ones.
    Killed at any moment and called again it continues, and ends with the same bytes; a finished folder returns
@@ -15115,6 +15128,54 @@ static void hbk__plan_free(hbk__plan *p)
     hbk_free(p->alloc, p->replay_order);
 }
 
+static int hbk__by_size(const void *a, const void *b)
+{
+    hbk_int x = *(const hbk_int *)a, y = *(const hbk_int *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* The lengths of the examples. */
+static bool hbk__length_facts(hbk_train_facts *facts, const hbk_dataset *d, hbk_allocator *alloc,
+                              hbk_error *err)
+{
+    hbk_int *sizes = HBK__NEW(alloc, hbk_int, d->n, err);
+    if (!sizes) return false;
+    for (hbk_int i = 0; i < d->n; i++) sizes[i] = d->start[i + 1] - d->start[i];
+    qsort(sizes, (size_t)d->n, sizeof *sizes, hbk__by_size);
+    facts->shortest = sizes[0];
+    facts->half = sizes[(d->n - 1) / 2];
+    facts->most = sizes[d->n - 1 - d->n / 10];
+    facts->longest = sizes[d->n - 1];
+    hbk_free(alloc, sizes);
+    return true;
+}
+
+HBK_DEF bool hbk_finetune_facts(hbk_train_facts *facts, const hbk_model *m, const hbk_train_data *data,
+                                const hbk_train_options *o, const hbk_adapter *init, hbk_allocator *alloc,
+                                hbk_error *err)
+{
+    hbk__plan p;
+    hbk_train_facts x;
+    hbk_train_memory memory;
+    memset(&x, 0, sizeof x);
+    memset(&memory, 0, sizeof memory);
+    bool ok = hbk__plan_init(&p, m, data, o, alloc, err) &&
+              hbk__adapter_possible(m, o, init, alloc, err) &&
+              (init || hbk_trainer_memory(&memory, &m->config, o, p.packer.max_tokens, hbk__longest(&p),
+                                          err)) &&
+              hbk__length_facts(&x, p.data, alloc, err);
+    if (ok) {
+        x.batch = p.o.batch;
+        x.steps = p.o.steps;
+        x.epochs = (double)x.steps * (double)x.batch * (double)o->accumulate / (double)p.data->n;
+        x.trained = init && !o->full ? init->n_values : memory.n_values;
+        x.numbers = hbk_model_count(&m->config);
+        *facts = x;
+    }
+    hbk__plan_free(&p);
+    return ok;
+}
+
 /* The files of a folder in training. */
 typedef struct hbk__train_files {
     char train[512], done[512], metrics[512], timings[512], checkpoint_dir[512], checkpoint[512];
@@ -15158,8 +15219,8 @@ static bool hbk__report_step(const hbk_progress *progress, const char *stage, co
                              const hbk__plan *p, const hbk__step_facts *x, double seconds, hbk_error *err)
 {
     char speed[40] = "", val[40] = "";
-    if (seconds > 0) snprintf(speed, sizeof speed, "  %.0f tokens/s", (double)x->tokens / seconds);
-    if (t->found.step > 0) snprintf(val, sizeof val, "  best val %.3f", t->found.loss);
+    if (seconds > 0) snprintf(speed, sizeof speed, "  %.0f tok/s", (double)x->tokens / seconds);
+    if (t->found.step > 0) snprintf(val, sizeof val, "  val %.3f", t->found.loss);
     return hbk_report(progress, stage, t->step, p->o.steps, "steps", err, "loss %.3f%s  lr %.2g  norm %.2g%s",
                       x->loss, val, x->lr, x->norm, speed);
 }

@@ -473,6 +473,46 @@ static void t17_not_finite(void **state)
     t17_end(&w);
 }
 
+/* Promise: what a finetuning is about to do is known before: lengths, steps, epochs and how much is trained,
+   as the run then has them; what it would refuse is refused here too. */
+static void t17_facts(void **state)
+{
+    (void)state;
+    hbk_error err;
+    hbk_train_data in;
+    hbk_train_facts x;
+    t17_world w = t17_begin(1);
+    hbk_dataset d;
+    memset(&d, 0, sizeof d);
+    int32_t ids[40] = {0};
+    for (hbk_int i = 0; i < 20; i++) check_ok(hbk_dataset_add(&d, ids, 21 - i, 1, &err)); /* 2 to 21 tokens */
+    t17_only(&d, &in);
+    hbk_adapter *init = t17_adapter(w.m, 3);
+    for (int k = 0; k < 3; k++) {
+        hbk_train_options o = t17_options(k == 1);
+        o.steps = -1;
+        o.epochs = 2;
+        o.accumulate = 3;
+        check_ok(hbk_finetune_facts(&x, w.m, &in, &o, k == 2 ? init : NULL, NULL, &err));
+        assert_true(x.shortest == 2 && x.half == 11 && x.most == 19 && x.longest == 21);
+        assert_true(x.batch == 4 && x.steps == 4);
+        check_near(x.epochs, 2.4, 1e-12);
+        hbk_trainer *t = t17_trainer(w.m, &o, k == 2 ? init : NULL);
+        assert_int_equal(x.trained, t->n);
+        assert_int_equal(x.numbers, hbk_model_count(&w.m->config));
+        hbk_trainer_free(t);
+        o.lr_end = 2 * o.lr;
+        check_error(hbk_finetune_facts(&x, w.m, &in, &o, NULL, NULL, &err), HBK_ERROR_OPTION, "lr_end");
+        o.lr_end = o.lr;
+        o.lora.rank = k == 1 ? 2 : 99;
+        if (k == 0)
+            check_error(hbk_finetune_facts(&x, w.m, &in, &o, NULL, NULL, &err), HBK_ERROR_RANGE, "rank 99");
+    }
+    hbk_adapter_free(init);
+    hbk_dataset_free(&d);
+    t17_end(&w);
+}
+
 /* Promise: where a loss is not finite the run ends with the step and the lines of its examples, and what is
    left is the checkpoint before. */
 static void t17_broken_example(void **state)
@@ -1530,6 +1570,7 @@ static const struct CMUnitTest tests_17[] = {
     cmocka_unit_test(t17_finished),      cmocka_unit_test(t17_refusals),
     cmocka_unit_test(t17_resolved),      cmocka_unit_test(t17_init_adapter),
     cmocka_unit_test(t17_other_base),    cmocka_unit_test(t17_broken_example),
+    cmocka_unit_test(t17_facts),
     cmocka_unit_test(t17_timings),       cmocka_unit_test(t17_no_memory),
     cmocka_unit_test(t17_golden),
 };

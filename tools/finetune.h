@@ -152,6 +152,32 @@ static bool cmd_train_data(cli *c, const cmd_world *w, const hbk_train_options *
     return ok;
 }
 
+/* Says what is about to be done, unless it was begun before: what somebody may have meant otherwise. */
+static bool cmd_say_facts(cli *c, const cmd_world *w, const hbk_train_data *data, const hbk_train_options *o,
+                          const hbk_adapter *init)
+{
+    char begun[512];
+    hbk_train_facts x;
+    if (!hbk_path(begun, cli_text(c, "out"), "train.json", &c->err)) return false;
+    if (hbk_file_exists(begun)) return true;
+    if (!hbk_finetune_facts(&x, w->base, data, o, init, NULL, &c->err)) return false;
+    const hbk_dataset *d = data->examples;
+    double on = (double)d->n_targets / (double)d->tokens.n;
+    fprintf(stderr,
+            "humpback: %lld examples of %lld to %lld tokens, half of them up to %lld, nine in ten up to %lld\n",
+            (long long)d->n, (long long)x.shortest, (long long)x.longest, (long long)x.half,
+            (long long)x.most);
+    fprintf(stderr, "humpback: the loss is on %lld of their %lld tokens (%.0f%%)", (long long)d->n_targets,
+            (long long)d->tokens.n, 100 * on);
+    if (data->validation) fprintf(stderr, "; %lld others validate", (long long)data->validation->n);
+    fprintf(stderr,
+            "\nhumpback: %lld steps of %lld examples, %.3g epochs, train %lld numbers; the model has "
+            "%lld\n",
+            (long long)x.steps, (long long)(x.batch * o->accumulate), x.epochs, (long long)x.trained,
+            (long long)x.numbers);
+    return true;
+}
+
 /* Trains and says where the result is. */
 static bool cmd_train(cli *c, const cmd_world *w, const hbk_train_options *o, const cmd_sets *s)
 {
@@ -171,7 +197,8 @@ static bool cmd_train(cli *c, const cmd_world *w, const hbk_train_options *o, co
     hbk_train_data data = {d, s->replay.n ? &s->replay : NULL, s->validation.n ? &s->validation : NULL};
     hbk_adapter *init = NULL;
     if (init_dir && !(init = hbk_adapter_load(init_dir, w->base, NULL, &c->err))) return false;
-    bool ok = hbk_finetune(w->base, &data, o, init, &recipe, dir, cli_watch(c), NULL, &c->err);
+    bool ok = cmd_say_facts(c, w, &data, o, init) &&
+              hbk_finetune(w->base, &data, o, init, &recipe, dir, cli_watch(c), NULL, &c->err);
     hbk_adapter_free(init);
     if (!ok || !tool_curve(dir, NULL, &c->err)) return false;
     cli_draw_end(&c->meter);
