@@ -7944,11 +7944,6 @@ static bool hbk__adapter_plan(hbk_adapter *a, const hbk_adapter_options *o, hbk_
     if (o->layer_begin < 0 || o->layer_begin >= end || end > a->n_layers)
         return hbk_fail(err, HBK_ERROR_RANGE, "layers %lld to %lld are to be adapted, of a model's 0 to %lld",
                         (long long)o->layer_begin, (long long)end - 1, (long long)a->n_layers - 1);
-    for (int slot = 0; slot < HBK_N_TARGETS; slot++)
-        if (!(o->targets >> slot & 1) && (o->target_rank[slot] || o->target_alpha[slot] > 0))
-            return hbk_fail(err, HBK_ERROR_OPTION,
-                            "a rank or alpha is given for %s, which is not adapted: add it to the targets",
-                            hbk_slot_name((hbk_slot)slot));
     for (hbk_int i = 0; i <= a->n_layers * HBK_N_SLOTS; i++) {
         hbk_lora *l = &a->loras[i];
         int slot = hbk__lora_slot(a, i);
@@ -14462,6 +14457,11 @@ static bool hbk__adapter_possible(const hbk_model *m, const hbk_train_options *o
                                   hbk_allocator *alloc, hbk_error *err)
 {
     if (o->full) return true;
+    for (int slot = 0; slot < HBK_N_TARGETS && !init; slot++)
+        if (!(o->lora.targets >> slot & 1) && (o->lora.target_rank[slot] || o->lora.target_alpha[slot] > 0))
+            return hbk_fail(err, HBK_ERROR_OPTION,
+                            "a rank or alpha is given for %s, which is not adapted: add it to the targets",
+                            hbk_slot_name((hbk_slot)slot));
     hbk_adapter *a = hbk__adapter_begin(&m->config, alloc, err); /* shapes, without numbers */
     bool ok = a && (init || hbk__adapter_plan(a, &o->lora, err));
     if (ok && init && init->n_layers != a->n_layers)

@@ -146,9 +146,6 @@ static void t10_options(void **state)
     o.target_rank[HBK_LM_HEAD] = 11;
     check_error(hbk_adapter_make(&c, &o, 1, NULL, &err), HBK_ERROR_RANGE, "rank 11 does not fit lm_head");
     o.target_rank[HBK_LM_HEAD] = 0;
-    o.target_alpha[HBK_V] = 3;
-    check_error(hbk_adapter_make(&c, &o, 1, NULL, &err), HBK_ERROR_OPTION, "v_proj, which is not adapted");
-    o.target_alpha[HBK_V] = 0;
     o.layer_end = 5;
     check_error(hbk_adapter_make(&c, &o, 1, NULL, &err), HBK_ERROR_RANGE, "layers 1 to 4");
     o.layer_end = 1;

@@ -473,6 +473,59 @@ static void t17_not_finite(void **state)
     t17_end(&w);
 }
 
+/* Promise: NEFTune's noise is uniform in +-alpha / sqrt(T C), T the length of each sequence, another one in
+   every pass, the same one in the same run, and in training alone. */
+static void t17_neftune(void **state)
+{
+    (void)state;
+    hbk_error err;
+    enum { C = 16, N = 220 };
+    static hbk_real x[N * C], same[N * C];
+    hbk_int start[3] = {0, 20, N};
+    hbk_batch b;
+    memset(&b, 0, sizeof b);
+    memset(x, 0, sizeof x);
+    memset(same, 0, sizeof same);
+    b.n_seqs = 2;
+    b.n_tokens = N;
+    b.seq_start = start;
+    hbk__embed_noise(x, &b, C, 5, 9);
+    hbk__embed_noise(same, &b, C, 5, 9);
+    assert_memory_equal(x, same, sizeof x);
+    for (int s = 0; s < 2; s++) {
+        double bound = 5 / sqrt((double)(start[s + 1] - start[s]) * C), most = 0, sum = 0, squares = 0;
+        hbk_int n = (start[s + 1] - start[s]) * C;
+        for (hbk_int i = start[s] * C; i < start[s + 1] * C; i++) {
+            most = HBK__MAX(most, fabs((double)x[i]));
+            sum += (double)x[i];
+            squares += (double)x[i] * (double)x[i];
+        }
+        assert_true(most <= bound * (1 + 1e-6) && most > 0.98 * bound);
+        assert_true(fabs(sum / (double)n) < 0.1 * bound);
+        check_near(squares / (double)n, bound * bound / 3, 0.15);
+    }
+    t17_world w = t17_begin(1);
+    hbk_train_data in;
+    double loss[3][2], held[3];
+    for (int k = 0; k < 3; k++) {
+        hbk_train_options o = t17_options(false);
+        o.dropout = 0;
+        o.neftune = k ? 20 : 0;
+        hbk__plan p;
+        check_ok(hbk__plan_init(&p, w.m, t17_only(&w.data, &in), &o, NULL, &err));
+        p.validation = &w.data;
+        hbk_trainer *t = t17_trainer(w.m, &o, NULL);
+        for (int pass = 0; pass < 2; pass++) loss[k][pass] = t17_add(t, &w.data, 0, 3, 0.1);
+        check_ok(hbk__validation_loss(t, &p, &held[k], &err));
+        hbk_trainer_free(t);
+        hbk__plan_free(&p);
+    }
+    assert_true(loss[0][0] == loss[0][1] && loss[1][0] != loss[1][1] && loss[1][0] != loss[0][0]);
+    assert_memory_equal(loss[1], loss[2], sizeof loss[1]);
+    assert_true(held[0] == held[1]);
+    t17_end(&w);
+}
+
 /* Promise: what a finetuning is about to do is known before: lengths, steps, epochs and how much is trained,
    as the run then has them; what it would refuse is refused here too. */
 static void t17_facts(void **state)
@@ -1130,6 +1183,9 @@ static void t17_refusals(void **state)
     o.lora.rank = 17;
     check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_RANGE, "rank 17 does not fit q_proj (16, 16)");
     o.lora.rank = 2;
+    o.lora.target_alpha[HBK_LM_HEAD] = 3;
+    check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "lm_head, which is not adapted");
+    o.lora.target_alpha[HBK_LM_HEAD] = 0;
     w.m->config.context_length = 8;
     check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_RANGE, "context of 8");
     assert_false(hbk_dir_exists(dir)); /* refused before there is a folder to clear away */
@@ -1570,7 +1626,7 @@ static const struct CMUnitTest tests_17[] = {
     cmocka_unit_test(t17_finished),      cmocka_unit_test(t17_refusals),
     cmocka_unit_test(t17_resolved),      cmocka_unit_test(t17_init_adapter),
     cmocka_unit_test(t17_other_base),    cmocka_unit_test(t17_broken_example),
-    cmocka_unit_test(t17_facts),
+    cmocka_unit_test(t17_facts),         cmocka_unit_test(t17_neftune),
     cmocka_unit_test(t17_timings),       cmocka_unit_test(t17_no_memory),
     cmocka_unit_test(t17_golden),
 };

@@ -164,7 +164,8 @@ static bool cmd_say_facts(cli *c, const cmd_world *w, const hbk_train_data *data
     const hbk_dataset *d = data->examples;
     double on = (double)d->n_targets / (double)d->tokens.n;
     fprintf(stderr,
-            "humpback: %lld examples of %lld to %lld tokens, half of them up to %lld, nine in ten up to %lld\n",
+            "humpback: %lld examples of %lld to %lld tokens, half of them up to %lld, nine in ten up to "
+            "%lld\n",
             (long long)d->n, (long long)x.shortest, (long long)x.longest, (long long)x.half,
             (long long)x.most);
     fprintf(stderr, "humpback: the loss is on %lld of their %lld tokens (%.0f%%)", (long long)d->n_targets,
