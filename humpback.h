@@ -1332,7 +1332,8 @@ HBK_DEF void hbk_trainer_free(hbk_trainer *t);
 HBK_DEF bool hbk_trainer_accumulate(hbk_trainer *t, const hbk_batch *b, double scale, double *loss,
                                     hbk_error *err);
 /* Clips, steps with learning rate lr, clears the gradients. A gradient that is not finite is an error: it is
-   cleared, and the weights stay. *grad_norm (may be NULL): before clipping. */
+   cleared, and the weights stay. So are weights that the step took beyond all numbers; those are lost.
+   *grad_norm (may be NULL): before clipping. */
 HBK_DEF bool hbk_trainer_update(hbk_trainer *t, double lr, double *grad_norm, hbk_error *err);
 HBK_DEF const hbk_model *hbk_trainer_model(const hbk_trainer *t);     /* the weights in training (or base) */
 HBK_DEF const hbk_adapter *hbk_trainer_adapter(const hbk_trainer *t); /* NULL in full training */
@@ -14633,6 +14634,10 @@ HBK_DEF bool hbk_trainer_update(hbk_trainer *t, double lr, double *grad_norm, hb
     t->step++;
     hbk__trainer_adamw(t, scale, o);
     memset(t->grads, 0, (size_t)t->n * sizeof *t->grads);
+    if (!isfinite(hbk_norm(t->values, t->n)))
+        return hbk_fail(err, HBK_ERROR_NUMERIC,
+                        "step %lld: the weights are not finite any more: lower the learning rate, now %g",
+                        (long long)t->step, lr);
     if (grad_norm) *grad_norm = norm;
     return true;
 }
@@ -14794,7 +14799,7 @@ static bool hbk__train_pass(hbk_trainer *t, hbk__plan *p, hbk_int pass, hbk_int 
 
 /* Names the examples of the step, as far as they fit into the message: by their line, where they have one,
    for what was left out or held out has shifted their numbers. */
-static bool hbk__not_finite(const hbk__plan *p, hbk_int step, double loss, hbk_error *err)
+static bool hbk__not_finite(const hbk__plan *p, hbk_int step, const char *what, hbk_error *err)
 {
     char list[160] = "";
     size_t used = 0;
@@ -14806,9 +14811,9 @@ static bool hbk__not_finite(const hbk__plan *p, hbk_int step, double loss, hbk_e
                                  (long long)(line ? line : x->example + 1));
     }
     return hbk_fail(err, HBK_ERROR_NUMERIC,
-                    "step %lld: the %s is not finite; the weights of the step before stay. Its examples: "
-                    "%s%s. Lower the learning rate, or look for a broken example",
-                    (long long)step, isfinite(loss) ? "gradient" : "loss", list,
+                    "step %lld: the %s not finite; the last checkpoint stays. Its examples: %s%s. Lower the "
+                    "learning rate, or look for a broken example",
+                    (long long)step, what, list,
                     used < sizeof list - 32 ? "" : " ...");
 }
 
@@ -14839,7 +14844,10 @@ static bool hbk__train_step(hbk_trainer *t, hbk__plan *p, hbk_int step, hbk__ste
     facts->loss = sum / (double)targets;
     facts->lr = hbk_learning_rate(p->o.schedule, step, p->o.steps, p->o.warmup, p->o.lr, p->o.lr_end);
     if (isfinite(facts->loss) && hbk_trainer_update(t, facts->lr, &facts->norm, err)) return true;
-    return hbk__not_finite(p, step, facts->loss, err);
+    const char *what = !isfinite(facts->loss)                    ? "loss is"
+                       : !isfinite(hbk_norm(t->values, t->n)) ? "weights are"
+                                                              : "gradient is";
+    return hbk__not_finite(p, step, what, err);
 }
 
 /* Mean loss of a target token of the validation set, without dropout. */

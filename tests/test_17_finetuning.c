@@ -467,6 +467,11 @@ static void t17_not_finite(void **state)
     char dir[512];
     hbk_train_options o = t17_options(false);
     t17_dir(dir, "infinite");
+    o.lr = o.lr_end = 1e29; /* a decay of -1e58 */
+    o.weight_decay = 1e29;
+    o.steps = 8;
+    check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_NUMERIC, "the weights are not finite");
+    o = t17_options(false);
     w.m->final_norm[2] = INFINITY;
     check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_NUMERIC, "step 1: the loss is not finite");
     assert_false(t17_has(dir, "humpback.json"));
