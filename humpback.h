@@ -1106,6 +1106,10 @@ HBK_DEF bool hbk_template_check(const hbk_template *t, const hbk_tokenizer *tok,
 /* The one id that ends a reply and so ends generation: eos, or a token like <|eot_id|>; -1 if the reply's
    ending is no single id. */
 HBK_DEF int32_t hbk_template_stop(const hbk_template *t, const hbk_tokenizer *tok);
+/* Adds that id to the ids that end a text in DIR/generation_config.json, as saving a model writes it, so that
+   other programs stop where replies end; there is nothing to do where it is -1 or among them. */
+HBK_DEF bool hbk_template_save_stop(const hbk_template *t, const hbk_tokenizer *tok, const char *dir,
+                                    hbk_error *err);
 /* The text that ends a reply, where it is more than white space: a stop string, if hbk_template_stop has no
    id for it. Else "". */
 HBK_DEF const char *hbk_template_stop_text(const hbk_template *t);
@@ -13552,6 +13556,31 @@ HBK_DEF int32_t hbk_template_stop(const hbk_template *t, const hbk_tokenizer *to
     return stop;
 }
 
+HBK_DEF bool hbk_template_save_stop(const hbk_template *t, const hbk_tokenizer *tok, const char *dir,
+                                    hbk_error *err)
+{
+    char path[512];
+    int32_t stop = hbk_template_stop(t, tok);
+    if (stop < 0) return true;
+    json_t *root = hbk_path(path, dir, "generation_config.json", err) ? hbk_json_read(path, err) : NULL;
+    if (!root) return false;
+    json_t *old = json_object_get(root, "eos_token_id"), *ids = json_array();
+    bool found = false, made = ids != NULL;
+    for (size_t i = 0; made && i < (json_is_array(old) ? json_array_size(old) : 1); i++) {
+        json_t *id = json_is_array(old) ? json_array_get(old, i) : old;
+        if (!json_is_integer(id)) continue;
+        found = found || json_integer_value(id) == stop;
+        made = json_array_append(ids, id) == 0;
+    }
+    made = made && json_array_append_new(ids, json_integer(stop)) == 0 &&
+           json_object_set(root, "eos_token_id", ids) == 0;
+    bool ok = made || hbk_fail_at(err, HBK_ERROR_MEMORY, path, 0, "is no object, or memory is out");
+    ok = ok && (found || hbk_json_write(path, root, err));
+    json_decref(ids);
+    json_decref(root);
+    return ok;
+}
+
 HBK_DEF const char *hbk_template_stop_text(const hbk_template *t)
 {
     const char *end = strstr(t->text[HBK__TEXT_REPLY], "{output}") + strlen("{output}"), *at = end;
@@ -15281,6 +15310,7 @@ static bool hbk__train_finish(hbk_trainer *t, const hbk_recipe *r, const char *d
     if (t->o.full) {
         if (!hbk_model_save(t->model, dir, HBK_F32, err)) return false;
         if (r->tok && !hbk_tokenizer_save(r->tok, dir, err)) return false;
+        if (r->tok && r->tmpl && !hbk_template_save_stop(r->tmpl, r->tok, dir, err)) return false;
     } else if (!hbk_adapter_save(t->adapter, dir, r->base_name, t->o.dropout, err)) {
         return false;
     }

@@ -478,6 +478,34 @@ static void t17_not_finite(void **state)
     t17_end(&w);
 }
 
+/* Promise: a model that was finetuned whole says in its generation_config.json that what ends its template's
+   replies ends a text. */
+static void t17_full_stop(void **state)
+{
+    (void)state;
+    hbk_error err;
+    int32_t id;
+    t17_world w = t17_begin(1);
+    char dir[512], path[600];
+    hbk_tokenizer *tok = t14_with_special("<|im_end|>", &id);
+    hbk_template *chatml = hbk_template_load("chatml", NULL, &err);
+    hbk_train_options o = t17_options(true);
+    o.steps = 1;
+    w.recipe.tok = tok;
+    w.recipe.tmpl = chatml;
+    t17_dir(dir, "full_stop");
+    check_ok(t17_tune(&w, &o, dir, NULL, &err));
+    snprintf(path, sizeof path, "%s/generation_config.json", dir);
+    json_t *root = hbk_json_read(path, &err), *list = json_object_get(root, "eos_token_id");
+    assert_int_equal(json_array_size(list), 2);
+    assert_int_equal(json_integer_value(json_array_get(list, 0)), 2);
+    assert_int_equal(json_integer_value(json_array_get(list, 1)), id);
+    json_decref(root);
+    hbk_template_free(chatml);
+    hbk_tokenizer_free(tok);
+    t17_end(&w);
+}
+
 /* Promise: NEFTune's noise is uniform in +-alpha / sqrt(T C), T the length of each sequence, another one in
    every pass, the same one in the same run, and in training alone. */
 static void t17_neftune(void **state)
@@ -1632,6 +1660,7 @@ static const struct CMUnitTest tests_17[] = {
     cmocka_unit_test(t17_resolved),      cmocka_unit_test(t17_init_adapter),
     cmocka_unit_test(t17_other_base),    cmocka_unit_test(t17_broken_example),
     cmocka_unit_test(t17_facts),         cmocka_unit_test(t17_neftune),
+    cmocka_unit_test(t17_full_stop),
     cmocka_unit_test(t17_timings),       cmocka_unit_test(t17_no_memory),
     cmocka_unit_test(t17_golden),
 };
