@@ -1370,6 +1370,7 @@ typedef struct hbk_train_facts {
     hbk_int batch, steps;                  /* as numbers; what stands in the options may be -1 */
     double epochs;                         /* readings of the examples in those steps */
     hbk_int trained, numbers;              /* numbers that are trained, of so many in the model */
+    hbk_int shared;                        /* examples of the validation set that are trained on, too */
 } hbk_train_facts;
 /* Fills *facts. Errors: all that hbk_finetune would find in options, data and init before its first step.
    Thread safety: reads its arguments only. */
@@ -15187,6 +15188,35 @@ static bool hbk__length_facts(hbk_train_facts *facts, const hbk_dataset *d, hbk_
     return true;
 }
 
+static uint64_t hbk__example_hash(const hbk_dataset *d, hbk_int i)
+{
+    hbk_int at = d->start[i], n = d->start[i + 1] - at;
+    return hbk_hash(0, d->tokens.data + at, (size_t)n * sizeof(int32_t));
+}
+
+static int hbk__by_hash(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* How many of the held out examples are examples of d as well. */
+static bool hbk__shared_examples(hbk_int *shared, const hbk_dataset *d, const hbk_dataset *held,
+                                 hbk_allocator *alloc, hbk_error *err)
+{
+    uint64_t *hashes = HBK__NEW(alloc, uint64_t, d->n, err);
+    if (!hashes) return false;
+    for (hbk_int i = 0; i < d->n; i++) hashes[i] = hbk__example_hash(d, i);
+    qsort(hashes, (size_t)d->n, sizeof *hashes, hbk__by_hash);
+    *shared = 0;
+    for (hbk_int i = 0; i < held->n; i++) {
+        uint64_t h = hbk__example_hash(held, i);
+        *shared += bsearch(&h, hashes, (size_t)d->n, sizeof *hashes, hbk__by_hash) != NULL;
+    }
+    hbk_free(alloc, hashes);
+    return true;
+}
+
 HBK_DEF bool hbk_finetune_facts(hbk_train_facts *facts, const hbk_model *m, const hbk_train_data *data,
                                 const hbk_train_options *o, const hbk_adapter *init, hbk_allocator *alloc,
                                 hbk_error *err)
@@ -15200,7 +15230,8 @@ HBK_DEF bool hbk_finetune_facts(hbk_train_facts *facts, const hbk_model *m, cons
               hbk__adapter_possible(m, o, init, alloc, err) &&
               (init || hbk_trainer_memory(&memory, &m->config, o, p.packer.max_tokens, hbk__longest(&p),
                                           err)) &&
-              hbk__length_facts(&x, p.data, alloc, err);
+              hbk__length_facts(&x, p.data, alloc, err) &&
+              (!p.validation || hbk__shared_examples(&x.shared, p.data, p.validation, alloc, err));
     if (ok) {
         x.batch = p.o.batch;
         x.steps = p.o.steps;
@@ -15484,12 +15515,6 @@ static bool hbk__is_word_byte(char c)
 static char hbk__lower(char c)
 {
     return c >= 'A' && c <= 'Z' ? (char)(c + 32) : c;
-}
-
-static int hbk__by_hash(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? -1 : x > y;
 }
 
 /* |A and B| / |A or B| of two sorted sets without doubles. */

@@ -319,6 +319,9 @@ static void t15_forms(void **state)
     } t[] = {
         {HBK_FORM_PAIRS, "{\"instruction\": \"i\", \"input\": \"x\", \"output\": \"out\"}\n", "out$\n",
          "i\n\nx$\n"},
+        {HBK_FORM_PAIRS, /* the template's own words in the texts: the mask is not found by them */
+         "{\"instruction\": \"Response:\\n\", \"output\": \"a\\n\\nResponse:\\nInstruction:\\nb\"}",
+         "a\n\nResponse:\nInstruction:\nb$\n", "Response:\n$\n"},
         {HBK_FORM_MESSAGES,
          "{\"messages\": [{\"role\": \"user\", \"content\": \"q1\"}, {\"role\": \"assistant\", \"content\": "
          "\"a1\"},"
@@ -493,6 +496,13 @@ static void t15_form_errors(void **state)
         }
         hbk_dataset_free(&d);
     }
+    o.overlong = HBK_OVERLONG_CUT; /* what is left of the first is prompt alone */
+    t15_file(path, "t15_long.jsonl",
+             "{\"prompt\": \"abcdefghij\", \"completion\": \"k\"}\n"
+             "{\"prompt\": \"a\", \"completion\": \"b\"}");
+    check_ok(hbk_dataset_add_file(&d, path, &o, NULL, &err));
+    assert_true(d.n == 1 && d.n_no_target == 1 && d.n_cut == 0 && d.line[0] == 2);
+    hbk_dataset_free(&d);
     hbk_template_free(plain);
     hbk_tokenizer_free(tok);
 }

@@ -560,7 +560,8 @@ static void t17_neftune(void **state)
 }
 
 /* Promise: what a finetuning is about to do is known before: lengths, steps, epochs and how much is trained,
-   as the run then has them; what it would refuse is refused here too. */
+   as the run then has them, and what of the validation set is trained on, too; what the run would refuse is
+   refused here. */
 static void t17_facts(void **state)
 {
     (void)state;
@@ -580,13 +581,21 @@ static void t17_facts(void **state)
         o.epochs = 2;
         o.accumulate = 3;
         check_ok(hbk_finetune_facts(&x, w.m, &in, &o, k == 2 ? init : NULL, NULL, &err));
-        assert_true(x.shortest == 2 && x.half == 11 && x.most == 19 && x.longest == 21);
+        assert_true(x.shared == 0 && x.shortest == 2 && x.half == 11 && x.most == 19 && x.longest == 21);
         assert_true(x.batch == 4 && x.steps == 4);
         check_near(x.epochs, 2.4, 1e-12);
         hbk_trainer *t = t17_trainer(w.m, &o, k == 2 ? init : NULL);
         assert_int_equal(x.trained, t->n);
         assert_int_equal(x.numbers, hbk_model_count(&w.m->config));
         hbk_trainer_free(t);
+        hbk_dataset held = t17_data(3, 9); /* two of d's examples among four others */
+        check_ok(hbk_dataset_add(&held, ids, 5, 2, &err) && hbk_dataset_add(&held, ids, 22, 2, &err));
+        check_ok(hbk_dataset_add(&held, ids, 21, 1, &err));
+        in.validation = &held;
+        check_ok(hbk_finetune_facts(&x, w.m, &in, &o, NULL, NULL, &err));
+        assert_int_equal(x.shared, 2);
+        in.validation = NULL;
+        hbk_dataset_free(&held);
         o.lr_end = 2 * o.lr;
         check_error(hbk_finetune_facts(&x, w.m, &in, &o, NULL, NULL, &err), HBK_ERROR_OPTION, "lr_end");
         o.lr_end = o.lr;

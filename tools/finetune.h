@@ -176,6 +176,11 @@ static bool cmd_say_facts(cli *c, const cmd_world *w, const hbk_train_data *data
             "%lld\n",
             (long long)x.steps, (long long)(x.batch * o->accumulate), x.epochs, (long long)x.trained,
             (long long)x.numbers);
+    if (x.shared)
+        fprintf(stderr,
+                "humpback: note: %lld of the %lld examples that validate are trained on, too: the validation "
+                "loss is too good\n",
+                (long long)x.shared, (long long)data->validation->n);
     return true;
 }
 
