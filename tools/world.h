@@ -140,7 +140,7 @@ static const cli_flag cmd_keep_flags[] = {
     CLI_END};
 /* Of the adapter too, and no plain numbers: cmd_bind_lora reads them. */
 static const cli_flag cmd_lora_flags[] = {
-    {"rank-of", CLI_TEXT, "LIST", NULL, "ranks that differ: v_proj=8,lm_head=4", 0, 0, CLI_FREE},
+    {"rank-of", CLI_TEXT, "LIST", NULL, "ranks of targets that differ: v_proj=8", 0, 0, CLI_FREE},
     {"alpha-of", CLI_TEXT, "LIST", NULL, "alphas that differ, likewise", 0, 0, CLI_FREE},
     {"layers", CLI_TEXT, "A-B", "(all)", "adapt these layers alone, counted from 0", 0, 0, CLI_FREE},
     CLI_END};
