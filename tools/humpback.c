@@ -218,7 +218,9 @@ static const cli_flag cmd_run_flags[] = {
     CMD_FLAG_JSON,
     CLI_END};
 static const cli_flag cmd_report_flags[] = {
-    {"out", CLI_TEXT, "F", "(RUN/report.html, D/loss.svg)", "the page", 0, 0, CLI_FREE}, CLI_END};
+    {"out", CLI_TEXT, "F", "(RUN/report.html, D/loss.svg)", "the page; of a curve a .svg or .png", 0, 0,
+     CLI_FREE},
+    CLI_END};
 
 static const cli_group cmd_demo_group = {"Flags", cmd_demo_flags, NULL, NULL};
 static const cli_group cmd_tokenize_group = {"Flags", cmd_tokenize_flags, NULL, NULL};
@@ -348,7 +350,7 @@ static const cli_command cmd_commands[] = {
      {&plan_group, &plan_train_group},
      plan_main},
     {"report",
-     "writes a run folder's report.json and report.html again, or a finetuned folder's loss.svg",
+     "writes a run folder's report.json and report.html again, or a finetuned folder's curve",
      "RUN|D [--out F]",
      1,
      1,

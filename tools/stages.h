@@ -419,16 +419,16 @@ static int cmd_demo(cli *c)
 static int cmd_report(cli *c)
 {
     const char *run = c->operands[0], *out = cli_text(c, "out");
-    char state[512], metrics[512];
+    char state[512], metrics[512], curves[1100];
     if (!hbk_dir_exists(run)) {
         hbk_fail_at(&c->err, HBK_ERROR_FILE, run, 0, "there is no such run folder");
         return cli_fail(c);
     }
     bool ok = hbk_path(state, run, "run.json", &c->err) && hbk_path(metrics, run, "metrics.jsonl", &c->err);
     bool tuned = ok && !hbk_file_exists(state) && hbk_file_exists(metrics);
-    ok = ok && (tuned ? tool_curve(run, out, &c->err) : tool_report(run, out, &c->err));
-    if (ok && out) printf("%s\n", out);
-    if (ok && !out) printf("%s/%s\n", run, tuned ? "loss.svg" : "report.html");
+    ok = ok && (tuned ? tool_curve(run, out, curves, &c->err) : tool_report(run, out, &c->err));
+    if (ok && (out || tuned)) printf("%s\n", tuned ? curves : out);
+    if (ok && !out && !tuned) printf("%s/report.html\n", run);
     return cli_end(c, ok);
 }
 
