@@ -263,7 +263,9 @@ static int cmd_finetune(cli *c)
     if (misused) return misused;
     const char *init = cli_text(c, "init-adapter");
     bool ok = cmd_open_model(c, &w) && cmd_open_template(c, &w, init ? init : cli_text(c, "model")) &&
-              cmd_inference_tag(c, w.tag) && cmd_train_data(c, &w, &o, &s);
+              cmd_inference_tag(c, w.tag);
+    if (ok) cmd_warn_of_template(c, &w);
+    ok = ok && cmd_train_data(c, &w, &o, &s);
     if (ok && cli_has(c, "dump-labels"))
         ok = cmd_dump_labels(&s.examples, w.tok, &c->err);
     else
