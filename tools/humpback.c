@@ -24,7 +24,6 @@
 #include "curve.h"
 #include "demo.h"
 #include "inspect.h"
-#include "plan.h"
 #include "report.h"
 #include "seeds.h"
 
@@ -32,6 +31,7 @@
 
 #include "export.h"
 #include "finetune.h"
+#include "plan.h"
 #include "generate.h"
 #include "stages.h"
 
