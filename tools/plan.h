@@ -14,7 +14,7 @@
 
    Other programs on the machine make single measurements too long, never too short. So every piece is timed
    in short rounds, all pieces in each round, and by two clocks. The estimate is the least processor time,
-   divided by the threads: others hardly lengthen it (where OMP_WAIT_POLICY is passive: threads that spin count
+   divided by the threads: others hardly lengthen it (with OMP_WAIT_POLICY=passive: who spins, counts
    too), but it leaves out what threads wait for each other. So beside it stand the sum of the shortest times
    on the wall, and the median round, what the machine does now. On an idle machine the three agree.
 
