@@ -56,7 +56,7 @@ else
     MODE='--full --lr 1e-5 --lr-end 9e-6'
 fi
 
-# With --check there is nothing to open: a command that knows its flags fails with 1, one that does not with 2.
+# With --check there is nothing to open: a command that knows its flags fails with 1, else with 2.
 CHECK=
 if [ "${1:-}" = --check ]; then
     CHECK=1 MODEL=/nonexistent/model SEEDS=/nonexistent/seeds PAGES=/nonexistent/pages OUT=/nonexistent/out

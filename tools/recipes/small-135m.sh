@@ -5,7 +5,7 @@
 #   tools/recipes/small-135m.sh --check    do all flags exist? Nothing is read or written
 #
 # paper-7b.sh says where the settings come from. As there: batch 32, weight decay 0.1, dropout 0.1,
-# temperature 0.7 and top-p 0.9, k = 5 (4.5 or more), two iterations, tags, 3,200 seed pairs and 500 steps on them.
+# temperature 0.7 and top-p 0.9, two iterations, tags, 3,200 seed pairs and 500 steps on them.
 # What differs here, and why:
 #
 #   adapters of rank 16 at 2e-4 (to nine tenths of it, as in the paper) instead of the whole model at 1e-5: a
@@ -47,7 +47,7 @@ else
     MODE='--full --lr 1e-5 --lr-end 9e-6'
 fi
 
-# With --check there is nothing to open: a command that knows its flags fails with 1, one that does not with 2.
+# With --check there is nothing to open: a command that knows its flags fails with 1, else with 2.
 CHECK=
 if [ "${1:-}" = --check ]; then
     CHECK=1 MODEL=/nonexistent/model SEEDS=/nonexistent/seeds PAGES=/nonexistent/pages OUT=/nonexistent/out
