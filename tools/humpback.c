@@ -5,7 +5,7 @@
      world.h     what commands share: flags of the library's options; models, templates, adapters, tags
      generate.h  tokenize, logits, generate, chat
      finetune.h  finetune
-     stages.h    corpus, seeds, augment, curate, run, demo, report
+     stages.h    corpus, seeds, augment, curate, run, demo, reproduce, report
      export.h    export
      inspect.h   inspect
      plan.h      plan
@@ -23,6 +23,7 @@
 #include "bench.h"
 #include "curve.h"
 #include "demo.h"
+#include "findings.h"
 #include "inspect.h"
 #include "plan.h"
 #include "report.h"
@@ -73,6 +74,16 @@ static const cli_flag cmd_demo_flags[] = {
     {"out", CLI_TEXT, "D", "humpback-demo", "the run folder", 0, 0, CLI_FREE},
     {"seed", CLI_SEED, "N", "1", "of the miniature world and of all random choices", 0, 0, CLI_FREE},
     {"lora", CLI_SWITCH, NULL, NULL, "finetune adapters instead of whole models", 0, 0, CLI_FREE},
+    CMD_FLAG_JSON,
+    CLI_END};
+static const cli_flag cmd_reproduce_flags[] = {
+    {"out", CLI_TEXT, "D", "humpback-reproduce", "the folder; one that was begun is continued", 0, 0,
+     CLI_FREE},
+    {"worlds", CLI_TEXT, "LIST", "(20,21,22,23,24; with --quick the first three)",
+     "seeds of the miniature worlds", 0, 0, CLI_FREE},
+    {"quick", CLI_SWITCH, NULL, NULL, "the main line and findings a and b only, in smaller worlds", 0, 0,
+     CLI_FREE},
+    {"jobs", CLI_INT, "N", "2", "rows made side by side, each on one thread", 1, REPRO_JOBS, CLI_FREE},
     CMD_FLAG_JSON,
     CLI_END};
 static const cli_flag cmd_tokenize_flags[] = {
@@ -232,6 +243,7 @@ static const cli_flag cmd_report_flags[] = {
     {"out", CLI_TEXT, "F", "(RUN/report.html, D/loss.svg)", "the page", 0, 0, CLI_FREE}, CLI_END};
 
 static const cli_group cmd_demo_group = {"Flags", cmd_demo_flags, NULL, NULL};
+static const cli_group cmd_reproduce_group = {"Flags", cmd_reproduce_flags, NULL, NULL};
 static const cli_group cmd_tokenize_group = {"Flags", cmd_tokenize_flags, NULL, NULL};
 static const cli_flag cmd_export_flags[] = {
     CMD_FLAG_MODEL,
@@ -267,6 +279,13 @@ static const cli_command cmd_commands[] = {
      0,
      {&cmd_demo_group},
      cmd_demo},
+    {"reproduce",
+     "the paper's findings over several miniature worlds, with intervals",
+     "[flags]",
+     0,
+     0,
+     {&cmd_reproduce_group},
+     cmd_reproduce},
     {"run",
      "the whole loop on your data",
      "--model M --seed-data F --corpus F --out D [flags]",

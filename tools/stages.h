@@ -1,5 +1,5 @@
-/* tools/stages.h - the commands of the method: corpus, seeds, augment, curate, run, demo, report - public
-   domain */
+/* tools/stages.h - the commands of the method: corpus, seeds, augment, curate, run, demo, reproduce,
+   report - public domain */
 
 #ifndef CMD_STAGES_H
 #define CMD_STAGES_H
@@ -485,6 +485,51 @@ static int cmd_demo(cli *c)
     if (ok) cli_say(c, "report: %s\n", page);
     if (ok && json) ok = cli_print_json(json_incref(result), &c->err);
     json_decref(result);
+    return cli_end(c, ok);
+}
+
+/* Seeds of worlds, "10,11,12", all different, into *o. */
+static int cmd_worlds(const cli *c, const char *list, repro_options *o)
+{
+    const char *s = list;
+    while (*s) {
+        char *end;
+        errno = 0;
+        long long seed = strtoll(s, &end, 10);
+        if (end == s || *s < '0' || *s > '9' || errno || (*end && *end != ',') || (*end == ',' && !end[1]))
+            return cli_misused(c, "--worlds %.60s: seeds with commas between them, as 10,11,12", list);
+        for (int i = 0; i < o->n_worlds; i++)
+            if (o->worlds[i] == seed) return cli_misused(c, "--worlds names %lld twice", seed);
+        if (o->n_worlds == REPRO_WORLDS) return cli_misused(c, "--worlds: at most %d", (int)REPRO_WORLDS);
+        o->worlds[o->n_worlds++] = (hbk_int)seed;
+        s = *end ? end + 1 : end;
+    }
+    return o->n_worlds > 0 ? CLI_DONE : cli_misused(c, "--worlds: an empty list");
+}
+
+static int cmd_reproduce(cli *c)
+{
+    repro_options o;
+    hbk_text lines;
+    char page[512];
+    json_t *result = NULL;
+    memset(&o, 0, sizeof o);
+    memset(&lines, 0, sizeof lines);
+    o.dir = cli_text(c, "out");
+    o.quick = cli_has(c, "quick");
+    o.jobs = (int)cli_int(c, "jobs");
+    o.stop = &cli_interrupted;
+    const char *list = cli_has(c, "worlds") ? cli_text(c, "worlds") : o.quick ? "20,21,22" : "20,21,22,23,24";
+    int code = cmd_worlds(c, list, &o);
+    if (code != CLI_DONE) return code;
+    bool json = cli_has(c, "json");
+    bool ok = tool_reproduce(&o, cli_watch(c), &lines, json ? &result : NULL, &c->err) &&
+              hbk_path(page, o.dir, "report.html", &c->err) && hbk_text_ok(&lines, &c->err);
+    if (ok) cli_draw_end(&c->meter);
+    if (ok) cli_say(c, "%s\nreport: %s\n", hbk_text_string(&lines), page);
+    if (ok && json) ok = cli_print_json(json_incref(result), &c->err);
+    json_decref(result);
+    hbk_text_free(&lines);
     return cli_end(c, ok);
 }
 
