@@ -17643,10 +17643,11 @@ static bool hbk__loop_segments(hbk__loop *l, hbk_jsonl_writer *out, hbk_error *e
     if (ok && n == 0)
         ok = hbk_fail_at(err, HBK_ERROR_DATA, path, 0, "the corpus is empty: it needs rows {\"text\": ...}");
     if (ok && !l->fits) /* found here, and not after the trainings before the first rating */
-        ok = hbk_fail_at(err, HBK_ERROR_DATA, path, 0,
-                         "no segment fits into the rating prompt: the shortest makes one of %lld tokens; shorten "
-                         "the rubric or the segments, or take a model with a longer context",
-                         (long long)shortest);
+        ok = hbk_fail_at(
+            err, HBK_ERROR_DATA, path, 0,
+            "no segment fits into the rating prompt: the shortest makes one of %lld tokens; shorten "
+            "the rubric or the segments, or take a model with a longer context",
+            (long long)shortest);
     l->r.n_segments = n;
     return ok;
 }
@@ -17692,18 +17693,20 @@ static bool hbk__loop_seed(hbk__loop *l, hbk_error *err)
         const hbk_pair *p = &l->pairs.data[i];
         ok = hbk__loop_new_id(&ids, p->id, path, 0, err);
         if (ok && strcmp(p->source, "seed")) /* its tag must not hang on what a row calls itself */
-            ok = hbk_fail_at(err, HBK_ERROR_DATA, path, 0,
-                             "pair \"%.80s\" says \"source\": \"%s\": a seed holds people's pairs; remove the "
-                             "row or the field",
-                             p->id, p->source);
+            ok =
+                hbk_fail_at(err, HBK_ERROR_DATA, path, 0,
+                            "pair \"%.80s\" says \"source\": \"%s\": a seed holds people's pairs; remove the "
+                            "row or the field",
+                            p->id, p->source);
     }
     hbk_free(l->alloc, ids.slots);
     l->r.n_seed = l->pairs.n;
-    return ok && (l->pairs.n >= 2 ||
-                  hbk_fail_at(err, HBK_ERROR_DATA, path, 0,
-                              "holds %lld pairs; at least 2 are needed to finetune on, and a hundred to learn "
-                              "from",
-                              (long long)l->pairs.n));
+    return ok &&
+           (l->pairs.n >= 2 ||
+            hbk_fail_at(err, HBK_ERROR_DATA, path, 0,
+                        "holds %lld pairs; at least 2 are needed to finetune on, and a hundred to learn "
+                        "from",
+                        (long long)l->pairs.n));
 }
 
 /* Reads all inputs once, before anything is written. */
@@ -17773,8 +17776,7 @@ static bool hbk__loop_finetune(hbk__loop *l, const char *name, const hbk_dataset
         r.inference_tag = l->inference_tag;
     }
     hbk_train_data data = {d, l->replay.n ? &l->replay : NULL, held->n ? held : NULL};
-    if (!hbk_finetune(l->m, &data, o, NULL, &r, dir, l->progress, l->alloc, err))
-        return false;
+    if (!hbk_finetune(l->m, &data, o, NULL, &r, dir, l->progress, l->alloc, err)) return false;
     hbk_int steps = hbk__train_length(o, d->n);
     l->r.steps += steps;
     snprintf(l->r.final_dir, sizeof l->r.final_dir, "%s", dir);
@@ -17907,10 +17909,10 @@ static bool hbk__loop_augment(hbk__loop *l, hbk_error *err)
         json_decref(statuses);
         return ok;
     }
-    return hbk__stage_finish(l, "candidates",
-                             json_pack("{s:I s:s s:o}", "rows", (json_int_t)l->r.n_candidates, "by", who,
-                                       "status", statuses),
-                             err);
+    return hbk__stage_finish(
+        l, "candidates",
+        json_pack("{s:I s:s s:o}", "rows", (json_int_t)l->r.n_candidates, "by", who, "status", statuses),
+        err);
 }
 
 static json_t *hbk__counts_json(const hbk_curate_counts *c)
@@ -17981,25 +17983,27 @@ static bool hbk__loop_stop_rules(hbk__loop *l, int k, hbk_error *err)
     bool unchanged = false;
     char why[256];
     if (kept == 0) {
-        snprintf(why, sizeof why,
-                 "curation %d kept none of %lld candidates (%lld ratings could be read, %lld not, %lld cut off, "
-                 "%lld too long); M%d is the result",
-                 k, n, (long long)c->rated, (long long)c->unparsable, (long long)c->truncated,
-                 (long long)c->too_long, k - 1);
+        snprintf(
+            why, sizeof why,
+            "curation %d kept none of %lld candidates (%lld ratings could be read, %lld not, %lld cut off, "
+            "%lld too long); M%d is the result",
+            k, n, (long long)c->rated, (long long)c->unparsable, (long long)c->truncated,
+            (long long)c->too_long, k - 1);
         return hbk__loop_stop(l, why, err);
     }
     if (c->collapsed && l->o->stop_on_collapse) {
         snprintf(why, sizeof why,
-                 "the rater of curation %d has collapsed: it kept %lld of %lld candidates; M%d is the result", k,
-                 kept, n, k - 1);
+                 "the rater of curation %d has collapsed: it kept %lld of %lld candidates; M%d is the result",
+                 k, kept, n, k - 1);
         return hbk__loop_stop(l, why, err);
     }
     if (k > 1 && l->o->stop_unchanged && !hbk__loop_unchanged(l, k, &unchanged, err)) return false;
     if (!unchanged) return true;
-    snprintf(why, sizeof why,
-             "curation %d kept the same %lld pairs as curation %d, and M%d would be M%d once more; M%d is the "
-             "result",
-             k, kept, k - 1, k, k - 1, k - 1);
+    snprintf(
+        why, sizeof why,
+        "curation %d kept the same %lld pairs as curation %d, and M%d would be M%d once more; M%d is the "
+        "result",
+        k, kept, k - 1, k, k - 1, k - 1);
     return hbk__loop_stop(l, why, err);
 }
 
@@ -18027,8 +18031,9 @@ static bool hbk__loop_iterations(hbk__loop *l, hbk_error *err)
 static bool hbk__loop_stages(hbk__loop *l, hbk_error *err)
 {
     return hbk__loop_inputs(l, err) && hbk__loop_template(l, err) &&
-           hbk__loop_train(l, "myx", 0, NULL, 1, &l->o->myx, HBK_BACKWARD, err) && hbk__loop_augment(l, err) &&
-           hbk__loop_train(l, "m0", 0, NULL, 1, &l->o->m0, HBK_FORWARD, err) && hbk__loop_iterations(l, err);
+           hbk__loop_train(l, "myx", 0, NULL, 1, &l->o->myx, HBK_BACKWARD, err) &&
+           hbk__loop_augment(l, err) && hbk__loop_train(l, "m0", 0, NULL, 1, &l->o->m0, HBK_FORWARD, err) &&
+           hbk__loop_iterations(l, err);
 }
 
 /* The options that no later stage would look at. */
@@ -18043,12 +18048,14 @@ static bool hbk__loop_options_check(const hbk_loop_options *o, hbk_error *err)
                         (long long)o->iterations, (int)HBK_ITERATIONS);
     for (int k = 0; k < HBK_ITERATIONS; k++) {
         if (!(o->keep[k] >= 0) || !(o->keep_share[k] >= 0 && o->keep_share[k] <= 1))
-            return hbk_fail(err, HBK_ERROR_OPTION,
-                            "curation %d is to keep scores from %g or a share of %g: expected a score from 1 to "
-                            "5, or a share up to 1",
-                            k + 1, o->keep[k], o->keep_share[k]);
+            return hbk_fail(
+                err, HBK_ERROR_OPTION,
+                "curation %d is to keep scores from %g or a share of %g: expected a score from 1 to "
+                "5, or a share up to 1",
+                k + 1, o->keep[k], o->keep_share[k]);
         if (o->keep[k] > 0 && o->keep_share[k] > 0)
-            return hbk_fail(err, HBK_ERROR_OPTION, "curation %d keeps by score or by share, not by both", k + 1);
+            return hbk_fail(err, HBK_ERROR_OPTION, "curation %d keeps by score or by share, not by both",
+                            k + 1);
     }
     if (!(o->validation_share >= 0 && o->validation_share < 1) || o->max_steps < 0)
         return hbk_fail(err, HBK_ERROR_OPTION,
@@ -18076,12 +18083,13 @@ HBK_DEF bool hbk_loop_run(const hbk_model *m, const hbk_tokenizer *tok, const hb
     for (size_t n = strlen(l->dir); n > 1 && l->dir[n - 1] == '/'; n--) l->dir[n - 1] = 0;
     if (!o->tmpl) l->own_template = hbk_template_load("llama2", alloc, err);
     l->t = o->tmpl ? o->tmpl : l->own_template;
-    bool ok = l->t != NULL && hbk__loop_options_check(o, err) && hbk_inference_tag(l->inference_tag, o->inference_tags, o->tag_seed, o->tag_web, err) &&
-         hbk__loop_path(l, l->run, "run.json", -1, err) &&
-         hbk__loop_path(l, l->seed, "seed.jsonl", -1, err) &&
-         hbk__loop_path(l, l->segments, "segments.jsonl", -1, err) &&
-         hbk__loop_path(l, l->candidates, "candidates.jsonl", -1, err) && hbk__loop_check(l, err) &&
-         hbk__loop_open(l, err) && hbk__loop_stages(l, err);
+    bool ok = l->t != NULL && hbk__loop_options_check(o, err) &&
+              hbk_inference_tag(l->inference_tag, o->inference_tags, o->tag_seed, o->tag_web, err) &&
+              hbk__loop_path(l, l->run, "run.json", -1, err) &&
+              hbk__loop_path(l, l->seed, "seed.jsonl", -1, err) &&
+              hbk__loop_path(l, l->segments, "segments.jsonl", -1, err) &&
+              hbk__loop_path(l, l->candidates, "candidates.jsonl", -1, err) && hbk__loop_check(l, err) &&
+              hbk__loop_open(l, err) && hbk__loop_stages(l, err);
     if (ok && result) *result = l->r;
     json_decref(l->state);
     hbk_pairs_free(&l->pairs);

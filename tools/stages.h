@@ -165,8 +165,9 @@ static void cmd_say_counts(const cli *c, const hbk_curate_counts *n, int k)
         const char *what = n->kept * 2 > n->n ? "more than 90 % were kept" : "fewer than 2 % were kept";
         const char *why = n->rated * 2 < n->n ? "Most ratings have no score that could be read"
                                               : "A rater that gives all pairs one score selects nothing";
-        const char *remedy = "look at the ratings, and try\n"
-                             "           --readout expected, --keep-share 0.2, more new tokens or a better rater";
+        const char *remedy =
+            "look at the ratings, and try\n"
+            "           --readout expected, --keep-share 0.2, more new tokens or a better rater";
         if (n->too_long * 2 > n->n) {
             why = "Most pairs do not fit into the context with the rubric around them";
             remedy = "try a shorter\n           --rubric, shorter segments, or a model with a longer context";
@@ -362,8 +363,8 @@ static void cmd_say_unused(const cli *c, const char *dir)
         lead = ", ";
     }
     if (*lead == ',') cli_say(c, "\n");
-    long long out =
-        json_integer_value(json_object_get(json_object_get(json_object_get(run, "stages"), "m0"), "too_long"));
+    long long out = json_integer_value(
+        json_object_get(json_object_get(json_object_get(run, "stages"), "m0"), "too_long"));
     if (out) cli_say(c, "  of the seed %lld pairs do not fit into the context and were left out\n", out);
     json_decref(run);
 }

@@ -175,8 +175,8 @@ static const cli_group cmd_loop_train_group = {
     "Training, of three stages: myx, the backward model; m0, the first model that rates; mt, M1 and later",
     cmd_train_flags, "myx m0 mt", cmd_train_defaults};
 static const cli_group cmd_lora_group = {"Which weights LoRA adapts", cmd_lora_flags, NULL, NULL};
-static const cli_group cmd_loop_lora_group = {"Which weights LoRA adapts, of the three stages", cmd_lora_flags,
-                                              "myx m0 mt", NULL};
+static const cli_group cmd_loop_lora_group = {"Which weights LoRA adapts, of the three stages",
+                                              cmd_lora_flags, "myx m0 mt", NULL};
 static const cli_group cmd_keep_group = {"Selection", cmd_keep_flags, NULL, cmd_curate_defaults};
 static const cli_group cmd_curate_group = {"Curation", cmd_curate_flags, NULL, cmd_curate_defaults};
 static const cli_group cmd_corpus_group = {"Flags", cmd_corpus_flags, NULL, cmd_corpus_defaults};
