@@ -1511,6 +1511,7 @@ HBK_DEF bool hbk_select(const hbk_curate_options *o, const char *candidates, con
 
 /* ==== 21  THE LOOP =========================================================== [hbk_loop_run] */
 
+enum { HBK_ITERATIONS = 8 }; /* most iterations of a loop */
 typedef struct hbk_loop_options {
     const char *seed_path;          /* pairs by people, JSONL */
     const char *corpus_path;        /* segments, JSONL with "text" */
@@ -1519,12 +1520,21 @@ typedef struct hbk_loop_options {
     const char *replay_path;        /* raw documents, JSONL with "text"; NULL: none */
     const char *tag_seed, *tag_web; /* HBK_TAG_SEED, HBK_TAG_WEB; NULL: none */
     const char *inference_tags;     /* "seed,web" "web,seed" "seed" "web" "none" */
-    hbk_int iterations;             /* 2 */
+    hbk_int iterations;             /* 1 to HBK_ITERATIONS: 2 */
     hbk_int seed_repeat;            /* copies of the seed in M1, M2 ...: 1 */
+    double validation_share;        /* of every model's examples, held out; 0: none */
     hbk_int max_length;             /* longest example and prompt in tokens; -1: the model's context */
     hbk_train_options myx, m0, mt;  /* backward model, M0, M1 and later */
     hbk_decode_options augment;
     hbk_curate_options curate;
+    /* curation k keeps a score of keep[k-1], or the best keep_share[k-1]; where both are 0, as the curation
+       before it, and the first as `curate` says */
+    double keep[HBK_ITERATIONS], keep_share[HBK_ITERATIONS];
+    bool stop_on_collapse; /* end when a rater keeps nearly all or nearly none       false */
+    bool stop_unchanged;   /* end when a curation keeps the pairs of the one before: the model would be the
+                              same once more                                       true */
+    hbk_int max_steps;     /* end before the model that takes the training steps of all, M_yx and M0
+                              included, beyond this; 0: never                      0 */
     uint64_t seed; /* of everything that is sampled, in place of augment's and curate's own */
     bool force;    /* other options than the folder's: move its files aside and start anew */
 } hbk_loop_options;
@@ -1533,14 +1543,21 @@ HBK_DEF hbk_loop_options hbk_loop_defaults(void);
 typedef struct hbk_loop_result {
     hbk_int n_seed, n_segments, n_candidates, n_ok; /* n_ok: candidates with a usable instruction */
     hbk_int iterations;                             /* that ended with a model */
-    hbk_curate_counts curated[8];                   /* per curation */
+    hbk_int steps;                                  /* of training, of all models together */
+    hbk_curate_counts curated[HBK_ITERATIONS];      /* per curation */
     char final_dir[512]; /* the folder of the best model: m2, or what the loop ended with */
     char stopped[256];   /* "" or why it ended early */
 } hbk_loop_result;
 
 /* The whole method into the folder `dir` (see the README for its files). Called again with the same options
-   it continues; with others it names the difference and fails, unless o->force. An iteration whose curation
-   keeps nothing ends the loop: result->stopped says so, and what was trained stays. */
+   it continues; with others it names the difference and fails, unless o->force. A curation that keeps nothing
+   ends the loop, and so do the stop rules among the options: result->stopped says which and why, and what was
+   trained stays.
+   progress, result, alloc and err may be NULL. On failure result is untouched.
+   Errors: HBK_ERROR_OPTION for options that contradict themselves or the folder, HBK_ERROR_DATA for a seed of
+   fewer than two pairs, an empty corpus, an id that comes twice, and rows of the folder that another model or
+   template has made; HBK_ERROR_CANCELLED when progress says so; those of the stages.
+   Thread safety: one call per folder at a time. Source: the paper, section 2. */
 HBK_DEF bool hbk_loop_run(const hbk_model *m, const hbk_tokenizer *tok, const hbk_loop_options *o,
                           const char *dir, const hbk_progress *progress, hbk_loop_result *result,
                           hbk_allocator *alloc, hbk_error *err);
@@ -15282,6 +15299,20 @@ static hbk_int hbk__longest(const hbk__plan *p)
     return n;
 }
 
+/* Examples of a batch, and updates of the weights, of a training on n examples. */
+static hbk_int hbk__train_batch(const hbk_train_options *o, hbk_int n)
+{
+    return o->batch >= 0 ? o->batch : n < 3000 ? 8 : 32;
+}
+
+static hbk_int hbk__train_length(const hbk_train_options *o, hbk_int n)
+{
+    double per_step = (double)hbk__train_batch(o, n) * (double)o->accumulate;
+    if (o->steps >= 0) return HBK__MAX(o->steps, 1);
+    hbk_int steps = o->epochs > 0 ? (hbk_int)ceil(o->epochs * (double)n / per_step) : hbk_train_steps(n);
+    return HBK__MAX(steps, 1);
+}
+
 static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_train_data *in,
                            const hbk_train_options *o, hbk_allocator *alloc, hbk_error *err)
 {
@@ -15310,16 +15341,12 @@ static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_train_dat
     if (o->validate_every < 0 || o->patience < 0)
         return hbk_fail(err, HBK_ERROR_OPTION, "validate_every %lld and patience %lld must not be negative",
                         (long long)o->validate_every, (long long)o->patience);
-    if (o->batch < 0) p->o.batch = data->n < 3000 ? 8 : 32;
+    p->o.batch = hbk__train_batch(o, data->n);
     if (p->o.batch < 1 || o->accumulate < 1 || o->steps == 0 || o->replay < 0 || !(o->lr > 0))
         return hbk_fail(err, HBK_ERROR_OPTION,
                         "batch %lld, accumulate %lld and steps %lld must be at least 1, lr %g above 0",
                         (long long)p->o.batch, (long long)o->accumulate, (long long)o->steps, o->lr);
-    double per_step = (double)p->o.batch * (double)o->accumulate;
-    if (o->steps < 0)
-        p->o.steps =
-            o->epochs > 0 ? (hbk_int)ceil(o->epochs * (double)data->n / per_step) : hbk_train_steps(data->n);
-    p->o.steps = HBK__MAX(p->o.steps, 1);
+    p->o.steps = hbk__train_length(o, data->n);
     hbk_int longest = hbk__longest(p), all, room; /* a step never needs more than all these tokens */
     if (p->o.batch > INT64_MAX - o->replay || !hbk__mul(&all, o->accumulate, p->o.batch + o->replay) ||
         !hbk__mul(&room, all, longest))
@@ -17086,7 +17113,13 @@ HBK_DEF bool hbk_select(const hbk_curate_options *o, const char *candidates, con
    prompt carries one. Source: the paper, sections 2.2 and 2.3.
 
    Each stage leaves its files, and run.json says which are whole; a call on the same folder skips those and
-   goes on, a call with other options is refused. */
+   goes on, a call with other options is refused. Rows say which weights made them, and a file that other
+   weights have made is refused too: the second curation never selects by the first one's ratings.
+
+   The loop ends before its last iteration when a curation keeps nothing; when it keeps what the curation
+   before it has kept, for then the base, the options and the examples are the same and so is the model; when
+   a rater has collapsed, if that is asked for; and before the training that would take all of them together
+   beyond a number of steps. What ended it stands in run.json. */
 
 HBK_DEF hbk_loop_options hbk_loop_defaults(void)
 {
@@ -17102,6 +17135,7 @@ HBK_DEF hbk_loop_options hbk_loop_defaults(void)
     o.myx = o.m0 = o.mt = hbk_train_defaults(false);
     o.augment = hbk_augment_defaults();
     o.curate = hbk_curate_defaults();
+    o.stop_unchanged = true;
     o.seed = 1;
     return o;
 }
@@ -17161,6 +17195,7 @@ typedef struct hbk__loop {
     hbk_pairs pairs; /* the seed */
     hbk_dataset replay;
     double lap; /* when the stage before ended, by the caller's clock */
+    bool fits;  /* a segment was seen that fits into the rating prompt */
     hbk_loop_result r;
 } hbk__loop;
 
@@ -17207,6 +17242,36 @@ static json_t *hbk__or_null(const char *s)
     return s ? json_string(s) : json_null();
 }
 
+/* What curation k, 1 ..., keeps: its options. */
+static hbk_curate_options hbk__loop_keeping(const hbk_loop_options *o, int k)
+{
+    hbk_curate_options c = o->curate;
+    for (int i = 0; i < k; i++) {
+        if (o->keep[i] > 0) {
+            c.keep = o->keep[i];
+            c.keep_share = 0;
+        }
+        if (o->keep_share[i] > 0) c.keep_share = o->keep_share[i];
+    }
+    return c;
+}
+
+/* The threshold, or the share, of every curation; one that is the same for all is no array. */
+static json_t *hbk__keeping_json(const hbk_loop_options *o, bool share)
+{
+    json_t *list = json_array(), *first;
+    bool differ = false;
+    for (int k = 1; k <= o->iterations; k++) {
+        hbk_curate_options c = hbk__loop_keeping(o, k);
+        json_array_append_new(list, json_real(share ? c.keep_share : c.keep));
+        if (!json_equal(json_array_get(list, (size_t)k - 1), json_array_get(list, 0))) differ = true;
+    }
+    if (differ && json_array_size(list) == (size_t)o->iterations) return list;
+    first = json_copy(json_array_get(list, 0));
+    json_decref(list);
+    return first;
+}
+
 /* Every option that has a say in the result, flat; the number of threads too, since sums differ by it. */
 static json_t *hbk__loop_json(const hbk__loop *l)
 {
@@ -17222,11 +17287,15 @@ static json_t *hbk__loop_json(const hbk__loop *l)
         hbk__add(j, "inference_tags", json_string(o->inference_tags)) &&
         hbk__add(j, "iterations", json_integer(o->iterations)) &&
         hbk__add(j, "seed_repeat", json_integer(o->seed_repeat)) &&
+        hbk__add(j, "validation_share", json_real(o->validation_share)) &&
+        hbk__add(j, "stop_on_collapse", json_boolean(o->stop_on_collapse)) &&
+        hbk__add(j, "stop_unchanged", json_boolean(o->stop_unchanged)) &&
+        hbk__add(j, "max_steps", json_integer(o->max_steps)) &&
         hbk__add(j, "max_length", json_integer(o->max_length)) &&
         hbk__add(j, "readout", json_string(o->curate.readout == HBK_READOUT_TEXT ? "text" : "expected")) &&
         hbk__add(j, "votes", json_integer(o->curate.votes)) &&
-        hbk__add(j, "keep", json_real(o->curate.keep)) &&
-        hbk__add(j, "keep_share", json_real(o->curate.keep_share)) &&
+        hbk__add(j, "keep", hbk__keeping_json(o, false)) &&
+        hbk__add(j, "keep_share", hbk__keeping_json(o, true)) &&
         hbk__add(j, "seed", json_integer((json_int_t)o->seed)) &&
         hbk__add(j, "threads", json_integer(hbk__n_threads())) &&
         hbk__decode_json(j, "augment.", &o->augment) && hbk__decode_json(j, "rate.", &o->curate.decode) &&
@@ -17323,23 +17392,66 @@ static bool hbk__stage_finish(hbk__loop *l, const char *name, json_t *entry, hbk
 
 /* ---- stages --------------------------------------------------------------------------------- */
 
+/* Would a pair with this text fit into the rating prompt? Then l->fits is set; *shortest is the least length
+   that a prompt had. */
+static bool hbk__loop_try_rating(hbk__loop *l, const char *text, hbk_int *shortest, hbk_error *err)
+{
+    hbk_int limit = l->o->curate.decode.max_length, context = l->m->config.context_length;
+    if (limit <= 0) limit = l->o->max_length > 0 ? l->o->max_length : context;
+    hbk_render r;
+    hbk_tokens ids;
+    memset(&r, 0, sizeof r);
+    memset(&ids, 0, sizeof ids);
+    ids.alloc = l->alloc;
+    r.use = HBK_RATING;
+    r.instruction = "";
+    r.output = text;
+    bool ok = hbk_template_tokens(l->t, l->tok, &r, &ids, NULL, err);
+    if (ok && (*shortest == 0 || ids.n < *shortest)) *shortest = ids.n;
+    if (ok && ids.n < HBK__MIN(limit, context)) l->fits = true;
+    hbk_tokens_free(&ids);
+    return ok;
+}
+
+/* An id names its random numbers and its rating, so it comes once. By hash: among a million ids a wrong match
+   has a chance of 1 in 10^7. */
+static bool hbk__loop_new_id(hbk__hash_set *ids, const char *id, const char *path, hbk_int line,
+                             hbk_error *err)
+{
+    bool had = false;
+    if (!hbk__hash_add(ids, hbk_hash(0, id, strlen(id)), &had, err)) return false;
+    return !had || hbk_fail_at(err, HBK_ERROR_DATA, path, line,
+                               "the id \"%.80s\" came before: give every row its own, or remove the ids", id);
+}
+
 /* Walks the corpus: every row is checked and, where `out` is given, written with its id. */
 static bool hbk__loop_segments(hbk__loop *l, hbk_jsonl_writer *out, hbk_error *err)
 {
     const char *path = l->o->corpus_path, *text = "";
     hbk_jsonl_reader *in = hbk_jsonl_open(path, l->alloc, err);
+    hbk__hash_set ids;
+    memset(&ids, 0, sizeof ids);
+    ids.alloc = l->alloc;
     bool ok = in != NULL;
     json_t *row;
-    hbk_int n = 0;
+    hbk_int n = 0, shortest = 0;
     for (int got; ok && (got = hbk_jsonl_next(in, &row, err)) != 0; n++) {
         char id[256];
         ok = got > 0 && hbk__row_text(row, "text", &text, path, hbk_jsonl_line(in), err) &&
              hbk__row_id(row, "row", id, path, hbk_jsonl_line(in), err) &&
+             hbk__loop_new_id(&ids, id, path, hbk_jsonl_line(in), err) &&
+             (l->fits || hbk__loop_try_rating(l, text, &shortest, err)) &&
              (!out || (hbk__add(row, "id", json_string(id)) && hbk_jsonl_write(out, row, err)));
     }
     hbk_jsonl_close(in);
+    hbk_free(l->alloc, ids.slots);
     if (ok && n == 0)
         ok = hbk_fail_at(err, HBK_ERROR_DATA, path, 0, "the corpus is empty: it needs rows {\"text\": ...}");
+    if (ok && !l->fits) /* found here, and not after the trainings before the first rating */
+        ok = hbk_fail_at(err, HBK_ERROR_DATA, path, 0,
+                         "no segment fits into the rating prompt: the shortest makes one of %lld tokens; shorten "
+                         "the rubric or the segments, or take a model with a longer context",
+                         (long long)shortest);
     l->r.n_segments = n;
     return ok;
 }
@@ -17373,6 +17485,32 @@ static bool hbk__loop_spells(hbk__loop *l, hbk_error *err)
     return ok;
 }
 
+/* Reads the seed. */
+static bool hbk__loop_seed(hbk__loop *l, hbk_error *err)
+{
+    const char *path = l->o->seed_path;
+    hbk__hash_set ids;
+    memset(&ids, 0, sizeof ids);
+    ids.alloc = l->alloc;
+    bool ok = hbk_pairs_load(&l->pairs, path, "seed", err);
+    for (hbk_int i = 0; ok && i < l->pairs.n; i++) {
+        const hbk_pair *p = &l->pairs.data[i];
+        ok = hbk__loop_new_id(&ids, p->id, path, 0, err);
+        if (ok && strcmp(p->source, "seed")) /* its tag must not hang on what a row calls itself */
+            ok = hbk_fail_at(err, HBK_ERROR_DATA, path, 0,
+                             "pair \"%.80s\" says \"source\": \"%s\": a seed holds people's pairs; remove the "
+                             "row or the field",
+                             p->id, p->source);
+    }
+    hbk_free(l->alloc, ids.slots);
+    l->r.n_seed = l->pairs.n;
+    return ok && (l->pairs.n >= 2 ||
+                  hbk_fail_at(err, HBK_ERROR_DATA, path, 0,
+                              "holds %lld pairs; at least 2 are needed to finetune on, and a hundred to learn "
+                              "from",
+                              (long long)l->pairs.n));
+}
+
 /* Reads all inputs once, before anything is written. */
 static bool hbk__loop_check(hbk__loop *l, hbk_error *err)
 {
@@ -17384,21 +17522,8 @@ static bool hbk__loop_check(hbk__loop *l, hbk_error *err)
             return hbk_fail_at(err, HBK_ERROR_OPTION, inputs[i], 0,
                                "lies in the run folder %s, which the run writes to: choose another folder",
                                l->dir);
-    if (!hbk_pairs_load(&l->pairs, l->o->seed_path, "seed", err)) return false;
-    for (hbk_int i = 0; i < l->pairs.n; i++) /* its tag must not hang on what a row calls itself */
-        if (strcmp(l->pairs.data[i].source, "seed"))
-            return hbk_fail_at(
-                err, HBK_ERROR_DATA, l->o->seed_path, 0,
-                "pair \"%.80s\" says \"source\": \"%s\": a seed holds people's pairs; remove the row "
-                "or the field",
-                l->pairs.data[i].id, l->pairs.data[i].source);
-    l->r.n_seed = l->pairs.n;
-    if (l->pairs.n < 2)
-        return hbk_fail_at(
-            err, HBK_ERROR_DATA, l->o->seed_path, 0,
-            "holds %lld pairs; at least 2 are needed to finetune on, and a hundred to learn from",
-            (long long)l->pairs.n);
-    return hbk__loop_segments(l, NULL, err) && hbk__loop_spells(l, err) &&
+    l->fits = hbk_file_exists(l->run); /* it was looked at then; another rubric will be named by its hash */
+    return hbk__loop_seed(l, err) && hbk__loop_spells(l, err) && hbk__loop_segments(l, NULL, err) &&
            (!l->o->replay_path || hbk_dataset_add_texts(&l->replay, l->o->replay_path, l->tok, limit, err));
 }
 
@@ -17434,8 +17559,9 @@ static bool hbk__loop_template(hbk__loop *l, hbk_error *err)
     return hbk_file_write(path, rating, strlen(rating), err);
 }
 
-/* Finetunes the base on `d` into the folder `name`. */
-static bool hbk__loop_finetune(hbk__loop *l, const char *name, const hbk_dataset *d,
+/* Finetunes the base, always the base, on `d` into the folder `name`. `held`, which may be empty, is what the
+   training is validated on. */
+static bool hbk__loop_finetune(hbk__loop *l, const char *name, const hbk_dataset *d, const hbk_dataset *held,
                                const hbk_train_options *o, hbk_use use, hbk_error *err)
 {
     char dir[512];
@@ -17451,57 +17577,123 @@ static bool hbk__loop_finetune(hbk__loop *l, const char *name, const hbk_dataset
         r.tag_web = l->o->tag_web;
         r.inference_tag = l->inference_tag;
     }
-    hbk_train_data data = {d, l->replay.n ? &l->replay : NULL, NULL};
+    hbk_train_data data = {d, l->replay.n ? &l->replay : NULL, held->n ? held : NULL};
     if (!hbk_finetune(l->m, &data, o, NULL, &r, dir, l->progress, l->alloc, err))
         return false;
+    hbk_int steps = hbk__train_length(o, d->n);
+    l->r.steps += steps;
     snprintf(l->r.final_dir, sizeof l->r.final_dir, "%s", dir);
     return hbk__stage_done(l, name) ||
            hbk__stage_finish(l, name,
-                             json_pack("{s:b s:I s:I}", "done", 1, "examples", (json_int_t)d->n, "too_long",
-                                       (json_int_t)d->n_too_long),
+                             json_pack("{s:b s:o s:I s:I s:I s:I}", "done", 1, "base",
+                                       hbk__hex(hbk_model_hash(l->m)), "examples", (json_int_t)d->n,
+                                       "validation", (json_int_t)held->n, "too_long",
+                                       (json_int_t)d->n_too_long, "steps", (json_int_t)steps),
                              err);
 }
 
-/* A dataset of the seed, `repeat` times, and of a curated file (NULL: none), tagged by source. */
-static bool hbk__loop_train(hbk__loop *l, const char *name, const char *curated, hbk_int repeat,
+/* Says in result and run.json why the loop ends before its last iteration. */
+static bool hbk__loop_stop(hbk__loop *l, const char *why, hbk_error *err)
+{
+    snprintf(l->r.stopped, sizeof l->r.stopped, "%s", why);
+    return json_object_set_new(l->state, "stopped", json_string(why)) == 0
+               ? hbk__save_state(l, err)
+               : hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for run.json");
+}
+
+/* May a model of iteration k be trained on n examples? Not beyond max_steps: the loop is stopped then. */
+static bool hbk__loop_affords(hbk__loop *l, int k, hbk_int n, const hbk_train_options *o, hbk_error *err)
+{
+    char why[256];
+    hbk_int steps = hbk__train_length(o, n), most = l->o->max_steps;
+    if (k < 1 || most <= 0 || steps <= most - l->r.steps) return true;
+    snprintf(why, sizeof why,
+             "M%d takes %lld training steps, and %lld of the %lld allowed are done; M%d is the result", k,
+             (long long)steps, (long long)l->r.steps, (long long)most, k - 1);
+    return hbk__loop_stop(l, why, err);
+}
+
+/* Trains on the seed, `repeat` times, and a curated file (NULL: none), tagged by source. `k` is the number of
+   the iteration, 0 before the first. The loop may be stopped instead. */
+static bool hbk__loop_train(hbk__loop *l, const char *name, int k, const char *curated, hbk_int repeat,
                             const hbk_train_options *o, hbk_use use, hbk_error *err)
 {
-    hbk_dataset d;
+    hbk_dataset d, held;
     hbk_pairs web;
     memset(&d, 0, sizeof d);
+    memset(&held, 0, sizeof held);
     memset(&web, 0, sizeof web);
-    d.alloc = web.alloc = l->alloc;
+    d.alloc = held.alloc = web.alloc = l->alloc;
     hbk_int limit = l->o->max_length > 0 ? l->o->max_length : l->m->config.context_length;
     const char *tag_seed = use == HBK_FORWARD ? l->o->tag_seed : NULL, *tag_web = l->o->tag_web;
     bool ok = !curated || hbk_pairs_load(&web, curated, "aug", err);
     for (hbk_int i = 0; ok && i < repeat; i++)
         ok = hbk_dataset_add_pairs(&d, &l->pairs, l->t, l->tok, use, tag_seed, tag_web, limit, err);
     if (ok && curated) ok = hbk_dataset_add_pairs(&d, &web, l->t, l->tok, use, tag_seed, tag_web, limit, err);
-    ok = ok && hbk__loop_finetune(l, name, &d, o, use, err);
+    if (ok && l->o->validation_share > 0)
+        ok = hbk_dataset_split(&d, &held, l->o->validation_share, o->seed, err);
+    ok = ok && hbk__loop_affords(l, k, d.n, o, err);
+    if (ok && !l->r.stopped[0]) ok = hbk__loop_finetune(l, name, &d, &held, o, use, err);
     hbk_dataset_free(&d);
+    hbk_dataset_free(&held);
     hbk_pairs_free(&web);
     return ok;
 }
 
-/* Opens the finetuned folder `name` for decoding. */
-static bool hbk__loop_tuned(hbk__loop *l, hbk_tuned *t, const char *name, hbk_error *err)
+/* Opens the finetuned folder `name` for decoding. `who`, which its rows will carry, is the name and a hash of
+   the weights. */
+static bool hbk__loop_tuned(hbk__loop *l, hbk_tuned *t, const char *name, char who[64], hbk_error *err)
 {
     char dir[512];
-    return hbk_path(dir, l->dir, name, err) && hbk_tuned_load(t, l->m, dir, l->alloc, err);
+    if (!hbk_path(dir, l->dir, name, err) || !hbk_tuned_load(t, l->m, dir, l->alloc, err)) return false;
+    uint64_t hash = hbk_model_hash(t->model);
+    if (t->adapter) hash = hbk_adapter_hash(hash, t->adapter);
+    snprintf(who, 64, "%s %016llx", name, (unsigned long long)hash);
+    return true;
+}
+
+/* Are all rows of the file `path`, which the stage `name` has left, from the weights that run.json names, and
+   from this template? Ratings of another model, or of the iteration before, are well-formed ratings. */
+static bool hbk__loop_made_here(const hbk__loop *l, const char *name, const char *path, hbk_error *err)
+{
+    const char *wanted = json_string_value(json_object_get(hbk__stage_done(l, name), "by"));
+    hbk_jsonl_reader *in = hbk_jsonl_open(path, l->alloc, err);
+    json_t *row;
+    int got = in ? 0 : -1;
+    char tmpl[24];
+    snprintf(tmpl, sizeof tmpl, "%016llx", (unsigned long long)hbk_template_hash(l->t));
+    while (in && (got = hbk_jsonl_next(in, &row, err)) > 0) {
+        const json_t *prov = json_object_get(row, "prov");
+        const char *made = json_string_value(json_object_get(prov, "adapter"));
+        const char *with = json_string_value(json_object_get(prov, "template_hash"));
+        bool ours = wanted && made && !strcmp(wanted, made);
+        if (ours && with && !strcmp(with, tmpl)) continue;
+        hbk_fail_at(err, HBK_ERROR_DATA, path, hbk_jsonl_line(in),
+                    "made by \"%.60s\"%s, expected \"%.60s\": put the run's own file back, or start anew in "
+                    "another folder",
+                    made ? made : "?", ours ? " with another template or rubric" : "", wanted ? wanted : "?");
+        got = -1;
+        break;
+    }
+    hbk_jsonl_close(in);
+    return got == 0;
 }
 
 static bool hbk__loop_augment(hbk__loop *l, hbk_error *err)
 {
     hbk_decode_options o = l->o->augment;
     hbk_tuned t;
+    char who[64] = "";
     o.seed = l->o->seed;
     if (o.max_length < 0) o.max_length = l->o->max_length;
     if (!hbk__stage_done(l, "candidates")) {
-        if (!hbk__loop_tuned(l, &t, "myx", err)) return false;
-        bool ok = hbk_augment(t.model, t.adapter, l->tok, l->t, &o, "myx", l->segments, l->candidates,
+        if (!hbk__loop_tuned(l, &t, "myx", who, err)) return false;
+        bool ok = hbk_augment(t.model, t.adapter, l->tok, l->t, &o, who, l->segments, l->candidates,
                               l->progress, l->alloc, err);
         hbk_tuned_free(&t);
         if (!ok) return false;
+    } else if (!hbk__loop_made_here(l, "candidates", l->candidates, err)) {
+        return false;
     }
     hbk_jsonl_reader *in = hbk_jsonl_open(l->candidates, l->alloc, err);
     json_t *row, *statuses = json_object();
@@ -17520,9 +17712,10 @@ static bool hbk__loop_augment(hbk__loop *l, hbk_error *err)
         json_decref(statuses);
         return ok;
     }
-    return hbk__stage_finish(
-        l, "candidates", json_pack("{s:I s:o}", "rows", (json_int_t)l->r.n_candidates, "status", statuses),
-        err);
+    return hbk__stage_finish(l, "candidates",
+                             json_pack("{s:I s:s s:o}", "rows", (json_int_t)l->r.n_candidates, "by", who,
+                                       "status", statuses),
+                             err);
 }
 
 static json_t *hbk__counts_json(const hbk_curate_counts *c)
@@ -17539,9 +17732,9 @@ static json_t *hbk__counts_json(const hbk_curate_counts *c)
 /* Curation number k, 1 ..., by the model before it; *kept pairs go to curated-k.jsonl. */
 static bool hbk__loop_curate(hbk__loop *l, int k, hbk_error *err)
 {
-    char ratings[512], curated[512], rater[16], stage[32], selected[32];
-    hbk_curate_options o = l->o->curate;
-    hbk_curate_counts *c = &l->r.curated[HBK__MIN(k, 8) - 1];
+    char ratings[512], curated[512], rater[16], stage[32], selected[32], who[64];
+    hbk_curate_options o = hbk__loop_keeping(l->o, k);
+    hbk_curate_counts *c = &l->r.curated[k - 1];
     snprintf(rater, sizeof rater, "m%d", k - 1);
     snprintf(stage, sizeof stage, "ratings-%d", k);
     snprintf(selected, sizeof selected, "curated-%d", k);
@@ -17551,23 +17744,68 @@ static bool hbk__loop_curate(hbk__loop *l, int k, hbk_error *err)
         return false;
     if (!hbk__stage_done(l, stage)) {
         hbk_tuned t;
-        if (!hbk__loop_tuned(l, &t, rater, err)) return false;
-        bool ok = hbk_rate(t.model, t.adapter, l->tok, l->t, &o, rater, l->candidates, ratings, l->progress,
+        if (!hbk__loop_tuned(l, &t, rater, who, err)) return false;
+        bool ok = hbk_rate(t.model, t.adapter, l->tok, l->t, &o, who, l->candidates, ratings, l->progress,
                            l->alloc, err);
         hbk_tuned_free(&t);
-        if (!ok || !hbk__stage_finish(l, stage, json_pack("{s:b}", "done", 1), err)) return false;
+        if (!ok || !hbk__stage_finish(l, stage, json_pack("{s:b s:s}", "done", 1, "by", who), err))
+            return false;
+    } else if (!hbk__loop_made_here(l, stage, ratings, err)) {
+        return false;
     }
     if (!hbk_select(&o, l->candidates, ratings, curated, c, l->alloc, err)) return false;
     return hbk__stage_done(l, selected) || hbk__stage_finish(l, selected, hbk__counts_json(c), err);
 }
 
-/* Says in result and run.json why the loop ends before its last iteration. */
-static bool hbk__loop_stop(hbk__loop *l, const char *why, hbk_error *err)
+/* Has curation k kept the pairs of the one before it, to the letter? */
+static bool hbk__loop_unchanged(const hbk__loop *l, int k, bool *unchanged, hbk_error *err)
 {
-    snprintf(l->r.stopped, sizeof l->r.stopped, "%s", why);
-    return json_object_set_new(l->state, "stopped", json_string(why)) == 0
-               ? hbk__save_state(l, err)
-               : hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for run.json");
+    hbk_pairs p[2];
+    bool ok = true;
+    memset(p, 0, sizeof p);
+    for (int i = 0; ok && i < 2; i++) {
+        char path[512];
+        p[i].alloc = l->alloc;
+        ok = hbk__loop_path(l, path, "curated-", k - i, err) && hbk_pairs_load(&p[i], path, "aug", err);
+    }
+    *unchanged = ok && p[0].n == p[1].n;
+    for (hbk_int i = 0; *unchanged && i < p[0].n; i++) {
+        const hbk_pair *x = &p[0].data[i], *y = &p[1].data[i];
+        *unchanged = !strcmp(x->instruction, y->instruction) && !strcmp(x->output, y->output);
+    }
+    hbk_pairs_free(&p[0]);
+    hbk_pairs_free(&p[1]);
+    return ok;
+}
+
+/* Stops the loop where curation k gives a reason to. */
+static bool hbk__loop_stop_rules(hbk__loop *l, int k, hbk_error *err)
+{
+    const hbk_curate_counts *c = &l->r.curated[k - 1];
+    long long kept = c->kept, n = c->n;
+    bool unchanged = false;
+    char why[256];
+    if (kept == 0) {
+        snprintf(why, sizeof why,
+                 "curation %d kept none of %lld candidates (%lld ratings could be read, %lld not, %lld cut off, "
+                 "%lld too long); M%d is the result",
+                 k, n, (long long)c->rated, (long long)c->unparsable, (long long)c->truncated,
+                 (long long)c->too_long, k - 1);
+        return hbk__loop_stop(l, why, err);
+    }
+    if (c->collapsed && l->o->stop_on_collapse) {
+        snprintf(why, sizeof why,
+                 "the rater of curation %d has collapsed: it kept %lld of %lld candidates; M%d is the result", k,
+                 kept, n, k - 1);
+        return hbk__loop_stop(l, why, err);
+    }
+    if (k > 1 && l->o->stop_unchanged && !hbk__loop_unchanged(l, k, &unchanged, err)) return false;
+    if (!unchanged) return true;
+    snprintf(why, sizeof why,
+             "curation %d kept the same %lld pairs as curation %d, and M%d would be M%d once more; M%d is the "
+             "result",
+             k, kept, k - 1, k, k - 1, k - 1);
+    return hbk__loop_stop(l, why, err);
 }
 
 static bool hbk__loop_iterations(hbk__loop *l, hbk_error *err)
@@ -17579,21 +17817,13 @@ static bool hbk__loop_iterations(hbk__loop *l, hbk_error *err)
         return hbk__loop_stop(l, why, err);
     }
     for (int k = 1; k <= l->o->iterations; k++) {
-        if (!hbk__loop_curate(l, k, err)) return false;
-        const hbk_curate_counts *c = &l->r.curated[HBK__MIN(k, 8) - 1];
-        if (c->kept == 0) {
-            snprintf(why, sizeof why,
-                     "curation %d kept none of %lld candidates (%lld ratings could be read, %lld not, %lld "
-                     "cut off, "
-                     "%lld too long); M%d is the result",
-                     k, (long long)c->n, (long long)c->rated, (long long)c->unparsable,
-                     (long long)c->truncated, (long long)c->too_long, k - 1);
-            return hbk__loop_stop(l, why, err);
-        }
         snprintf(name, sizeof name, "m%d", k);
+        if (!hbk__loop_curate(l, k, err) || !hbk__loop_stop_rules(l, k, err)) return false;
+        if (l->r.stopped[0]) return true;
         if (!hbk__loop_path(l, curated, "curated-", k, err) ||
-            !hbk__loop_train(l, name, curated, l->o->seed_repeat, &l->o->mt, HBK_FORWARD, err))
+            !hbk__loop_train(l, name, k, curated, l->o->seed_repeat, &l->o->mt, HBK_FORWARD, err))
             return false;
+        if (l->r.stopped[0]) return true;
         l->r.iterations = k;
     }
     return true;
@@ -17602,8 +17832,37 @@ static bool hbk__loop_iterations(hbk__loop *l, hbk_error *err)
 static bool hbk__loop_stages(hbk__loop *l, hbk_error *err)
 {
     return hbk__loop_inputs(l, err) && hbk__loop_template(l, err) &&
-           hbk__loop_train(l, "myx", NULL, 1, &l->o->myx, HBK_BACKWARD, err) && hbk__loop_augment(l, err) &&
-           hbk__loop_train(l, "m0", NULL, 1, &l->o->m0, HBK_FORWARD, err) && hbk__loop_iterations(l, err);
+           hbk__loop_train(l, "myx", 0, NULL, 1, &l->o->myx, HBK_BACKWARD, err) && hbk__loop_augment(l, err) &&
+           hbk__loop_train(l, "m0", 0, NULL, 1, &l->o->m0, HBK_FORWARD, err) && hbk__loop_iterations(l, err);
+}
+
+/* The options that no later stage would look at. */
+static bool hbk__loop_options_check(const hbk_loop_options *o, hbk_error *err)
+{
+    if (!o->seed_path || !o->corpus_path || o->iterations < 1 || o->seed_repeat < 1)
+        return hbk_fail(err, HBK_ERROR_OPTION,
+                        "the loop needs seed pairs, at least one copy of them, a corpus and at least one "
+                        "iteration");
+    if (o->iterations > HBK_ITERATIONS)
+        return hbk_fail(err, HBK_ERROR_OPTION, "%lld iterations are too many: at most %d",
+                        (long long)o->iterations, (int)HBK_ITERATIONS);
+    for (int k = 0; k < HBK_ITERATIONS; k++) {
+        if (!(o->keep[k] >= 0) || !(o->keep_share[k] >= 0 && o->keep_share[k] <= 1))
+            return hbk_fail(err, HBK_ERROR_OPTION,
+                            "curation %d is to keep scores from %g or a share of %g: expected a score from 1 to "
+                            "5, or a share up to 1",
+                            k + 1, o->keep[k], o->keep_share[k]);
+        if (o->keep[k] > 0 && o->keep_share[k] > 0)
+            return hbk_fail(err, HBK_ERROR_OPTION, "curation %d keeps by score or by share, not by both", k + 1);
+    }
+    if (!(o->validation_share >= 0 && o->validation_share < 1) || o->max_steps < 0)
+        return hbk_fail(err, HBK_ERROR_OPTION,
+                        "validation share %g and most steps %lld: expected 0 to below 1, and 0 or more",
+                        o->validation_share, (long long)o->max_steps);
+    return o->validation_share <= 0 || o->seed_repeat == 1 ||
+           hbk_fail(err, HBK_ERROR_OPTION,
+                    "a validation share and %lld copies of the seed: what is held out would be trained on",
+                    (long long)o->seed_repeat);
 }
 
 HBK_DEF bool hbk_loop_run(const hbk_model *m, const hbk_tokenizer *tok, const hbk_loop_options *o,
@@ -17622,11 +17881,7 @@ HBK_DEF bool hbk_loop_run(const hbk_model *m, const hbk_tokenizer *tok, const hb
     for (size_t n = strlen(l->dir); n > 1 && l->dir[n - 1] == '/'; n--) l->dir[n - 1] = 0;
     if (!o->tmpl) l->own_template = hbk_template_load("llama2", alloc, err);
     l->t = o->tmpl ? o->tmpl : l->own_template;
-    bool ok = l->t != NULL;
-    if (ok && (!o->seed_path || !o->corpus_path || o->iterations < 1 || o->seed_repeat < 1))
-        ok =
-            hbk_fail(err, HBK_ERROR_OPTION, "the loop needs seed pairs, a corpus and at least one iteration");
-    ok = ok && hbk_inference_tag(l->inference_tag, o->inference_tags, o->tag_seed, o->tag_web, err) &&
+    bool ok = l->t != NULL && hbk__loop_options_check(o, err) && hbk_inference_tag(l->inference_tag, o->inference_tags, o->tag_seed, o->tag_web, err) &&
          hbk__loop_path(l, l->run, "run.json", -1, err) &&
          hbk__loop_path(l, l->seed, "seed.jsonl", -1, err) &&
          hbk__loop_path(l, l->segments, "segments.jsonl", -1, err) &&
