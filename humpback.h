@@ -1421,9 +1421,10 @@ typedef struct hbk_tuned {
     hbk_adapter *adapter;   /* NULL in full mode */
     hbk_model *own_model;
 } hbk_tuned;
-/* dir: a PEFT folder, or a model folder as full finetuning leaves it. The base is borrowed and must outlive
-   t, which hbk_tuned_free frees. Errors: those of hbk_adapter_load or hbk_model_load; t is untouched then.
-   Thread safety: read-only once loaded, shared like a model. */
+/* dir: a PEFT folder, or a model folder as full finetuning leaves it. The base is borrowed, by any number of
+   adapters (chapters 11 and 13 take several at once), and must outlive t, which hbk_tuned_free frees.
+   Errors: those of hbk_adapter_load or hbk_model_load; t is untouched then. Thread safety: read-only once
+   loaded, shared like a model. */
 HBK_DEF bool hbk_tuned_load(hbk_tuned *t, const hbk_model *base, const char *dir, hbk_allocator *alloc,
                             hbk_error *err);
 HBK_DEF void hbk_tuned_free(hbk_tuned *t); /* a zeroed one is fine; not the base */
