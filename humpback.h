@@ -1424,7 +1424,7 @@ HBK_DEF bool hbk_corpus_finish(hbk_corpus *c, hbk_int *counts, hbk_error *err);
 
 /* ==== 19  SELF-AUGMENTATION ================================================== [hbk_augment] */
 
-/* What both stages share. */
+/* What both stages, and rewriting, share. */
 typedef struct hbk_decode_options {
     hbk_sampling sampling;
     uint64_t seed;
@@ -1432,19 +1432,58 @@ typedef struct hbk_decode_options {
     hbk_int slots;      /* sequences decoded side by side                               32 */
     hbk_int max_length; /* cache per sequence in tokens; -1: the model's context      -1 */
 } hbk_decode_options;
-HBK_DEF hbk_decode_options hbk_augment_defaults(void); /* T 0.7, top-p 0.9, 256 new tokens */
+HBK_DEF hbk_decode_options hbk_decode_defaults(void); /* T 0.7, top-p 0.9, 256 new tokens */
+
+typedef struct hbk_augment_options {
+    hbk_decode_options decode;
+    hbk_int candidates; /* instructions written for each text, of which the likeliest stays; above 1 needs a
+                           temperature                                                       1 */
+    hbk_int min_chars, max_chars; /* code points of an instruction                     3, 2000 */
+    double max_echo;              /* most of its runs of words that may stand in the text; 1: any     0.5 */
+    hbk_int echo_words;           /* words of such a run                                              6 */
+    bool keep_truncated;          /* judge what max_new cut off as if it were whole            false */
+    bool raw;                     /* no clean-up                                               false */
+} hbk_augment_options;
+HBK_DEF hbk_augment_options hbk_augment_defaults(void);
+
+/* What becomes of a generated text: it is used, or why not. */
+#define HBK_FATES(X)                                                                                         \
+    X(OK, "ok")                                                                                              \
+    X(EMPTY, "empty")                                                                                        \
+    X(ECHO, "echo")           /* mostly words of the text */                                                 \
+    X(LEAK, "leak")           /* holds a marker of the template */                                           \
+    X(SHORT, "short")         /* fewer than min_chars */                                                     \
+    X(LONG, "long")           /* more than max_chars */                                                      \
+    X(TRUNCATED, "truncated") /* cut off by max_new or the context */                                        \
+    X(TOO_LONG, "too_long")   /* the prompt leaves no room: nothing was generated */
+typedef enum hbk_fate {
+#define HBK_X(name, text) HBK_FATE_##name,
+    HBK_FATES(HBK_X)
+#undef HBK_X
+        HBK_FATE_COUNT
+} hbk_fate;
+HBK_DEF const char *hbk_fate_name(hbk_fate f); /* "ok", "empty" ...: a row's "status" */
 
 /* For every row {"text","id"?} of `segments` one row of `out`: {"id","instruction","output","status",
-   "finish","prov"}. The backward model is (m, adapter). Continues a file that was cut off.
-   prov_adapter names the adapter in prov. */
+   "finish","prov"}; "raw", what the model said, where the clean-up changed it; and with several candidates
+   "picked", the number of the one that stayed, from 0, and "logprobs", the mean per token of each. prov is
+   {"model","adapter","template","template_hash","seed","candidates","temperature","top_p"}, prov_adapter
+   names the adapter there. The backward model is (m, adapter). Continues a file that was cut off; rows of
+   another input, or with another prov, are an error. */
 HBK_DEF bool hbk_augment(const hbk_model *m, const hbk_adapter *adapter, const hbk_tokenizer *tok,
-                         const hbk_template *t, const hbk_decode_options *o, const char *prov_adapter,
+                         const hbk_template *t, const hbk_augment_options *o, const char *prov_adapter,
                          const char *segments, const char *out, const hbk_progress *progress,
                          hbk_allocator *alloc, hbk_error *err);
-/* "ok", or why a generated instruction is not used: "empty" "echo" "leak" "short" "long" "truncated"
-   "too_long" (its text does not fit the context). */
-HBK_DEF const char *hbk_augment_status(const char *instruction, const char *output, hbk_finish finish,
-                                       const hbk_template *t, const hbk_tokenizer *tok);
+/* Adds the rows of a file that hbk_augment wrote to counts (HBK_FATE_COUNT), by their status; a row without
+   one counts as ok. Errors: the file, a status that is no fate; counts are untouched then. */
+HBK_DEF bool hbk_fate_count(hbk_int *counts, const char *path, hbk_allocator *alloc, hbk_error *err);
+/* What an instruction says without the labels, marks and white space around it: returns where that begins in
+   s[0..*n-1] and shortens *n. Thread safety: pure. */
+HBK_DEF const char *hbk_augment_clean(const char *s, size_t *n);
+/* *fate of an instruction, cleaned or not, for the text `output`, under o's bounds. Errors: memory. */
+HBK_DEF bool hbk_augment_judge(hbk_fate *fate, const char *instruction, const char *output, hbk_finish finish,
+                               const hbk_augment_options *o, const hbk_template *t, const hbk_tokenizer *tok,
+                               hbk_allocator *alloc, hbk_error *err);
 
 /* ==== 20  SELF-CURATION ====================================================== [hbk_curate] */
 
@@ -1496,7 +1535,7 @@ typedef struct hbk_loop_options {
     hbk_int seed_repeat;            /* copies of the seed in M1, M2 ...: 1 */
     hbk_int max_length;             /* longest example and prompt in tokens; -1: the model's context */
     hbk_train_options myx, m0, mt;  /* backward model, M0, M1 and later */
-    hbk_decode_options augment;
+    hbk_augment_options augment;
     hbk_curate_options curate;
     uint64_t seed; /* of everything that is sampled, in place of augment's and curate's own */
     bool force;    /* other options than the folder's: move its files aside and start anew */
@@ -15246,43 +15285,65 @@ HBK_DEF const char *hbk_drop_name(hbk_drop d)
     return "unknown reason";
 }
 
-/* 18.1  A set of 64-bit hashes: open addressing, 0 marks a free place */
+/* 18.1  A map from 64-bit hashes to numbers: open addressing, 0 marks a free place */
 
-typedef struct hbk__hash_set {
+typedef struct hbk__hash_map {
     hbk_allocator *alloc;
-    uint64_t *slots;
+    uint64_t *keys;
+    hbk_int *values;
     hbk_int n, cap; /* cap is a power of two */
-} hbk__hash_set;
+} hbk__hash_map;
 
-static uint64_t *hbk__hash_place(uint64_t *slots, hbk_int cap, uint64_t h)
+static hbk_int hbk__hash_place(const uint64_t *keys, hbk_int cap, uint64_t h)
 {
     uint64_t mask = (uint64_t)cap - 1, i = (h ^ (h >> 32)) & mask;
-    while (slots[i] && slots[i] != h) i = (i + 1) & mask;
-    return &slots[i];
+    while (keys[i] && keys[i] != h) i = (i + 1) & mask;
+    return (hbk_int)i;
 }
 
-/* Adds h; *had says whether it was there already. */
-static bool hbk__hash_add(hbk__hash_set *s, uint64_t h, bool *had, hbk_error *err)
+static void hbk__hash_free(hbk__hash_map *m)
 {
-    if (h == 0) h = 1;
-    if (2 * (s->n + 1) > s->cap) { /* at most half full: few collisions */
-        hbk_int cap = s->cap ? 2 * s->cap : 64;
-        uint64_t *slots = HBK__NEW(s->alloc, uint64_t, cap, err);
-        if (!slots) return false;
-        for (hbk_int i = 0; i < s->cap; i++)
-            if (s->slots[i]) *hbk__hash_place(slots, cap, s->slots[i]) = s->slots[i];
-        hbk_free(s->alloc, s->slots);
-        s->slots = slots;
-        s->cap = cap;
+    hbk_free(m->alloc, m->keys);
+    hbk_free(m->alloc, m->values);
+}
+
+/* Twice the room. */
+static bool hbk__hash_grow(hbk__hash_map *m, hbk_error *err)
+{
+    hbk__hash_map to = *m;
+    to.cap = m->cap ? 2 * m->cap : 64;
+    to.keys = HBK__NEW(m->alloc, uint64_t, to.cap, err);
+    to.values = to.keys ? HBK__NEW(m->alloc, hbk_int, to.cap, err) : NULL;
+    if (!to.values) {
+        hbk_free(m->alloc, to.keys);
+        return false;
     }
-    uint64_t *place = hbk__hash_place(s->slots, s->cap, h);
-    *had = *place == h;
-    s->n += !*had;
-    *place = h;
+    for (hbk_int i = 0; i < m->cap; i++) {
+        if (!m->keys[i]) continue;
+        hbk_int place = hbk__hash_place(to.keys, to.cap, m->keys[i]);
+        to.keys[place] = m->keys[i];
+        to.values[place] = m->values[i];
+    }
+    hbk__hash_free(m);
+    *m = to;
     return true;
 }
 
-/* 18.2  Repetition */
+/* The value of h, to be read and set until the next call: -1 where it is new. NULL on failure. */
+static hbk_int *hbk__hash_at(hbk__hash_map *m, uint64_t h, hbk_error *err)
+{
+    if (h == 0) h = 1;
+    if (2 * (m->n + 1) > m->cap && !hbk__hash_grow(m, err)) return NULL; /* half full: few collisions */
+    hbk_int i = hbk__hash_place(m->keys, m->cap, h);
+    if (!m->keys[i]) {
+        m->keys[i] = h;
+        m->values[i] = -1;
+        m->n++;
+    }
+    return &m->values[i];
+}
+
+/* 18.2  Words, and runs of them */
 
 static bool hbk__is_word_byte(char c)
 {
@@ -15295,11 +15356,90 @@ static char hbk__lower(char c)
     return c >= 'A' && c <= 'Z' ? (char)(c + 32) : c;
 }
 
+/* What a character is to the words around it. Quotes, dashes and blanks beyond ASCII end a word like those in
+   it; the ideographs and kana of scripts without blanks are words each. */
+typedef enum hbk__word_part { HBK__WORD_NONE, HBK__WORD_LETTER, HBK__WORD_WHOLE } hbk__word_part;
+static hbk__word_part hbk__part_of(int32_t cp)
+{
+    if (cp >= 0 && cp < 0x80) return hbk__is_word_byte((char)cp) ? HBK__WORD_LETTER : HBK__WORD_NONE;
+    if ((cp >= 0x80 && cp < 0xc0) || (cp >= 0x2000 && cp < 0x2070) || (cp >= 0x3000 && cp < 0x3040) ||
+        (cp >= 0xff00 && cp < 0xff10))
+        return HBK__WORD_NONE;
+    bool whole = (cp >= 0x2e80 && cp < 0xa000) || (cp >= 0xf900 && cp < 0xfb00) || cp >= 0x20000;
+    return whole ? HBK__WORD_WHOLE : HBK__WORD_LETTER;
+}
+
+/* The next word of s[*at..n-1] as a hash of its bytes, capitals of ASCII made small; false at the end. */
+static bool hbk__next_word(const char *s, size_t n, size_t *at, uint64_t *word)
+{
+    uint64_t h = 0;
+    bool any = false;
+    while (*at < n) {
+        int32_t cp;
+        size_t len = hbk_utf8_decode(s + *at, n - *at, &cp);
+        hbk__word_part part = hbk__part_of(cp);
+        if (any && part != HBK__WORD_LETTER) break;
+        if (part != HBK__WORD_NONE) {
+            char c = hbk__lower(s[*at]);
+            h = len == 1 ? hbk_hash(h, &c, 1) : hbk_hash(h, s + *at, len);
+            any = true;
+        }
+        *at += len;
+        if (part == HBK__WORD_WHOLE) break;
+    }
+    *word = h;
+    return any;
+}
+
+/* Hashes in a row, grown by hbk__word_runs; the caller frees data. */
+typedef struct hbk__hashes {
+    uint64_t *data;
+    hbk_int n, cap;
+} hbk__hashes;
+
+/* Appends the hashes of s's words, one each. */
+static bool hbk__words(hbk__hashes *out, const char *s, size_t n, hbk_allocator *alloc, hbk_error *err)
+{
+    uint64_t word;
+    hbk_int from = out->n;
+    for (size_t at = 0; hbk__next_word(s, n, &at, &word);) {
+        void *data = out->data;
+        if (!hbk__reserve(alloc, &data, &out->cap, out->n + 1, sizeof word, err)) {
+            out->n = from;
+            return false;
+        }
+        out->data = (uint64_t *)data;
+        out->data[out->n++] = word;
+    }
+    return true;
+}
+
+/* Makes runs of k words of n words, in place and in order; returns their number. Fewer than k words are one
+   run, of them all. */
+static hbk_int hbk__runs(uint64_t *words, hbk_int n, hbk_int k)
+{
+    hbk_int runs = n > k ? n - k + 1 : n > 0, size = HBK__MIN(n, k);
+    for (hbk_int i = 0; i < runs; i++) words[i] = hbk_hash(0, words + i, (size_t)size * sizeof *words);
+    return runs;
+}
+
 static int hbk__by_hash(const void *a, const void *b)
 {
     uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
     return x < y ? -1 : x > y;
 }
+
+/* Sorts n hashes, drops doubles, and returns how many are left. */
+static hbk_int hbk__sort_hashes(uint64_t *h, hbk_int n)
+{
+    hbk_int to = 0;
+    if (n > 1) qsort(h, (size_t)n, sizeof *h, hbk__by_hash);
+    for (hbk_int i = 0; i < n; i++)
+        if (to == 0 || h[to - 1] != h[i]) h[to++] = h[i];
+    return to;
+}
+
+/* 18.3  Repetition */
 
 /* |A and B| / |A or B| of two sorted sets without doubles. */
 static double hbk__jaccard(const uint64_t *a, hbk_int n_a, const uint64_t *b, hbk_int n_b)
@@ -15321,8 +15461,7 @@ static double hbk__jaccard(const uint64_t *a, hbk_int n_a, const uint64_t *b, hb
 
 /* The sentences of a text as sets of 3-grams. */
 typedef struct hbk__grams {
-    uint64_t *data;
-    hbk_int n, cap;
+    hbk__hashes runs;
     hbk_int *start; /* (n_sets + 1) */
     hbk_int n_sets, cap_sets;
 } hbk__grams;
@@ -15332,40 +15471,18 @@ enum { HBK__GRAM = 3, HBK__MIN_WORDS = 5 }; /* shorter sentences come back in an
 /* Adds sentence s[0..n-1] as the next set, if it has words enough. */
 static bool hbk__grams_add(hbk__grams *g, const char *s, size_t n, hbk_allocator *alloc, hbk_error *err)
 {
-    uint64_t words[HBK__GRAM] = {0};
-    hbk_int n_words = 0, from = g->n;
-    for (size_t i = 0; i < n;) {
-        if (!hbk__is_word_byte(s[i])) {
-            i++;
-            continue;
-        }
-        uint64_t h = 0;
-        for (; i < n && hbk__is_word_byte(s[i]); i++) {
-            char c = hbk__lower(s[i]);
-            h = hbk_hash(h, &c, 1);
-        }
-        for (int k = 1; k < HBK__GRAM; k++) words[k - 1] = words[k];
-        words[HBK__GRAM - 1] = h;
-        if (++n_words < HBK__GRAM) continue;
-        void *data = g->data;
-        if (!hbk__reserve(alloc, &data, &g->cap, g->n + 1, sizeof *g->data, err)) return false;
-        g->data = (uint64_t *)data;
-        g->data[g->n++] = hbk_hash(0, words, sizeof words);
-    }
-    if (n_words < HBK__MIN_WORDS) {
-        g->n = from;
-        return true;
-    }
-    qsort(g->data + from, (size_t)(g->n - from), sizeof *g->data, hbk__by_hash);
-    hbk_int to = from;
-    for (hbk_int i = from; i < g->n; i++)
-        if (to == from || g->data[to - 1] != g->data[i]) g->data[to++] = g->data[i];
-    g->n = to;
+    hbk_int from = g->runs.n;
+    if (!hbk__words(&g->runs, s, n, alloc, err)) return false;
+    hbk_int words = g->runs.n - from;
+    g->runs.n = from;
+    if (words < HBK__MIN_WORDS) return true;
+    hbk_int runs = hbk__runs(g->runs.data + from, words, HBK__GRAM);
+    g->runs.n = from + hbk__sort_hashes(g->runs.data + from, runs);
     void *start = g->start;
     if (!hbk__reserve(alloc, &start, &g->cap_sets, g->n_sets + 2, sizeof *g->start, err)) return false;
     g->start = (hbk_int *)start;
     g->start[g->n_sets++] = from;
-    g->start[g->n_sets] = to;
+    g->start[g->n_sets] = g->runs.n;
     return true;
 }
 
@@ -15386,17 +15503,18 @@ static bool hbk__repetition(const char *s, size_t n, double *worst, hbk_allocato
     double most = 0;
     for (hbk_int a = 0; a < g.n_sets && ok; a++)
         for (hbk_int b = 0; b < a; b++) {
-            double j = hbk__jaccard(g.data + g.start[a], g.start[a + 1] - g.start[a], g.data + g.start[b],
+            const uint64_t *data = g.runs.data;
+            double j = hbk__jaccard(data + g.start[a], g.start[a + 1] - g.start[a], data + g.start[b],
                                     g.start[b + 1] - g.start[b]);
             most = HBK__MAX(most, j);
         }
-    hbk_free(alloc, g.data);
+    hbk_free(alloc, g.runs.data);
     hbk_free(alloc, g.start);
     if (ok) *worst = most;
     return ok;
 }
 
-/* 18.3  Headers */
+/* 18.4  Headers */
 
 /* The share of capitals among the letters of a header; -1 if it has no letters. */
 static double hbk__upper_share(const char *s, size_t n)
@@ -15433,7 +15551,7 @@ static bool hbk__is_navigation(const char *s, size_t n)
     return false;
 }
 
-/* 18.4  A segment's way through the filters */
+/* 18.5  A segment's way through the filters */
 
 typedef struct hbk__stem {
     char *key;
@@ -15445,7 +15563,7 @@ struct hbk_corpus {
     hbk_corpus_options o;
     hbk_jsonl_writer *out, *rejects;
     hbk_int counts[HBK_DROP_COUNT];
-    hbk__hash_set seen;
+    hbk__hash_map seen; /* texts that were kept */
     hbk__stem *stems; /* stb_ds map: source stem -> segments so far */
 };
 
@@ -15488,9 +15606,11 @@ static bool hbk__judge(hbk_corpus *c, const hbk__segment *s, hbk_drop *drop, hbk
         *drop = HBK_DROP_REPETITION;
         return true;
     }
-    bool had = false; /* by hash: among a million texts a wrong match has a chance of 1 in 10^7 */
-    if (!hbk__hash_add(&c->seen, hbk_hash(0, s->text, s->n), &had, err)) return false;
-    if (had) *drop = HBK_DROP_DUPLICATE;
+    /* by hash: among a million texts a wrong match has a chance of 1 in 10^7 */
+    hbk_int *seen = hbk__hash_at(&c->seen, hbk_hash(0, s->text, s->n), err);
+    if (!seen) return false;
+    if (*seen >= 0) *drop = HBK_DROP_DUPLICATE;
+    *seen = 1;
     return true;
 }
 
@@ -15541,7 +15661,7 @@ static bool hbk__segment_add(hbk_corpus *c, hbk__document *d, size_t from, size_
     return true;
 }
 
-/* 18.5  Cutting */
+/* 18.6  Cutting */
 
 /* The end of the paragraph that begins at `from`, behind its blank lines; with `lines` every line is one. */
 static size_t hbk__paragraph_end(const hbk__document *d, size_t from, size_t to, bool lines)
@@ -15717,7 +15837,7 @@ static bool hbk__document_add(hbk_corpus *c, hbk__document *d, bool markdown, hb
     return hbk__cut_plain(c, d, 0, d->n, d->header, d->header ? strlen(d->header) : 0, err);
 }
 
-/* 18.6  Documents from outside */
+/* 18.7  Documents from outside */
 
 HBK_DEF hbk_corpus *hbk_corpus_new(const hbk_corpus_options *o, const char *out_path,
                                    const char *rejects_path, hbk_allocator *alloc, hbk_error *err)
@@ -15897,16 +16017,33 @@ HBK_DEF bool hbk_corpus_finish(hbk_corpus *c, hbk_int *counts, hbk_error *err)
     if (ok && counts) memcpy(counts, c->counts, sizeof c->counts);
     if (ok && c->counts[HBK_DROP_KEPT] == 0) ok = hbk__fail_nothing_kept(c, rejects, err);
     stbds_shfree(c->stems);
-    hbk_free(c->alloc, c->seen.slots);
+    hbk__hash_free(&c->seen);
     hbk_free(c->alloc, c);
     return ok;
 }
 
 /* ==== 19  SELF-AUGMENTATION ==================================================
 
-   For each text y of the corpus the backward model M_yx, p(instruction | text), writes one instruction x:
-   the pair (x, y) is a candidate. The text stays as people wrote it; only its question is made up.
-   Source: the paper, section 2.2.
+   For each text y of the corpus the backward model M_yx, p(instruction | text), writes an instruction x: the
+   pair (x, y) is a candidate. The text stays as people wrote it; only its question is made up. Of several
+   instructions x_1 .. x_k the one stays that is usable and, per token and without the id that ends it, the
+   likeliest,
+
+       max_j  log p(x_j | y) / |x_j|          under the model's own distribution, temperature 1
+
+   Source: the paper, section 2.2, which writes one (k = 1), the default.
+
+   Clean-up, our own rules, each as long as it applies: white space at the ends goes; so does a label at the
+   beginning ("Instruction:", "**Question:**", "## Task"), and a pair of quotes, stars or backquotes around
+   the whole that holds no other. What is then left is judged; the first filter that applies names the fate:
+
+       too_long  empty  truncated  short  long  leak  echo          in this order
+
+   Echo is the share of an instruction's runs of n words that stand in the text, n = 6; one of fewer words is
+   an echo only of a text of the same words. Words are compared as chapter 18 cuts them, without punctuation
+   and capitals:
+
+       echo(x, y) = |{i : x_i .. x_{i+n-1} in y}| / (|x| - n + 1)
 
    The wave is the unit of work, here and in chapter 20: so many records are read in file order, decoded side
    by side, and written and fsynced together. Nothing outside a wave has a say in its rows, so a file that was
@@ -15937,13 +16074,19 @@ typedef struct hbk__stage {
     int (*take)(const struct hbk__stage *s, hbk__item *item, const char *path, hbk_int line, hbk_error *err);
     bool (*wave)(const struct hbk__stage *s, hbk__item *items, hbk_int n, hbk_jsonl_writer *out,
                  hbk_error *err);
+    bool (*describe)(const struct hbk__stage *s, json_t *prov); /* adds to prov; NULL: nothing */
 } hbk__stage;
 
+/* How a row was made; NULL when memory is out. */
 static json_t *hbk__prov(const hbk__stage *s)
 {
-    return json_pack("{s:o s:s s:s s:o s:I}", "model", hbk__hex(hbk_model_hash(s->m)), "adapter",
-                     s->prov_adapter ? s->prov_adapter : "", "template", hbk_template_name(s->t),
-                     "template_hash", hbk__hex(hbk_template_hash(s->t)), "seed", (json_int_t)s->o->seed);
+    json_t *prov =
+        json_pack("{s:o s:s s:s s:o s:I}", "model", hbk__hex(hbk_model_hash(s->m)), "adapter",
+                  s->prov_adapter ? s->prov_adapter : "", "template", hbk_template_name(s->t),
+                  "template_hash", hbk__hex(hbk_template_hash(s->t)), "seed", (json_int_t)s->o->seed);
+    if (!prov || !s->describe || s->describe(s, prov)) return prov;
+    json_decref(prov);
+    return NULL;
 }
 
 static void hbk__items_clear(hbk__item *items, hbk_int n)
@@ -16066,58 +16209,85 @@ static hbk_session *hbk__wave_session(const hbk__stage *s, const hbk__item *item
 static void hbk__requests_free(const hbk__stage *s, hbk_request *r, hbk_int n)
 {
     hbk_reply *replies = r ? r[0].reply : NULL; /* one block for all */
+    hbk_logprobs *logprobs = r ? r[0].logprobs : NULL;
     for (hbk_int i = 0; r && i < n; i++) hbk_tokens_free(&r[i].output);
     for (hbk_int i = 0; replies && i < n; i++) hbk_reply_free(&replies[i]);
+    for (hbk_int i = 0; logprobs && i < n; i++) hbk_logprobs_free(&logprobs[i]);
+    hbk_free(s->alloc, logprobs);
     hbk_free(s->alloc, replies);
     hbk_free(s->alloc, r);
 }
 
-/* Continues every item's prompt `votes` times, each with a stream of its own, into replies without the white
-   space around them. The caller frees the n * votes requests, item by item, with hbk__requests_free. */
-static hbk_request *hbk__decode(const hbk__stage *s, const hbk__item *items, hbk_int n, hbk_int votes,
-                                hbk_int limit, hbk_error *err)
+/* Requests that continue every item's prompt `votes` times, each with a stream of its own, into replies
+   without the white space around them, item by item; with `scored` the log-probabilities of their tokens too.
+   The caller frees all of them with hbk__requests_free. */
+static hbk_request *hbk__requests_new(const hbk__stage *s, const hbk__item *items, hbk_int n, hbk_int votes,
+                                      bool scored, hbk_error *err)
 {
     hbk_int total;
     if (!hbk__mul(&total, n, votes) || total > INT64_MAX / 64) {
-        hbk_fail(err, HBK_ERROR_RANGE, "%lld votes on each of %lld records are too many", (long long)votes,
+        hbk_fail(err, HBK_ERROR_RANGE, "%lld replies to each of %lld records are too many", (long long)votes,
                  (long long)n);
         return NULL;
     }
     hbk_request *r = HBK__NEW(s->alloc, hbk_request, total, err);
     hbk_reply *replies = r ? HBK__NEW(s->alloc, hbk_reply, total, err) : NULL;
-    if (!replies) {
+    hbk_logprobs *logprobs = replies && scored ? HBK__NEW(s->alloc, hbk_logprobs, total, err) : NULL;
+    if (!replies || (scored && !logprobs)) {
+        hbk_free(s->alloc, replies);
         hbk_free(s->alloc, r);
         return NULL;
     }
-    hbk_sampling sampling = s->o->sampling;
-    if (sampling.stop < 0) sampling.stop = hbk_template_stop(s->t, s->tok);
-    const char *end = hbk_template_stop_text(s->t); /* of a reply that no id ends */
     for (hbk_int i = 0; i < total; i++) {
         const hbk__item *item = &items[i / votes];
         r[i].reply = &replies[i];
         replies[i].alloc = s->alloc;
         replies[i].tok = s->tok;
         replies[i].trim = true;
-        replies[i].stops = &end;
-        replies[i].n_stops = sampling.stop < 0 && *end ? 1 : 0;
+        if (scored) {
+            r[i].logprobs = &logprobs[i];
+            logprobs[i].alloc = s->alloc;
+        }
         uint64_t id = hbk_hash(0, item->id, strlen(item->id));
         r[i].prompt = item->prompt.data;
         r[i].n_prompt = item->prompt.n;
         r[i].rng = hbk_rng_at(s->o->seed, s->name, id + (uint64_t)(i % votes));
         r[i].output.alloc = s->alloc;
     }
+    return r;
+}
+
+/* Serves `total` requests on the prompts of n items. */
+static bool hbk__requests_run(const hbk__stage *s, const hbk__item *items, hbk_int n, hbk_request *r,
+                              hbk_int total, hbk_int limit, hbk_error *err)
+{
+    hbk_sampling sampling = s->o->sampling;
+    if (sampling.stop < 0) sampling.stop = hbk_template_stop(s->t, s->tok);
+    const char *end = hbk_template_stop_text(s->t); /* of a reply that no id ends */
+    for (hbk_int i = 0; i < total; i++) {
+        r[i].reply->stops = &end;
+        r[i].reply->n_stops = sampling.stop < 0 && *end ? 1 : 0;
+    }
     hbk_session *session = hbk__wave_session(s, items, n, total, sampling.max_new, limit, err);
     bool ok = session && hbk_generate(session, r, total, &sampling, NULL, err);
-    for (hbk_int i = 0; i < total; i++) replies[i].n_stops = 0; /* `end` goes, the texts stay */
+    for (hbk_int i = 0; i < total; i++) r[i].reply->n_stops = 0; /* `end` goes, the texts stay */
     hbk_session_free(session);
-    if (ok) return r;
-    hbk__requests_free(s, r, total);
+    return ok;
+}
+
+/* Continues every item's prompt `votes` times; the caller frees the n * votes requests. */
+static hbk_request *hbk__decode(const hbk__stage *s, const hbk__item *items, hbk_int n, hbk_int votes,
+                                hbk_int limit, hbk_error *err)
+{
+    hbk_request *r = hbk__requests_new(s, items, n, votes, false, err);
+    if (!r || hbk__requests_run(s, items, n, r, n * votes, limit, err)) return r;
+    hbk__requests_free(s, r, n * votes);
     return NULL;
 }
 
 /* ---- augmentation --------------------------------------------------------------------- */
 
-HBK_DEF hbk_decode_options hbk_augment_defaults(void)
+HBK_DEF hbk_decode_options hbk_decode_defaults(void)
 {
     hbk_decode_options o;
     o.sampling = hbk_sampling_defaults();
@@ -16129,36 +16299,148 @@ HBK_DEF hbk_decode_options hbk_augment_defaults(void)
     return o;
 }
 
-/* The next word of *s: its start and length; 0 at the end. */
-static size_t hbk__word(const char **s, const char **word)
+HBK_DEF hbk_augment_options hbk_augment_defaults(void)
 {
-    *s += strspn(*s, " \t\r\n");
-    *word = *s;
-    size_t n = strcspn(*s, " \t\r\n");
-    *s += n;
-    return n;
+    hbk_augment_options o;
+    memset(&o, 0, sizeof o);
+    o.decode = hbk_decode_defaults();
+    o.candidates = 1;
+    o.min_chars = 3;
+    o.max_chars = 2000;
+    o.max_echo = 0.5;
+    o.echo_words = 6;
+    return o;
 }
 
-/* Does the instruction mostly repeat the text? True if it is the text, or more than half of its runs of
-   ECHO_RUN words stand in `text` (words compared with single blanks between, as they stand in both). */
-static bool hbk__is_echo(const char *instruction, const char *text)
+HBK_DEF const char *hbk_fate_name(hbk_fate f)
 {
-    enum { ECHO_RUN = 6 };
-    const char *starts[ECHO_RUN], *s = instruction, *word;
-    hbk_int n = 0, found = 0, runs = 0;
-    for (size_t len; (len = hbk__word(&s, &word)) > 0; n++) {
-        starts[n % ECHO_RUN] = word;
-        if (n + 1 < ECHO_RUN) continue;
-        const char *begin = starts[(n + 1) % ECHO_RUN]; /* ECHO_RUN words back, this one included */
-        size_t size = (size_t)(word + len - begin);
-        runs++;
-        for (const char *p = text; (p = strchr(p, *begin)) != NULL; p++)
-            if (strncmp(p, begin, size) == 0) {
-                found++;
-                break;
-            }
+    switch (f) {
+#define HBK_X(name, text)                                                                                    \
+    case HBK_FATE_##name: return text;
+        HBK_FATES(HBK_X)
+#undef HBK_X
+    case HBK_FATE_COUNT: break;
     }
-    return strcmp(instruction, text) == 0 || 2 * found > runs;
+    return "unknown fate";
+}
+
+HBK_DEF bool hbk_fate_count(hbk_int *counts, const char *path, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_int sums[HBK_FATE_COUNT] = {0};
+    hbk_jsonl_reader *in = hbk_jsonl_open(path, alloc, err);
+    json_t *row;
+    int got = in ? 0 : -1;
+    while (in && (got = hbk_jsonl_next(in, &row, err)) > 0) {
+        const char *status = json_string_value(json_object_get(row, "status"));
+        int f = 0;
+        while (status && f < HBK_FATE_COUNT && strcmp(status, hbk_fate_name((hbk_fate)f))) f++;
+        if (f < HBK_FATE_COUNT) {
+            sums[f]++;
+            continue;
+        }
+        hbk_fail_at(err, HBK_ERROR_DATA, path, hbk_jsonl_line(in),
+                    "\"status\" is \"%.40s\", expected ok, empty, echo ...: is it a file of augment?",
+                    status);
+        got = -1;
+        break;
+    }
+    hbk_jsonl_close(in);
+    for (int f = 0; got == 0 && f < HBK_FATE_COUNT; f++) counts[f] += sums[f];
+    return got == 0;
+}
+
+/* ---- clean-up ----------------------------------------------------------------------- */
+
+/* Bytes of the label that s[0..n-1] begins with, the marks around it included; 0 if there is none. "Task:",
+   "**Question**:" and, on a line of its own, "## Prompt" are labels; "Task" alone is a word. */
+static size_t hbk__label(const char *s, size_t n)
+{
+    static const char *const names[] = {"instruction", "question", "prompt", "request",
+                                        "query",       "task",     "user",   "q"};
+    size_t at = 0, k = 0;
+    while (at < n && strchr("#*_ ", s[at])) at++;
+    bool heading = at > 0 && s[0] == '#';
+    for (size_t i = 0; i < sizeof names / sizeof *names && !k; i++) {
+        size_t len = strlen(names[i]);
+        while (k < len && at + k < n && hbk__lower(s[at + k]) == names[i][k]) k++;
+        if (k < len) k = 0;
+    }
+    if (!k) return 0;
+    at += k;
+    while (at < n && strchr("*_ ", s[at])) at++;
+    bool line = at < n && (s[at] == '\n' || s[at] == '\r');
+    if (at < n && s[at] == ':')
+        for (at++; at < n && strchr("*_", s[at]);) at++;
+    else if (!heading || !line)
+        return 0;
+    return at;
+}
+
+/* Takes a pair of marks off that stands around all of s[0..*n-1] and nowhere in it. */
+static bool hbk__unwrap(const char **s, size_t *n)
+{
+    static const char *const pairs[][2] = {{"\"", "\""},
+                                           {"**", "**"},
+                                           {"`", "`"},
+                                           {"\xe2\x80\x9c", "\xe2\x80\x9d"},
+                                           {"\xc2\xab", "\xc2\xbb"}};
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
+        const char *open = pairs[i][0], *close = pairs[i][1];
+        size_t a = strlen(open), b = strlen(close);
+        if (*n <= a + b || memcmp(*s, open, a) || memcmp(*s + *n - b, close, b)) continue;
+        bool inside = false;
+        for (size_t at = a; at + b < *n && !inside; at++)
+            inside = !memcmp(*s + at, open, a) || (at + 2 * b <= *n && !memcmp(*s + at, close, b));
+        if (inside) continue;
+        *s += a;
+        *n -= a + b;
+        return true;
+    }
+    return false;
+}
+
+HBK_DEF const char *hbk_augment_clean(const char *s, size_t *n)
+{
+    for (size_t label;;) {
+        while (*n && hbk__blank(*s)) {
+            s++;
+            --*n;
+        }
+        while (*n && hbk__blank(s[*n - 1])) --*n;
+        if ((label = hbk__label(s, *n)) > 0) {
+            s += label;
+            *n -= label;
+        } else if (!hbk__unwrap(&s, n))
+            return s;
+    }
+}
+
+/* ---- filters ------------------------------------------------------------------------ */
+
+/* *share of the instruction's runs of k words that stand in the text. */
+static bool hbk__echo(double *share, const char *instruction, const char *text, hbk_int k,
+                      hbk_allocator *alloc, hbk_error *err)
+{
+    hbk__hashes x, y;
+    memset(&x, 0, sizeof x);
+    memset(&y, 0, sizeof y);
+    bool ok = hbk__words(&x, instruction, strlen(instruction), alloc, err) &&
+              hbk__words(&y, text, strlen(text), alloc, err);
+    hbk_int found = 0, runs = 0;
+    if (ok && x.n < k) { /* too few words to be an echo of anything but the same few */
+        runs = 1;
+        found = x.n == y.n && (x.n == 0 ? !strcmp(instruction, text)
+                                        : !memcmp(x.data, y.data, (size_t)x.n * sizeof *x.data));
+    } else if (ok) {
+        runs = hbk__runs(x.data, x.n, k);
+        y.n = y.n < k ? 0 : hbk__sort_hashes(y.data, hbk__runs(y.data, y.n, k));
+        for (hbk_int i = 0; i < runs && y.n; i++)
+            found += bsearch(&x.data[i], y.data, (size_t)y.n, sizeof *y.data, hbk__by_hash) != NULL;
+    }
+    if (ok) *share = (double)found / (double)runs;
+    hbk_free(alloc, x.data);
+    hbk_free(alloc, y.data);
+    return ok;
 }
 
 /* Does the instruction hold a marker of the template, which only the loop may write? */
@@ -16189,20 +16471,34 @@ static bool hbk__is_cut(hbk_finish finish)
     return finish == HBK_FINISH_LENGTH || finish == HBK_FINISH_CONTEXT;
 }
 
-HBK_DEF const char *hbk_augment_status(const char *instruction, const char *output, hbk_finish finish,
-                                       const hbk_template *t, const hbk_tokenizer *tok)
+HBK_DEF bool hbk_augment_judge(hbk_fate *fate, const char *instruction, const char *output, hbk_finish finish,
+                               const hbk_augment_options *o, const hbk_template *t, const hbk_tokenizer *tok,
+                               hbk_allocator *alloc, hbk_error *err)
 {
-    enum { LEAST_CHARS = 3, MOST_CHARS = 2000 };
     hbk_int chars = hbk_utf8_length(instruction, strlen(instruction));
-    if (finish == HBK_FINISH_TOO_LONG) return "too_long";
-    if (instruction[strspn(instruction, " \t\r\n")] == 0) return "empty";
-    if (hbk__is_cut(finish)) return "truncated";
-    if (chars < LEAST_CHARS) return "short";
-    if (chars > MOST_CHARS) return "long";
-    if (hbk__is_leak(instruction, t, tok)) return "leak";
-    if (hbk__is_echo(instruction, output)) return "echo";
-    return "ok";
+    double share = 0;
+    hbk_fate f = HBK_FATE_OK;
+    if (finish == HBK_FINISH_TOO_LONG)
+        f = HBK_FATE_TOO_LONG;
+    else if (hbk__is_blank(instruction))
+        f = HBK_FATE_EMPTY;
+    else if (hbk__is_cut(finish) && !o->keep_truncated)
+        f = HBK_FATE_TRUNCATED;
+    else if (chars < o->min_chars)
+        f = HBK_FATE_SHORT;
+    else if (chars > o->max_chars)
+        f = HBK_FATE_LONG;
+    else if (hbk__is_leak(instruction, t, tok))
+        f = HBK_FATE_LEAK;
+    else if (!hbk__echo(&share, instruction, output, o->echo_words, alloc, err))
+        return false;
+    else if (share > o->max_echo)
+        f = HBK_FATE_ECHO;
+    *fate = f;
+    return true;
 }
+
+/* ---- the stage ---------------------------------------------------------------------- */
 
 static int hbk__take_segment(const hbk__stage *s, hbk__item *item, const char *path, hbk_int line,
                              hbk_error *err)
@@ -16218,32 +16514,134 @@ static int hbk__take_segment(const hbk__stage *s, hbk__item *item, const char *p
     return hbk_template_tokens(s->t, s->tok, &r, &item->prompt, NULL, err) ? 1 : -1;
 }
 
+/* Mean log-probability of a reply's tokens; NAN if it has none. */
+static double hbk__reply_logprob(const hbk_request *r)
+{
+    double sum = 0;
+    for (hbk_int i = 0; i < r->logprobs->n; i++) sum += r->logprobs->data[i].logprob;
+    return r->logprobs->n ? sum / (double)r->logprobs->n : (double)NAN;
+}
+
+/* The reply as it is judged and kept, into `text`. */
+static bool hbk__instruction(const hbk_augment_options *o, const hbk_request *r, hbk_text *text,
+                             hbk_error *err)
+{
+    const char *x = hbk_reply_text(r->reply);
+    size_t n = strlen(x);
+    if (!o->raw) x = hbk_augment_clean(x, &n);
+    hbk_text_clear(text);
+    hbk_text_append(text, x, n);
+    return hbk_text_ok(text, err);
+}
+
+/* Chooses among an item's replies r: a usable one before one that is not, of equals the likeliest, of those
+   the first. *logprobs, NULL for one reply, is the caller's. */
+static bool hbk__pick(const hbk__stage *s, const hbk__item *item, const hbk_request *r, hbk_int *picked,
+                      hbk_fate *fate, json_t **logprobs, hbk_text *text, hbk_error *err)
+{
+    const hbk_augment_options *o = (const hbk_augment_options *)s->options;
+    double best = 0;
+    *logprobs = o->candidates > 1 ? json_array() : NULL;
+    for (hbk_int k = 0; k < o->candidates; k++) {
+        hbk_fate f;
+        if (!hbk__instruction(o, &r[k], text, err) ||
+            !hbk_augment_judge(&f, hbk_text_string(text), item->output, r[k].finish, o, s->t, s->tok,
+                               s->alloc, err))
+            return false;
+        double p = *logprobs ? hbk__reply_logprob(&r[k]) : 0;
+        if (*logprobs) json_array_append_new(*logprobs, isnan(p) ? json_null() : json_real(p));
+        if (isnan(p)) p = (double)-INFINITY;
+        bool usable = f == HBK_FATE_OK, was = *fate == HBK_FATE_OK;
+        if (k > 0 && (usable == was ? p <= best : was)) continue;
+        *picked = k;
+        *fate = f;
+        best = p;
+    }
+    return true;
+}
+
+/* The row of an item, from its replies r. `text` is room to work in. */
+static bool hbk__candidate_row(const hbk__stage *s, const hbk__item *item, const hbk_request *r,
+                               hbk_jsonl_writer *out, hbk_text *text, hbk_error *err)
+{
+    hbk_int k = 0;
+    hbk_fate fate = HBK_FATE_OK;
+    json_t *logprobs = NULL;
+    if (!hbk__pick(s, item, r, &k, &fate, &logprobs, text, err) ||
+        !hbk__instruction((const hbk_augment_options *)s->options, &r[k], text, err)) {
+        json_decref(logprobs);
+        return false;
+    }
+    const char *x = hbk_text_string(text), *said = hbk_reply_text(r[k].reply);
+    json_t *row = json_pack("{s:s s:s s:s s:s s:s s:o}", "id", item->id, "instruction", x, "output",
+                            item->output, "status", hbk_fate_name(fate), "finish",
+                            hbk_finish_name(r[k].finish), "prov", hbk__prov(s));
+    bool ok = row != NULL;
+    if (ok && strcmp(x, said)) ok = json_object_set_new(row, "raw", json_string(said)) == 0;
+    if (ok && logprobs)
+        ok = json_object_set_new(row, "picked", json_integer(k)) == 0 &&
+             json_object_set(row, "logprobs", logprobs) == 0;
+    json_decref(logprobs);
+    if (ok) return hbk__write_row(out, row, err);
+    json_decref(row);
+    return hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for a row");
+}
+
 static bool hbk__augment_wave(const hbk__stage *s, hbk__item *items, hbk_int n, hbk_jsonl_writer *out,
                               hbk_error *err)
 {
-    hbk_request *r = hbk__decode(s, items, n, 1, hbk__length_limit(s), err);
-    bool ok = r != NULL;
-    for (hbk_int i = 0; ok && i < n; i++) {
-        const char *x = hbk_reply_text(r[i].reply);
-        const char *status = hbk_augment_status(x, items[i].output, r[i].finish, s->t, s->tok);
-        ok = hbk__write_row(out,
-                            json_pack("{s:s s:s s:s s:s s:s s:o}", "id", items[i].id, "instruction", x,
-                                      "output", items[i].output, "status", status, "finish",
-                                      hbk_finish_name(r[i].finish), "prov", hbk__prov(s)),
-                            err);
-    }
-    hbk__requests_free(s, r, n);
+    hbk_int k = ((const hbk_augment_options *)s->options)->candidates;
+    hbk_text text;
+    memset(&text, 0, sizeof text);
+    text.alloc = s->alloc;
+    hbk_request *r = hbk__requests_new(s, items, n, k, k > 1, err);
+    bool ok = r && hbk__requests_run(s, items, n, r, n * k, hbk__length_limit(s), err);
+    for (hbk_int i = 0; ok && i < n; i++)
+        ok = hbk__candidate_row(s, &items[i], r + i * k, out, &text, err);
+    if (r) hbk__requests_free(s, r, n * k);
+    hbk_text_free(&text);
     return ok;
 }
 
+static bool hbk__augment_describe(const hbk__stage *s, json_t *prov)
+{
+    const hbk_augment_options *o = (const hbk_augment_options *)s->options;
+    return json_object_set_new(prov, "candidates", json_integer(o->candidates)) == 0 &&
+           json_object_set_new(prov, "temperature", json_real(o->decode.sampling.temperature)) == 0 &&
+           json_object_set_new(prov, "top_p", json_real(o->decode.sampling.top_p)) == 0;
+}
+
+static bool hbk__augment_check(const hbk_augment_options *o, hbk_error *err)
+{
+    if (o->candidates < 1 || (o->candidates > 1 && o->decode.sampling.temperature <= 0))
+        return hbk_fail(err, HBK_ERROR_OPTION,
+                        "%lld candidates: at least 1 is needed, and more than 1 need a temperature above 0, "
+                        "or all would be the same",
+                        (long long)o->candidates);
+    if (o->min_chars < 0 || o->min_chars > o->max_chars)
+        return hbk_fail(err, HBK_ERROR_OPTION,
+                        "instructions of %lld to %lld characters: expected 0 <= least <= most",
+                        (long long)o->min_chars, (long long)o->max_chars);
+    if (o->echo_words < 1 || !(o->max_echo >= 0))
+        return hbk_fail(err, HBK_ERROR_OPTION,
+                        "echo: %lld words and a share of %g: expected at least 1 word and a share of 0 to 1",
+                        (long long)o->echo_words, o->max_echo);
+    return true;
+}
+
 HBK_DEF bool hbk_augment(const hbk_model *m, const hbk_adapter *adapter, const hbk_tokenizer *tok,
-                         const hbk_template *t, const hbk_decode_options *o, const char *prov_adapter,
+                         const hbk_template *t, const hbk_augment_options *o, const char *prov_adapter,
                          const char *segments, const char *out, const hbk_progress *progress,
                          hbk_allocator *alloc, hbk_error *err)
 {
-    hbk__stage s = {"augment",        m, adapter, tok, t, o, prov_adapter, alloc, NULL, hbk__take_segment,
-                    hbk__augment_wave};
-    return hbk_template_check(t, tok, err) && hbk__run_waves(&s, segments, out, progress, err);
+    hbk__stage s = {"augment",         m,
+                    adapter,           tok,
+                    t,                 &o->decode,
+                    prov_adapter,      alloc,
+                    o,                 hbk__take_segment,
+                    hbk__augment_wave, hbk__augment_describe};
+    return hbk__augment_check(o, err) && hbk_template_check(t, tok, err) &&
+           hbk__run_waves(&s, segments, out, progress, err);
 }
 
 /* ==== 20  SELF-CURATION ======================================================
@@ -16265,7 +16663,7 @@ HBK_DEF hbk_curate_options hbk_curate_defaults(void)
 {
     hbk_curate_options o;
     memset(&o, 0, sizeof o);
-    o.decode = hbk_augment_defaults();
+    o.decode = hbk_decode_defaults();
     o.decode.sampling.temperature = 0;
     o.decode.sampling.max_new = 512;
     o.readout = HBK_READOUT_TEXT;
@@ -16575,8 +16973,8 @@ HBK_DEF bool hbk_rate(const hbk_model *m, const hbk_adapter *adapter, const hbk_
                       const char *candidates, const char *ratings, const hbk_progress *progress,
                       hbk_allocator *alloc, hbk_error *err)
 {
-    hbk__stage s = {
-        "rate", m, adapter, tok, t, &o->decode, prov_adapter, alloc, o, hbk__take_candidate, hbk__rate_wave};
+    hbk__stage s = {"rate", m, adapter, tok, t, &o->decode, prov_adapter, alloc, o, hbk__take_candidate,
+                    hbk__rate_wave, NULL};
     if (o->votes < 1 || (o->votes > 1 && o->decode.sampling.temperature <= 0))
         return hbk_fail(
             err, HBK_ERROR_OPTION,
@@ -16876,6 +17274,17 @@ static bool hbk__decode_json(json_t *j, const char *prefix, const hbk_decode_opt
     return ok;
 }
 
+static bool hbk__augment_json(json_t *j, const hbk_augment_options *o)
+{
+    return hbk__add(j, "augment.candidates", json_integer(o->candidates)) &&
+           hbk__add(j, "augment.min_chars", json_integer(o->min_chars)) &&
+           hbk__add(j, "augment.max_chars", json_integer(o->max_chars)) &&
+           hbk__add(j, "augment.max_echo", json_real(o->max_echo)) &&
+           hbk__add(j, "augment.echo_words", json_integer(o->echo_words)) &&
+           hbk__add(j, "augment.keep_truncated", json_boolean(o->keep_truncated)) &&
+           hbk__add(j, "augment.raw", json_boolean(o->raw));
+}
+
 static json_t *hbk__or_null(const char *s)
 {
     return s ? json_string(s) : json_null();
@@ -16903,7 +17312,7 @@ static json_t *hbk__loop_json(const hbk__loop *l)
         hbk__add(j, "keep_share", json_real(o->curate.keep_share)) &&
         hbk__add(j, "seed", json_integer((json_int_t)o->seed)) &&
         hbk__add(j, "threads", json_integer(hbk__n_threads())) &&
-        hbk__decode_json(j, "augment.", &o->augment) && hbk__decode_json(j, "rate.", &o->curate.decode) &&
+        hbk__decode_json(j, "augment.", &o->augment.decode) && hbk__augment_json(j, &o->augment) && hbk__decode_json(j, "rate.", &o->curate.decode) &&
         hbk__options_json(j, "myx.", &o->myx) && hbk__options_json(j, "m0.", &o->m0) &&
         hbk__options_json(j, "mt.", &o->mt);
     if (ok) return j;
@@ -17166,10 +17575,11 @@ static bool hbk__loop_tuned(hbk__loop *l, hbk_tuned *t, const char *name, hbk_er
 
 static bool hbk__loop_augment(hbk__loop *l, hbk_error *err)
 {
-    hbk_decode_options o = l->o->augment;
+    hbk_augment_options o = l->o->augment;
+    hbk_int counts[HBK_FATE_COUNT] = {0};
     hbk_tuned t;
-    o.seed = l->o->seed;
-    if (o.max_length < 0) o.max_length = l->o->max_length;
+    o.decode.seed = l->o->seed;
+    if (o.decode.max_length < 0) o.decode.max_length = l->o->max_length;
     if (!hbk__stage_done(l, "candidates")) {
         if (!hbk__loop_tuned(l, &t, "myx", err)) return false;
         bool ok = hbk_augment(t.model, t.adapter, l->tok, l->t, &o, "myx", l->segments, l->candidates,
@@ -17177,23 +17587,13 @@ static bool hbk__loop_augment(hbk__loop *l, hbk_error *err)
         hbk_tuned_free(&t);
         if (!ok) return false;
     }
-    hbk_jsonl_reader *in = hbk_jsonl_open(l->candidates, l->alloc, err);
-    json_t *row, *statuses = json_object();
-    int got = in ? 0 : -1;
-    while (in && (got = hbk_jsonl_next(in, &row, err)) > 0) {
-        const char *status = json_string_value(json_object_get(row, "status"));
-        if (!status) status = "ok";
-        json_int_t count = json_integer_value(json_object_get(statuses, status));
-        json_object_set_new(statuses, status, json_integer(count + 1));
-        l->r.n_candidates++;
-        l->r.n_ok += !strcmp(status, "ok");
-    }
-    hbk_jsonl_close(in);
-    bool ok = got == 0;
-    if (!ok || hbk__stage_done(l, "candidates")) {
-        json_decref(statuses);
-        return ok;
-    }
+    if (!hbk_fate_count(counts, l->candidates, l->alloc, err)) return false;
+    for (int f = 0; f < HBK_FATE_COUNT; f++) l->r.n_candidates += counts[f];
+    l->r.n_ok = counts[HBK_FATE_OK];
+    if (hbk__stage_done(l, "candidates")) return true;
+    json_t *statuses = json_object();
+    for (int f = 0; f < HBK_FATE_COUNT; f++)
+        if (counts[f]) hbk__add(statuses, hbk_fate_name((hbk_fate)f), json_integer(counts[f]));
     return hbk__stage_finish(
         l, "candidates", json_pack("{s:I s:o}", "rows", (json_int_t)l->r.n_candidates, "status", statuses),
         err);

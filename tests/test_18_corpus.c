@@ -279,21 +279,53 @@ static void t18_jaccard(void **state)
     }
 }
 
-/* Promise: the set of hashes knows what it was given, through growth, zero included. */
-static void t18_hash_set(void **state)
+/* Promise: the map of hashes keeps what it was given, through growth, zero included. */
+static void t18_hash_map(void **state)
 {
     (void)state;
-    hbk__hash_set s;
-    memset(&s, 0, sizeof s);
+    hbk__hash_map m;
+    memset(&m, 0, sizeof m);
     for (int round = 0; round < 2; round++)
         for (uint64_t i = 0; i < 1000; i++) {
-            bool had = !round;
             /* equal low bits, so that they collide */
-            assert_true(hbk__hash_add(&s, i == 0 ? 0 : i * 4096 + 3, &had, NULL));
-            assert_int_equal(had, round);
+            hbk_int *value = hbk__hash_at(&m, i == 0 ? 0 : i * 4096 + 3, NULL);
+            assert_int_equal(*value, round ? (hbk_int)i * 7 : -1);
+            *value = (hbk_int)i * 7;
         }
-    assert_int_equal(s.n, 1000);
-    hbk_free(NULL, s.slots);
+    assert_int_equal(m.n, 1000);
+    hbk__hash_free(&m);
+}
+
+/* Promise: words are letters, digits and what is beyond ASCII, whatever punctuation of any script stands
+   between them; characters of scripts without blanks are words each; case of ASCII makes no difference. */
+static void t18_words(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *a, *b;
+        int n;
+    } cases[] = {
+        {"Green tea is hot.", "green -- TEA, is: hot", 4},
+        {"It's 2 cups", "it s 2 cups", 4},
+        {"\xe2\x80\x9cTea\xe2\x80\x9d\xe2\x80\x94hot", "tea hot", 2},
+        {"caf\xc3\xa9\xc2\xa0noir", "caf\xc3\xa9 noir", 2},
+        {"\xe8\x8c\xb6\xe6\x98\xaf\xe3\x80\x82\xe7\x83\xad", "\xe8\x8c\xb6 \xe6\x98\xaf \xe7\x83\xad", 3},
+        {"tea\xe8\x8c\xb6pot", "tea \xe8\x8c\xb6 pot", 3},
+        {"?!", "", 0},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        hbk__hashes a, b;
+        memset(&a, 0, sizeof a);
+        memset(&b, 0, sizeof b);
+        assert_true(hbk__words(&a, cases[i].a, strlen(cases[i].a), NULL, NULL));
+        assert_true(hbk__words(&b, cases[i].b, strlen(cases[i].b), NULL, NULL));
+        assert_int_equal(a.n, cases[i].n);
+        assert_int_equal(b.n, cases[i].n);
+        for (hbk_int k = 0; k < a.n; k++) assert_true(a.data[k] == b.data[k]);
+        for (hbk_int k = 1; k < a.n; k++) assert_true(a.data[k] != a.data[k - 1]);
+        hbk_free(NULL, a.data);
+        hbk_free(NULL, b.data);
+    }
 }
 
 /* Promise: header rules count letters of any script, and navigation words begin at a word. */
@@ -499,7 +531,8 @@ static const struct CMUnitTest tests_18[] = {
     cmocka_unit_test(t18_every_drop),   cmocka_unit_test(t18_keep_all),
     cmocka_unit_test(t18_markdown_trees), cmocka_unit_test(t18_plain_cuts),
     cmocka_unit_test(t18_files),        cmocka_unit_test(t18_nothing_kept),
-    cmocka_unit_test(t18_jaccard),      cmocka_unit_test(t18_hash_set),
+    cmocka_unit_test(t18_jaccard),      cmocka_unit_test(t18_hash_map),
+    cmocka_unit_test(t18_words),
     cmocka_unit_test(t18_headers),      cmocka_unit_test(t18_memory_runs_out),
     cmocka_unit_test(t18_c4),           cmocka_unit_test(t18_seed_formats),
     cmocka_unit_test(t18_seed_files),

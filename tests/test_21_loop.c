@@ -89,9 +89,9 @@ static t21_world t21_new(const char *name)
     w.o.myx = t21_training(3);
     w.o.m0 = t21_training(4);
     w.o.mt = t21_training(5);
-    w.o.augment.sampling.max_new = 12;
-    w.o.augment.wave = w.o.curate.decode.wave = 4;
-    w.o.augment.slots = w.o.curate.decode.slots = 2;
+    w.o.augment.decode.sampling.max_new = 12;
+    w.o.augment.decode.wave = w.o.curate.decode.wave = 4;
+    w.o.augment.decode.slots = w.o.curate.decode.slots = 2;
     w.o.curate.decode.sampling.max_new = 8;
     w.o.curate.readout = HBK_READOUT_EXPECTED;
     w.o.curate.keep_share = 0.4;
@@ -377,7 +377,7 @@ static void t21_stages_by_their_models(void **state)
         check_ok(hbk_tuned_load(&t, w.m, t21_path(path, dir, names[k], NULL), NULL, &err));
         test_tmp(own, "t21_stage.jsonl");
         unlink(own);
-        w.o.augment.seed = w.o.curate.decode.seed = w.o.seed;
+        w.o.augment.decode.seed = w.o.curate.decode.seed = w.o.seed;
         if (k == 0)
             check_ok(hbk_augment(t.model, t.adapter, w.tok, w.t, &w.o.augment, "myx", segments, own, NULL,
                                  NULL, &err));
@@ -550,16 +550,16 @@ static const char *t21_change(hbk_loop_options *o, int i)
     T21_CHANGE("keep", o->curate.keep = 4)
     T21_CHANGE("keep_share", o->curate.keep_share = 0.4000000001)
     T21_CHANGE("seed", o->seed = 4)
-    T21_CHANGE("augment.temperature", o->augment.sampling.temperature = 1)
-    T21_CHANGE("augment.top_p", o->augment.sampling.top_p = 1)
-    T21_CHANGE("augment.top_k", o->augment.sampling.top_k = 5)
-    T21_CHANGE("augment.min_p", o->augment.sampling.min_p = 0.1)
-    T21_CHANGE("augment.repetition_penalty", o->augment.sampling.repetition_penalty = 1.1)
-    T21_CHANGE("augment.max_new", o->augment.sampling.max_new = 13)
-    T21_CHANGE("augment.stop", o->augment.sampling.stop = 9)
-    T21_CHANGE("augment.wave", o->augment.wave = 5)
-    T21_CHANGE("augment.slots", o->augment.slots = 3)
-    T21_CHANGE("augment.max_length", o->augment.max_length = 100)
+    T21_CHANGE("augment.temperature", o->augment.decode.sampling.temperature = 1)
+    T21_CHANGE("augment.top_p", o->augment.decode.sampling.top_p = 1)
+    T21_CHANGE("augment.top_k", o->augment.decode.sampling.top_k = 5)
+    T21_CHANGE("augment.min_p", o->augment.decode.sampling.min_p = 0.1)
+    T21_CHANGE("augment.repetition_penalty", o->augment.decode.sampling.repetition_penalty = 1.1)
+    T21_CHANGE("augment.max_new", o->augment.decode.sampling.max_new = 13)
+    T21_CHANGE("augment.stop", o->augment.decode.sampling.stop = 9)
+    T21_CHANGE("augment.wave", o->augment.decode.wave = 5)
+    T21_CHANGE("augment.slots", o->augment.decode.slots = 3)
+    T21_CHANGE("augment.max_length", o->augment.decode.max_length = 100)
     T21_CHANGE("rate.temperature", o->curate.decode.sampling.temperature = 0.1)
     T21_CHANGE("rate.max_new", o->curate.decode.sampling.max_new = 9)
     T21_CHANGE("rate.wave", o->curate.decode.wave = 5)
@@ -688,7 +688,7 @@ static void t21_stops(void **state)
         t21_world w = t21_new(way == 0 ? "stop_keep" : way == 1 ? "stop_text" : "stop_augment");
         if (way == 0) w.o.curate.keep_share = 0, w.o.curate.keep = 5.1;
         if (way == 1) w.o.curate.readout = HBK_READOUT_TEXT, w.o.curate.decode.sampling.max_new = 1;
-        if (way == 2) w.o.augment.sampling.max_new = 1;
+        if (way == 2) w.o.augment.decode.sampling.max_new = 1;
         for (int call = 0; call < 2; call++) {
             memset(&w.r, 0, sizeof w.r);
             check_ok(t21_run(&w, NULL, NULL, &err));

@@ -97,46 +97,55 @@ static int cmd_seeds(cli *c)
 
 /* ==== AUGMENT, CURATE ==================================================== */
 
-/* Counts "status" over the rows of a file. */
-static json_t *cmd_statuses(const char *path, hbk_error *err)
+/* The options of an augmentation as its output records them; NULL on failure. */
+static json_t *cmd_augment_options(cli *c, const cmd_world *w, const hbk_augment_options *o,
+                                   const char *corpus)
 {
-    hbk_jsonl_reader *in = hbk_jsonl_open(path, NULL, err);
-    json_t *counts = in ? json_object() : NULL, *row;
-    int got = -1;
-    while (counts && (got = hbk_jsonl_next(in, &row, err)) > 0) {
-        const char *status = json_string_value(json_object_get(row, "status"));
-        json_int_t n = json_integer_value(json_object_get(counts, status ? status : "?"));
-        json_object_set_new(counts, status ? status : "?", json_integer(n + 1));
-    }
-    hbk_jsonl_close(in);
-    if (got == 0) return counts;
-    json_decref(counts);
+    json_t *options = cmd_options(c, w, &o->decode, corpus);
+    if (!options || hbk__augment_json(options, o)) return options;
+    json_decref(options);
+    hbk_fail(&c->err, HBK_ERROR_MEMORY, "out of memory for the options");
     return NULL;
+}
+
+/* What became of the rows, every fate with its number. */
+static bool cmd_say_fates(cli *c, const char *path)
+{
+    hbk_int counts[HBK_FATE_COUNT] = {0};
+    if (!hbk_fate_count(counts, path, NULL, &c->err)) return false;
+    cli_draw_end(&c->meter);
+    json_t *fates = json_object();
+    for (int f = 0; f < HBK_FATE_COUNT; f++) {
+        const char *name = hbk_fate_name((hbk_fate)f);
+        json_object_set_new(fates, name, json_integer(counts[f]));
+        if (counts[f]) cli_say(c, "%8lld %s\n", (long long)counts[f], name);
+    }
+    if (cli_has(c, "json")) return cli_print_json(fates, &c->err);
+    json_decref(fates);
+    return true;
 }
 
 static int cmd_augment(cli *c)
 {
     cmd_world w;
     memset(&w, 0, sizeof w);
-    hbk_decode_options o = hbk_augment_defaults();
-    cmd_bind_decode(c, &o);
-    const char *corpus = cli_text(c, "corpus"), *out = cli_text(c, "out"), *adapter = cli_text(c, "adapter"),
-               *key;
+    hbk_augment_options o = hbk_augment_defaults();
+    cmd_bind_decode(c, &o.decode);
+    cli_bind(c, &cmd_filter_group, "", &o);
+    if (o.candidates > 1 && o.decode.sampling.temperature <= 0)
+        return cli_misused(c, "--candidates %lld needs a --temperature above 0, or all are the same",
+                           (long long)o.candidates);
+    const char *corpus = cli_text(c, "corpus"), *out = cli_text(c, "out"), *adapter = cli_text(c, "adapter");
     bool ok = cmd_open(c, &w);
     w.tag[0] = 0; /* the backward prompt carries none */
     if (ok && !w.tmpl)
         ok = hbk_fail(&c->err, HBK_ERROR_OPTION, "augment needs a template: --template plain at least");
     ok = ok && cmd_wording(c, w.tmpl, "prompt", HBK_BACKWARD) &&
-         cmd_begin(c, out, cmd_options(c, &w, &o, corpus)) &&
+         cmd_begin(c, out, cmd_augment_options(c, &w, &o, corpus)) &&
          hbk_augment(w.tuned.model, w.tuned.adapter, w.tok, w.tmpl, &o, adapter ? adapter : "", corpus, out,
                      cli_watch(c), NULL, &c->err);
     if (!ok) cmd_drop_empty(out);
-    json_t *counts = ok ? cmd_statuses(out, &c->err) : NULL, *n;
-    ok = counts != NULL;
-    if (ok) cli_draw_end(&c->meter);
-    json_object_foreach(counts, key, n) cli_say(c, "%8lld %s\n", (long long)json_integer_value(n), key);
-    if (ok && cli_has(c, "json")) ok = cli_print_json(json_incref(counts), &c->err);
-    json_decref(counts);
+    ok = ok && cmd_say_fates(c, out);
     cmd_close(&w);
     return cli_end(c, ok);
 }
@@ -272,12 +281,13 @@ static hbk_loop_options cmd_loop_options(const cli *c)
     cmd_bind_stage(c, "myx", &o.myx);
     cmd_bind_stage(c, "m0", &o.m0);
     cmd_bind_stage(c, "mt", &o.mt);
-    if (cli_has(c, "seed")) o.seed = o.augment.seed = o.curate.decode.seed = (uint64_t)cli_int(c, "seed");
+    if (cli_has(c, "seed")) o.seed = o.augment.decode.seed = o.curate.decode.seed = (uint64_t)cli_int(c, "seed");
     cli_bind(c, &cmd_curate_group, "", &o.curate);
-    cli_bind(c, &cmd_loop_sampling_group, "", &o.augment);
-    cli_bind(c, &cmd_loop_sampling_group, "augment", &o.augment);
+    cli_bind(c, &cmd_filter_group, "", &o.augment);
+    cli_bind(c, &cmd_loop_sampling_group, "", &o.augment.decode);
+    cli_bind(c, &cmd_loop_sampling_group, "augment", &o.augment.decode);
     cli_bind(c, &cmd_loop_sampling_group, "curate", &o.curate.decode);
-    cli_bind(c, &cmd_wave_group, "", &o.augment);
+    cli_bind(c, &cmd_wave_group, "", &o.augment.decode);
     cli_bind(c, &cmd_wave_group, "", &o.curate.decode);
     return o;
 }
