@@ -1422,6 +1422,44 @@ HBK_DEF bool hbk_corpus_add_file(hbk_corpus *c, const char *path, hbk_error *err
    that gives the counts all the same. */
 HBK_DEF bool hbk_corpus_finish(hbk_corpus *c, hbk_int *counts, hbk_error *err);
 
+/* Near-duplicates by MinHash (Broder 1997). One thread at a time.
+   threshold  Jaccard similarity, above 0 to 1, of two texts' sets of word n-grams from which the later one is
+              a duplicate
+   words      n; a text of fewer words is one n-gram
+   hashes     of a signature; with 128 a pair just at the threshold is missed once in a thousand times or less
+              often, and none is found wrongly: pairs that look alike are compared exactly
+   Memory for each text that stays: 8 bytes for each n-gram and some 60 for each band, of which there are 32
+   at a threshold of 0.7 and 14 at 0.9. */
+typedef struct hbk_dedup hbk_dedup;
+HBK_DEF hbk_dedup *hbk_dedup_new(double threshold, hbk_int words, hbk_int hashes, hbk_allocator *alloc,
+                                 hbk_error *err);
+/* Takes the next text, which has number 0, 1, 2 ... *like: -1, it stays; or the number of the one before it
+   that stayed and is most like it, of equals the first. *similarity: theirs; 0 where it stays. The only error
+   is memory; d can then only be freed. */
+HBK_DEF bool hbk_dedup_add(hbk_dedup *d, const char *text, hbk_int *like, double *similarity, hbk_error *err);
+HBK_DEF void hbk_dedup_free(hbk_dedup *d); /* NULL is fine */
+/* *similarity: the exact one of two texts. Errors: memory, words below 1. Thread safety: pure. */
+HBK_DEF bool hbk_similarity(const char *a, const char *b, hbk_int words, double *similarity,
+                            hbk_allocator *alloc, hbk_error *err);
+
+/* Texts of evaluations, and what shares a run of words with them: it must not be trained on (Brown et al.
+   2020, appendix C). One thread at a time.
+   words  of a run, 4 to 64; an evaluation text of fewer words is looked for whole, and one of fewer than 4,
+          which any text may hold, is not looked for */
+typedef struct hbk_holdout hbk_holdout;
+HBK_DEF hbk_holdout *hbk_holdout_new(hbk_int words, hbk_allocator *alloc, hbk_error *err);
+/* Adds a text; file and line say where it stands when it is found. */
+HBK_DEF bool hbk_holdout_add(hbk_holdout *h, const char *text, const char *file, hbk_int line,
+                             hbk_error *err);
+/* Adds every string of every row of a .jsonl file or of a .json file's array, at any depth, or every line of
+   another file. A file without a text of 4 words is an error. */
+HBK_DEF bool hbk_holdout_add_file(hbk_holdout *h, const char *path, hbk_error *err);
+/* *file, *line: the evaluation text that shares a run of words with this one, the shortest run first; *file
+   is NULL, and *line untouched, where none does. *file belongs to h. Errors: memory. */
+HBK_DEF bool hbk_holdout_find(hbk_holdout *h, const char *text, const char **file, hbk_int *line,
+                              hbk_error *err);
+HBK_DEF void hbk_holdout_free(hbk_holdout *h); /* NULL is fine */
+
 /* ==== 19  SELF-AUGMENTATION ================================================== [hbk_augment] */
 
 /* What both stages, and rewriting, share. */
@@ -1434,6 +1472,16 @@ typedef struct hbk_decode_options {
 } hbk_decode_options;
 HBK_DEF hbk_decode_options hbk_decode_defaults(void); /* T 0.7, top-p 0.9, 256 new tokens */
 
+/* What is sorted out of the candidates when all are there; nothing, in the paper. */
+typedef struct hbk_sift_options {
+    double dedup;               /* similarity from which an instruction is a duplicate; 0: off         0 */
+    hbk_int dedup_words;        /* n of its word n-grams                                               2 */
+    hbk_int dedup_hashes;       /* of a signature                                                    128 */
+    const char *const *holdout; /* evaluation files, borrowed */
+    hbk_int n_holdout;          /* so many; 0: off                                                     0 */
+    hbk_int holdout_words;      /* of a run that gives a pair away                                    13 */
+} hbk_sift_options;
+
 typedef struct hbk_augment_options {
     hbk_decode_options decode;
     hbk_int candidates; /* instructions written for each text, of which the likeliest stays; above 1 needs a
@@ -1443,6 +1491,7 @@ typedef struct hbk_augment_options {
     hbk_int echo_words;           /* words of such a run                                              6 */
     bool keep_truncated;          /* judge what max_new cut off as if it were whole            false */
     bool raw;                     /* no clean-up                                               false */
+    hbk_sift_options sift;        /* off */
 } hbk_augment_options;
 HBK_DEF hbk_augment_options hbk_augment_defaults(void);
 
@@ -1455,7 +1504,9 @@ HBK_DEF hbk_augment_options hbk_augment_defaults(void);
     X(SHORT, "short")         /* fewer than min_chars */                                                     \
     X(LONG, "long")           /* more than max_chars */                                                      \
     X(TRUNCATED, "truncated") /* cut off by max_new or the context */                                        \
-    X(TOO_LONG, "too_long")   /* the prompt leaves no room: nothing was generated */
+    X(TOO_LONG, "too_long")   /* the prompt leaves no room: nothing was generated */                         \
+    X(DUPLICATE, "duplicate") /* much like an instruction before it */                                       \
+    X(CONTAMINATED, "contaminated") /* shares a run of words with an evaluation */
 typedef enum hbk_fate {
 #define HBK_X(name, text) HBK_FATE_##name,
     HBK_FATES(HBK_X)
@@ -1477,6 +1528,12 @@ HBK_DEF bool hbk_augment(const hbk_model *m, const hbk_adapter *adapter, const h
 /* Adds the rows of a file that hbk_augment wrote to counts (HBK_FATE_COUNT), by their status; a row without
    one counts as ok. Errors: the file, a status that is no fate; counts are untouched then. */
 HBK_DEF bool hbk_fate_count(hbk_int *counts, const char *path, hbk_allocator *alloc, hbk_error *err);
+/* Marks duplicates and what overlaps evaluations in a file of candidates: rows whose status is ok get that of
+   their fate, and "duplicate_of" (an id) and "similarity", or "overlaps" ("FILE:LINE"). Marks of an earlier
+   call are taken off first. out may be the same file; it is complete or as it was. hbk_augment does this in
+   the end. Errors: the files, options out of range, memory. */
+HBK_DEF bool hbk_sift(const hbk_sift_options *o, const char *candidates, const char *out,
+                      hbk_allocator *alloc, hbk_error *err);
 /* What an instruction says without the labels, marks and white space around it: returns where that begins in
    s[0..*n-1] and shortens *n. Thread safety: pure. */
 HBK_DEF const char *hbk_augment_clean(const char *s, size_t *n);
@@ -15260,7 +15317,18 @@ HBK_DEF void hbk_tuned_free(hbk_tuned *t)
    Source: Li et al. 2023, section 2.1 and appendix E (600 to 3,000 characters, headers, Jaccard). The paper
    gives neither n nor the threshold: 3 words and 0.6 are ours, and so is the list of navigation words beyond
    its four examples. Lengths are in code points. Nothing is normalised: a kept text is a piece of the
-   document, byte for byte, without the white space at its ends. */
+   document, byte for byte, without the white space at its ends.
+
+   Two more sieves, for what is made of the texts, both off in the paper. Near-duplicates: with a random order
+   h_j on all n-grams, two sets share their least element with probability J(A, B), so K such minima are a
+   short likeness of a text. K = bands * rows; texts of J that agree in all rows of some band,
+
+       P = 1 - (1 - J^rows)^bands
+
+   are compared exactly. rows is the largest number at which J = threshold is missed, 1 - P, at most once in
+   a thousand. Source: Broder 1997, "On the resemblance and containment of documents". Evaluation texts: a
+   text that shares a run of 13 words with one is contaminated. Source: Brown et al. 2020, arXiv 2005.14165,
+   appendix C, which besides spares runs that are found often; here none is spared. */
 
 HBK_DEF hbk_corpus_options hbk_corpus_defaults(void)
 {
@@ -15299,6 +15367,14 @@ static hbk_int hbk__hash_place(const uint64_t *keys, hbk_int cap, uint64_t h)
     uint64_t mask = (uint64_t)cap - 1, i = (h ^ (h >> 32)) & mask;
     while (keys[i] && keys[i] != h) i = (i + 1) & mask;
     return (hbk_int)i;
+}
+
+/* The value of h; NULL if there is none. */
+static const hbk_int *hbk__hash_find(const hbk__hash_map *m, uint64_t h)
+{
+    if (h == 0) h = 1;
+    hbk_int i = m->cap ? hbk__hash_place(m->keys, m->cap, h) : 0;
+    return m->cap && m->keys[i] ? &m->values[i] : NULL;
 }
 
 static void hbk__hash_free(hbk__hash_map *m)
@@ -16022,6 +16098,356 @@ HBK_DEF bool hbk_corpus_finish(hbk_corpus *c, hbk_int *counts, hbk_error *err)
     return ok;
 }
 
+/* 18.8  Near-duplicates */
+
+struct hbk_dedup {
+    hbk_allocator *alloc;
+    double threshold;
+    hbk_int words, rows, bands;
+    hbk_int n;              /* texts so far */
+    hbk_int n_kept;         /* and how many of them stay; the arrays below are over those */
+    hbk__hashes runs;       /* n-grams, text after text, each one's sorted */
+    hbk_int *start;         /* where a text's begin; (n_kept + 1) */
+    hbk_int *number;        /* a text's number */
+    hbk_int *asked;         /* number of the last text that was compared with it */
+    hbk_int *chain;         /* (bands) each: the entry before it in its bucket, or -1 */
+    hbk__hash_map buckets;  /* a band's rows -> the last entry that has them: text * bands + band */
+    uint64_t *mins;         /* (bands * rows) the signature of the text at hand */
+    hbk_int cap_start, cap_number, cap_asked, cap_chain;
+};
+
+/* The most rows a band may have. */
+static hbk_int hbk__dedup_rows(double threshold, hbk_int hashes)
+{
+    const double missed = 1e-3;
+    hbk_int rows = 1;
+    while (rows < hashes &&
+           pow(1 - pow(threshold, (double)rows + 1), (double)(hashes / (rows + 1))) <= missed)
+        rows++;
+    return rows;
+}
+
+HBK_DEF hbk_dedup *hbk_dedup_new(double threshold, hbk_int words, hbk_int hashes, hbk_allocator *alloc,
+                                 hbk_error *err)
+{
+    if (!(threshold > 0 && threshold <= 1) || words < 1 || hashes < 1 || hashes > 1 << 16) {
+        hbk_fail(err, HBK_ERROR_OPTION,
+                 "duplicates of similarity %g by %lld hashes of %lld words: expected a similarity above 0, "
+                 "at most 1, 1 to 65536 hashes, and at least 1 word",
+                 threshold, (long long)hashes, (long long)words);
+        return NULL;
+    }
+    hbk_dedup *d = HBK__NEW(alloc, hbk_dedup, 1, err);
+    if (!d) return NULL;
+    d->alloc = d->buckets.alloc = alloc;
+    d->threshold = threshold;
+    d->words = words;
+    d->rows = hbk__dedup_rows(threshold, hashes);
+    d->bands = hashes / d->rows;
+    d->mins = HBK__NEW(alloc, uint64_t, d->rows * d->bands, err);
+    if (d->mins) return d;
+    hbk_dedup_free(d);
+    return NULL;
+}
+
+HBK_DEF void hbk_dedup_free(hbk_dedup *d)
+{
+    if (!d) return;
+    hbk_allocator *alloc = d->alloc;
+    hbk__hash_free(&d->buckets);
+    hbk_free(alloc, d->runs.data);
+    hbk_free(alloc, d->start);
+    hbk_free(alloc, d->number);
+    hbk_free(alloc, d->asked);
+    hbk_free(alloc, d->chain);
+    hbk_free(alloc, d->mins);
+    hbk_free(alloc, d);
+}
+
+/* Appends the set of a text's n-grams, sorted; one that has no word is a set of itself. */
+static bool hbk__gram_set(hbk__hashes *out, const char *text, hbk_int words, hbk_allocator *alloc,
+                          hbk_error *err)
+{
+    hbk_int from = out->n;
+    if (!hbk__words(out, text, strlen(text), alloc, err)) return false;
+    if (out->n == from) {
+        void *data = out->data;
+        if (!hbk__reserve(alloc, &data, &out->cap, from + 1, sizeof *out->data, err)) return false;
+        out->data = (uint64_t *)data;
+        out->data[out->n++] = hbk_hash(0, text, strlen(text));
+    }
+    hbk_int n = hbk__runs(out->data + from, out->n - from, words);
+    out->n = from + hbk__sort_hashes(out->data + from, n);
+    return true;
+}
+
+HBK_DEF bool hbk_similarity(const char *a, const char *b, hbk_int words, double *similarity,
+                            hbk_allocator *alloc, hbk_error *err)
+{
+    if (words < 1)
+        return hbk_fail(err, HBK_ERROR_OPTION, "n-grams of %lld words: expected at least 1",
+                        (long long)words);
+    hbk__hashes sets;
+    memset(&sets, 0, sizeof sets);
+    bool ok = hbk__gram_set(&sets, a, words, alloc, err);
+    hbk_int n = sets.n;
+    ok = ok && hbk__gram_set(&sets, b, words, alloc, err);
+    if (ok) *similarity = hbk__jaccard(sets.data, n, sets.data + n, sets.n - n);
+    hbk_free(alloc, sets.data);
+    return ok;
+}
+
+/* The signature of n n-grams: h_j(x) is the j-th number of a generator that x seeds. */
+static void hbk__signature(hbk_dedup *d, const uint64_t *x, hbk_int n)
+{
+    for (hbk_int j = 0; j < d->rows * d->bands; j++) d->mins[j] = UINT64_MAX;
+    for (hbk_int i = 0; i < n; i++) {
+        uint64_t state = x[i];
+        for (hbk_int j = 0; j < d->rows * d->bands; j++) {
+            uint64_t h = hbk__splitmix(&state);
+            d->mins[j] = HBK__MIN(d->mins[j], h);
+        }
+    }
+}
+
+static uint64_t hbk__band_key(const hbk_dedup *d, hbk_int band)
+{
+    return hbk_hash((uint64_t)band + 1, d->mins + band * d->rows, (size_t)d->rows * sizeof *d->mins);
+}
+
+/* The text that stayed and is most like the n n-grams x; -1 if none is near enough. */
+static hbk_int hbk__nearest(hbk_dedup *d, const uint64_t *x, hbk_int n, double *similarity)
+{
+    hbk_int like = -1;
+    for (hbk_int band = 0; band < d->bands; band++) {
+        const hbk_int *last = hbk__hash_find(&d->buckets, hbk__band_key(d, band));
+        for (hbk_int e = last ? *last : -1; e >= 0; e = d->chain[e]) {
+            hbk_int k = e / d->bands;
+            if (d->asked[k] == d->n) continue; /* found by a band before */
+            d->asked[k] = d->n;
+            double j = hbk__jaccard(d->runs.data + d->start[k], d->start[k + 1] - d->start[k], x, n);
+            if (j < d->threshold || (like >= 0 && (j < *similarity || (j == *similarity && k > like))))
+                continue;
+            like = k;
+            *similarity = j;
+        }
+    }
+    return like;
+}
+
+/* Makes the text at hand, whose n-grams stand at the end of runs, from `from` on, one that stays. */
+static bool hbk__dedup_keep(hbk_dedup *d, hbk_int from, hbk_error *err)
+{
+    hbk_int k = d->n_kept, entries;
+    void *start = d->start, *number = d->number, *asked = d->asked, *chain = d->chain;
+    if (!hbk__mul(&entries, k + 1, d->bands))
+        return hbk_fail(err, HBK_ERROR_RANGE, "too many texts to find duplicates among: %lld", (long long)k);
+    bool ok = hbk__reserve(d->alloc, &start, &d->cap_start, k + 2, sizeof *d->start, err);
+    d->start = (hbk_int *)start;
+    ok = ok && hbk__reserve(d->alloc, &number, &d->cap_number, k + 1, sizeof *d->number, err);
+    d->number = (hbk_int *)number;
+    ok = ok && hbk__reserve(d->alloc, &asked, &d->cap_asked, k + 1, sizeof *d->asked, err);
+    d->asked = (hbk_int *)asked;
+    ok = ok && hbk__reserve(d->alloc, &chain, &d->cap_chain, entries, sizeof *d->chain, err);
+    d->chain = (hbk_int *)chain;
+    if (!ok) return false;
+    d->start[k] = from;
+    d->start[k + 1] = d->runs.n;
+    d->number[k] = d->asked[k] = d->n;
+    for (hbk_int band = 0; band < d->bands; band++) {
+        hbk_int *last = hbk__hash_at(&d->buckets, hbk__band_key(d, band), err);
+        if (!last) return false;
+        d->chain[k * d->bands + band] = *last;
+        *last = k * d->bands + band;
+    }
+    d->n_kept++;
+    return true;
+}
+
+HBK_DEF bool hbk_dedup_add(hbk_dedup *d, const char *text, hbk_int *like, double *similarity, hbk_error *err)
+{
+    hbk_int from = d->runs.n;
+    double j = 0;
+    if (!hbk__gram_set(&d->runs, text, d->words, d->alloc, err)) return false;
+    hbk__signature(d, d->runs.data + from, d->runs.n - from);
+    hbk_int k = hbk__nearest(d, d->runs.data + from, d->runs.n - from, &j);
+    if (k >= 0)
+        d->runs.n = from;
+    else if (!hbk__dedup_keep(d, from, err))
+        return false;
+    d->n++;
+    *like = k < 0 ? -1 : d->number[k];
+    *similarity = j;
+    return true;
+}
+
+/* 18.9  Overlap with evaluations */
+
+enum { HBK__LEAST_RUN = 4, HBK__MOST_RUN = 64 };
+
+typedef struct hbk__held_text {
+    hbk_int file, line;
+} hbk__held_text;
+
+struct hbk_holdout {
+    hbk_allocator *alloc;
+    hbk_int words;
+    bool has[HBK__MOST_RUN + 1]; /* lengths that runs have */
+    hbk__hash_map runs;          /* a run's hash -> the text it is of */
+    hbk__held_text *texts;
+    char **files;
+    hbk_int n_texts, cap_texts, n_files, cap_files;
+    hbk__hashes room; /* the words of the text at hand */
+};
+
+HBK_DEF hbk_holdout *hbk_holdout_new(hbk_int words, hbk_allocator *alloc, hbk_error *err)
+{
+    if (words < HBK__LEAST_RUN || words > HBK__MOST_RUN) {
+        hbk_fail(err, HBK_ERROR_OPTION, "an overlap of %lld words: expected %d to %d", (long long)words,
+                 HBK__LEAST_RUN, HBK__MOST_RUN);
+        return NULL;
+    }
+    hbk_holdout *h = HBK__NEW(alloc, hbk_holdout, 1, err);
+    if (!h) return NULL;
+    h->alloc = h->runs.alloc = alloc;
+    h->words = words;
+    return h;
+}
+
+HBK_DEF void hbk_holdout_free(hbk_holdout *h)
+{
+    if (!h) return;
+    for (hbk_int i = 0; i < h->n_files; i++) hbk_free(h->alloc, h->files[i]);
+    hbk_free(h->alloc, h->files);
+    hbk_free(h->alloc, h->texts);
+    hbk_free(h->alloc, h->room.data);
+    hbk__hash_free(&h->runs);
+    hbk_free(h->alloc, h);
+}
+
+/* Makes `file` the last of the files. */
+static bool hbk__holdout_file(hbk_holdout *h, const char *file, hbk_error *err)
+{
+    void *files = h->files;
+    if (h->n_files && strcmp(h->files[h->n_files - 1], file) == 0) return true;
+    if (!hbk__reserve(h->alloc, &files, &h->cap_files, h->n_files + 1, sizeof *h->files, err)) return false;
+    h->files = (char **)files;
+    h->files[h->n_files] = hbk__copy_text(h->alloc, file, strlen(file), err);
+    if (!h->files[h->n_files]) return false;
+    h->n_files++;
+    return true;
+}
+
+HBK_DEF bool hbk_holdout_add(hbk_holdout *h, const char *text, const char *file, hbk_int line,
+                             hbk_error *err)
+{
+    void *texts = h->texts;
+    h->room.n = 0;
+    if (!hbk__words(&h->room, text, strlen(text), h->alloc, err)) return false;
+    if (h->room.n < HBK__LEAST_RUN) return true;
+    if (!hbk__holdout_file(h, file, err) ||
+        !hbk__reserve(h->alloc, &texts, &h->cap_texts, h->n_texts + 1, sizeof *h->texts, err))
+        return false;
+    h->texts = (hbk__held_text *)texts;
+    h->texts[h->n_texts].file = h->n_files - 1;
+    h->texts[h->n_texts].line = line;
+    h->has[HBK__MIN(h->room.n, h->words)] = true;
+    hbk_int n = hbk__runs(h->room.data, h->room.n, h->words);
+    for (hbk_int i = 0; i < n; i++) {
+        hbk_int *of = hbk__hash_at(&h->runs, h->room.data[i], err);
+        if (!of) return false;
+        if (*of < 0) *of = h->n_texts;
+    }
+    h->n_texts++;
+    return true;
+}
+
+/* Adds every string in a JSON value. */
+static bool hbk__holdout_json(hbk_holdout *h, const json_t *value, const char *file, hbk_int line,
+                              hbk_error *err)
+{
+    if (json_is_string(value)) return hbk_holdout_add(h, json_string_value(value), file, line, err);
+    for (size_t i = 0; i < json_array_size(value); i++)
+        if (!hbk__holdout_json(h, json_array_get(value, i), file, line, err)) return false;
+    json_t *object = (json_t *)(uintptr_t)value; /* jansson's iterators take no const */
+    for (void *it = json_object_iter(object); it; it = json_object_iter_next(object, it))
+        if (!hbk__holdout_json(h, json_object_iter_value(it), file, line, err)) return false;
+    return true;
+}
+
+static bool hbk__holdout_rows(hbk_holdout *h, const char *path, hbk_error *err)
+{
+    hbk_jsonl_reader *in = hbk_jsonl_open(path, h->alloc, err);
+    json_t *row;
+    int got = in ? 0 : -1;
+    while (in && (got = hbk_jsonl_next(in, &row, err)) > 0)
+        if (!hbk__holdout_json(h, row, path, hbk_jsonl_line(in), err)) {
+            got = -1;
+            break;
+        }
+    hbk_jsonl_close(in);
+    return got == 0;
+}
+
+/* The rows of an array, which count as lines. */
+static bool hbk__holdout_array(hbk_holdout *h, const char *path, hbk_error *err)
+{
+    json_t *root = hbk_json_read(path, err);
+    bool ok = root && (json_is_array(root) || hbk__holdout_json(h, root, path, 1, err));
+    for (size_t i = 0; ok && i < json_array_size(root); i++)
+        ok = hbk__holdout_json(h, json_array_get(root, i), path, (hbk_int)i + 1, err);
+    json_decref(root);
+    return ok;
+}
+
+static bool hbk__holdout_lines(hbk_holdout *h, const char *path, hbk_error *err)
+{
+    hbk_text text;
+    memset(&text, 0, sizeof text);
+    text.alloc = h->alloc;
+    bool ok = hbk_file_read(path, (size_t)1 << 30, &text, err);
+    char *at = text.data;
+    for (hbk_int line = 1; ok && at && *at; line++) {
+        char *end = at + strcspn(at, "\n"), *next = *end ? end + 1 : end;
+        *end = 0;
+        ok = hbk_holdout_add(h, at, path, line, err);
+        at = next;
+    }
+    hbk_text_free(&text);
+    return ok;
+}
+
+HBK_DEF bool hbk_holdout_add_file(hbk_holdout *h, const char *path, hbk_error *err)
+{
+    hbk_int before = h->n_texts;
+    bool ok = hbk__has_ending(path, ".jsonl")  ? hbk__holdout_rows(h, path, err)
+              : hbk__has_ending(path, ".json") ? hbk__holdout_array(h, path, err)
+                                               : hbk__holdout_lines(h, path, err);
+    if (ok && h->n_texts == before)
+        return hbk_fail_at(err, HBK_ERROR_DATA, path, 0,
+                           "holds no text of at least %d words: name a file with the evaluation's texts",
+                           HBK__LEAST_RUN);
+    return ok;
+}
+
+HBK_DEF bool hbk_holdout_find(hbk_holdout *h, const char *text, const char **file, hbk_int *line,
+                              hbk_error *err)
+{
+    h->room.n = 0;
+    if (!hbk__words(&h->room, text, strlen(text), h->alloc, err)) return false;
+    *file = NULL;
+    for (hbk_int size = HBK__LEAST_RUN; size <= h->words; size++)
+        for (hbk_int i = 0; h->has[size] && i + size <= h->room.n; i++) {
+            uint64_t run = hbk_hash(0, h->room.data + i, (size_t)size * sizeof run);
+            const hbk_int *of = hbk__hash_find(&h->runs, run);
+            if (!of) continue;
+            *file = h->files[h->texts[*of].file];
+            *line = h->texts[*of].line;
+            return true;
+        }
+    return true;
+}
+
 /* ==== 19  SELF-AUGMENTATION ==================================================
 
    For each text y of the corpus the backward model M_yx, p(instruction | text), writes an instruction x: the
@@ -16038,6 +16464,9 @@ HBK_DEF bool hbk_corpus_finish(hbk_corpus *c, hbk_int *counts, hbk_error *err)
    the whole that holds no other. What is then left is judged; the first filter that applies names the fate:
 
        too_long  empty  truncated  short  long  leak  echo          in this order
+
+   and when all candidates are there, in file order, what overlaps an evaluation (contaminated) or is much
+   like an instruction before it (duplicate); both are off in the paper.
 
    Echo is the share of an instruction's runs of n words that stand in the text, n = 6; one of fewer words is
    an echo only of a text of the same words. Words are compared as chapter 18 cuts them, without punctuation
@@ -16309,6 +16738,9 @@ HBK_DEF hbk_augment_options hbk_augment_defaults(void)
     o.max_chars = 2000;
     o.max_echo = 0.5;
     o.echo_words = 6;
+    o.sift.dedup_words = 2;
+    o.sift.dedup_hashes = 128;
+    o.sift.holdout_words = 13;
     return o;
 }
 
@@ -16498,6 +16930,125 @@ HBK_DEF bool hbk_augment_judge(hbk_fate *fate, const char *instruction, const ch
     return true;
 }
 
+/* ---- what is sorted out of all candidates --------------------------------------------- */
+
+/* A sieve at work: over all rows of a file, so no wave's business. */
+typedef struct hbk__sieve {
+    hbk_allocator *alloc;
+    hbk_dedup *dedup;     /* NULL: off */
+    hbk_holdout *holdout; /* NULL: off */
+    hbk_text ids;         /* of the texts that dedup was given, each with its NUL */
+    hbk__hashes at;       /* where they begin */
+} hbk__sieve;
+
+static void hbk__sieve_free(hbk__sieve *v)
+{
+    hbk_dedup_free(v->dedup);
+    hbk_holdout_free(v->holdout);
+    hbk_text_free(&v->ids);
+    hbk_free(v->alloc, v->at.data);
+}
+
+/* Reads the evaluation files, so that a bad one is known before anything is generated. */
+static bool hbk__sieve_new(hbk__sieve *v, const hbk_sift_options *o, hbk_allocator *alloc, hbk_error *err)
+{
+    memset(v, 0, sizeof *v);
+    v->alloc = v->ids.alloc = alloc;
+    bool ok = true;
+    if (o->dedup != 0)
+        ok = (v->dedup = hbk_dedup_new(o->dedup, o->dedup_words, o->dedup_hashes, alloc, err)) != NULL;
+    if (ok && o->n_holdout > 0)
+        ok = (v->holdout = hbk_holdout_new(o->holdout_words, alloc, err)) != NULL;
+    for (hbk_int i = 0; ok && i < o->n_holdout; i++)
+        ok = hbk_holdout_add_file(v->holdout, o->holdout[i], err);
+    if (!ok) hbk__sieve_free(v);
+    return ok;
+}
+
+static bool hbk__sieve_id(hbk__sieve *v, const char *id, hbk_error *err)
+{
+    void *data = v->at.data;
+    if (!hbk__reserve(v->alloc, &data, &v->at.cap, v->at.n + 1, sizeof *v->at.data, err)) return false;
+    v->at.data = (uint64_t *)data;
+    v->at.data[v->at.n++] = v->ids.len;
+    hbk_text_append(&v->ids, id, strlen(id) + 1);
+    return hbk_text_ok(&v->ids, err);
+}
+
+/* Marks one usable row where the sieve holds it back. */
+static bool hbk__sieve_row(hbk__sieve *v, json_t *row, const char *path, hbk_int line, hbk_error *err)
+{
+    char id[256], where[600];
+    const char *x, *y, *file = NULL;
+    hbk_int like = -1, at = 0;
+    double similarity = 0;
+    if (!hbk__row_id(row, "row", id, path, line, err) ||
+        !hbk__row_text(row, "instruction", &x, path, line, err) ||
+        !hbk__row_text(row, "output", &y, path, line, err))
+        return false;
+    if (v->holdout && (!hbk_holdout_find(v->holdout, x, &file, &at, err) ||
+                       (!file && !hbk_holdout_find(v->holdout, y, &file, &at, err))))
+        return false;
+    bool ok = true;
+    if (file) {
+        snprintf(where, sizeof where, "%.500s:%lld", file, (long long)at);
+        ok = json_object_set_new(row, "status", json_string(hbk_fate_name(HBK_FATE_CONTAMINATED))) == 0 &&
+             json_object_set_new(row, "overlaps", json_string(where)) == 0;
+    } else if (v->dedup) {
+        if (!hbk_dedup_add(v->dedup, x, &like, &similarity, err) || !hbk__sieve_id(v, id, err)) return false;
+        if (like >= 0)
+            ok = json_object_set_new(row, "status", json_string(hbk_fate_name(HBK_FATE_DUPLICATE))) == 0 &&
+                 json_object_set_new(row, "duplicate_of", json_string(v->ids.data + v->at.data[like])) == 0 &&
+                 json_object_set_new(row, "similarity", json_real(similarity)) == 0;
+    }
+    return ok || hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for a row");
+}
+
+/* Takes an earlier sieve's marks off a row; *usable: its status is then ok, or it has none. */
+static void hbk__sieve_reset(json_t *row, bool *usable)
+{
+    const char *status = json_string_value(json_object_get(row, "status"));
+    bool held = status && (!strcmp(status, hbk_fate_name(HBK_FATE_DUPLICATE)) ||
+                           !strcmp(status, hbk_fate_name(HBK_FATE_CONTAMINATED)));
+    *usable = !status || held || !strcmp(status, hbk_fate_name(HBK_FATE_OK));
+    if (!held) return;
+    json_object_set_new(row, "status", json_string(hbk_fate_name(HBK_FATE_OK)));
+    json_object_del(row, "duplicate_of");
+    json_object_del(row, "similarity");
+    json_object_del(row, "overlaps");
+}
+
+static bool hbk__sieve_file(hbk__sieve *v, const char *candidates, const char *out, hbk_error *err)
+{
+    hbk_file f;
+    json_t *row;
+    memset(&f, 0, sizeof f);
+    hbk_jsonl_reader *in = hbk_jsonl_open(candidates, v->alloc, err);
+    hbk_jsonl_writer *w = NULL;
+    bool ok = in && hbk_file_begin(&f, out, err) && (w = hbk_jsonl_create(f.tmp, 0, v->alloc, err)) != NULL;
+    for (int got; ok && (got = hbk_jsonl_next(in, &row, err)) != 0;) {
+        bool usable = false;
+        if (got > 0) hbk__sieve_reset(row, &usable);
+        ok = got > 0 && (!usable || hbk__sieve_row(v, row, candidates, hbk_jsonl_line(in), err)) &&
+             hbk_jsonl_write(w, row, err);
+    }
+    hbk_jsonl_close(in);
+    if (w && !hbk_jsonl_finish(w, ok ? err : NULL)) ok = false;
+    ok = ok && hbk_file_commit(&f, err);
+    hbk_file_abandon(&f);
+    return ok;
+}
+
+HBK_DEF bool hbk_sift(const hbk_sift_options *o, const char *candidates, const char *out,
+                      hbk_allocator *alloc, hbk_error *err)
+{
+    hbk__sieve v;
+    if (!hbk__sieve_new(&v, o, alloc, err)) return false;
+    bool ok = hbk__sieve_file(&v, candidates, out, err);
+    hbk__sieve_free(&v);
+    return ok;
+}
+
 /* ---- the stage ---------------------------------------------------------------------- */
 
 static int hbk__take_segment(const hbk__stage *s, hbk__item *item, const char *path, hbk_int line,
@@ -16640,8 +17191,14 @@ HBK_DEF bool hbk_augment(const hbk_model *m, const hbk_adapter *adapter, const h
                     prov_adapter,      alloc,
                     o,                 hbk__take_segment,
                     hbk__augment_wave, hbk__augment_describe};
-    return hbk__augment_check(o, err) && hbk_template_check(t, tok, err) &&
-           hbk__run_waves(&s, segments, out, progress, err);
+    hbk__sieve v;
+    if (!hbk__augment_check(o, err) || !hbk_template_check(t, tok, err) ||
+        !hbk__sieve_new(&v, &o->sift, alloc, err))
+        return false;
+    bool ok = hbk__run_waves(&s, segments, out, progress, err) &&
+              ((!v.dedup && !v.holdout) || hbk__sieve_file(&v, out, out, err));
+    hbk__sieve_free(&v);
+    return ok;
 }
 
 /* ==== 20  SELF-CURATION ======================================================
@@ -17274,6 +17831,22 @@ static bool hbk__decode_json(json_t *j, const char *prefix, const hbk_decode_opt
     return ok;
 }
 
+/* Evaluation files by what they hold: one may move, but not change. */
+static bool hbk__sift_json(json_t *j, const hbk_sift_options *o)
+{
+    json_t *files = json_array();
+    for (hbk_int i = 0; i < o->n_holdout; i++) {
+        uint64_t hash = 0; /* of a file that cannot be read: whoever reads it will say so */
+        bool read = hbk_file_hash(o->holdout[i], &hash, NULL);
+        json_array_append_new(files, read ? hbk__hex(hash) : json_null());
+    }
+    return hbk__add(j, "augment.dedup", json_real(o->dedup)) &&
+           hbk__add(j, "augment.dedup_words", json_integer(o->dedup_words)) &&
+           hbk__add(j, "augment.dedup_hashes", json_integer(o->dedup_hashes)) &&
+           hbk__add(j, "augment.holdout", files) &&
+           hbk__add(j, "augment.holdout_words", json_integer(o->holdout_words));
+}
+
 static bool hbk__augment_json(json_t *j, const hbk_augment_options *o)
 {
     return hbk__add(j, "augment.candidates", json_integer(o->candidates)) &&
@@ -17282,7 +17855,7 @@ static bool hbk__augment_json(json_t *j, const hbk_augment_options *o)
            hbk__add(j, "augment.max_echo", json_real(o->max_echo)) &&
            hbk__add(j, "augment.echo_words", json_integer(o->echo_words)) &&
            hbk__add(j, "augment.keep_truncated", json_boolean(o->keep_truncated)) &&
-           hbk__add(j, "augment.raw", json_boolean(o->raw));
+           hbk__add(j, "augment.raw", json_boolean(o->raw)) && hbk__sift_json(j, &o->sift);
 }
 
 static json_t *hbk__or_null(const char *s)
@@ -17312,7 +17885,8 @@ static json_t *hbk__loop_json(const hbk__loop *l)
         hbk__add(j, "keep_share", json_real(o->curate.keep_share)) &&
         hbk__add(j, "seed", json_integer((json_int_t)o->seed)) &&
         hbk__add(j, "threads", json_integer(hbk__n_threads())) &&
-        hbk__decode_json(j, "augment.", &o->augment.decode) && hbk__augment_json(j, &o->augment) && hbk__decode_json(j, "rate.", &o->curate.decode) &&
+        hbk__decode_json(j, "augment.", &o->augment.decode) && hbk__augment_json(j, &o->augment) &&
+        hbk__decode_json(j, "rate.", &o->curate.decode) &&
         hbk__options_json(j, "myx.", &o->myx) && hbk__options_json(j, "m0.", &o->m0) &&
         hbk__options_json(j, "mt.", &o->mt);
     if (ok) return j;

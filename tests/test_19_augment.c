@@ -320,7 +320,8 @@ static void t19_statuses(void **state)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         hbk_template *t = hbk_template_load(cases[i].tmpl, NULL, NULL);
         hbk_fate fate;
-        check_ok(hbk_augment_judge(&fate, cases[i].instruction, text, cases[i].finish, &o, t, tok, NULL, &err));
+        check_ok(hbk_augment_judge(&fate, cases[i].instruction, text, cases[i].finish, &o, t, tok, NULL,
+                                   &err));
         const char *got = hbk_fate_name(fate);
         if (strcmp(got, cases[i].status))
             fail_msg("\"%s\" in %s is %s, expected %s", cases[i].instruction, cases[i].tmpl, got,
@@ -761,11 +762,11 @@ static void t19_candidates(void **state)
             hbk_int picked = json_integer_value(json_object_get(row, "picked"));
             assert_int_equal(json_array_size(p), k);
             assert_in_range(picked, 0, k - 1);
-            assert_int_equal(json_integer_value(json_object_get(json_object_get(row, "prov"), "candidates")), k);
-            for (int j = 0; k > 2 && j < k - 1; j++) /* the earlier ones are as they were */
-                assert_true(is_near(json_real_value(json_array_get(p, (size_t)j)),
-                                    json_real_value(json_array_get(json_object_get(before, "logprobs"), (size_t)j)),
-                                    1e-4));
+            const json_t *prov = json_object_get(row, "prov"), *earlier = json_object_get(before, "logprobs");
+            assert_int_equal(json_integer_value(json_object_get(prov, "candidates")), k);
+            for (size_t j = 0; k > 2 && j < (size_t)k - 1; j++) /* the earlier ones are as they were */
+                check_near(json_real_value(json_array_get(p, j)),
+                           json_real_value(json_array_get(earlier, j)), 1e-4);
             bool was = !strcmp(t19_string(rows[k - 1], i, "status"), "ok");
             bool is = !strcmp(t19_string(rows[k], i, "status"), "ok");
             double own = json_real_value(json_array_get(p, (size_t)picked));
@@ -843,6 +844,145 @@ static void t19_counts(void **state)
     check_ok(hbk_fate_count(counts, w.out, NULL, &err));
     assert_int_equal(counts[HBK_FATE_ECHO], 1);
     assert_int_equal(counts[HBK_FATE_OK], 1);
+    t19_free(&w);
+}
+
+/* Candidates for hbk_sift: an id, a status or none, an instruction, a text. */
+static void t19_write_candidates(const char *path)
+{
+    static const char *const rows[][4] = {
+        {"a", "ok", "How do I brew a cup of green tea?", "Boil water."},
+        {"b", "ok", "What is the moon?", "It is far."},
+        {"c", "ok", "How do I brew a cup of green tea, please?", "Use leaves."},
+        {"d", "echo", "How do I brew a cup of green tea?", "Boil it."},
+        {"e", NULL, "how do i brew a cup of GREEN tea", "Ask him."},
+        {"f", "ok", "Who is it?", "It is said: the quick old dog ran home."},
+        {"g", "ok", "Why did the quick old dog run home?", "He was wet."},
+        {"h", "ok", "Was it true that the quick old dog ran home?", "It was."},
+        {"i", "empty", "", "The quick old dog ran home."},
+    };
+    hbk_text t;
+    memset(&t, 0, sizeof t);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        hbk_text_printf(&t, "{\"id\":\"%s\",\"instruction\":\"%s\",\"output\":\"%s\"", rows[i][0], rows[i][2],
+                        rows[i][3]);
+        if (rows[i][1]) hbk_text_printf(&t, ",\"status\":\"%s\"", rows[i][1]);
+        hbk_text_add(&t, "}\n");
+    }
+    t19_write(path, hbk_text_string(&t));
+    hbk_text_free(&t);
+}
+
+static bool t19_sift_once(void *ctx, hbk_allocator *a, hbk_error *err)
+{
+    const char *const *p = (const char *const *)ctx;
+    hbk_sift_options o = hbk_augment_defaults().sift;
+    o.dedup = 0.8;
+    o.holdout = p + 2;
+    o.n_holdout = 1;
+    return hbk_sift(&o, p[0], p[1], a, err);
+}
+
+/* Promise: rows that overlap an evaluation in instruction or output, and instructions much like one before
+   them, get their status, the place or the id, and the similarity; only usable rows are looked at, and a
+   dropped one makes no duplicate; done again, in place, the bytes are the same; with all off marks go. */
+static void t19_sift(void **state)
+{
+    (void)state;
+    static const char *const want[] = {"ok", "ok", "duplicate", "echo", "duplicate", "contaminated", "ok",
+                                       "contaminated", "empty"};
+    hbk_error err;
+    char in[512], out[512], eval[512];
+    test_tmp(in, "t19_sift_in.jsonl");
+    test_tmp(out, "t19_sift_out.jsonl");
+    test_tmp(eval, "t19_sift_eval.txt");
+    t19_write_candidates(in);
+    t19_write(eval, "An owl\nThe quick old dog ran home.\n");
+    const char *const files[] = {in, out, eval};
+    hbk_sift_options o = hbk_augment_defaults().sift;
+    assert_true(o.dedup == 0 && o.n_holdout == 0);
+    o.dedup = 0.8;
+    o.holdout = files + 2;
+    o.n_holdout = 1;
+    check_ok(hbk_sift(&o, in, out, NULL, &err));
+    json_t *rows = t19_rows(out);
+    hbk_int counts[HBK_FATE_COUNT] = {0};
+    for (size_t i = 0; i < 9; i++) assert_string_equal(t19_string(rows, i, "status"), want[i]);
+    assert_string_equal(t19_string(rows, 2, "duplicate_of"), "a");
+    assert_string_equal(t19_string(rows, 4, "duplicate_of"), "a");
+    check_near(json_real_value(json_object_get(json_array_get(rows, 2), "similarity")), 8.0 / 9, 1e-12);
+    check_near(json_real_value(json_object_get(json_array_get(rows, 4), "similarity")), 1, 1e-12);
+    assert_null(json_object_get(json_array_get(rows, 0), "similarity"));
+    assert_non_null(strstr(t19_string(rows, 5, "overlaps"), "t19_sift_eval.txt:2"));
+    check_ok(hbk_fate_count(counts, out, NULL, &err));
+    assert_int_equal(counts[HBK_FATE_DUPLICATE], 2);
+    assert_int_equal(counts[HBK_FATE_CONTAMINATED], 2);
+    json_decref(rows);
+    hbk_text once = t19_read(out);
+    check_ok(hbk_sift(&o, out, out, NULL, &err));
+    t19_check_same(&once, out, "sifted twice");
+    memset(&o, 0, sizeof o);
+    check_ok(hbk_sift(&o, out, out, NULL, &err));
+    rows = t19_rows(out);
+    json_t *before = t19_rows(in);
+    json_object_set_new(json_array_get(before, 4), "status", json_string("ok"));
+    assert_true(json_equal(rows, before));
+    json_decref(rows);
+    json_decref(before);
+    o = hbk_augment_defaults().sift;
+    o.holdout = files + 2;
+    o.n_holdout = 1;
+    t19_write(out, "{\"instruction\": \"a\"}\n");
+    check_error(hbk_sift(&o, out, out, NULL, &err), HBK_ERROR_FORMAT, "output");
+    hbk_text kept = t19_read(out); /* a failure leaves it alone */
+    assert_string_equal(hbk_text_string(&kept), "{\"instruction\": \"a\"}\n");
+    hbk_text_free(&kept);
+    unlink(eval);
+    check_error(hbk_sift(&o, in, out, NULL, &err), HBK_ERROR_FILE, "opened");
+    t19_write(eval, "The quick old dog ran home.\n");
+    assert_true(fault_sweep(t19_sift_once, (void *)(uintptr_t)files) > 10);
+    hbk_text_free(&once);
+}
+
+/* Promise: augment sifts what it wrote; cut off anywhere the file still ends with the same bytes, and a bad
+   evaluation file is known before anything is generated. */
+static void t19_sift_after_augment(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t19_world w = t19_new("sifted");
+    char eval[512];
+    const char *const files[] = {eval};
+    test_tmp(eval, "t19_sifted_eval.txt");
+    t19_write_segments(&w, 11);
+    t19_write(eval, "The tea is hot!\n");
+    w.o.keep_truncated = true;
+    w.o.max_echo = 1;
+    w.o.decode.sampling.max_new = 20;
+    w.o.min_chars = 1;
+    w.o.sift.dedup = 0.05;
+    w.o.sift.dedup_words = 1;
+    w.o.sift.holdout = files;
+    w.o.sift.n_holdout = 1;
+    check_ok(t19_augment(&w, NULL, NULL, &err));
+    hbk_int counts[HBK_FATE_COUNT] = {0};
+    check_ok(hbk_fate_count(counts, w.out, NULL, &err));
+    assert_true(counts[HBK_FATE_DUPLICATE] > 0 && counts[HBK_FATE_CONTAMINATED] > 0);
+    hbk_text whole = t19_read(w.out);
+    for (size_t at = 0; at <= whole.len; at += 173) {
+        int waves;
+        t19_cut(w.out, &whole, at, w.o.decode.wave, &waves);
+        check_ok(t19_augment(&w, NULL, NULL, &err));
+        t19_check_same(&whole, w.out, "sifted, cut");
+    }
+    hbk_text_free(&whole);
+    unlink(eval);
+    unlink(w.out);
+    check_error(t19_augment(&w, NULL, NULL, &err), HBK_ERROR_FILE, "opened");
+    assert_false(hbk_file_exists(w.out));
+    w.o.sift.n_holdout = 0;
+    w.o.sift.dedup = 2;
+    check_error(t19_augment(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "similarity 2");
     t19_free(&w);
 }
 
@@ -939,6 +1079,8 @@ static const struct CMUnitTest tests_19[] = {
     cmocka_unit_test(t19_clean_rows),
     cmocka_unit_test(t19_candidates),
     cmocka_unit_test(t19_counts),
+    cmocka_unit_test(t19_sift),
+    cmocka_unit_test(t19_sift_after_augment),
     cmocka_unit_test(t19_batching),
     cmocka_unit_test(t19_rows_and_schema),
     cmocka_unit_test(t19_records_are_independent),

@@ -125,13 +125,25 @@ static bool cmd_say_fates(cli *c, const char *path)
     return true;
 }
 
+/* What is done to instructions. The names of evaluation files are put into `files`. */
+enum { CMD_MOST_FILES = 64 };
+static void cmd_bind_filter(const cli *c, hbk_augment_options *o, const char *files[CMD_MOST_FILES])
+{
+    cli_bind(c, &cmd_filter_group, "", o);
+    int n = 0;
+    while (n < CMD_MOST_FILES && (files[n] = cli_nth(c, "decontaminate", n)) != NULL) n++;
+    o->sift.holdout = files;
+    o->sift.n_holdout = n;
+}
+
 static int cmd_augment(cli *c)
 {
     cmd_world w;
+    const char *files[CMD_MOST_FILES];
     memset(&w, 0, sizeof w);
     hbk_augment_options o = hbk_augment_defaults();
     cmd_bind_decode(c, &o.decode);
-    cli_bind(c, &cmd_filter_group, "", &o);
+    cmd_bind_filter(c, &o, files);
     if (o.candidates > 1 && o.decode.sampling.temperature <= 0)
         return cli_misused(c, "--candidates %lld needs a --temperature above 0, or all are the same",
                            (long long)o.candidates);
@@ -263,7 +275,7 @@ static const char *cmd_or_null(const char *text)
     return text && *text ? text : NULL;
 }
 
-static hbk_loop_options cmd_loop_options(const cli *c)
+static hbk_loop_options cmd_loop_options(const cli *c, const char *files[CMD_MOST_FILES])
 {
     hbk_loop_options o = hbk_loop_defaults();
     o.seed_path = cli_text(c, "seed-data");
@@ -281,9 +293,10 @@ static hbk_loop_options cmd_loop_options(const cli *c)
     cmd_bind_stage(c, "myx", &o.myx);
     cmd_bind_stage(c, "m0", &o.m0);
     cmd_bind_stage(c, "mt", &o.mt);
-    if (cli_has(c, "seed")) o.seed = o.augment.decode.seed = o.curate.decode.seed = (uint64_t)cli_int(c, "seed");
+    if (cli_has(c, "seed"))
+        o.seed = o.augment.decode.seed = o.curate.decode.seed = (uint64_t)cli_int(c, "seed");
     cli_bind(c, &cmd_curate_group, "", &o.curate);
-    cli_bind(c, &cmd_filter_group, "", &o.augment);
+    cmd_bind_filter(c, &o.augment, files);
     cli_bind(c, &cmd_loop_sampling_group, "", &o.augment.decode);
     cli_bind(c, &cmd_loop_sampling_group, "augment", &o.augment.decode);
     cli_bind(c, &cmd_loop_sampling_group, "curate", &o.curate.decode);
@@ -389,7 +402,8 @@ static int cmd_run(cli *c)
 {
     cmd_world w;
     memset(&w, 0, sizeof w);
-    hbk_loop_options o = cmd_loop_options(c);
+    const char *files[CMD_MOST_FILES];
+    hbk_loop_options o = cmd_loop_options(c, files);
     const char *name = cli_text(c, "template");
     if (cli_has(c, "epochs") && cli_has(c, "steps"))
         return cli_misused(c, "--epochs and --steps exclude each other");

@@ -96,6 +96,14 @@ static const cli_flag cmd_filter_flags[] = {
      offsetof(hbk_augment_options, keep_truncated)},
     {"no-clean", CLI_SWITCH, NULL, NULL, "leave labels and quotes around an instruction", 0, 0,
      offsetof(hbk_augment_options, raw)},
+    {"dedup", CLI_REAL, "X", "(off)", "leave out instructions this similar to one before, up to 1", 0, 1,
+     offsetof(hbk_augment_options, sift.dedup)},
+    {"dedup-words", CLI_INT, "N", NULL, "words of the n-grams that are compared", 1, 1000,
+     offsetof(hbk_augment_options, sift.dedup_words)},
+    {"decontaminate", CLI_TEXT, "F", NULL,
+     "leave out pairs that share a run of words with this evaluation file; may be repeated", 0, 0, CLI_FREE},
+    {"decontaminate-words", CLI_INT, "N", NULL, "words of such a run", 4, 64,
+     offsetof(hbk_augment_options, sift.holdout_words)},
     CLI_END};
 static const cli_flag cmd_train_flags[] = {
     {"rank", CLI_INT, "N", NULL, "of the LoRA adapter", 1, 1e5, offsetof(hbk_train_options, lora.rank)},
