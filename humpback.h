@@ -1056,7 +1056,8 @@ HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error 
        score     what leads to the digit of a rating: "Score:"
        next      what stands between two replies of a conversation: the end of the one and, with
                  {instruction}, the prompt of the other
-       system    the first prompt of a conversation, with {system}, what is said to the model in advance */
+       system    the first prompt of a conversation, with {system}, what is said to the model in advance
+       rewriting the whole prompt for a better output, with {instruction} and {output} */
 
 #define HBK_TAG_SEED "Answer in the style of an AI Assistant."
 #define HBK_TAG_WEB  "Answer with knowledge from web search."
@@ -1065,7 +1066,8 @@ typedef enum hbk_use {
     HBK_FORWARD,  /* instruction -> output */
     HBK_BACKWARD, /* output -> instruction */
     HBK_RATING,   /* (instruction, output) -> reasoning and score */
-    HBK_NEXT      /* instruction -> output, behind the text of a reply */
+    HBK_NEXT,     /* instruction -> output, behind the text of a reply */
+    HBK_REWRITING /* (instruction, output) -> a better output */
 } hbk_use;
 
 typedef struct hbk_span_text {
@@ -1079,17 +1081,18 @@ typedef struct hbk_span_text {
 
 typedef struct hbk_template hbk_template;
 /* Built in: "llama2" "llama3" "chatml" "plain"; anything else is a JSON file {"name","prompt","reply",
-   "backward"?,"rating"?,"score"?,"next"?,"system"?}, or one that holds such an object under "template". Where
-   "backward" or "rating" is absent, a wording of ours takes the place of {instruction} in "prompt"; where
-   "next" is, the end of "reply" and the prompt without its first {bos}; without "system" the template has no
-   place for one. Slots: {bos} {eos} {instruction} {output} {system}; other braces are text. */
+   "backward"?,"rating"?,"score"?,"next"?,"system"?,"rewriting"?}, or one that holds such an object under
+   "template". Where "backward", "rating" or "rewriting" is absent, a wording of ours takes the place of
+   {instruction} in "prompt"; where "next" is, the end of "reply" and the prompt without its first {bos};
+   without "system" the template has no place for one.
+   Slots: {bos} {eos} {instruction} {output} {system}; other braces are text. */
 HBK_DEF hbk_template *hbk_template_load(const char *name_or_path, hbk_allocator *alloc, hbk_error *err);
 /* The one for a model folder or GGUF file: its chat_template recognised by markers (an unknown one, Mistral's
    among them, is an error that names --template); llama2 where there is none. */
 HBK_DEF hbk_template *hbk_template_for_model(const char *model_path, hbk_allocator *alloc, hbk_error *err);
-/* Replaces the wording of the backward or rating prompt by a text with {output}, and {instruction} for
-   rating; it is put into the chat prompt, as an instruction would be, without the line breaks at its end.
-   A missing slot is an error, and the template stays as it was. */
+/* Replaces the wording of the backward, rating or rewriting prompt by a text with {output}, and {instruction}
+   for rating and rewriting; it is put into the chat prompt, as an instruction would be, without the line
+   breaks at its end. A missing slot is an error, and the template stays as it was. */
 HBK_DEF bool hbk_template_set(hbk_template *t, hbk_use use, const char *text, hbk_error *err);
 HBK_DEF void hbk_template_free(hbk_template *t);
 /* Writes the template, wordings that were set included, as a JSON file that hbk_template_load reads; the file
@@ -1097,7 +1100,7 @@ HBK_DEF void hbk_template_free(hbk_template *t);
 HBK_DEF bool hbk_template_save(const hbk_template *t, const char *path, hbk_error *err);
 HBK_DEF const char *hbk_template_name(const hbk_template *t);
 HBK_DEF const char *hbk_template_score(const hbk_template *t); /* what leads to a rating: "Score:" */
-/* Of all its strings but those for conversations, which neither training nor rating sees. */
+/* Of all its strings but those for conversations and rewriting, which neither training nor rating sees. */
 HBK_DEF uint64_t hbk_template_hash(const hbk_template *t);
 HBK_DEF bool hbk_template_has_system(const hbk_template *t);
 /* Fails if the vocabulary cannot spell the text of prompt and reply, and names --template plain. The
@@ -1525,9 +1528,11 @@ HBK_DEF bool hbk_augment(const hbk_model *m, const hbk_adapter *adapter, const h
                          const hbk_template *t, const hbk_augment_options *o, const char *prov_adapter,
                          const char *segments, const char *out, const hbk_progress *progress,
                          hbk_allocator *alloc, hbk_error *err);
-/* Adds the rows of a file that hbk_augment wrote to counts (HBK_FATE_COUNT), by their status; a row without
-   one counts as ok. Errors: the file, a status that is no fate; counts are untouched then. */
-HBK_DEF bool hbk_fate_count(hbk_int *counts, const char *path, hbk_allocator *alloc, hbk_error *err);
+/* Adds the rows of a file to counts (HBK_FATE_COUNT) by the fate under `key`: "status" of what hbk_augment
+   wrote, "rewrite" of what hbk_rewrite wrote. A row without one counts as ok. Errors: the file, a value that
+   is no fate; counts are untouched then. */
+HBK_DEF bool hbk_fate_count(hbk_int *counts, const char *path, const char *key, hbk_allocator *alloc,
+                            hbk_error *err);
 /* Marks duplicates and what overlaps evaluations in a file of candidates: rows whose status is ok get that of
    their fate, and "duplicate_of" (an id) and "similarity", or "overlaps" ("FILE:LINE"). Marks of an earlier
    call are taken off first. out may be the same file; it is complete or as it was. hbk_augment does this in
@@ -1541,6 +1546,17 @@ HBK_DEF const char *hbk_augment_clean(const char *s, size_t *n);
 HBK_DEF bool hbk_augment_judge(hbk_fate *fate, const char *instruction, const char *output, hbk_finish finish,
                                const hbk_augment_options *o, const hbk_template *t, const hbk_tokenizer *tok,
                                hbk_allocator *alloc, hbk_error *err);
+
+HBK_DEF hbk_decode_options hbk_rewrite_defaults(void); /* T 0.7, top-p 0.9, 1024 new tokens */
+/* For every row {"instruction","output","id"?} of `pairs`, but those whose "status" is not ok, the same row
+   in `out`, its output rewritten by (m, adapter) for its instruction: "original" is the output as it was,
+   "rewrite" the fate of the new one. Where that is empty, truncated, too_long or a leak, the output stays
+   and there is no "original". prov_adapter is named in "prov", as hbk_augment's is, with the hash of the
+   wording. Continues a file that was cut off. */
+HBK_DEF bool hbk_rewrite(const hbk_model *m, const hbk_adapter *adapter, const hbk_tokenizer *tok,
+                         const hbk_template *t, const hbk_decode_options *o, const char *prov_adapter,
+                         const char *pairs, const char *out, const hbk_progress *progress,
+                         hbk_allocator *alloc, hbk_error *err);
 
 /* ==== 20  SELF-CURATION ====================================================== [hbk_curate] */
 
@@ -13006,11 +13022,12 @@ enum {
     HBK__TEXT_SCORE,
     HBK__TEXT_NEXT,
     HBK__TEXT_SYSTEM, /* alone may be NULL */
+    HBK__TEXT_REWRITING,
     HBK__N_TEXTS
 };
 
-static const char *const hbk__text_keys[HBK__N_TEXTS] = {"name",   "prompt", "reply", "backward",
-                                                         "rating", "score",  "next",  "system"};
+static const char *const hbk__text_keys[HBK__N_TEXTS] = {
+    "name", "prompt", "reply", "backward", "rating", "score", "next", "system", "rewriting"};
 
 struct hbk_template {
     hbk_allocator *alloc;
@@ -13063,6 +13080,12 @@ static const char hbk__rating_wording[] =
     "written, logical, engaging, and no sentence that does not belong.\n"
     "First give a brief reasoning for your rating. Then write \"Score: <rating>\" as the last line.\n\n"
     "{instruction}\n{output}";
+
+static const char hbk__rewriting_wording[] =
+    "Below are an instruction and a text that was found for it. Rewrite the text as the answer of a "
+    "knowledgeable assistant to the instruction: keep what it says, leave out what does not answer the "
+    "instruction, bring the rest into a clear order, and add nothing of your own. Write the answer and "
+    "nothing else.\n\n{instruction}\n\n{output}";
 
 /* A copy of n bytes, NUL-terminated. */
 static char *hbk__copy_text(hbk_allocator *alloc, const char *s, size_t n, hbk_error *err)
@@ -13121,8 +13144,8 @@ static bool hbk__check_slots(const char *text, const char *name, int key, hbk_er
 {
     bool expected[HBK__N_TEMPLATE_SLOTS] = {false};
     expected[HBK__SLOT_INSTRUCTION] = key != HBK__TEXT_REPLY && key != HBK__TEXT_BACKWARD;
-    expected[HBK__SLOT_OUTPUT] =
-        key == HBK__TEXT_REPLY || key == HBK__TEXT_BACKWARD || key == HBK__TEXT_RATING;
+    expected[HBK__SLOT_OUTPUT] = key == HBK__TEXT_REPLY || key == HBK__TEXT_BACKWARD ||
+                                 key == HBK__TEXT_RATING || key == HBK__TEXT_REWRITING;
     expected[HBK__SLOT_SYSTEM] = key == HBK__TEXT_SYSTEM;
     hbk__template_piece p;
     int found[HBK__N_TEMPLATE_SLOTS] = {0}, spans = 1; /* the tag */
@@ -13167,10 +13190,13 @@ static char *hbk__compose(const hbk_template *t, const char *wording, size_t n, 
 HBK_DEF bool hbk_template_set(hbk_template *t, hbk_use use, const char *text, hbk_error *err)
 {
     const char *name = t->text[HBK__TEXT_NAME];
-    if (use != HBK_BACKWARD && use != HBK_RATING)
+    if (use != HBK_BACKWARD && use != HBK_RATING && use != HBK_REWRITING)
         return hbk_fail(err, HBK_ERROR_OPTION,
-                        "template %s: only the backward and the rating prompt can be reworded", name);
-    int slot = use == HBK_BACKWARD ? HBK__TEXT_BACKWARD : HBK__TEXT_RATING;
+                        "template %s: only the backward, the rating and the rewriting prompt can be reworded",
+                        name);
+    int slot = use == HBK_BACKWARD ? HBK__TEXT_BACKWARD
+               : use == HBK_RATING ? HBK__TEXT_RATING
+                                   : HBK__TEXT_REWRITING;
     size_t n = strlen(text);
     while (n > 0 && (text[n - 1] == '\n' || text[n - 1] == '\r')) n--; /* editors end a file with one */
     char *whole = hbk__compose(t, text, n, err);
@@ -13238,6 +13264,8 @@ static hbk_template *hbk__template_new(const char *texts[HBK__N_TEXTS], hbk_allo
     if (ok && !t->text[HBK__TEXT_BACKWARD])
         ok = hbk_template_set(t, HBK_BACKWARD, hbk__backward_wording, err);
     if (ok && !t->text[HBK__TEXT_RATING]) ok = hbk_template_set(t, HBK_RATING, hbk__rating_wording, err);
+    if (ok && !t->text[HBK__TEXT_REWRITING])
+        ok = hbk_template_set(t, HBK_REWRITING, hbk__rewriting_wording, err);
     if (ok && !t->text[HBK__TEXT_NEXT])
         ok = hbk__derive_next(t, err) &&
              hbk__check_slots(t->text[HBK__TEXT_NEXT], texts[HBK__TEXT_NAME], HBK__TEXT_NEXT, err);
@@ -13259,7 +13287,7 @@ static hbk_template *hbk__template_from_json(const json_t *object, const char *f
         if (i == HBK__N_TEXTS || !value) { /* a misspelt "rating" must not fall back to ours */
             hbk_fail_at(err, HBK_ERROR_FORMAT, file, 0,
                         "\"%s\" %s: a template is an object of strings \"name\", \"prompt\", \"reply\", "
-                        "\"backward\", \"rating\", \"score\", \"next\", \"system\"",
+                        "\"backward\", \"rating\", \"score\", \"next\", \"system\", \"rewriting\"",
                         key, i == HBK__N_TEXTS ? "is unknown" : "is no string");
             return NULL;
         }
@@ -13382,10 +13410,11 @@ HBK_DEF bool hbk_template_has_system(const hbk_template *t)
 /* The prompt of a use, as the template spells it. */
 static const char *hbk__template_text(const hbk_template *t, hbk_use use)
 {
-    return t->text[use == HBK_FORWARD    ? HBK__TEXT_PROMPT
-                   : use == HBK_BACKWARD ? HBK__TEXT_BACKWARD
-                   : use == HBK_NEXT     ? HBK__TEXT_NEXT
-                                         : HBK__TEXT_RATING];
+    return t->text[use == HBK_FORWARD     ? HBK__TEXT_PROMPT
+                   : use == HBK_BACKWARD  ? HBK__TEXT_BACKWARD
+                   : use == HBK_NEXT      ? HBK__TEXT_NEXT
+                   : use == HBK_REWRITING ? HBK__TEXT_REWRITING
+                                          : HBK__TEXT_RATING];
 }
 
 HBK_DEF uint64_t hbk_template_hash(const hbk_template *t)
@@ -15374,70 +15403,85 @@ HBK_DEF const char *hbk_drop_name(hbk_drop d)
     return "unknown reason";
 }
 
-/* 18.1  A map from 64-bit hashes to numbers: open addressing, 0 marks a free place */
+/* 18.1  A set of 64-bit hashes or, valued, a map to numbers: open addressing, 0 marks a free place */
 
-typedef struct hbk__hash_map {
+typedef struct hbk__hash_set {
     hbk_allocator *alloc;
-    uint64_t *keys;
-    hbk_int *values;
-    hbk_int n, cap; /* cap is a power of two */
-} hbk__hash_map;
+    bool valued; /* set this first */
+    uint64_t *slots;
+    hbk_int *values; /* of a map */
+    hbk_int n, cap;  /* cap is a power of two */
+} hbk__hash_set;
 
-static hbk_int hbk__hash_place(const uint64_t *keys, hbk_int cap, uint64_t h)
+static hbk_int hbk__hash_place(const uint64_t *slots, hbk_int cap, uint64_t h)
 {
     uint64_t mask = (uint64_t)cap - 1, i = (h ^ (h >> 32)) & mask;
-    while (keys[i] && keys[i] != h) i = (i + 1) & mask;
+    while (slots[i] && slots[i] != h) i = (i + 1) & mask;
     return (hbk_int)i;
 }
 
-/* The value of h; NULL if there is none. */
-static const hbk_int *hbk__hash_find(const hbk__hash_map *m, uint64_t h)
+static void hbk__hash_free(hbk__hash_set *s)
 {
-    if (h == 0) h = 1;
-    hbk_int i = m->cap ? hbk__hash_place(m->keys, m->cap, h) : 0;
-    return m->cap && m->keys[i] ? &m->values[i] : NULL;
-}
-
-static void hbk__hash_free(hbk__hash_map *m)
-{
-    hbk_free(m->alloc, m->keys);
-    hbk_free(m->alloc, m->values);
+    hbk_free(s->alloc, s->slots);
+    hbk_free(s->alloc, s->values);
 }
 
 /* Twice the room. */
-static bool hbk__hash_grow(hbk__hash_map *m, hbk_error *err)
+static bool hbk__hash_grow(hbk__hash_set *s, hbk_error *err)
 {
-    hbk__hash_map to = *m;
-    to.cap = m->cap ? 2 * m->cap : 64;
-    to.keys = HBK__NEW(m->alloc, uint64_t, to.cap, err);
-    to.values = to.keys ? HBK__NEW(m->alloc, hbk_int, to.cap, err) : NULL;
-    if (!to.values) {
-        hbk_free(m->alloc, to.keys);
+    hbk__hash_set to = *s;
+    to.cap = s->cap ? 2 * s->cap : 64;
+    to.slots = HBK__NEW(s->alloc, uint64_t, to.cap, err);
+    to.values = to.slots && s->valued ? HBK__NEW(s->alloc, hbk_int, to.cap, err) : NULL;
+    if (!to.slots || (s->valued && !to.values)) {
+        hbk_free(s->alloc, to.slots);
         return false;
     }
-    for (hbk_int i = 0; i < m->cap; i++) {
-        if (!m->keys[i]) continue;
-        hbk_int place = hbk__hash_place(to.keys, to.cap, m->keys[i]);
-        to.keys[place] = m->keys[i];
-        to.values[place] = m->values[i];
+    for (hbk_int i = 0; i < s->cap; i++) {
+        if (!s->slots[i]) continue;
+        hbk_int place = hbk__hash_place(to.slots, to.cap, s->slots[i]);
+        to.slots[place] = s->slots[i];
+        if (s->valued) to.values[place] = s->values[i];
     }
-    hbk__hash_free(m);
-    *m = to;
+    hbk__hash_free(s);
+    *s = to;
     return true;
 }
 
-/* The value of h, to be read and set until the next call: -1 where it is new. NULL on failure. */
-static hbk_int *hbk__hash_at(hbk__hash_map *m, uint64_t h, hbk_error *err)
+/* The place of h, which is added; -1 on failure. *had says whether it was there already. */
+static hbk_int hbk__hash_put(hbk__hash_set *s, uint64_t h, bool *had, hbk_error *err)
 {
     if (h == 0) h = 1;
-    if (2 * (m->n + 1) > m->cap && !hbk__hash_grow(m, err)) return NULL; /* half full: few collisions */
-    hbk_int i = hbk__hash_place(m->keys, m->cap, h);
-    if (!m->keys[i]) {
-        m->keys[i] = h;
-        m->values[i] = -1;
-        m->n++;
-    }
-    return &m->values[i];
+    if (2 * (s->n + 1) > s->cap && !hbk__hash_grow(s, err)) return -1; /* half full: few collisions */
+    hbk_int i = hbk__hash_place(s->slots, s->cap, h);
+    *had = s->slots[i] == h;
+    s->n += !*had;
+    s->slots[i] = h;
+    return i;
+}
+
+/* Adds h; *had says whether it was there already. */
+static bool hbk__hash_add(hbk__hash_set *s, uint64_t h, bool *had, hbk_error *err)
+{
+    return hbk__hash_put(s, h, had, err) >= 0;
+}
+
+/* The value of h in a map, to be read and set until the next call: -1 where it is new. NULL on failure. */
+static hbk_int *hbk__hash_at(hbk__hash_set *s, uint64_t h, hbk_error *err)
+{
+    bool had;
+    hbk_int i = hbk__hash_put(s, h, &had, err);
+    if (i < 0) return NULL;
+    if (!had) s->values[i] = -1;
+    return &s->values[i];
+}
+
+/* The value of h in a map; NULL if there is none. */
+static const hbk_int *hbk__hash_find(const hbk__hash_set *s, uint64_t h)
+{
+    if (h == 0) h = 1;
+    hbk_int i = s->cap ? hbk__hash_place(s->slots, s->cap, h) : 0;
+    return s->cap && s->slots[i] ? &s->values[i] : NULL;
 }
 
 /* 18.2  Words, and runs of them */
@@ -15660,7 +15704,7 @@ struct hbk_corpus {
     hbk_corpus_options o;
     hbk_jsonl_writer *out, *rejects;
     hbk_int counts[HBK_DROP_COUNT];
-    hbk__hash_map seen; /* texts that were kept */
+    hbk__hash_set seen;
     hbk__stem *stems; /* stb_ds map: source stem -> segments so far */
 };
 
@@ -15703,11 +15747,9 @@ static bool hbk__judge(hbk_corpus *c, const hbk__segment *s, hbk_drop *drop, hbk
         *drop = HBK_DROP_REPETITION;
         return true;
     }
-    /* by hash: among a million texts a wrong match has a chance of 1 in 10^7 */
-    hbk_int *seen = hbk__hash_at(&c->seen, hbk_hash(0, s->text, s->n), err);
-    if (!seen) return false;
-    if (*seen >= 0) *drop = HBK_DROP_DUPLICATE;
-    *seen = 1;
+    bool had = false; /* by hash: among a million texts a wrong match has a chance of 1 in 10^7 */
+    if (!hbk__hash_add(&c->seen, hbk_hash(0, s->text, s->n), &had, err)) return false;
+    if (had) *drop = HBK_DROP_DUPLICATE;
     return true;
 }
 
@@ -16132,7 +16174,7 @@ struct hbk_dedup {
     hbk_int *number;        /* a text's number */
     hbk_int *asked;         /* number of the last text that was compared with it */
     hbk_int *chain;         /* (bands) each: the entry before it in its bucket, or -1 */
-    hbk__hash_map buckets;  /* a band's rows -> the last entry that has them: text * bands + band */
+    hbk__hash_set buckets;  /* a band's rows -> the last entry that has them: text * bands + band */
     uint64_t *mins;         /* (bands * rows) the signature of the text at hand */
     hbk_int cap_start, cap_number, cap_asked, cap_chain;
 };
@@ -16161,6 +16203,7 @@ HBK_DEF hbk_dedup *hbk_dedup_new(double threshold, hbk_int words, hbk_int hashes
     hbk_dedup *d = HBK__NEW(alloc, hbk_dedup, 1, err);
     if (!d) return NULL;
     d->alloc = d->buckets.alloc = alloc;
+    d->buckets.valued = true;
     d->threshold = threshold;
     d->words = words;
     d->rows = hbk__dedup_rows(threshold, hashes);
@@ -16314,7 +16357,7 @@ struct hbk_holdout {
     hbk_allocator *alloc;
     hbk_int words;
     bool has[HBK__MOST_RUN + 1]; /* lengths that runs have */
-    hbk__hash_map runs;          /* a run's hash -> the text it is of */
+    hbk__hash_set runs;          /* a run's hash -> the text it is of */
     hbk__held_text *texts;
     char **files;
     hbk_int n_texts, cap_texts, n_files, cap_files;
@@ -16331,6 +16374,7 @@ HBK_DEF hbk_holdout *hbk_holdout_new(hbk_int words, hbk_allocator *alloc, hbk_er
     hbk_holdout *h = HBK__NEW(alloc, hbk_holdout, 1, err);
     if (!h) return NULL;
     h->alloc = h->runs.alloc = alloc;
+    h->runs.valued = true;
     h->words = words;
     return h;
 }
@@ -16494,6 +16538,11 @@ HBK_DEF bool hbk_holdout_find(hbk_holdout *h, const char *text, const char **fil
    and capitals:
 
        echo(x, y) = |{i : x_i .. x_{i+n-1} in y}| / (|x| - n + 1)
+
+   Rewriting, off in the paper: a model writes the text of a curated pair anew as an answer to its
+   instruction, so that its facts stay and its web page goes. A reply that is no answer leaves the text as it
+   is. Source: Nguyen et al. 2024, "Better Alignment with Instruction Back-and-Forth Translation", arXiv
+   2408.04614; the wording is ours.
 
    The wave is the unit of work, here and in chapter 20: so many records are read in file order, decoded side
    by side, and written and fsynced together. Nothing outside a wave has a say in its rows, so a file that was
@@ -16777,14 +16826,15 @@ HBK_DEF const char *hbk_fate_name(hbk_fate f)
     return "unknown fate";
 }
 
-HBK_DEF bool hbk_fate_count(hbk_int *counts, const char *path, hbk_allocator *alloc, hbk_error *err)
+HBK_DEF bool hbk_fate_count(hbk_int *counts, const char *path, const char *key, hbk_allocator *alloc,
+                            hbk_error *err)
 {
     hbk_int sums[HBK_FATE_COUNT] = {0};
     hbk_jsonl_reader *in = hbk_jsonl_open(path, alloc, err);
     json_t *row;
     int got = in ? 0 : -1;
     while (in && (got = hbk_jsonl_next(in, &row, err)) > 0) {
-        const char *status = json_string_value(json_object_get(row, "status"));
+        const char *status = json_string_value(json_object_get(row, key));
         int f = 0;
         while (status && f < HBK_FATE_COUNT && strcmp(status, hbk_fate_name((hbk_fate)f))) f++;
         if (f < HBK_FATE_COUNT) {
@@ -16792,8 +16842,8 @@ HBK_DEF bool hbk_fate_count(hbk_int *counts, const char *path, hbk_allocator *al
             continue;
         }
         hbk_fail_at(err, HBK_ERROR_DATA, path, hbk_jsonl_line(in),
-                    "\"status\" is \"%.40s\", expected ok, empty, echo ...: is it a file of augment?",
-                    status);
+                    "\"%s\" is \"%.40s\", expected ok, empty, echo ...: is it a file of augment or rewrite?",
+                    key, status);
         got = -1;
         break;
     }
@@ -17222,6 +17272,100 @@ HBK_DEF bool hbk_augment(const hbk_model *m, const hbk_adapter *adapter, const h
     return ok;
 }
 
+/* ---- rewriting ------------------------------------------------------------------------ */
+
+HBK_DEF hbk_decode_options hbk_rewrite_defaults(void)
+{
+    hbk_decode_options o = hbk_decode_defaults();
+    o.sampling.max_new = 1024;
+    return o;
+}
+
+/* A row as an item for a prompt of `use`, which has instruction and output; rows that are not ok are passed
+   over. */
+static int hbk__take_pair(const hbk__stage *s, hbk__item *item, hbk_use use, const char *path, hbk_int line,
+                          hbk_error *err)
+{
+    const char *status = "ok";
+    if (json_object_get(item->row, "status") &&
+        !hbk_json_string(item->row, "status", &status, path, line, err))
+        return -1;
+    if (strcmp(status, "ok")) return 0;
+    hbk_render r;
+    memset(&r, 0, sizeof r);
+    r.use = use;
+    if (!hbk__row_text(item->row, "instruction", &item->instruction, path, line, err) ||
+        !hbk__row_text(item->row, "output", &item->output, path, line, err) ||
+        !hbk__row_id(item->row, "row", item->id, path, line, err))
+        return -1;
+    r.instruction = item->instruction;
+    r.output = item->output;
+    item->prompt.alloc = s->alloc;
+    return hbk_template_tokens(s->t, s->tok, &r, &item->prompt, NULL, err) ? 1 : -1;
+}
+
+static int hbk__take_draft(const hbk__stage *s, hbk__item *item, const char *path, hbk_int line,
+                           hbk_error *err)
+{
+    return hbk__take_pair(s, item, HBK_REWRITING, path, line, err);
+}
+
+/* The row of an item whose rewriting is r. */
+static bool hbk__rewritten_row(const hbk__stage *s, const hbk__item *item, const hbk_request *r,
+                               hbk_jsonl_writer *out, hbk_error *err)
+{
+    hbk_augment_options any; /* of the filters only those that tell an answer from none */
+    hbk_fate fate;
+    memset(&any, 0, sizeof any);
+    any.max_chars = INT64_MAX;
+    any.echo_words = 1;
+    any.max_echo = 1;
+    const char *y = hbk_reply_text(r->reply);
+    if (!hbk_augment_judge(&fate, y, item->output, r->finish, &any, s->t, s->tok, s->alloc, err))
+        return false;
+    json_t *row = json_copy(item->row);
+    bool ok = row && json_object_set_new(row, "id", json_string(item->id)) == 0;
+    if (ok && fate == HBK_FATE_OK) /* item->output goes with the row that holds it: first the copy */
+        ok = json_object_set_new(row, "original", json_string(item->output)) == 0 &&
+             json_object_set_new(row, "output", json_string(y)) == 0;
+    ok = ok && json_object_set_new(row, "rewrite", json_string(hbk_fate_name(fate))) == 0 &&
+         json_object_set_new(row, "finish", json_string(hbk_finish_name(r->finish))) == 0 &&
+         json_object_set_new(row, "prov", hbk__prov(s)) == 0;
+    if (ok) return hbk__write_row(out, row, err);
+    json_decref(row);
+    return hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for a row");
+}
+
+static bool hbk__rewrite_wave(const hbk__stage *s, hbk__item *items, hbk_int n, hbk_jsonl_writer *out,
+                              hbk_error *err)
+{
+    hbk_request *r = hbk__decode(s, items, n, 1, hbk__length_limit(s), err);
+    bool ok = r != NULL;
+    for (hbk_int i = 0; ok && i < n; i++) ok = hbk__rewritten_row(s, &items[i], &r[i], out, err);
+    hbk__requests_free(s, r, n);
+    return ok;
+}
+
+static bool hbk__rewrite_describe(const hbk__stage *s, json_t *prov)
+{
+    const char *wording = hbk__template_text(s->t, HBK_REWRITING);
+    const hbk_sampling *p = &s->o->sampling;
+    json_t *hash = hbk__hex(hbk_hash(0, wording, strlen(wording)));
+    return json_object_set_new(prov, "rewriting_hash", hash) == 0 &&
+           json_object_set_new(prov, "temperature", json_real(p->temperature)) == 0 &&
+           json_object_set_new(prov, "top_p", json_real(p->top_p)) == 0;
+}
+
+HBK_DEF bool hbk_rewrite(const hbk_model *m, const hbk_adapter *adapter, const hbk_tokenizer *tok,
+                         const hbk_template *t, const hbk_decode_options *o, const char *prov_adapter,
+                         const char *pairs, const char *out, const hbk_progress *progress,
+                         hbk_allocator *alloc, hbk_error *err)
+{
+    hbk__stage s = {"rewrite", m, adapter, tok, t, o, prov_adapter, alloc, NULL, hbk__take_draft,
+                    hbk__rewrite_wave, hbk__rewrite_describe};
+    return hbk_template_check(t, tok, err) && hbk__run_waves(&s, pairs, out, progress, err);
+}
+
 /* ==== 20  SELF-CURATION ======================================================
 
    A model rates each candidate from 1 to 5 for how good an answer the text is to its instruction, by a
@@ -17332,22 +17476,7 @@ enum { HBK__GRADES = 5 };
 static int hbk__take_candidate(const hbk__stage *s, hbk__item *item, const char *path, hbk_int line,
                                hbk_error *err)
 {
-    const char *status = "ok";
-    if (json_object_get(item->row, "status") &&
-        !hbk_json_string(item->row, "status", &status, path, line, err))
-        return -1;
-    if (strcmp(status, "ok")) return 0;
-    hbk_render r;
-    memset(&r, 0, sizeof r);
-    r.use = HBK_RATING;
-    if (!hbk__row_text(item->row, "instruction", &item->instruction, path, line, err) ||
-        !hbk__row_text(item->row, "output", &item->output, path, line, err) ||
-        !hbk__row_id(item->row, "row", item->id, path, line, err))
-        return -1;
-    r.instruction = item->instruction;
-    r.output = item->output;
-    item->prompt.alloc = s->alloc;
-    return hbk_template_tokens(s->t, s->tok, &r, &item->prompt, NULL, err) ? 1 : -1;
+    return hbk__take_pair(s, item, HBK_RATING, path, line, err);
 }
 
 /* The digits as continuations, how many tokens one takes at most, and how many with the lead to it. */
@@ -18182,7 +18311,7 @@ static bool hbk__loop_augment(hbk__loop *l, hbk_error *err)
         hbk_tuned_free(&t);
         if (!ok) return false;
     }
-    if (!hbk_fate_count(counts, l->candidates, l->alloc, err)) return false;
+    if (!hbk_fate_count(counts, l->candidates, "status", l->alloc, err)) return false;
     for (int f = 0; f < HBK_FATE_COUNT; f++) l->r.n_candidates += counts[f];
     l->r.n_ok = counts[HBK_FATE_OK];
     if (hbk__stage_done(l, "candidates")) return true;

@@ -279,20 +279,31 @@ static void t18_jaccard(void **state)
     }
 }
 
-/* Promise: the map of hashes keeps what it was given, through growth, zero included. */
-static void t18_hash_map(void **state)
+/* Promise: the set of hashes knows what it was given, and the map its values, through growth, zero
+   included. */
+static void t18_hash_set(void **state)
 {
     (void)state;
-    hbk__hash_map m;
+    hbk__hash_set s, m;
+    memset(&s, 0, sizeof s);
     memset(&m, 0, sizeof m);
+    m.valued = true;
+    assert_null(hbk__hash_find(&m, 3));
     for (int round = 0; round < 2; round++)
         for (uint64_t i = 0; i < 1000; i++) {
-            /* equal low bits, so that they collide */
-            hbk_int *value = hbk__hash_at(&m, i == 0 ? 0 : i * 4096 + 3, NULL);
+            bool had = !round;
+            uint64_t h = i == 0 ? 0 : i * 4096 + 3; /* equal low bits, so that they collide */
+            assert_true(hbk__hash_add(&s, h, &had, NULL));
+            assert_int_equal(had, round);
+            assert_int_equal(hbk__hash_find(&m, h) != NULL, round);
+            hbk_int *value = hbk__hash_at(&m, h, NULL);
             assert_int_equal(*value, round ? (hbk_int)i * 7 : -1);
             *value = (hbk_int)i * 7;
+            assert_int_equal(*hbk__hash_find(&m, h), i * 7);
         }
+    assert_int_equal(s.n, 1000);
     assert_int_equal(m.n, 1000);
+    hbk__hash_free(&s);
     hbk__hash_free(&m);
 }
 
@@ -432,7 +443,8 @@ static bool t18_dedup_once(void *ctx, hbk_allocator *a, hbk_error *err)
     return ok;
 }
 
-static const char t18_question[] = "How many cups of green tea can you brew from ten grams of leaves, please?";
+static const char t18_question[] =
+    "How many cups of green tea can you brew from ten grams of leaves, please?";
 
 /* Fails unless `text` is found at `line` of `file`, or, with file NULL, nowhere. */
 static void t18_check_found(hbk_holdout *h, const char *text, const char *file, hbk_int line)
@@ -737,7 +749,7 @@ static const struct CMUnitTest tests_18[] = {
     cmocka_unit_test(t18_every_drop),   cmocka_unit_test(t18_keep_all),
     cmocka_unit_test(t18_markdown_trees), cmocka_unit_test(t18_plain_cuts),
     cmocka_unit_test(t18_files),        cmocka_unit_test(t18_nothing_kept),
-    cmocka_unit_test(t18_jaccard),      cmocka_unit_test(t18_hash_map),
+    cmocka_unit_test(t18_jaccard),      cmocka_unit_test(t18_hash_set),
     cmocka_unit_test(t18_words),
     cmocka_unit_test(t18_similarity),
     cmocka_unit_test(t18_dedup_is_exact),

@@ -825,7 +825,7 @@ static void t19_counts(void **state)
         w.o.keep_truncated = keep != 0;
         unlink(w.out);
         check_ok(t19_augment(&w, NULL, NULL, &err));
-        check_ok(hbk_fate_count(counts, w.out, NULL, &err));
+        check_ok(hbk_fate_count(counts, w.out, "status", NULL, &err));
         for (int f = 0; f < HBK_FATE_COUNT; f++) sum += counts[f];
         assert_int_equal(sum, 7);
         assert_int_equal(counts[HBK_FATE_TRUNCATED] > 0, !keep);
@@ -837,11 +837,11 @@ static void t19_counts(void **state)
     }
     hbk_int counts[HBK_FATE_COUNT] = {0};
     t19_write(w.out, "{\"status\": \"echo\"}\n{}\n{\"status\": \"fine\"}\n");
-    check_error(hbk_fate_count(counts, w.out, NULL, &err), HBK_ERROR_DATA, "fine");
+    check_error(hbk_fate_count(counts, w.out, "status", NULL, &err), HBK_ERROR_DATA, "fine");
     assert_int_equal(err.line, 3);
     assert_int_equal(counts[HBK_FATE_ECHO], 0);
     t19_write(w.out, "{\"status\": \"echo\"}\n{}\n");
-    check_ok(hbk_fate_count(counts, w.out, NULL, &err));
+    check_ok(hbk_fate_count(counts, w.out, "status", NULL, &err));
     assert_int_equal(counts[HBK_FATE_ECHO], 1);
     assert_int_equal(counts[HBK_FATE_OK], 1);
     t19_free(&w);
@@ -914,7 +914,7 @@ static void t19_sift(void **state)
     check_near(json_real_value(json_object_get(json_array_get(rows, 4), "similarity")), 1, 1e-12);
     assert_null(json_object_get(json_array_get(rows, 0), "similarity"));
     assert_non_null(strstr(t19_string(rows, 5, "overlaps"), "t19_sift_eval.txt:2"));
-    check_ok(hbk_fate_count(counts, out, NULL, &err));
+    check_ok(hbk_fate_count(counts, out, "status", NULL, &err));
     assert_int_equal(counts[HBK_FATE_DUPLICATE], 2);
     assert_int_equal(counts[HBK_FATE_CONTAMINATED], 2);
     json_decref(rows);
@@ -966,7 +966,7 @@ static void t19_sift_after_augment(void **state)
     w.o.sift.n_holdout = 1;
     check_ok(t19_augment(&w, NULL, NULL, &err));
     hbk_int counts[HBK_FATE_COUNT] = {0};
-    check_ok(hbk_fate_count(counts, w.out, NULL, &err));
+    check_ok(hbk_fate_count(counts, w.out, "status", NULL, &err));
     assert_true(counts[HBK_FATE_DUPLICATE] > 0 && counts[HBK_FATE_CONTAMINATED] > 0);
     hbk_text whole = t19_read(w.out);
     for (size_t at = 0; at <= whole.len; at += 173) {
@@ -983,6 +983,101 @@ static void t19_sift_after_augment(void **state)
     w.o.sift.n_holdout = 0;
     w.o.sift.dedup = 2;
     check_error(t19_augment(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "similarity 2");
+    t19_free(&w);
+}
+
+static bool t19_rewrite_once(void *ctx, hbk_allocator *a, hbk_error *err)
+{
+    const t19_world *w = (const t19_world *)ctx;
+    unlink(w->out);
+    return hbk_rewrite(w->m, NULL, w->tok, w->t, &w->o.decode, "m1", w->segments, w->out, NULL, a, err);
+}
+
+/* Promise: each pair comes back with the output that the model writes after the rewriting prompt, and its
+   other fields; where the model writes nothing, too much, or has no room, the output stays as it was and the
+   row says why; the rows train; rows that are not ok are passed over; a file cut off is continued. */
+static void t19_rewrite(void **state)
+{
+    (void)state;
+    static const char *const lessons[][3] = {{"What is hot?", "Tea tea tea is hot hot.", "The tea is hot."},
+                                             {"Where is it?", "The moon.", ""},
+                                             {"Who is it?", "A dog.", "a a a a a a a a a a a a a a a a a"},
+                                             {"Why?", "Cat.", "Response:\nthe cat."}};
+    static const char *const want[] = {"ok", "empty", "truncated", "leak", "too_long"};
+    hbk_error err;
+    t19_world w = t19_new("rewrite");
+    check_ok(hbk_template_set(w.t, HBK_REWRITING, "{instruction}\n{output}\nBest:", &err));
+    hbk_dataset d;
+    memset(&d, 0, sizeof d);
+    for (int i = 0; i < 4; i++)
+        t19_lesson(&d, w.t, w.tok, HBK_REWRITING, lessons[i][0], lessons[i][1], lessons[i][2]);
+    hbk_model *base;
+    hbk_trainer *taught = t19_teach(&base, w.tok, &d, 0.02);
+    hbk_model *random = w.m;
+    char file[2000] = "";
+    for (int i = 0; i < 4; i++)
+        snprintf(file + strlen(file), 400,
+                 "{\"id\":\"p%d\",\"instruction\":\"%s\",\"output\":\"%s\",\"score\":%d,"
+                 "\"source\":\"aug\"}\n%s",
+                 i, lessons[i][0], lessons[i][1], 5 - i, i == 1 ? "{\"status\":\"echo\"}\n" : "");
+    strcat(file, "{\"instruction\": \"Long?\", \"output\": \"");
+    for (int i = 0; i < 60; i++) strcat(file, "Zq xj vw gb ");
+    strcat(file, "\"}\n");
+    t19_write(w.segments, file);
+    w.o.decode.sampling.temperature = 0;
+    w.o.decode.sampling.max_new = 16;
+    w.o.decode.wave = 2;
+    unlink(w.out);
+    check_ok(hbk_rewrite(hbk_trainer_model(taught), NULL, w.tok, w.t, &w.o.decode, "m1", w.segments, w.out,
+                         NULL, NULL, &err));
+    json_t *rows = t19_rows(w.out);
+    assert_int_equal(json_array_size(rows), 5);
+    for (size_t i = 0; i < 5; i++) {
+        const json_t *row = json_array_get(rows, i);
+        assert_string_equal(t19_string(rows, i, "rewrite"), want[i]);
+        assert_int_equal(json_object_get(row, "original") != NULL, i == 0);
+        if (i == 0) assert_string_equal(t19_string(rows, i, "original"), lessons[i][1]);
+        if (i < 4) {
+            assert_string_equal(t19_string(rows, i, "output"), lessons[i][i == 0 ? 2 : 1]);
+            assert_string_equal(t19_string(rows, i, "instruction"), lessons[i][0]);
+            assert_true(json_number_value(json_object_get(row, "score")) == 5 - (double)i);
+        }
+        t19_check_keys(json_object_get(row, "prov"),
+                       "model adapter template template_hash seed rewriting_hash temperature top_p");
+    }
+    t19_check_keys(json_array_get(rows, 0),
+                   "id instruction output score source original rewrite finish prov");
+    hbk_int counts[HBK_FATE_COUNT] = {0};
+    check_ok(hbk_fate_count(counts, w.out, "rewrite", NULL, &err));
+    assert_int_equal(counts[HBK_FATE_OK], 1);
+    assert_int_equal(counts[HBK_FATE_LEAK], 1);
+    hbk_pairs p;
+    memset(&p, 0, sizeof p);
+    check_ok(hbk_pairs_load(&p, w.out, "seed", &err));
+    assert_int_equal(p.n, 5);
+    assert_string_equal(p.data[0].output, "The tea is hot.");
+    assert_string_equal(p.data[0].source, "aug");
+    hbk_pairs_free(&p);
+    hbk_text whole = t19_read(w.out);
+    for (size_t at = 0; at <= whole.len; at += 97) {
+        int waves;
+        t19_cut(w.out, &whole, at, 2, &waves);
+        check_ok(hbk_rewrite(hbk_trainer_model(taught), NULL, w.tok, w.t, &w.o.decode, "m1", w.segments,
+                             w.out, NULL, NULL, &err));
+        t19_check_same(&whole, w.out, "rewriting cut");
+    }
+    check_ok(hbk_template_set(w.t, HBK_REWRITING, "{instruction}\n{output}\nGood:", &err));
+    check_error(hbk_rewrite(hbk_trainer_model(taught), NULL, w.tok, w.t, &w.o.decode, "m1", w.segments, w.out,
+                            NULL, NULL, &err),
+                HBK_ERROR_OPTION, "another input");
+    w.m = random;
+    w.o.decode.sampling.max_new = 3;
+    assert_true(fault_sweep(t19_rewrite_once, &w) > 30);
+    hbk_text_free(&whole);
+    json_decref(rows);
+    hbk_trainer_free(taught);
+    hbk_model_free(base);
+    hbk_dataset_free(&d);
     t19_free(&w);
 }
 
@@ -1081,6 +1176,7 @@ static const struct CMUnitTest tests_19[] = {
     cmocka_unit_test(t19_counts),
     cmocka_unit_test(t19_sift),
     cmocka_unit_test(t19_sift_after_augment),
+    cmocka_unit_test(t19_rewrite),
     cmocka_unit_test(t19_batching),
     cmocka_unit_test(t19_rows_and_schema),
     cmocka_unit_test(t19_records_are_independent),

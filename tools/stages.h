@@ -1,5 +1,5 @@
-/* tools/stages.h - the commands of the method: corpus, seeds, augment, curate, run, demo, report - public
-   domain */
+/* tools/stages.h - the commands of the method: corpus, seeds, augment, rewrite, curate, run, demo, report -
+   public domain */
 
 #ifndef CMD_STAGES_H
 #define CMD_STAGES_H
@@ -95,7 +95,7 @@ static int cmd_seeds(cli *c)
     return cli_end(c, ok);
 }
 
-/* ==== AUGMENT, CURATE ==================================================== */
+/* ==== AUGMENT, REWRITE, CURATE ==================================================== */
 
 /* The options of an augmentation as its output records them; NULL on failure. */
 static json_t *cmd_augment_options(cli *c, const cmd_world *w, const hbk_augment_options *o,
@@ -109,10 +109,10 @@ static json_t *cmd_augment_options(cli *c, const cmd_world *w, const hbk_augment
 }
 
 /* What became of the rows, every fate with its number. */
-static bool cmd_say_fates(cli *c, const char *path)
+static bool cmd_say_fates(cli *c, const char *path, const char *key)
 {
     hbk_int counts[HBK_FATE_COUNT] = {0};
-    if (!hbk_fate_count(counts, path, NULL, &c->err)) return false;
+    if (!hbk_fate_count(counts, path, key, NULL, &c->err)) return false;
     cli_draw_end(&c->meter);
     json_t *fates = json_object();
     for (int f = 0; f < HBK_FATE_COUNT; f++) {
@@ -157,7 +157,31 @@ static int cmd_augment(cli *c)
          hbk_augment(w.tuned.model, w.tuned.adapter, w.tok, w.tmpl, &o, adapter ? adapter : "", corpus, out,
                      cli_watch(c), NULL, &c->err);
     if (!ok) cmd_drop_empty(out);
-    ok = ok && cmd_say_fates(c, out);
+    ok = ok && cmd_say_fates(c, out, "status");
+    cmd_close(&w);
+    return cli_end(c, ok);
+}
+
+static int cmd_rewrite(cli *c)
+{
+    cmd_world w;
+    memset(&w, 0, sizeof w);
+    hbk_decode_options o = hbk_rewrite_defaults();
+    cmd_bind_decode(c, &o);
+    const char *pairs = cli_text(c, "pairs"), *out = cli_text(c, "out"), *adapter = cli_text(c, "adapter");
+    bool ok = cmd_open(c, &w);
+    w.tag[0] = 0; /* nor does the rewriting prompt */
+    if (ok && !w.tmpl)
+        ok = hbk_fail(&c->err, HBK_ERROR_OPTION, "rewrite needs a template: --template plain at least");
+    ok = ok && cmd_wording(c, w.tmpl, "prompt", HBK_REWRITING);
+    json_t *options = ok ? cmd_options(c, &w, &o, pairs) : NULL;
+    const char *wording = ok ? hbk__template_text(w.tmpl, HBK_REWRITING) : "";
+    if (options) json_object_set_new(options, "wording", hbk__hex(hbk_hash(0, wording, strlen(wording))));
+    ok = ok && cmd_begin(c, out, options) &&
+         hbk_rewrite(w.tuned.model, w.tuned.adapter, w.tok, w.tmpl, &o, adapter ? adapter : "", pairs, out,
+                     cli_watch(c), NULL, &c->err);
+    if (!ok) cmd_drop_empty(out);
+    ok = ok && cmd_say_fates(c, out, "rewrite");
     cmd_close(&w);
     return cli_end(c, ok);
 }

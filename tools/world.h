@@ -27,6 +27,12 @@ static void cmd_augment_defaults(void *options, bool full)
     *(hbk_decode_options *)options = hbk_decode_defaults();
 }
 
+static void cmd_rewrite_defaults(void *options, bool full)
+{
+    (void)full;
+    *(hbk_decode_options *)options = hbk_rewrite_defaults();
+}
+
 static void cmd_rate_defaults(void *options, bool full)
 {
     (void)full;
@@ -188,6 +194,8 @@ static const cli_group cmd_wave_group = {"Batching (part of what makes a run the
                                          NULL, cmd_augment_defaults};
 static const cli_group cmd_augment_sampling_group = {"Sampling", cmd_sampling_flags, NULL,
                                                      cmd_augment_defaults};
+static const cli_group cmd_rewrite_sampling_group = {"Sampling", cmd_sampling_flags, NULL,
+                                                     cmd_rewrite_defaults};
 static const cli_group cmd_rate_sampling_group = {"Sampling", cmd_sampling_flags, NULL, cmd_rate_defaults};
 static const cli_group cmd_loop_sampling_group = {
     "Sampling of instructions; ratings are greedy, with 512 tokens, unless --curate-... says otherwise",
