@@ -116,7 +116,8 @@ static bool augment(const hbk_tokenizer *tok, const hbk_template *tmpl, hbk_erro
 /* What the filters make of replies that a larger and less obedient model might give. */
 static bool show_filters(const hbk_tokenizer *tok, hbk_error *err)
 {
-    static const char text[] = "Green tea is made from leaves that did not wither. Brew it at eighty degrees.";
+    static const char text[] =
+        "Green tea is made from leaves that did not wither. Brew it at eighty degrees.";
     static const char *const replies[] = {
         "How is green tea made?",
         "**Instruction:** \"How is green tea made?\"",

@@ -670,6 +670,7 @@ static double t19_likelihood(const t19_world *w, const hbk_model *m, const char 
     memset(&prompt, 0, sizeof prompt);
     memset(&ids, 0, sizeof ids);
     memset(&r, 0, sizeof r);
+    memset(&x, 0, sizeof x);
     r.use = HBK_BACKWARD;
     r.output = text;
     check_ok(hbk_template_tokens(w->t, w->tok, &r, &prompt, NULL, &err));
