@@ -222,7 +222,7 @@ static json_t *t20_rows(const t20_world *w)
     return t19_rows(w->ratings);
 }
 
-/* What the taught model says of each pair. The last two are one pair: it says either. */
+/* What the taught model says of each pair. The last four are two pairs: it says either. */
 static const char *const t20_lessons[][3] = {
     {"What is hot?", "The tea.", "good.\nScore: 4"},
     {"Who is it?", "A dog.", "Score: 4.5"},
@@ -233,6 +233,8 @@ static const char *const t20_lessons[][3] = {
      "bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad"},
     {"Is it far?", "It is.", "Score: 2"},
     {"Is it far?", "It is.", "Score: 5"},
+    {"Is it old?", "It is.", "bad"},
+    {"Is it old?", "It is.", "Score: 1"},
 };
 enum { T20_LESSONS = sizeof t20_lessons / sizeof *t20_lessons };
 
@@ -246,7 +248,7 @@ static void t20_teach(t20_world *w)
         memset(&d, 0, sizeof d);
         for (int i = 0; i < T20_LESSONS; i++)
             t19_lesson(&d, w->t, w->tok, HBK_RATING, t20_lessons[i][0], t20_lessons[i][1], t20_lessons[i][2]);
-        double unknowable = 2 * log(2.0) / (double)d.n_targets; /* which of the last two it will be */
+        double unknowable = 4 * log(2.0) / (double)d.n_targets; /* which of the last it will be */
         taught = t19_teach(&base, w->tok, &d, 0.004 + unknowable);
         hbk_dataset_free(&d);
     }
@@ -305,7 +307,7 @@ static void t20_text_readout(void **state)
     assert_int_equal(json_array_size(rows), 6);
     for (size_t i = 0; i < 6; i++) {
         const json_t *row = json_array_get(rows, i), *prov = json_object_get(row, "prov");
-        t19_check_keys(row, "id score status readout votes text prov");
+        t19_check_keys(row, "id score status readout votes retries text rater prov");
         t19_check_keys(prov, "model adapter template template_hash seed");
         assert_string_equal(json_string_value(json_object_get(prov, "adapter")), "m0");
         assert_string_equal(t19_string(rows, i, "status"), statuses[i]);
@@ -388,11 +390,10 @@ static void t20_cut_off_digits(void **state)
     t20_free(&w);
 }
 
-/* Promise: of several votes the score is the mean of those that can be read; votes need a temperature, and
-   each has a stream of its own. */
-static void t20_votes(void **state)
+/* Promise: of several votes the score is the mean or the median of those that can be read, and both stand in
+   the row with their spread; votes need a temperature, and each has a stream of its own. */
+static void t20_votes_come_to(bool median)
 {
-    (void)state;
     hbk_error err;
     t20_world w = t20_new("votes", true, 0);
     t20_teach(&w);
@@ -403,11 +404,12 @@ static void t20_votes(void **state)
     check_error(t20_rate(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "3 votes");
     w.o.decode.sampling.temperature = 1;
     w.o.decode.sampling.top_p = 0.95;
+    w.o.vote = median ? HBK_VOTE_MEDIAN : HBK_VOTE_MEAN;
     json_t *rows = t20_rows(&w);
     int differ = 0, twos = 0, fives = 0;
     for (size_t i = 0; i < N; i++) {
         const json_t *votes = json_object_get(json_array_get(rows, i), "votes");
-        double sum = 0, first = 0;
+        double sum = 0, first = 0, sorted[3];
         int read = 0;
         assert_int_equal(json_array_size(votes), 3);
         for (size_t v = 0; v < 3; v++) {
@@ -420,9 +422,22 @@ static void t20_votes(void **state)
             if (!read++) first = x;
             differ += x != first;
             sum += x;
+            sorted[read - 1] = x;
         }
         assert_int_equal(read, i < N - 1 ? 3 : 0);
-        if (read) check_near(t20_score(rows, i), sum / read, 1e-12);
+        qsort(sorted, (size_t)read, sizeof *sorted, hbk__by_value);
+        const json_t *row = json_array_get(rows, i);
+        t19_check_keys(row, "id score status readout votes mean median spread retries text rater prov");
+        double mean = sum / 3, squares = 0;
+        for (int v = 0; v < read; v++) squares += (sorted[v] - mean) * (sorted[v] - mean);
+        if (read) {
+            check_near(json_number_value(json_object_get(row, "mean")), mean, 1e-12);
+            check_near(json_number_value(json_object_get(row, "median")), sorted[1], 0);
+            check_near(json_number_value(json_object_get(row, "spread")), sqrt(squares / 2), 1e-12);
+        } else {
+            assert_true(json_is_null(json_object_get(row, "spread")));
+        }
+        if (read) check_near(t20_score(rows, i), median ? sorted[1] : mean, 1e-12);
         else assert_true(isnan(t20_score(rows, i)));
         assert_string_equal(t19_string(rows, i, "status"), read ? "ok" : "unparsable");
     }
@@ -430,6 +445,66 @@ static void t20_votes(void **state)
     json_decref(rows);
     w.o.votes = 0;
     check_error(t20_rate(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "0 votes");
+    t20_free(&w);
+}
+
+static void t20_votes(void **state)
+{
+    (void)state;
+    t20_votes_come_to(false);
+    t20_votes_come_to(true);
+}
+
+/* Promise: a reply without a score is sampled anew as often as was asked, with a stream of its own, until one
+   has a score; a reply with one is left alone; the row says how often, and the text is that of the reply that
+   counted. What still has none is dropped as before. */
+static void t20_retries(void **state)
+{
+    (void)state;
+    t20_world w = t20_new("retries", true, 0);
+    t20_teach(&w);
+    /* of "Is it old?" the model says "bad" or a score, about as often */
+    static const int lesson[] = {8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 0, 2};
+    enum { N = sizeof lesson / sizeof *lesson, DOUBTFUL = 12 };
+    w.o.decode.sampling.temperature = 1;
+    w.o.decode.sampling.top_p = 0.95;
+    w.o.decode.wave = 16;
+    t20_write_candidates(&w, lesson, N);
+    hbk_int read[3], tried[3];
+    json_t *first = NULL;
+    for (int most = 0; most < 3; most++) {
+        w.o.retries = 2 * most;
+        json_t *rows = t20_rows(&w);
+        read[most] = tried[most] = 0;
+        for (size_t i = 0; i < N; i++) {
+            const json_t *row = json_array_get(rows, i), *votes = json_object_get(row, "votes");
+            hbk_int tries = json_integer_value(json_object_get(row, "retries"));
+            double score = t20_score(rows, i), said = hbk_rating_parse(t19_string(rows, i, "text"));
+            assert_true(isnan(score) ? isnan(said) : score == said);
+            assert_int_equal(json_array_size(votes), 1);
+            assert_in_range(tries, 0, 2 * most);
+            if (isnan(score)) assert_int_equal(tries, 2 * most);
+            if (i == DOUBTFUL) assert_true(tries == 0 && score == 4);
+            if (i == N - 1) assert_true(tries == 2 * most && isnan(score)); /* it knows no number for this */
+            if (first && !isnan(t20_score(first, i))) /* a reply that could be read stays */
+                assert_true(json_equal(row, json_array_get(first, i)));
+            read[most] += !isnan(score);
+            tried[most] += tries;
+        }
+        if (most == 0) first = rows;
+        else json_decref(rows);
+    }
+    assert_true(read[0] > 1 && read[0] < DOUBTFUL && read[1] > read[0] && read[2] >= read[1]);
+    assert_true(tried[0] == 0 && tried[2] > tried[1]);
+    json_decref(first);
+    w.o.decode.sampling.temperature = 0; /* a greedy reply would come again: it is sampled */
+    w.o.retries = 6;
+    json_t *rows = t20_rows(&w);
+    assert_true(t20_score(rows, DOUBTFUL) == 4 && isnan(t20_score(rows, N - 1)));
+    json_decref(rows);
+    hbk_error err;
+    w.o.retries = -1;
+    check_error(t20_rate(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "-1 retries");
     t20_free(&w);
 }
 
@@ -910,6 +985,7 @@ static const struct CMUnitTest tests_20[] = {
     cmocka_unit_test(t20_text_readout),
     cmocka_unit_test(t20_cut_off_digits),
     cmocka_unit_test(t20_votes),
+    cmocka_unit_test(t20_retries),
     cmocka_unit_test(t20_expected_readout),
     cmocka_unit_test(t20_expected_label),
     cmocka_unit_test(t20_expected_room),
