@@ -16835,7 +16835,7 @@ static bool hbk__rate_wave(const hbk__stage *s, hbk__item *items, hbk_int n, hbk
 
 /* ---- what is refused before a rating begins ---- */
 
-static bool hbk__rate_check(const hbk_curate_options *o, hbk_error *err)
+static bool hbk__rate_check(const hbk__stage *s, const hbk_curate_options *o, hbk_error *err)
 {
     unsigned all = HBK_SIGNAL_RATING | HBK_SIGNAL_IFD | HBK_SIGNAL_ROUND_TRIP;
     if (o->votes < 1 || (o->votes > 1 && o->decode.sampling.temperature <= 0))
@@ -16851,7 +16851,11 @@ static bool hbk__rate_check(const hbk_curate_options *o, hbk_error *err)
     if (o->signals & HBK_SIGNAL_ROUND_TRIP && !o->backward)
         return hbk_fail(err, HBK_ERROR_OPTION,
                         "the round trip needs the backward model that wrote the instructions");
-    return true;
+    if (!(o->signals & HBK_SIGNAL_RATING) || o->readout != HBK_READOUT_EXPECTED) return true;
+    hbk__digits d;
+    bool spelled = hbk__digits_encode(s, &d, err);
+    hbk__digits_free(&d);
+    return spelled;
 }
 
 /* Ratings are told apart by their ids: each may occur once. */
@@ -16869,7 +16873,7 @@ static bool hbk__ids_unique(const char *path, hbk_allocator *alloc, hbk_error *e
                                hbk__hash_add(&seen, hbk_hash(0, id, strlen(id)), &had, err);
         if (ok && had)
             ok = hbk_fail_at(err, HBK_ERROR_DATA, path, hbk_jsonl_line(in),
-                             "the id \"%s\" stands in an earlier row too: give every candidate its own", id);
+                             "the id \"%s\" stands in an earlier row too: give every row its own", id);
         if (!ok) got = -1;
     }
     hbk_jsonl_close(in);
@@ -16914,7 +16918,7 @@ HBK_DEF bool hbk_rate(const hbk_model *m, const hbk_adapter *adapter, const hbk_
     hbk__rater rater = {o, adapter ? hbk_adapter_hash(hbk_model_hash(m), adapter) : hbk_model_hash(m)};
     hbk__stage s = {"rate", m,      adapter, tok, t, &o->decode, prov_adapter, alloc, &rater, hbk__take_candidate,
                     hbk__rate_wave};
-    return hbk__rate_check(o, err) && hbk_template_check(t, tok, err) &&
+    return hbk_template_check(t, tok, err) && hbk__rate_check(&s, o, err) &&
            hbk__ids_unique(candidates, alloc, err) && hbk__ratings_same(&s, ratings, err) &&
            hbk__run_waves(&s, candidates, ratings, progress, err);
 }
@@ -17543,6 +17547,20 @@ static bool hbk__loop_spells(hbk__loop *l, hbk_error *err)
     return ok;
 }
 
+/* What a curation would refuse is refused before anything is trained. */
+static bool hbk__loop_curations(const hbk__loop *l, hbk_error *err)
+{
+    hbk_curate_options o = l->o->curate;
+    hbk__stage s;
+    memset(&s, 0, sizeof s);
+    s.tok = l->tok;
+    s.t = l->t;
+    s.alloc = l->alloc;
+    o.backward = l->m; /* M_yx is still to come */
+    return hbk__rate_check(&s, &o, err) && hbk__select_check(&o, err) &&
+           hbk__ids_unique(l->o->corpus_path, l->alloc, err);
+}
+
 /* Reads all inputs once, before anything is written. */
 static bool hbk__loop_check(hbk__loop *l, hbk_error *err)
 {
@@ -17568,7 +17586,7 @@ static bool hbk__loop_check(hbk__loop *l, hbk_error *err)
             err, HBK_ERROR_DATA, l->o->seed_path, 0,
             "holds %lld pairs; at least 2 are needed to finetune on, and a hundred to learn from",
             (long long)l->pairs.n);
-    return hbk__loop_segments(l, NULL, err) && hbk__loop_spells(l, err) &&
+    return hbk__loop_segments(l, NULL, err) && hbk__loop_spells(l, err) && hbk__loop_curations(l, err) &&
            (!l->o->replay_path || hbk_dataset_add_texts(&l->replay, l->o->replay_path, l->tok, limit, err));
 }
 

@@ -546,7 +546,11 @@ static const char *t21_change(hbk_loop_options *o, int i)
     T21_CHANGE("seed_repeat", o->seed_repeat = 2)
     T21_CHANGE("max_length", o->max_length = 200)
     T21_CHANGE("readout", o->curate.readout = HBK_READOUT_TEXT)
-    T21_CHANGE("votes", o->curate.votes = 2)
+    T21_CHANGE("votes", (o->curate.votes = 2, o->curate.decode.sampling.temperature = 1))
+    T21_CHANGE("vote", o->curate.vote = HBK_VOTE_MEDIAN)
+    T21_CHANGE("retries", o->curate.retries = 1)
+    T21_CHANGE("signals", o->curate.signals = HBK_SIGNAL_IFD)
+    T21_CHANGE("keep_top", (o->curate.keep_top = 3, o->curate.keep_share = 0))
     T21_CHANGE("keep", o->curate.keep = 4)
     T21_CHANGE("keep_share", o->curate.keep_share = 0.4000000001)
     T21_CHANGE("seed", o->seed = 4)
@@ -727,6 +731,8 @@ static void t21_bad_inputs(void **state)
         {NULL, "", "the corpus is empty", HBK_ERROR_DATA, 2},
         {NULL, "\n\n", "the corpus is empty", HBK_ERROR_DATA, 2},
         {NULL, "{\"text\": \"a\"}\n{\"txt\": \"b\"}\n", "\"text\"", HBK_ERROR_FORMAT, 2},
+        {NULL, "{\"id\": 7, \"text\": \"a\"}\n{\"id\": \"7\", \"text\": \"b\"}\n",
+         "\"7\" stands in an earlier row too", HBK_ERROR_DATA, 2},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         hbk_error err;
@@ -755,6 +761,50 @@ static void t21_bad_inputs(void **state)
     w.o.iterations = 1;
     w.o.m0.replay = 2; /* documents that are not given */
     check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_DATA, "replayed");
+    w.o.m0.replay = 0;
+    w.o.curate.votes = 3; /* what a curation would refuse is refused before anything is trained */
+    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "3 votes");
+    w.o.curate.votes = 1;
+    w.o.curate.signals = HBK_SIGNAL_IFD;
+    w.o.curate.keep_share = 0;
+    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "of ratings alone");
+    t21_free(&w);
+}
+
+/* Promise: signals beside the rating come from the models that they are named after: the IFD from the rater,
+   the round trip from the backward model; and the curated pairs are the best by all of them. */
+static void t21_signals(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t21_world w = t21_new("signals");
+    char path[512], own[512];
+    w.o.iterations = 1;
+    w.o.curate.signals = HBK_SIGNAL_RATING | HBK_SIGNAL_IFD | HBK_SIGNAL_ROUND_TRIP;
+    w.o.curate.keep_share = 0;
+    w.o.curate.keep_top = 2;
+    check_ok(t21_run(&w, NULL, NULL, &err));
+    assert_int_equal(w.r.curated[0].kept, HBK__MIN(2, w.r.curated[0].ranked));
+    hbk_tuned m0, myx;
+    memset(&m0, 0, sizeof m0);
+    memset(&myx, 0, sizeof myx);
+    check_ok(hbk_tuned_load(&m0, w.m, t21_path(path, w.dir, "m0", NULL), NULL, &err));
+    check_ok(hbk_tuned_load(&myx, w.m, t21_path(path, w.dir, "myx", NULL), NULL, &err));
+    hbk_curate_options o = w.o.curate;
+    o.decode.seed = w.o.seed;
+    if (o.decode.max_length < 0) o.decode.max_length = w.o.max_length;
+    o.backward = myx.model;
+    o.backward_adapter = myx.adapter;
+    test_tmp(own, "t21_signals.jsonl");
+    unlink(own);
+    check_ok(hbk_rate(m0.model, m0.adapter, w.tok, w.t, &o, "m0",
+                      t21_path(path, w.dir, "candidates.jsonl", NULL), own, NULL, NULL, &err));
+    hbk_text want = t19_read(own);
+    assert_non_null(strstr(hbk_text_string(&want), "\"round_trip\":-"));
+    t19_check_same(&want, t21_path(path, w.dir, "ratings-1.jsonl", NULL), "signals");
+    hbk_text_free(&want);
+    hbk_tuned_free(&m0);
+    hbk_tuned_free(&myx);
     t21_free(&w);
 }
 
@@ -832,6 +882,7 @@ static const struct CMUnitTest tests_21[] = {
     cmocka_unit_test(t21_inputs_and_force),
     cmocka_unit_test(t21_stops),
     cmocka_unit_test(t21_bad_inputs),
+    cmocka_unit_test(t21_signals),
     cmocka_unit_test(t21_cancel_anywhere),
     cmocka_unit_test(t21_memory_runs_out),
 };
