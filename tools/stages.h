@@ -212,12 +212,13 @@ static void cmd_say_counts(const cli *c, const hbk_curate_counts *n, unsigned si
     if (!n->kept && n->n) cli_say(c, "  nothing was kept: the file of pairs is empty\n");
     if (n->collapsed) {
         const char *what = n->kept * 2 > n->n ? "more than 90 % were kept" : "fewer than 2 % were kept";
-        const char *why = n->rated * 2 < n->n ? "Most ratings have no score that could be read"
-                                              : "A rater that gives all pairs one score selects nothing";
-        cli_say(c,
-                "  WARNING: %s. %s: look at the ratings, and try\n"
-                "           --readout expected, --keep-share 0.2, more new tokens or a better rater.\n",
-                what, why);
+        const char *why = n->too_long * 2 > n->n ? "Most pairs do not fit beside the rubric"
+                          : n->rated * 2 < n->n  ? "Most ratings have no score that could be read"
+                                                 : "A rater that gives all pairs one score selects nothing";
+        const char *remedy = n->too_long * 2 > n->n
+                                 ? "a shorter --rubric, a larger --max-length or a model of longer context"
+                                 : "--readout expected, --keep-share 0.2, more new tokens or a better rater";
+        cli_say(c, "  WARNING: %s. %s: look at the ratings, and try\n           %s.\n", what, why, remedy);
     }
 }
 
@@ -246,7 +247,11 @@ static bool cmd_say_agreement(cli *c, const char *ratings, json_t *result)
     cli_say(c, "  labels   %lld pairs, %lld good, %lld kept, %lld good and kept", (long long)a.n,
             (long long)a.good, (long long)a.kept, (long long)a.both);
     if (a.unknown) cli_say(c, "; %lld labels of no rated pair", (long long)a.unknown);
-    cli_say(c, "\n           precision %.3f, recall %.3f\n", a.precision, a.recall);
+    cli_say(c, "\n           precision ");
+    if (a.kept) cli_say(c, "%.3f, recall ", a.precision);
+    else cli_say(c, "- (nothing labelled was kept), recall ");
+    if (a.good) cli_say(c, "%.3f\n", a.recall);
+    else cli_say(c, "- (nothing is labelled good)\n");
     json_object_set_new(result, "labels",
                         json_pack("{s:I s:I s:I s:I s:I s:o s:o}", "n", (json_int_t)a.n, "good",
                                   (json_int_t)a.good, "kept", (json_int_t)a.kept, "both", (json_int_t)a.both,
