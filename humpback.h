@@ -16936,7 +16936,7 @@ typedef struct hbk__ratings {
 
 /* ---- a second chance for replies without a score ---- */
 
-/* Decodes n records once more, record k for vote of[k], and takes the replies in the place of the old ones. */
+/* Decodes n records once more, record k for vote of[k], and replaces the old replies. */
 static bool hbk__sample_again(const hbk__stage *s, const hbk__item *items, const hbk_int *of, hbk_int n,
                               hbk__ratings *w, hbk_error *err)
 {
@@ -17068,7 +17068,7 @@ static int hbk__by_value(const void *x, const void *y)
     return (a > b) - (a < b);
 }
 
-/* Sums up a pair's votes, those that can be read: sorts them to the front of `x` (n), returns their number. */
+/* Sums up those of a pair's votes that can be read: sorts them to the front of x (n), returns their number. */
 static hbk_int hbk__sum_up(double *x, hbk_int n, double *mean, double *median, double *spread)
 {
     hbk_int read = 0;
@@ -17268,8 +17268,8 @@ HBK_DEF bool hbk_rate(const hbk_model *m, const hbk_adapter *adapter, const hbk_
                       hbk_allocator *alloc, hbk_error *err)
 {
     hbk__rater rater = {o, adapter ? hbk_adapter_hash(hbk_model_hash(m), adapter) : hbk_model_hash(m)};
-    hbk__stage s = {"rate", m,      adapter, tok, t, &o->decode, prov_adapter, alloc, &rater, hbk__take_candidate,
-                    hbk__rate_wave};
+    hbk__stage s = {"rate",       m,     adapter, tok,   t, &o->decode,
+                    prov_adapter, alloc, &rater,  hbk__take_candidate, hbk__rate_wave};
     return hbk_template_check(t, tok, err) && hbk__rate_check(&s, o, err) &&
            hbk__ids_unique(candidates, alloc, err) && hbk__ratings_same(&s, ratings, err) &&
            hbk__run_waves(&s, candidates, ratings, progress, err);
@@ -18044,7 +18044,8 @@ static bool hbk__loop_check(hbk__loop *l, hbk_error *err)
                                "lies in the run folder %s, which the run writes to: choose another folder",
                                l->dir);
     l->fits = hbk_file_exists(l->run); /* it was looked at then; another rubric will be named by its hash */
-    return hbk__loop_seed(l, err) && hbk__loop_spells(l, err) && hbk__loop_segments(l, NULL, err) && hbk__loop_curations(l, err) &&
+    return hbk__loop_seed(l, err) && hbk__loop_spells(l, err) && hbk__loop_segments(l, NULL, err) &&
+           hbk__loop_curations(l, err) &&
            (!l->o->replay_path || hbk_dataset_add_texts(&l->replay, l->o->replay_path, l->tok, limit, err));
 }
 
@@ -18247,7 +18248,8 @@ static json_t *hbk__counts_json(const hbk_curate_counts *c)
         (json_int_t)c->rated, "unparsable", (json_int_t)c->unparsable, "truncated", (json_int_t)c->truncated,
         "too_long", (json_int_t)c->too_long, "retried", (json_int_t)c->retried, "ranked",
         (json_int_t)c->ranked, "unhelpful", (json_int_t)c->unhelpful, "kept", (json_int_t)c->kept,
-        "threshold", isnan(c->threshold) ? json_null() : json_real(c->threshold), "collapsed", c->collapsed, "histogram",
+        "threshold", isnan(c->threshold) ? json_null() : json_real(c->threshold), "collapsed", c->collapsed,
+        "histogram",
         (json_int_t)h[0], (json_int_t)h[1], (json_int_t)h[2], (json_int_t)h[3], (json_int_t)h[4]);
 }
 

@@ -1099,8 +1099,8 @@ static void t20_select_share(void **state)
     assert_true(isnan(k.c.threshold));
 }
 
-/* Promise: so many of the best are kept, the earlier of equals, or all where there are no more; a number and a
-   share exclude each other. */
+/* Promise: so many of the best are kept, the earlier of equals, or all where there are no more; a number and
+   a share exclude each other. */
 static void t20_select_top(void **state)
 {
     (void)state;

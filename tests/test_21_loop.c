@@ -1106,7 +1106,8 @@ static void t21_signals(void **state)
     unlink(own);
     json_t *rows = t19_rows(t21_path(path, w.dir, "ratings-1.jsonl", NULL));
     const json_t *prov = json_object_get(json_array_get(rows, 0), "prov");
-    check_ok(hbk_rate(m0.model, m0.adapter, w.tok, w.t, &o, json_string_value(json_object_get(prov, "adapter")),
+    const char *who = json_string_value(json_object_get(prov, "adapter"));
+    check_ok(hbk_rate(m0.model, m0.adapter, w.tok, w.t, &o, who,
                       t21_path(path, w.dir, "candidates.jsonl", NULL), own, NULL, NULL, &err));
     json_decref(rows);
     hbk_text want = t19_read(own);

@@ -7,8 +7,8 @@
        prefill   512 tokens into an empty cache
        decode1   one token after another, 128 tokens into a text
        decode16  the same for 16 texts side by side
-       curate    pairs rated per second: a rubric of 500 tokens, pairs of 150, replies of 32, 32 side by side;
-                 with the rubric computed once, as hbk_generate does, and with prompts that share no beginning
+       curate    pairs rated per second: a rubric of 500 tokens, 64 pairs of 150, replies of 32,
+                 32 side by side; with the rubric computed once, as hbk_generate does, and with prompts that share no beginning
 
    Machines differ, so each time stands beside a ceiling that was measured in the same process, turn by turn:
    OpenBLAS's sgemm on f32 products of the same shapes,
@@ -30,7 +30,7 @@
 
 enum { BENCH_ROWS = 6, BENCH_REPEATS = 3, BENCH_MOST_REPEATS = 99, BENCH_PREFILL = 512, BENCH_PAST = 128 };
 enum { BENCH_DECODE1 = 32, BENCH_DECODE16 = 8 }; /* steps in one measurement */
-enum { BENCH_RUBRIC = 500, BENCH_PAIR = 150, BENCH_REPLY = 32, BENCH_PAIRS = 32 };
+enum { BENCH_RUBRIC = 500, BENCH_PAIR = 150, BENCH_REPLY = 32, BENCH_PAIRS = 64, BENCH_SLOTS = 32 };
 
 static const char *const bench_rows[BENCH_ROWS] = {"lora", "full", "prefill", "decode1",
                                                 "decode16", "curate"};
@@ -359,7 +359,7 @@ static double bench_rate(bench *b, bool shared, hbk_error *err)
     greedy.max_new = BENCH_REPLY;
     int32_t *ids = (int32_t *)hbk_alloc(NULL, BENCH_PAIRS * LENGTH, sizeof *ids, err);
     hbk_session *s =
-        ids ? hbk_session_new(b->model, NULL, BENCH_PAIRS, LENGTH + BENCH_REPLY, &b->alloc, err) : NULL;
+        ids ? hbk_session_new(b->model, NULL, BENCH_SLOTS, LENGTH + BENCH_REPLY, &b->alloc, err) : NULL;
     for (hbk_int i = 0; s && i < BENCH_PAIRS; i++) {
         hbk_rng rubric = hbk_rng_at(1, "rubric", 0), pair = hbk_rng_at(1, "pair", (uint64_t)i);
         int32_t *p = ids + i * LENGTH;
@@ -472,15 +472,16 @@ static void bench_close(bench *b)
 static int bench_wanted(const cli *c, int shape, bool wanted[BENCH_ROWS])
 {
     const char *list = cli_text(c, "rows");
-    for (int i = 0; i < BENCH_ROWS; i++) wanted[i] = !list && i != BENCH_ROW_CURATE && (i != BENCH_ROW_FULL || shape == 0);
+    for (int i = 0; i < BENCH_ROWS; i++)
+        wanted[i] = !list && i != BENCH_ROW_CURATE && (i != BENCH_ROW_FULL || shape == 0);
     for (size_t n; list; list = list[n] ? list + n + 1 : NULL) {
         bool known = false;
         n = strcspn(list, ",");
         for (int i = 0; i < BENCH_ROWS; i++)
             if (strlen(bench_rows[i]) == n && strncmp(bench_rows[i], list, n) == 0) wanted[i] = known = true;
         if (!known)
-            return cli_misused(c, "--rows: \"%.*s\" is none of lora, full, prefill, decode1, decode16, curate",
-                               (int)n, list);
+            return cli_misused(c, "--rows: \"%.*s\" is none of lora, full, prefill, decode1, decode16, "
+                                  "curate", (int)n, list);
     }
     return CLI_DONE;
 }
