@@ -8,7 +8,8 @@
        decode1   one token after another, 128 tokens into a text
        decode16  the same for 16 texts side by side
        curate    pairs rated per second: a rubric of 500 tokens, 64 pairs of 150, replies of 32,
-                 32 side by side; with the rubric computed once, as hbk_generate does, and with prompts that share no beginning
+                 32 side by side; with the rubric computed once, as hbk_generate does, and with prompts that
+                 share no beginning
 
    Machines differ, so each time stands beside a ceiling that was measured in the same process, turn by turn:
    OpenBLAS's sgemm on f32 products of the same shapes,
