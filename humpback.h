@@ -1610,38 +1610,79 @@ HBK_DEF bool hbk_rewrite(const hbk_model *m, const hbk_adapter *adapter, const h
 /* ==== 20  SELF-CURATION ====================================================== [hbk_curate] */
 
 typedef enum hbk_readout { HBK_READOUT_TEXT, HBK_READOUT_EXPECTED } hbk_readout;
+typedef enum hbk_vote { HBK_VOTE_MEAN, HBK_VOTE_MEDIAN } hbk_vote;
+/* What pairs are selected by; several may be added up. */
+enum {
+    HBK_SIGNAL_RATING = 1,    /* the paper's */
+    HBK_SIGNAL_IFD = 2,       /* instruction-following difficulty (Li et al. 2023, arXiv 2308.12032) */
+    HBK_SIGNAL_ROUND_TRIP = 4 /* log-likelihood of the instruction under the backward model */
+};
 typedef struct hbk_curate_options {
     hbk_decode_options decode; /* greedy, 512 new tokens */
     hbk_readout readout;       /* HBK_READOUT_TEXT */
-    hbk_int votes;             /* ratings per pair, averaged; above 1 needs a temperature     1 */
+    hbk_int votes;             /* ratings per pair; above 1 needs a temperature               1 */
+    hbk_vote vote;             /* what several come to: HBK_VOTE_MEAN */
+    hbk_int retries;           /* how often a reply without a score is sampled anew           0 */
+    unsigned signals;          /* HBK_SIGNAL_RATING */
+    const hbk_model *backward; /* of round_trip, with its adapter; borrowed                   NULL */
+    const hbk_adapter *backward_adapter;
     double keep;               /* least score that is kept                                    4.5 */
+    hbk_int keep_top;          /* if above 0: so many of the best instead                     0 */
     double keep_share;         /* if above 0: the best share of the rated pairs instead       0 */
 } hbk_curate_options;
 HBK_DEF hbk_curate_options hbk_curate_defaults(void);
 
 /* The rating in a model's reply: the last "Score:" (any case, a word of its own, a blank before the colon and
-   bold marks allowed) followed by a number from 1 to 5, "4/5" and "4.5" included. A range, another scale, or
-   a last label without a number give NAN, like a reply without any label: never a default. */
+   bold marks allowed) followed by a number from 1 to 5, "4/5" and "4.5" included. A range, another scale, a
+   number in words, or a last label without a number give NAN, like a reply without any label: never a
+   default. */
 HBK_DEF double hbk_rating_parse(const char *reply);
 
 /* Counts of one curation; kept / n is what decision makers look at. */
 typedef struct hbk_curate_counts {
     hbk_int n, rated, unparsable, truncated, too_long, kept;
     hbk_int histogram[5]; /* scores rounded to 1 .. 5 */
-    double threshold;     /* the least score that was kept */
+    double threshold;     /* the least value that was kept; NAN where the order is of several signals */
     bool collapsed;       /* fewer than 2 % or more than 90 % of n kept */
+    hbk_int retried;      /* pairs of which a reply was sampled anew */
+    hbk_int ranked;       /* pairs that have all that they are selected by */
+    hbk_int unhelpful;    /* not among them: by the IFD the instruction is of no use to the output */
 } hbk_curate_counts;
 
-/* Rates every candidate whose status is "ok" into `ratings` ({"id","score","status","readout","votes",
-   "text","prov"}); continues a file that was cut off. */
+/* Rates every candidate whose status is "ok" into `ratings`; continues a file that was cut off. A row is
+   {"id","score","status","readout","votes","mean"?,"median"?,"spread"?,"retries","text","ifd"?,
+   "round_trip"?,"rater","prov"}:
+       votes       each rating, null where there is none; mean, median and sample deviation of several
+       score       of those that can be read the mean, or the median; else null, and status says why:
+                   "unparsable" "truncated" "too_long"
+       retries     replies that were sampled anew, at the decoding's temperature or 0.7 where that is greedy
+       ifd         loss of the output after the instruction over that of the output alone
+       round_trip  mean log-likelihood of the instruction's tokens after the output
+       rater       hash of model and adapter
+   Without HBK_SIGNAL_RATING nothing is generated, and the read-out is "none".
+   Errors: ids that are not unique; a vocabulary that cannot spell a digit, for the expected read-out; ratings
+   in the file that another model, rubric, seed or read-out made. */
 HBK_DEF bool hbk_rate(const hbk_model *m, const hbk_adapter *adapter, const hbk_tokenizer *tok,
                       const hbk_template *t, const hbk_curate_options *o, const char *prov_adapter,
                       const char *candidates, const char *ratings, const hbk_progress *progress,
                       hbk_allocator *alloc, hbk_error *err);
-/* Keeps the best: candidates + ratings -> curated ({"id","instruction","output","score","source":"aug"}).
-   A curated set may be empty: that is not an error here. */
+/* Keeps the best: candidates + ratings -> curated ({"id","instruction","output","score"?,"source":"aug"}), in
+   file order; of equals the earlier. The order is that of the score, of the highest IFD below 1 (from 1 on
+   the instruction is of no use), of the highest round_trip; or of the sum of a pair's ranks in several.
+   Without the rating, or with several signals, keep_top or keep_share is needed. A curated set may be empty:
+   that is not an error here. */
 HBK_DEF bool hbk_select(const hbk_curate_options *o, const char *candidates, const char *ratings,
                         const char *curated, hbk_curate_counts *counts, hbk_allocator *alloc, hbk_error *err);
+
+/* A selection against labels by people, rows {"id","good"} or {"id","score"}, where 4.5 and more is good. */
+typedef struct hbk_agreement {
+    hbk_int n, good, kept, both; /* labelled pairs that were rated; of them good, kept, good and kept */
+    hbk_int unknown;             /* labels of no rated pair */
+    double precision, recall;    /* NAN where a denominator is 0 */
+} hbk_agreement;
+/* Errors: a row of another form, an id that is labelled twice, no label of any rated pair. */
+HBK_DEF bool hbk_agree(const char *labels, const char *ratings, const char *curated, hbk_agreement *a,
+                       hbk_allocator *alloc, hbk_error *err);
 
 /* ==== 21  THE LOOP =========================================================== [hbk_loop_run] */
 
@@ -16020,6 +16061,13 @@ static const hbk_int *hbk__hash_find(const hbk__hash_set *s, uint64_t h)
     return s->cap && s->slots[i] ? &s->values[i] : NULL;
 }
 
+/* Whether h was added. */
+static bool hbk__hash_has(const hbk__hash_set *s, uint64_t h)
+{
+    if (h == 0) h = 1;
+    return s->cap && s->slots[hbk__hash_place(s->slots, s->cap, h)] == h;
+}
+
 /* 18.2  Words, and runs of them */
 
 static bool hbk__is_word_byte(char c)
@@ -17909,7 +17957,13 @@ HBK_DEF bool hbk_rewrite(const hbk_model *m, const hbk_adapter *adapter, const h
        E = sum_k k p_k / sum_k p_k          p_k = product of the probabilities of its tokens
 
    which is always defined, and can tell 4.6 from 4.4. Whole continuations, because in some vocabularies all
-   five begin with the same token. */
+   five begin with the same token.
+
+   Two signals may stand beside the rating or in its place. IFD, instruction-following difficulty, is the
+   rater's loss on the output after its instruction, as a share of the loss on the output alone: from 1 on the
+   instruction does not help, and below it the higher shares are the pairs that teach most (Li et al. 2023,
+   From Quantity to Quality, arXiv 2308.12032, section 2.2). Round trip is how likely the backward model finds
+   the instruction that it wrote, per token. Several signals make one order by the sum of the ranks. */
 
 HBK_DEF hbk_curate_options hbk_curate_defaults(void)
 {
@@ -17920,6 +17974,7 @@ HBK_DEF hbk_curate_options hbk_curate_defaults(void)
     o.decode.sampling.max_new = 512;
     o.readout = HBK_READOUT_TEXT;
     o.votes = 1;
+    o.signals = HBK_SIGNAL_RATING;
     o.keep = 4.5;
     return o;
 }
@@ -18144,46 +18199,245 @@ static bool hbk__expected(const hbk__stage *s, const hbk__item *items, hbk_int n
     return ok;
 }
 
-/* One row from an item's votes: the mean of those that can be read, or none and why. */
-static bool hbk__rating_row(const hbk__stage *s, const hbk__item *item, const hbk_request *r,
-                            const double *score, hbk_int votes, hbk_jsonl_writer *out,
-                            hbk_error *err)
-{
-    const hbk_curate_options *o = (const hbk_curate_options *)s->options;
-    bool too_long = r[0].finish == HBK_FINISH_TOO_LONG, truncated = false;
-    double sum = 0;
-    hbk_int read = 0;
-    json_t *each = json_array();
-    for (hbk_int v = 0; v < votes; v++) {
-        truncated = truncated || hbk__is_cut(r[v].finish);
-        json_array_append_new(each, isnan(score[v]) ? json_null() : json_real(score[v]));
-        if (isnan(score[v])) continue;
-        sum += score[v];
-        read++;
-    }
-    const char *status = read ? "ok" : too_long ? "too_long" : truncated ? "truncated" : "unparsable";
-    return hbk__write_row(out,
-                          json_pack("{s:s s:o s:s s:s s:o s:s s:o}", "id", item->id, "score",
-                                    read ? json_real(sum / (double)read) : json_null(), "status", status,
-                                    "readout", o->readout == HBK_READOUT_TEXT ? "text" : "expected", "votes",
-                                    each, "text", hbk_reply_text(r[0].reply), "prov", hbk__prov(s)),
-                          err);
-}
-
 /* A spelled rating; of a reply that was cut off the last line may have lost its end, "4" of "4.5" or "4/10",
    and holds none. */
-static double hbk__text_rating(const char *text, hbk_finish finish)
+static double hbk__text_rating(const hbk_request *r)
 {
     const char *label, *end;
-    double rating = hbk__rating_find(text, &label, &end);
-    return hbk__is_cut(finish) && !(end && strchr(end, '\n')) ? (double)NAN : rating;
+    double rating = hbk__rating_find(hbk_reply_text(r->reply), &label, &end);
+    return hbk__is_cut(r->finish) && !(end && strchr(end, '\n')) ? (double)NAN : rating;
 }
 
-static bool hbk__rate_wave(const hbk__stage *s, hbk__item *items, hbk_int n, hbk_jsonl_writer *out,
-                           hbk_error *err)
+/* What hbk_rate adds to its stage. */
+typedef struct hbk__rater {
+    const hbk_curate_options *o;
+    uint64_t hash; /* of model and adapter */
+} hbk__rater;
+
+/* What a wave of n pairs comes to; [i * votes + v] is vote v of pair i. */
+typedef struct hbk__ratings {
+    const hbk_curate_options *o;
+    hbk_request *r; /* (n, votes), or NULL where nothing is generated */
+    double *score;  /* (n, votes) */
+    hbk_int *tries; /* (n, votes) replies that came after the first */
+    double *ifd, *round_trip; /* (n) or NULL */
+    hbk_int n;
+} hbk__ratings;
+
+/* ---- a second chance for replies without a score ---- */
+
+/* Decodes n records once more, record k for vote of[k], and replaces the old replies. */
+static bool hbk__sample_again(const hbk__stage *s, const hbk__item *items, const hbk_int *of, hbk_int n,
+                              hbk__ratings *w, hbk_error *err)
 {
-    const hbk_curate_options *o = (const hbk_curate_options *)s->options;
-    hbk_int total = n * o->votes, limit = hbk__length_limit(s);
+    hbk_request *again = hbk__decode(s, items, n, 1, hbk__length_limit(s), err);
+    if (!again) return false;
+    for (hbk_int k = 0; k < n; k++) {
+        hbk_request *old = &w->r[of[k]];
+        hbk_reply reply = *old->reply;
+        *old->reply = *again[k].reply;
+        *again[k].reply = reply;
+        old->finish = again[k].finish;
+        w->score[of[k]] = hbk__text_rating(old);
+        w->tries[of[k]]++;
+    }
+    hbk__requests_free(s, again, n);
+    return true;
+}
+
+/* Samples what has no score anew, up to o->retries times: every try and vote with a stream of its own. */
+static bool hbk__retry(const hbk__stage *s, const hbk__item *items, hbk__ratings *w, hbk_error *err)
+{
+    char name[64]; /* of the streams */
+    hbk_decode_options o = w->o->decode;
+    hbk__stage stage = *s;
+    hbk_int votes = w->o->votes, n = 1;
+    if (o.sampling.temperature <= 0) o.sampling.temperature = hbk_decode_defaults().sampling.temperature;
+    stage.name = name;
+    stage.o = &o;
+    hbk__item *again = HBK__NEW(s->alloc, hbk__item, w->n, err);
+    hbk_int *of = again ? HBK__NEW(s->alloc, hbk_int, w->n, err) : NULL;
+    bool ok = of != NULL;
+    for (hbk_int try_ = 1; ok && try_ <= w->o->retries && n > 0; try_++)
+        for (hbk_int v = n = 0; ok && v < votes; v++) {
+            hbk_int k = 0;
+            for (hbk_int at = v; at < w->n * votes; at += votes)
+                if (isnan(w->score[at]) && w->r[at].finish != HBK_FINISH_TOO_LONG) {
+                    again[k] = items[at / votes];
+                    of[k++] = at;
+                }
+            snprintf(name, sizeof name, "%s again %lld.%lld", s->name, (long long)try_, (long long)v);
+            if (k) ok = hbk__sample_again(&stage, again, of, k, w, err);
+            n += k;
+        }
+    hbk_free(s->alloc, again);
+    hbk_free(s->alloc, of);
+    return ok;
+}
+
+/* ---- signals beside the rating ---- */
+
+/* Mean log-likelihood of each pair's target under (m, adapter), in forward use its output after its
+   instruction, in backward use its instruction after its output, into given (n); and, where alone (n) is not
+   NULL, of the same tokens after the prompt's first, the bos. NAN where a pair does not fit. */
+static bool hbk__likelihoods(const hbk__stage *s, const hbk_model *m, const hbk_adapter *adapter,
+                             const hbk__item *items, hbk_int n, hbk_use use, double *given, double *alone,
+                             hbk_error *err)
+{
+    hbk_int limit = HBK__MIN(hbk__length_limit(s), m->config.context_length), longest = 2;
+    hbk_tokens *ids = HBK__NEW(s->alloc, hbk_tokens, n, err);
+    hbk_scoring *p = ids ? HBK__NEW(s->alloc, hbk_scoring, 2 * n, err) : NULL;
+    bool ok = p != NULL;
+    for (hbk_int i = 0; ok && i < n; i++) {
+        hbk_render r;
+        memset(&r, 0, sizeof r);
+        r.use = use;
+        if (use == HBK_FORWARD) r.instruction = items[i].instruction;
+        else r.output = items[i].output;
+        r.reply = use == HBK_FORWARD ? items[i].output : items[i].instruction;
+        ids[i].alloc = s->alloc;
+        ok = hbk_template_tokens(s->t, s->tok, &r, &ids[i], &p[i].n_prompt, err);
+        if (!ok || ids[i].n > limit) continue; /* p[i] has no continuation and comes to NAN */
+        p[i].prompt = p[n + i].prompt = ids[i].data;
+        p[i].continuation = p[n + i].continuation = ids[i].data + p[i].n_prompt;
+        p[i].n_continuation = p[n + i].n_continuation = ids[i].n - p[i].n_prompt;
+        p[n + i].n_prompt = 1;
+        longest = HBK__MAX(longest, ids[i].n);
+    }
+    hbk_session *session = ok ? hbk_session_new(m, adapter, 1, longest, s->alloc, err) : NULL;
+    ok = session && hbk_score(session, p, alone ? 2 * n : n, err);
+    for (hbk_int i = 0; ok && i < n; i++) {
+        double tokens = (double)p[i].n_continuation;
+        given[i] = p[i].log_likelihood / tokens;
+        if (alone) alone[i] = p[n + i].log_likelihood / tokens;
+    }
+    hbk_session_free(session);
+    for (hbk_int i = 0; ids && i < n; i++) hbk_tokens_free(&ids[i]);
+    hbk_free(s->alloc, ids);
+    hbk_free(s->alloc, p);
+    return ok;
+}
+
+/* The signals that are wanted: w->ifd and w->round_trip. */
+static bool hbk__signals(const hbk__stage *s, const hbk__item *items, hbk__ratings *w, hbk_error *err)
+{
+    const hbk_curate_options *o = w->o;
+    bool ok = true;
+    if (o->signals & HBK_SIGNAL_IFD) {
+        w->ifd = HBK__NEW(s->alloc, double, w->n, err);
+        double *alone = w->ifd ? HBK__NEW(s->alloc, double, w->n, err) : NULL;
+        ok = alone &&
+             hbk__likelihoods(s, s->m, s->adapter, items, w->n, HBK_FORWARD, w->ifd, alone, err);
+        for (hbk_int i = 0; ok && i < w->n; i++) w->ifd[i] /= alone[i];
+        hbk_free(s->alloc, alone);
+    }
+    if (ok && o->signals & HBK_SIGNAL_ROUND_TRIP) {
+        w->round_trip = HBK__NEW(s->alloc, double, w->n, err);
+        ok = w->round_trip && hbk__likelihoods(s, o->backward, o->backward_adapter, items, w->n,
+                                               HBK_BACKWARD, w->round_trip, NULL, err);
+    }
+    return ok;
+}
+
+/* ---- rows ---- */
+
+static const char *hbk__readout_name(const hbk_curate_options *o)
+{
+    if (!(o->signals & HBK_SIGNAL_RATING)) return "none";
+    return o->readout == HBK_READOUT_TEXT ? "text" : "expected";
+}
+
+static json_t *hbk__real_or_null(double x)
+{
+    return isfinite(x) ? json_real(x) : json_null();
+}
+
+static int hbk__by_value(const void *x, const void *y)
+{
+    double a = *(const double *)x, b = *(const double *)y;
+    return (a > b) - (a < b);
+}
+
+/* Sums up those of a pair's votes that can be read: sorts them to the front of x (n), returns their number. */
+static hbk_int hbk__sum_up(double *x, hbk_int n, double *mean, double *median, double *spread)
+{
+    hbk_int read = 0;
+    for (hbk_int i = 0; i < n; i++)
+        if (!isnan(x[i])) x[read++] = x[i];
+    double sum = 0, squares = 0;
+    for (hbk_int i = 0; i < read; i++) sum += x[i]; /* in their own order: that of the bytes in the file */
+    *mean = read ? sum / (double)read : (double)NAN;
+    for (hbk_int i = 0; i < read; i++) squares += (x[i] - *mean) * (x[i] - *mean);
+    *spread = read > 1 ? sqrt(squares / (double)(read - 1)) : (double)NAN;
+    qsort(x, (size_t)read, sizeof *x, hbk__by_value);
+    *median = read ? 0.5 * (x[(read - 1) / 2] + x[read / 2]) : (double)NAN;
+    return read;
+}
+
+/* What a pair's votes come to. */
+typedef struct hbk__verdict {
+    double mean, median, spread;
+    hbk_int read, tries;
+    const char *status;
+    json_t *each;
+} hbk__verdict;
+
+/* The verdict on pair i of a wave; sorts its votes. The caller lets go of `each`. */
+static hbk__verdict hbk__verdict_of(const hbk__ratings *w, hbk_int i)
+{
+    hbk__verdict v;
+    hbk_int votes = w->r ? w->o->votes : 0;
+    bool too_long = !w->r && ((w->ifd && isnan(w->ifd[i])) || (w->round_trip && isnan(w->round_trip[i])));
+    bool truncated = false;
+    memset(&v, 0, sizeof v);
+    v.each = json_array();
+    for (hbk_int k = i * votes; k < (i + 1) * votes; k++) {
+        too_long = too_long || w->r[k].finish == HBK_FINISH_TOO_LONG;
+        truncated = truncated || hbk__is_cut(w->r[k].finish);
+        v.tries += w->tries[k];
+        json_array_append_new(v.each, hbk__real_or_null(w->score[k]));
+    }
+    v.read = hbk__sum_up(votes ? w->score + i * votes : NULL, votes, &v.mean, &v.median, &v.spread);
+    v.status = too_long            ? "too_long"
+               : v.read || !w->r   ? "ok"
+               : truncated         ? "truncated"
+                                   : "unparsable";
+    return v;
+}
+
+/* Row i of a wave. */
+static bool hbk__rating_row(const hbk__stage *s, const hbk__item *items, const hbk__ratings *w, hbk_int i,
+                            hbk_jsonl_writer *out, hbk_error *err)
+{
+    const hbk__rater *rater = (const hbk__rater *)s->options;
+    const hbk_curate_options *o = w->o;
+    hbk__verdict v = hbk__verdict_of(w, i);
+    json_t *row = json_pack(
+        "{s:s s:o s:s s:s s:o}", "id", items[i].id, "score",
+        hbk__real_or_null(o->vote == HBK_VOTE_MEAN ? v.mean : v.median), "status", v.status, "readout",
+        hbk__readout_name(o), "votes", v.each);
+    int failed = row ? 0 : -1;
+    if (w->r && o->votes > 1) {
+        failed |= json_object_set_new(row, "mean", hbk__real_or_null(v.mean));
+        failed |= json_object_set_new(row, "median", hbk__real_or_null(v.median));
+        failed |= json_object_set_new(row, "spread", hbk__real_or_null(v.spread));
+    }
+    const char *text = w->r ? hbk_reply_text(w->r[i * o->votes].reply) : "";
+    failed |= json_object_set_new(row, "retries", json_integer((json_int_t)v.tries));
+    failed |= json_object_set_new(row, "text", json_string(text));
+    if (w->ifd) failed |= json_object_set_new(row, "ifd", hbk__real_or_null(w->ifd[i]));
+    if (w->round_trip) failed |= json_object_set_new(row, "round_trip", hbk__real_or_null(w->round_trip[i]));
+    failed |= json_object_set_new(row, "rater", hbk__hex(rater->hash));
+    failed |= json_object_set_new(row, "prov", hbk__prov(s));
+    if (!failed) return hbk__write_row(out, row, err);
+    json_decref(row);
+    return hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for a row");
+}
+
+/* Generates the wave's ratings: w->r, w->score, w->tries. */
+static bool hbk__rate_replies(const hbk__stage *s, const hbk__item *items, hbk__ratings *w, hbk_error *err)
+{
+    const hbk_curate_options *o = w->o;
     hbk__digits d;
     memset(&d, 0, sizeof d);
     bool expected = o->readout == HBK_READOUT_EXPECTED;
@@ -18191,17 +18445,110 @@ static bool hbk__rate_wave(const hbk__stage *s, hbk__item *items, hbk_int n, hbk
         hbk__digits_free(&d);
         return false;
     }
-    hbk_request *r = hbk__decode(s, items, n, o->votes, HBK__MAX(limit - d.reserve, 1), err);
-    double *score = r ? HBK__NEW(s->alloc, double, total, err) : NULL;
-    bool ok = score != NULL;
-    if (ok && expected) ok = hbk__expected(s, items, n, o->votes, r, &d, score, err);
-    for (hbk_int i = 0; ok && !expected && i < total; i++)
-        score[i] = hbk__text_rating(hbk_reply_text(r[i].reply), r[i].finish);
-    for (hbk_int i = 0; ok && i < n; i++)
-        ok = hbk__rating_row(s, &items[i], r + i * o->votes, score + i * o->votes, o->votes, out, err);
-    hbk_free(s->alloc, score);
-    hbk__requests_free(s, r, total);
+    hbk_int total = w->n * o->votes, room = HBK__MAX(hbk__length_limit(s) - d.reserve, 1);
+    w->r = hbk__decode(s, items, w->n, o->votes, room, err);
+    w->score = w->r ? HBK__NEW(s->alloc, double, total, err) : NULL;
+    w->tries = w->score ? HBK__NEW(s->alloc, hbk_int, total, err) : NULL;
+    bool ok = w->tries != NULL;
+    if (ok && expected) ok = hbk__expected(s, items, w->n, o->votes, w->r, &d, w->score, err);
+    for (hbk_int i = 0; ok && !expected && i < total; i++) w->score[i] = hbk__text_rating(&w->r[i]);
+    if (ok && !expected && o->retries > 0) ok = hbk__retry(s, items, w, err);
     hbk__digits_free(&d);
+    return ok;
+}
+
+static bool hbk__rate_wave(const hbk__stage *s, hbk__item *items, hbk_int n, hbk_jsonl_writer *out,
+                           hbk_error *err)
+{
+    hbk__ratings w;
+    memset(&w, 0, sizeof w);
+    w.o = ((const hbk__rater *)s->options)->o;
+    w.n = n;
+    bool rated = w.o->signals & HBK_SIGNAL_RATING;
+    bool ok = (!rated || hbk__rate_replies(s, items, &w, err)) && hbk__signals(s, items, &w, err);
+    for (hbk_int i = 0; ok && i < n; i++) ok = hbk__rating_row(s, items, &w, i, out, err);
+    hbk_free(s->alloc, w.score);
+    hbk_free(s->alloc, w.tries);
+    hbk_free(s->alloc, w.ifd);
+    hbk_free(s->alloc, w.round_trip);
+    hbk__requests_free(s, w.r, n * w.o->votes);
+    return ok;
+}
+
+/* ---- what is refused before a rating begins ---- */
+
+static bool hbk__rate_check(const hbk__stage *s, const hbk_curate_options *o, hbk_error *err)
+{
+    unsigned all = HBK_SIGNAL_RATING | HBK_SIGNAL_IFD | HBK_SIGNAL_ROUND_TRIP;
+    if (o->votes < 1 || (o->votes > 1 && o->decode.sampling.temperature <= 0))
+        return hbk_fail(
+            err, HBK_ERROR_OPTION,
+            "%lld votes: at least 1 is needed, and more than 1 need a temperature above 0, or all "
+            "would be the same",
+            (long long)o->votes);
+    if (o->retries < 0)
+        return hbk_fail(err, HBK_ERROR_OPTION, "%lld retries: expected 0 or more", (long long)o->retries);
+    if (!o->signals || (o->signals & ~all))
+        return hbk_fail(err, HBK_ERROR_OPTION, "signals %u: expected a sum of HBK_SIGNAL_...", o->signals);
+    if (o->signals & HBK_SIGNAL_ROUND_TRIP && !o->backward)
+        return hbk_fail(err, HBK_ERROR_OPTION,
+                        "the round trip needs the backward model that wrote the instructions");
+    if (!(o->signals & HBK_SIGNAL_RATING) || o->readout != HBK_READOUT_EXPECTED) return true;
+    hbk__digits d;
+    bool spelled = hbk__digits_encode(s, &d, err);
+    hbk__digits_free(&d);
+    return spelled;
+}
+
+/* Ratings are told apart by their ids: each may occur once. */
+static bool hbk__ids_unique(const char *path, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_jsonl_reader *in = hbk_jsonl_open(path, alloc, err);
+    hbk__hash_set seen;
+    json_t *row;
+    int got = in ? 1 : -1;
+    memset(&seen, 0, sizeof seen);
+    seen.alloc = alloc;
+    while (got > 0 && (got = hbk_jsonl_next(in, &row, err)) > 0) {
+        char id[256];
+        bool had = false, ok = hbk__row_id(row, "row", id, path, hbk_jsonl_line(in), err) &&
+                               hbk__hash_add(&seen, hbk_hash(0, id, strlen(id)), &had, err);
+        if (ok && had)
+            ok = hbk_fail_at(err, HBK_ERROR_DATA, path, hbk_jsonl_line(in),
+                             "the id \"%s\" stands in an earlier row too: give every row its own", id);
+        if (!ok) got = -1;
+    }
+    hbk_jsonl_close(in);
+    hbk_free(alloc, seen.slots);
+    return got == 0;
+}
+
+/* Were the ratings that `path` holds made as these are to be? The first row speaks for all, as each names who
+   made it; what differs is named. */
+static bool hbk__ratings_same(const hbk__stage *s, const char *path, hbk_error *err)
+{
+    static const char remedy[] = "another file for the ratings";
+    const hbk__rater *rater = (const hbk__rater *)s->options;
+    hbk_jsonl_reader *in = hbk_file_exists(path) ? hbk_jsonl_open(path, s->alloc, err) : NULL;
+    json_t *row, *now = NULL, *prov = NULL;
+    bool ok = in || !hbk_file_exists(path), rated = rater->o->signals & HBK_SIGNAL_RATING;
+    int got = in ? hbk_jsonl_next(in, &row, NULL) : 0; /* a torn row is made again */
+    if (got > 0) {
+        prov = hbk__prov(s);
+        now = json_pack("{s:s s:o}", "readout", hbk__readout_name(rater->o), "rater", hbk__hex(rater->hash));
+        json_int_t votes = rated ? (json_int_t)rater->o->votes : 0;
+        json_int_t then = (json_int_t)json_array_size(json_object_get(row, "votes"));
+        ok = prov && now ? hbk_json_same(json_object_get(row, "prov"), prov, path, remedy, err) &&
+                               hbk_json_same(row, now, path, remedy, err)
+                         : hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for a row");
+        if (ok && votes != then)
+            ok = hbk_fail_at(err, HBK_ERROR_OPTION, path, 0,
+                             "was begun with %lld votes, not %lld: use the same, or %s", (long long)then,
+                             (long long)votes, remedy);
+    }
+    json_decref(now);
+    json_decref(prov);
+    hbk_jsonl_close(in);
     return ok;
 }
 
@@ -18210,55 +18557,80 @@ HBK_DEF bool hbk_rate(const hbk_model *m, const hbk_adapter *adapter, const hbk_
                       const char *candidates, const char *ratings, const hbk_progress *progress,
                       hbk_allocator *alloc, hbk_error *err)
 {
-    hbk__stage s = {"rate", m, adapter, tok, t, &o->decode, prov_adapter, alloc, o, hbk__take_candidate,
-                    hbk__rate_wave, NULL};
-    if (o->votes < 1 || (o->votes > 1 && o->decode.sampling.temperature <= 0))
-        return hbk_fail(
-            err, HBK_ERROR_OPTION,
-            "%lld votes: at least 1 is needed, and more than 1 need a temperature above 0, or all "
-            "would be the same",
-            (long long)o->votes);
-    return hbk_template_check(t, tok, err) && hbk__run_waves(&s, candidates, ratings, progress, err);
+    hbk__rater rater = {o, adapter ? hbk_adapter_hash(hbk_model_hash(m), adapter) : hbk_model_hash(m)};
+    hbk__stage s = {"rate",       m,     adapter, tok,   t, &o->decode,
+                    prov_adapter, alloc, &rater,  hbk__take_candidate, hbk__rate_wave, NULL};
+    return hbk_template_check(t, tok, err) && hbk__rate_check(&s, o, err) &&
+           hbk__ids_unique(candidates, alloc, err) && hbk__ratings_same(&s, ratings, err) &&
+           hbk__run_waves(&s, candidates, ratings, progress, err);
 }
 
 /* ---- selection ------------------------------------------------------------------------------ */
 
-/* A rating as read back: its place in the file, and its score or NAN. */
+enum { HBK__N_SIGNALS = 3 };
+static const char *const hbk__signal_keys[HBK__N_SIGNALS] = {"score", "ifd", "round_trip"};
+
+/* A rating as read back: its place in the file, its signals, NAN where there is none, and the value that it
+   is selected by. */
 typedef struct hbk__rated {
-    double score;
+    double signal[HBK__N_SIGNALS], value, ranks;
     hbk_int at;
 } hbk__rated;
 
-static int hbk__by_score(const void *x, const void *y)
+static int hbk__best_first(const void *x, const void *y)
 {
     const hbk__rated *a = (const hbk__rated *)x, *b = (const hbk__rated *)y;
-    if (a->score != b->score) return a->score > b->score ? -1 : 1;
+    if (a->value != b->value) return a->value > b->value ? -1 : 1;
     return a->at < b->at ? -1 : 1; /* ties: the earlier record */
 }
 
-/* Counts one rating row; its score is NAN if it has none. */
-static bool hbk__count_rating(const json_t *row, hbk_curate_counts *c, double *score, const char *path,
-                              hbk_int line, hbk_error *err)
+/* Reads the signals of a rating row that are asked for. One that was never measured is an error. */
+static bool hbk__read_signals(const json_t *row, unsigned signals, hbk__rated *x, hbk_curate_counts *c,
+                              const char *path, hbk_int line, hbk_error *err)
+{
+    bool all = true;
+    x->ranks = 0;
+    for (int i = 0; i < HBK__N_SIGNALS; i++) {
+        const json_t *value = json_object_get(row, hbk__signal_keys[i]);
+        x->signal[i] = json_is_number(value) ? json_number_value(value) : (double)NAN;
+        if (!(signals >> i & 1)) continue;
+        if (!value)
+            return hbk_fail_at(err, HBK_ERROR_DATA, path, line,
+                               "\"%s\" is missing: it was not measured when these pairs were rated",
+                               hbk__signal_keys[i]);
+        all = all && !isnan(x->signal[i]);
+    }
+    bool unhelpful = all && signals & HBK_SIGNAL_IFD && x->signal[1] >= 1;
+    c->unhelpful += unhelpful;
+    x->value = all && !unhelpful ? 0 : (double)NAN;
+    return true;
+}
+
+/* Counts one rating row and reads it into *x. */
+static bool hbk__count_rating(const json_t *row, unsigned signals, hbk__rated *x, hbk_curate_counts *c,
+                              const char *path, hbk_int line, hbk_error *err)
 {
     const char *status = "";
-    const json_t *value = json_object_get(row, "score");
-    if (!hbk_json_string(row, "status", &status, path, line, err)) return false;
-    *score = json_is_number(value) ? json_number_value(value) : (double)NAN;
+    if (!hbk_json_string(row, "status", &status, path, line, err) ||
+        !hbk__read_signals(row, signals, x, c, path, line, err))
+        return false;
+    double score = x->signal[0];
     c->n++;
     if (!strcmp(status, "unparsable")) c->unparsable++;
     if (!strcmp(status, "truncated")) c->truncated++;
     if (!strcmp(status, "too_long")) c->too_long++;
-    if (isnan(*score)) return true;
-    if (*score < 1 || *score > 5)
-        return hbk_fail_at(err, HBK_ERROR_RANGE, path, line, "\"score\" is %g, expected 1 to 5", *score);
+    if (json_integer_value(json_object_get(row, "retries")) > 0) c->retried++;
+    if (isnan(score)) return true;
+    if (score < 1 || score > 5)
+        return hbk_fail_at(err, HBK_ERROR_RANGE, path, line, "\"score\" is %g, expected 1 to 5", score);
     c->rated++;
-    c->histogram[(int)floor(*score + 0.5) - 1]++;
+    c->histogram[(int)floor(score + 0.5) - 1]++;
     return true;
 }
 
 /* Reads all ratings; *rated (n) in file order is the caller's to free. */
-static bool hbk__read_ratings(const char *path, hbk_curate_counts *c, hbk__rated **rated, hbk_int *n,
-                              hbk_allocator *alloc, hbk_error *err)
+static bool hbk__read_ratings(const char *path, unsigned signals, hbk_curate_counts *c, hbk__rated **rated,
+                              hbk_int *n, hbk_allocator *alloc, hbk_error *err)
 {
     hbk_jsonl_reader *in = hbk_jsonl_open(path, alloc, err);
     hbk_int cap = 0;
@@ -18274,7 +18646,7 @@ static bool hbk__read_ratings(const char *path, hbk_curate_counts *c, hbk__rated
         }
         *rated = (hbk__rated *)grown;
         (*rated)[*n].at = *n;
-        if (!hbk__count_rating(row, c, &(*rated)[(*n)++].score, path, hbk_jsonl_line(in), err)) {
+        if (!hbk__count_rating(row, signals, &(*rated)[(*n)++], c, path, hbk_jsonl_line(in), err)) {
             got = -1;
             break;
         }
@@ -18283,23 +18655,45 @@ static bool hbk__read_ratings(const char *path, hbk_curate_counts *c, hbk__rated
     return got == 0;
 }
 
-/* Marks what is kept: scores of at least o->keep, or the best o->keep_share of those rated. */
-static bool hbk__mark_kept(const hbk_curate_options *o, hbk__rated *rated, hbk_int n, bool *kept,
+/* Sorts the m pairs that are ranked, the best first: by their only signal, or by the sum of their ranks in
+   each. Equals share the mean of their ranks, so that a signal of few values does not order by chance. */
+static void hbk__rank(hbk__rated *x, hbk_int m, unsigned signals)
+{
+    int n_signals = 0;
+    for (int k = 0; k < HBK__N_SIGNALS; k++) {
+        if (!(signals >> k & 1)) continue;
+        n_signals++;
+        for (hbk_int i = 0; i < m; i++) x[i].value = x[i].signal[k];
+        qsort(x, (size_t)m, sizeof *x, hbk__best_first);
+        for (hbk_int i = 0, end; i < m; i = end) {
+            for (end = i; end < m && x[end].value == x[i].value;) end++;
+            for (hbk_int at = i; at < end; at++) x[at].ranks += 0.5 * (double)(i + end - 1);
+        }
+    }
+    if (n_signals < 2) return;
+    for (hbk_int i = 0; i < m; i++) x[i].value = -x[i].ranks;
+    qsort(x, (size_t)m, sizeof *x, hbk__best_first);
+}
+
+/* Marks what is kept: values of at least o->keep, or the best. */
+static bool hbk__mark_kept(const hbk_curate_options *o, const hbk__rated *rated, hbk_int n, bool *kept,
                            hbk_curate_counts *c, hbk_allocator *alloc, hbk_error *err)
 {
     hbk__rated *sorted = HBK__NEW(alloc, hbk__rated, n, err);
     if (!sorted) return false;
     hbk_int m = 0, most;
+    bool best = o->keep_top > 0 || o->keep_share > 0, several = (o->signals & (o->signals - 1)) != 0;
     for (hbk_int i = 0; i < n; i++)
-        if (!isnan(rated[i].score)) sorted[m++] = rated[i];
-    qsort(sorted, (size_t)m, sizeof *sorted, hbk__by_score);
-    most = o->keep_share > 0 ? (hbk_int)ceil(o->keep_share * (double)m - 1e-9) : m;
-    c->threshold = o->keep_share > 0 ? (double)NAN : o->keep;
+        if (!isnan(rated[i].value)) sorted[m++] = rated[i];
+    hbk__rank(sorted, m, o->signals);
+    most = o->keep_top > 0 ? o->keep_top : best ? (hbk_int)ceil(o->keep_share * (double)m - 1e-9) : m;
+    c->ranked = m;
+    c->threshold = best ? (double)NAN : o->keep;
     for (hbk_int i = 0; i < HBK__MIN(m, most); i++) {
-        if (o->keep_share <= 0 && sorted[i].score < o->keep) break;
+        if (!best && sorted[i].value < o->keep) break;
         kept[sorted[i].at] = true;
         c->kept++;
-        if (o->keep_share > 0) c->threshold = sorted[i].score;
+        if (best && !several) c->threshold = sorted[i].value;
     }
     c->collapsed = (double)c->kept < 0.02 * (double)c->n || (double)c->kept > 0.9 * (double)c->n;
     hbk_free(alloc, sorted);
@@ -18311,13 +18705,17 @@ static bool hbk__write_curated(const json_t *row, double score, const char *path
 {
     char id[256];
     const char *x, *y;
-    return hbk__row_id(row, "row", id, path, line, err) &&
-           hbk__row_text(row, "instruction", &x, path, line, err) &&
-           hbk__row_text(row, "output", &y, path, line, err) &&
-           hbk__write_row(out,
-                          json_pack("{s:s s:s s:s s:f s:s}", "id", id, "instruction", x, "output", y, "score",
-                                    score, "source", "aug"),
-                          err);
+    if (!hbk__row_id(row, "row", id, path, line, err) ||
+        !hbk__row_text(row, "instruction", &x, path, line, err) ||
+        !hbk__row_text(row, "output", &y, path, line, err))
+        return false;
+    json_t *pair = json_pack("{s:s s:s s:s}", "id", id, "instruction", x, "output", y);
+    int failed = pair ? 0 : -1;
+    if (!isnan(score)) failed |= json_object_set_new(pair, "score", json_real(score));
+    failed |= json_object_set_new(pair, "source", json_string("aug"));
+    if (!failed) return hbk__write_row(out, pair, err);
+    json_decref(pair);
+    return hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for a row");
 }
 
 /* Walks candidates and ratings side by side: rating k belongs to the k-th candidate that is "ok". */
@@ -18342,7 +18740,7 @@ static bool hbk__merge_kept(const char *candidates, const char *ratings, const h
                 err, HBK_ERROR_DATA, ratings, k + 1,
                 "expected the rating of candidate \"%s\" here: these ratings are of other candidates", id);
         if (ok && kept[k])
-            ok = hbk__write_curated(row, rated[k].score, candidates, hbk_jsonl_line(c), out, err);
+            ok = hbk__write_curated(row, rated[k].signal[0], candidates, hbk_jsonl_line(c), out, err);
         k++;
         if (ok) continue;
         got = -1;
@@ -18357,6 +18755,17 @@ static bool hbk__merge_kept(const char *candidates, const char *ratings, const h
     return got == 0;
 }
 
+static bool hbk__select_check(const hbk_curate_options *o, hbk_error *err)
+{
+    if (o->keep_top > 0 && o->keep_share > 0)
+        return hbk_fail(err, HBK_ERROR_OPTION, "keep_top and keep_share exclude each other");
+    if (o->signals != HBK_SIGNAL_RATING && o->keep_top <= 0 && o->keep_share <= 0)
+        return hbk_fail(err, HBK_ERROR_OPTION,
+                        "a least score is of ratings alone: by other signals so many (keep_top) or a share "
+                        "(keep_share) of the pairs can be kept");
+    return true;
+}
+
 HBK_DEF bool hbk_select(const hbk_curate_options *o, const char *candidates, const char *ratings,
                         const char *curated, hbk_curate_counts *counts, hbk_allocator *alloc, hbk_error *err)
 {
@@ -18368,7 +18777,8 @@ HBK_DEF bool hbk_select(const hbk_curate_options *o, const char *candidates, con
     memset(&f, 0, sizeof f);
     if (hbk__same_file(curated, candidates) || hbk__same_file(curated, ratings))
         return hbk_fail_at(err, HBK_ERROR_OPTION, curated, 0, "is an input too: choose another output file");
-    bool ok = hbk__read_ratings(ratings, &c, &rated, &n, alloc, err);
+    if (!hbk__select_check(o, err)) return false;
+    bool ok = hbk__read_ratings(ratings, o->signals, &c, &rated, &n, alloc, err);
     bool *kept = ok ? HBK__NEW(alloc, bool, n, err) : NULL;
     hbk_jsonl_writer *out = NULL;
     ok = kept && hbk__mark_kept(o, rated, n, kept, &c, alloc, err);
@@ -18380,6 +18790,94 @@ HBK_DEF bool hbk_select(const hbk_curate_options *o, const char *candidates, con
     hbk_free(alloc, kept);
     hbk_free(alloc, rated);
     if (ok && counts) *counts = c;
+    return ok;
+}
+
+/* ---- against labels ---------------------------------------------------------------------- */
+
+/* Ids by what is known of them. */
+typedef struct hbk__labels {
+    hbk__hash_set good, bad, kept;
+} hbk__labels;
+
+/* One row of labels. */
+static bool hbk__read_label(hbk__labels *l, const json_t *row, uint64_t id, const char *path, hbk_int line,
+                       hbk_error *err)
+{
+    const double good_from = 4.5; /* the paper's A5 */
+    const json_t *good = json_object_get(row, "good"), *score = json_object_get(row, "score");
+    bool had = false;
+    if (!json_is_boolean(good) && !json_is_number(score))
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, path, line,
+                           "expected {\"id\", \"good\": true or false} or {\"id\", \"score\": 1 to 5}");
+    if (hbk__hash_has(&l->good, id) || hbk__hash_has(&l->bad, id))
+        return hbk_fail_at(err, HBK_ERROR_DATA, path, line, "this id is labelled in an earlier row too");
+    bool is_good = json_is_boolean(good) ? json_is_true(good) : json_number_value(score) >= good_from;
+    return hbk__hash_add(is_good ? &l->good : &l->bad, id, &had, err);
+}
+
+/* Walks a file's rows into the sets: labels, or (labels false) ids of pairs that were kept. */
+static bool hbk__read_ids(hbk__labels *l, const char *path, bool labels, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_jsonl_reader *in = hbk_jsonl_open(path, alloc, err);
+    json_t *row;
+    int got = in ? 1 : -1;
+    while (got > 0 && (got = hbk_jsonl_next(in, &row, err)) > 0) {
+        char text[256];
+        bool had, ok = hbk__row_id(row, "row", text, path, hbk_jsonl_line(in), err);
+        uint64_t id = ok ? hbk_hash(0, text, strlen(text)) : 0;
+        ok = ok && (labels ? hbk__read_label(l, row, id, path, hbk_jsonl_line(in), err)
+                           : hbk__hash_add(&l->kept, id, &had, err));
+        if (!ok) got = -1;
+    }
+    hbk_jsonl_close(in);
+    return got == 0;
+}
+
+/* Counts the rated pairs that have a label. */
+static bool hbk__count_labels(const hbk__labels *l, const char *path, hbk_agreement *a, hbk_allocator *alloc,
+                              hbk_error *err)
+{
+    hbk_jsonl_reader *in = hbk_jsonl_open(path, alloc, err);
+    json_t *row;
+    int got = in ? 1 : -1;
+    while (got > 0 && (got = hbk_jsonl_next(in, &row, err)) > 0) {
+        char text[256];
+        if (!hbk__row_id(row, "row", text, path, hbk_jsonl_line(in), err)) {
+            got = -1;
+            break;
+        }
+        uint64_t id = hbk_hash(0, text, strlen(text));
+        bool good = hbk__hash_has(&l->good, id), kept = hbk__hash_has(&l->kept, id);
+        if (!good && !hbk__hash_has(&l->bad, id)) continue;
+        a->n++;
+        a->good += good;
+        a->kept += kept;
+        a->both += good && kept;
+    }
+    hbk_jsonl_close(in);
+    return got == 0;
+}
+
+HBK_DEF bool hbk_agree(const char *labels, const char *ratings, const char *curated, hbk_agreement *a,
+                       hbk_allocator *alloc, hbk_error *err)
+{
+    hbk__labels l;
+    hbk_agreement found;
+    memset(&l, 0, sizeof l);
+    memset(&found, 0, sizeof found);
+    l.good.alloc = l.bad.alloc = l.kept.alloc = alloc;
+    bool ok = hbk__read_ids(&l, labels, true, alloc, err) && hbk__read_ids(&l, curated, false, alloc, err) &&
+              hbk__count_labels(&l, ratings, &found, alloc, err);
+    found.unknown = l.good.n + l.bad.n - found.n;
+    found.precision = found.kept ? (double)found.both / (double)found.kept : (double)NAN;
+    found.recall = found.good ? (double)found.both / (double)found.good : (double)NAN;
+    if (ok && found.n == 0)
+        ok = hbk_fail_at(err, HBK_ERROR_DATA, labels, 0, "labels none of the pairs that %s rates", ratings);
+    if (ok) *a = found;
+    hbk_free(alloc, l.good.slots);
+    hbk_free(alloc, l.bad.slots);
+    hbk_free(alloc, l.kept.slots);
     return ok;
 }
 
@@ -18561,8 +19059,12 @@ static hbk_curate_options hbk__loop_keeping(const hbk_loop_options *o, int k)
         if (o->keep[i] > 0) {
             c.keep = o->keep[i];
             c.keep_share = 0;
+            c.keep_top = 0;
         }
-        if (o->keep_share[i] > 0) c.keep_share = o->keep_share[i];
+        if (o->keep_share[i] > 0) {
+            c.keep_share = o->keep_share[i];
+            c.keep_top = 0;
+        }
     }
     return c;
 }
@@ -18606,6 +19108,10 @@ static json_t *hbk__loop_json(const hbk__loop *l)
         hbk__add(j, "max_length", json_integer(o->max_length)) &&
         hbk__add(j, "readout", json_string(o->curate.readout == HBK_READOUT_TEXT ? "text" : "expected")) &&
         hbk__add(j, "votes", json_integer(o->curate.votes)) &&
+        hbk__add(j, "vote", json_string(o->curate.vote == HBK_VOTE_MEAN ? "mean" : "median")) &&
+        hbk__add(j, "retries", json_integer(o->curate.retries)) &&
+        hbk__add(j, "signals", json_integer(o->curate.signals)) &&
+        hbk__add(j, "keep_top", json_integer(o->curate.keep_top)) &&
         hbk__add(j, "keep", hbk__keeping_json(o, false)) &&
         hbk__add(j, "keep_share", hbk__keeping_json(o, true)) &&
         hbk__add(j, "seed", json_integer((json_int_t)o->seed)) &&
@@ -18802,6 +19308,24 @@ static bool hbk__loop_spells(hbk__loop *l, hbk_error *err)
     return ok;
 }
 
+/* What a curation would refuse is refused before anything is trained. */
+static bool hbk__loop_curations(const hbk__loop *l, hbk_error *err)
+{
+    hbk_curate_options o = l->o->curate;
+    hbk__stage s;
+    memset(&s, 0, sizeof s);
+    s.tok = l->tok;
+    s.t = l->t;
+    s.alloc = l->alloc;
+    o.backward = l->m; /* M_yx is still to come */
+    bool ok = hbk__rate_check(&s, &o, err);
+    for (int k = 1; ok && k <= l->o->iterations; k++) {
+        o = hbk__loop_keeping(l->o, k);
+        ok = hbk__select_check(&o, err);
+    }
+    return ok;
+}
+
 /* Reads the seed. */
 static bool hbk__loop_seed(hbk__loop *l, hbk_error *err)
 {
@@ -18843,6 +19367,7 @@ static bool hbk__loop_check(hbk__loop *l, hbk_error *err)
                                l->dir);
     l->fits = hbk_file_exists(l->run); /* it was looked at then; another rubric will be named by its hash */
     return hbk__loop_seed(l, err) && hbk__loop_spells(l, err) && hbk__loop_segments(l, NULL, err) &&
+           hbk__loop_curations(l, err) &&
            (!l->o->replay_path || hbk_dataset_add_texts(&l->replay, l->o->replay_path, l->tok, limit, err));
 }
 
@@ -19031,17 +19556,19 @@ static json_t *hbk__counts_json(const hbk_curate_counts *c)
 {
     const hbk_int *h = c->histogram;
     return json_pack(
-        "{s:I s:I s:I s:I s:I s:I s:o s:b s:[I,I,I,I,I]}", "n", (json_int_t)c->n, "rated",
+        "{s:I s:I s:I s:I s:I s:I s:I s:I s:I s:o s:b s:[I,I,I,I,I]}", "n", (json_int_t)c->n, "rated",
         (json_int_t)c->rated, "unparsable", (json_int_t)c->unparsable, "truncated", (json_int_t)c->truncated,
-        "too_long", (json_int_t)c->too_long, "kept", (json_int_t)c->kept, "threshold",
-        isnan(c->threshold) ? json_null() : json_real(c->threshold), "collapsed", c->collapsed, "histogram",
+        "too_long", (json_int_t)c->too_long, "retried", (json_int_t)c->retried, "ranked",
+        (json_int_t)c->ranked, "unhelpful", (json_int_t)c->unhelpful, "kept", (json_int_t)c->kept,
+        "threshold", isnan(c->threshold) ? json_null() : json_real(c->threshold), "collapsed", c->collapsed,
+        "histogram",
         (json_int_t)h[0], (json_int_t)h[1], (json_int_t)h[2], (json_int_t)h[3], (json_int_t)h[4]);
 }
 
 /* Curation number k, 1 ..., by the model before it; *kept pairs go to curated-k.jsonl. */
 static bool hbk__loop_curate(hbk__loop *l, int k, hbk_error *err)
 {
-    char ratings[512], curated[512], rater[16], stage[32], selected[32], who[64];
+    char ratings[512], curated[512], rater[16], stage[32], selected[32], who[64], writer[64];
     hbk_curate_options o = hbk__loop_keeping(l->o, k);
     hbk_curate_counts *c = &l->r.curated[k - 1];
     snprintf(rater, sizeof rater, "m%d", k - 1);
@@ -19052,10 +19579,15 @@ static bool hbk__loop_curate(hbk__loop *l, int k, hbk_error *err)
     if (!hbk__loop_path(l, ratings, "ratings-", k, err) || !hbk__loop_path(l, curated, "curated-", k, err))
         return false;
     if (!hbk__stage_done(l, stage)) {
-        hbk_tuned t;
+        hbk_tuned t, myx;
+        memset(&myx, 0, sizeof myx);
         if (!hbk__loop_tuned(l, &t, rater, who, err)) return false;
-        bool ok = hbk_rate(t.model, t.adapter, l->tok, l->t, &o, who, l->candidates, ratings, l->progress,
-                           l->alloc, err);
+        bool ok = !(o.signals & HBK_SIGNAL_ROUND_TRIP) || hbk__loop_tuned(l, &myx, "myx", writer, err);
+        o.backward = myx.model;
+        o.backward_adapter = myx.adapter;
+        ok = ok && hbk_rate(t.model, t.adapter, l->tok, l->t, &o, who, l->candidates, ratings, l->progress,
+                            l->alloc, err);
+        hbk_tuned_free(&myx);
         hbk_tuned_free(&t);
         if (!ok || !hbk__stage_finish(l, stage, json_pack("{s:b s:s}", "done", 1, "by", who), err))
             return false;

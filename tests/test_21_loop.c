@@ -677,7 +677,11 @@ static bool t21_change(hbk_loop_options *o, int i, char name[64])
     T21_CHANGE("max_steps", o->max_steps = 1000)
     T21_CHANGE("max_length", o->max_length = 200)
     T21_CHANGE("readout", o->curate.readout = HBK_READOUT_TEXT)
-    T21_CHANGE("votes", o->curate.votes = 2)
+    T21_CHANGE("votes", (o->curate.votes = 2, o->curate.decode.sampling.temperature = 1))
+    T21_CHANGE("vote", o->curate.vote = HBK_VOTE_MEDIAN)
+    T21_CHANGE("retries", o->curate.retries = 1)
+    T21_CHANGE("signals", o->curate.signals = HBK_SIGNAL_IFD)
+    T21_CHANGE("keep_top", (o->curate.keep_top = 3, o->curate.keep_share = 0))
     T21_CHANGE("keep", o->curate.keep = 4)
     T21_CHANGE("keep", o->keep[0] = 4)
     T21_CHANGE("keep", o->keep[1] = 4)
@@ -776,6 +780,8 @@ static void t21_exempt(hbk_loop_options *o)
     o->tmpl = (const hbk_template *)(uintptr_t)o;         /* its hash is */
     o->force = !o->force;                                 /* what a second call is for */
     o->augment.decode.seed++, o->curate.decode.seed++, o->rewriting.seed++; /* `seed` stands for them */
+    o->curate.backward = (const hbk_model *)(uintptr_t)o; /* the run's own M_yx takes its place */
+    o->curate.backward_adapter = (const hbk_adapter *)(uintptr_t)o;
     for (int k = 2; k < HBK_ITERATIONS; k++) o->keep[k]++, o->keep_share[k]++; /* no curation in two has these */
     for (int k = 0; k < 3; k++) { /* these change no bit of a result */
         trainings[k]->recompute = !trainings[k]->recompute;
@@ -1123,6 +1129,54 @@ static void t21_bad_inputs(void **state)
     w.o.max_steps = 0;
     w.o.m0.replay = 2; /* documents that are not given */
     check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_DATA, "replayed");
+    w.o.m0.replay = 0;
+    w.o.curate.votes = 3; /* what a curation would refuse is refused before anything is trained */
+    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "3 votes");
+    w.o.curate.votes = 1;
+    w.o.curate.signals = HBK_SIGNAL_IFD;
+    w.o.curate.keep_share = 0;
+    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "of ratings alone");
+    t21_free(&w);
+}
+
+/* Promise: signals beside the rating come from the models that they are named after: the IFD from the rater,
+   the round trip from the backward model; and the curated pairs are the best by all of them. */
+static void t21_signals(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t21_world w = t21_new("signals");
+    char path[512], own[512];
+    w.o.iterations = 1;
+    w.o.curate.signals = HBK_SIGNAL_RATING | HBK_SIGNAL_IFD | HBK_SIGNAL_ROUND_TRIP;
+    w.o.curate.keep_share = 0;
+    w.o.curate.keep_top = 2;
+    check_ok(t21_run(&w, NULL, NULL, &err));
+    assert_int_equal(w.r.curated[0].kept, HBK__MIN(2, w.r.curated[0].ranked));
+    hbk_tuned m0, myx;
+    memset(&m0, 0, sizeof m0);
+    memset(&myx, 0, sizeof myx);
+    check_ok(hbk_tuned_load(&m0, w.m, t21_path(path, w.dir, "m0", NULL), NULL, &err));
+    check_ok(hbk_tuned_load(&myx, w.m, t21_path(path, w.dir, "myx", NULL), NULL, &err));
+    hbk_curate_options o = w.o.curate;
+    o.decode.seed = w.o.seed;
+    if (o.decode.max_length < 0) o.decode.max_length = w.o.max_length;
+    o.backward = myx.model;
+    o.backward_adapter = myx.adapter;
+    test_tmp(own, "t21_signals.jsonl");
+    unlink(own);
+    json_t *rows = t19_rows(t21_path(path, w.dir, "ratings-1.jsonl", NULL));
+    const json_t *prov = json_object_get(json_array_get(rows, 0), "prov");
+    const char *who = json_string_value(json_object_get(prov, "adapter"));
+    check_ok(hbk_rate(m0.model, m0.adapter, w.tok, w.t, &o, who,
+                      t21_path(path, w.dir, "candidates.jsonl", NULL), own, NULL, NULL, &err));
+    json_decref(rows);
+    hbk_text want = t19_read(own);
+    assert_non_null(strstr(hbk_text_string(&want), "\"round_trip\":-"));
+    t19_check_same(&want, t21_path(path, w.dir, "ratings-1.jsonl", NULL), "signals");
+    hbk_text_free(&want);
+    hbk_tuned_free(&m0);
+    hbk_tuned_free(&myx);
     t21_free(&w);
 }
 
@@ -1374,7 +1428,7 @@ static void t21_rows_of_others(void **state)
     hbk_text want = t19_read(t21_path(path, w.dir, "ratings-2.jsonl", NULL));
     t21_exchange(w.dir, "ratings-1.jsonl", "ratings-2.jsonl", false);
     t21_undo(w.dir, undone, 3);
-    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "of another input, model, template or seed");
+    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "was begun with adapter \"m0 ");
     unlink(t21_path(path, w.dir, "ratings-2.jsonl", NULL));
     check_ok(t21_run(&w, NULL, NULL, &err));
     t19_check_same(&want, path, "rated anew");
@@ -1464,6 +1518,7 @@ static const struct CMUnitTest tests_21[] = {
     cmocka_unit_test(t21_stop_on_collapse),
     cmocka_unit_test(t21_stop_by_steps),
     cmocka_unit_test(t21_bad_inputs),
+    cmocka_unit_test(t21_signals),
     cmocka_unit_test(t21_prompts_as_trained),
     cmocka_unit_test(t21_reversed_text),
     cmocka_unit_test(t21_no_made_up_score),

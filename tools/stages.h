@@ -192,20 +192,70 @@ static double cmd_percent(hbk_int part, hbk_int whole)
     return whole ? 100.0 * (double)part / (double)whole : 0;
 }
 
-/* What decision makers look at after a curation. `k` is its number in a loop, 0 outside. */
-static void cmd_say_counts(const cli *c, const hbk_curate_counts *n, int k)
+/* "rating,ifd" -> the sum of its signals; 0 where a name is none. */
+static unsigned cmd_signals(const char *list)
 {
-    char name[32] = "curation";
-    if (k) snprintf(name, sizeof name, "curation %d", k);
-    cli_say(c, "%s: kept %lld of %lld (%.0f %%)", name, (long long)n->kept, (long long)n->n,
-            cmd_percent(n->kept, n->n));
-    if (isfinite(n->threshold)) cli_say(c, " with a score of at least %g", n->threshold);
-    cli_say(c, "\n  scores   1: %lld   2: %lld   3: %lld   4: %lld   5: %lld\n", (long long)n->histogram[0],
+    static const char *const names[] = {"rating", "ifd", "round-trip"};
+    unsigned signals = 0;
+    for (size_t n; list; list = list[n] ? list + n + 1 : NULL) {
+        int k = 0;
+        n = strcspn(list, ",");
+        while (k < 3 && (strlen(names[k]) != n || strncmp(names[k], list, n))) k++;
+        if (k == 3) return 0;
+        signals |= 1u << k;
+    }
+    return signals;
+}
+
+/* What curate and run demand of the options of a curation, which gets its signals; the exit code.
+   `temperature` is the flag's name. */
+static int cmd_check_curation(const cli *c, hbk_curate_options *o, const char *temperature)
+{
+    o->signals = cmd_signals(cli_text(c, "signal"));
+    if (cli_has(c, "keep") + cli_has(c, "keep-top") + cli_has(c, "keep-share") > 1)
+        return cli_misused(c, "--keep, --keep-top and --keep-share exclude each other");
+    if (!o->signals)
+        return cli_misused(c, "--signal %.60s: expected rating, ifd, round-trip or several, as rating,ifd",
+                           cli_text(c, "signal"));
+    if (o->signals != HBK_SIGNAL_RATING && o->keep_top <= 0 && !cli_has(c, "keep-share"))
+        return cli_misused(c, "--signal %.60s needs --keep-top or --keep-share: a least score is of ratings",
+                           cli_text(c, "signal"));
+    if (o->votes > 1 && o->decode.sampling.temperature <= 0)
+        return cli_misused(c, "--votes %lld needs a --%s above 0, or all votes are the same",
+                           (long long)o->votes, temperature);
+    return CLI_DONE;
+}
+
+/* "  scores   1: 0   2: 3 ..." and what became of the replies. */
+static void cmd_say_ratings(const cli *c, const hbk_curate_counts *n)
+{
+    cli_say(c, "  scores   1: %lld   2: %lld   3: %lld   4: %lld   5: %lld\n", (long long)n->histogram[0],
             (long long)n->histogram[1], (long long)n->histogram[2], (long long)n->histogram[3],
             (long long)n->histogram[4]);
     cli_say(c, "  ratings  %lld read (%.0f %%), %lld unparsable, %lld truncated, %lld too long\n",
             (long long)n->rated, cmd_percent(n->rated, n->n), (long long)n->unparsable,
             (long long)n->truncated, (long long)n->too_long);
+    if (n->retried) cli_say(c, "  retries  of %lld pairs a reply was sampled anew\n", (long long)n->retried);
+}
+
+/* What decision makers look at after a curation. `k` is its number in a loop, 0 outside. */
+static void cmd_say_counts(const cli *c, const hbk_curate_counts *n, unsigned signals, int k)
+{
+    char name[32] = "curation";
+    static const char *const values[] = {"score", "IFD", "round trip"};
+    if (k) snprintf(name, sizeof name, "curation %d", k);
+    cli_say(c, "%s: kept %lld of %lld (%.0f %%)", name, (long long)n->kept, (long long)n->n,
+            cmd_percent(n->kept, n->n));
+    if (isfinite(n->threshold))
+        cli_say(c, " with a%s %s of at least %g", signals == HBK_SIGNAL_IFD ? "n" : "", values[signals / 2],
+                n->threshold);
+    cli_say(c, "\n");
+    if (signals & HBK_SIGNAL_RATING) cmd_say_ratings(c, n);
+    if (signals != HBK_SIGNAL_RATING) cli_say(c, "  ranked   %lld pairs\n", (long long)n->ranked);
+    if (signals & HBK_SIGNAL_IFD)
+        cli_say(c, "  IFD      of %lld pairs 1 and more: the instruction is of no use to the output\n",
+                (long long)n->unhelpful);
+    if (!n->kept && n->n) cli_say(c, "  nothing was kept: the file of pairs is empty\n");
     if (n->collapsed) {
         const char *what = n->kept * 2 > n->n ? "more than 90 % were kept" : "fewer than 2 % were kept";
         const char *why = n->rated * 2 < n->n ? "Most ratings have no score that could be read"
@@ -232,17 +282,47 @@ static bool cmd_ratings_path(cli *c, char path[512])
     return n < 512 || hbk_fail_at(&c->err, HBK_ERROR_RANGE, out, 0, "this path is too long");
 }
 
+static uint64_t cmd_backward_hash(const hbk_curate_options *o)
+{
+    uint64_t h = hbk_model_hash(o->backward);
+    return o->backward_adapter ? hbk_adapter_hash(h, o->backward_adapter) : h;
+}
+
+/* Precision and recall against --labels. */
+static bool cmd_say_agreement(cli *c, const char *ratings, json_t *result)
+{
+    hbk_agreement a;
+    if (!hbk_agree(cli_text(c, "labels"), ratings, cli_text(c, "out"), &a, NULL, &c->err)) return false;
+    cli_say(c, "  labels   %lld pairs, %lld good, %lld kept, %lld good and kept", (long long)a.n,
+            (long long)a.good, (long long)a.kept, (long long)a.both);
+    if (a.unknown) cli_say(c, "; %lld labels of no rated pair", (long long)a.unknown);
+    cli_say(c, "\n           precision ");
+    if (a.kept) cli_say(c, "%.3f, recall ", a.precision);
+    else cli_say(c, "- (nothing labelled was kept), recall ");
+    if (a.good) cli_say(c, "%.3f\n", a.recall);
+    else cli_say(c, "- (nothing is labelled good)\n");
+    json_object_set_new(result, "labels",
+                        json_pack("{s:I s:I s:I s:I s:I s:o s:o}", "n", (json_int_t)a.n, "good",
+                                  (json_int_t)a.good, "kept", (json_int_t)a.kept, "both", (json_int_t)a.both,
+                                  "unknown", (json_int_t)a.unknown, "precision",
+                                  hbk__real_or_null(a.precision), "recall", hbk__real_or_null(a.recall)));
+    return true;
+}
+
 /* Rates the candidates, and selects from all ratings. What is kept may change later, ratings may not. */
-static bool cmd_rate_and_select(cli *c, const cmd_world *w, const hbk_curate_options *o,
+static bool cmd_rate_and_select(cli *c, const cmd_world *w, const hbk_curate_options *o, char ratings[512],
                                 hbk_curate_counts *counts)
 {
     const char *candidates = cli_text(c, "candidates"), *out = cli_text(c, "out"),
                *adapter = cli_text(c, "adapter");
-    char ratings[512];
     json_t *options = cmd_options(c, w, &o->decode, candidates);
     if (options) {
         json_object_set_new(options, "readout", json_integer(o->readout));
         json_object_set_new(options, "votes", json_integer(o->votes));
+        json_object_set_new(options, "vote", json_integer(o->vote));
+        json_object_set_new(options, "retries", json_integer(o->retries));
+        json_object_set_new(options, "signals", json_integer(o->signals));
+        if (o->backward) json_object_set_new(options, "backward", hbk__hex(cmd_backward_hash(o)));
     }
     if (!options || !cmd_ratings_path(c, ratings)) {
         json_decref(options);
@@ -254,33 +334,48 @@ static bool cmd_rate_and_select(cli *c, const cmd_world *w, const hbk_curate_opt
     if (!ok) cmd_drop_empty(ratings);
     if (!ok) return false;
     cli_draw_end(&c->meter);
-    ok = hbk_select(o, candidates, ratings, out, counts, NULL, &c->err);
-    return ok;
+    return hbk_select(o, candidates, ratings, out, counts, NULL, &c->err);
+}
+
+/* The backward model that the round trip asks for, at home in *myx. */
+static bool cmd_open_backward(cli *c, const cmd_world *w, hbk_tuned *myx, hbk_curate_options *o)
+{
+    if (!cli_text(c, "backward")) return true;
+    if (!hbk_tuned_load(myx, w->base, cli_text(c, "backward"), NULL, &c->err)) return false;
+    o->backward = myx->model;
+    o->backward_adapter = myx->adapter;
+    return true;
 }
 
 static int cmd_curate(cli *c)
 {
     cmd_world w;
+    char ratings[512];
     hbk_curate_counts counts;
     memset(&w, 0, sizeof w);
     hbk_curate_options o = hbk_curate_defaults();
     cli_bind(c, &cmd_curate_group, "", &o);
     cli_bind(c, &cmd_keep_group, "", &o);
     cmd_bind_decode(c, &o.decode);
-    if (cli_has(c, "keep") && cli_has(c, "keep-share"))
-        return cli_misused(c, "--keep and --keep-share exclude each other");
-    if (o.votes > 1 && o.decode.sampling.temperature <= 0)
-        return cli_misused(c, "--votes %lld needs a --temperature above 0, or all votes are the same",
-                           (long long)o.votes);
-    bool ok = cmd_open(c, &w);
+    int code = cmd_check_curation(c, &o, "temperature");
+    if (code) return code;
+    if (cli_has(c, "backward") != ((o.signals & HBK_SIGNAL_ROUND_TRIP) != 0))
+        return cli_misused(c, "--backward and --signal round-trip go together");
+    hbk_tuned myx;
+    memset(&myx, 0, sizeof myx);
+    bool ok = cmd_open(c, &w) && cmd_open_backward(c, &w, &myx, &o);
     w.tag[0] = 0; /* nor does the rating prompt */
     if (ok && !w.tmpl)
         ok = hbk_fail(&c->err, HBK_ERROR_OPTION, "curate needs a template: --template plain at least");
     ok = ok && cmd_wording(c, w.tmpl, "rubric", HBK_RATING);
     if (ok) cmd_warn_of_template(c, &w);
-    ok = ok && cmd_rate_and_select(c, &w, &o, &counts);
-    if (ok) cmd_say_counts(c, &counts, 0);
-    if (ok && cli_has(c, "json")) ok = cli_print_json(hbk__counts_json(&counts), &c->err);
+    ok = ok && cmd_rate_and_select(c, &w, &o, ratings, &counts);
+    if (ok) cmd_say_counts(c, &counts, o.signals, 0);
+    json_t *result = ok ? hbk__counts_json(&counts) : NULL;
+    if (ok && cli_text(c, "labels")) ok = cmd_say_agreement(c, ratings, result);
+    if (ok && cli_has(c, "json")) ok = cli_print_json(json_incref(result), &c->err);
+    json_decref(result);
+    hbk_tuned_free(&myx);
     cmd_close(&w);
     return cli_end(c, ok);
 }
@@ -363,6 +458,9 @@ static void cmd_read_counts(const json_t *j, hbk_curate_counts *n)
     n->unparsable = json_integer_value(json_object_get(j, "unparsable"));
     n->truncated = json_integer_value(json_object_get(j, "truncated"));
     n->too_long = json_integer_value(json_object_get(j, "too_long"));
+    n->retried = json_integer_value(json_object_get(j, "retried"));
+    n->ranked = json_integer_value(json_object_get(j, "ranked"));
+    n->unhelpful = json_integer_value(json_object_get(j, "unhelpful"));
     n->kept = json_integer_value(json_object_get(j, "kept"));
     n->threshold = json_is_number(threshold) ? json_number_value(threshold) : (double)NAN;
     n->collapsed = json_is_true(json_object_get(j, "collapsed"));
@@ -382,7 +480,7 @@ static void cmd_say_curations(cmd_run_watch *w)
         if (!(entry = json_object_get(stages, name))) break;
         cmd_read_counts(entry, &n);
         cli_draw_end(&w->c->meter);
-        cmd_say_counts(w->c, &n, w->said + 1);
+        cmd_say_counts(w->c, &n, cmd_signals(cli_text(w->c, "signal")), w->said + 1);
         fflush(stdout);
     }
     json_decref(run);
@@ -508,11 +606,7 @@ static int cmd_run(cli *c)
     if (code || (code = cmd_check_keeps(c, "keep")) || (code = cmd_check_keeps(c, "keep-share"))) return code;
     if (cli_has(c, "validation-share") && o.seed_repeat > 1)
         return cli_misused(c, "--validation-share and --seed-repeat exclude each other");
-    if (cli_has(c, "keep") && cli_has(c, "keep-share"))
-        return cli_misused(c, "--keep and --keep-share exclude each other");
-    if (o.curate.votes > 1 && o.curate.decode.sampling.temperature <= 0)
-        return cli_misused(c, "--votes %lld needs a --curate-temperature above 0, or all votes are the same",
-                           (long long)o.curate.votes);
+    if ((code = cmd_check_curation(c, &o.curate, "curate-temperature"))) return code;
     if ((o.myx.replay > 0 || o.m0.replay > 0 || o.mt.replay > 0) != cli_has(c, "replay"))
         return cli_misused(c, "--replay and --replay-per-batch go together");
     if (name && strcmp(name, "none") == 0)

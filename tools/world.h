@@ -165,8 +165,16 @@ static const cli_flag cmd_train_flags[] = {
 static const cli_flag cmd_curate_flags[] = {
     {"readout", CLI_CHOICE, "text|expected", NULL, "the written score, or its mean under the model", 0, 0,
      offsetof(hbk_curate_options, readout)},
-    {"votes", CLI_INT, "N", NULL, "ratings per pair, averaged; above 1 needs a temperature", 1, 1000,
+    {"votes", CLI_INT, "N", NULL, "ratings per pair; above 1 needs a temperature", 1, 1000,
      offsetof(hbk_curate_options, votes)},
+    {"vote", CLI_CHOICE, "mean|median", NULL, "what several ratings come to", 0, 0,
+     offsetof(hbk_curate_options, vote)},
+    {"retries", CLI_INT, "N", NULL, "how often a reply without a score is sampled anew", 0, 1000,
+     offsetof(hbk_curate_options, retries)},
+    {"keep-top", CLI_INT, "N", "(0: by --keep)", "keep the N best pairs, whatever their score", 0, 1e9,
+     offsetof(hbk_curate_options, keep_top)},
+    {"signal", CLI_TEXT, "LIST", "rating",
+     "what to select by: rating, ifd, round-trip, or several, by the sum of ranks", 0, 0, CLI_FREE},
     CLI_END};
 static const cli_flag cmd_keep_flags[] = {
     {"keep", CLI_REAL, "X", NULL, "least score that is kept, 1 to 5", 1, 5,
@@ -361,10 +369,12 @@ static void cmd_warn_of_template(const cli *c, const cmd_world *w)
 static bool cmd_wording(cli *c, hbk_template *t, const char *name, hbk_use use)
 {
     const char *path = cli_text(c, name);
+    hbk_error why;
     hbk_text text;
     memset(&text, 0, sizeof text);
-    bool ok = !path || (hbk_file_read(path, (size_t)1 << 20, &text, &c->err) &&
-                        hbk_template_set(t, use, hbk_text_string(&text), &c->err));
+    bool ok = !path || hbk_file_read(path, (size_t)1 << 20, &text, &c->err);
+    if (ok && path && !hbk_template_set(t, use, hbk_text_string(&text), &why))
+        ok = hbk_fail_at(&c->err, why.code, path, 0, "%s", why.message);
     hbk_text_free(&text);
     return ok;
 }
