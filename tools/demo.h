@@ -18,6 +18,7 @@ typedef struct demo_options {
     uint64_t seed; /* of the world and of everything random */
     bool lora;     /* finetunings as LoRA; pretraining is always full */
     const char *dir;
+    tiny_level level;
 } demo_options;
 
 /* One model under one tag, judged on the evaluation prompts; shares of 1. */
@@ -159,7 +160,7 @@ static bool demo_base(demo *d, hbk_error *err)
     bool ok = hbk_dir_make(d->o.dir, err) && hbk_path(web, d->o.dir, "web.jsonl", err) &&
               hbk_path(replay, d->o.dir, "replay.jsonl", err) &&
               hbk_path(d->base_dir, d->o.dir, "base", err) &&
-              tiny_write_web(&d->w, web, TINY_WEB_TOKENS, NULL, NULL, err) &&
+              tiny_write_web(&d->w, web, tiny_setting_of(&d->w)->web_tokens, NULL, NULL, err) &&
               tiny_write_replay(&d->w, replay, TINY_REPLAYS, NULL, err) && demo_read_texts(web, &text, err);
     if (ok) d->tok = hbk_tokenizer_train(text.data, text.len, 640, false, NULL, err);
     ok = d->tok && demo_check_vocabulary(d->tok, err) && demo_windows(&windows, web, d->tok, 128, err);
@@ -168,6 +169,7 @@ static bool demo_base(demo *d, hbk_error *err)
         hbk_config c = demo_config(hbk_tokenizer_size(d->tok));
         hbk_model *random = hbk_model_random(&c, d->o.seed, NULL, err);
         hbk_train_options o = demo_pretraining(d->o.seed);
+        o.steps = tiny_setting_of(&d->w)->steps;
         hbk_train_data data = {&windows, NULL, NULL};
         hbk_recipe recipe;
         memset(&recipe, 0, sizeof recipe);
@@ -214,7 +216,7 @@ static bool demo_loop(demo *d, hbk_loop_result *result, hbk_error *err)
               hbk_path(replay, d->o.dir, "replay.jsonl", err) &&
               hbk_path(tmpl, d->o.dir, "template.json", err) && hbk_path(d->run_dir, d->o.dir, "run", err) &&
               tiny_write_seed(&d->w, seed, TINY_SEED_PAIRS, NULL, err) &&
-              tiny_write_segments(&d->w, segments, TINY_SEGMENTS, NULL, err) &&
+              tiny_write_segments(&d->w, segments, tiny_setting_of(&d->w)->segments, NULL, err) &&
               hbk_file_write(tmpl, TINY_TEMPLATE, strlen(TINY_TEMPLATE), err);
     if (ok) d->tmpl = hbk_template_load(tmpl, NULL, err);
     if (!d->tmpl) return false;
@@ -475,12 +477,13 @@ static void demo_print(const demo *d, FILE *f)
         fprintf(f, "%-8s %5lld/%4lld %10.3f %8.3f %11lld\n", r->name, (long long)r->kept, (long long)r->n,
                 r->precision, r->recall, (long long)r->unparsable);
     }
+    const int n_kinds = tiny_setting_of(&d->w)->n_kinds;
     fprintf(f, "\nshare kept (%%), by what the oracle finds\n%-8s", "");
-    for (int k = 0; k < TINY_KINDS; k++) fprintf(f, " %6s", tiny_kind_name((tiny_kind)k));
+    for (int k = 0; k < n_kinds; k++) fprintf(f, " %6s", tiny_kind_name((tiny_kind)k));
     for (int i = 0; i < d->n_raters; i++) {
         const demo_rater *r = &d->raters[i];
         fprintf(f, "\n%-8s", r->name);
-        for (int k = 0; k < TINY_KINDS; k++)
+        for (int k = 0; k < n_kinds; k++)
             fprintf(f, " %6.0f",
                     100.0 * (double)r->kept_of_kind[k] / (double)(r->of_kind[k] ? r->of_kind[k] : 1));
     }
@@ -655,7 +658,7 @@ static bool tool_demo(const demo_options *o, const hbk_progress *progress, FILE 
     d->o = *o;
     d->progress = progress;
     d->started = demo_now(d);
-    tiny_world_make(&d->w, o->seed);
+    tiny_world_make_at(&d->w, o->seed, o->level);
     bool ok = demo_stages(d, err);
     if (ok && tables) demo_print(d, tables);
     if (ok && result) *result = demo_json(d);

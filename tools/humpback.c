@@ -72,6 +72,8 @@
 static const cli_flag cmd_demo_flags[] = {
     {"out", CLI_TEXT, "D", "humpback-demo", "the run folder", 0, 0, CLI_FREE},
     {"seed", CLI_SEED, "N", "1", "of the miniature world and of all random choices", 0, 0, CLI_FREE},
+    {"world", CLI_CHOICE, "plain|hard", "plain", "hard: with rumours, and requests made of several", 0, 0,
+     CLI_FREE},
     {"lora", CLI_SWITCH, NULL, NULL, "finetune adapters instead of whole models", 0, 0, CLI_FREE},
     CMD_FLAG_JSON,
     CLI_END};

@@ -404,7 +404,8 @@ static int cmd_demo(cli *c)
 {
     const char *dir = cli_text(c, "out");
     char run[512], page[512];
-    demo_options o = {(uint64_t)cli_int(c, "seed"), cli_has(c, "lora"), dir};
+    demo_options o = {(uint64_t)cli_int(c, "seed"), cli_has(c, "lora"), dir,
+                      (tiny_level)cli_choice(c, "world")};
     bool json = cli_has(c, "json");
     json_t *result = NULL;
     bool ok = tool_demo(&o, cli_watch(c), json ? NULL : stdout, json ? &result : NULL, &c->err) &&
