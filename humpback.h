@@ -7296,7 +7296,7 @@ HBK_DEF void hbk_embed_backward(hbk_matrix *dembed, const hbk_real *dx, const in
    Sums over a row are kept in double: they decide its scale. Hugging Face multiplies by w after rounding
    x s to the weight's type; we stay in reals. */
 
-static double hbk__sum_squares(const hbk_real *x, hbk_int n)
+HBK__INLINE double hbk__sum_squares(const hbk_real *x, hbk_int n)
 {
     double sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -7308,6 +7308,7 @@ HBK__CLONES
 static void hbk__rms_norm_row(hbk_real *y, const hbk_real *x, const hbk_real *w, hbk_int C, double eps)
 {
     hbk_real s = (hbk_real)(1 / sqrt(hbk__sum_squares(x, C) / (double)C + eps));
+    HBK__SIMD
     for (hbk_int c = 0; c < C; c++) y[c] = w[c] * x[c] * s;
 }
 
@@ -7329,18 +7330,25 @@ static void hbk__rms_norm_backward_row(hbk_real *dx, const hbk_real *dy, const h
     for (hbk_int c = 0; c < C; c++) dot += (double)dy[c] * (double)w[c] * (double)x[c];
     hbk_real direct = (hbk_real)s, shared = (hbk_real)(dot * s * s * s / (double)C);
     /* forward: y[c] = w[c] * x[c] * s */
+    HBK__SIMD
     for (hbk_int c = 0; c < C; c++) dx[c] += dy[c] * w[c] * direct - x[c] * shared;
+}
+
+HBK__CLONES
+static void hbk__rms_norm_backward_weight(hbk_real *dw, const hbk_real *dy, const hbk_real *x, hbk_int C,
+                                          double eps)
+{
+    hbk_real s = (hbk_real)(1 / sqrt(hbk__sum_squares(x, C) / (double)C + eps));
+    HBK__SIMD
+    for (hbk_int c = 0; c < C; c++) dw[c] += dy[c] * x[c] * s;
 }
 
 HBK_DEF void hbk_rms_norm_backward(hbk_real *dx, hbk_real *dw, const hbk_real *dy, const hbk_real *x,
                                    const hbk_real *w, hbk_int N, hbk_int C, double eps)
 {
     if (dw)
-        for (hbk_int n = 0; n < N; n++) {
-            const hbk_real *xn = x + n * C, *dyn = dy + n * C;
-            hbk_real s = (hbk_real)(1 / sqrt(hbk__sum_squares(xn, C) / (double)C + eps));
-            for (hbk_int c = 0; c < C; c++) dw[c] += dyn[c] * xn[c] * s;
-        }
+        for (hbk_int n = 0; n < N; n++)
+            hbk__rms_norm_backward_weight(dw, dy + n * C, x + n * C, C, eps);
 #ifdef _OPENMP
 #pragma omp parallel for schedule(static) if (N * C > HBK__PARALLEL_MIN)
 #endif
@@ -7368,24 +7376,30 @@ HBK_DEF void hbk_rope_table(hbk_real *table, const int32_t *pos, const double *i
         }
 }
 
-HBK_DEF void hbk_rope(hbk_real *x, const hbk_real *table, hbk_int N, hbk_int H, hbk_int D, bool back)
+/* Turns the H heads of one row; sign -1 turns back. */
+HBK__CLONES
+static void hbk__rope_row(hbk_real *x, const hbk_real *table, hbk_int H, hbk_int D, hbk_real sign)
 {
     hbk_int half = D / 2;
+    const hbk_real *cosines = table, *sines = table + half;
+    for (hbk_int h = 0; h < H; h++) {
+        hbk_real *p = x + h * D, *q = p + half;
+        HBK__SIMD
+        for (hbk_int i = 0; i < half; i++) {
+            hbk_real a = p[i], b = q[i], s = sign * sines[i];
+            p[i] = a * cosines[i] - b * s;
+            q[i] = b * cosines[i] + a * s;
+        }
+    }
+}
+
+HBK_DEF void hbk_rope(hbk_real *x, const hbk_real *table, hbk_int N, hbk_int H, hbk_int D, bool back)
+{
     hbk_real sign = back ? (hbk_real)-1 : (hbk_real)1;
 #ifdef _OPENMP
 #pragma omp parallel for schedule(static) if (N * H * D > HBK__PARALLEL_MIN)
 #endif
-    for (hbk_int n = 0; n < N; n++) {
-        const hbk_real *cosines = table + n * D, *sines = cosines + half;
-        for (hbk_int h = 0; h < H; h++) {
-            hbk_real *p = x + (n * H + h) * D, *q = p + half;
-            for (hbk_int i = 0; i < half; i++) {
-                hbk_real a = p[i], b = q[i], s = sign * sines[i];
-                p[i] = a * cosines[i] - b * s;
-                q[i] = b * cosines[i] + a * s;
-            }
-        }
-    }
+    for (hbk_int n = 0; n < N; n++) hbk__rope_row(x + n * H * D, table + n * D, H, D, sign);
 }
 
 /* 9.4  Attention, for each head, with q, k, v rows of size D and scale c = 1 / sqrt(D):
@@ -7424,6 +7438,7 @@ static double hbk__softmax_row(hbk_real *s, hbk_int n, hbk_int end)
         sum += s[j];
     }
     hbk_real inverse = 1 / sum;
+    HBK__SIMD
     for (hbk_int j = 0; j < n; j++) s[j] *= inverse;
     for (hbk_int j = n; j < end; j++) s[j] = 0;
     return (double)max + log((double)sum);
@@ -7433,6 +7448,7 @@ static double hbk__softmax_row(hbk_real *s, hbk_int n, hbk_int end)
 HBK__CLONES
 static void hbk__axpy(hbk_real *y, hbk_real a, const hbk_real *x, hbk_int n)
 {
+    HBK__SIMD
     for (hbk_int i = 0; i < n; i++) y[i] += a * x[i];
 }
 
@@ -7496,12 +7512,14 @@ HBK__CLONES
 static void hbk__attention_ds_row(hbk_real *ds, const hbk_real *p, const hbk_real *dp, hbk_int n,
                                   hbk_real delta, hbk_real scale)
 {
+    HBK__SIMD
     for (hbk_int j = 0; j < n; j++) ds[j] = p[j] * (dp[j] - delta) * scale;
 }
 
 HBK__CLONES
 static void hbk__attention_p_row(hbk_real *s, hbk_int n, hbk_int end, hbk_real lse)
 {
+    HBK__SIMD
     for (hbk_int j = 0; j < n; j++) s[j] = hbk__exp(s[j] - lse);
     for (hbk_int j = n; j < end; j++) s[j] = 0;
 }
@@ -7567,6 +7585,7 @@ HBK_DEF void hbk_attention_backward(hbk_real *dq, hbk_real *dk, hbk_real *dv, co
 HBK__CLONES
 static void hbk__swiglu_chunk(hbk_real *y, const hbk_real *gate, const hbk_real *up, hbk_int n)
 {
+    HBK__SIMD
     for (hbk_int i = 0; i < n; i++) y[i] = gate[i] / (1 + hbk__exp(-gate[i])) * up[i];
 }
 
@@ -7574,6 +7593,7 @@ HBK__CLONES
 static void hbk__swiglu_chunk_backward(hbk_real *dgate, hbk_real *dup, const hbk_real *dy,
                                        const hbk_real *gate, const hbk_real *up, hbk_int n)
 {
+    HBK__SIMD
     for (hbk_int i = 0; i < n; i++) {
         hbk_real g = gate[i], sigma = 1 / (1 + hbk__exp(-g));
         /* forward: y[i] = g * sigma * up[i] */
@@ -7623,6 +7643,7 @@ static double hbk__cross_entropy_row(hbk_real *dz, const hbk_real *z, int32_t ta
     double log_total = log(total);
     if (dz) {
         hbk_real shift = (hbk_real)((double)max + log_total), s = (hbk_real)scale;
+        HBK__SIMD
         for (hbk_int j = 0; j < V; j++) dz[j] = s * hbk__exp(z[j] - shift);
         dz[target] -= s;
     }
