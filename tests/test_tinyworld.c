@@ -770,6 +770,45 @@ static void tw_hard_kinds(void **state)
     }
 }
 
+/* Promise: the hard world's forum rates answers to the questions that it should and to no others, as the
+   oracle does but for the noise, and hedges are mostly right there. */
+static void tw_hard_threads(void **state)
+{
+    (void)state;
+    int rateable = 0, rated = 0, agreed = 0, right = 0, hedged = 0, others = 0;
+    char text[TINY_TEXT];
+    tiny_world w;
+    tiny_world_make_at(&w, 4, TINY_HARD);
+    for (int i = 0; i < 4000; i++) {
+        hbk_rng r = hbk_rng_at(4, "thread test", (uint64_t)i);
+        tiny_question q = {TINY_TASK_HOME, 0};
+        bool rating;
+        tiny_thread(&w, &r, text, &rating);
+        char *question = text + strlen("question : "), *answer = strstr(text, " answer : ");
+        char *review = strstr(text, " review : "), *score = strstr(text, " score : ");
+        assert_true(answer && rating == (score != NULL));
+        question[strcspn(question, "?.") + 1] = 0; /* asides follow */
+        assert_true(tiny_parse(question, &q));
+        assert_false(tiny_is_held(&w, q));
+        bool rates = tiny_setting_of(&w)->rates >> (int)q.task & 1u;
+        rateable += rates;
+        rated += rating;
+        others += rating && !rates;
+        if (!rating) continue;
+        if (review) *review = 0;
+        *score = 0;
+        tiny_verdict v = tiny_judge(&w, question, answer + strlen(" answer : "));
+        agreed += score[strlen(" score : ")] - '0' == v.score;
+        right += v.kind == TINY_HEDGED;
+        hedged += v.kind == TINY_HEDGED || v.kind == TINY_RUMOUR;
+    }
+    assert_int_equal(others, 0);
+    check_near(rated / (double)rateable, tiny_setting_of(&w)->rated, 0.03);
+    check_near(agreed / (double)rated, 0.94 * 0.95, 0.03);
+    check_near(right / (double)hedged, 0.75, 0.12);
+    assert_true(rated > 500 && hedged > 40);
+}
+
 /* Whether the form, with any values in its slots, stands anywhere in the text. */
 static bool tw_contains(const char *text, const char *form)
 {
@@ -1001,4 +1040,4 @@ static const struct CMUnitTest tests_tinyworld[] = {
     cmocka_unit_test(tw_segments),     cmocka_unit_test(tw_evaluation),      cmocka_unit_test(tw_web),
     cmocka_unit_test(tw_files),        cmocka_unit_test(tw_speed),           cmocka_unit_test(tw_plain_stays),
     cmocka_unit_test(tw_hard_rules),   cmocka_unit_test(tw_hard_kinds),      cmocka_unit_test(tw_hard_held),
-    cmocka_unit_test(tw_hard_rumours)};
+    cmocka_unit_test(tw_hard_rumours), cmocka_unit_test(tw_hard_threads)};
