@@ -324,14 +324,14 @@ typedef struct tiny_setting {
     int n_misled; /* rare animals of which the unlabelled corpus mostly tells a rumour, */
     double rumour; /* on so many of their pages */
     unsigned rates; /* tasks, 1 << tiny_task, of which the forum rates answers, */
-    double rated;   /* so many of them */
+    double rated[2]; /* share rated of the others, and of them */
     hbk_int web_tokens, steps, segments; /* for pretraining, its steps, and the unlabelled corpus */
 } tiny_setting;
 
 static const tiny_setting tiny__levels[TINY_LEVELS] = {
-    {"plain", TINY_TASKS, TINY_PLAIN_KINDS, TINY__PLAIN_RULES, 0, 0, 0, ~0u, 0.70, TINY_WEB_TOKENS, 1200,
+    {"plain", TINY_TASKS, TINY_PLAIN_KINDS, TINY__PLAIN_RULES, 0, 0, 0, ~0u, {0, 0.70}, TINY_WEB_TOKENS, 1200,
      TINY_SEGMENTS},
-    {"hard", TINY_ALL_TASKS, TINY_KINDS, TINY__RULES, 1, 9, 0.72, 7u, 1.0, 1640000, 1600, 4000}};
+    {"hard", TINY_ALL_TASKS, TINY_KINDS, TINY__RULES, 1, 9, 0.72, 7u, {0.04, 1.0}, 1640000, 1600, 4000}};
 
 typedef struct tiny_world {
     uint64_t seed;
@@ -1262,7 +1262,7 @@ static inline hbk_int tiny_thread(const tiny_world *w, hbk_rng *r, char out[TINY
     tiny_question asked = kind == TINY_OFF ? tiny__misfit(w, r, about) : about;
     bool polite = tiny__chance(r, 0.15);
     bool rates = tiny_setting_of(w)->rates >> (int)asked.task & 1u;
-    bool rating = tiny__chance(r, rates ? tiny_setting_of(w)->rated : 0);
+    bool rating = tiny__chance(r, tiny_setting_of(w)->rated[rates]);
     tiny__words t, answer;
     t.n = answer.n = 0;
     tiny__say(&t, "question :", NULL);
