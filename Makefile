@@ -9,6 +9,7 @@ WARNINGS  = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion 
             -Wstrict-prototypes
 PREFIX    = /usr/local
 DEMO      = --out build/demo
+REPRODUCE = --out build/reproduce$(if $(QUICK),-quick --quick)
 
 # The reference implementations; VENV=DIR takes an environment that has them. llama-cpp-python compiles for a
 # long time: SKIP_LLAMA_CPP=1 does without, and without it a comparison that lacks it is a failure.
@@ -47,6 +48,10 @@ all: build/humpback examples
 ## demo        the whole loop on the built-in miniature world, from nothing, in minutes
 demo: build/humpback
 	build/humpback demo $(DEMO)
+
+## reproduce   the paper's findings over five miniature worlds (QUICK=1: three, ten minutes)
+reproduce: build/humpback
+	build/humpback reproduce $(REPRODUCE)
 
 ## test        builds build/test, every chapter's tests, and runs it (one chapter: build/test 07)
 test: build/test
@@ -150,5 +155,5 @@ check-san: build/test-san
 $(HOOKS:tests/%=check-%): check-%: build/humpback
 	$(STEP) $* tests/$*
 
-.PHONY: all demo test examples bench conformance deps style install clean help check $(CHECKS) flags \
-        deps-header deps-test deps-check
+.PHONY: all demo reproduce test examples bench conformance deps style install clean help check $(CHECKS) \
+        flags deps-header deps-test deps-check

@@ -702,7 +702,8 @@ HBK_DEF bool hbk_adapter_targets(const char *names, unsigned *targets, hbk_error
 
 /* y (N, out) += scale * xa B^T with xa (N, R) = x A^T, which the backward needs; x (N, in). */
 HBK_DEF void hbk_lora_forward(hbk_real *y, hbk_real *xa, const hbk_real *x, const hbk_lora *l, hbk_int N);
-/* Adds to d->a, d->b and, where dx is not NULL, to dx (N, in). dxa (N, R) is scratch. */
+/* Adds to d->a, d->b and, where dx is not NULL, to dx (N, in). d NULL: the adapter is frozen. dxa (N, R) is
+   scratch. */
 HBK_DEF void hbk_lora_backward(hbk_real *dx, const hbk_lora *d, hbk_real *dxa, const hbk_real *dy,
                                const hbk_real *x, const hbk_real *xa, const hbk_lora *l, hbk_int N);
 
@@ -791,6 +792,10 @@ typedef enum hbk_keep {
 /* Room for batches of up to max_tokens tokens, no sequence longer than max_seq. `adapter` NULL: none. */
 HBK_DEF hbk_acts *hbk_acts_new(const hbk_model *m, const hbk_adapter *adapter, hbk_int max_tokens,
                                hbk_int max_seq, hbk_keep keep, hbk_allocator *alloc, hbk_error *err);
+/* The same for passes whose sequences have any of n adapters; an entry NULL is the base alone. */
+HBK_DEF hbk_acts *hbk_acts_new_mixed(const hbk_model *m, const hbk_adapter *const *adapters, hbk_int n,
+                                     hbk_int max_tokens, hbk_int max_seq, hbk_keep keep, hbk_allocator *alloc,
+                                     hbk_error *err);
 HBK_DEF void hbk_acts_free(hbk_acts *a);
 
 typedef struct hbk_pass {
@@ -801,12 +806,19 @@ typedef struct hbk_pass {
     double dropout;             /* of the adapter's input (LoRA) or the residual branches (full) */
     uint64_t dropout_seed;
     double neftune; /* noise on the embeddings, in +-neftune / sqrt(T C), in training; 0: none */
+    /* (n_seqs) each, or NULL: every sequence's own adapter and gradient, instead of the two above. An entry
+       NULL: the base alone, or an adapter that does not train. Sequences of one adapter name one gradient and
+       should stand next to each other: a product with A or B takes as many rows as lie together. */
+    const hbk_adapter *const *adapters;
+    hbk_adapter *const *dadapters;
 } hbk_pass;
 
 /* Forward, loss and (where gradients are given) backward of one batch.
    *loss  sum of the negative log-likelihoods over the targets, not scaled
    nll    (n_tokens) out or NULL: each target's own, 0 where there is none
-   Errors: a token or target beyond the vocabulary, a batch beyond the room of `a`. */
+   Errors: a token or target beyond the vocabulary, a batch beyond the room of `a`, an adapter of another
+   base, of a larger rank than `a` has room for, or with a gradient of other ranks, several adapters where
+   there is room for one at a time. */
 HBK_DEF bool hbk_model_pass(hbk_acts *a, const hbk_model *m, const hbk_batch *b, const hbk_pass *p,
                             double *loss, double *nll, hbk_error *err);
 /* Logits (n_tokens, V) of every position of a batch: for tests and the `logits` command. */
@@ -889,14 +901,18 @@ HBK_DEF bool hbk_adapter_add(hbk_model *m, const hbk_adapter *a, double times, h
 
 /* ==== 13  GENERATION ========================================================= [hbk_session_*] */
 
-/* Key/value caches of sequences ("slots") over one model and adapter, which it borrows. One thread at a time;
-   any number of sessions share a model. What a slot holds was computed with the weights as they were: after a
-   step of training take a new session, or rewind its slots to 0. */
+/* Key/value caches of sequences ("slots") over one model, which it borrows. One thread at a time; any number
+   of sessions share a model. Each slot has its adapter, or none: at first the session's own, then that of the
+   request or item that it serves; slots of several adapters go through the base together. Adapters are
+   borrowed too, and what a slot holds was computed with the weights as they were: after a step of training,
+   or before one of its adapters is freed, free the session or call hbk_session_switch. */
 typedef struct hbk_session hbk_session;
-/* n_slots     sequences side by side, numbered from 0; each is empty at first
+/* adapter     the session's own; NULL: the base alone
+   n_slots     sequences side by side, numbered from 0; each is empty at first
    max_length  most tokens of a sequence; beyond the model's context_length it never learned to look
    Memory: 2 L K D reals for each slot (and one more, if there are several) and token, which the system hands
-   out as they are filled, and the buffers of a pass of 512 tokens. */
+   out as they are filled, and the buffers of a pass of 512 tokens.
+   Errors: sizes that are not possible, an adapter of another base, memory. */
 HBK_DEF hbk_session *hbk_session_new(const hbk_model *m, const hbk_adapter *adapter, hbk_int n_slots,
                                      hbk_int max_length, hbk_allocator *alloc, hbk_error *err);
 HBK_DEF void hbk_session_free(hbk_session *s); /* NULL is fine */
@@ -916,9 +932,15 @@ HBK_DEF hbk_int hbk_session_length(const hbk_session *s, hbk_int slot);
 /* Forgets what follows the first `length` tokens of the slot, 0 to all of them: what is fed next stands there
    instead. */
 HBK_DEF void hbk_session_rewind(hbk_session *s, hbk_int slot, hbk_int length);
-/* Makes slot `to` a copy of the first `length` tokens of slot `from`, another one, which stays as it is. What
-   `to` held is lost. */
+/* Makes slot `to` a copy of the first `length` tokens of slot `from`, another one, which stays as it is, and
+   of its adapter. What `to` held is lost. */
 HBK_DEF void hbk_session_fork(hbk_session *s, hbk_int to, hbk_int from, hbk_int length);
+/* The adapter of what is fed to this slot from now on; NULL: the base alone. Errors: the slot holds tokens of
+   another adapter (rewind it to 0 first), an adapter of another base, memory; then the slot keeps its own. */
+HBK_DEF bool hbk_session_adapt(hbk_session *s, hbk_int slot, const hbk_adapter *adapter, hbk_error *err);
+/* Makes `adapter` (NULL: none) the session's own and every slot's, and forgets what they held. Errors: an
+   adapter of another base, memory; then the session is as it was. */
+HBK_DEF bool hbk_session_switch(hbk_session *s, const hbk_adapter *adapter, hbk_error *err);
 
 /* How the next id is chosen. The fields act in this order: repetition_penalty, temperature, top_k, top_p,
    min_p; each filter sees what the one before it left, as in Hugging Face's transformers. */
@@ -1013,6 +1035,7 @@ typedef struct hbk_request {
     hbk_finish finish;      /* out */
     hbk_reply *reply;       /* NULL, or where the text goes; its stop strings end the request */
     hbk_logprobs *logprobs; /* NULL, or a row is appended for each token of output */
+    const hbk_adapter *adapter; /* NULL: the session's own */
 } hbk_request;
 /* Streaming: on_token(ctx, request, id) after each token that was appended; returning false ends that
    request. By then the requests that ended before have their finish. */
@@ -1021,14 +1044,16 @@ typedef struct hbk_stream {
     void *ctx;
 } hbk_stream;
 /* Serves n requests, in order, over the session's slots: a slot that finishes takes the next request. A
-   beginning that all prompts share is computed once, and one that some slot still holds, from this call or an
-   earlier one, not again: a conversation that is passed whole each time costs its new tokens. Between calls a
-   session of one slot holds the request that came last, all but its last token.
+   beginning that all prompts (of the first one's adapter) share is computed once, and one that some slot
+   still holds, from this call or an earlier one, with the same adapter, not again: a conversation that is
+   passed whole each time costs its new tokens. Between calls a session of one slot holds the request that
+   came last, all but its last token.
    o       must be in range: temperature >= 0, top_p, min_p 0 to 1, top_k >= 0, and
            repetition_penalty 0 or 0.01 to 100
    stream  may be NULL
-   Errors: such an option, an id beyond the vocabulary, logits that are not finite, memory. On failure output,
-   finish, rng and logprobs are as before; a reply and a stream keep what they were given. */
+   Errors: such an option, an id beyond the vocabulary, an adapter of another base, logits that are not
+   finite, memory. On failure output, finish, rng and logprobs are as before; a reply and a stream keep what
+   they were given. */
 HBK_DEF bool hbk_generate(hbk_session *s, hbk_request *requests, hbk_int n, const hbk_sampling *o,
                           const hbk_stream *stream, hbk_error *err);
 
@@ -1037,11 +1062,12 @@ typedef struct hbk_scoring {
     const int32_t *prompt, *continuation;
     hbk_int n_prompt, n_continuation;
     double log_likelihood; /* out: sum over its tokens; NAN where it does not fit, or one is empty */
+    const hbk_adapter *adapter; /* NULL: the session's own */
 } hbk_scoring;
-/* Scores n items in order over the session's slots. What neighbours in the list share is computed once: a
-   prompt with several continuations, their common beginning, the common beginning of two prompts; with
-   several slots those continuations go through the model together.
-   Errors: an id beyond the vocabulary, memory. On failure no item is changed. */
+/* Scores n items in order over the session's slots. What neighbours in the list (of one adapter) share is
+   computed once: a prompt with several continuations, their common beginning, the common beginning of two
+   prompts; with several slots those continuations go through the model together.
+   Errors: an id beyond the vocabulary, an adapter of another base, memory. On failure no item is changed. */
 HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error *err);
 
 /* ==== 14  TEMPLATES AND TAGS ================================================= [hbk_template_*]
@@ -1484,6 +1510,7 @@ HBK_DEF bool hbk_select(const hbk_curate_options *o, const char *candidates, con
 
 /* ==== 21  THE LOOP =========================================================== [hbk_loop_run] */
 
+enum { HBK_ITERATIONS = 8 }; /* most iterations of a loop */
 typedef struct hbk_loop_options {
     const char *seed_path;          /* pairs by people, JSONL */
     const char *corpus_path;        /* segments, JSONL with "text" */
@@ -1492,12 +1519,21 @@ typedef struct hbk_loop_options {
     const char *replay_path;        /* raw documents, JSONL with "text"; NULL: none */
     const char *tag_seed, *tag_web; /* HBK_TAG_SEED, HBK_TAG_WEB; NULL: none */
     const char *inference_tags;     /* "seed,web" "web,seed" "seed" "web" "none" */
-    hbk_int iterations;             /* 2 */
+    hbk_int iterations;             /* 1 to HBK_ITERATIONS: 2 */
     hbk_int seed_repeat;            /* copies of the seed in M1, M2 ...: 1 */
+    double validation_share;        /* of every model's examples, held out; 0: none */
     hbk_int max_length;             /* longest example and prompt in tokens; -1: the model's context */
     hbk_train_options myx, m0, mt;  /* backward model, M0, M1 and later */
     hbk_decode_options augment;
     hbk_curate_options curate;
+    /* curation k keeps a score of keep[k-1], or the best keep_share[k-1]; where both are 0, as the curation
+       before it, and the first as `curate` says */
+    double keep[HBK_ITERATIONS], keep_share[HBK_ITERATIONS];
+    bool stop_on_collapse; /* end when a rater keeps nearly all or nearly none       false */
+    bool stop_unchanged;   /* end when a curation keeps the pairs of the one before: the model would be the
+                              same once more                                       true */
+    hbk_int max_steps;     /* end before the model that takes the training steps of all, M_yx and M0
+                              included, beyond this; 0: never                      0 */
     uint64_t seed; /* of everything that is sampled, in place of augment's and curate's own */
     bool force;    /* other options than the folder's: move its files aside and start anew */
 } hbk_loop_options;
@@ -1506,14 +1542,21 @@ HBK_DEF hbk_loop_options hbk_loop_defaults(void);
 typedef struct hbk_loop_result {
     hbk_int n_seed, n_segments, n_candidates, n_ok; /* n_ok: candidates with a usable instruction */
     hbk_int iterations;                             /* that ended with a model */
-    hbk_curate_counts curated[8];                   /* per curation */
+    hbk_int steps;                                  /* of training, of all models together */
+    hbk_curate_counts curated[HBK_ITERATIONS];      /* per curation */
     char final_dir[512]; /* the folder of the best model: m2, or what the loop ended with */
     char stopped[256];   /* "" or why it ended early */
 } hbk_loop_result;
 
 /* The whole method into the folder `dir` (see the README for its files). Called again with the same options
-   it continues; with others it names the difference and fails, unless o->force. An iteration whose curation
-   keeps nothing ends the loop: result->stopped says so, and what was trained stays. */
+   it continues; with others it names the difference and fails, unless o->force. A curation that keeps nothing
+   ends the loop, and so do the stop rules among the options: result->stopped says which and why, and what was
+   trained stays.
+   progress, result, alloc and err may be NULL. On failure result is untouched.
+   Errors: HBK_ERROR_OPTION for options that contradict themselves or the folder, HBK_ERROR_DATA for a seed of
+   fewer than two pairs, an empty corpus, an id that comes twice, and rows of the folder that another model or
+   template has made; HBK_ERROR_CANCELLED when progress says so; those of the stages.
+   Thread safety: one call per folder at a time. Source: the paper, section 2. */
 HBK_DEF bool hbk_loop_run(const hbk_model *m, const hbk_tokenizer *tok, const hbk_loop_options *o,
                           const char *dir, const hbk_progress *progress, hbk_loop_result *result,
                           hbk_allocator *alloc, hbk_error *err);
@@ -7717,7 +7760,11 @@ HBK_DEF void hbk_dropout(hbk_real *y, const hbk_real *x, hbk_int n, double p, ui
        du = s dy B          dB += s dy^T u          dA += du^T x          dx += du A
 
    A starts uniform in +-1/sqrt(in), B at zero: the first step begins at the base model. Each W of a layer,
-   and the head, may have a correction of its own rank and scale, or none. */
+   and the head, may have a correction of its own rank and scale, or none.
+
+   W is only read, so several adapters share one base in memory, and the rows of a pass may belong to
+   different ones: x W^T is one product over all rows, the corrections follow adapter by adapter, each on the
+   rows of its own sequences (chapter 11). */
 
 HBK_DEF const char *hbk_slot_name(hbk_slot s)
 {
@@ -7769,13 +7816,25 @@ static hbk_int hbk__max_rank(const hbk_adapter *a)
     return rank;
 }
 
-/* The widest input of an adapted projection, likewise. */
-static hbk_int hbk__max_input(const hbk_adapter *a)
+/* Whether the adapter was made for models of this shape. */
+static bool hbk__adapter_fits(const hbk_adapter *a, const hbk_config *c, hbk_error *err)
 {
-    hbk_int in = 0;
-    for (hbk_int i = 0; a && i <= a->n_layers * HBK_N_SLOTS; i++)
-        if (a->loras[i].rank) in = HBK__MAX(in, a->loras[i].in);
-    return in;
+    if (a->n_layers != c->n_layers)
+        return hbk_fail(err, HBK_ERROR_SHAPE,
+                        "the adapter is for %lld layers, the model has %lld: it is of another base",
+                        (long long)a->n_layers, (long long)c->n_layers);
+    for (hbk_int i = 0; i <= a->n_layers * HBK_N_SLOTS; i++) {
+        const hbk_lora *l = &a->loras[i];
+        hbk_int out, in;
+        hbk__slot_shape(c, hbk__lora_slot(a, i), &out, &in);
+        if (l->rank && (l->out != out || l->in != in))
+            return hbk_fail(err, HBK_ERROR_SHAPE,
+                            "the adapter is for %s of (%lld, %lld), the model's is (%lld, %lld): it is of "
+                            "another base",
+                            hbk_slot_name((hbk_slot)hbk__lora_slot(a, i)), (long long)l->out,
+                            (long long)l->in, (long long)out, (long long)in);
+    }
+    return true;
 }
 
 HBK_DEF bool hbk_adapter_targets(const char *names, unsigned *targets, hbk_error *err)
@@ -7994,11 +8053,12 @@ HBK_DEF void hbk_lora_backward(hbk_real *dx, const hbk_lora *d, hbk_real *dxa, c
                                const hbk_real *x, const hbk_real *xa, const hbk_lora *l, hbk_int N)
 {
     hbk_int R = l->rank;
+    if (!d && !dx) return;
     /* forward: y += scale * xa B^T */
     hbk__gemm(false, false, N, R, l->out, l->scale, dy, l->out, l->b, R, 0, dxa, R);
-    hbk__gemm(true, false, l->out, R, N, l->scale, dy, l->out, xa, R, 1, d->b, R);
+    if (d) hbk__gemm(true, false, l->out, R, N, l->scale, dy, l->out, xa, R, 1, d->b, R);
     /* forward: xa = x A^T */
-    hbk__gemm(true, false, R, l->in, N, 1, dxa, R, x, l->in, 1, d->a, l->in);
+    if (d) hbk__gemm(true, false, R, l->in, N, 1, dxa, R, x, l->in, 1, d->a, l->in);
     if (dx) hbk__gemm(false, false, N, l->in, R, 1, dxa, R, l->a, l->in, 1, dx, l->in);
 }
 
@@ -8028,7 +8088,11 @@ HBK_DEF void hbk_lora_merge(hbk_real *out, const hbk_matrix *w, const hbk_lora *
    2016, arXiv 1604.06174).
 
    The head runs on rows that have a target only, HBK__HEAD_REALS at a time: no (N, V) array exists.
-   In LoRA training the backward ends at the lowest adapted layer. */
+   In LoRA training the backward ends at the lowest adapted layer.
+
+   Sequences of one batch may have different adapters, or none. Products with W take all rows at once; those
+   with A and B go by runs, rows that lie together and have one adapter. Everything else, dropout's mask among
+   it, sees rows alone: a sequence's numbers do not depend on whose adapter its neighbours have. */
 
 static bool hbk__positive(const char *name, hbk_int value, hbk_error *err)
 {
@@ -8316,12 +8380,47 @@ HBK_DEF hbk_model *hbk_model_random(const hbk_config *c, uint64_t seed, hbk_allo
 
 /* ---- one layer, between its neighbours --------------------------------------- */
 
+/* Rows first .. first+n-1 of a pass, which have one adapter, or none. */
+typedef struct hbk__lora_run {
+    hbk_int first, n;
+    const hbk_adapter *adapter;
+    const hbk_adapter *dadapter; /* its gradient, or NULL */
+} hbk__lora_run;
+
+/* Appends n rows to the last run, or to a new one where the adapter is another. */
+static void hbk__add_run(hbk__lora_run *runs, hbk_int *n_runs, hbk_int n, const hbk_adapter *adapter,
+                         const hbk_adapter *dadapter)
+{
+    hbk__lora_run *last = *n_runs ? &runs[*n_runs - 1] : NULL;
+    if (!last || last->adapter != adapter || last->dadapter != dadapter) {
+        hbk__lora_run next = {last ? last->first + last->n : 0, 0, adapter, dadapter};
+        runs[(*n_runs)++] = next;
+    }
+    runs[*n_runs - 1].n += n;
+}
+
+/* The runs of some of the rows, which rise, gathered: which first .. first+n-1 of rows[0..n_rows-1] lie in
+   each. */
+static void hbk__gather_runs(hbk__lora_run *out, const hbk__lora_run *runs, hbk_int n_runs,
+                             const hbk_int *rows, hbk_int n_rows)
+{
+    hbk_int at = 0;
+    for (hbk_int i = 0; i < n_runs; i++) {
+        out[i] = runs[i];
+        out[i].first = at;
+        while (at < n_rows && rows[at] < runs[i].first + runs[i].n) at++;
+        out[i].n = at - out[i].first;
+    }
+}
+
 /* Everything a projection needs besides its operands. */
 typedef struct hbk__env {
     const hbk_model *m;
-    const hbk_adapter *adapter;
+    const hbk__lora_run *runs; /* (n_runs) */
+    hbk__lora_run *head_runs;  /* (n_runs) of the rows that are at the head now */
+    hbk_int n_runs;
     hbk_real *panel;
-    hbk_real *drop; /* (N, widest adapted input): the adapter's input after dropout */
+    hbk_real *drop; /* (N, widest adapted input): the adapters' input after dropout */
     double lora_dropout, residual_dropout, neftune;
     uint64_t seed;
 } hbk__env;
@@ -8333,7 +8432,7 @@ typedef struct hbk__block_acts {
     hbk_real *att, *lse;       /* (N, H*D), (N, H) */
     hbk_real *h;               /* (N, C) after the attention */
     hbk_real *gate, *up;       /* (N, F) */
-    hbk_real *xa[HBK_N_SLOTS]; /* (N, R), each with the projection's own R */
+    hbk_real *xa[HBK_N_SLOTS]; /* (N, R), each with the projection's own R, the largest of its adapters */
 } hbk__block_acts;
 
 /* A dropout mask of its own for each layer and place. */
@@ -8355,7 +8454,7 @@ static const hbk_lora *hbk__head_lora(const hbk_adapter *a)
     return a ? hbk__lora_of(a, a->n_layers, 0) : NULL;
 }
 
-/* The adapter's input: x, or x after dropout in e->drop. */
+/* The adapters' input: x, or x after dropout in e->drop. */
 static const hbk_real *hbk__lora_input(const hbk__env *e, hbk_int layer, int slot, const hbk_real *x,
                                        hbk_int n)
 {
@@ -8373,27 +8472,55 @@ static void hbk__begin_rows(hbk_real *y, const hbk_real *bias, hbk_int N, hbk_in
         for (hbk_int i = 0; i < n; i++) y[row * n + i] += bias[i];
 }
 
-/* y (N, out) = x W^T + bias, or with add += that, and the adapter's correction. */
+/* The runs of the rows in a layer; behind the last one they are those of the head. */
+static const hbk__lora_run *hbk__runs_at(const hbk__env *e, hbk_int layer)
+{
+    return layer < e->m->config.n_layers ? e->runs : e->head_runs;
+}
+
+/* What corrects a projection in a run; from layer n_layers on it is the head, chunk by chunk. */
+static const hbk_lora *hbk__run_lora(const hbk_adapter *a, hbk_int layer, int slot)
+{
+    return a ? hbk__lora_of(a, HBK__MIN(layer, a->n_layers), slot) : NULL;
+}
+
+/* Adds to y (N, out) the corrections of a projection of x (N, in), run by run; xa gets each run's x A^T, one
+   after another. */
+static void hbk__correct(const hbk__env *e, hbk_int layer, int slot, hbk_real *y, const hbk_real *x,
+                         hbk_int N, hbk_real *xa)
+{
+    const hbk__lora_run *runs = hbk__runs_at(e, layer);
+    const hbk_real *in = NULL;
+    for (hbk_int i = 0; i < e->n_runs; i++) {
+        const hbk_lora *l = hbk__run_lora(runs[i].adapter, layer, slot);
+        hbk_int first = runs[i].first, n = runs[i].n;
+        if (!l || n == 0) continue;
+        if (!in) in = hbk__lora_input(e, layer, slot, x, N * l->in);
+        hbk_lora_forward(y + first * l->out, xa, in + first * l->in, l, n);
+        xa += n * l->rank;
+    }
+}
+
+/* y (N, out) = x W^T + bias, or with add += that, and the adapters' corrections. */
 static void hbk__project(const hbk__env *e, hbk_int layer, int slot, hbk_real *y, const hbk_real *x,
                          hbk_int N, bool add, hbk_real *xa)
 {
     const hbk_matrix *w = &e->m->layers[layer].w[slot];
     hbk__begin_rows(y, e->m->layers[layer].bias[slot], N, w->rows, add);
     hbk_matmul(y, x, w, N, e->panel);
-    const hbk_lora *l = hbk__lora_of(e->adapter, layer, slot);
-    if (l) hbk_lora_forward(y, xa, hbk__lora_input(e, layer, slot, x, N * w->cols), l, N);
+    hbk__correct(e, layer, slot, y, x, N, xa);
 }
 
-/* logits (N, V) = x HEAD^T and the adapter's correction, for x (N, C) after the last norm; xa (N, R) serves
-   the backward. `chunk` tells the rows of one pass from those before: each has a dropout mask of its own. */
-static void hbk__head_forward(const hbk__env *e, hbk_real *logits, const hbk_real *x, hbk_int N, hbk_real *xa,
-                              hbk_int chunk)
+/* logits (N, V) = x HEAD^T and the adapters' corrections, for x (N, C) after the last norm, which are rows
+   rows[0..N-1] of the pass; xa (N, R) serves the backward. `chunk` tells them from those before: each chunk
+   has a dropout mask of its own. */
+static void hbk__head_forward(const hbk__env *e, hbk_real *logits, const hbk_real *x, const hbk_int *rows,
+                              hbk_int N, hbk_real *xa, hbk_int chunk)
 {
     memset(logits, 0, (size_t)(N * e->m->head.rows) * sizeof *logits);
     hbk_matmul(logits, x, &e->m->head, N, e->panel);
-    const hbk_lora *l = hbk__head_lora(e->adapter);
-    hbk_int layer = e->m->config.n_layers + chunk;
-    if (l) hbk_lora_forward(logits, xa, hbk__lora_input(e, layer, 0, x, N * e->m->head.cols), l, N);
+    hbk__gather_runs(e->head_runs, e->runs, e->n_runs, rows, N);
+    hbk__correct(e, e->m->config.n_layers + chunk, 0, logits, x, N, xa);
 }
 
 /* From the residual stream to rotated q, k and v. norm (N, C) is scratch. */
@@ -8453,6 +8580,9 @@ struct hbk_acts {
     hbk_int max_tokens, max_seq;
     hbk_keep keep;
     int threads;
+    hbk_int *ranks; /* (L * HBK_N_SLOTS + 1) the largest that there is room for, as in an adapter */
+    hbk__lora_run *runs, *head_runs; /* (n_runs of max_runs) of the batch in work */
+    hbk_int n_runs, max_runs;
     hbk__block_acts *blocks; /* (L); all share one layer's buffers but for what `keep` says */
     hbk_real *block;         /* every buffer below and above lies in it */
     hbk_real *last;          /* (N, C) the residual stream after the last layer */
@@ -8487,14 +8617,26 @@ typedef struct hbk__acts_size {
     hbk_int lora_dropout, full_dropout; /* scratch that only a dropout touches */
 } hbk__acts_size;
 
-/* Lays all buffers out from `at`, or counts their reals with at NULL: one walk for both. Of the adapter only
-   the ranks are looked at. */
-static hbk_int hbk__acts_layout(hbk_acts *a, const hbk_config *c, const hbk_adapter *adapter, hbk_real *at,
-                                hbk__acts_size *size)
+/* The largest rank that there is room for; *in is the widest input of what may be adapted, 0 if nothing. */
+static hbk_int hbk__acts_rank(const hbk_acts *a, const hbk_config *c, hbk_int *in)
+{
+    hbk_int rank = 0, head = c->n_layers * HBK_N_SLOTS, rows, cols;
+    *in = 0;
+    for (hbk_int i = 0; i <= head; i++) {
+        hbk__slot_shape(c, i < head ? (int)(i % HBK_N_SLOTS) : HBK_LM_HEAD, &rows, &cols);
+        if (a->ranks[i]) *in = HBK__MAX(*in, cols);
+        rank = HBK__MAX(rank, a->ranks[i]);
+    }
+    return rank;
+}
+
+/* Lays all buffers out from `at`, or counts their reals with at NULL: one walk for both. */
+static hbk_int hbk__acts_layout(hbk_acts *a, const hbk_config *c, hbk_real *at, hbk__acts_size *size)
 {
     hbk_int N = a->max_tokens, C = c->dim, F = c->ffn_dim, Q = c->n_heads * c->head_dim, total = 0;
-    hbk_int KV = c->n_kv_heads * c->head_dim, wide = HBK__MAX(HBK__MAX(C, F), Q);
-    hbk_int R = hbk__max_rank(adapter), adapted = N * hbk__max_input(adapter);
+    hbk_int KV = c->n_kv_heads * c->head_dim, wide = HBK__MAX(HBK__MAX(C, F), Q), adapted;
+    hbk_int R = hbk__acts_rank(a, c, &adapted);
+    adapted *= N;
     bool train = a->keep != HBK_KEEP_NONE;
     for (hbk_int l = 0; l < c->n_layers; l++) {
         hbk__block_acts *b = &a->blocks[l];
@@ -8502,7 +8644,7 @@ static hbk_int hbk__acts_layout(hbk_acts *a, const hbk_config *c, const hbk_adap
         if (l > 0 && !train) continue;
         b->x = hbk__take(&at, &total, N * C);
         for (int s = 0; s < HBK_N_SLOTS; s++) { /* narrow, so kept for every layer by all who train */
-            hbk_int own = adapter ? adapter->loras[l * HBK_N_SLOTS + s].rank : 0;
+            hbk_int own = a->ranks[l * HBK_N_SLOTS + s];
             b->xa[s] = !train ? (s ? b->xa[0] : hbk__take(&at, &total, N * R))
                        : own  ? hbk__take(&at, &total, N * own)
                               : NULL;
@@ -8528,7 +8670,7 @@ static hbk_int hbk__acts_layout(hbk_acts *a, const hbk_config *c, const hbk_adap
     a->logits = hbk__take(&at, &total, size->logits);
     a->head_x = hbk__take(&at, &total, N * C);
     a->head_n = hbk__take(&at, &total, N * C);
-    a->head_xa = hbk__take(&at, &total, adapter ? N * adapter->loras[c->n_layers * HBK_N_SLOTS].rank : 0);
+    a->head_xa = hbk__take(&at, &total, N * a->ranks[c->n_layers * HBK_N_SLOTS]);
     if (!train) return total;
     a->drop = hbk__take(&at, &total, adapted);
     a->dhead = hbk__take(&at, &total, N * C);
@@ -8552,6 +8694,8 @@ static hbk_int hbk__acts_layout(hbk_acts *a, const hbk_config *c, const hbk_adap
 HBK_DEF void hbk_acts_free(hbk_acts *a)
 {
     if (!a) return;
+    hbk_free(a->alloc, a->ranks);
+    hbk_free(a->alloc, a->runs);
     hbk_free(a->alloc, a->blocks);
     hbk_free(a->alloc, a->block);
     hbk_free(a->alloc, a->pos);
@@ -8562,9 +8706,10 @@ HBK_DEF void hbk_acts_free(hbk_acts *a)
     hbk_free(a->alloc, a);
 }
 
-/* Room and settings, without a buffer yet. */
-static hbk_acts *hbk__acts_begin(const hbk_config *c, hbk_int max_tokens, hbk_int max_seq, hbk_keep keep,
-                                 hbk_allocator *alloc, hbk_error *err)
+/* Room and settings, without a buffer yet. Of the adapters only the ranks are looked at. */
+static hbk_acts *hbk__acts_begin(const hbk_config *c, const hbk_adapter *const *adapters, hbk_int n,
+                                 hbk_int max_tokens, hbk_int max_seq, hbk_keep keep, hbk_allocator *alloc,
+                                 hbk_error *err)
 {
     if (max_tokens < 1 || max_tokens > INT32_MAX / 64 || max_seq < 1) {
         hbk_fail(err, HBK_ERROR_RANGE, "room for %lld tokens was asked for, expected 1 to %d",
@@ -8578,22 +8723,33 @@ static hbk_acts *hbk__acts_begin(const hbk_config *c, hbk_int max_tokens, hbk_in
     a->max_seq = HBK__MIN(max_seq, max_tokens);
     a->keep = keep;
     a->threads = hbk__n_threads();
+    a->max_runs = n > 1 ? max_tokens : 1; /* no more than sequences */
     a->head_rows = HBK__MIN(max_tokens, HBK__MAX(16, HBK__HEAD_REALS / c->vocab_size));
     a->blocks = HBK__NEW(alloc, hbk__block_acts, c->n_layers, err);
-    if (a->blocks) return a;
-    hbk_acts_free(a);
-    return NULL;
+    if (a->blocks) a->ranks = HBK__NEW(alloc, hbk_int, c->n_layers * HBK_N_SLOTS + 1, err);
+    if (!a->ranks) {
+        hbk_acts_free(a);
+        return NULL;
+    }
+    for (hbk_int k = 0; k < n; k++)
+        for (hbk_int i = 0; adapters[k] && i <= c->n_layers * HBK_N_SLOTS; i++)
+            a->ranks[i] = HBK__MAX(a->ranks[i], adapters[k]->loras[i].rank);
+    return a;
 }
 
-HBK_DEF hbk_acts *hbk_acts_new(const hbk_model *m, const hbk_adapter *adapter, hbk_int max_tokens,
-                               hbk_int max_seq, hbk_keep keep, hbk_allocator *alloc, hbk_error *err)
+HBK_DEF hbk_acts *hbk_acts_new_mixed(const hbk_model *m, const hbk_adapter *const *adapters, hbk_int n,
+                                     hbk_int max_tokens, hbk_int max_seq, hbk_keep keep, hbk_allocator *alloc,
+                                     hbk_error *err)
 {
     const hbk_config *c = &m->config;
     hbk__acts_size size;
-    hbk_acts *a = hbk__acts_begin(c, max_tokens, max_seq, keep, alloc, err);
+    for (hbk_int k = 0; k < n; k++)
+        if (adapters[k] && !hbk__adapter_fits(adapters[k], c, err)) return NULL;
+    hbk_acts *a = hbk__acts_begin(c, adapters, n, max_tokens, max_seq, keep, alloc, err);
     if (!a) return NULL;
-    a->block = HBK__NEW(alloc, hbk_real, hbk__acts_layout(a, c, adapter, NULL, &size), err);
-    if (a->block) a->pos = HBK__NEW(alloc, int32_t, max_tokens, err);
+    a->block = HBK__NEW(alloc, hbk_real, hbk__acts_layout(a, c, NULL, &size), err);
+    if (a->block) a->runs = HBK__NEW(alloc, hbk__lora_run, 2 * a->max_runs, err);
+    if (a->runs) a->pos = HBK__NEW(alloc, int32_t, max_tokens, err);
     if (a->pos) a->targets = HBK__NEW(alloc, int32_t, max_tokens, err);
     if (a->targets) a->rows = HBK__NEW(alloc, hbk_int, max_tokens, err);
     if (a->rows) a->spans = HBK__NEW(alloc, hbk_span, max_tokens, err);
@@ -8602,8 +8758,15 @@ HBK_DEF hbk_acts *hbk_acts_new(const hbk_model *m, const hbk_adapter *adapter, h
         hbk_acts_free(a);
         return NULL;
     }
-    hbk__acts_layout(a, c, adapter, a->block, &size);
+    hbk__acts_layout(a, c, a->block, &size);
+    a->head_runs = a->runs + a->max_runs;
     return a;
+}
+
+HBK_DEF hbk_acts *hbk_acts_new(const hbk_model *m, const hbk_adapter *adapter, hbk_int max_tokens,
+                               hbk_int max_seq, hbk_keep keep, hbk_allocator *alloc, hbk_error *err)
+{
+    return hbk_acts_new_mixed(m, &adapter, 1, max_tokens, max_seq, keep, alloc, err);
 }
 
 static bool hbk__fail_id(hbk_int n, int32_t id, int32_t target, hbk_int vocab_size, hbk_error *err)
@@ -8616,8 +8779,56 @@ static bool hbk__fail_id(hbk_int n, int32_t id, int32_t target, hbk_int vocab_si
                     (long long)n, (int)id, with, (long long)vocab_size - 1);
 }
 
-/* Checks a batch against the room and the vocabulary, and fills positions and spans. */
-static bool hbk__batch_begin(hbk_acts *a, const hbk_model *m, const hbk_batch *b, hbk_error *err)
+/* Whether there is room for the adapter, and its gradient, which may be NULL, is of the same ranks. */
+static bool hbk__adapter_room(const hbk_acts *a, const hbk_config *c, const hbk_adapter *w,
+                              const hbk_adapter *d, hbk_error *err)
+{
+    if (!hbk__adapter_fits(w, c, err) || (d && !hbk__adapter_fits(d, c, err))) return false;
+    for (hbk_int i = 0; i <= w->n_layers * HBK_N_SLOTS; i++) {
+        const char *name = hbk_slot_name((hbk_slot)hbk__lora_slot(w, i));
+        if (w->loras[i].rank > a->ranks[i])
+            return hbk_fail(err, HBK_ERROR_RANGE,
+                            "rank %lld of %s (layer %lld of %lld) exceeds the room for %lld: name every "
+                            "adapter when making room for the passes",
+                            (long long)w->loras[i].rank, name, (long long)(i / HBK_N_SLOTS),
+                            (long long)w->n_layers, (long long)a->ranks[i]);
+        if (d && d->loras[i].rank != w->loras[i].rank)
+            return hbk_fail(err, HBK_ERROR_SHAPE,
+                            "rank %lld of %s (layer %lld of %lld) and rank %lld of its gradient differ",
+                            (long long)w->loras[i].rank, name, (long long)(i / HBK_N_SLOTS),
+                            (long long)w->n_layers, (long long)d->loras[i].rank);
+    }
+    return true;
+}
+
+/* Which rows have which adapter. */
+static bool hbk__batch_runs(hbk_acts *a, const hbk_config *c, const hbk_batch *b, const hbk_pass *p,
+                            hbk_error *err)
+{
+    HBK_ASSERT(p->adapters ? !p->adapter && !p->dadapter : !p->dadapters);
+    const hbk_adapter *before = NULL, *dbefore = NULL;
+    a->n_runs = 0;
+    for (hbk_int s = 0; s < b->n_seqs; s++) {
+        const hbk_adapter *w = p->adapters ? p->adapters[s] : p->adapter;
+        const hbk_adapter *d = p->dadapters ? p->dadapters[s] : p->dadapter;
+        HBK_ASSERT(w || !d);
+        bool another = s == 0 || w != before || d != dbefore;
+        if (another && a->n_runs == a->max_runs)
+            return hbk_fail(err, HBK_ERROR_RANGE,
+                            "sequence %lld has another adapter than those before, the room was made for one "
+                            "at a time: hbk_acts_new_mixed makes it for several",
+                            (long long)s);
+        if (another && w && !hbk__adapter_room(a, c, w, d, err)) return false;
+        hbk__add_run(a->runs, &a->n_runs, b->seq_start[s + 1] - b->seq_start[s], w, d);
+        before = w;
+        dbefore = d;
+    }
+    return true;
+}
+
+/* Checks a batch against the room and the vocabulary, and fills positions, spans and runs. */
+static bool hbk__batch_begin(hbk_acts *a, const hbk_model *m, const hbk_batch *b, const hbk_pass *p,
+                             hbk_error *err)
 {
     if (b->n_tokens > a->max_tokens)
         return hbk_fail(err, HBK_ERROR_RANGE, "a batch of %lld tokens exceeds the room for %lld",
@@ -8639,6 +8850,7 @@ static bool hbk__batch_begin(hbk_acts *a, const hbk_model *m, const hbk_batch *b
         a->spans[s].past = 0;
         for (hbk_int t = 0; t < T; t++) a->pos[start + t] = (int32_t)t;
     }
+    if (!hbk__batch_runs(a, &m->config, b, p, err)) return false;
     hbk_rope_table(a->rope, a->pos, m->inv_freq, b->n_tokens, m->config.head_dim);
     return true;
 }
@@ -8690,23 +8902,40 @@ static void hbk__layers_forward(hbk_acts *a, const hbk__env *e, const hbk_batch 
     }
 }
 
-/* Adds the gradients of one adapted projection, given dy: of A and B, of its input x where dx is given. */
-static void hbk__lora_gradient(hbk_acts *a, const hbk__env *e, const hbk_lora *l, const hbk_lora *d,
-                               hbk_int layer, int slot, hbk_real *dx, const hbk_real *dy, const hbk_real *x,
-                               const hbk_real *xa, hbk_int N)
+/* Adds the gradients of one projection's corrections, given dy: of each A and B that trains, of their input x
+   where dx is given. The mirror image of hbk__correct. */
+static void hbk__correct_backward(hbk_acts *a, const hbk__env *e, hbk_int layer, int slot, hbk_real *dx,
+                                  const hbk_real *dy, const hbk_real *x, const hbk_real *xa, hbk_int N)
 {
-    if (!l || !d) return;
-    hbk_int n = N * l->in;
-    const hbk_real *in = hbk__lora_input(e, layer, slot, x, n);
-    if (e->lora_dropout <= 0 || !dx) {
-        hbk_lora_backward(dx, d, a->dxa, dy, in, xa, l, N);
-        return;
+    const hbk__lora_run *runs = hbk__runs_at(e, layer);
+    const hbk_real *in = NULL;
+    bool masked = e->lora_dropout > 0 && dx;
+    hbk_real *din = masked ? a->ddrop : dx;
+    hbk_int size = 0;
+    for (hbk_int i = 0; i < e->n_runs; i++) {
+        const hbk_lora *l = hbk__run_lora(runs[i].adapter, layer, slot);
+        const hbk_lora *d = hbk__run_lora(runs[i].dadapter, layer, slot);
+        hbk_int first = runs[i].first, n = runs[i].n;
+        if (!l || n == 0) continue;
+        if (!in) {
+            size = N * l->in;
+            in = hbk__lora_input(e, layer, slot, x, size);
+            if (masked) memset(din, 0, (size_t)size * sizeof *din);
+        }
+        hbk_lora_backward(din ? din + first * l->in : NULL, d, a->dxa, dy + first * l->out,
+                          in + first * l->in, xa, l, n);
+        xa += n * l->rank;
     }
-    /* forward: the adapter read dropout(x), so what it passes down goes through the same mask */
-    memset(a->ddrop, 0, (size_t)n * sizeof *a->ddrop);
-    hbk_lora_backward(a->ddrop, d, a->dxa, dy, in, xa, l, N);
-    hbk_dropout(a->ddrop, a->ddrop, n, e->lora_dropout, hbk__drop_seed(e, layer, slot));
-    for (hbk_int i = 0; i < n; i++) dx[i] += a->ddrop[i];
+    if (!masked || !in) return;
+    /* forward: the adapters read dropout(x), so what they pass down goes through the same mask */
+    hbk_dropout(din, din, size, e->lora_dropout, hbk__drop_seed(e, layer, slot));
+    for (hbk_int i = 0; i < size; i++) dx[i] += din[i];
+}
+
+/* Whether a backward follows. */
+static bool hbk__trains(const hbk_pass *p)
+{
+    return p->dmodel || p->dadapter || p->dadapters;
 }
 
 /* N gathered rows from `first` on: logits, loss and, in training, the gradients of the head's weight or
@@ -8714,19 +8943,18 @@ static void hbk__lora_gradient(hbk_acts *a, const hbk__env *e, const hbk_lora *l
 static double hbk__head_chunk(hbk_acts *a, const hbk__env *e, const hbk_pass *p, hbk_int first, hbk_int N)
 {
     const hbk_model *m = e->m;
-    bool backward = p->dmodel || p->dadapter;
+    bool backward = hbk__trains(p);
     const hbk_real *x = a->head_n + first * m->config.dim;
     hbk_real *dx = a->dhead + first * m->config.dim;
     hbk_int chunk = first / a->head_rows;
-    hbk__head_forward(e, a->logits, x, N, a->head_xa, chunk);
+    hbk__head_forward(e, a->logits, x, a->rows + first, N, a->head_xa, chunk);
     double loss = hbk_cross_entropy(backward ? a->logits : NULL, a->nll + first, a->logits,
                                     a->targets + first, N, m->config.vocab_size, p->scale);
     if (!backward) return loss;
     /* from here on a->logits holds dlogits; forward: logits = head_n HEAD^T */
     hbk_matmul_dx(dx, a->logits, &m->head, N, a->panel);
     if (p->dmodel) hbk_matmul_dw(&p->dmodel->head, a->logits, x, N);
-    hbk__lora_gradient(a, e, hbk__head_lora(e->adapter), hbk__head_lora(p->dadapter),
-                       m->config.n_layers + chunk, 0, dx, a->logits, x, a->head_xa, N);
+    hbk__correct_backward(a, e, m->config.n_layers + chunk, 0, dx, a->logits, x, a->head_xa, N);
     return loss;
 }
 
@@ -8736,7 +8964,7 @@ static double hbk__head(hbk_acts *a, const hbk__env *e, const hbk_batch *b, cons
 {
     const hbk_model *m = e->m;
     hbk_int C = m->config.dim, n = 0;
-    bool backward = p->dmodel || p->dadapter;
+    bool backward = hbk__trains(p);
     for (hbk_int i = 0; i < b->n_tokens; i++) {
         if (nll) nll[i] = 0;
         if (b->targets[i] < 0) continue;
@@ -8772,8 +9000,7 @@ static void hbk__project_backward(hbk_acts *a, const hbk__env *e, const hbk_pass
     hbk_real *dbias = p->dmodel ? p->dmodel->layers[layer].bias[slot] : NULL;
     for (hbk_int row = 0; dbias && row < N; row++) /* forward: y += bias in every row */
         for (hbk_int i = 0; i < w->rows; i++) dbias[i] += dy[row * w->rows + i];
-    hbk__lora_gradient(a, e, hbk__lora_of(e->adapter, layer, slot), hbk__lora_of(p->dadapter, layer, slot),
-                       layer, slot, dx, dy, x, a->blocks[layer].xa[slot], N);
+    hbk__correct_backward(a, e, layer, slot, dx, dy, x, a->blocks[layer].xa[slot], N);
 }
 
 /* The gradient that enters a residual branch: dy itself, or behind its dropout (in scratch). */
@@ -8848,39 +9075,40 @@ static hbk__env hbk__env_of(const hbk_acts *a, const hbk_model *m, const hbk_pas
 {
     hbk__env e;
     e.m = m;
-    e.adapter = p->adapter;
+    e.runs = a->runs;
+    e.head_runs = a->head_runs;
+    e.n_runs = a->n_runs;
     e.panel = a->panel;
     e.drop = a->drop;
-    bool backward = p->dmodel || p->dadapter; /* dropout belongs to training only */
-    e.lora_dropout = backward && p->adapter ? p->dropout : 0;
-    e.residual_dropout = p->dmodel && !p->adapter ? p->dropout : 0;
+    bool backward = hbk__trains(p), adapted = p->adapter || p->adapters;
+    e.lora_dropout = backward && adapted ? p->dropout : 0; /* dropout belongs to training only */
+    e.residual_dropout = p->dmodel && !adapted ? p->dropout : 0;
     e.neftune = backward ? p->neftune : 0;
     e.seed = p->dropout_seed;
     return e;
 }
 
 /* The lowest layer that has something to train; n_layers if only the head has. */
-static hbk_int hbk__lowest_layer(const hbk_model *m, const hbk_pass *p)
+static hbk_int hbk__lowest_layer(const hbk_acts *a, const hbk_model *m, const hbk_pass *p)
 {
     hbk_int l = 0;
-    while (!p->dmodel && l < m->config.n_layers) {
-        for (int s = 0; s < HBK_N_SLOTS; s++)
-            if (hbk__lora_of(p->dadapter, l, s)) return l;
-        l++;
-    }
+    for (; !p->dmodel && l < m->config.n_layers; l++)
+        for (hbk_int i = 0; i < a->n_runs; i++)
+            for (int s = 0; s < HBK_N_SLOTS; s++)
+                if (hbk__lora_of(a->runs[i].dadapter, l, s)) return l;
     return l;
 }
 
 HBK_DEF bool hbk_model_pass(hbk_acts *a, const hbk_model *m, const hbk_batch *b, const hbk_pass *p,
                             double *loss, double *nll, hbk_error *err)
 {
-    HBK_ASSERT(a->keep != HBK_KEEP_NONE || !(p->dmodel || p->dadapter));
-    if (!hbk__batch_begin(a, m, b, err)) return false;
+    HBK_ASSERT(a->keep != HBK_KEEP_NONE || !hbk__trains(p));
+    if (!hbk__batch_begin(a, m, b, p, err)) return false;
     hbk__env e = hbk__env_of(a, m, p);
     hbk__layers_forward(a, &e, b);
     double sum = hbk__head(a, &e, b, p, nll);
-    if (p->dmodel || p->dadapter) {
-        hbk_int lowest = hbk__lowest_layer(m, p);
+    if (hbk__trains(p)) {
+        hbk_int lowest = hbk__lowest_layer(a, m, p);
         for (hbk_int l = m->config.n_layers - 1; l >= lowest; l--)
             hbk__layer_backward(a, &e, p, l, b, l == lowest && !p->dmodel);
     }
@@ -8892,15 +9120,16 @@ HBK_DEF bool hbk_model_pass(hbk_acts *a, const hbk_model *m, const hbk_batch *b,
 HBK_DEF bool hbk_model_logits(hbk_acts *a, const hbk_model *m, const hbk_batch *b, const hbk_adapter *adapter,
                               hbk_real *logits, hbk_error *err)
 {
-    if (!hbk__batch_begin(a, m, b, err)) return false;
     hbk_pass p;
     memset(&p, 0, sizeof p);
     p.adapter = adapter;
+    if (!hbk__batch_begin(a, m, b, &p, err)) return false;
     hbk__env e = hbk__env_of(a, m, &p);
     hbk__layers_forward(a, &e, b);
     hbk_int N = b->n_tokens, C = m->config.dim;
     hbk_rms_norm_forward(a->head_n, a->last, m->final_norm, N, C, m->config.rms_norm_eps);
-    hbk__head_forward(&e, logits, a->head_n, N, a->head_xa, 0);
+    for (hbk_int i = 0; i < N; i++) a->rows[i] = i;
+    hbk__head_forward(&e, logits, a->head_n, a->rows, N, a->head_xa, 0);
     return true;
 }
 
@@ -11954,6 +12183,7 @@ HBK_DEF bool hbk_adapter_save_gguf(const hbk_adapter *a, const hbk_config *c, co
        feed   any mix of whole prompts and single tokens, packed into one batch per pass
        slot   one sequence's cache; a slot that finishes takes the next request at once
        fork   a beginning that prompts share (a rubric, a conversation) is computed once and copied
+       run    slots of one adapter stand together in a pass; the base's products take all slots
 
    Caches are (layer, slot, position, K*D), in reals. Beside them stand the ids that they were computed from:
    what a slot holds is known without asking the caller.
@@ -11968,11 +12198,13 @@ HBK_DEF bool hbk_adapter_save_gguf(const hbk_adapter *a, const hbk_config *c, co
 
 struct hbk_session {
     const hbk_model *m;
-    const hbk_adapter *adapter;
+    const hbk_adapter *adapter; /* its own, or NULL */
     hbk_allocator *alloc;
     hbk_int n_slots, max_length;
     hbk_int n_caches;        /* n_slots, and where there are several one more, for a shared beginning */
     hbk_int *length;         /* (n_slots + 1) */
+    const hbk_adapter **of;  /* (n_slots + 1) whose each slot is; NULL: the base alone */
+    hbk_int rank;            /* the largest that b.xa has room for */
     int32_t *held;           /* (n_caches, max_length): the ids behind the caches */
     hbk_real *keys, *values; /* (L, n_caches, max_length, K*D) */
     hbk__block_acts b;       /* buffers of one layer, (HBK__FEED_TOKENS) rows */
@@ -11980,6 +12212,7 @@ struct hbk_session {
     hbk_span *spans; /* per pass */
     int32_t *tokens, *pos;
     hbk_int *slot_of, *rows, *row_out; /* per span: slot; per wanted row: where it is, where it goes */
+    hbk__lora_run *runs;                    /* (2 HBK__FEED_TOKENS) of a pass, and of its wanted rows */
     int threads;
 };
 #define HBK__FEED_TOKENS ((hbk_int)512) /* rows of a pass; longer feeds take several */
@@ -11988,7 +12221,7 @@ static hbk_int hbk__session_layout(hbk_session *s, hbk_real *at)
 {
     const hbk_config *c = &s->m->config;
     hbk_int N = HBK__FEED_TOKENS, C = c->dim, Q = c->n_heads * c->head_dim, KV = c->n_kv_heads * c->head_dim;
-    hbk_int R = hbk__max_rank(s->adapter), total = 0;
+    hbk_int total = 0;
     s->b.x = hbk__take(&at, &total, N * C);
     s->b.q = hbk__take(&at, &total, N * Q);
     s->b.k = hbk__take(&at, &total, N * KV);
@@ -11997,8 +12230,6 @@ static hbk_int hbk__session_layout(hbk_session *s, hbk_real *at)
     s->b.h = hbk__take(&at, &total, N * C);
     s->b.gate = hbk__take(&at, &total, N * c->ffn_dim);
     s->b.up = hbk__take(&at, &total, N * c->ffn_dim);
-    s->b.xa[0] = hbk__take(&at, &total, N * HBK__MAX(R, 1));
-    for (int i = 1; i < HBK_N_SLOTS; i++) s->b.xa[i] = s->b.xa[0]; /* nothing is kept for a backward */
     s->y = hbk__take(&at, &total, N * C);
     s->norm = hbk__take(&at, &total, N * C);
     s->act = hbk__take(&at, &total, N * c->ffn_dim);
@@ -12013,6 +12244,8 @@ HBK_DEF void hbk_session_free(hbk_session *s)
 {
     if (!s) return;
     hbk_free(s->alloc, s->length);
+    hbk_free(s->alloc, s->of);
+    hbk_free(s->alloc, s->b.xa[0]);
     hbk_free(s->alloc, s->held);
     hbk_free(s->alloc, s->keys);
     hbk_free(s->alloc, s->values);
@@ -12023,7 +12256,27 @@ HBK_DEF void hbk_session_free(hbk_session *s)
     hbk_free(s->alloc, s->slot_of);
     hbk_free(s->alloc, s->rows);
     hbk_free(s->alloc, s->row_out);
+    hbk_free(s->alloc, s->runs);
     hbk_free(s->alloc, s);
+}
+
+/* Makes room for the adapter, if it is one of this base. NULL needs none. */
+static bool hbk__session_room(hbk_session *s, const hbk_adapter *adapter, hbk_error *err)
+{
+    hbk_int rank = hbk__max_rank(adapter);
+    if (adapter && !hbk__adapter_fits(adapter, &s->m->config, err)) return false;
+    if (rank <= s->rank) return true;
+    void *xa = hbk_realloc(s->alloc, s->b.xa[0], HBK__FEED_TOKENS * rank, sizeof(hbk_real), err);
+    if (!xa) return false;
+    for (int i = 0; i < HBK_N_SLOTS; i++) s->b.xa[i] = (hbk_real *)xa; /* nothing is kept for a backward */
+    s->rank = rank;
+    return true;
+}
+
+/* What is asked for by name, or the session's own. */
+static const hbk_adapter *hbk__adapter_for(const hbk_session *s, const hbk_adapter *named)
+{
+    return named ? named : s->adapter;
 }
 
 /* The caches are not zeroed: pages that no token reaches are never the process's own. */
@@ -12059,7 +12312,8 @@ HBK_DEF hbk_session *hbk_session_new(const hbk_model *m, const hbk_adapter *adap
     s->threads = hbk__n_threads();
     hbk_int N = HBK__FEED_TOKENS;
     s->length = HBK__NEW(alloc, hbk_int, n_slots + 1, err);
-    if (s->length && hbk__session_caches(s, err))
+    if (s->length) s->of = HBK__NEW(alloc, const hbk_adapter *, n_slots + 1, err);
+    if (s->of && hbk__session_room(s, adapter, err) && hbk__session_caches(s, err))
         s->block = HBK__NEW(alloc, hbk_real, hbk__session_layout(s, NULL), err);
     if (s->block) s->spans = HBK__NEW(alloc, hbk_span, N, err);
     if (s->spans) s->tokens = HBK__NEW(alloc, int32_t, N, err);
@@ -12067,12 +12321,38 @@ HBK_DEF hbk_session *hbk_session_new(const hbk_model *m, const hbk_adapter *adap
     if (s->pos) s->slot_of = HBK__NEW(alloc, hbk_int, N, err);
     if (s->slot_of) s->rows = HBK__NEW(alloc, hbk_int, N, err);
     if (s->rows) s->row_out = HBK__NEW(alloc, hbk_int, N, err);
-    if (!s->row_out) {
+    if (s->row_out) s->runs = HBK__NEW(alloc, hbk__lora_run, 2 * N, err);
+    if (!s->runs) {
         hbk_session_free(s);
         return NULL;
     }
     hbk__session_layout(s, s->block);
+    for (hbk_int slot = 0; slot <= n_slots; slot++) s->of[slot] = adapter;
     return s;
+}
+
+HBK_DEF bool hbk_session_adapt(hbk_session *s, hbk_int slot, const hbk_adapter *adapter, hbk_error *err)
+{
+    HBK_ASSERT(slot >= 0 && slot < s->n_slots);
+    if (s->length[slot] > 0 && s->of[slot] != adapter)
+        return hbk_fail(err, HBK_ERROR_OPTION,
+                        "slot %lld holds %lld tokens of another adapter: rewind it to 0 before it takes this "
+                        "one",
+                        (long long)slot, (long long)s->length[slot]);
+    if (!hbk__session_room(s, adapter, err)) return false;
+    s->of[slot] = adapter;
+    return true;
+}
+
+HBK_DEF bool hbk_session_switch(hbk_session *s, const hbk_adapter *adapter, hbk_error *err)
+{
+    if (!hbk__session_room(s, adapter, err)) return false;
+    s->adapter = adapter;
+    for (hbk_int slot = 0; slot <= s->n_slots; slot++) {
+        s->length[slot] = 0;
+        s->of[slot] = adapter;
+    }
+    return true;
 }
 
 HBK_DEF hbk_int hbk_session_length(const hbk_session *s, hbk_int slot)
@@ -12104,6 +12384,7 @@ HBK_DEF void hbk_session_fork(hbk_session *s, hbk_int to, hbk_int from, hbk_int 
     }
     memcpy(s->held + to * s->max_length, s->held + from * s->max_length, (size_t)length * sizeof *s->held);
     s->length[to] = length;
+    s->of[to] = s->of[from];
 }
 
 /* How many first ids of both are the same. */
@@ -12114,9 +12395,11 @@ static hbk_int hbk__common_ids(const int32_t *a, hbk_int n_a, const int32_t *b, 
     return k;
 }
 
-/* How many of the first ids of ids[0..n-1] the slot holds. */
-static hbk_int hbk__held_ids(const hbk_session *s, hbk_int slot, const int32_t *ids, hbk_int n)
+/* How many of the first ids of ids[0..n-1] the slot holds, computed with this adapter. */
+static hbk_int hbk__held_ids(const hbk_session *s, hbk_int slot, const hbk_adapter *adapter,
+                             const int32_t *ids, hbk_int n)
 {
+    if (s->of[slot] != adapter) return 0;
     return hbk__common_ids(s->held + slot * s->max_length, s->length[slot], ids, n);
 }
 
@@ -12129,7 +12412,10 @@ static void hbk__session_pass(hbk_session *s, hbk_int N, hbk_int n_spans, hbk_in
     hbk__env e;
     memset(&e, 0, sizeof e);
     e.m = s->m;
-    e.adapter = s->adapter;
+    e.runs = s->runs;
+    e.head_runs = s->runs + HBK__FEED_TOKENS;
+    for (hbk_int i = 0; i < n_spans; i++)
+        hbk__add_run(s->runs, &e.n_runs, s->spans[i].T, s->of[s->slot_of[i]], NULL);
     e.panel = s->panel;
     hbk_embed_forward(s->b.x, &s->m->embed, s->tokens, N);
     hbk_rope_table(s->rope, s->pos, s->m->inv_freq, N, c->head_dim);
@@ -12158,7 +12444,7 @@ static void hbk__session_pass(hbk_session *s, hbk_int N, hbk_int n_spans, hbk_in
     for (hbk_int i = 0, n; i < n_rows; i += n) { /* runs of rows that also lie together in the result */
         for (n = 1; i + n < n_rows && s->row_out[i + n] == s->row_out[i] + n; n++) {
         }
-        hbk__head_forward(&e, logits + s->row_out[i] * V, s->norm + i * C, n, s->b.xa[0], 0);
+        hbk__head_forward(&e, logits + s->row_out[i] * V, s->norm + i * C, s->rows + i, n, s->b.xa[0], 0);
     }
 }
 
@@ -12510,6 +12796,7 @@ typedef struct hbk__serving {
     hbk__undo *before; /* (n) */
     hbk_int *request;    /* (n_slots) or -1 */
     hbk_feed *feeds;     /* (n_slots) */
+    hbk_feed *packed;    /* (n_slots) those of the next pass */
     int32_t *last;       /* (n_slots) the token sampled last */
     hbk_int *made;       /* (n_slots) tokens so far */
     hbk_real *logits;    /* (n_slots, V) */
@@ -12524,6 +12811,7 @@ static void hbk__serving_free(hbk__serving *v)
     hbk_free(a, v->before);
     hbk_free(a, v->request);
     hbk_free(a, v->feeds);
+    hbk_free(a, v->packed);
     hbk_free(a, v->last);
     hbk_free(a, v->made);
     hbk_free(a, v->logits);
@@ -12539,7 +12827,8 @@ static bool hbk__serving_new(hbk__serving *v, hbk_error *err)
     v->before = HBK__NEW(a, hbk__undo, v->n, err);
     if (v->before) v->request = HBK__NEW(a, hbk_int, n_slots, err);
     if (v->request) v->feeds = HBK__NEW(a, hbk_feed, n_slots, err);
-    if (v->feeds) v->last = HBK__NEW(a, int32_t, n_slots, err);
+    if (v->feeds) v->packed = HBK__NEW(a, hbk_feed, n_slots, err);
+    if (v->packed) v->last = HBK__NEW(a, int32_t, n_slots, err);
     if (v->last) v->made = HBK__NEW(a, hbk_int, n_slots, err);
     if (v->made) v->logits = HBK__NEW(a, hbk_real, n_slots * V, err);
     if (v->logits) v->penalised = HBK__NEW(a, hbk_real, V, err);
@@ -12568,7 +12857,7 @@ static void hbk__serving_undo(hbk__serving *v)
 }
 
 /* Everything that can be wrong with requests is found before the first is served. */
-static bool hbk__requests_check(const hbk_session *s, const hbk_request *r, hbk_int n, const hbk_sampling *o,
+static bool hbk__requests_check(hbk_session *s, const hbk_request *r, hbk_int n, const hbk_sampling *o,
                                 hbk_error *err)
 {
     if (!hbk__sampling_check(o, err)) return false;
@@ -12579,25 +12868,33 @@ static bool hbk__requests_check(const hbk_session *s, const hbk_request *r, hbk_
                             (long long)n_top, (long long)s->m->config.vocab_size);
         bool fits = r[i].n_prompt < s->max_length;
         if (fits && !hbk__ids_known(s, r[i].prompt, r[i].n_prompt, err)) return false;
+        if (!hbk__session_room(s, r[i].adapter, err)) return false;
     }
     return true;
 }
 
 enum { HBK__WORTH_SHARING = 8 }; /* tokens */
 
-/* Computes the beginning that all prompts share, one token being left to each, in the slot that is there for
-   it. A session of one slot does without: the next request finds the beginning where the last one was. */
+/* Computes the beginning that all prompts of the first one's adapter share, one token being left to each, in
+   the slot that is there for it. A session of one slot does without: the next request finds the beginning
+   where the last one was. */
 static void hbk__share_beginning(hbk__serving *v)
 {
     hbk_session *s = v->s;
     const int32_t *first = v->n > 1 ? v->r[0].prompt : NULL;
+    const hbk_adapter *adapter = hbk__adapter_for(s, first ? v->r[0].adapter : NULL);
     hbk_int spare = s->n_slots, shared = first ? HBK__MIN(v->r[0].n_prompt, s->max_length) - 1 : 0;
-    for (hbk_int i = 1; i < v->n; i++)
+    hbk_int others = 0;
+    for (hbk_int i = 1; i < v->n; i++) {
+        if (hbk__adapter_for(s, v->r[i].adapter) != adapter) continue;
         shared = hbk__common_ids(first, shared, v->r[i].prompt, v->r[i].n_prompt - 1);
-    if (shared < HBK__WORTH_SHARING || spare == s->n_caches) return;
-    hbk_int held = hbk__held_ids(s, spare, first, shared);
+        others++;
+    }
+    if (!others || shared < HBK__WORTH_SHARING || spare == s->n_caches) return;
+    hbk_int held = hbk__held_ids(s, spare, adapter, first, shared);
     hbk_feed rest = {spare, first + held, shared - held};
     s->length[spare] = held;
+    s->of[spare] = adapter;
     if (rest.n) hbk__feed(s, &rest, 1, 0, NULL);
 }
 
@@ -12605,14 +12902,16 @@ static void hbk__share_beginning(hbk__serving *v)
 static void hbk__seat(hbk__serving *v, hbk_int slot, const hbk_request *r)
 {
     hbk_session *s = v->s;
-    hbk_int from = slot, held = hbk__held_ids(s, slot, r->prompt, r->n_prompt - 1);
+    const hbk_adapter *adapter = hbk__adapter_for(s, r->adapter);
+    hbk_int from = slot, held = hbk__held_ids(s, slot, adapter, r->prompt, r->n_prompt - 1);
     for (hbk_int k = 0; k < s->n_caches; k++) {
-        hbk_int n = hbk__held_ids(s, k, r->prompt, r->n_prompt - 1);
+        hbk_int n = hbk__held_ids(s, k, adapter, r->prompt, r->n_prompt - 1);
         if (n > held) held = n, from = k;
     }
     if (held < HBK__WORTH_SHARING) held = 0;
     if (held && from != slot) hbk_session_fork(s, slot, from, held);
     s->length[slot] = held;
+    s->of[slot] = adapter;
     v->feeds[slot].slot = slot;
     v->feeds[slot].tokens = r->prompt + held;
     v->feeds[slot].n = r->n_prompt - held;
@@ -12653,7 +12952,7 @@ static int32_t hbk__draw(hbk__serving *v, hbk_int slot, const hbk_real *logits, 
     for (hbk_int i = 0; i < V; i++) sum += (double)logits[i];
     if (!isfinite(sum)) {
         hbk_fail(err, HBK_ERROR_NUMERIC, "logits after %lld tokens are not finite: the weights%s are broken",
-                 (long long)s->length[slot], s->adapter ? " or the adapter" : "");
+                 (long long)s->length[slot], s->of[slot] ? " or the adapter" : "");
         return -1;
     }
     if (penalty > 0 && penalty != 1) {
@@ -12706,6 +13005,23 @@ static bool hbk__serve_slot(hbk__serving *v, hbk_int slot, const hbk_real *logit
     return true;
 }
 
+/* Lines the feeds of busy slots up for a pass, in the order of the slots, but those of one adapter together.
+   Returns how many. */
+static hbk_int hbk__line_up(hbk__serving *v)
+{
+    const hbk_session *s = v->s;
+    hbk_int n = 0;
+    for (hbk_int slot = 0; slot < s->n_slots; slot++) {
+        hbk_int before = 0;
+        if (v->request[slot] < 0) continue;
+        while (before < n && s->of[v->packed[before].slot] != s->of[slot]) before++;
+        if (before < n) continue; /* its adapter's slots stand there already */
+        for (hbk_int k = slot; k < s->n_slots; k++)
+            if (v->request[k] >= 0 && s->of[k] == s->of[slot]) v->packed[n++] = v->feeds[k];
+    }
+    return n;
+}
+
 HBK_DEF bool hbk_generate(hbk_session *s, hbk_request *requests, hbk_int n, const hbk_sampling *o,
                           const hbk_stream *stream, hbk_error *err)
 {
@@ -12721,13 +13037,11 @@ HBK_DEF bool hbk_generate(hbk_session *s, hbk_request *requests, hbk_int n, cons
     if (ok) hbk__share_beginning(&v);
     while (ok) {
         hbk__admit(&v);
-        hbk_int n_feeds = 0;
-        for (hbk_int slot = 0; slot < s->n_slots; slot++) /* packed to the front: feed order is slot order */
-            if (v.request[slot] >= 0) v.feeds[n_feeds++] = v.feeds[slot];
+        hbk_int n_feeds = hbk__line_up(&v);
         if (!n_feeds) break;
-        hbk__feed(s, v.feeds, n_feeds, 1, v.logits);
-        for (hbk_int f = n_feeds - 1; f >= 0 && ok; f--) /* backwards, since feeds unpack into their slots */
-            ok = hbk__serve_slot(&v, v.feeds[f].slot, v.logits + f * s->m->config.vocab_size, err);
+        hbk__feed(s, v.packed, n_feeds, 1, v.logits);
+        for (hbk_int f = n_feeds - 1; f >= 0 && ok; f--)
+            ok = hbk__serve_slot(&v, v.packed[f].slot, v.logits + f * s->m->config.vocab_size, err);
     }
     if (ready && !ok) hbk__serving_undo(&v);
     hbk__serving_free(&v);
@@ -12765,8 +13079,11 @@ static bool hbk__score_common(hbk__scoring *c, const hbk_int *group, hbk_int n, 
                               hbk_error *err)
 {
     const hbk_scoring *p = &c->items[group[0]];
-    hbk_int held = hbk__held_ids(c->s, 0, p->prompt, p->n_prompt - 1), prompt = p->n_prompt - held, fed = 0;
+    const hbk_adapter *adapter = hbk__adapter_for(c->s, p->adapter);
+    hbk_int held = hbk__held_ids(c->s, 0, adapter, p->prompt, p->n_prompt - 1), prompt = p->n_prompt - held;
+    hbk_int fed = 0;
     c->s->length[0] = held;
+    c->s->of[0] = adapter;
     c->ids.n = 0;
     hbk_tokens_append(&c->ids, p->prompt + held, prompt);
     hbk_tokens_append(&c->ids, p->continuation, common);
@@ -12800,7 +13117,8 @@ static void hbk__score_rests(hbk__scoring *c, hbk_int n, hbk_int common)
     }
 }
 
-/* Scores a group of n items that have one prompt: what all share first, then the rests side by side. */
+/* Scores a group of n items that have one prompt and one adapter: what all share first, then the rests side
+   by side. */
 static bool hbk__score_group(hbk__scoring *c, const hbk_int *group, hbk_int n, hbk_error *err)
 {
     const hbk_scoring *p = &c->items[group[0]];
@@ -12821,7 +13139,7 @@ static bool hbk__score_group(hbk__scoring *c, const hbk_int *group, hbk_int n, h
     return true;
 }
 
-/* Which items fit, and are of known ids: *n of them. */
+/* Which items fit, and are of known ids and this base: *n of them. */
 static bool hbk__score_check(hbk__scoring *c, hbk_int n_items, hbk_int *n, hbk_error *err)
 {
     *n = 0;
@@ -12831,7 +13149,8 @@ static bool hbk__score_check(hbk__scoring *c, hbk_int n_items, hbk_int *n, hbk_e
             p->n_prompt > c->s->max_length - p->n_continuation)
             continue;
         if (!hbk__ids_known(c->s, p->prompt, p->n_prompt, err) ||
-            !hbk__ids_known(c->s, p->continuation, p->n_continuation, err))
+            !hbk__ids_known(c->s, p->continuation, p->n_continuation, err) ||
+            !hbk__session_room(c->s, p->adapter, err))
             return false;
         c->fits[(*n)++] = i;
     }
@@ -12856,7 +13175,8 @@ HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error 
         const hbk_scoring *p = &items[c.fits[i]];
         for (k = 1; i + k < n_fits; k++) {
             const hbk_scoring *q = &items[c.fits[i + k]];
-            if (q->n_prompt != p->n_prompt ||
+            if (hbk__adapter_for(s, q->adapter) != hbk__adapter_for(s, p->adapter) ||
+                q->n_prompt != p->n_prompt ||
                 hbk__common_ids(p->prompt, p->n_prompt, q->prompt, q->n_prompt) < p->n_prompt)
                 break;
         }
@@ -14468,11 +14788,12 @@ HBK_DEF bool hbk_trainer_memory(hbk_train_memory *memory, const hbk_config *c, c
     if (!hbk_config_check(c, err)) return false;
     hbk_adapter *a = o->full ? NULL : hbk__adapter_begin(c, NULL, err); /* ranks without numbers */
     hbk_acts *acts = NULL;
+    const hbk_adapter *planned = a;
     if (o->full || (a && hbk__adapter_plan(a, &o->lora, err)))
-        acts = hbk__acts_begin(c, max_tokens, max_seq, o->recompute ? HBK_KEEP_INPUTS : HBK_KEEP_ALL, NULL,
-                               err);
+        acts = hbk__acts_begin(c, &planned, 1, max_tokens, max_seq,
+                               o->recompute ? HBK_KEEP_INPUTS : HBK_KEEP_ALL, NULL, err);
     if (acts) {
-        hbk_int scratch = hbk__acts_layout(acts, c, a, NULL, &size) - size.kept - size.logits;
+        hbk_int scratch = hbk__acts_layout(acts, c, NULL, &size) - size.kept - size.logits;
         if (o->full || o->dropout <= 0) scratch -= size.lora_dropout;
         if (!o->full || o->dropout <= 0) scratch -= size.full_dropout;
         r.n_values = o->full ? hbk_model_count(c) : 0;
@@ -14977,6 +15298,20 @@ static hbk_int hbk__longest(const hbk__plan *p)
     return n;
 }
 
+/* Examples of a batch, and updates of the weights, of a training on n examples. */
+static hbk_int hbk__train_batch(const hbk_train_options *o, hbk_int n)
+{
+    return o->batch >= 0 ? o->batch : n < 3000 ? 8 : 32;
+}
+
+static hbk_int hbk__train_length(const hbk_train_options *o, hbk_int n)
+{
+    double per_step = (double)hbk__train_batch(o, n) * (double)o->accumulate;
+    if (o->steps >= 0) return HBK__MAX(o->steps, 1);
+    hbk_int steps = o->epochs > 0 ? (hbk_int)ceil(o->epochs * (double)n / per_step) : hbk_train_steps(n);
+    return HBK__MAX(steps, 1);
+}
+
 static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_train_data *in,
                            const hbk_train_options *o, hbk_allocator *alloc, hbk_error *err)
 {
@@ -15005,16 +15340,12 @@ static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_train_dat
     if (o->validate_every < 0 || o->patience < 0)
         return hbk_fail(err, HBK_ERROR_OPTION, "validate_every %lld and patience %lld must not be negative",
                         (long long)o->validate_every, (long long)o->patience);
-    if (o->batch < 0) p->o.batch = data->n < 3000 ? 8 : 32;
+    p->o.batch = hbk__train_batch(o, data->n);
     if (p->o.batch < 1 || o->accumulate < 1 || o->steps == 0 || o->replay < 0 || !(o->lr > 0))
         return hbk_fail(err, HBK_ERROR_OPTION,
                         "batch %lld, accumulate %lld and steps %lld must be at least 1, lr %g above 0",
                         (long long)p->o.batch, (long long)o->accumulate, (long long)o->steps, o->lr);
-    double per_step = (double)p->o.batch * (double)o->accumulate;
-    if (o->steps < 0)
-        p->o.steps =
-            o->epochs > 0 ? (hbk_int)ceil(o->epochs * (double)data->n / per_step) : hbk_train_steps(data->n);
-    p->o.steps = HBK__MAX(p->o.steps, 1);
+    p->o.steps = hbk__train_length(o, data->n);
     hbk_int longest = hbk__longest(p), all, room; /* a step never needs more than all these tokens */
     if (p->o.batch > INT64_MAX - o->replay || !hbk__mul(&all, o->accumulate, p->o.batch + o->replay) ||
         !hbk__mul(&room, all, longest))
@@ -16781,7 +17112,13 @@ HBK_DEF bool hbk_select(const hbk_curate_options *o, const char *candidates, con
    prompt carries one. Source: the paper, sections 2.2 and 2.3.
 
    Each stage leaves its files, and run.json says which are whole; a call on the same folder skips those and
-   goes on, a call with other options is refused. */
+   goes on, a call with other options is refused. Rows say which weights made them, and a file that other
+   weights have made is refused too: the second curation never selects by the first one's ratings.
+
+   The loop ends before its last iteration when a curation keeps nothing; when it keeps what the curation
+   before it has kept, for then the base, the options and the examples are the same and so is the model; when
+   a rater has collapsed, if that is asked for; and before the training that would take all of them together
+   beyond a number of steps. What ended it stands in run.json. */
 
 HBK_DEF hbk_loop_options hbk_loop_defaults(void)
 {
@@ -16797,6 +17134,7 @@ HBK_DEF hbk_loop_options hbk_loop_defaults(void)
     o.myx = o.m0 = o.mt = hbk_train_defaults(false);
     o.augment = hbk_augment_defaults();
     o.curate = hbk_curate_defaults();
+    o.stop_unchanged = true;
     o.seed = 1;
     return o;
 }
@@ -16856,6 +17194,7 @@ typedef struct hbk__loop {
     hbk_pairs pairs; /* the seed */
     hbk_dataset replay;
     double lap; /* when the stage before ended, by the caller's clock */
+    bool fits;  /* a segment was seen that fits into the rating prompt */
     hbk_loop_result r;
 } hbk__loop;
 
@@ -16902,6 +17241,36 @@ static json_t *hbk__or_null(const char *s)
     return s ? json_string(s) : json_null();
 }
 
+/* What curation k, 1 ..., keeps: its options. */
+static hbk_curate_options hbk__loop_keeping(const hbk_loop_options *o, int k)
+{
+    hbk_curate_options c = o->curate;
+    for (int i = 0; i < k; i++) {
+        if (o->keep[i] > 0) {
+            c.keep = o->keep[i];
+            c.keep_share = 0;
+        }
+        if (o->keep_share[i] > 0) c.keep_share = o->keep_share[i];
+    }
+    return c;
+}
+
+/* The threshold, or the share, of every curation; one that is the same for all is no array. */
+static json_t *hbk__keeping_json(const hbk_loop_options *o, bool share)
+{
+    json_t *list = json_array(), *first;
+    bool differ = false;
+    for (int k = 1; k <= o->iterations; k++) {
+        hbk_curate_options c = hbk__loop_keeping(o, k);
+        json_array_append_new(list, json_real(share ? c.keep_share : c.keep));
+        if (!json_equal(json_array_get(list, (size_t)k - 1), json_array_get(list, 0))) differ = true;
+    }
+    if (differ && json_array_size(list) == (size_t)o->iterations) return list;
+    first = json_copy(json_array_get(list, 0));
+    json_decref(list);
+    return first;
+}
+
 /* Every option that has a say in the result, flat; the number of threads too, since sums differ by it. */
 static json_t *hbk__loop_json(const hbk__loop *l)
 {
@@ -16917,11 +17286,15 @@ static json_t *hbk__loop_json(const hbk__loop *l)
         hbk__add(j, "inference_tags", json_string(o->inference_tags)) &&
         hbk__add(j, "iterations", json_integer(o->iterations)) &&
         hbk__add(j, "seed_repeat", json_integer(o->seed_repeat)) &&
+        hbk__add(j, "validation_share", json_real(o->validation_share)) &&
+        hbk__add(j, "stop_on_collapse", json_boolean(o->stop_on_collapse)) &&
+        hbk__add(j, "stop_unchanged", json_boolean(o->stop_unchanged)) &&
+        hbk__add(j, "max_steps", json_integer(o->max_steps)) &&
         hbk__add(j, "max_length", json_integer(o->max_length)) &&
         hbk__add(j, "readout", json_string(o->curate.readout == HBK_READOUT_TEXT ? "text" : "expected")) &&
         hbk__add(j, "votes", json_integer(o->curate.votes)) &&
-        hbk__add(j, "keep", json_real(o->curate.keep)) &&
-        hbk__add(j, "keep_share", json_real(o->curate.keep_share)) &&
+        hbk__add(j, "keep", hbk__keeping_json(o, false)) &&
+        hbk__add(j, "keep_share", hbk__keeping_json(o, true)) &&
         hbk__add(j, "seed", json_integer((json_int_t)o->seed)) &&
         hbk__add(j, "threads", json_integer(hbk__n_threads())) &&
         hbk__decode_json(j, "augment.", &o->augment) && hbk__decode_json(j, "rate.", &o->curate.decode) &&
@@ -17018,23 +17391,66 @@ static bool hbk__stage_finish(hbk__loop *l, const char *name, json_t *entry, hbk
 
 /* ---- stages --------------------------------------------------------------------------------- */
 
+/* Would a pair with this text fit into the rating prompt? Then l->fits is set; *shortest is the least length
+   that a prompt had. */
+static bool hbk__loop_try_rating(hbk__loop *l, const char *text, hbk_int *shortest, hbk_error *err)
+{
+    hbk_int limit = l->o->curate.decode.max_length, context = l->m->config.context_length;
+    if (limit <= 0) limit = l->o->max_length > 0 ? l->o->max_length : context;
+    hbk_render r;
+    hbk_tokens ids;
+    memset(&r, 0, sizeof r);
+    memset(&ids, 0, sizeof ids);
+    ids.alloc = l->alloc;
+    r.use = HBK_RATING;
+    r.instruction = "";
+    r.output = text;
+    bool ok = hbk_template_tokens(l->t, l->tok, &r, &ids, NULL, err);
+    if (ok && (*shortest == 0 || ids.n < *shortest)) *shortest = ids.n;
+    if (ok && ids.n < HBK__MIN(limit, context)) l->fits = true;
+    hbk_tokens_free(&ids);
+    return ok;
+}
+
+/* An id names its random numbers and its rating, so it comes once. By hash: among a million ids a wrong match
+   has a chance of 1 in 10^7. */
+static bool hbk__loop_new_id(hbk__hash_set *ids, const char *id, const char *path, hbk_int line,
+                             hbk_error *err)
+{
+    bool had = false;
+    if (!hbk__hash_add(ids, hbk_hash(0, id, strlen(id)), &had, err)) return false;
+    return !had || hbk_fail_at(err, HBK_ERROR_DATA, path, line,
+                               "the id \"%.80s\" came before: give every row its own, or remove the ids", id);
+}
+
 /* Walks the corpus: every row is checked and, where `out` is given, written with its id. */
 static bool hbk__loop_segments(hbk__loop *l, hbk_jsonl_writer *out, hbk_error *err)
 {
     const char *path = l->o->corpus_path, *text = "";
     hbk_jsonl_reader *in = hbk_jsonl_open(path, l->alloc, err);
+    hbk__hash_set ids;
+    memset(&ids, 0, sizeof ids);
+    ids.alloc = l->alloc;
     bool ok = in != NULL;
     json_t *row;
-    hbk_int n = 0;
+    hbk_int n = 0, shortest = 0;
     for (int got; ok && (got = hbk_jsonl_next(in, &row, err)) != 0; n++) {
         char id[256];
         ok = got > 0 && hbk__row_text(row, "text", &text, path, hbk_jsonl_line(in), err) &&
              hbk__row_id(row, "row", id, path, hbk_jsonl_line(in), err) &&
+             hbk__loop_new_id(&ids, id, path, hbk_jsonl_line(in), err) &&
+             (l->fits || hbk__loop_try_rating(l, text, &shortest, err)) &&
              (!out || (hbk__add(row, "id", json_string(id)) && hbk_jsonl_write(out, row, err)));
     }
     hbk_jsonl_close(in);
+    hbk_free(l->alloc, ids.slots);
     if (ok && n == 0)
         ok = hbk_fail_at(err, HBK_ERROR_DATA, path, 0, "the corpus is empty: it needs rows {\"text\": ...}");
+    if (ok && !l->fits) /* found here, and not after the trainings before the first rating */
+        ok = hbk_fail_at(err, HBK_ERROR_DATA, path, 0,
+                         "no segment fits into the rating prompt: the shortest makes one of %lld tokens; shorten "
+                         "the rubric or the segments, or take a model with a longer context",
+                         (long long)shortest);
     l->r.n_segments = n;
     return ok;
 }
@@ -17068,6 +17484,32 @@ static bool hbk__loop_spells(hbk__loop *l, hbk_error *err)
     return ok;
 }
 
+/* Reads the seed. */
+static bool hbk__loop_seed(hbk__loop *l, hbk_error *err)
+{
+    const char *path = l->o->seed_path;
+    hbk__hash_set ids;
+    memset(&ids, 0, sizeof ids);
+    ids.alloc = l->alloc;
+    bool ok = hbk_pairs_load(&l->pairs, path, "seed", err);
+    for (hbk_int i = 0; ok && i < l->pairs.n; i++) {
+        const hbk_pair *p = &l->pairs.data[i];
+        ok = hbk__loop_new_id(&ids, p->id, path, 0, err);
+        if (ok && strcmp(p->source, "seed")) /* its tag must not hang on what a row calls itself */
+            ok = hbk_fail_at(err, HBK_ERROR_DATA, path, 0,
+                             "pair \"%.80s\" says \"source\": \"%s\": a seed holds people's pairs; remove the "
+                             "row or the field",
+                             p->id, p->source);
+    }
+    hbk_free(l->alloc, ids.slots);
+    l->r.n_seed = l->pairs.n;
+    return ok && (l->pairs.n >= 2 ||
+                  hbk_fail_at(err, HBK_ERROR_DATA, path, 0,
+                              "holds %lld pairs; at least 2 are needed to finetune on, and a hundred to learn "
+                              "from",
+                              (long long)l->pairs.n));
+}
+
 /* Reads all inputs once, before anything is written. */
 static bool hbk__loop_check(hbk__loop *l, hbk_error *err)
 {
@@ -17079,21 +17521,8 @@ static bool hbk__loop_check(hbk__loop *l, hbk_error *err)
             return hbk_fail_at(err, HBK_ERROR_OPTION, inputs[i], 0,
                                "lies in the run folder %s, which the run writes to: choose another folder",
                                l->dir);
-    if (!hbk_pairs_load(&l->pairs, l->o->seed_path, "seed", err)) return false;
-    for (hbk_int i = 0; i < l->pairs.n; i++) /* its tag must not hang on what a row calls itself */
-        if (strcmp(l->pairs.data[i].source, "seed"))
-            return hbk_fail_at(
-                err, HBK_ERROR_DATA, l->o->seed_path, 0,
-                "pair \"%.80s\" says \"source\": \"%s\": a seed holds people's pairs; remove the row "
-                "or the field",
-                l->pairs.data[i].id, l->pairs.data[i].source);
-    l->r.n_seed = l->pairs.n;
-    if (l->pairs.n < 2)
-        return hbk_fail_at(
-            err, HBK_ERROR_DATA, l->o->seed_path, 0,
-            "holds %lld pairs; at least 2 are needed to finetune on, and a hundred to learn from",
-            (long long)l->pairs.n);
-    return hbk__loop_segments(l, NULL, err) && hbk__loop_spells(l, err) &&
+    l->fits = hbk_file_exists(l->run); /* it was looked at then; another rubric will be named by its hash */
+    return hbk__loop_seed(l, err) && hbk__loop_spells(l, err) && hbk__loop_segments(l, NULL, err) &&
            (!l->o->replay_path || hbk_dataset_add_texts(&l->replay, l->o->replay_path, l->tok, limit, err));
 }
 
@@ -17129,8 +17558,9 @@ static bool hbk__loop_template(hbk__loop *l, hbk_error *err)
     return hbk_file_write(path, rating, strlen(rating), err);
 }
 
-/* Finetunes the base on `d` into the folder `name`. */
-static bool hbk__loop_finetune(hbk__loop *l, const char *name, const hbk_dataset *d,
+/* Finetunes the base, always the base, on `d` into the folder `name`. `held`, which may be empty, is what the
+   training is validated on. */
+static bool hbk__loop_finetune(hbk__loop *l, const char *name, const hbk_dataset *d, const hbk_dataset *held,
                                const hbk_train_options *o, hbk_use use, hbk_error *err)
 {
     char dir[512];
@@ -17146,57 +17576,123 @@ static bool hbk__loop_finetune(hbk__loop *l, const char *name, const hbk_dataset
         r.tag_web = l->o->tag_web;
         r.inference_tag = l->inference_tag;
     }
-    hbk_train_data data = {d, l->replay.n ? &l->replay : NULL, NULL};
+    hbk_train_data data = {d, l->replay.n ? &l->replay : NULL, held->n ? held : NULL};
     if (!hbk_finetune(l->m, &data, o, NULL, &r, dir, l->progress, l->alloc, err))
         return false;
+    hbk_int steps = hbk__train_length(o, d->n);
+    l->r.steps += steps;
     snprintf(l->r.final_dir, sizeof l->r.final_dir, "%s", dir);
     return hbk__stage_done(l, name) ||
            hbk__stage_finish(l, name,
-                             json_pack("{s:b s:I s:I}", "done", 1, "examples", (json_int_t)d->n, "too_long",
-                                       (json_int_t)d->n_too_long),
+                             json_pack("{s:b s:o s:I s:I s:I s:I}", "done", 1, "base",
+                                       hbk__hex(hbk_model_hash(l->m)), "examples", (json_int_t)d->n,
+                                       "validation", (json_int_t)held->n, "too_long",
+                                       (json_int_t)d->n_too_long, "steps", (json_int_t)steps),
                              err);
 }
 
-/* A dataset of the seed, `repeat` times, and of a curated file (NULL: none), tagged by source. */
-static bool hbk__loop_train(hbk__loop *l, const char *name, const char *curated, hbk_int repeat,
+/* Says in result and run.json why the loop ends before its last iteration. */
+static bool hbk__loop_stop(hbk__loop *l, const char *why, hbk_error *err)
+{
+    snprintf(l->r.stopped, sizeof l->r.stopped, "%s", why);
+    return json_object_set_new(l->state, "stopped", json_string(why)) == 0
+               ? hbk__save_state(l, err)
+               : hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for run.json");
+}
+
+/* May a model of iteration k be trained on n examples? Not beyond max_steps: the loop is stopped then. */
+static bool hbk__loop_affords(hbk__loop *l, int k, hbk_int n, const hbk_train_options *o, hbk_error *err)
+{
+    char why[256];
+    hbk_int steps = hbk__train_length(o, n), most = l->o->max_steps;
+    if (k < 1 || most <= 0 || steps <= most - l->r.steps) return true;
+    snprintf(why, sizeof why,
+             "M%d takes %lld training steps, and %lld of the %lld allowed are done; M%d is the result", k,
+             (long long)steps, (long long)l->r.steps, (long long)most, k - 1);
+    return hbk__loop_stop(l, why, err);
+}
+
+/* Trains on the seed, `repeat` times, and a curated file (NULL: none), tagged by source. `k` is the number of
+   the iteration, 0 before the first. The loop may be stopped instead. */
+static bool hbk__loop_train(hbk__loop *l, const char *name, int k, const char *curated, hbk_int repeat,
                             const hbk_train_options *o, hbk_use use, hbk_error *err)
 {
-    hbk_dataset d;
+    hbk_dataset d, held;
     hbk_pairs web;
     memset(&d, 0, sizeof d);
+    memset(&held, 0, sizeof held);
     memset(&web, 0, sizeof web);
-    d.alloc = web.alloc = l->alloc;
+    d.alloc = held.alloc = web.alloc = l->alloc;
     hbk_int limit = l->o->max_length > 0 ? l->o->max_length : l->m->config.context_length;
     const char *tag_seed = use == HBK_FORWARD ? l->o->tag_seed : NULL, *tag_web = l->o->tag_web;
     bool ok = !curated || hbk_pairs_load(&web, curated, "aug", err);
     for (hbk_int i = 0; ok && i < repeat; i++)
         ok = hbk_dataset_add_pairs(&d, &l->pairs, l->t, l->tok, use, tag_seed, tag_web, limit, err);
     if (ok && curated) ok = hbk_dataset_add_pairs(&d, &web, l->t, l->tok, use, tag_seed, tag_web, limit, err);
-    ok = ok && hbk__loop_finetune(l, name, &d, o, use, err);
+    if (ok && l->o->validation_share > 0)
+        ok = hbk_dataset_split(&d, &held, l->o->validation_share, o->seed, err);
+    ok = ok && hbk__loop_affords(l, k, d.n, o, err);
+    if (ok && !l->r.stopped[0]) ok = hbk__loop_finetune(l, name, &d, &held, o, use, err);
     hbk_dataset_free(&d);
+    hbk_dataset_free(&held);
     hbk_pairs_free(&web);
     return ok;
 }
 
-/* Opens the finetuned folder `name` for decoding. */
-static bool hbk__loop_tuned(hbk__loop *l, hbk_tuned *t, const char *name, hbk_error *err)
+/* Opens the finetuned folder `name` for decoding. `who`, which its rows will carry, is the name and a hash of
+   the weights. */
+static bool hbk__loop_tuned(hbk__loop *l, hbk_tuned *t, const char *name, char who[64], hbk_error *err)
 {
     char dir[512];
-    return hbk_path(dir, l->dir, name, err) && hbk_tuned_load(t, l->m, dir, l->alloc, err);
+    if (!hbk_path(dir, l->dir, name, err) || !hbk_tuned_load(t, l->m, dir, l->alloc, err)) return false;
+    uint64_t hash = hbk_model_hash(t->model);
+    if (t->adapter) hash = hbk_adapter_hash(hash, t->adapter);
+    snprintf(who, 64, "%s %016llx", name, (unsigned long long)hash);
+    return true;
+}
+
+/* Are all rows of the file `path`, which the stage `name` has left, from the weights that run.json names, and
+   from this template? Ratings of another model, or of the iteration before, are well-formed ratings. */
+static bool hbk__loop_made_here(const hbk__loop *l, const char *name, const char *path, hbk_error *err)
+{
+    const char *wanted = json_string_value(json_object_get(hbk__stage_done(l, name), "by"));
+    hbk_jsonl_reader *in = hbk_jsonl_open(path, l->alloc, err);
+    json_t *row;
+    int got = in ? 0 : -1;
+    char tmpl[24];
+    snprintf(tmpl, sizeof tmpl, "%016llx", (unsigned long long)hbk_template_hash(l->t));
+    while (in && (got = hbk_jsonl_next(in, &row, err)) > 0) {
+        const json_t *prov = json_object_get(row, "prov");
+        const char *made = json_string_value(json_object_get(prov, "adapter"));
+        const char *with = json_string_value(json_object_get(prov, "template_hash"));
+        bool ours = wanted && made && !strcmp(wanted, made);
+        if (ours && with && !strcmp(with, tmpl)) continue;
+        hbk_fail_at(err, HBK_ERROR_DATA, path, hbk_jsonl_line(in),
+                    "made by \"%.60s\"%s, expected \"%.60s\": put the run's own file back, or start anew in "
+                    "another folder",
+                    made ? made : "?", ours ? " with another template or rubric" : "", wanted ? wanted : "?");
+        got = -1;
+        break;
+    }
+    hbk_jsonl_close(in);
+    return got == 0;
 }
 
 static bool hbk__loop_augment(hbk__loop *l, hbk_error *err)
 {
     hbk_decode_options o = l->o->augment;
     hbk_tuned t;
+    char who[64] = "";
     o.seed = l->o->seed;
     if (o.max_length < 0) o.max_length = l->o->max_length;
     if (!hbk__stage_done(l, "candidates")) {
-        if (!hbk__loop_tuned(l, &t, "myx", err)) return false;
-        bool ok = hbk_augment(t.model, t.adapter, l->tok, l->t, &o, "myx", l->segments, l->candidates,
+        if (!hbk__loop_tuned(l, &t, "myx", who, err)) return false;
+        bool ok = hbk_augment(t.model, t.adapter, l->tok, l->t, &o, who, l->segments, l->candidates,
                               l->progress, l->alloc, err);
         hbk_tuned_free(&t);
         if (!ok) return false;
+    } else if (!hbk__loop_made_here(l, "candidates", l->candidates, err)) {
+        return false;
     }
     hbk_jsonl_reader *in = hbk_jsonl_open(l->candidates, l->alloc, err);
     json_t *row, *statuses = json_object();
@@ -17215,9 +17711,10 @@ static bool hbk__loop_augment(hbk__loop *l, hbk_error *err)
         json_decref(statuses);
         return ok;
     }
-    return hbk__stage_finish(
-        l, "candidates", json_pack("{s:I s:o}", "rows", (json_int_t)l->r.n_candidates, "status", statuses),
-        err);
+    return hbk__stage_finish(l, "candidates",
+                             json_pack("{s:I s:s s:o}", "rows", (json_int_t)l->r.n_candidates, "by", who,
+                                       "status", statuses),
+                             err);
 }
 
 static json_t *hbk__counts_json(const hbk_curate_counts *c)
@@ -17234,9 +17731,9 @@ static json_t *hbk__counts_json(const hbk_curate_counts *c)
 /* Curation number k, 1 ..., by the model before it; *kept pairs go to curated-k.jsonl. */
 static bool hbk__loop_curate(hbk__loop *l, int k, hbk_error *err)
 {
-    char ratings[512], curated[512], rater[16], stage[32], selected[32];
-    hbk_curate_options o = l->o->curate;
-    hbk_curate_counts *c = &l->r.curated[HBK__MIN(k, 8) - 1];
+    char ratings[512], curated[512], rater[16], stage[32], selected[32], who[64];
+    hbk_curate_options o = hbk__loop_keeping(l->o, k);
+    hbk_curate_counts *c = &l->r.curated[k - 1];
     snprintf(rater, sizeof rater, "m%d", k - 1);
     snprintf(stage, sizeof stage, "ratings-%d", k);
     snprintf(selected, sizeof selected, "curated-%d", k);
@@ -17246,23 +17743,68 @@ static bool hbk__loop_curate(hbk__loop *l, int k, hbk_error *err)
         return false;
     if (!hbk__stage_done(l, stage)) {
         hbk_tuned t;
-        if (!hbk__loop_tuned(l, &t, rater, err)) return false;
-        bool ok = hbk_rate(t.model, t.adapter, l->tok, l->t, &o, rater, l->candidates, ratings, l->progress,
+        if (!hbk__loop_tuned(l, &t, rater, who, err)) return false;
+        bool ok = hbk_rate(t.model, t.adapter, l->tok, l->t, &o, who, l->candidates, ratings, l->progress,
                            l->alloc, err);
         hbk_tuned_free(&t);
-        if (!ok || !hbk__stage_finish(l, stage, json_pack("{s:b}", "done", 1), err)) return false;
+        if (!ok || !hbk__stage_finish(l, stage, json_pack("{s:b s:s}", "done", 1, "by", who), err))
+            return false;
+    } else if (!hbk__loop_made_here(l, stage, ratings, err)) {
+        return false;
     }
     if (!hbk_select(&o, l->candidates, ratings, curated, c, l->alloc, err)) return false;
     return hbk__stage_done(l, selected) || hbk__stage_finish(l, selected, hbk__counts_json(c), err);
 }
 
-/* Says in result and run.json why the loop ends before its last iteration. */
-static bool hbk__loop_stop(hbk__loop *l, const char *why, hbk_error *err)
+/* Has curation k kept the pairs of the one before it, to the letter? */
+static bool hbk__loop_unchanged(const hbk__loop *l, int k, bool *unchanged, hbk_error *err)
 {
-    snprintf(l->r.stopped, sizeof l->r.stopped, "%s", why);
-    return json_object_set_new(l->state, "stopped", json_string(why)) == 0
-               ? hbk__save_state(l, err)
-               : hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for run.json");
+    hbk_pairs p[2];
+    bool ok = true;
+    memset(p, 0, sizeof p);
+    for (int i = 0; ok && i < 2; i++) {
+        char path[512];
+        p[i].alloc = l->alloc;
+        ok = hbk__loop_path(l, path, "curated-", k - i, err) && hbk_pairs_load(&p[i], path, "aug", err);
+    }
+    *unchanged = ok && p[0].n == p[1].n;
+    for (hbk_int i = 0; *unchanged && i < p[0].n; i++) {
+        const hbk_pair *x = &p[0].data[i], *y = &p[1].data[i];
+        *unchanged = !strcmp(x->instruction, y->instruction) && !strcmp(x->output, y->output);
+    }
+    hbk_pairs_free(&p[0]);
+    hbk_pairs_free(&p[1]);
+    return ok;
+}
+
+/* Stops the loop where curation k gives a reason to. */
+static bool hbk__loop_stop_rules(hbk__loop *l, int k, hbk_error *err)
+{
+    const hbk_curate_counts *c = &l->r.curated[k - 1];
+    long long kept = c->kept, n = c->n;
+    bool unchanged = false;
+    char why[256];
+    if (kept == 0) {
+        snprintf(why, sizeof why,
+                 "curation %d kept none of %lld candidates (%lld ratings could be read, %lld not, %lld cut off, "
+                 "%lld too long); M%d is the result",
+                 k, n, (long long)c->rated, (long long)c->unparsable, (long long)c->truncated,
+                 (long long)c->too_long, k - 1);
+        return hbk__loop_stop(l, why, err);
+    }
+    if (c->collapsed && l->o->stop_on_collapse) {
+        snprintf(why, sizeof why,
+                 "the rater of curation %d has collapsed: it kept %lld of %lld candidates; M%d is the result", k,
+                 kept, n, k - 1);
+        return hbk__loop_stop(l, why, err);
+    }
+    if (k > 1 && l->o->stop_unchanged && !hbk__loop_unchanged(l, k, &unchanged, err)) return false;
+    if (!unchanged) return true;
+    snprintf(why, sizeof why,
+             "curation %d kept the same %lld pairs as curation %d, and M%d would be M%d once more; M%d is the "
+             "result",
+             k, kept, k - 1, k, k - 1, k - 1);
+    return hbk__loop_stop(l, why, err);
 }
 
 static bool hbk__loop_iterations(hbk__loop *l, hbk_error *err)
@@ -17274,21 +17816,13 @@ static bool hbk__loop_iterations(hbk__loop *l, hbk_error *err)
         return hbk__loop_stop(l, why, err);
     }
     for (int k = 1; k <= l->o->iterations; k++) {
-        if (!hbk__loop_curate(l, k, err)) return false;
-        const hbk_curate_counts *c = &l->r.curated[HBK__MIN(k, 8) - 1];
-        if (c->kept == 0) {
-            snprintf(why, sizeof why,
-                     "curation %d kept none of %lld candidates (%lld ratings could be read, %lld not, %lld "
-                     "cut off, "
-                     "%lld too long); M%d is the result",
-                     k, (long long)c->n, (long long)c->rated, (long long)c->unparsable,
-                     (long long)c->truncated, (long long)c->too_long, k - 1);
-            return hbk__loop_stop(l, why, err);
-        }
         snprintf(name, sizeof name, "m%d", k);
+        if (!hbk__loop_curate(l, k, err) || !hbk__loop_stop_rules(l, k, err)) return false;
+        if (l->r.stopped[0]) return true;
         if (!hbk__loop_path(l, curated, "curated-", k, err) ||
-            !hbk__loop_train(l, name, curated, l->o->seed_repeat, &l->o->mt, HBK_FORWARD, err))
+            !hbk__loop_train(l, name, k, curated, l->o->seed_repeat, &l->o->mt, HBK_FORWARD, err))
             return false;
+        if (l->r.stopped[0]) return true;
         l->r.iterations = k;
     }
     return true;
@@ -17297,8 +17831,37 @@ static bool hbk__loop_iterations(hbk__loop *l, hbk_error *err)
 static bool hbk__loop_stages(hbk__loop *l, hbk_error *err)
 {
     return hbk__loop_inputs(l, err) && hbk__loop_template(l, err) &&
-           hbk__loop_train(l, "myx", NULL, 1, &l->o->myx, HBK_BACKWARD, err) && hbk__loop_augment(l, err) &&
-           hbk__loop_train(l, "m0", NULL, 1, &l->o->m0, HBK_FORWARD, err) && hbk__loop_iterations(l, err);
+           hbk__loop_train(l, "myx", 0, NULL, 1, &l->o->myx, HBK_BACKWARD, err) && hbk__loop_augment(l, err) &&
+           hbk__loop_train(l, "m0", 0, NULL, 1, &l->o->m0, HBK_FORWARD, err) && hbk__loop_iterations(l, err);
+}
+
+/* The options that no later stage would look at. */
+static bool hbk__loop_options_check(const hbk_loop_options *o, hbk_error *err)
+{
+    if (!o->seed_path || !o->corpus_path || o->iterations < 1 || o->seed_repeat < 1)
+        return hbk_fail(err, HBK_ERROR_OPTION,
+                        "the loop needs seed pairs, at least one copy of them, a corpus and at least one "
+                        "iteration");
+    if (o->iterations > HBK_ITERATIONS)
+        return hbk_fail(err, HBK_ERROR_OPTION, "%lld iterations are too many: at most %d",
+                        (long long)o->iterations, (int)HBK_ITERATIONS);
+    for (int k = 0; k < HBK_ITERATIONS; k++) {
+        if (!(o->keep[k] >= 0) || !(o->keep_share[k] >= 0 && o->keep_share[k] <= 1))
+            return hbk_fail(err, HBK_ERROR_OPTION,
+                            "curation %d is to keep scores from %g or a share of %g: expected a score from 1 to "
+                            "5, or a share up to 1",
+                            k + 1, o->keep[k], o->keep_share[k]);
+        if (o->keep[k] > 0 && o->keep_share[k] > 0)
+            return hbk_fail(err, HBK_ERROR_OPTION, "curation %d keeps by score or by share, not by both", k + 1);
+    }
+    if (!(o->validation_share >= 0 && o->validation_share < 1) || o->max_steps < 0)
+        return hbk_fail(err, HBK_ERROR_OPTION,
+                        "validation share %g and most steps %lld: expected 0 to below 1, and 0 or more",
+                        o->validation_share, (long long)o->max_steps);
+    return o->validation_share <= 0 || o->seed_repeat == 1 ||
+           hbk_fail(err, HBK_ERROR_OPTION,
+                    "a validation share and %lld copies of the seed: what is held out would be trained on",
+                    (long long)o->seed_repeat);
 }
 
 HBK_DEF bool hbk_loop_run(const hbk_model *m, const hbk_tokenizer *tok, const hbk_loop_options *o,
@@ -17317,11 +17880,7 @@ HBK_DEF bool hbk_loop_run(const hbk_model *m, const hbk_tokenizer *tok, const hb
     for (size_t n = strlen(l->dir); n > 1 && l->dir[n - 1] == '/'; n--) l->dir[n - 1] = 0;
     if (!o->tmpl) l->own_template = hbk_template_load("llama2", alloc, err);
     l->t = o->tmpl ? o->tmpl : l->own_template;
-    bool ok = l->t != NULL;
-    if (ok && (!o->seed_path || !o->corpus_path || o->iterations < 1 || o->seed_repeat < 1))
-        ok =
-            hbk_fail(err, HBK_ERROR_OPTION, "the loop needs seed pairs, a corpus and at least one iteration");
-    ok = ok && hbk_inference_tag(l->inference_tag, o->inference_tags, o->tag_seed, o->tag_web, err) &&
+    bool ok = l->t != NULL && hbk__loop_options_check(o, err) && hbk_inference_tag(l->inference_tag, o->inference_tags, o->tag_seed, o->tag_web, err) &&
          hbk__loop_path(l, l->run, "run.json", -1, err) &&
          hbk__loop_path(l, l->seed, "seed.jsonl", -1, err) &&
          hbk__loop_path(l, l->segments, "segments.jsonl", -1, err) &&

@@ -1,5 +1,9 @@
 /* Chapters 10 and 11: the whole model, its gradients, adapters, and the reference outputs of PyTorch. */
 #include "test.h"
+#include "fault.h"
+
+/* The difference that another order of the same sums makes. */
+#define T11_BAR (sizeof(hbk_real) == 8 ? 1e-12 : 1e-5)
 
 /* Every size differs; grouped heads; a head that is not the embedding unless `tied`. */
 static hbk_config t11_config(bool tied)
@@ -85,29 +89,41 @@ static void t11_recompute(const hbk_model *m, const hbk_pass *p, hbk_real *grads
 {
     hbk_error err;
     memset(grads, 0, sizeof *grads * (size_t)n);
-    hbk_acts *a = hbk_acts_new(m, p->adapter, 15, 6, HBK_KEEP_INPUTS, NULL, &err);
+    hbk_acts *a = p->adapters ? hbk_acts_new_mixed(m, p->adapters, 3, 15, 6, HBK_KEEP_INPUTS, NULL, &err)
+                              : hbk_acts_new(m, p->adapter, 15, 6, HBK_KEEP_INPUTS, NULL, &err);
     check_ok(a);
-    if (p->adapter && p->adapter->targets >> HBK_LM_HEAD) a->head_rows = 4;
+    if (p->adapters || (p->adapter && p->adapter->targets >> HBK_LM_HEAD)) a->head_rows = 4;
     t11_loss(a, m, p);
     assert_memory_equal(grads, want, sizeof *grads * (size_t)n);
     hbk_acts_free(a);
 }
 
+/* Gives an adapter other numbers, B's among them. */
+static void t11_shake(hbk_adapter *w, double by, uint64_t id)
+{
+    hbk_rng r = hbk_rng_at(4, "b", id);
+    for (hbk_int i = 0; i < w->n_values; i++) w->values[i] = (hbk_real)(by * hbk_rng_normal(&r));
+}
+
 /* Promise: in full training the gradient of every weight is the derivative of the loss, dropout's fixed mask
-   and NEFTune's fixed noise included; recomputing layers changes no bit of it. */
+   and NEFTune's fixed noise included, and under a frozen adapter; recomputing layers changes no bit of it. */
 static void t11_full_gradient(void **state)
 {
     (void)state;
     static const char *const names[] = {"full", "full, tied", "full, dropout", "full, biases, one kv head",
-                                        "full, noise"};
-    for (int variant = 0; variant < 5; variant++) {
+                                        "full, noise", "full, under lora"};
+    for (int variant = 0; variant < 6; variant++) {
         hbk_error err;
         hbk_config c = variant == 3 ? t11_biased() : t11_config(variant == 1);
         hbk_model *m = hbk_model_random(&c, 3, NULL, &err);
+        unsigned all = HBK_ALL_SLOTS | 1u << HBK_LM_HEAD;
+        hbk_adapter *w = variant == 5 ? hbk_adapter_new(&c, 3, 5, all, 4, NULL, &err) : NULL;
+        if (w) t11_shake(w, 0.1, 0);
         hbk_real *grads = HBK__NEW(NULL, hbk_real, hbk_model_count(&c), &err);
         hbk_model *d = hbk_model_view(&c, grads, NULL, &err);
-        hbk_acts *a = hbk_acts_new(m, NULL, 15, 6, HBK_KEEP_ALL, NULL, &err);
-        hbk_pass p = {NULL, d, NULL, variant == 3 ? 8 : 0.25, variant == 2 ? 0.2 : 0, 11, 0};
+        hbk_acts *a = hbk_acts_new(m, w, 15, 6, HBK_KEEP_ALL, NULL, &err);
+        hbk_pass p = {w, d, NULL, variant == 3 ? 8 : 0.25, variant == 2 ? 0.2 : 0, 11, 0, NULL, NULL};
+        if (w) p.dropout = 0.3, a->head_rows = 4;
         p.neftune = variant == 4 ? 5 : 0;
         t11_loss(a, m, &p);
         hbk_real *keep = HBK__NEW(NULL, hbk_real, hbk_model_count(&c), &err);
@@ -116,6 +132,7 @@ static void t11_full_gradient(void **state)
         t11_check(names[variant], a, m, &p, m->values, keep, hbk_model_count(&c),
                   sizeof(hbk_real) == 8 ? 1 : 7);
         hbk_acts_free(a);
+        hbk_adapter_free(w);
         hbk_model_free(d);
         hbk_model_free(m);
         hbk_free(NULL, grads);
@@ -130,19 +147,21 @@ typedef struct t11_lora {
     hbk_int begin, end, rank_of_v, rank_of_head;
     double dropout;
     bool tied, biased;
+    double neftune;
 } t11_lora;
 
 static const t11_lora t11_loras[] = {
-    {"lora", HBK_ALL_SLOTS, 0, 0, 0, 0, 0, false, false},
-    {"lora, q and v", 1u << HBK_Q | 1u << HBK_V, 0, 0, 0, 0, 0, false, false},
-    {"lora, biases", 1u << HBK_Q | 1u << HBK_V, 0, 0, 0, 0, 0, false, true},
-    {"lora, down", 1u << HBK_DOWN, 0, 0, 0, 0, 0, false, false},
-    {"lora, dropout", HBK_ALL_SLOTS, 0, 0, 0, 0, 0.3, false, false},
-    {"lora, ranks, head", HBK_ALL_SLOTS | 1u << HBK_LM_HEAD, 0, 0, 7, 5, 0, false, false},
-    {"lora, upper layer", HBK_ALL_SLOTS | 1u << HBK_LM_HEAD, 1, 2, 1, 2, 0.3, false, false},
-    {"lora, lower layer", 1u << HBK_K | 1u << HBK_V, 0, 1, 2, 0, 0, false, false},
-    {"lora, head alone", 1u << HBK_LM_HEAD, 0, 0, 0, 4, 0.2, false, false},
-    {"lora, tied head", 1u << HBK_O | 1u << HBK_LM_HEAD, 0, 0, 0, 2, 0, true, false},
+    {"lora", HBK_ALL_SLOTS, 0, 0, 0, 0, 0, false, false, 0},
+    {"lora, q and v", 1u << HBK_Q | 1u << HBK_V, 0, 0, 0, 0, 0, false, false, 0},
+    {"lora, biases", 1u << HBK_Q | 1u << HBK_V, 0, 0, 0, 0, 0, false, true, 0},
+    {"lora, down", 1u << HBK_DOWN, 0, 0, 0, 0, 0, false, false, 0},
+    {"lora, dropout", HBK_ALL_SLOTS, 0, 0, 0, 0, 0.3, false, false, 0},
+    {"lora, ranks, head", HBK_ALL_SLOTS | 1u << HBK_LM_HEAD, 0, 0, 7, 5, 0, false, false, 0},
+    {"lora, upper layer", HBK_ALL_SLOTS | 1u << HBK_LM_HEAD, 1, 2, 1, 2, 0.3, false, false, 0},
+    {"lora, lower layer", 1u << HBK_K | 1u << HBK_V, 0, 1, 2, 0, 0, false, false, 0},
+    {"lora, head alone", 1u << HBK_LM_HEAD, 0, 0, 0, 4, 0.2, false, false, 0},
+    {"lora, tied head", 1u << HBK_O | 1u << HBK_LM_HEAD, 0, 0, 0, 2, 0, true, false, 0},
+    {"lora, noise, dropout", HBK_ALL_SLOTS, 0, 0, 0, 0, 0.3, false, false, 5},
 };
 
 static hbk_adapter *t11_adapter(const hbk_config *c, const t11_lora *v, uint64_t seed)
@@ -163,8 +182,8 @@ static hbk_adapter *t11_adapter(const hbk_config *c, const t11_lora *v, uint64_t
 }
 
 /* Promise: in LoRA training the gradient of A and B is the derivative of the loss for any set of targets,
-   the head among them, with ranks of their own, in all layers or some, with dropout; and the head in
-   several chunks. */
+   the head among them, with ranks of their own, in all layers or some, with dropout's fixed mask and
+   NEFTune's fixed noise; and the head in several chunks; recomputing layers changes no bit of it. */
 static void t11_lora_gradient(void **state)
 {
     (void)state;
@@ -174,12 +193,11 @@ static void t11_lora_gradient(void **state)
         hbk_config c = v->biased ? t11_biased() : t11_config(v->tied);
         hbk_model *m = hbk_model_random(&c, 3, NULL, &err);
         hbk_adapter *w = t11_adapter(&c, v, 1), *d = t11_adapter(&c, v, 2);
-        hbk_rng r = hbk_rng_at(4, "b", 0);
-        for (hbk_int i = 0; i < w->n_values; i++) w->values[i] = (hbk_real)(0.3 * hbk_rng_normal(&r));
+        t11_shake(w, 0.3, 0);
         memset(d->values, 0, sizeof *d->values * (size_t)d->n_values);
         hbk_acts *a = hbk_acts_new(m, w, 15, 6, HBK_KEEP_ALL, NULL, &err);
         if (w->targets >> HBK_LM_HEAD) a->head_rows = 4; /* 12 targets: three chunks */
-        hbk_pass p = {w, NULL, d, 0.25, v->dropout, 12, 0};
+        hbk_pass p = {w, NULL, d, 0.25, v->dropout, 12, v->neftune, NULL, NULL};
         t11_loss(a, m, &p);
         hbk_real *keep = HBK__NEW(NULL, hbk_real, d->n_values, &err);
         memcpy(keep, d->values, sizeof *keep * (size_t)d->n_values);
@@ -191,6 +209,284 @@ static void t11_lora_gradient(void **state)
         hbk_model_free(m);
         hbk_free(NULL, keep);
     }
+}
+
+/* ---- several adapters in one batch ----------------------------------------------------- */
+
+enum { T11_ADAPTERS = 2 };
+/* A model, and two adapters of different ranks, targets and layers with their gradients. */
+typedef struct t11_mix {
+    hbk_model *m;
+    hbk_adapter *w[T11_ADAPTERS], *d[T11_ADAPTERS];
+    const hbk_adapter *adapters[3]; /* of the three sequences */
+    hbk_adapter *dadapters[3];
+    hbk_pass p;
+} t11_mix;
+
+static t11_mix t11_mix_new(void)
+{
+    hbk_error err;
+    t11_mix x;
+    memset(&x, 0, sizeof x);
+    hbk_config c = t11_config(false);
+    x.m = hbk_model_random(&c, 3, NULL, &err);
+    for (int k = 0; k < T11_ADAPTERS; k++) {
+        const t11_lora *v = &t11_loras[k ? 6 : 5];
+        x.w[k] = t11_adapter(&c, v, 1);
+        x.d[k] = t11_adapter(&c, v, 1);
+        memset(x.d[k]->values, 0, sizeof(hbk_real) * (size_t)x.d[k]->n_values);
+        t11_shake(x.w[k], 0.3, (uint64_t)k);
+    }
+    x.p.scale = 0.25;
+    x.p.dropout_seed = 12;
+    return x;
+}
+
+static void t11_mix_free(t11_mix *x)
+{
+    for (int k = 0; k < T11_ADAPTERS; k++) {
+        hbk_adapter_free(x->w[k]);
+        hbk_adapter_free(x->d[k]);
+    }
+    hbk_model_free(x->m);
+}
+
+/* Gives sequence s adapter of[s], or none where that is negative. */
+static void t11_mix_assign(t11_mix *x, const int of[3])
+{
+    for (int s = 0; s < 3; s++) {
+        x->adapters[s] = of[s] < 0 ? NULL : x->w[of[s]];
+        x->dadapters[s] = of[s] < 0 ? NULL : x->d[of[s]];
+    }
+    x->p.adapters = x->adapters;
+    x->p.dadapters = x->dadapters;
+}
+
+static void t11_mix_clear(t11_mix *x)
+{
+    for (int k = 0; k < T11_ADAPTERS; k++)
+        memset(x->d[k]->values, 0, sizeof(hbk_real) * (size_t)x->d[k]->n_values);
+}
+
+static hbk_real *t11_copy(const hbk_adapter *d)
+{
+    hbk_error err;
+    hbk_real *copy = HBK__NEW(NULL, hbk_real, d->n_values, &err);
+    memcpy(copy, d->values, sizeof *copy * (size_t)d->n_values);
+    return copy;
+}
+
+/* The largest difference of the gradient to `want`, relative to its largest. */
+static double t11_apart(const hbk_adapter *d, const hbk_real *want)
+{
+    double largest = 1, apart = 0;
+    for (hbk_int i = 0; i < d->n_values; i++) largest = fmax(largest, fabs((double)want[i]));
+    for (hbk_int i = 0; i < d->n_values; i++)
+        apart = fmax(apart, fabs((double)(d->values[i] - want[i])) / largest);
+    return apart;
+}
+
+/* Each sequence in a batch of its own, with its own adapter as the pass's only one. */
+static double t11_mix_separate(t11_mix *x, double *nll)
+{
+    hbk_error err;
+    double sum = 0, part;
+    for (int s = 0; s < 3; s++) {
+        hbk_int n = t11_start[s + 1] - t11_start[s], start[2] = {0, n};
+        hbk_batch one = {n, 1, t11_tokens + t11_start[s], t11_targets + t11_start[s], start};
+        hbk_pass p = {x->adapters[s], NULL, x->dadapters[s], 0.25, 0, 0, 0, NULL, NULL};
+        hbk_acts *a = hbk_acts_new(x->m, p.adapter, 6, 6, HBK_KEEP_ALL, NULL, &err);
+        check_ok(hbk_model_pass(a, x->m, &one, &p, &part, nll + t11_start[s], &err));
+        hbk_acts_free(a);
+        sum += part;
+    }
+    return sum;
+}
+
+/* Promise: a batch whose sequences have different adapters, or none, or all one, has the losses of its
+   sequences taken alone, each with its own, and leaves in each adapter's gradient the sum of theirs. */
+static void t11_mixed_separate(void **state)
+{
+    (void)state;
+    static const int of[][3] = {{0, -1, 1}, {0, 1, 0}, {1, 1, 0}, {-1, 0, -1}, {-1, -1, -1}, {0, 0, 0}};
+    hbk_error err;
+    t11_mix x = t11_mix_new();
+    const hbk_adapter *named[3] = {x.w[0], x.w[1], NULL};
+    hbk_acts *a = hbk_acts_new_mixed(x.m, named, 3, 15, 6, HBK_KEEP_ALL, NULL, &err);
+    check_ok(a);
+    a->head_rows = 4; /* chunks that hold rows of two adapters, and sequences in two chunks */
+    double worst = 0;
+    for (size_t k = 0; k < sizeof of / sizeof *of; k++) {
+        double alone[15], nll[15], loss;
+        t11_mix_assign(&x, of[k]);
+        t11_mix_clear(&x);
+        double sum = t11_mix_separate(&x, alone);
+        hbk_real *want[T11_ADAPTERS] = {t11_copy(x.d[0]), t11_copy(x.d[1])};
+        t11_mix_clear(&x);
+        hbk_batch b = t11_batch();
+        check_ok(hbk_model_pass(a, x.m, &b, &x.p, &loss, nll, &err));
+        check_near(loss, sum, T11_BAR);
+        for (int i = 0; i < 15; i++) check_near(nll[i], alone[i], T11_BAR);
+        for (int i = 0; i < T11_ADAPTERS; i++) {
+            double apart = t11_apart(x.d[i], want[i]);
+            if (!(apart <= T11_BAR)) fail_msg("mix %d: gradient %d differs by %g", (int)k, i, apart);
+            worst = fmax(worst, apart);
+            hbk_free(NULL, want[i]);
+        }
+    }
+    print_message("    packed against separate: gradients differ by %.1e\n", worst);
+    hbk_acts_free(a);
+    t11_mix_free(&x);
+}
+
+/* Promise: the gradient of each of several adapters in one batch is the derivative of the loss, with
+   dropout's fixed mask; recomputing layers changes no bit of it. */
+static void t11_mixed_gradient(void **state)
+{
+    (void)state;
+    static const int of[2][3] = {{0, -1, 1}, {1, 0, 1}};
+    for (int k = 0; k < 4; k++) {
+        hbk_error err;
+        t11_mix x = t11_mix_new();
+        t11_mix_assign(&x, of[k % 2]);
+        x.p.dropout = k / 2 ? 0.3 : 0;
+        hbk_acts *a = hbk_acts_new_mixed(x.m, x.adapters, 3, 15, 6, HBK_KEEP_ALL, NULL, &err);
+        check_ok(a);
+        a->head_rows = 4;
+        t11_loss(a, x.m, &x.p);
+        hbk_real *keep[T11_ADAPTERS] = {t11_copy(x.d[0]), t11_copy(x.d[1])};
+        for (int i = 0; i < T11_ADAPTERS; i++) { /* the other one's gradient must come out, too */
+            t11_mix_clear(&x);
+            t11_recompute(x.m, &x.p, x.d[i]->values, keep[i], x.d[i]->n_values);
+            assert_memory_equal(x.d[!i]->values, keep[!i], sizeof(hbk_real) * (size_t)x.d[!i]->n_values);
+        }
+        for (int i = 0; i < T11_ADAPTERS; i++) {
+            char name[64];
+            snprintf(name, sizeof name, "mix %d, adapter %d%s", k % 2, i, k / 2 ? ", dropout" : "");
+            t11_check(name, a, x.m, &x.p, x.w[i]->values, keep[i], x.w[i]->n_values,
+                      sizeof(hbk_real) == 8 ? 1 : 5);
+            hbk_free(NULL, keep[i]);
+        }
+        hbk_acts_free(a);
+        t11_mix_free(&x);
+    }
+}
+
+/* Promise: dropout's mask lies on places, not on adapters: a batch whose sequences have three copies of one
+   adapter loses and learns what the batch with the one adapter does. A frozen adapter changes nothing for
+   its neighbours. */
+static void t11_mixed_dropout(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t11_mix x = t11_mix_new(), copy = t11_mix_new(), third = t11_mix_new();
+    hbk_pass p = {x.w[0], NULL, x.d[0], 0.25, 0.3, 12, 5, NULL, NULL};
+    hbk_acts *a = hbk_acts_new(x.m, x.w[0], 15, 6, HBK_KEEP_ALL, NULL, &err);
+    double loss = t11_loss(a, x.m, &p);
+    hbk_real *want = t11_copy(x.d[0]);
+    hbk_acts_free(a);
+    t11_mix_clear(&x);
+    t11_mix *of[3] = {&x, &copy, &third};
+    for (int s = 0; s < 3; s++) {
+        x.adapters[s] = of[s]->w[0];
+        x.dadapters[s] = of[s]->d[0];
+    }
+    p.adapter = NULL;
+    p.dadapter = NULL;
+    p.adapters = x.adapters;
+    p.dadapters = x.dadapters;
+    a = hbk_acts_new_mixed(x.m, x.adapters, 3, 15, 6, HBK_KEEP_ALL, NULL, &err);
+    check_near(t11_loss(a, x.m, &p), loss, T11_BAR);
+    hbk_real *first = t11_copy(x.d[0]);
+    for (hbk_int i = 0; i < x.d[0]->n_values; i++)
+        x.d[0]->values[i] += copy.d[0]->values[i] + third.d[0]->values[i];
+    double apart = t11_apart(x.d[0], want);
+    if (!(apart <= T11_BAR)) fail_msg("the three gradients together differ by %g", apart);
+    t11_mix_clear(&x);
+    t11_mix_clear(&copy);
+    x.dadapters[1] = x.dadapters[2] = NULL;
+    t11_loss(a, x.m, &p);
+    assert_memory_equal(x.d[0]->values, first, sizeof *first * (size_t)x.d[0]->n_values);
+    for (hbk_int i = 0; i < x.d[0]->n_values; i++) assert_true(copy.d[0]->values[i] == 0);
+    hbk_acts_free(a);
+    hbk_free(NULL, want);
+    hbk_free(NULL, first);
+    t11_mix_free(&x);
+    t11_mix_free(&copy);
+    t11_mix_free(&third);
+}
+
+/* Promise: an adapter that the buffers have no room for, one of another base, a gradient of other ranks, and
+   several adapters where there is room for one are errors, and no gradient is touched. */
+static void t11_mixed_refusals(void **state)
+{
+    (void)state;
+    hbk_error err;
+    hbk_batch b = t11_batch();
+    double loss = 7;
+    t11_mix x = t11_mix_new();
+    hbk_acts *one = hbk_acts_new(x.m, x.w[1], 15, 6, HBK_KEEP_ALL, NULL, &err);
+    static const int both[3] = {1, -1, 0}, first[3] = {0, 0, 0}, second[3] = {1, 1, -1};
+    t11_mix_assign(&x, both);
+    check_error(hbk_model_pass(one, x.m, &b, &x.p, &loss, NULL, &err), HBK_ERROR_RANGE,
+                "sequence 1 has another adapter than those before");
+    t11_mix_assign(&x, first);
+    check_error(hbk_model_pass(one, x.m, &b, &x.p, &loss, NULL, &err), HBK_ERROR_RANGE,
+                "rank 3 of q_proj (layer 0 of 2) exceeds the room for 0");
+    t11_mix_assign(&x, second);
+    const hbk_adapter *room[2] = {x.w[1], NULL};
+    hbk_acts *two = hbk_acts_new_mixed(x.m, room, 2, 15, 6, HBK_KEEP_ALL, NULL, &err);
+    x.dadapters[1] = x.d[0];
+    check_error(hbk_model_pass(two, x.m, &b, &x.p, &loss, NULL, &err), HBK_ERROR_SHAPE,
+                "rank 0 of q_proj (layer 0 of 2) and rank 3 of its gradient differ");
+    hbk_config c = t11_config(false);
+    c.ffn_dim++;
+    hbk_adapter *wide = hbk_adapter_new(&c, 2, 2, 1u << HBK_UP, 1, NULL, &err);
+    c.n_layers = 3;
+    hbk_adapter *deep = hbk_adapter_new(&c, 2, 2, 1u << HBK_UP, 1, NULL, &err);
+    room[1] = wide;
+    check_error(hbk_acts_new_mixed(x.m, room, 2, 15, 6, HBK_KEEP_ALL, NULL, &err), HBK_ERROR_SHAPE,
+                "for up_proj of (29, 20), the model's is (28, 20)");
+    check_error(hbk_acts_new(x.m, deep, 15, 6, HBK_KEEP_ALL, NULL, &err), HBK_ERROR_SHAPE,
+                "for 3 layers, the model has 2");
+    t11_mix_assign(&x, second);
+    x.adapters[1] = deep;
+    check_error(hbk_model_pass(two, x.m, &b, &x.p, &loss, NULL, &err), HBK_ERROR_SHAPE, "for 3 layers");
+    x.adapters[1] = x.w[1];
+    x.dadapters[1] = wide;
+    check_error(hbk_model_pass(two, x.m, &b, &x.p, &loss, NULL, &err), HBK_ERROR_SHAPE, "for up_proj");
+    for (int k = 0; k < T11_ADAPTERS; k++)
+        for (hbk_int i = 0; i < x.d[k]->n_values; i++) assert_true(x.d[k]->values[i] == 0);
+    assert_true(loss == 7);
+    x.dadapters[1] = x.d[1];
+    check_ok(hbk_model_pass(two, x.m, &b, &x.p, &loss, NULL, &err)); /* and goes on afterwards */
+    hbk_acts_free(one);
+    hbk_acts_free(two);
+    hbk_adapter_free(wide);
+    hbk_adapter_free(deep);
+    t11_mix_free(&x);
+}
+
+static bool t11_make_room(void *ctx, hbk_allocator *alloc, hbk_error *err)
+{
+    const t11_mix *x = (const t11_mix *)ctx;
+    hbk_batch b = t11_batch();
+    hbk_acts *a = hbk_acts_new_mixed(x->m, x->adapters, 3, 15, 6, HBK_KEEP_ALL, alloc, err);
+    bool ok = a && hbk_model_pass(a, x->m, &b, &x->p, NULL, NULL, err);
+    hbk_acts_free(a);
+    return ok;
+}
+
+/* Promise: whatever allocation fails, making room for several adapters reports it and leaks nothing; the
+   pass itself takes no memory. */
+static void t11_mixed_memory(void **state)
+{
+    (void)state;
+    static const int of[3] = {1, -1, 0};
+    t11_mix x = t11_mix_new();
+    t11_mix_assign(&x, of);
+    assert_int_equal(fault_sweep(t11_make_room, &x), 10);
+    t11_mix_free(&x);
 }
 
 /* Promise: tensors are counted up one after another, under names that lead back to their places; any
@@ -229,7 +525,7 @@ static void t11_tensors(void **state)
     hbk_config c = t11_biased();
     hbk_model *m = hbk_model_random(&c, 3, NULL, &err);
     hbk_acts *a = hbk_acts_new(m, NULL, 15, 6, HBK_KEEP_NONE, NULL, &err);
-    hbk_pass p = {NULL, NULL, NULL, 1, 0, 0, 0};
+    hbk_pass p = {NULL, NULL, NULL, 1, 0, 0, 0, NULL, NULL};
     double loss = t11_loss(a, m, &p);
     for (int s = 0; s < HBK_N_SLOTS; s++) {
         hbk_real *bias = m->layers[0].bias[s];
@@ -265,15 +561,14 @@ static void t11_lora_paths(void **state)
     hbk_config c = t11_config(true);
     hbk_model *m = hbk_model_random(&c, 3, NULL, &err);
     hbk_adapter *w = t11_adapter(&c, &v, 1);
-    hbk_rng r = hbk_rng_at(4, "b", 0);
-    for (hbk_int i = 0; i < w->n_values; i++) w->values[i] = (hbk_real)(0.3 * hbk_rng_normal(&r));
+    t11_shake(w, 0.3, 0);
     hbk_batch b = t11_batch();
     hbk_acts *a = hbk_acts_new(m, w, 15, 6, HBK_KEEP_NONE, NULL, &err);
     hbk_acts *t = hbk_acts_new(m, w, 15, 6, HBK_KEEP_ALL, NULL, &err);
     hbk_real all[15 * 37], fed[15 * 37];
     double loss = 0, trained, nll[15];
     check_ok(hbk_model_logits(a, m, &b, w, all, &err));
-    hbk_pass p = {w, NULL, NULL, 1, 0, 0, 0};
+    hbk_pass p = {w, NULL, NULL, 1, 0, 0, 0, NULL, NULL};
     check_ok(hbk_model_pass(t, m, &b, &p, &trained, NULL, &err));
     for (int i = 0; i < 15; i++) {
         if (b.targets[i] < 0) continue;
@@ -305,7 +600,7 @@ static void t11_packing(void **state)
     hbk_model *m = hbk_model_random(&c, 3, NULL, &err);
     hbk_adapter *zero = hbk_adapter_new(&c, 3, 5, HBK_ALL_SLOTS, 1, NULL, &err);
     hbk_acts *a = hbk_acts_new(m, zero, 15, 6, HBK_KEEP_NONE, NULL, &err);
-    hbk_pass p = {NULL, NULL, NULL, 1, 0, 0, 0};
+    hbk_pass p = {NULL, NULL, NULL, 1, 0, 0, 0, NULL, NULL};
     double nll[15], alone[15], loss, part, sum = 0;
     hbk_batch b = t11_batch();
     check_ok(hbk_model_pass(a, m, &b, &p, &loss, nll, &err));
@@ -314,9 +609,9 @@ static void t11_packing(void **state)
         hbk_batch one = {n, 1, t11_tokens + t11_start[s], t11_targets + t11_start[s], start};
         check_ok(hbk_model_pass(a, m, &one, &p, &part, alone, &err));
         sum += part;
-        for (hbk_int i = 0; i < n; i++) check_near(nll[t11_start[s] + i], alone[i], 1e-5);
+        for (hbk_int i = 0; i < n; i++) check_near(nll[t11_start[s] + i], alone[i], T11_BAR);
     }
-    check_near(loss, sum, 1e-6);
+    check_near(loss, sum, T11_BAR);
     hbk_real x[15 * 37], y[15 * 37];
     check_ok(hbk_model_logits(a, m, &b, NULL, x, &err));
     check_ok(hbk_model_logits(a, m, &b, zero, y, &err));
@@ -397,7 +692,7 @@ static void t11_refusals(void **state)
     hbk_config c = t11_config(false);
     hbk_model *m = hbk_model_random(&c, 3, NULL, &err);
     hbk_acts *a = hbk_acts_new(m, NULL, 4, 4, HBK_KEEP_NONE, NULL, &err);
-    hbk_pass p = {NULL, NULL, NULL, 1, 0, 0, 0};
+    hbk_pass p = {NULL, NULL, NULL, 1, 0, 0, 0, NULL, NULL};
     int32_t tokens[5] = {1, 37, 2, 3, 4}, targets[5] = {1, 2, -2, 3, 4};
     hbk_int start[2] = {0, 2};
     hbk_batch b = {2, 1, tokens, targets, start};
@@ -549,7 +844,7 @@ static void t11_golden_case(const char *model, const char *file, bool llama2c)
     hbk_real *grads = HBK__NEW(NULL, hbk_real, hbk_model_count(&m->config), &err);
     hbk_model *d = hbk_model_view(&m->config, grads, NULL, &err);
     hbk_acts *a = hbk_acts_new(m, NULL, b.n_tokens, b.n_tokens, HBK_KEEP_ALL, NULL, &err);
-    hbk_pass p = {NULL, d, NULL, 1 / (double)n_targets, 0, 0, 0};
+    hbk_pass p = {NULL, d, NULL, 1 / (double)n_targets, 0, 0, 0, NULL, NULL};
     double loss, scale, worst = 0;
     check_ok(hbk_model_pass(a, m, &b, &p, &loss, NULL, &err));
     check_near(loss / (double)n_targets, t11_number(t11_tensor(s, "loss"), 0), 1e-5);
@@ -598,6 +893,11 @@ static void t11_golden_gradients(void **state)
 static const struct CMUnitTest tests_11[] = {
     cmocka_unit_test(t11_full_gradient),
     cmocka_unit_test(t11_lora_gradient),
+    cmocka_unit_test(t11_mixed_separate),
+    cmocka_unit_test(t11_mixed_gradient),
+    cmocka_unit_test(t11_mixed_dropout),
+    cmocka_unit_test(t11_mixed_refusals),
+    cmocka_unit_test(t11_mixed_memory),
     cmocka_unit_test(t11_lora_paths),
     cmocka_unit_test(t11_tensors),
     cmocka_unit_test(t11_rope),

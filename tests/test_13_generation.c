@@ -743,7 +743,7 @@ static void t13_reuse(void **state)
         memcpy(talk, t.r[0].prompt, (size_t)n * sizeof *talk);
         memcpy(talk + n, t.r[0].output.data, 8 * sizeof *talk);
         t13_ids(talk + n + 8, 3, 77);
-        assert_int_equal(hbk__held_ids(s, 0, talk, n + 11), n + 7);
+        assert_int_equal(hbk__held_ids(s, 0, NULL, talk, n + 11), n + 7);
 
         hbk_request next;
         memset(&next, 0, sizeof next);
@@ -1058,7 +1058,7 @@ static void t13_log_probabilities(void **state)
             }
             sum += row->logprob;
         }
-        hbk_scoring item = {t.r[i].prompt, t.r[i].output.data, n, made, 0};
+        hbk_scoring item = {t.r[i].prompt, t.r[i].output.data, n, made, 0, NULL};
         check_ok(hbk_score(s, &item, 1, &err));
         check_near(item.log_likelihood, sum, 1e-5);
         hbk_logprobs_free(&p[i]);
@@ -1097,6 +1097,7 @@ static void t13_score(void **state)
         items[i].continuation = ids[i] + shape[i].prompt;
         items[i].n_continuation = shape[i].n;
         items[i].log_likelihood = 1;
+        items[i].adapter = NULL;
     }
     check_ok(hbk_score(s, items, N, &err));
     double worst = 0;
@@ -1156,7 +1157,7 @@ static void t13_score_groups(void **state)
         hbk_session *s = hbk_session_new(m, NULL, slots, ROOM, NULL, &err);
         check_ok(s);
         for (int i = 0; i < N; i++) {
-            hbk_scoring item = {prompt[i >= 11], text[i], P, n[i], 5};
+            hbk_scoring item = {prompt[i >= 11], text[i], P, n[i], 5, NULL};
             items[i] = item;
         }
         check_ok(hbk_score(s, items, N, &err));
@@ -1175,6 +1176,200 @@ static void t13_score_groups(void **state)
         hbk_session_free(s);
     }
     hbk_model_free(m);
+}
+
+/* ---- several adapters over one base ---------------------------------------------------- */
+
+/* A model and what its sequences may have: no adapter, and two of different ranks and targets. */
+typedef struct t13_several {
+    hbk_model *m;
+    hbk_adapter *w[3]; /* the first NULL */
+} t13_several;
+
+static t13_several t13_several_new(void)
+{
+    hbk_error err;
+    t13_several x = {t13_model(), {NULL, NULL, NULL}};
+    unsigned targets = 1u << HBK_V | 1u << HBK_UP | 1u << HBK_LM_HEAD;
+    x.w[1] = t13_adapter(x.m);
+    x.w[2] = hbk_adapter_new(&x.m->config, 7, 6, targets, 2, NULL, &err);
+    check_ok(x.w[2]);
+    hbk_rng r = hbk_rng_at(4, "b", 2);
+    for (hbk_int i = 0; i < x.w[2]->n_values; i++) x.w[2]->values[i] = (hbk_real)(0.2 * hbk_rng_normal(&r));
+    return x;
+}
+
+static void t13_several_free(t13_several *x)
+{
+    hbk_adapter_free(x->w[1]);
+    hbk_adapter_free(x->w[2]);
+    hbk_model_free(x->m);
+}
+
+/* Promise: slots with different adapters are fed in one pass, each with the logits of one forward pass with
+   its adapter; a fork takes the adapter along. */
+static void t13_several_slots(void **state)
+{
+    (void)state;
+    enum { N = 30, SLOTS = 7 };
+    static const hbk_int of[SLOTS - 1] = {1, 0, 2, 2, 1, 0};
+    hbk_error err;
+    int32_t ids[SLOTS][N];
+    hbk_feed feeds[SLOTS];
+    hbk_real rows[SLOTS * N * T13_V];
+    double worst = 0;
+    t13_several x = t13_several_new();
+    hbk_session *s = t13_session(x.m, x.w[1], SLOTS);
+    for (hbk_int i = 0; i < SLOTS - 1; i++) {
+        check_ok(hbk_session_adapt(s, i, x.w[of[i]], &err));
+        t13_ids(ids[i], N, 200 + (uint64_t)i);
+        hbk_feed f = {i, ids[i], 10 + i};
+        feeds[i] = f;
+    }
+    check_ok(hbk_session_feed(s, feeds, SLOTS - 1, false, rows, &err)); /* prompts */
+    hbk_session_fork(s, SLOTS - 1, 2, 8);
+    memcpy(ids[SLOTS - 1], ids[2], 8 * sizeof **ids);
+    t13_ids(ids[SLOTS - 1] + 8, N - 8, 300);
+    hbk_int at = 0;
+    for (hbk_int i = 0; i < SLOTS; i++) { /* and what follows, all rows of it */
+        hbk_int held = hbk_session_length(s, i);
+        hbk_feed f = {i, ids[i] + held, N - held};
+        feeds[i] = f;
+    }
+    check_ok(hbk_session_feed(s, feeds, SLOTS, true, rows, &err));
+    for (hbk_int i = 0; i < SLOTS; at += feeds[i++].n) {
+        hbk_real *want = t13_full(x.m, x.w[i < SLOTS - 1 ? of[i] : 2], ids[i], N);
+        const hbk_real *rest = want + (N - feeds[i].n) * T13_V;
+        worst = fmax(worst, t13_compare("slot", rows + at * T13_V, rest, feeds[i].n));
+        hbk_free(NULL, want);
+    }
+    print_message("    largest difference %.1e\n", worst);
+    hbk_session_free(s);
+    t13_several_free(&x);
+}
+
+/* Promise: requests that name adapters, in any order, through any number of slots, with beginnings in common
+   and after other requests in the same session, have the texts that each has alone; none is answered from
+   what another adapter computed. */
+static void t13_several_requests(void **state)
+{
+    (void)state;
+    static t13_texts alone, batch;
+    static const hbk_int shared[] = {0, 12};
+    hbk_error err;
+    int differ = 0;
+    t13_several x = t13_several_new();
+    hbk_sampling o = {0.6, 1, 0, 24, -1, 0, 1};
+    for (int k = 0; k < 4; k++) {
+        o.temperature = k / 2 ? 0.6 : 0;
+        hbk_request want[3][T13_REQUESTS];
+        for (int a = 0; a < 3; a++) {
+            t13_alone(x.m, x.w[a], &alone, shared[k % 2], &o);
+            memcpy(want[a], alone.r, sizeof alone.r);
+        }
+        for (hbk_int slots = 1; slots <= T13_REQUESTS; slots += 2) {
+            hbk_session *s = t13_session(x.m, NULL, slots);
+            for (int turn = 0; turn < 3; turn++) { /* the same prompts again, with other adapters */
+                t13_requests(&batch, shared[k % 2]);
+                for (int i = 0; i < T13_REQUESTS; i++) batch.r[i].adapter = x.w[(i + turn) % 3];
+                check_ok(hbk_generate(s, batch.r, T13_REQUESTS, &o, NULL, &err));
+                for (int i = 0; i < T13_REQUESTS; i++)
+                    t13_same_text("with its adapter", &batch.r[i], &want[(i + turn) % 3][i]);
+                t13_requests_free(&batch);
+            }
+            hbk_session_free(s);
+        }
+        for (int i = 0; i < T13_REQUESTS; i++)
+            differ += want[1][i].output.n != want[2][i].output.n;
+        for (int a = 0; a < 3; a++)
+            for (int i = 0; i < T13_REQUESTS; i++) hbk_tokens_free(&want[a][i].output);
+    }
+    assert_true(differ > 4); /* the adapters do say different things */
+    t13_several_free(&x);
+}
+
+/* Promise: items that name adapters have the scores that each has alone, also where neighbours share prompt
+   and continuation but not the adapter; none named is the session's own. */
+static void t13_several_scores(void **state)
+{
+    (void)state;
+    enum { N = 12, ROOM = 40 };
+    hbk_error err;
+    int32_t prompt[2][12], text[2][9];
+    t13_several x = t13_several_new();
+    for (int i = 0; i < 2; i++) {
+        t13_ids(prompt[i], 12, 400 + (uint64_t)i);
+        t13_ids(text[i], 9, 410 + (uint64_t)i);
+    }
+    for (hbk_int slots = 1; slots <= 5; slots += 2)
+        for (int own = 0; own < 2; own++) {
+            hbk_session *s = hbk_session_new(x.m, x.w[own], slots, ROOM, NULL, &err);
+            hbk_scoring items[N];
+            for (int i = 0; i < N; i++) {
+                hbk_scoring item = {prompt[i / 6], text[i % 2], 12, 9, 0, x.w[i % 3]};
+                items[i] = item;
+            }
+            check_ok(hbk_score(s, items, N, &err));
+            for (int i = 0; i < N; i++) {
+                hbk_session *one = hbk_session_new(x.m, x.w[i % 3 ? i % 3 : own], 1, ROOM, NULL, &err);
+                hbk_scoring item = items[i];
+                item.adapter = NULL;
+                check_ok(hbk_score(one, &item, 1, &err));
+                check_near(items[i].log_likelihood, item.log_likelihood, T13_BAR);
+                hbk_session_free(one);
+            }
+            bool same = fabs(items[1].log_likelihood - items[3].log_likelihood) < 1e-3;
+            assert_true(same == (own == 1)); /* item 3 names none */
+            assert_true(fabs(items[1].log_likelihood - items[5].log_likelihood) > 1e-3);
+            hbk_session_free(s);
+        }
+    t13_several_free(&x);
+}
+
+/* Promise: a session that switches is as a new one with that adapter; a slot that holds another adapter's
+   tokens does not change hands; an adapter of another base is refused everywhere, and nothing is changed. */
+static void t13_several_switch(void **state)
+{
+    (void)state;
+    hbk_error err;
+    int32_t ids[20];
+    hbk_real one[T13_V];
+    t13_ids(ids, 20, 500);
+    t13_several x = t13_several_new();
+    hbk_config c = t13_config();
+    c.ffn_dim++;
+    hbk_adapter *other = hbk_adapter_new(&c, 2, 2, 1u << HBK_GATE, 1, NULL, &err);
+    hbk_session *s = t13_session(x.m, NULL, 2);
+    for (int turn = 0; turn < 6; turn++) { /* up and down in rank, and back to none */
+        const hbk_adapter *w = x.w[turn % 3];
+        check_ok(hbk_session_switch(s, w, &err));
+        assert_int_equal(hbk_session_length(s, 0), 0);
+        hbk_real *want = t13_full(x.m, w, ids, 20);
+        t13_feed(s, turn % 2, ids, 20, one);
+        t13_compare("switched", one, want + 19 * T13_V, 1);
+        hbk_free(NULL, want);
+    }
+    assert_int_equal(hbk_session_length(s, 1), 20); /* of w[2] */
+    check_error(hbk_session_adapt(s, 1, x.w[1], &err), HBK_ERROR_OPTION, "slot 1 holds 20 tokens of another");
+    check_error(hbk_session_adapt(s, 1, NULL, &err), HBK_ERROR_OPTION, "rewind it to 0");
+    check_ok(hbk_session_adapt(s, 1, x.w[2], &err));
+    check_error(hbk_session_adapt(s, 0, other, &err), HBK_ERROR_SHAPE, "gate_proj of (29, 20)");
+    check_error(hbk_session_switch(s, other, &err), HBK_ERROR_SHAPE, "it is of another base");
+    assert_int_equal(hbk_session_length(s, 1), 20);
+    check_error(hbk_session_new(x.m, other, 1, 10, NULL, &err), HBK_ERROR_SHAPE, "gate_proj");
+    t13_texts t;
+    hbk_sampling o = {0, 1, 0, 4, -1, 0, 1};
+    t13_requests(&t, 0);
+    t.r[2].adapter = other;
+    check_error(hbk_generate(s, t.r, 3, &o, NULL, &err), HBK_ERROR_SHAPE, "gate_proj");
+    hbk_scoring item = {ids, ids, 10, 10, 3, other};
+    check_error(hbk_score(s, &item, 1, &err), HBK_ERROR_SHAPE, "gate_proj");
+    assert_true(item.log_likelihood == 3 && t.r[0].output.n == 0);
+    hbk_session_rewind(s, 1, 0);
+    check_ok(hbk_session_adapt(s, 1, x.w[1], &err));
+    hbk_session_free(s);
+    hbk_adapter_free(other);
+    t13_several_free(&x);
 }
 
 /* ---- stored types, threads, memory ----------------------------------------------------- */
@@ -1285,6 +1480,7 @@ static void t13_threads(void **state)
 typedef struct t13_world {
     hbk_model *m;
     hbk_tokenizer *tok;
+    hbk_adapter *w[2];
 } t13_world;
 
 /* Generates and scores with an allocator that may refuse. */
@@ -1309,7 +1505,8 @@ static bool t13_serve(void *ctx, hbk_allocator *a, hbk_error *err)
     t.r[0].reply = &reply;
     t.r[1].logprobs = &p;
     t.r[2].finish = HBK_FINISH_COUNT;
-    hbk_scoring item = {t.prompt[0], t.prompt[1], 10, 5, 3};
+    t.r[1].adapter = c->w[0];
+    hbk_scoring item = {t.prompt[0], t.prompt[1], 10, 5, 3, c->w[0]};
     hbk_rng before = t.r[1].rng;
     bool made = s && hbk_generate(s, t.r, 3, &o, NULL, err);
     if (s && !made) { /* as if nothing had happened */
@@ -1319,6 +1516,10 @@ static bool t13_serve(void *ctx, hbk_allocator *a, hbk_error *err)
     }
     bool ok = made && hbk_score(s, &item, 1, err);
     assert_true(ok || item.log_likelihood > 2);
+    if (ok && !hbk_session_switch(s, c->w[1], err)) { /* of more rank: as it was */
+        assert_true(!s->adapter && s->length[0] > 0 && s->of[0] == c->w[0]);
+        ok = false;
+    }
     hbk_reply_free(&reply);
     hbk_logprobs_free(&p);
     t13_requests_free(&t);
@@ -1331,10 +1532,11 @@ static bool t13_serve(void *ctx, hbk_allocator *a, hbk_error *err)
 static void t13_no_memory(void **state)
 {
     (void)state;
-    t13_world c = {t13_model(), t13_tokenizer(false)};
-    assert_true(fault_sweep(t13_serve, &c) > 25);
+    t13_several x = t13_several_new();
+    t13_world c = {x.m, t13_tokenizer(false), {x.w[1], x.w[2]}};
+    assert_true(fault_sweep(t13_serve, &c) > 30);
     hbk_tokenizer_free(c.tok);
-    hbk_model_free(c.m);
+    t13_several_free(&x);
 }
 
 static const struct CMUnitTest tests_13[] = {
@@ -1349,6 +1551,8 @@ static const struct CMUnitTest tests_13[] = {
     cmocka_unit_test(t13_stop_strings),  cmocka_unit_test(t13_held_back),
     cmocka_unit_test(t13_replies),       cmocka_unit_test(t13_log_probabilities),
     cmocka_unit_test(t13_score),         cmocka_unit_test(t13_score_groups),
+    cmocka_unit_test(t13_several_slots), cmocka_unit_test(t13_several_requests),
+    cmocka_unit_test(t13_several_scores), cmocka_unit_test(t13_several_switch),
     cmocka_unit_test(t13_stored_types),  cmocka_unit_test(t13_threads),
     cmocka_unit_test(t13_no_memory),
 };

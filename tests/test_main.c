@@ -32,6 +32,7 @@
 #include "test_22_measuring.c"
 #include "test_tinyworld.c"
 #include "test_report.c"
+#include "test_reproduce.c"
 
 typedef struct test_group {
     const char *name;
@@ -48,7 +49,7 @@ static const test_group groups[] = {
     GROUP("15 batches", tests_15),    GROUP("16 optimiser", tests_16),  GROUP("17 finetuning", tests_17),
     GROUP("18 corpus", tests_18),     GROUP("19 augment", tests_19),    GROUP("20 curate", tests_20),
     GROUP("21 loop", tests_21),       GROUP("22 measuring", tests_22),  GROUP("tinyworld", tests_tinyworld),
-    GROUP("report", tests_report),
+    GROUP("report", tests_report),    GROUP("reproduce", tests_reproduce),
 };
 
 /* cmocka says how many tests failed, but not how many skipped. Both leave a test by a jump, so what

@@ -263,6 +263,81 @@ static void tr_collapsed(void **state)
     json_decref(report);
 }
 
+/* Promise: pairs that do not fit into the rating prompt are told from a rater that fails, a seed of which a
+   part was left out from a whole one, and tags that are the same are noticed. */
+static void tr_left_out(void **state)
+{
+    (void)state;
+    char dir[512];
+    hbk_error err = {HBK_ERROR_NONE, "", "", 0};
+    tr_folder(dir, "report-left-out");
+    tr_write(dir, "run.json",
+             "{\"options\":{\"iterations\":1,\"tag_seed\":\"Be.\",\"tag_web\":\"Be.\"},"
+             "\"stages\":{\"m0\":{\"examples\":8,\"validation\":1,\"too_long\":2}},\"stopped\":\"\"}");
+    tr_write(dir, "ratings-1.jsonl", "{\"id\":\"a\",\"score\":null,\"status\":\"too_long\",\"text\":\"\"}\n");
+    tr_write(dir, "curated-1.jsonl", "");
+    check_ok(tool_report(dir, NULL, &err));
+    json_t *report = tr_numbers(dir), *warnings = json_object_get(report, "warnings");
+    assert_int_equal(json_array_size(warnings), 3);
+    assert_non_null(strstr(json_string_value(json_array_get(warnings, 0)), "the same tag"));
+    assert_non_null(strstr(json_string_value(json_array_get(warnings, 1)), "2 of the 11 seed pairs"));
+    assert_non_null(strstr(json_string_value(json_array_get(warnings, 2)), "1 of the 1 pairs of curation 1"));
+    json_decref(report);
+}
+
+/* Promise: the table of models says what each was finetuned from and on: the base's hash as "the base", any
+   other as itself; an option that is a list is shown as one. */
+static void tr_models(void **state)
+{
+    (void)state;
+    char dir[512], path[512];
+    hbk_error err = {HBK_ERROR_NONE, "", "", 0};
+    hbk_text page = {NULL, NULL, 0, 0, false};
+    tr_folder(dir, "report-models");
+    tr_write(dir, "run.json",
+             "{\"options\":{\"iterations\":1,\"model\":\"tiny\",\"model_hash\":\"00aa\",\"seed_repeat\":3,"
+             "\"keep\":[4.5,4],\"ranks\":[0,0]},\"stages\":{\"myx\":{\"base\":\"00aa\",\"examples\":2,"
+             "\"validation\":0,\"too_long\":0},\"m1\":{\"base\":\"00bb\",\"examples\":7,\"too_long\":0}},"
+             "\"stopped\":\"\"}");
+    check_ok(tool_report(dir, NULL, &err));
+    check_ok(hbk_path(path, dir, "report.html", &err) && hbk_file_read(path, 1 << 22, &page, &err));
+    static const char *const wanted[] = {
+        "<td class=\"w\">M<sub>yx</sub></td><td class=\"w\">the base</td><td class=\"w soft\">seed, reversed<",
+        "<td class=\"w\">M0</td><td class=\"w\">-</td><td class=\"w soft\">seed<",
+        "<td class=\"w\">M1</td><td class=\"w\">00bb</td><td class=\"w soft\">3 x seed + curated 1<",
+        "<dt>keep</dt><dd>4.5, 4<", "<dt>ranks</dt><dd>none<", "tiny (hash 00aa)"};
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
+        if (!strstr(hbk_text_string(&page), wanted[i])) fail_msg("the page lacks %s", wanted[i]);
+    hbk_text_free(&page);
+}
+
+/* Promise: the result stands out in the diagram: the last model of a run that is complete, or of one that was
+   stopped, and none of one that is not finished. */
+static void tr_result(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *stopped;
+        bool m1_done;
+        int result;
+    } cases[] = {{"", true, 1}, {"", false, -1}, {"why", false, 0}, {"why", true, 1}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char dir[512], path[512], name[32], run[128];
+        hbk_error err = {HBK_ERROR_NONE, "", "", 0};
+        snprintf(name, sizeof name, "report-result%d", (int)i);
+        tr_folder(dir, name);
+        snprintf(run, sizeof run, "{\"options\":{\"iterations\":1},\"stages\":{},\"stopped\":\"%s\"}",
+                 cases[i].stopped);
+        tr_write(dir, "run.json", run);
+        check_ok(hbk_path(path, dir, "m1/humpback.json", &err));
+        if (!cases[i].m1_done) unlink(path);
+        check_ok(tool_report(dir, NULL, &err));
+        json_t *report = tr_numbers(dir);
+        assert_int_equal(report_result(report), cases[i].result);
+        json_decref(report);
+    }
+}
+
 /* Promise: a long curve is averaged to a hundred points; a long text is cut between two characters. */
 static void tr_long(void **state)
 {
@@ -377,6 +452,9 @@ static void tr_memory(void **state)
 
 static const struct CMUnitTest tests_report[] = {
     cmocka_unit_test(tr_counts),     cmocka_unit_test(tr_harmless),  cmocka_unit_test(tr_stopped),
-    cmocka_unit_test(tr_unfinished), cmocka_unit_test(tr_collapsed), cmocka_unit_test(tr_long),
+    cmocka_unit_test(tr_unfinished), cmocka_unit_test(tr_collapsed),
+    cmocka_unit_test(tr_left_out),
+    cmocka_unit_test(tr_models),
+    cmocka_unit_test(tr_result), cmocka_unit_test(tr_long),
     cmocka_unit_test(tr_curve),      cmocka_unit_test(tr_memory),
 };

@@ -31,6 +31,7 @@
 #include <time.h>
 #include <unistd.h>
 
+enum { CLI_LIST = 64 }; /* most numbers of a CLI_REALS */
 enum { CLI_DONE = 0, CLI_FAILED = 1, CLI_MISUSED = 2, CLI_INTERRUPTED = 130 };
 
 /* ---- what a command line can hold ------------------------------------------------ */
@@ -41,6 +42,7 @@ typedef enum cli_kind {
     CLI_TEXT,    /* any text                                                const char * */
     CLI_INT,     /* a whole number from low to high                         hbk_int */
     CLI_REAL,    /* a number from low to high                               double */
+    CLI_REALS,   /* several of them, by commas                              none: cli_reals reads it */
     CLI_SEED,    /* a whole number from 0 on                                uint64_t */
     CLI_CHOICE,  /* one of the words of `value`, "linear|cosine"            an enum: the word's number */
     CLI_TARGETS  /* projections: "q_proj,v_proj" or "all"                   unsigned */
@@ -72,7 +74,7 @@ typedef struct cli_group {
 } cli_group;
 
 struct cli;
-enum { CLI_GROUPS = 6 };
+enum { CLI_GROUPS = 8 };
 typedef struct cli_command {
     const char *name, *summary;
     const char *usage; /* what follows the name */
@@ -149,6 +151,21 @@ static bool cli_read_real(const char *text, double *value)
     return end != text && !*end && isfinite(*value);
 }
 
+/* The numbers of "4.5,4" into values[most]; their number, or -1 where that is no such list. */
+static int cli_reals(const char *text, double *values, int most)
+{
+    int n = 0;
+    char *end;
+    do {
+        if (n == most) return -1;
+        values[n] = strtod(text, &end);
+        if (end == text || !isfinite(values[n]) || (*end && *end != ',')) return -1;
+        n++;
+        text = end + 1;
+    } while (*end);
+    return n;
+}
+
 /* Says what is wrong with a value; "" if nothing is. */
 static void cli_check(const cli_flag *f, const char *text, char wrong[256])
 {
@@ -164,6 +181,13 @@ static void cli_check(const cli_flag *f, const char *text, char wrong[256])
     }
     if (f->kind == CLI_REAL && !cli_read_real(text, &number))
         snprintf(wrong, 256, "\"%.60s\" is no number", text);
+    if (f->kind == CLI_REALS) {
+        double list[CLI_LIST];
+        int n = cli_reals(text, list, CLI_LIST);
+        if (n < 0) snprintf(wrong, 256, "\"%.60s\" is no list of numbers such as 4.5,4", text);
+        for (int i = 0; i < n; i++) /* the first that is out of range stands for all */
+            if (i == 0 || (number >= f->low && number <= f->high)) number = list[i];
+    }
     if (f->kind == CLI_CHOICE && cli_word(f->value, text) < 0)
         snprintf(wrong, 256, "\"%.60s\" is none of %s", text, f->value);
     if (f->kind == CLI_TARGETS && !hbk_adapter_targets(text, &bits, &err))
@@ -183,6 +207,7 @@ static void cli_store(const cli_flag *f, const char *text, void *field)
     case CLI_SWITCH:
     case CLI_OFF: *(bool *)field = f->kind == CLI_SWITCH; break;
     case CLI_TEXT: *(const char **)field = text; break;
+    case CLI_REALS: break; /* no field holds a list */
     case CLI_INT: *(hbk_int *)field = whole; break;
     case CLI_REAL: cli_read_real(text, (double *)field); break;
     case CLI_SEED: *(uint64_t *)field = (uint64_t)whole; break;
@@ -223,14 +248,24 @@ static const cli_flag *cli_find(const cli_command *command, const char *name, si
     return NULL;
 }
 
+/* The last value given for a flag in `stage` ("": without one); NULL if it was not given. */
+static const char *cli_stage_text(const cli *c, const char *stage, const char *name)
+{
+    char own[16];
+    const cli_flag *f = cli_find(c->command, name, strlen(name), own);
+    HBK_ASSERT(f && !own[0] && "no such flag in the command's table");
+    for (int i = c->n_given; i-- > 0;)
+        if (c->given[i].flag == f && strcmp(c->given[i].stage, stage) == 0) return c->given[i].text;
+    return NULL;
+}
+
 /* The last value given for a flag without a stage, or its default; NULL if there is neither. */
 static const char *cli_text(const cli *c, const char *name)
 {
     char stage[16];
     const cli_flag *f = cli_find(c->command, name, strlen(name), stage);
-    HBK_ASSERT(f && !stage[0] && "no such flag in the command's table");
-    for (int i = c->n_given; i-- > 0;)
-        if (c->given[i].flag == f && !c->given[i].stage[0]) return c->given[i].text;
+    const char *given = cli_stage_text(c, "", name);
+    if (given) return given;
     return f->initial && f->initial[0] != '(' ? f->initial : NULL;
 }
 

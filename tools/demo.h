@@ -2,12 +2,13 @@
 
      1  the world's files, a vocabulary, a base model pretrained on its web
      2  the loop, as for anybody's data: hbk_loop_run
-     3  what the loop is compared with: models trained on augmented data alone, and without tags
+     3  what the loop is compared with, the arms: each a row that says what it is trained on
      4  measuring: the oracle judges instructions, ratings and answers
      5  tables, on the screen and in the report
 
    Knowledge of the oracle enters training by the pretraining web alone (rated forum threads) and, as in any
-   supervised seed, by its right answers. */
+   supervised seed, by its right answers. `humpback reproduce` (reproduce.h) runs the same stages over several
+   worlds, with many more arms. */
 
 #ifndef DEMO_H_INCLUDED
 #define DEMO_H_INCLUDED
@@ -21,6 +22,42 @@ typedef struct demo_options {
     tiny_level level;
 } demo_options;
 
+/* The size of a base model. */
+typedef struct demo_shape {
+    hbk_int n_layers, n_heads, dim, ffn_dim;
+} demo_shape;
+static const demo_shape demo_full_shape = {4, 4, 96, 256}; /* 0.49 million parameters */
+
+/* What an arm learns besides the seed. Those that are picked are picked among the candidates with a usable
+   instruction, each by a random stream of its own. */
+typedef enum demo_source {
+    DEMO_NOTHING,
+    DEMO_CURATED_1,  /* what M0 gave a 5 */
+    DEMO_CURATED_2,  /* what M1 gave a 5 */
+    DEMO_CURATED_3,  /* what M2 gave a 5; the loop has no use for it */
+    DEMO_FOURS,      /* what M1 gave a 4 or a 5 */
+    DEMO_UNCURATED,  /* any candidates */
+    DEMO_ORACLE,     /* what the oracle gives a 5 */
+    DEMO_GOLD,       /* pairs like the seed's, about the whole world */
+    DEMO_SOURCES
+} demo_source;
+
+typedef enum demo_training {
+    DEMO_AS_M0, /* the settings of M0 */
+    DEMO_AS_M2, /* those of M1 and M2 */
+    DEMO_LONG   /* the same, and as many steps as M2, however little there is to learn */
+} demo_training;
+
+/* A model beside the loop, finetuned from the base like all others. */
+typedef struct demo_arm {
+    const char *key; /* its folder */
+    hbk_int repeat;  /* copies of the seed */
+    demo_source source;
+    hbk_int n;       /* pairs from the source; 0: as many as the last curation kept; -1: all */
+    bool tags;       /* by source, as in the loop, or none at all */
+    demo_training training;
+} demo_arm;
+
 /* One model under one tag, judged on the evaluation prompts; shares of 1. */
 typedef struct demo_row {
     const char *name, *key;
@@ -30,16 +67,20 @@ typedef struct demo_row {
 /* One curation against the oracle. */
 typedef struct demo_rater {
     const char *name;
-    hbk_int kept, unparsable, n;
+    hbk_int kept, rated, unparsable, n; /* n: candidates, rated or not */
     hbk_int of_kind[TINY_KINDS], kept_of_kind[TINY_KINDS]; /* by the oracle's verdict */
     double precision, recall;
+    double recovered, good; /* shares of the candidates: latent instruction found; right pair by the oracle */
 } demo_rater;
 
 enum { DEMO_ROWS = 16, DEMO_TIMES = 24 };
 typedef struct demo {
     demo_options o;
     tiny_world w;
-    char base_dir[512], run_dir[512];
+    demo_shape shape;
+    hbk_int n_segments;
+    bool apart; /* arms are finetuned in another way than the loop, whose models stand among them too */
+    char data_dir[512], base_dir[512], run_dir[512], arm_dir[512];
     hbk_tokenizer *tok;
     hbk_model *base;
     hbk_template *tmpl;
@@ -49,7 +90,6 @@ typedef struct demo {
     int n_rows;
     demo_rater raters[4];
     int n_raters;
-    double recovered, good; /* shares of the candidates: latent instruction found; right pair by the oracle */
     double times[DEMO_TIMES];
     const char *time_names[DEMO_TIMES];
     int n_times;
@@ -103,15 +143,15 @@ static bool demo_check_vocabulary(const hbk_tokenizer *tok, hbk_error *err)
     return true;
 }
 
-static hbk_config demo_config(hbk_int vocab_size)
+static hbk_config demo_config(const demo_shape *shape, hbk_int vocab_size)
 {
     hbk_config c;
     memset(&c, 0, sizeof c);
-    c.n_layers = 4;
-    c.n_heads = c.n_kv_heads = 4;
-    c.head_dim = 24;
-    c.dim = 96;
-    c.ffn_dim = 256;
+    c.n_layers = shape->n_layers;
+    c.n_heads = c.n_kv_heads = shape->n_heads;
+    c.head_dim = shape->dim / shape->n_heads;
+    c.dim = shape->dim;
+    c.ffn_dim = shape->ffn_dim;
     c.vocab_size = vocab_size;
     c.context_length = 128;
     c.rms_norm_eps = 1e-5;
@@ -150,37 +190,74 @@ static hbk_train_options demo_pretraining(uint64_t seed)
     return o;
 }
 
-static bool demo_base(demo *d, hbk_error *err)
+/* The world's files: the web, replay, seed, segments, the template. The same bytes every time. */
+static bool demo_write_world(const demo *d, hbk_error *err)
 {
-    char web[512], replay[512];
+    char web[512], replay[512], seed[512], segments[512], tmpl[512];
+    return hbk_dir_make(d->data_dir, err) && hbk_path(web, d->data_dir, "web.jsonl", err) &&
+           hbk_path(replay, d->data_dir, "replay.jsonl", err) &&
+           hbk_path(seed, d->data_dir, "seed.jsonl", err) &&
+           hbk_path(segments, d->data_dir, "segments.jsonl", err) &&
+           hbk_path(tmpl, d->data_dir, "template.json", err) &&
+           tiny_write_web(&d->w, web, tiny_setting_of(&d->w)->web_tokens, NULL, NULL, err) &&
+           tiny_write_replay(&d->w, replay, TINY_REPLAYS, NULL, err) &&
+           tiny_write_seed(&d->w, seed, TINY_SEED_PAIRS, NULL, err) &&
+           tiny_write_segments(&d->w, segments, d->n_segments, NULL, err) &&
+           hbk_file_write(tmpl, TINY_TEMPLATE, strlen(TINY_TEMPLATE), err);
+}
+
+/* A vocabulary and a base model from the web, into base_dir. */
+static bool demo_pretrain(const demo *d, hbk_error *err)
+{
+    char web[512];
     hbk_text text;
     hbk_dataset windows;
+    hbk_tokenizer *tok = NULL;
     memset(&text, 0, sizeof text);
     memset(&windows, 0, sizeof windows);
-    bool ok = hbk_dir_make(d->o.dir, err) && hbk_path(web, d->o.dir, "web.jsonl", err) &&
-              hbk_path(replay, d->o.dir, "replay.jsonl", err) &&
-              hbk_path(d->base_dir, d->o.dir, "base", err) &&
-              tiny_write_web(&d->w, web, tiny_setting_of(&d->w)->web_tokens, NULL, NULL, err) &&
-              tiny_write_replay(&d->w, replay, TINY_REPLAYS, NULL, err) && demo_read_texts(web, &text, err);
-    if (ok) d->tok = hbk_tokenizer_train(text.data, text.len, 640, false, NULL, err);
-    ok = d->tok && demo_check_vocabulary(d->tok, err) && demo_windows(&windows, web, d->tok, 128, err);
+    bool ok = hbk_path(web, d->data_dir, "web.jsonl", err) && demo_read_texts(web, &text, err);
+    if (ok) tok = hbk_tokenizer_train(text.data, text.len, 640, false, NULL, err);
+    ok = tok && demo_check_vocabulary(tok, err) && demo_windows(&windows, web, tok, 128, err);
     hbk_text_free(&text);
     if (ok) {
-        hbk_config c = demo_config(hbk_tokenizer_size(d->tok));
+        hbk_config c = demo_config(&d->shape, hbk_tokenizer_size(tok));
         hbk_model *random = hbk_model_random(&c, d->o.seed, NULL, err);
         hbk_train_options o = demo_pretraining(d->o.seed);
         o.steps = tiny_setting_of(&d->w)->steps;
         hbk_train_data data = {&windows, NULL, NULL};
         hbk_recipe recipe;
         memset(&recipe, 0, sizeof recipe);
-        recipe.tok = d->tok;
+        recipe.tok = tok;
         ok = random && hbk_finetune(random, &data, &o, NULL, &recipe, d->base_dir, d->progress, NULL, err);
         hbk_model_free(random);
     }
+    hbk_tokenizer_free(tok);
     hbk_dataset_free(&windows);
-    if (ok) d->base = hbk_model_load(d->base_dir, NULL, err);
-    ok = d->base && hbk_dataset_add_texts(&d->replay, replay, d->tok, 128, err);
     return ok;
+}
+
+/* What every later stage reads. */
+static bool demo_open(demo *d, hbk_error *err)
+{
+    char replay[512], tmpl[512];
+    if (!hbk_path(replay, d->data_dir, "replay.jsonl", err) ||
+        !hbk_path(tmpl, d->data_dir, "template.json", err))
+        return false;
+    d->base = hbk_model_load(d->base_dir, NULL, err);
+    d->tok = d->base ? hbk_tokenizer_load(d->base_dir, NULL, err) : NULL;
+    d->tmpl = d->tok ? hbk_template_load(tmpl, NULL, err) : NULL;
+    return d->tmpl && hbk_dataset_add_texts(&d->replay, replay, d->tok, 128, err);
+}
+
+static void demo_close(demo *d)
+{
+    hbk_dataset_free(&d->replay);
+    hbk_template_free(d->tmpl);
+    hbk_tokenizer_free(d->tok);
+    hbk_model_free(d->base);
+    d->tmpl = NULL;
+    d->tok = NULL;
+    d->base = NULL;
 }
 
 /* ==== 2  THE LOOP ============================================================ */
@@ -202,24 +279,24 @@ static hbk_train_options demo_finetuning(const demo *d, double lr, double epochs
     return o;
 }
 
+static hbk_train_options demo_first(const demo *d)
+{
+    return demo_finetuning(d, 3e-4, 5, 6);
+}
+
 /* M1, M2 and what they are compared with. */
 static hbk_train_options demo_later(const demo *d)
 {
     return demo_finetuning(d, 7e-4, 4, 8);
 }
 
-static bool demo_loop(demo *d, hbk_loop_result *result, hbk_error *err)
+static bool demo_loop(const demo *d, hbk_loop_result *result, hbk_error *err)
 {
-    char seed[512], segments[512], replay[512], tmpl[512];
-    bool ok = hbk_path(seed, d->o.dir, "seed.jsonl", err) &&
-              hbk_path(segments, d->o.dir, "segments.jsonl", err) &&
-              hbk_path(replay, d->o.dir, "replay.jsonl", err) &&
-              hbk_path(tmpl, d->o.dir, "template.json", err) && hbk_path(d->run_dir, d->o.dir, "run", err) &&
-              tiny_write_seed(&d->w, seed, TINY_SEED_PAIRS, NULL, err) &&
-              tiny_write_segments(&d->w, segments, tiny_setting_of(&d->w)->segments, NULL, err) &&
-              hbk_file_write(tmpl, TINY_TEMPLATE, strlen(TINY_TEMPLATE), err);
-    if (ok) d->tmpl = hbk_template_load(tmpl, NULL, err);
-    if (!d->tmpl) return false;
+    char seed[512], segments[512], replay[512];
+    if (!hbk_path(seed, d->data_dir, "seed.jsonl", err) ||
+        !hbk_path(segments, d->data_dir, "segments.jsonl", err) ||
+        !hbk_path(replay, d->data_dir, "replay.jsonl", err))
+        return false;
     hbk_loop_options o = hbk_loop_defaults();
     o.seed_path = seed;
     o.corpus_path = segments;
@@ -230,9 +307,10 @@ static bool demo_loop(demo *d, hbk_loop_result *result, hbk_error *err)
     o.tag_web = TINY_TAG_WEB;
     o.inference_tags = "seed";
     o.seed_repeat = 3;
+    o.stop_unchanged = false; /* the table has a row for M2 */
     o.seed = d->o.seed;
     o.myx = demo_finetuning(d, 1e-3, 8, 6);
-    o.m0 = demo_finetuning(d, 3e-4, 5, 6);
+    o.m0 = demo_first(d);
     o.mt = demo_later(d);
     o.augment.sampling.max_new = 20;
     o.curate.decode.sampling.max_new = 16;
@@ -241,74 +319,161 @@ static bool demo_loop(demo *d, hbk_loop_result *result, hbk_error *err)
 
 /* ==== 3  COMPARISONS ========================================================= */
 
-/* n of the candidates with a usable instruction, drawn at random. */
-static bool demo_uncurated(demo *d, const char *path, hbk_int n, hbk_error *err)
+/* The folder of a model: one of the loop's or an arm. */
+static bool demo_model_dir(const demo *d, const char *key, char dir[512], hbk_error *err)
 {
-    char candidates[512];
-    hbk_pairs all, some;
-    memset(&all, 0, sizeof all);
-    memset(&some, 0, sizeof some);
-    hbk_jsonl_writer *out = NULL;
-    bool ok = hbk_path(candidates, d->run_dir, "candidates.jsonl", err);
-    hbk_jsonl_reader *in = ok ? hbk_jsonl_open(candidates, NULL, err) : NULL;
+    bool loop = !strcmp(key, "m0") || !strcmp(key, "m1") || !strcmp(key, "m2");
+    return hbk_path(dir, loop && !d->apart ? d->run_dir : d->arm_dir, key, err);
+}
+
+/* Adds the usable candidates; with `oracle`, those alone that it gives a 5. */
+static bool demo_candidates(const demo *d, bool oracle, hbk_pairs *out, hbk_error *err)
+{
+    char path[512];
+    if (!hbk_path(path, d->run_dir, "candidates.jsonl", err)) return false;
+    hbk_jsonl_reader *in = hbk_jsonl_open(path, NULL, err);
     json_t *row;
     int got = in ? 0 : -1;
     while (in && (got = hbk_jsonl_next(in, &row, err)) > 0) {
+        const char *instruction = json_string_value(json_object_get(row, "instruction"));
+        const char *output = json_string_value(json_object_get(row, "output"));
         if (strcmp(json_string_value(json_object_get(row, "status")), "ok")) continue;
-        if (!hbk_pairs_add(&all, json_string_value(json_object_get(row, "id")),
-                           json_string_value(json_object_get(row, "instruction")),
-                           json_string_value(json_object_get(row, "output")), "aug", NAN, err)) {
+        if (oracle && tiny_judge(&d->w, instruction, output).score < 5) continue;
+        if (!hbk_pairs_add(out, json_string_value(json_object_get(row, "id")), instruction, output, "aug",
+                           (double)NAN, err)) {
             got = -1;
             break;
         }
     }
     hbk_jsonl_close(in);
-    hbk_int *order = got == 0 ? (hbk_int *)hbk_alloc(NULL, all.n, sizeof *order, err) : NULL;
-    ok = order && (out = hbk_jsonl_create(path, 0, NULL, err)) != NULL;
-    if (ok) {
-        hbk_rng r = hbk_rng_at(d->o.seed, "uncurated", 0);
-        for (hbk_int i = 0; i < all.n; i++) order[i] = i;
-        hbk_rng_shuffle(&r, order, all.n);
-        for (hbk_int i = 0; ok && i < n && i < all.n; i++) {
-            const hbk_pair *p = &all.data[order[i]];
-            json_t *j = json_pack("{s:s s:s s:s s:s}", "id", p->id, "instruction", p->instruction, "output",
-                                  p->output, "source", "aug");
-            ok = hbk_jsonl_write(out, j, err);
-            json_decref(j);
-        }
+    return got == 0;
+}
+
+/* What curation k kept; k 0: what M1 gave a 4 or a 5. */
+static bool demo_curated(const demo *d, int k, hbk_pairs *out, hbk_error *err)
+{
+    char path[512], name[32];
+    snprintf(name, sizeof name, k ? "curated-%d.jsonl" : "fours.jsonl", k);
+    if (!hbk_path(path, k ? d->run_dir : d->arm_dir, name, err)) return false;
+    if (k == 0) {
+        char candidates[512], ratings[512];
+        hbk_curate_options o = hbk_curate_defaults();
+        hbk_curate_counts counts;
+        o.keep = 4;
+        if (!hbk_path(candidates, d->run_dir, "candidates.jsonl", err) ||
+            !hbk_path(ratings, d->run_dir, "ratings-2.jsonl", err) ||
+            !hbk_select(&o, candidates, ratings, path, &counts, NULL, err))
+            return false;
     }
-    if (out && !hbk_jsonl_finish(out, ok ? err : NULL)) ok = false;
-    hbk_free(NULL, order);
-    hbk_pairs_free(&all);
+    return hbk_pairs_load(out, path, "aug", err);
+}
+
+static bool demo_gold(const demo *d, hbk_pairs *out, hbk_error *err)
+{
+    bool ok = true;
+    for (hbk_int i = 0; ok && i < TINY_GOLD_PAIRS; i++) {
+        char id[32], instruction[TINY_TEXT], output[TINY_TEXT];
+        snprintf(id, sizeof id, "gold-%05lld", (long long)i);
+        tiny_gold_pair(&d->w, i, instruction, output);
+        ok = hbk_pairs_add(out, id, instruction, output, "seed", (double)NAN, err);
+    }
     return ok;
 }
 
-/* A model beside the loop: finetuned from the base on `repeat` copies of the seed and a curated file. */
-static bool demo_arm(demo *d, const char *name, const char *data, hbk_int repeat, const char *tag_seed,
-                     const char *tag_web, hbk_error *err)
+static bool demo_source_pairs(const demo *d, demo_source source, hbk_pairs *out, hbk_error *err)
 {
-    char dir[512], seed[512];
+    switch (source) {
+    case DEMO_CURATED_1: return demo_curated(d, 1, out, err);
+    case DEMO_CURATED_2: return demo_curated(d, 2, out, err);
+    case DEMO_CURATED_3: return demo_curated(d, 3, out, err);
+    case DEMO_FOURS: return demo_curated(d, 0, out, err);
+    case DEMO_UNCURATED: return demo_candidates(d, false, out, err);
+    case DEMO_ORACLE: return demo_candidates(d, true, out, err);
+    case DEMO_GOLD: return demo_gold(d, out, err);
+    case DEMO_NOTHING:
+    case DEMO_SOURCES: break;
+    }
+    return true;
+}
+
+/* Leaves n of the pairs, drawn at random; fewer than n stay as they are. The order of the draw is the same
+   for every n, so that smaller sets are parts of the larger. */
+static bool demo_draw(const demo *d, demo_source source, hbk_pairs *pairs, hbk_int n, hbk_error *err)
+{
+    static const char *const streams[DEMO_SOURCES] = {
+        "", "curated 1", "curated 2", "curated 3", "fours", "uncurated", "oracle", "gold"};
+    if (n >= pairs->n) return true;
+    hbk_int *order = (hbk_int *)hbk_alloc(NULL, pairs->n, sizeof *order, err);
+    if (!order) return false;
+    hbk_pairs drawn;
+    memset(&drawn, 0, sizeof drawn);
+    hbk_rng r = hbk_rng_at(d->o.seed, streams[source], 0);
+    for (hbk_int i = 0; i < pairs->n; i++) order[i] = i;
+    hbk_rng_shuffle(&r, order, pairs->n);
+    bool ok = true;
+    for (hbk_int i = 0; ok && i < n; i++) {
+        const hbk_pair *p = &pairs->data[order[i]];
+        ok = hbk_pairs_add(&drawn, p->id, p->instruction, p->output, p->source, p->score, err);
+    }
+    hbk_free(NULL, order);
+    hbk_pairs_free(pairs);
+    *pairs = drawn;
+    return ok;
+}
+
+/* The steps that a finetuned folder took. */
+static bool demo_steps_of(const demo *d, const char *key, hbk_int *steps, hbk_error *err)
+{
+    char dir[512], path[512];
+    if (!demo_model_dir(d, key, dir, err) || !hbk_path(path, dir, "train.json", err)) return false;
+    json_t *j = hbk_json_read(path, err);
+    *steps = json_integer_value(json_object_get(j, "steps"));
+    json_decref(j);
+    if (j && *steps < 1) return hbk_fail_at(err, HBK_ERROR_DATA, path, 0, "has no \"steps\"");
+    return j != NULL;
+}
+
+/* Everything that an arm learns from; *n (may be NULL) is what came from its source. */
+static bool demo_arm_data(const demo *d, const demo_arm *a, hbk_dataset *set, hbk_int *n, hbk_error *err)
+{
+    char seed[512], curated[512];
     hbk_pairs people, web;
-    hbk_dataset set;
-    hbk_recipe recipe;
+    hbk_int count = a->n;
     memset(&people, 0, sizeof people);
     memset(&web, 0, sizeof web);
+    const char *tag_seed = a->tags ? TINY_TAG_SEED : NULL, *tag_web = a->tags ? TINY_TAG_WEB : NULL;
+    bool ok = hbk_path(seed, d->data_dir, "seed.jsonl", err) && hbk_pairs_load(&people, seed, "seed", err) &&
+              demo_source_pairs(d, a->source, &web, err);
+    if (ok && count == 0 && a->source != DEMO_NOTHING)
+        ok = hbk_path(curated, d->run_dir, "curated-2.jsonl", err) && hbk_jsonl_count(curated, &count, err);
+    ok = ok && demo_draw(d, a->source, &web, count < 0 ? web.n : count, err);
+    for (hbk_int i = 0; ok && i < a->repeat; i++)
+        ok = hbk_dataset_add_pairs(set, &people, d->tmpl, d->tok, HBK_FORWARD, tag_seed, tag_web, 128, err);
+    ok = ok && hbk_dataset_add_pairs(set, &web, d->tmpl, d->tok, HBK_FORWARD, tag_seed, tag_web, 128, err);
+    if (ok && n) *n = web.n;
+    hbk_pairs_free(&people);
+    hbk_pairs_free(&web);
+    return ok;
+}
+
+/* Finetunes the base as the row says; *n (may be NULL) is what came from its source. */
+static bool demo_train_arm(const demo *d, const demo_arm *a, hbk_int *n, hbk_error *err)
+{
+    char dir[512];
+    hbk_dataset set;
+    hbk_recipe recipe;
     memset(&set, 0, sizeof set);
     memset(&recipe, 0, sizeof recipe);
     recipe.tok = d->tok;
     recipe.tmpl = d->tmpl;
     recipe.base_name = "base";
-    hbk_train_options o = demo_later(d);
-    bool ok = hbk_path(dir, d->o.dir, name, err) && hbk_path(seed, d->o.dir, "seed.jsonl", err) &&
-              hbk_pairs_load(&people, seed, "seed", err) && hbk_pairs_load(&web, data, "aug", err);
-    for (hbk_int i = 0; ok && i < repeat; i++)
-        ok = hbk_dataset_add_pairs(&set, &people, d->tmpl, d->tok, HBK_FORWARD, tag_seed, tag_web, 128, err);
-    ok = ok && hbk_dataset_add_pairs(&set, &web, d->tmpl, d->tok, HBK_FORWARD, tag_seed, tag_web, 128, err);
+    hbk_train_options o = a->training == DEMO_AS_M0 ? demo_first(d) : demo_later(d);
+    bool ok = hbk_dir_make(d->arm_dir, err) && hbk_path(dir, d->arm_dir, a->key, err) &&
+              (a->training != DEMO_LONG || demo_steps_of(d, "m2", &o.steps, err)) &&
+              demo_arm_data(d, a, &set, n, err);
     hbk_train_data train = {&set, &d->replay, NULL};
     ok = ok && hbk_finetune(d->base, &train, &o, NULL, &recipe, dir, d->progress, NULL, err);
     hbk_dataset_free(&set);
-    hbk_pairs_free(&people);
-    hbk_pairs_free(&web);
     return ok;
 }
 
@@ -333,24 +498,39 @@ static void demo_judge(const demo *d, hbk_int i, const char *answer, demo_row *r
     if (rare == 1) row->rare += right, ++*n_rare;
 }
 
-/* Answers all evaluation prompts with the model in `dir` (NULL: the base) under a tag, and adds a row. */
-static bool demo_evaluate(demo *d, const char *name, const char *key, const char *dir, const char *tag,
-                          hbk_error *err)
+/* Decodes the answers to the prompts and judges them into *row, as shares. */
+static bool demo_judge_all(const demo *d, hbk_request *requests, hbk_int n, demo_row *row, hbk_error *err)
+{
+    hbk_int n_common = 0, n_rare = 0;
+    bool ok = true;
+    for (hbk_int i = 0; ok && i < n; i++) {
+        hbk_text answer;
+        memset(&answer, 0, sizeof answer);
+        ok = hbk_tokenizer_decode(d->tok, requests[i].output.data, requests[i].output.n, 0, &answer, err);
+        const char *text = hbk_text_string(&answer);
+        demo_judge(d, i, text + strspn(text, " "), row, &n_common, &n_rare);
+        hbk_text_free(&answer);
+    }
+    row->win /= (double)n, row->content /= (double)n, row->right /= (double)n;
+    row->style /= (double)n, row->score /= (double)n;
+    row->common /= (double)n_common;
+    row->rare /= (double)n_rare;
+    return ok;
+}
+
+/* Answers all evaluation prompts with a model (NULL: the base) under a tag, into *row. */
+static bool demo_examine(const demo *d, const char *model, const char *tag, demo_row *row, hbk_error *err)
 {
     enum { N = TINY_EVALUATIONS };
-    demo_row row;
+    char dir[512];
     hbk_tuned t;
     hbk_tokens prompts[N];
     hbk_request requests[N];
-    hbk_int n_common = 0, n_rare = 0;
-    memset(&row, 0, sizeof row);
     memset(&t, 0, sizeof t);
     memset(prompts, 0, sizeof prompts);
     memset(requests, 0, sizeof requests);
-    row.name = name;
-    row.key = key;
     t.model = d->base;
-    bool ok = !dir || hbk_tuned_load(&t, d->base, dir, NULL, err);
+    bool ok = !model || (demo_model_dir(d, model, dir, err) && hbk_tuned_load(&t, d->base, dir, NULL, err));
     for (hbk_int i = 0; ok && i < N; i++) {
         char instruction[TINY_TEXT];
         hbk_render r;
@@ -366,43 +546,31 @@ static bool demo_evaluate(demo *d, const char *name, const char *key, const char
     hbk_sampling o = hbk_sampling_defaults();
     o.max_new = 56;
     hbk_session *s = ok ? hbk_session_new(t.model, t.adapter, 64, 128, NULL, err) : NULL;
-    ok = s && hbk_generate(s, requests, N, &o, NULL, err);
-    for (hbk_int i = 0; ok && i < N; i++) {
-        hbk_text answer;
-        memset(&answer, 0, sizeof answer);
-        ok = hbk_tokenizer_decode(d->tok, requests[i].output.data, requests[i].output.n, 0, &answer, err);
-        const char *text = hbk_text_string(&answer);
-        demo_judge(d, i, text + strspn(text, " "), &row, &n_common, &n_rare);
-        hbk_text_free(&answer);
-    }
+    ok = s && hbk_generate(s, requests, N, &o, NULL, err) && demo_judge_all(d, requests, N, row, err);
     for (hbk_int i = 0; i < N; i++) {
         hbk_tokens_free(&prompts[i]);
         hbk_tokens_free(&requests[i].output);
     }
     hbk_session_free(s);
     hbk_tuned_free(&t);
-    row.win /= N, row.content /= N, row.right /= N, row.style /= N, row.score /= N;
-    row.common /= (double)n_common;
-    row.rare /= (double)n_rare;
-    if (ok) d->rows[d->n_rows++] = row;
     return ok;
 }
 
-/* What the oracle thinks of the candidates, and of curation k's choice among them. */
-static bool demo_rate(demo *d, const char *name, int k, hbk_error *err)
+/* What the oracle thinks of the candidates, and of the ratings of a file in run_dir that reach `keep`.
+   Positive are the pairs to which the oracle gives `positive` or more. */
+static bool demo_judge_rater(const demo *d, const char *file, double keep, int positive, demo_rater *out,
+                             hbk_error *err)
 {
-    char candidates[512], ratings[512], file[32];
-    demo_rater *out = &d->raters[d->n_raters];
-    hbk_int kept = 0, positive = 0, both = 0, n = 0, recovered = 0;
+    char candidates[512], ratings[512];
+    hbk_int n_positive = 0, both = 0, recovered = 0;
     hbk_jsonl_reader *c = NULL, *r = NULL;
     json_t *row, *rating = NULL;
-    snprintf(file, sizeof file, "ratings-%d.jsonl", k);
-    out->name = name;
+    memset(out, 0, sizeof *out);
     bool ok = hbk_path(candidates, d->run_dir, "candidates.jsonl", err) &&
               hbk_path(ratings, d->run_dir, file, err) &&
               (c = hbk_jsonl_open(candidates, NULL, err)) != NULL &&
               (r = hbk_jsonl_open(ratings, NULL, err)) != NULL;
-    for (int got; ok && (got = hbk_jsonl_next(c, &row, err)) != 0; n++) {
+    for (int got; ok && (got = hbk_jsonl_next(c, &row, err)) != 0; out->n++) {
         ok = got > 0;
         if (!ok) break;
         const char *x = json_string_value(json_object_get(row, "instruction"));
@@ -410,31 +578,28 @@ static bool demo_rate(demo *d, const char *name, int k, hbk_error *err)
         char text[TINY_TEXT];
         tiny_question latent = tiny_segment(&d->w, tiny_index(id), text, NULL);
         tiny_verdict verdict = tiny_judge(&d->w, x, text);
-        bool good = verdict.score == 5, keep = false;
+        bool good = verdict.score >= positive, kept = false;
         recovered += tiny_recovered(x, latent);
         if (!strcmp(json_string_value(json_object_get(row, "status")), "ok")) {
             ok = hbk_jsonl_next(r, &rating, err) > 0;
             const json_t *score = ok ? json_object_get(rating, "score") : NULL;
-            keep = json_is_number(score) && json_number_value(score) >= 4.5;
+            kept = json_is_number(score) && json_number_value(score) >= keep;
+            out->rated++;
             out->unparsable += ok && !json_is_number(score);
         }
         out->of_kind[verdict.kind]++;
-        out->kept_of_kind[verdict.kind] += keep;
-        kept += keep;
-        positive += good;
-        both += keep && good;
+        out->kept_of_kind[verdict.kind] += kept;
+        out->kept += kept;
+        n_positive += good;
+        both += kept && good;
     }
     hbk_jsonl_close(c);
     hbk_jsonl_close(r);
-    if (!ok) return false;
-    out->n = n;
-    out->kept = kept;
-    out->precision = kept ? (double)both / (double)kept : (double)NAN;
-    out->recall = positive ? (double)both / (double)positive : (double)NAN;
-    d->recovered = (double)recovered / (double)n;
-    d->good = (double)positive / (double)n;
-    d->n_raters++;
-    return true;
+    out->precision = out->kept ? (double)both / (double)out->kept : (double)NAN;
+    out->recall = n_positive ? (double)both / (double)n_positive : (double)NAN;
+    out->recovered = (double)recovered / (double)out->n;
+    out->good = (double)n_positive / (double)out->n;
+    return ok;
 }
 
 static const demo_row *demo_find(const demo *d, const char *key)
@@ -470,7 +635,7 @@ static void demo_print(const demo *d, FILE *f)
     fprintf(f,
             "backward model: %.1f %% of the latent instructions recovered; %.1f %% of the candidates are "
             "right pairs\n\n",
-            100 * d->recovered, 100 * d->good);
+            100 * d->raters[0].recovered, 100 * d->raters[0].good);
     fprintf(f, "%-8s %10s %10s %8s %11s\n", "rater", "kept", "precision", "recall", "unparsable");
     for (int i = 0; i < d->n_raters; i++) {
         const demo_rater *r = &d->raters[i];
@@ -539,7 +704,8 @@ static json_t *demo_json(const demo *d)
     }
     for (int i = 0; i < d->n_times; i++) json_object_set_new(times, d->time_names[i], json_real(d->times[i]));
     return json_pack("{s:I s:b s:f s:f s:o s:o s:o}", "world", (json_int_t)d->o.seed, "lora", d->o.lora,
-                     "recovered", d->recovered, "right_pairs", d->good, "raters", raters, "rows", rows,
+                     "recovered",
+                     d->raters[0].recovered, "right_pairs", d->raters[0].good, "raters", raters, "rows", rows,
                      "seconds", times);
 }
 
@@ -575,7 +741,7 @@ static bool demo_extra(const demo *d, hbk_error *err)
              "The backward model recovered %.1f %% of the latent instructions; %.1f %% of the candidates are "
              "right "
              "pairs by the oracle.",
-             100 * d->recovered, 100 * d->good);
+             100 * d->raters[0].recovered, 100 * d->raters[0].good);
     json_t *j = json_pack(
         "{s:s s:[s,s] s:[{s:s s:[s,s,s] s:o s:s},{s:s s:[s,s,s,s,s,s,s] s:o s:s s:i},{s:s s:[s,s,s,s,s] s:o "
         "s:s}]}",
@@ -594,45 +760,65 @@ static bool demo_extra(const demo *d, hbk_error *err)
 
 /* ==== the demo =============================================================== */
 
-static bool demo_arms(demo *d, hbk_error *err)
+static const demo_arm demo_arms[] = {
+    {"a5-only", 0, DEMO_CURATED_2, 0, true, DEMO_AS_M2},
+    {"uncurated-only", 0, DEMO_UNCURATED, 0, true, DEMO_AS_M2},
+    {"untagged", 3, DEMO_CURATED_2, 0, false, DEMO_AS_M2},
+};
+
+/* Which models are examined, and under which tag. */
+typedef struct demo_exam {
+    const char *name, *key, *model, *tag; /* model NULL: the base */
+} demo_exam;
+static const demo_exam demo_exams[] = {
+    {"base model, no tag", "base", NULL, NULL},
+    {"M0: seed", "m0", "m0", TINY_TAG_SEED},
+    {"M1: seed + curated-1", "m1", "m1", TINY_TAG_SEED},
+    {"M2: seed + curated-2, seed tag", "m2", "m2", TINY_TAG_SEED},
+    {"M2, tags web seed", "web,seed", "m2", TINY_TAG_WEB " " TINY_TAG_SEED},
+    {"M2, tags seed web", "seed,web", "m2", TINY_TAG_SEED " " TINY_TAG_WEB},
+    {"M2, web tag", "web", "m2", TINY_TAG_WEB},
+    {"M2, no tag", "none", "m2", NULL},
+    {"curated-2 only, web tag", "a5", "a5-only", TINY_TAG_WEB},
+    {"uncurated only, equal N, web tag", "uncurated", "uncurated-only", TINY_TAG_WEB},
+    {"seed + curated-2 without tags", "untagged", "untagged", NULL},
+};
+
+static bool demo_compare(demo *d, hbk_error *err)
 {
-    char curated[512], uncurated[512];
-    hbk_int n;
-    bool ok = hbk_path(curated, d->run_dir, "curated-2.jsonl", err) &&
-              hbk_path(uncurated, d->o.dir, "uncurated.jsonl", err) && hbk_jsonl_count(curated, &n, err) &&
-              demo_uncurated(d, uncurated, n, err) &&
-              demo_arm(d, "a5-only", curated, 0, NULL, TINY_TAG_WEB, err) &&
-              demo_arm(d, "uncurated-only", uncurated, 0, NULL, TINY_TAG_WEB, err) &&
-              demo_arm(d, "untagged", curated, 3, NULL, NULL, err);
+    static const char *const names[] = {"M0", "M1"}, *const files[] = {"ratings-1.jsonl", "ratings-2.jsonl"};
+    bool ok = true;
+    for (int i = 0; ok && i < 2; i++) {
+        demo_rater *r = &d->raters[d->n_raters];
+        ok = demo_judge_rater(d, files[i], 4.5, 5, r, err);
+        r->name = names[i];
+        if (ok) d->n_raters++;
+    }
+    for (size_t i = 0; ok && i < sizeof demo_arms / sizeof *demo_arms; i++)
+        ok = demo_train_arm(d, &demo_arms[i], NULL, err);
     return ok;
 }
 
-static bool demo_evaluations(demo *d, hbk_error *err)
+static bool demo_evaluate(demo *d, hbk_error *err)
 {
-    char m0[512], m1[512], m2[512], a5[512], uncurated[512], untagged[512];
-    const char *seed_web = TINY_TAG_SEED " " TINY_TAG_WEB, *web_seed = TINY_TAG_WEB " " TINY_TAG_SEED;
-    return hbk_path(m0, d->run_dir, "m0", err) && hbk_path(m1, d->run_dir, "m1", err) &&
-           hbk_path(m2, d->run_dir, "m2", err) && hbk_path(a5, d->o.dir, "a5-only", err) &&
-           hbk_path(uncurated, d->o.dir, "uncurated-only", err) &&
-           hbk_path(untagged, d->o.dir, "untagged", err) &&
-           demo_evaluate(d, "base model, no tag", "base", NULL, NULL, err) &&
-           demo_evaluate(d, "M0: seed", "m0", m0, TINY_TAG_SEED, err) &&
-           demo_evaluate(d, "M1: seed + curated-1", "m1", m1, TINY_TAG_SEED, err) &&
-           demo_evaluate(d, "M2: seed + curated-2, seed tag", "m2", m2, TINY_TAG_SEED, err) &&
-           demo_evaluate(d, "M2, tags web seed", "web,seed", m2, web_seed, err) &&
-           demo_evaluate(d, "M2, tags seed web", "seed,web", m2, seed_web, err) &&
-           demo_evaluate(d, "M2, web tag", "web", m2, TINY_TAG_WEB, err) &&
-           demo_evaluate(d, "M2, no tag", "none", m2, NULL, err) &&
-           demo_evaluate(d, "curated-2 only, web tag", "a5", a5, TINY_TAG_WEB, err) &&
-           demo_evaluate(d, "uncurated only, equal N, web tag", "uncurated", uncurated, TINY_TAG_WEB, err) &&
-           demo_evaluate(d, "seed + curated-2 without tags", "untagged", untagged, NULL, err);
+    bool ok = true;
+    for (size_t i = 0; ok && i < sizeof demo_exams / sizeof *demo_exams; i++) {
+        const demo_exam *e = &demo_exams[i];
+        demo_row *row = &d->rows[d->n_rows];
+        memset(row, 0, sizeof *row);
+        row->name = e->name;
+        row->key = e->key;
+        ok = demo_examine(d, e->model, e->tag, row, err);
+        if (ok) d->n_rows++;
+    }
+    return ok;
 }
 
 static bool demo_stages(demo *d, hbk_error *err)
 {
     hbk_loop_result result;
     memset(&result, 0, sizeof result);
-    if (!demo_base(d, err)) return false;
+    if (!demo_write_world(d, err) || !demo_pretrain(d, err) || !demo_open(d, err)) return false;
     demo_lap(d, "pretraining");
     if (!demo_loop(d, &result, err)) return false;
     demo_lap(d, "loop");
@@ -641,11 +827,26 @@ static bool demo_stages(demo *d, hbk_error *err)
                         "the loop ended early: %s. In this world training has gone astray; try "
                         "another --seed",
                         result.stopped);
-    if (!demo_rate(d, "M0", 1, err) || !demo_rate(d, "M1", 2, err) || !demo_arms(d, err)) return false;
+    if (!demo_compare(d, err)) return false;
     demo_lap(d, "comparisons");
-    if (!demo_evaluations(d, err)) return false;
+    if (!demo_evaluate(d, err)) return false;
     demo_lap(d, "evaluation");
     return demo_extra(d, err);
+}
+
+/* A world of a seed, whose files will be in o->dir; nothing is read or written yet. */
+static bool demo_init(demo *d, const demo_options *o, const hbk_progress *progress, hbk_error *err)
+{
+    memset(d, 0, sizeof *d);
+    d->o = *o;
+    d->progress = progress;
+    d->shape = demo_full_shape;
+    tiny_world_make_at(&d->w, o->seed, o->level);
+    d->n_segments = tiny_setting_of(&d->w)->segments;
+    bool ok = hbk_path(d->base_dir, o->dir, "base", err) && hbk_path(d->run_dir, o->dir, "run", err);
+    snprintf(d->data_dir, sizeof d->data_dir, "%s", o->dir); /* shorter than those two */
+    snprintf(d->arm_dir, sizeof d->arm_dir, "%s", o->dir);
+    return ok;
 }
 
 /* Runs the demo into o->dir; *result (may be NULL) is a JSON object that the caller owns. The tables go to
@@ -655,17 +856,12 @@ static bool tool_demo(const demo_options *o, const hbk_progress *progress, FILE 
 {
     demo *d = (demo *)hbk_alloc(NULL, 1, sizeof *d, err);
     if (!d) return false;
-    d->o = *o;
-    d->progress = progress;
+    bool ok = demo_init(d, o, progress, err);
     d->started = demo_now(d);
-    tiny_world_make_at(&d->w, o->seed, o->level);
-    bool ok = demo_stages(d, err);
+    ok = ok && demo_stages(d, err);
     if (ok && tables) demo_print(d, tables);
     if (ok && result) *result = demo_json(d);
-    hbk_dataset_free(&d->replay);
-    hbk_template_free(d->tmpl);
-    hbk_tokenizer_free(d->tok);
-    hbk_model_free(d->base);
+    demo_close(d);
     hbk_free(NULL, d);
     return ok;
 }

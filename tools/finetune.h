@@ -217,11 +217,25 @@ static bool cmd_layers(const char *range, hbk_int *begin, hbk_int *end)
     return !range[used] && first >= 0 && last >= first && last < 1000000;
 }
 
+/* The flags of cmd_lora_flags, of a stage or of none; 0 or an exit code. */
+static int cmd_bind_lora(cli *c, const char *stage, hbk_adapter_options *o)
+{
+    const char *ranks = cli_stage_text(c, stage, "rank-of"), *alphas = cli_stage_text(c, stage, "alpha-of"),
+               *layers = cli_stage_text(c, stage, "layers"), *dash = *stage ? "-" : "";
+    if (ranks && !cmd_per_target(ranks, o->target_rank, NULL))
+        return cli_misused(c, "--%s%srank-of %s: expected a list such as v_proj=8,lm_head=4", stage, dash, ranks);
+    if (alphas && !cmd_per_target(alphas, NULL, o->target_alpha))
+        return cli_misused(c, "--%s%salpha-of %s: expected a list such as v_proj=16,lm_head=8", stage, dash, alphas);
+    if (layers && !cmd_layers(layers, &o->layer_begin, &o->layer_end))
+        return cli_misused(c, "--%s%slayers %s: expected a number or a range such as 4-7, from 0", stage, dash,
+                           layers);
+    return 0;
+}
+
 /* Options that are no plain number, and combinations that make no sense; 0 or an exit code. */
 static int cmd_finetune_options(cli *c, hbk_train_options *o)
 {
-    const char *name = cli_text(c, "template"), *layers = cli_text(c, "layers");
-    const char *ranks = cli_text(c, "rank-of"), *alphas = cli_text(c, "alpha-of");
+    const char *name = cli_text(c, "template");
     static const char *const of_lora[] = {"rank",     "alpha",  "targets", "rslora",
                                           "rank-of", "alpha-of", "layers", "lora-plus"};
     if (cli_has(c, "epochs") && cli_has(c, "steps"))
@@ -240,14 +254,8 @@ static int cmd_finetune_options(cli *c, hbk_train_options *o)
     if (name && strcmp(name, "none") == 0)
         return cli_misused(c, "--template none: pairs need a template; plain is the simplest");
     if (!cli_has(c, "out") && !cli_has(c, "dump-labels")) return cli_misused(c, "finetune needs --out D");
-    if (ranks && !cmd_per_target(ranks, o->lora.target_rank, NULL))
-        return cli_misused(c, "--rank-of %s: expected a list such as v_proj=8,lm_head=4", ranks);
-    if (alphas && !cmd_per_target(alphas, NULL, o->lora.target_alpha))
-        return cli_misused(c, "--alpha-of %s: expected a list such as v_proj=16,lm_head=8", alphas);
-    if (layers && !cmd_layers(layers, &o->lora.layer_begin, &o->lora.layer_end))
-        return cli_misused(c, "--layers %s: expected a number or a range such as 4-7, from 0", layers);
     o->max_length = cli_has(c, "max-length") ? cli_int(c, "max-length") : -1;
-    return 0;
+    return cmd_bind_lora(c, "", &o->lora);
 }
 
 static int cmd_finetune(cli *c)

@@ -595,13 +595,15 @@ static int cmd_generate(cli *c)
 
    A turn's prompt is the whole conversation as ids; the session still holds all of them but the newest, so a
    turn costs what is new. When the room is used up the conversation ends: to drop its oldest turns would mean
-   to compute all others anew, and to forget without saying so. */
+   to compute all others anew, and to forget without saying so.
+
+   Another adapter takes the same conversation over: its next prompt is that conversation, read anew. */
 
 enum { CMD_CHAT_ROOM = 8192 }; /* tokens, where the model's context is longer and nothing else is said */
 
 typedef struct cmd_talk {
     cli *c;
-    const cmd_world *w;
+    cmd_world *w;
     const cmd_decoding *d;
     hbk_session *session;
     hbk_tokens ids; /* the conversation up to the end of the last reply's text */
@@ -694,6 +696,53 @@ static bool cmd_talk_turn(cmd_talk *t, const char *text)
     return ok && hbk_tokens_ok(&t->ids, &t->c->err);
 }
 
+/* Says that the finetuned folder of `recipe` learned another template than the one that is spoken here. */
+static bool cmd_talk_compare(const cmd_talk *t, const char *dir, const char *recipe)
+{
+    hbk_template *own = hbk_template_load(recipe, NULL, &t->c->err);
+    if (own && hbk_template_hash(own) != hbk_template_hash(t->w->tmpl))
+        fprintf(stderr, "humpback: %s was trained with template %s, here it is %s\n", dir,
+                hbk_template_name(own), hbk_template_name(t->w->tmpl));
+    hbk_template_free(own);
+    return own != NULL;
+}
+
+/* Opens what /adapter names over the conversation's model, with its tag. */
+static bool cmd_talk_open(cmd_talk *t, const char *dir, hbk_tuned *next, char tag[512])
+{
+    char recipe[512];
+    bool trained;
+    cmd_world w;
+    memset(&w, 0, sizeof w);
+    if (strcmp(dir, "none") == 0) return hbk_recipe_tag(tag, cli_text(t->c, "model"), &t->c->err);
+    if (!hbk_tuned_load(next, t->w->tuned.model, dir, NULL, &t->c->err)) return false;
+    if (next->own_model)
+        return hbk_fail_at(&t->c->err, HBK_ERROR_OPTION, dir, 0,
+                           "is a model of its own, no adapter: talk to it with chat --adapter");
+    if (!cmd_open_recipe(t->c, &w, dir, recipe, &trained)) return false;
+    if (w.use == HBK_BACKWARD)
+        return hbk_fail_at(&t->c->err, HBK_ERROR_OPTION, dir, 0, "is a backward model: it asks questions");
+    return (!trained || cmd_talk_compare(t, dir, recipe)) && hbk_recipe_tag(tag, dir, &t->c->err);
+}
+
+/* The conversation goes on with another adapter, or with none; where that fails, with the one that it has. */
+static void cmd_talk_adapter(cmd_talk *t, const char *dir)
+{
+    hbk_tuned next;
+    char tag[512] = "";
+    memset(&next, 0, sizeof next);
+    if (cmd_talk_open(t, dir, &next, tag) && hbk_session_switch(t->session, next.adapter, &t->c->err)) {
+        hbk_adapter *before = t->w->tuned.adapter;
+        t->w->tuned.adapter = next.adapter;
+        next.adapter = before;
+        memcpy(t->w->tag, tag, sizeof tag);
+        fprintf(stderr, "humpback: %s from here on\n", strcmp(dir, "none") == 0 ? "no adapter" : dir);
+    } else {
+        fprintf(stderr, "humpback: %s\n", t->c->err.message);
+    }
+    hbk_tuned_free(&next);
+}
+
 /* A line that begins with a slash; false: leave. */
 static bool cmd_talk_command(cmd_talk *t, const char *line)
 {
@@ -714,9 +763,12 @@ static bool cmd_talk_command(cmd_talk *t, const char *line)
         cmd_talk_reset(t);
         fprintf(stderr, "humpback: a new conversation, %s\n",
                 *rest ? "with that in advance" : "without a system text");
+    } else if (n == 8 && *rest && strncmp(line, "/adapter", n) == 0) {
+        cmd_talk_adapter(t, rest);
     } else {
         if (strcmp(line, "/help") != 0) fprintf(stderr, "humpback: %.40s is unknown\n", line);
         fputs("/reset         forget the conversation and begin a new one\n"
+              "/adapter D     go on with the adapter D, or with none\n"
               "/system TEXT   begin a new one with TEXT said to the model in advance\n"
               "/help          this list\n"
               "/quit          leave, like Ctrl-D\n"

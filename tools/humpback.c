@@ -5,7 +5,7 @@
      world.h     what commands share: flags of the library's options; models, templates, adapters, tags
      generate.h  tokenize, logits, generate, chat
      finetune.h  finetune
-     stages.h    corpus, seeds, augment, curate, run, demo, report
+     stages.h    corpus, seeds, augment, curate, run, demo, reproduce, report
      export.h    export
      inspect.h   inspect
      plan.h      plan
@@ -23,6 +23,7 @@
 #include "bench.h"
 #include "curve.h"
 #include "demo.h"
+#include "findings.h"
 #include "inspect.h"
 #include "plan.h"
 #include "report.h"
@@ -69,12 +70,28 @@
             CLI_FREE                                                                                         \
     }
 
+#define CMD_FLAG_WORLD                                                                                       \
+    {                                                                                                        \
+        "world", CLI_CHOICE, "plain|hard", "plain", "hard: with rumours, and requests made of several", 0,   \
+            0, CLI_FREE                                                                                      \
+    }
+
 static const cli_flag cmd_demo_flags[] = {
     {"out", CLI_TEXT, "D", "humpback-demo", "the run folder", 0, 0, CLI_FREE},
     {"seed", CLI_SEED, "N", "1", "of the miniature world and of all random choices", 0, 0, CLI_FREE},
-    {"world", CLI_CHOICE, "plain|hard", "plain", "hard: with rumours, and requests made of several", 0, 0,
-     CLI_FREE},
+    CMD_FLAG_WORLD,
     {"lora", CLI_SWITCH, NULL, NULL, "finetune adapters instead of whole models", 0, 0, CLI_FREE},
+    CMD_FLAG_JSON,
+    CLI_END};
+static const cli_flag cmd_reproduce_flags[] = {
+    {"out", CLI_TEXT, "D", "humpback-reproduce", "the folder; one that was begun is continued", 0, 0,
+     CLI_FREE},
+    {"worlds", CLI_TEXT, "LIST", "(10,11,12,13,14; with --quick the first three)",
+     "seeds of the miniature worlds", 0, 0, CLI_FREE},
+    CMD_FLAG_WORLD,
+    {"quick", CLI_SWITCH, NULL, NULL, "the main line and findings a and b only, in smaller worlds", 0, 0,
+     CLI_FREE},
+    {"jobs", CLI_INT, "N", "2", "rows made side by side, each on one thread", 1, REPRO_JOBS, CLI_FREE},
     CMD_FLAG_JSON,
     CLI_END};
 static const cli_flag cmd_tokenize_flags[] = {
@@ -159,9 +176,6 @@ static const cli_flag cmd_finetune_flags[] = {
      0, CLI_FREE},
     {"validation-share", CLI_REAL, "X", "(none)", "hold out this share of --data instead", 1e-9, 0.999,
      CLI_FREE},
-    {"rank-of", CLI_TEXT, "LIST", NULL, "ranks that differ: v_proj=8,lm_head=4", 0, 0, CLI_FREE},
-    {"alpha-of", CLI_TEXT, "LIST", NULL, "alphas that differ, likewise", 0, 0, CLI_FREE},
-    {"layers", CLI_TEXT, "A-B", "(all)", "adapt these layers alone, counted from 0", 0, 0, CLI_FREE},
     {"max-length", CLI_INT, "N", "(the model's context)", "longest example in tokens", 2,
      1e9, CLI_FREE},
     {"dump-labels", CLI_SWITCH, NULL, NULL, "print the first examples and their loss mask, and stop", 0, 0,
@@ -199,14 +213,24 @@ static const cli_flag cmd_run_flags[] = {
      0, CLI_FREE},
     {"corpus", CLI_TEXT, "F", NULL, "segments: JSONL rows with \"text\"", 1, 0, CLI_FREE},
     {"out", CLI_TEXT, "D", NULL, "the run folder; one that was begun is continued", 1, 0, CLI_FREE},
-    {"iterations", CLI_INT, "N", "2", "curations, each followed by a finetuning", 1, 8, CLI_FREE},
+    {"iterations", CLI_INT, "N", "2", "curations, each followed by a finetuning", 1, HBK_ITERATIONS, CLI_FREE},
+    {"keep", CLI_REALS, "X,...", "4.5", "least score kept, 1 to 5, of each curation; the last for all after it",
+     1, 5, CLI_FREE},
+    {"keep-share", CLI_REALS, "X,...", "(by --keep)", "the best share of the rated pairs instead, likewise",
+     1e-9, 1, CLI_FREE},
+    {"stop-on-collapse", CLI_SWITCH, NULL, NULL, "end when a curation keeps under 2 % or over 90 %", 0, 0,
+     CLI_FREE},
+    {"no-stop-unchanged", CLI_SWITCH, NULL, NULL,
+     "go on when a curation keeps the pairs of the one before (the same model again)", 0, 0, CLI_FREE},
+    {"max-steps", CLI_INT, "N", "0", "end before a model takes all training beyond N steps; 0: never", 0,
+     CLI_MOST, CLI_FREE},
     {"full", CLI_SWITCH, NULL, NULL, "train every weight instead of adapters", 0, 0, CLI_FREE},
     {"seed-repeat", CLI_INT, "N", "1", "copies of the seed among the examples of M1, M2 ...", 1, 1000,
      CLI_FREE},
     {"tag-seed", CLI_TEXT, "T", HBK_TAG_SEED, "after a seed pair's instruction; empty: none", 0, 0, CLI_FREE},
     {"tag-web", CLI_TEXT, "T", HBK_TAG_WEB, "after a curated pair's; empty: none", 0, 0, CLI_FREE},
-    {"inference-tags", CLI_TEXT, "LIST", "seed,web", "what generate will append: none, seed, web, ...", 0, 0,
-     CLI_FREE},
+    {"inference-tags", CLI_CHOICE, "seed,web|web,seed|seed|web|none", "seed,web",
+     "what generate will append, in this order", 0, 0, CLI_FREE},
     {"template", CLI_TEXT, "NAME|F", "(the model's)", "llama2, llama3, chatml, plain or a JSON file", 0, 0,
      CLI_FREE},
     {"prompt", CLI_TEXT, "F", "(the template's)", "a file with the backward wording, with {output}", 0, 0,
@@ -214,6 +238,9 @@ static const cli_flag cmd_run_flags[] = {
     {"rubric", CLI_TEXT, "F", "(the template's)",
      "a file with the rating wording, with {instruction} and {output}", 0, 0, CLI_FREE},
     {"replay", CLI_TEXT, "F", NULL, "raw documents, JSONL rows with \"text\", mixed in", 0, 0, CLI_FREE},
+    {"validation-share", CLI_REAL, "X", "(none)",
+     "hold out this share of every model's examples; the weights of their lowest loss are kept", 1e-9, 0.999,
+     CLI_FREE},
     {"max-length", CLI_INT, "N", "(the model's context)", "longest example, prompt and answer, in tokens", 2,
      1e9, CLI_FREE},
     CMD_FLAG_FORCE("with other options than before: set the folder aside and start anew"),
@@ -223,6 +250,7 @@ static const cli_flag cmd_report_flags[] = {
     {"out", CLI_TEXT, "F", "(RUN/report.html, D/loss.svg)", "the page", 0, 0, CLI_FREE}, CLI_END};
 
 static const cli_group cmd_demo_group = {"Flags", cmd_demo_flags, NULL, NULL};
+static const cli_group cmd_reproduce_group = {"Flags", cmd_reproduce_flags, NULL, NULL};
 static const cli_group cmd_tokenize_group = {"Flags", cmd_tokenize_flags, NULL, NULL};
 static const cli_flag cmd_export_flags[] = {
     CMD_FLAG_MODEL,
@@ -258,12 +286,20 @@ static const cli_command cmd_commands[] = {
      0,
      {&cmd_demo_group},
      cmd_demo},
+    {"reproduce",
+     "the paper's findings over several miniature worlds, with intervals",
+     "[flags]",
+     0,
+     0,
+     {&cmd_reproduce_group},
+     cmd_reproduce},
     {"run",
      "the whole loop on your data",
      "--model M --seed-data F --corpus F --out D [flags]",
      0,
      0,
-     {&cmd_run_group, &cmd_loop_train_group, &cmd_curate_group, &cmd_loop_sampling_group, &cmd_wave_group},
+     {&cmd_run_group, &cmd_loop_train_group, &cmd_loop_lora_group, &cmd_curate_group,
+      &cmd_loop_sampling_group, &cmd_wave_group},
      cmd_run},
     {"corpus",
      "raw text, markdown or JSONL -> segments.jsonl, every drop counted",
@@ -284,7 +320,7 @@ static const cli_command cmd_commands[] = {
      "--model M --data F --out D [flags]",
      0,
      0,
-     {&cmd_finetune_group, &cmd_train_group},
+     {&cmd_finetune_group, &cmd_train_group, &cmd_lora_group},
      cmd_finetune},
     {"augment",
      "the backward model writes an instruction for every segment",
@@ -298,7 +334,8 @@ static const cli_command cmd_commands[] = {
      "--model M [--adapter D] --candidates F --out F [flags]",
      0,
      0,
-     {&cmd_curate_own_group, &cmd_curate_group, &cmd_rate_sampling_group, &cmd_seed_group, &cmd_wave_group},
+     {&cmd_curate_own_group, &cmd_curate_group, &cmd_keep_group, &cmd_rate_sampling_group, &cmd_seed_group,
+      &cmd_wave_group},
      cmd_curate},
     {"generate",
      "answers to one prompt or to a file of them",

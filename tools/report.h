@@ -398,6 +398,16 @@ static bool report_model_time(report_run *r, json_t *m, const char *name, hbk_er
     return true;
 }
 
+/* What a finished model was finetuned from and on, as run.json has it. */
+static void report_model_data(report_run *r, json_t *m, const char *name)
+{
+    static const char *const keys[] = {"base", "examples", "validation", "too_long"};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        json_t *value = json_object_get(report_stage(r, name), keys[i]);
+        if (value) report_set(r, m, keys[i], json_incref(value));
+    }
+}
+
 static bool report_model(report_run *r, const char *name, hbk_error *err)
 {
     char file[64], path[512];
@@ -419,6 +429,7 @@ static bool report_model(report_run *r, const char *name, hbk_error *err)
     report_set(r, m, "tokens", fabs(s.tokens) < 9e15 ? json_integer((json_int_t)s.tokens) : json_null());
     report_set(r, m, "loss_first", report_real(rows > 0 ? s.first : (double)NAN));
     report_set(r, m, "loss_last", report_real(s.last_n > 0 ? s.last / s.last_n : (double)NAN));
+    report_model_data(r, m, name);
     json_t *curve = report_inner(r, m, "curve", json_array());
     for (hbk_int i = 0; i < s.buckets; i++) {
         double n = s.n[i] > 0 ? (double)s.n[i] : (double)NAN;
@@ -598,13 +609,48 @@ static void report_verdict(report_run *r)
     hbk_text_free(&t);
 }
 
+/* Tags that are the same tell nothing apart. */
+static void report_warn_tags(report_run *r, json_t *warnings)
+{
+    const json_t *options = json_object_get(r->report, "options");
+    const char *seed = report_string(options, "tag_seed"), *web = report_string(options, "tag_web");
+    if (*seed && strcmp(seed, web) == 0)
+        report_push(r, warnings,
+                    json_string("Seed and curated pairs carry the same tag: the models cannot tell them apart."));
+}
+
+/* A seed of which much was left out is a smaller seed than its owner thinks. */
+static void report_warn_too_long(report_run *r, json_t *warnings)
+{
+    const json_t *m0 = report_find(json_object_get(r->report, "models"), "model", "m0");
+    hbk_int used = report_int(m0, "examples") + report_int(m0, "validation"), out = report_int(m0, "too_long");
+    char line[320];
+    if (10 * out <= used + out) return;
+    snprintf(line, sizeof line,
+             "%s of the %s seed pairs do not fit into the context and were left out: shorter pairs, a larger "
+             "--max-length or a model with a longer context keep them.",
+             report_count(out).s, report_count(used + out).s);
+    report_push(r, warnings, json_string(line));
+}
+
 static void report_warnings(report_run *r)
 {
     json_t *warnings = report_inner(r, r->report, "warnings", json_array());
     const json_t *curations = json_object_get(r->report, "curations");
+    report_warn_tags(r, warnings);
+    report_warn_too_long(r, warnings);
     for (size_t i = 0; i < json_array_size(curations); i++) {
         const json_t *c = json_array_get(curations, i), *rate = json_object_get(c, "parse_rate");
+        hbk_int rows = report_int(c, "rows"), too_long = report_int(json_object_get(c, "status"), "too_long");
         char line[320];
+        if (2 * too_long > rows) { /* nobody's judgement has failed: nothing was judged */
+            snprintf(line, sizeof line,
+                     "%s of the %s pairs of curation %zu do not fit into the context with the rubric around "
+                     "them: they need a shorter rubric, shorter segments or a model with a longer context.",
+                     report_count(too_long).s, report_count(rows).s, i + 1);
+            report_push(r, warnings, json_string(line));
+            continue;
+        }
         if (json_is_true(json_object_get(c, "collapsed"))) {
             snprintf(line, sizeof line,
                      "The rater of curation %zu, M%zu, has collapsed: %s of %s pairs were kept, and fewer "
@@ -803,12 +849,22 @@ static void report_box(hbk_text *t, report_shape shape, double y, const char *ki
                         kind, note);
 }
 
+/* The number of the model that the run has ended with; -1 while it has not. */
+static int report_result(const json_t *report)
+{
+    int last = -1;
+    char model[16] = "m0";
+    while (last < REPORT_ROUNDS && report_done(report, model))
+        snprintf(model, sizeof model, "m%d", ++last + 1);
+    return json_is_true(json_object_get(report, "complete")) || *report_string(report, "stopped") ? last : -1;
+}
+
 /* One iteration, from the row of its rater at y to the row of its model, y + 136:
 
        candidates |<-- rates -- M(i-1)
                   v
        curated i  ---- kept --> M(i)                                                                     */
-static void report_diagram_round(hbk_text *t, const json_t *report, int i, int rounds, double y)
+static void report_diagram_round(hbk_text *t, const json_t *report, int i, int result, double y)
 {
     const json_t *c = json_array_get(json_object_get(report, "curations"), (size_t)(i - 1));
     const json_t *kept = json_object_get(c, "kept");
@@ -845,7 +901,7 @@ static void report_diagram_round(hbk_text *t, const json_t *report, int i, int r
     report_edge(t, after, words);
     snprintf(model, sizeof model, "M%d", i);
     snprintf(words, sizeof words, "seed + curated %d", i);
-    report_box(t, REPORT_MODEL, y + 136, *after ? after : i == rounds ? "result" : "", model, words);
+    report_box(t, REPORT_MODEL, y + 136, *after ? after : i == result ? "result" : "", model, words);
 }
 
 /* The loop. The seed's rail on the right reaches every model, the candidates' rail on the left every curation
@@ -854,6 +910,7 @@ static void report_diagram(hbk_text *t, const json_t *report)
 {
     int rounds = report_rounds(report);
     rounds = rounds > 0 ? rounds : 2;
+    int result = report_result(report);
     const json_t *candidates = json_object_get(report, "candidates");
     const json_t *seed = report_find(json_object_get(report, "sets"), "set", "seed");
     const json_t *segments = json_object_get(report, "segments");
@@ -885,8 +942,9 @@ static void report_diagram(hbk_text *t, const json_t *report)
     report_box(t, REPORT_MODEL, 94, report_done(report, "myx") ? "" : "off",
                "M<tspan class=\"sub\" dy=\"3\">yx</tspan>", "output &#8594; instruction");
     report_box(t, REPORT_DATA, 164, written, "Candidates", "new instruction, old text");
-    report_box(t, REPORT_MODEL, 234, report_done(report, "m0") ? "" : "off", "M0", "seed only");
-    for (int i = 1; i <= rounds; i++) report_diagram_round(t, report, i, rounds, 98 + 136.0 * i);
+    report_box(t, REPORT_MODEL, 234, !report_done(report, "m0") ? "off" : result == 0 ? "result" : "",
+               "M0", "seed only");
+    for (int i = 1; i <= rounds; i++) report_diagram_round(t, report, i, result, 98 + 136.0 * i);
     hbk_text_add(t, "</svg>\n");
 }
 
@@ -1197,6 +1255,49 @@ static void report_loss_section(hbk_text *t, const json_t *report)
     hbk_text_add(t, "</div>\n</section>\n");
 }
 
+/* "the seed, twice over, and curated 1": what the model was finetuned on. */
+static void report_model_sources(hbk_text *t, const json_t *report, const char *model)
+{
+    hbk_int copies = report_int(json_object_get(report, "options"), "seed_repeat");
+    if (strcmp(model, "myx") == 0) hbk_text_add(t, "seed, reversed");
+    else if (strcmp(model, "m0") == 0) hbk_text_add(t, "seed");
+    else if (copies > 1) hbk_text_printf(t, "%s x seed + curated %s", report_count(copies).s, model + 1);
+    else hbk_text_printf(t, "seed + curated %s", model + 1);
+}
+
+/* Each model's base and data. A model that another one was finetuned from would show here by its hash. */
+static void report_models_section(hbk_text *t, const json_t *report)
+{
+    const json_t *models = json_object_get(report, "models"), *options = json_object_get(report, "options");
+    const char *base = report_string(options, "model_hash");
+    if (json_array_size(models) == 0 || !*base) return;
+    report_section(t, "models", "Models",
+                   "What each was finetuned from and on, and how many examples did not fit its context.");
+    hbk_text_add(t, "<div class=\"scroll\"><table>\n<thead><tr><th class=\"w\">Model</th>"
+                    "<th class=\"w\">From</th><th class=\"w\">On</th><th class=\"n\">Examples</th>"
+                    "<th class=\"n\">Held out</th><th class=\"n\">Too long</th><th class=\"n\">Steps</th>"
+                    "</tr></thead>\n<tbody>\n");
+    for (size_t i = 0; i < json_array_size(models); i++) {
+        const json_t *m = json_array_get(models, i);
+        const char *from = report_string(m, "base"), *name = report_string(m, "model");
+        hbk_text_printf(t, "<tr><td class=\"w\">%s</td><td class=\"w\">", report_model_name(name).s);
+        if (!*from) hbk_text_add(t, "-");
+        else if (strcmp(from, base) == 0) hbk_text_add(t, "the base");
+        else report_escape(t, from);
+        hbk_text_add(t, "</td><td class=\"w soft\">");
+        report_model_sources(t, report, name);
+        hbk_text_add(t, "</td>");
+        report_cell(t, "n", report_fixed(json_object_get(m, "examples"), 0).s);
+        report_cell(t, "n", report_fixed(json_object_get(m, "validation"), 0).s);
+        report_cell(t, "n", report_fixed(json_object_get(m, "too_long"), 0).s);
+        report_cell(t, "n", report_count(report_int(m, "steps")).s);
+        hbk_text_add(t, "</tr>\n");
+    }
+    hbk_text_add(t, "</tbody>\n</table></div>\n<p class=\"about\">The base: ");
+    report_escape(t, report_string(options, "model"));
+    hbk_text_printf(t, " (hash %s).</p>\n</section>\n", base);
+}
+
 static void report_scores_section(hbk_text *t, const json_t *report)
 {
     const json_t *curations = json_object_get(report, "curations");
@@ -1385,6 +1486,16 @@ static void report_times_section(hbk_text *t, const json_t *report)
     hbk_text_add(t, "</tbody>\n</table></div>\n</section>\n");
 }
 
+/* A list of numbers, "4.5, 4"; of zeros alone, "none". */
+static void report_option_list(hbk_text *t, const json_t *list)
+{
+    size_t n = json_array_size(list), zeros = 0;
+    for (size_t i = 0; i < n; i++) zeros += !(fabs(json_number_value(json_array_get(list, i))) > 0);
+    if (zeros == n) hbk_text_add(t, "none");
+    for (size_t i = 0; i < n && zeros < n; i++)
+        hbk_text_printf(t, "%s%s", i ? ", " : "", report_fixed(json_array_get(list, i), -1).s);
+}
+
 static void report_option(hbk_text *t, const char *name, const json_t *value)
 {
     hbk_text_add(t, "<div><dt>");
@@ -1393,6 +1504,7 @@ static void report_option(hbk_text *t, const char *name, const json_t *value)
     if (json_is_integer(value)) hbk_text_printf(t, "%lld", (long long)json_integer_value(value));
     else if (json_is_number(value)) hbk_text_add(t, report_fixed(value, -1).s);
     else if (json_is_boolean(value)) hbk_text_add(t, json_is_true(value) ? "yes" : "no");
+    else if (json_is_array(value)) report_option_list(t, value);
     else if (json_string_length(value) > 0) report_escape_json(t, value);
     else hbk_text_add(t, "none");
     hbk_text_add(t, "</dd></div>\n");
@@ -1540,6 +1652,7 @@ static void report_page(hbk_text *t, const json_t *report, const char *dir)
     report_head(t, report, title);
     report_loop_section(t, report);
     report_extra_section(t, report);
+    report_models_section(t, report);
     report_loss_section(t, report);
     report_scores_section(t, report);
     report_lengths_section(t, report);

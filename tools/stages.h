@@ -1,5 +1,5 @@
-/* tools/stages.h - the commands of the method: corpus, seeds, augment, curate, run, demo, report - public
-   domain */
+/* tools/stages.h - the commands of the method: corpus, seeds, augment, curate, run, demo, reproduce,
+   report - public domain */
 
 #ifndef CMD_STAGES_H
 #define CMD_STAGES_H
@@ -164,10 +164,13 @@ static void cmd_say_counts(const cli *c, const hbk_curate_counts *n, int k)
         const char *what = n->kept * 2 > n->n ? "more than 90 % were kept" : "fewer than 2 % were kept";
         const char *why = n->rated * 2 < n->n ? "Most ratings have no score that could be read"
                                               : "A rater that gives all pairs one score selects nothing";
-        cli_say(c,
-                "  WARNING: %s. %s: look at the ratings, and try\n"
-                "           --readout expected, --keep-share 0.2, more new tokens or a better rater.\n",
-                what, why);
+        const char *remedy = "look at the ratings, and try\n"
+                             "           --readout expected, --keep-share 0.2, more new tokens or a better rater";
+        if (n->too_long * 2 > n->n) {
+            why = "Most pairs do not fit into the context with the rubric around them";
+            remedy = "try a shorter\n           --rubric, shorter segments, or a model with a longer context";
+        }
+        cli_say(c, "  WARNING: %s. %s: %s.\n", what, why, remedy);
     }
 }
 
@@ -215,6 +218,7 @@ static int cmd_curate(cli *c)
     memset(&w, 0, sizeof w);
     hbk_curate_options o = hbk_curate_defaults();
     cli_bind(c, &cmd_curate_group, "", &o);
+    cli_bind(c, &cmd_keep_group, "", &o);
     cmd_bind_decode(c, &o.decode);
     if (cli_has(c, "keep") && cli_has(c, "keep-share"))
         return cli_misused(c, "--keep and --keep-share exclude each other");
@@ -266,6 +270,12 @@ static hbk_loop_options cmd_loop_options(const cli *c)
     o.inference_tags = cli_text(c, "inference-tags");
     o.iterations = cli_int(c, "iterations");
     o.seed_repeat = cli_int(c, "seed-repeat");
+    o.validation_share = cli_real(c, "validation-share");
+    o.stop_on_collapse = cli_has(c, "stop-on-collapse");
+    o.stop_unchanged = !cli_has(c, "no-stop-unchanged");
+    o.max_steps = cli_int(c, "max-steps");
+    if (cli_has(c, "keep")) cli_reals(cli_text(c, "keep"), o.keep, HBK_ITERATIONS);
+    if (cli_has(c, "keep-share")) cli_reals(cli_text(c, "keep-share"), o.keep_share, HBK_ITERATIONS);
     o.max_length = cli_has(c, "max-length") ? cli_int(c, "max-length") : -1;
     o.force = cli_has(c, "force");
     o.myx = o.m0 = o.mt = hbk_train_defaults(cli_has(c, "full"));
@@ -335,6 +345,26 @@ static bool cmd_on_run(void *ctx, const char *stage, hbk_int done, hbk_int total
     return cli_on_progress(&w->c->meter, stage, done, total, unit, note);
 }
 
+/* What was not used, and why, from run.json: "of the others 43 truncated, 2 echo". */
+static void cmd_say_unused(const cli *c, const char *dir)
+{
+    char path[512];
+    const char *key, *lead = "  of the others ";
+    json_t *n, *run = hbk_path(path, dir, "run.json", NULL) ? hbk_json_read(path, NULL) : NULL;
+    json_t *counts =
+        json_object_get(json_object_get(json_object_get(run, "stages"), "candidates"), "status");
+    json_object_foreach(counts, key, n) {
+        if (strcmp(key, "ok") == 0 || json_integer_value(n) == 0) continue;
+        cli_say(c, "%s%lld %s", lead, (long long)json_integer_value(n), key);
+        lead = ", ";
+    }
+    if (*lead == ',') cli_say(c, "\n");
+    long long out =
+        json_integer_value(json_object_get(json_object_get(json_object_get(run, "stages"), "m0"), "too_long"));
+    if (out) cli_say(c, "  of the seed %lld pairs do not fit into the context and were left out\n", out);
+    json_decref(run);
+}
+
 /* What the loop ended with, and the page about it. */
 static bool cmd_say_result(cli *c, const char *dir, const hbk_loop_result *r)
 {
@@ -342,11 +372,12 @@ static bool cmd_say_result(cli *c, const char *dir, const hbk_loop_result *r)
     if (!hbk_path(page, dir, "report.html", &c->err) || !tool_report(dir, NULL, &c->err)) return false;
     cli_say(c, "%lld seed pairs, %lld segments, %lld candidates, %lld of them with a usable instruction\n",
             (long long)r->n_seed, (long long)r->n_segments, (long long)r->n_candidates, (long long)r->n_ok);
+    cmd_say_unused(c, dir);
     if (r->stopped[0]) cli_say(c, "STOPPED EARLY: %s\n", r->stopped);
     cli_say(c, "result: %s\nreport: %s\n", r->final_dir, page);
     if (!cli_has(c, "json")) return true;
     json_t *curations = json_array();
-    for (int k = 0; k < 8 && r->curated[k].n; k++)
+    for (int k = 0; k < HBK_ITERATIONS && r->curated[k].n; k++)
         json_array_append_new(curations, hbk__counts_json(&r->curated[k]));
     return cli_print_json(json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:o, s:s}", "result", r->final_dir,
                                     "report", page, "iterations", (json_int_t)r->iterations, "seed_pairs",
@@ -375,14 +406,53 @@ static bool cmd_run_loop(cli *c, const cmd_world *w, hbk_loop_options *o)
     return ok && cmd_say_result(c, dir, &r);
 }
 
+/* More thresholds than curations are a mistake that would pass unseen. */
+static int cmd_check_keeps(cli *c, const char *name)
+{
+    double values[CLI_LIST];
+    const char *list = cli_has(c, name) ? cli_text(c, name) : NULL;
+    int n = list ? cli_reals(list, values, CLI_LIST) : 0, most = (int)cli_int(c, "iterations");
+    return n <= most ? 0 : cli_misused(c, "--%s %s: %d values for %d iterations", name, list, n, most);
+}
+
+/* The stages' options that are no plain numbers, and combinations that make no sense; 0 or an exit code. */
+static int cmd_check_stages(cli *c, hbk_loop_options *o)
+{
+    static const char *const stages[] = {"", "myx", "m0", "mt"};
+    hbk_train_options *const trainings[] = {&o->myx, &o->m0, &o->mt};
+    int code = 0;
+    for (int i = 0; i < 4 && !code; i++)
+        if (cli_stage_text(c, stages[i], "epochs") && cli_stage_text(c, stages[i], "steps"))
+            return cli_misused(c, "--%s%sepochs and --%s%ssteps exclude each other", stages[i], i ? "-" : "",
+                               stages[i], i ? "-" : "");
+    for (int i = 0; i < 3 && !code; i++) { /* what is said for all, and over it what is said for this one */
+        code = cmd_bind_lora(c, "", &trainings[i]->lora);
+        if (!code) code = cmd_bind_lora(c, stages[i + 1], &trainings[i]->lora);
+        if (!code && trainings[i]->patience > 0 && !cli_has(c, "validation-share"))
+            code = cli_misused(c, "--patience needs --validation-share");
+    }
+    return code;
+}
+
+/* The commonest slip of the pen, after which nothing tells seed and curated pairs apart. */
+static void cmd_warn_tags(const hbk_loop_options *o)
+{
+    if (o->tag_seed && o->tag_web && strcmp(o->tag_seed, o->tag_web) == 0)
+        fprintf(stderr,
+                "humpback: note: --tag-seed and --tag-web are the same: the models cannot tell curated pairs "
+                "from people's\n");
+}
+
 static int cmd_run(cli *c)
 {
     cmd_world w;
     memset(&w, 0, sizeof w);
     hbk_loop_options o = cmd_loop_options(c);
     const char *name = cli_text(c, "template");
-    if (cli_has(c, "epochs") && cli_has(c, "steps"))
-        return cli_misused(c, "--epochs and --steps exclude each other");
+    int code = cmd_check_stages(c, &o);
+    if (code || (code = cmd_check_keeps(c, "keep")) || (code = cmd_check_keeps(c, "keep-share"))) return code;
+    if (cli_has(c, "validation-share") && o.seed_repeat > 1)
+        return cli_misused(c, "--validation-share and --seed-repeat exclude each other");
     if (cli_has(c, "keep") && cli_has(c, "keep-share"))
         return cli_misused(c, "--keep and --keep-share exclude each other");
     if (o.curate.votes > 1 && o.curate.decode.sampling.temperature <= 0)
@@ -392,6 +462,7 @@ static int cmd_run(cli *c)
         return cli_misused(c, "--replay and --replay-per-batch go together");
     if (name && strcmp(name, "none") == 0)
         return cli_misused(c, "--template none: the loop needs a template; plain is the simplest");
+    cmd_warn_tags(&o);
     bool ok = cmd_open_model(c, &w) && cmd_open_template(c, &w, cli_text(c, "model")) &&
               cmd_wording(c, w.tmpl, "rubric", HBK_RATING) &&
               cmd_wording(c, w.tmpl, "prompt", HBK_BACKWARD) && cmd_run_loop(c, &w, &o);
@@ -414,6 +485,52 @@ static int cmd_demo(cli *c)
     if (ok) cli_say(c, "report: %s\n", page);
     if (ok && json) ok = cli_print_json(json_incref(result), &c->err);
     json_decref(result);
+    return cli_end(c, ok);
+}
+
+/* Seeds of worlds, "10,11,12", all different, into *o. */
+static int cmd_worlds(const cli *c, const char *list, repro_options *o)
+{
+    const char *s = list;
+    while (*s) {
+        char *end;
+        errno = 0;
+        long long seed = strtoll(s, &end, 10);
+        if (end == s || *s < '0' || *s > '9' || errno || (*end && *end != ',') || (*end == ',' && !end[1]))
+            return cli_misused(c, "--worlds %.60s: seeds with commas between them, as 10,11,12", list);
+        for (int i = 0; i < o->n_worlds; i++)
+            if (o->worlds[i] == seed) return cli_misused(c, "--worlds names %lld twice", seed);
+        if (o->n_worlds == REPRO_WORLDS) return cli_misused(c, "--worlds: at most %d", (int)REPRO_WORLDS);
+        o->worlds[o->n_worlds++] = (hbk_int)seed;
+        s = *end ? end + 1 : end;
+    }
+    return o->n_worlds > 0 ? CLI_DONE : cli_misused(c, "--worlds: an empty list");
+}
+
+static int cmd_reproduce(cli *c)
+{
+    repro_options o;
+    hbk_text lines;
+    char page[512];
+    json_t *result = NULL;
+    memset(&o, 0, sizeof o);
+    memset(&lines, 0, sizeof lines);
+    o.dir = cli_text(c, "out");
+    o.level = (tiny_level)cli_choice(c, "world");
+    o.quick = cli_has(c, "quick");
+    o.jobs = (int)cli_int(c, "jobs");
+    o.stop = &cli_interrupted;
+    const char *list = cli_has(c, "worlds") ? cli_text(c, "worlds") : o.quick ? "10,11,12" : "10,11,12,13,14";
+    int code = cmd_worlds(c, list, &o);
+    if (code != CLI_DONE) return code;
+    bool json = cli_has(c, "json");
+    bool ok = tool_reproduce(&o, cli_watch(c), &lines, json ? &result : NULL, &c->err) &&
+              hbk_path(page, o.dir, "report.html", &c->err) && hbk_text_ok(&lines, &c->err);
+    if (ok) cli_draw_end(&c->meter);
+    if (ok) cli_say(c, "%s\nreport: %s\n", hbk_text_string(&lines), page);
+    if (ok && json) ok = cli_print_json(json_incref(result), &c->err);
+    json_decref(result);
+    hbk_text_free(&lines);
     return cli_end(c, ok);
 }
 

@@ -131,10 +131,18 @@ static const cli_flag cmd_curate_flags[] = {
      offsetof(hbk_curate_options, readout)},
     {"votes", CLI_INT, "N", NULL, "ratings per pair, averaged; above 1 needs a temperature", 1, 1000,
      offsetof(hbk_curate_options, votes)},
+    CLI_END};
+static const cli_flag cmd_keep_flags[] = {
     {"keep", CLI_REAL, "X", NULL, "least score that is kept, 1 to 5", 1, 5,
      offsetof(hbk_curate_options, keep)},
     {"keep-share", CLI_REAL, "X", "(0: by --keep)", "the best share of the rated pairs instead, up to 1", 0,
      1, offsetof(hbk_curate_options, keep_share)},
+    CLI_END};
+/* Of the adapter too, and no plain numbers: cmd_bind_lora reads them. */
+static const cli_flag cmd_lora_flags[] = {
+    {"rank-of", CLI_TEXT, "LIST", NULL, "ranks that differ: v_proj=8,lm_head=4", 0, 0, CLI_FREE},
+    {"alpha-of", CLI_TEXT, "LIST", NULL, "alphas that differ, likewise", 0, 0, CLI_FREE},
+    {"layers", CLI_TEXT, "A-B", "(all)", "adapt these layers alone, counted from 0", 0, 0, CLI_FREE},
     CLI_END};
 static const cli_flag cmd_corpus_flags[] = {
     {"out", CLI_TEXT, "F", NULL, "segments, {\"id\",\"text\",\"header\",\"source\"} a line", 1, 0, CLI_FREE},
@@ -166,6 +174,10 @@ static const cli_group cmd_train_group = {"Training", cmd_train_flags, NULL, cmd
 static const cli_group cmd_loop_train_group = {
     "Training, of three stages: myx, the backward model; m0, the first model that rates; mt, M1 and later",
     cmd_train_flags, "myx m0 mt", cmd_train_defaults};
+static const cli_group cmd_lora_group = {"Which weights LoRA adapts", cmd_lora_flags, NULL, NULL};
+static const cli_group cmd_loop_lora_group = {"Which weights LoRA adapts, of the three stages", cmd_lora_flags,
+                                              "myx m0 mt", NULL};
+static const cli_group cmd_keep_group = {"Selection", cmd_keep_flags, NULL, cmd_curate_defaults};
 static const cli_group cmd_curate_group = {"Curation", cmd_curate_flags, NULL, cmd_curate_defaults};
 static const cli_group cmd_corpus_group = {"Flags", cmd_corpus_flags, NULL, cmd_corpus_defaults};
 
