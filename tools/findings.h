@@ -839,12 +839,14 @@ static json_t *repro_notes(const repro_data *d, bool drawn, double seconds)
     json_t *notes = json_array();
     hbk_text t;
     memset(&t, 0, sizeof t);
-    hbk_text_printf(&t, "%d worlds (", o->n_worlds);
+    const tiny_setting *level = &tiny__levels[o->level];
+    hbk_int segments = o->quick ? 2 * level->segments / 3 : level->segments;
+    hbk_text_printf(&t, "%d %s worlds (", o->n_worlds, level->name);
     for (int i = 0; i < o->n_worlds; i++)
         hbk_text_printf(&t, "%s%lld", i ? ", " : "", (long long)o->worlds[i]);
     hbk_text_printf(&t,
-                    "), %d evaluation prompts each, %s segments; %.0f seconds in all, on one thread each.",
-                    (int)TINY_EVALUATIONS, o->quick ? "2000" : "3000", seconds);
+                    "), %d evaluation prompts each, %lld segments; %.0f seconds in all, on one thread each.",
+                    (int)TINY_EVALUATIONS, (long long)segments, seconds);
     json_array_append_new(notes, json_string(hbk_text_string(&t)));
     if (o->quick)
         json_array_append_new(
@@ -923,7 +925,8 @@ static bool repro_check_folder(const repro_options *o, hbk_error *err)
     json_t *worlds = json_array(), *now, *then;
     for (int i = 0; i < o->n_worlds; i++)
         json_array_append_new(worlds, json_integer((json_int_t)o->worlds[i]));
-    now = json_pack("{s:s s:b s:o}", "world", "plain", "quick", o->quick, "worlds", worlds);
+    now = json_pack("{s:s s:b s:o}", "world", tiny__levels[o->level].name, "quick", o->quick, "worlds",
+                    worlds);
     bool ok = now && hbk_path(path, o->dir, "reproduce.json", err) && hbk_path(rows, o->dir, "rows", err) &&
               hbk_dir_make(rows, err);
     if (ok && hbk_file_exists(path)) {
