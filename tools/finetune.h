@@ -188,6 +188,7 @@ static bool cmd_say_facts(cli *c, const cmd_world *w, const hbk_train_data *data
 static bool cmd_train(cli *c, const cmd_world *w, const hbk_train_options *o, const cmd_sets *s)
 {
     const char *dir = cli_text(c, "out"), *init_dir = cli_text(c, "init-adapter");
+    char curves[1100];
     hbk_recipe recipe;
     memset(&recipe, 0, sizeof recipe);
     recipe.tmpl = w->tmpl;
@@ -206,11 +207,11 @@ static bool cmd_train(cli *c, const cmd_world *w, const hbk_train_options *o, co
     bool ok = cmd_say_facts(c, w, &data, o, init) &&
               hbk_finetune(w->base, &data, o, init, &recipe, dir, cli_watch(c), NULL, &c->err);
     hbk_adapter_free(init);
-    if (!ok || !tool_curve(dir, NULL, &c->err)) return false;
+    if (!ok || !tool_curve(dir, NULL, curves, &c->err)) return false;
     cli_draw_end(&c->meter);
-    cli_say(c, "%s of %lld examples (the loss is on %lld of their %lld tokens): %s\nits loss: %s/loss.svg\n",
+    cli_say(c, "%s of %lld examples (the loss is on %lld of their %lld tokens): %s\nits loss: %s\n",
             o->full ? "a model" : "an adapter", (long long)d->n, (long long)d->n_targets,
-            (long long)d->tokens.n, dir, dir);
+            (long long)d->tokens.n, dir, curves);
     return !cli_has(c, "json") ||
            cli_print_json(json_pack("{s:s, s:s, s:I, s:I, s:I, s:I}", "out", dir, "mode",
                                     o->full ? "full" : "lora", "examples", (json_int_t)d->n, "targets",
@@ -342,7 +343,9 @@ static int cmd_finetune(cli *c)
     if (misused) return misused;
     const char *init = cli_text(c, "init-adapter");
     bool ok = cmd_open_model(c, &w) && cmd_open_template(c, &w, init ? init : cli_text(c, "model")) &&
-              cmd_inference_tag(c, w.tag) && cmd_train_data(c, &w, &o, &s);
+              cmd_inference_tag(c, w.tag);
+    if (ok) cmd_warn_of_template(c, &w);
+    ok = ok && cmd_train_data(c, &w, &o, &s);
     if (ok && cli_has(c, "dump-labels"))
         ok = cmd_dump_labels(&s.examples, w.tok, &c->err);
     else

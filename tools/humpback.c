@@ -25,7 +25,6 @@
 #include "demo.h"
 #include "findings.h"
 #include "inspect.h"
-#include "plan.h"
 #include "report.h"
 #include "seeds.h"
 
@@ -33,6 +32,7 @@
 
 #include "export.h"
 #include "finetune.h"
+#include "plan.h"
 #include "generate.h"
 #include "stages.h"
 
@@ -247,7 +247,9 @@ static const cli_flag cmd_run_flags[] = {
     CMD_FLAG_JSON,
     CLI_END};
 static const cli_flag cmd_report_flags[] = {
-    {"out", CLI_TEXT, "F", "(RUN/report.html, D/loss.svg)", "the page", 0, 0, CLI_FREE}, CLI_END};
+    {"out", CLI_TEXT, "F", "(RUN/report.html, D/loss.svg)", "the page; of a curve a .svg or .png", 0, 0,
+     CLI_FREE},
+    CLI_END};
 
 static const cli_group cmd_demo_group = {"Flags", cmd_demo_flags, NULL, NULL};
 static const cli_group cmd_reproduce_group = {"Flags", cmd_reproduce_flags, NULL, NULL};
@@ -387,7 +389,7 @@ static const cli_command cmd_commands[] = {
      {&plan_group, &plan_train_group},
      plan_main},
     {"report",
-     "writes a run folder's report.json and report.html again, or a finetuned folder's loss.svg",
+     "writes a run folder's report.json and report.html again, or a finetuned folder's curve",
      "RUN|D [--out F]",
      1,
      1,

@@ -126,8 +126,9 @@ static int cmd_augment(cli *c)
     w.tag[0] = 0; /* the backward prompt carries none */
     if (ok && !w.tmpl)
         ok = hbk_fail(&c->err, HBK_ERROR_OPTION, "augment needs a template: --template plain at least");
-    ok = ok && cmd_wording(c, w.tmpl, "prompt", HBK_BACKWARD) &&
-         cmd_begin(c, out, cmd_options(c, &w, &o, corpus)) &&
+    ok = ok && cmd_wording(c, w.tmpl, "prompt", HBK_BACKWARD);
+    if (ok) cmd_warn_of_template(c, &w);
+    ok = ok && cmd_begin(c, out, cmd_options(c, &w, &o, corpus)) &&
          hbk_augment(w.tuned.model, w.tuned.adapter, w.tok, w.tmpl, &o, adapter ? adapter : "", corpus, out,
                      cli_watch(c), NULL, &c->err);
     if (!ok) cmd_drop_empty(out);
@@ -229,7 +230,9 @@ static int cmd_curate(cli *c)
     w.tag[0] = 0; /* nor does the rating prompt */
     if (ok && !w.tmpl)
         ok = hbk_fail(&c->err, HBK_ERROR_OPTION, "curate needs a template: --template plain at least");
-    ok = ok && cmd_wording(c, w.tmpl, "rubric", HBK_RATING) && cmd_rate_and_select(c, &w, &o, &counts);
+    ok = ok && cmd_wording(c, w.tmpl, "rubric", HBK_RATING);
+    if (ok) cmd_warn_of_template(c, &w);
+    ok = ok && cmd_rate_and_select(c, &w, &o, &counts);
     if (ok) cmd_say_counts(c, &counts, 0);
     if (ok && cli_has(c, "json")) ok = cli_print_json(hbk__counts_json(&counts), &c->err);
     cmd_close(&w);
@@ -465,7 +468,9 @@ static int cmd_run(cli *c)
     cmd_warn_tags(&o);
     bool ok = cmd_open_model(c, &w) && cmd_open_template(c, &w, cli_text(c, "model")) &&
               cmd_wording(c, w.tmpl, "rubric", HBK_RATING) &&
-              cmd_wording(c, w.tmpl, "prompt", HBK_BACKWARD) && cmd_run_loop(c, &w, &o);
+              cmd_wording(c, w.tmpl, "prompt", HBK_BACKWARD);
+    if (ok) cmd_warn_of_template(c, &w);
+    ok = ok && cmd_run_loop(c, &w, &o);
     cmd_close(&w);
     return cli_end(c, ok);
 }
@@ -537,16 +542,16 @@ static int cmd_reproduce(cli *c)
 static int cmd_report(cli *c)
 {
     const char *run = c->operands[0], *out = cli_text(c, "out");
-    char state[512], metrics[512];
+    char state[512], metrics[512], curves[1100];
     if (!hbk_dir_exists(run)) {
         hbk_fail_at(&c->err, HBK_ERROR_FILE, run, 0, "there is no such run folder");
         return cli_fail(c);
     }
     bool ok = hbk_path(state, run, "run.json", &c->err) && hbk_path(metrics, run, "metrics.jsonl", &c->err);
     bool tuned = ok && !hbk_file_exists(state) && hbk_file_exists(metrics);
-    ok = ok && (tuned ? tool_curve(run, out, &c->err) : tool_report(run, out, &c->err));
-    if (ok && out) printf("%s\n", out);
-    if (ok && !out) printf("%s/%s\n", run, tuned ? "loss.svg" : "report.html");
+    ok = ok && (tuned ? tool_curve(run, out, curves, &c->err) : tool_report(run, out, &c->err));
+    if (ok && (out || tuned)) printf("%s\n", tuned ? curves : out);
+    if (ok && !out && !tuned) printf("%s/report.html\n", run);
     return cli_end(c, ok);
 }
 
