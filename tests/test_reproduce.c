@@ -44,6 +44,7 @@ static void trp_write_row(const repro_options *o, const repro_task *t, const cha
         json_object_set_new(j, "recall", json_real(strcmp(key, "rater-m0") ? 0.9 : 0.5));
         json_object_set_new(j, "kept", json_integer(1600));
         json_object_set_new(j, "parsed", json_real(1));
+        json_object_set_new(j, "kept_of_kind", json_pack("{s:f s:f}", "good", 0.995, "glue", 0.25));
     } else if (repro_rows[t->row].kind != REPRO_LOOP) {
         json_object_set_new(j, "right", json_real(trp_right(o, t)));
         json_object_set_new(j, "win", json_real(0.5));
@@ -155,11 +156,12 @@ static void trp_tables(void **state)
     trp_check(all, "the same at N = 400", "full", 4 * log(0.25), 0, "not reproduced");
     assert_int_equal(json_array_size(json_object_get(trp_finding(all, "M2 - M1", "lora"), "values")), 3);
     assert_non_null(strstr(hbk_text_string(&lines),
-                           "a) seed + curated beats seed only (M2 - M0): +21.0 +- 2.5: reproduced   [paper: "));
+                           "a) seed + curated beats seed only (M2 - M0): +21.0 +- 2.5: reproduced   ["));
     assert_non_null(strstr(hbk_text_string(&lines), "M2, LoRA - full: -2.0 +- 0.0: within 3 points: yes"));
     trp_holds(dir, "table.md",
               "| a) seed + curated beats seed only (M2 - M0) | +21.0 +- 2.5 | 20.0, 21.0, 22.0 |");
     trp_holds(dir, "table.md", "| curated | full finetuning | 4.00 +- 0.00 |");
+    trp_holds(dir, "table.md", "| M2 | LoRA | 99.5 | - | - | - | 25.0 |");
     trp_holds(dir, "table.json", "\"verdict\": \"reproduced\"");
     trp_holds(dir, "report.html", "<td class=\"w\">a) seed + curated beats seed only (M2 - M0)</td>");
     trp_holds(dir, "figures/scaling.dat", "# uncurated\n100 61.00 2.48\n400 61.00 2.48\n1600 61.00 2.48\n");
@@ -223,6 +225,9 @@ static void trp_other_options(void **state)
     check_error(repro_check_folder(&o, &err), HBK_ERROR_OPTION, "worlds [10,11,12], not [10,11]");
     o = trp_options(dir, 3, false);
     check_error(repro_check_folder(&o, &err), HBK_ERROR_OPTION, "quick true, not false");
+    o.quick = true;
+    o.level = TINY_HARD;
+    check_error(repro_check_folder(&o, &err), HBK_ERROR_OPTION, "world \"plain\", not \"hard\"");
 }
 
 /* Marks a row as made. */
