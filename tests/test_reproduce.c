@@ -69,6 +69,17 @@ static void trp_write_rows(const repro_options *o)
             }
 }
 
+/* Fails unless there is nothing left to make; what was would train for minutes. */
+static void trp_all_there(const repro_options *o)
+{
+    hbk_error err = {HBK_ERROR_NONE, "", "", 0};
+    repro_queue *q = (repro_queue *)calloc(1, sizeof *q);
+    assert_non_null(q);
+    check_ok(repro_queue_init(q, o, &err));
+    assert_int_equal(q->n_done, q->n_wanted);
+    free(q);
+}
+
 static void trp_read(const char *dir, const char *name, hbk_text *out)
 {
     char path[512];
@@ -146,6 +157,7 @@ static void trp_tables(void **state)
     test_tmp(dir, "reproduce");
     repro_options o = trp_options(dir, 3, false);
     trp_write_rows(&o);
+    trp_all_there(&o);
     check_ok(tool_reproduce(&o, NULL, &lines, &all, &err));
     trp_check(all, "beats seed only (M2 - M0)", "full", 21, 2.484, "reproduced");
     trp_check(all, "beats seed only (M2 - M0)", "lora", 21, 2.484, "reproduced");
@@ -192,6 +204,7 @@ static void trp_missing(void **state)
     const char *old = getenv("PATH");
     char *kept = old ? strdup(old) : NULL;
     setenv("PATH", "/nonexistent", 1);
+    trp_all_there(&o);
     check_ok(tool_reproduce(&o, NULL, &lines, &all, &err));
     if (kept) setenv("PATH", kept, 1);
     free(kept);
@@ -301,6 +314,7 @@ static void trp_failing(void **state)
     test_tmp(dir, "reproduce-failing");
     repro_options o = trp_options(dir, 1, true);
     trp_write_rows(&o);
+    trp_all_there(&o);
     repro_task t = {0, REPRO_FULL, repro_find("a5")};
     check_ok(repro_row_path(&o, &t, path, &err));
     assert_int_equal(remove(path), 0);

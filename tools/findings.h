@@ -831,7 +831,7 @@ static bool repro_page(hbk_text *t, const repro_options *o, const json_t *all, h
     hbk_text_add(t, "</title>\n<style>\n");
     for (size_t i = 0; i < sizeof report_style / sizeof report_style[0]; i++)
         hbk_text_add(t, report_style[i]);
-    hbk_text_add(t, "body{max-width:74rem}td.w:first-child{min-width:19rem}td.w:last-child{min-width:11rem}\n"
+    hbk_text_add(t, "body{max-width:74rem}td.w:first-child{min-width:15rem}td.w:last-child{min-width:11rem}\n"
                     "</style>\n</head>\n<body>\n<header>\n<h1>");
     report_escape(t, title);
     hbk_text_add(t, "</h1>\n<p class=\"verdict\">");
