@@ -1082,7 +1082,8 @@ HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error 
        score     what leads to the digit of a rating: "Score:"
        next      what stands between two replies of a conversation: the end of the one and, with
                  {instruction}, the prompt of the other
-       system    the first prompt of a conversation, with {system}, what is said to the model in advance */
+       system    the first prompt of a conversation, with {system}, what is said to the model in advance
+       rewriting the whole prompt for a better output, with {instruction} and {output} */
 
 #define HBK_TAG_SEED "Answer in the style of an AI Assistant."
 #define HBK_TAG_WEB  "Answer with knowledge from web search."
@@ -1091,7 +1092,8 @@ typedef enum hbk_use {
     HBK_FORWARD,  /* instruction -> output */
     HBK_BACKWARD, /* output -> instruction */
     HBK_RATING,   /* (instruction, output) -> reasoning and score */
-    HBK_NEXT      /* instruction -> output, behind the text of a reply */
+    HBK_NEXT,     /* instruction -> output, behind the text of a reply */
+    HBK_REWRITING /* (instruction, output) -> a better output */
 } hbk_use;
 
 typedef struct hbk_span_text {
@@ -1105,17 +1107,18 @@ typedef struct hbk_span_text {
 
 typedef struct hbk_template hbk_template;
 /* Built in: "llama2" "llama3" "chatml" "plain"; anything else is a JSON file {"name","prompt","reply",
-   "backward"?,"rating"?,"score"?,"next"?,"system"?}, or one that holds such an object under "template". Where
-   "backward" or "rating" is absent, a wording of ours takes the place of {instruction} in "prompt"; where
-   "next" is, the end of "reply" and the prompt without its first {bos}; without "system" the template has no
-   place for one. Slots: {bos} {eos} {instruction} {output} {system}; other braces are text. */
+   "backward"?,"rating"?,"score"?,"next"?,"system"?,"rewriting"?}, or one that holds such an object under
+   "template". Where "backward", "rating" or "rewriting" is absent, a wording of ours takes the place of
+   {instruction} in "prompt"; where "next" is, the end of "reply" and the prompt without its first {bos};
+   without "system" the template has no place for one.
+   Slots: {bos} {eos} {instruction} {output} {system}; other braces are text. */
 HBK_DEF hbk_template *hbk_template_load(const char *name_or_path, hbk_allocator *alloc, hbk_error *err);
 /* The one for a model folder or GGUF file: its chat_template recognised by markers (an unknown one, Mistral's
    among them, is an error that names --template); llama2 where there is none. */
 HBK_DEF hbk_template *hbk_template_for_model(const char *model_path, hbk_allocator *alloc, hbk_error *err);
-/* Replaces the wording of the backward or rating prompt by a text with {output}, and {instruction} for
-   rating; it is put into the chat prompt, as an instruction would be, without the line breaks at its end.
-   A missing slot is an error, and the template stays as it was. */
+/* Replaces the wording of the backward, rating or rewriting prompt by a text with {output}, and {instruction}
+   for rating and rewriting; it is put into the chat prompt, as an instruction would be, without the line
+   breaks at its end. A missing slot is an error, and the template stays as it was. */
 HBK_DEF bool hbk_template_set(hbk_template *t, hbk_use use, const char *text, hbk_error *err);
 HBK_DEF void hbk_template_free(hbk_template *t);
 /* Writes the template, wordings that were set included, as a JSON file that hbk_template_load reads; the file
@@ -1123,7 +1126,7 @@ HBK_DEF void hbk_template_free(hbk_template *t);
 HBK_DEF bool hbk_template_save(const hbk_template *t, const char *path, hbk_error *err);
 HBK_DEF const char *hbk_template_name(const hbk_template *t);
 HBK_DEF const char *hbk_template_score(const hbk_template *t); /* what leads to a rating: "Score:" */
-/* Of all its strings but those for conversations, which neither training nor rating sees. */
+/* Of all its strings but those for conversations and rewriting, which neither training nor rating sees. */
 HBK_DEF uint64_t hbk_template_hash(const hbk_template *t);
 HBK_DEF bool hbk_template_has_system(const hbk_template *t);
 /* Fails if the vocabulary cannot spell the text of prompt and reply, and names --template plain. The
@@ -1421,9 +1424,10 @@ typedef struct hbk_tuned {
     hbk_adapter *adapter;   /* NULL in full mode */
     hbk_model *own_model;
 } hbk_tuned;
-/* dir: a PEFT folder, or a model folder as full finetuning leaves it. The base is borrowed and must outlive
-   t, which hbk_tuned_free frees. Errors: those of hbk_adapter_load or hbk_model_load; t is untouched then.
-   Thread safety: read-only once loaded, shared like a model. */
+/* dir: a PEFT folder, or a model folder as full finetuning leaves it. The base is borrowed, by any number of
+   adapters (chapters 11 and 13 take several at once), and must outlive t, which hbk_tuned_free frees.
+   Errors: those of hbk_adapter_load or hbk_model_load; t is untouched then. Thread safety: read-only once
+   loaded, shared like a model. */
 HBK_DEF bool hbk_tuned_load(hbk_tuned *t, const hbk_model *base, const char *dir, hbk_allocator *alloc,
                             hbk_error *err);
 HBK_DEF void hbk_tuned_free(hbk_tuned *t); /* a zeroed one is fine; not the base */
@@ -1470,9 +1474,47 @@ HBK_DEF bool hbk_corpus_add_file(hbk_corpus *c, const char *path, hbk_error *err
    that gives the counts all the same. */
 HBK_DEF bool hbk_corpus_finish(hbk_corpus *c, hbk_int *counts, hbk_error *err);
 
+/* Near-duplicates by MinHash (Broder 1997). One thread at a time.
+   threshold  Jaccard similarity, above 0 to 1, of two texts' sets of word n-grams from which the later one is
+              a duplicate
+   words      n; a text of fewer words is one n-gram
+   hashes     of a signature; with 128 a pair just at the threshold is missed once in a thousand times or less
+              often, and none is found wrongly: pairs that look alike are compared exactly
+   Memory for each text that stays: 8 bytes for each n-gram and some 60 for each band, of which there are 32
+   at a threshold of 0.7 and 14 at 0.9. */
+typedef struct hbk_dedup hbk_dedup;
+HBK_DEF hbk_dedup *hbk_dedup_new(double threshold, hbk_int words, hbk_int hashes, hbk_allocator *alloc,
+                                 hbk_error *err);
+/* Takes the next text, which has number 0, 1, 2 ... *like: -1, it stays; or the number of the one before it
+   that stayed and is most like it, of equals the first. *similarity: theirs; 0 where it stays. The only error
+   is memory; d can then only be freed. */
+HBK_DEF bool hbk_dedup_add(hbk_dedup *d, const char *text, hbk_int *like, double *similarity, hbk_error *err);
+HBK_DEF void hbk_dedup_free(hbk_dedup *d); /* NULL is fine */
+/* *similarity: the exact one of two texts. Errors: memory, words below 1. Thread safety: pure. */
+HBK_DEF bool hbk_similarity(const char *a, const char *b, hbk_int words, double *similarity,
+                            hbk_allocator *alloc, hbk_error *err);
+
+/* Texts of evaluations, and what shares a run of words with them: it must not be trained on (Brown et al.
+   2020, appendix C). One thread at a time.
+   words  of a run, 4 to 64; an evaluation text of fewer words is looked for whole, and one of fewer than 4,
+          which any text may hold, is not looked for */
+typedef struct hbk_holdout hbk_holdout;
+HBK_DEF hbk_holdout *hbk_holdout_new(hbk_int words, hbk_allocator *alloc, hbk_error *err);
+/* Adds a text; file and line say where it stands when it is found. */
+HBK_DEF bool hbk_holdout_add(hbk_holdout *h, const char *text, const char *file, hbk_int line,
+                             hbk_error *err);
+/* Adds every string of every row of a .jsonl file or of a .json file's array, at any depth, or every line of
+   another file. A file without a text of 4 words is an error. */
+HBK_DEF bool hbk_holdout_add_file(hbk_holdout *h, const char *path, hbk_error *err);
+/* *file, *line: the evaluation text that shares a run of words with this one, the shortest run first; *file
+   is NULL, and *line untouched, where none does. *file belongs to h. Errors: memory. */
+HBK_DEF bool hbk_holdout_find(hbk_holdout *h, const char *text, const char **file, hbk_int *line,
+                              hbk_error *err);
+HBK_DEF void hbk_holdout_free(hbk_holdout *h); /* NULL is fine */
+
 /* ==== 19  SELF-AUGMENTATION ================================================== [hbk_augment] */
 
-/* What both stages share. */
+/* What both stages, and rewriting, share. */
 typedef struct hbk_decode_options {
     hbk_sampling sampling;
     uint64_t seed;
@@ -1480,19 +1522,90 @@ typedef struct hbk_decode_options {
     hbk_int slots;      /* sequences decoded side by side                               32 */
     hbk_int max_length; /* cache per sequence in tokens; -1: the model's context      -1 */
 } hbk_decode_options;
-HBK_DEF hbk_decode_options hbk_augment_defaults(void); /* T 0.7, top-p 0.9, 256 new tokens */
+HBK_DEF hbk_decode_options hbk_decode_defaults(void); /* T 0.7, top-p 0.9, 256 new tokens */
+
+/* What is sorted out of the candidates when all are there; nothing, in the paper. */
+typedef struct hbk_sift_options {
+    double dedup;               /* similarity from which an instruction is a duplicate; 0: off         0 */
+    hbk_int dedup_words;        /* n of its word n-grams                                               2 */
+    hbk_int dedup_hashes;       /* of a signature                                                    128 */
+    const char *const *holdout; /* evaluation files, borrowed */
+    hbk_int n_holdout;          /* so many; 0: off                                                     0 */
+    hbk_int holdout_words;      /* of a run that gives a pair away                                    13 */
+} hbk_sift_options;
+
+typedef struct hbk_augment_options {
+    hbk_decode_options decode;
+    hbk_int candidates; /* instructions written for each text, of which the likeliest stays; above 1 needs a
+                           temperature                                                       1 */
+    hbk_int min_chars, max_chars; /* code points of an instruction                     3, 2000 */
+    double max_echo;              /* most of its runs of words that may stand in the text; 1: any     0.5 */
+    hbk_int echo_words;           /* words of such a run                                              6 */
+    bool keep_truncated;          /* judge what max_new cut off as if it were whole            false */
+    bool raw;                     /* no clean-up                                               false */
+    hbk_sift_options sift;        /* off */
+} hbk_augment_options;
+HBK_DEF hbk_augment_options hbk_augment_defaults(void);
+
+/* What becomes of a generated text: it is used, or why not. */
+#define HBK_FATES(X)                                                                                         \
+    X(OK, "ok")                                                                                              \
+    X(EMPTY, "empty")                                                                                        \
+    X(ECHO, "echo")           /* mostly words of the text */                                                 \
+    X(LEAK, "leak")           /* holds a marker of the template */                                           \
+    X(SHORT, "short")         /* fewer than min_chars */                                                     \
+    X(LONG, "long")           /* more than max_chars */                                                      \
+    X(TRUNCATED, "truncated") /* cut off by max_new or the context */                                        \
+    X(TOO_LONG, "too_long")   /* the prompt leaves no room: nothing was generated */                         \
+    X(DUPLICATE, "duplicate") /* much like an instruction before it */                                       \
+    X(CONTAMINATED, "contaminated") /* shares a run of words with an evaluation */
+typedef enum hbk_fate {
+#define HBK_X(name, text) HBK_FATE_##name,
+    HBK_FATES(HBK_X)
+#undef HBK_X
+        HBK_FATE_COUNT
+} hbk_fate;
+HBK_DEF const char *hbk_fate_name(hbk_fate f); /* "ok", "empty" ...: a row's "status" */
 
 /* For every row {"text","id"?} of `segments` one row of `out`: {"id","instruction","output","status",
-   "finish","prov"}. The backward model is (m, adapter). Continues a file that was cut off.
-   prov_adapter names the adapter in prov. */
+   "finish","prov"}; "raw", what the model said, where the clean-up changed it; and with several candidates
+   "picked", the number of the one that stayed, from 0, and "logprobs", the mean per token of each. prov is
+   {"model","adapter","template","template_hash","seed","candidates","temperature","top_p"}, prov_adapter
+   names the adapter there. The backward model is (m, adapter). Continues a file that was cut off; rows of
+   another input, or with another prov, are an error. */
 HBK_DEF bool hbk_augment(const hbk_model *m, const hbk_adapter *adapter, const hbk_tokenizer *tok,
-                         const hbk_template *t, const hbk_decode_options *o, const char *prov_adapter,
+                         const hbk_template *t, const hbk_augment_options *o, const char *prov_adapter,
                          const char *segments, const char *out, const hbk_progress *progress,
                          hbk_allocator *alloc, hbk_error *err);
-/* "ok", or why a generated instruction is not used: "empty" "echo" "leak" "short" "long" "truncated"
-   "too_long" (its text does not fit the context). */
-HBK_DEF const char *hbk_augment_status(const char *instruction, const char *output, hbk_finish finish,
-                                       const hbk_template *t, const hbk_tokenizer *tok);
+/* Adds the rows of a file to counts (HBK_FATE_COUNT) by the fate under `key`: "status" of what hbk_augment
+   wrote, "rewrite" of what hbk_rewrite wrote. A row without one counts as ok. Errors: the file, a value that
+   is no fate; counts are untouched then. */
+HBK_DEF bool hbk_fate_count(hbk_int *counts, const char *path, const char *key, hbk_allocator *alloc,
+                            hbk_error *err);
+/* Marks duplicates and what overlaps evaluations in a file of candidates: rows whose status is ok get that of
+   their fate, and "duplicate_of" (an id) and "similarity", or "overlaps" ("FILE:LINE"). Marks of an earlier
+   call are taken off first. out may be the same file; it is complete or as it was. hbk_augment does this in
+   the end. Errors: the files, options out of range, memory. */
+HBK_DEF bool hbk_sift(const hbk_sift_options *o, const char *candidates, const char *out,
+                      hbk_allocator *alloc, hbk_error *err);
+/* What an instruction says without the labels, marks and white space around it: returns where that begins in
+   s[0..*n-1] and shortens *n. Thread safety: pure. */
+HBK_DEF const char *hbk_augment_clean(const char *s, size_t *n);
+/* *fate of an instruction, cleaned or not, for the text `output`, under o's bounds. Errors: memory. */
+HBK_DEF bool hbk_augment_judge(hbk_fate *fate, const char *instruction, const char *output, hbk_finish finish,
+                               const hbk_augment_options *o, const hbk_template *t, const hbk_tokenizer *tok,
+                               hbk_allocator *alloc, hbk_error *err);
+
+HBK_DEF hbk_decode_options hbk_rewrite_defaults(void); /* T 0.7, top-p 0.9, 1024 new tokens */
+/* For every row {"instruction","output","id"?} of `pairs`, but those whose "status" is not ok, the same row
+   in `out`, its output rewritten by (m, adapter) for its instruction: "original" is the output as it was,
+   "rewrite" the fate of the new one. Where that is empty, truncated, too_long or a leak, the output stays
+   and there is no "original". prov_adapter is named in "prov", as hbk_augment's is, with the hash of the
+   wording. Continues a file that was cut off. */
+HBK_DEF bool hbk_rewrite(const hbk_model *m, const hbk_adapter *adapter, const hbk_tokenizer *tok,
+                         const hbk_template *t, const hbk_decode_options *o, const char *prov_adapter,
+                         const char *pairs, const char *out, const hbk_progress *progress,
+                         hbk_allocator *alloc, hbk_error *err);
 
 /* ==== 20  SELF-CURATION ====================================================== [hbk_curate] */
 
@@ -1546,8 +1659,10 @@ typedef struct hbk_loop_options {
     double validation_share;        /* of every model's examples, held out; 0: none */
     hbk_int max_length;             /* longest example and prompt in tokens; -1: the model's context */
     hbk_train_options myx, m0, mt;  /* backward model, M0, M1 and later */
-    hbk_decode_options augment;
+    hbk_augment_options augment;
     hbk_curate_options curate;
+    bool rewrite; /* the model that has curated writes the kept outputs anew, for the next to learn      false */
+    hbk_decode_options rewriting; /* how */
     /* curation k keeps a score of keep[k-1], or the best keep_share[k-1]; where both are 0, as the curation
        before it, and the first as `curate` says */
     double keep[HBK_ITERATIONS], keep_share[HBK_ITERATIONS];
@@ -13252,11 +13367,12 @@ enum {
     HBK__TEXT_SCORE,
     HBK__TEXT_NEXT,
     HBK__TEXT_SYSTEM, /* alone may be NULL */
+    HBK__TEXT_REWRITING,
     HBK__N_TEXTS
 };
 
-static const char *const hbk__text_keys[HBK__N_TEXTS] = {"name",   "prompt", "reply", "backward",
-                                                         "rating", "score",  "next",  "system"};
+static const char *const hbk__text_keys[HBK__N_TEXTS] = {
+    "name", "prompt", "reply", "backward", "rating", "score", "next", "system", "rewriting"};
 
 struct hbk_template {
     hbk_allocator *alloc;
@@ -13309,6 +13425,12 @@ static const char hbk__rating_wording[] =
     "written, logical, engaging, and no sentence that does not belong.\n"
     "First give a brief reasoning for your rating. Then write \"Score: <rating>\" as the last line.\n\n"
     "{instruction}\n{output}";
+
+static const char hbk__rewriting_wording[] =
+    "Below are an instruction and a text that was found for it. Rewrite the text as the answer of a "
+    "knowledgeable assistant to the instruction: keep what it says, leave out what does not answer the "
+    "instruction, bring the rest into a clear order, and add nothing of your own. Write the answer and "
+    "nothing else.\n\n{instruction}\n\n{output}";
 
 /* A copy of n bytes, NUL-terminated. */
 static char *hbk__copy_text(hbk_allocator *alloc, const char *s, size_t n, hbk_error *err)
@@ -13367,8 +13489,8 @@ static bool hbk__check_slots(const char *text, const char *name, int key, hbk_er
 {
     bool expected[HBK__N_TEMPLATE_SLOTS] = {false};
     expected[HBK__SLOT_INSTRUCTION] = key != HBK__TEXT_REPLY && key != HBK__TEXT_BACKWARD;
-    expected[HBK__SLOT_OUTPUT] =
-        key == HBK__TEXT_REPLY || key == HBK__TEXT_BACKWARD || key == HBK__TEXT_RATING;
+    expected[HBK__SLOT_OUTPUT] = key == HBK__TEXT_REPLY || key == HBK__TEXT_BACKWARD ||
+                                 key == HBK__TEXT_RATING || key == HBK__TEXT_REWRITING;
     expected[HBK__SLOT_SYSTEM] = key == HBK__TEXT_SYSTEM;
     hbk__template_piece p;
     int found[HBK__N_TEMPLATE_SLOTS] = {0}, spans = 1; /* the tag */
@@ -13413,10 +13535,13 @@ static char *hbk__compose(const hbk_template *t, const char *wording, size_t n, 
 HBK_DEF bool hbk_template_set(hbk_template *t, hbk_use use, const char *text, hbk_error *err)
 {
     const char *name = t->text[HBK__TEXT_NAME];
-    if (use != HBK_BACKWARD && use != HBK_RATING)
+    if (use != HBK_BACKWARD && use != HBK_RATING && use != HBK_REWRITING)
         return hbk_fail(err, HBK_ERROR_OPTION,
-                        "template %s: only the backward and the rating prompt can be reworded", name);
-    int slot = use == HBK_BACKWARD ? HBK__TEXT_BACKWARD : HBK__TEXT_RATING;
+                        "template %s: only the backward, the rating and the rewriting prompt can be reworded",
+                        name);
+    int slot = use == HBK_BACKWARD ? HBK__TEXT_BACKWARD
+               : use == HBK_RATING ? HBK__TEXT_RATING
+                                   : HBK__TEXT_REWRITING;
     size_t n = strlen(text);
     while (n > 0 && (text[n - 1] == '\n' || text[n - 1] == '\r')) n--; /* editors end a file with one */
     char *whole = hbk__compose(t, text, n, err);
@@ -13484,6 +13609,8 @@ static hbk_template *hbk__template_new(const char *texts[HBK__N_TEXTS], hbk_allo
     if (ok && !t->text[HBK__TEXT_BACKWARD])
         ok = hbk_template_set(t, HBK_BACKWARD, hbk__backward_wording, err);
     if (ok && !t->text[HBK__TEXT_RATING]) ok = hbk_template_set(t, HBK_RATING, hbk__rating_wording, err);
+    if (ok && !t->text[HBK__TEXT_REWRITING])
+        ok = hbk_template_set(t, HBK_REWRITING, hbk__rewriting_wording, err);
     if (ok && !t->text[HBK__TEXT_NEXT])
         ok = hbk__derive_next(t, err) &&
              hbk__check_slots(t->text[HBK__TEXT_NEXT], texts[HBK__TEXT_NAME], HBK__TEXT_NEXT, err);
@@ -13505,7 +13632,7 @@ static hbk_template *hbk__template_from_json(const json_t *object, const char *f
         if (i == HBK__N_TEXTS || !value) { /* a misspelt "rating" must not fall back to ours */
             hbk_fail_at(err, HBK_ERROR_FORMAT, file, 0,
                         "\"%s\" %s: a template is an object of strings \"name\", \"prompt\", \"reply\", "
-                        "\"backward\", \"rating\", \"score\", \"next\", \"system\"",
+                        "\"backward\", \"rating\", \"score\", \"next\", \"system\", \"rewriting\"",
                         key, i == HBK__N_TEXTS ? "is unknown" : "is no string");
             return NULL;
         }
@@ -13628,10 +13755,11 @@ HBK_DEF bool hbk_template_has_system(const hbk_template *t)
 /* The prompt of a use, as the template spells it. */
 static const char *hbk__template_text(const hbk_template *t, hbk_use use)
 {
-    return t->text[use == HBK_FORWARD    ? HBK__TEXT_PROMPT
-                   : use == HBK_BACKWARD ? HBK__TEXT_BACKWARD
-                   : use == HBK_NEXT     ? HBK__TEXT_NEXT
-                                         : HBK__TEXT_RATING];
+    return t->text[use == HBK_FORWARD     ? HBK__TEXT_PROMPT
+                   : use == HBK_BACKWARD  ? HBK__TEXT_BACKWARD
+                   : use == HBK_NEXT      ? HBK__TEXT_NEXT
+                   : use == HBK_REWRITING ? HBK__TEXT_REWRITING
+                                          : HBK__TEXT_RATING];
 }
 
 HBK_DEF uint64_t hbk_template_hash(const hbk_template *t)
@@ -15775,7 +15903,18 @@ HBK_DEF void hbk_tuned_free(hbk_tuned *t)
    Source: Li et al. 2023, section 2.1 and appendix E (600 to 3,000 characters, headers, Jaccard). The paper
    gives neither n nor the threshold: 3 words and 0.6 are ours, and so is the list of navigation words beyond
    its four examples. Lengths are in code points. Nothing is normalised: a kept text is a piece of the
-   document, byte for byte, without the white space at its ends. */
+   document, byte for byte, without the white space at its ends.
+
+   Two more sieves, for what is made of the texts, both off in the paper. Near-duplicates: with a random order
+   h_j on all n-grams, two sets share their least element with probability J(A, B), so K such minima are a
+   short likeness of a text. K = bands * rows; texts of J that agree in all rows of some band,
+
+       P = 1 - (1 - J^rows)^bands
+
+   are compared exactly. rows is the largest number at which J = threshold is missed, 1 - P, at most once in
+   a thousand. Source: Broder 1997, "On the resemblance and containment of documents". Evaluation texts: a
+   text that shares a run of 13 words with one is contaminated. Source: Brown et al. 2020, arXiv 2005.14165,
+   appendix C, which besides spares runs that are found often; here none is spared. */
 
 HBK_DEF hbk_corpus_options hbk_corpus_defaults(void)
 {
@@ -15800,43 +15939,88 @@ HBK_DEF const char *hbk_drop_name(hbk_drop d)
     return "unknown reason";
 }
 
-/* 18.1  A set of 64-bit hashes: open addressing, 0 marks a free place */
+/* 18.1  A set of 64-bit hashes or, valued, a map to numbers: open addressing, 0 marks a free place */
 
 typedef struct hbk__hash_set {
     hbk_allocator *alloc;
+    bool valued; /* set this first */
     uint64_t *slots;
-    hbk_int n, cap; /* cap is a power of two */
+    hbk_int *values; /* of a map */
+    hbk_int n, cap;  /* cap is a power of two */
 } hbk__hash_set;
 
-static uint64_t *hbk__hash_place(uint64_t *slots, hbk_int cap, uint64_t h)
+static hbk_int hbk__hash_place(const uint64_t *slots, hbk_int cap, uint64_t h)
 {
     uint64_t mask = (uint64_t)cap - 1, i = (h ^ (h >> 32)) & mask;
     while (slots[i] && slots[i] != h) i = (i + 1) & mask;
-    return &slots[i];
+    return (hbk_int)i;
+}
+
+static void hbk__hash_free(hbk__hash_set *s)
+{
+    hbk_free(s->alloc, s->slots);
+    hbk_free(s->alloc, s->values);
+}
+
+/* Twice the room. */
+static bool hbk__hash_grow(hbk__hash_set *s, hbk_error *err)
+{
+    hbk__hash_set to = *s;
+    to.cap = s->cap ? 2 * s->cap : 64;
+    to.slots = HBK__NEW(s->alloc, uint64_t, to.cap, err);
+    to.values = to.slots && s->valued ? HBK__NEW(s->alloc, hbk_int, to.cap, err) : NULL;
+    if (!to.slots || (s->valued && !to.values)) {
+        hbk_free(s->alloc, to.slots);
+        return false;
+    }
+    for (hbk_int i = 0; i < s->cap; i++) {
+        if (!s->slots[i]) continue;
+        hbk_int place = hbk__hash_place(to.slots, to.cap, s->slots[i]);
+        to.slots[place] = s->slots[i];
+        if (s->valued) to.values[place] = s->values[i];
+    }
+    hbk__hash_free(s);
+    *s = to;
+    return true;
+}
+
+/* The place of h, which is added; -1 on failure. *had says whether it was there already. */
+static hbk_int hbk__hash_put(hbk__hash_set *s, uint64_t h, bool *had, hbk_error *err)
+{
+    if (h == 0) h = 1;
+    if (2 * (s->n + 1) > s->cap && !hbk__hash_grow(s, err)) return -1; /* half full: few collisions */
+    hbk_int i = hbk__hash_place(s->slots, s->cap, h);
+    *had = s->slots[i] == h;
+    s->n += !*had;
+    s->slots[i] = h;
+    return i;
 }
 
 /* Adds h; *had says whether it was there already. */
 static bool hbk__hash_add(hbk__hash_set *s, uint64_t h, bool *had, hbk_error *err)
 {
-    if (h == 0) h = 1;
-    if (2 * (s->n + 1) > s->cap) { /* at most half full: few collisions */
-        hbk_int cap = s->cap ? 2 * s->cap : 64;
-        uint64_t *slots = HBK__NEW(s->alloc, uint64_t, cap, err);
-        if (!slots) return false;
-        for (hbk_int i = 0; i < s->cap; i++)
-            if (s->slots[i]) *hbk__hash_place(slots, cap, s->slots[i]) = s->slots[i];
-        hbk_free(s->alloc, s->slots);
-        s->slots = slots;
-        s->cap = cap;
-    }
-    uint64_t *place = hbk__hash_place(s->slots, s->cap, h);
-    *had = *place == h;
-    s->n += !*had;
-    *place = h;
-    return true;
+    return hbk__hash_put(s, h, had, err) >= 0;
 }
 
-/* 18.2  Repetition */
+/* The value of h in a map, to be read and set until the next call: -1 where it is new. NULL on failure. */
+static hbk_int *hbk__hash_at(hbk__hash_set *s, uint64_t h, hbk_error *err)
+{
+    bool had;
+    hbk_int i = hbk__hash_put(s, h, &had, err);
+    if (i < 0) return NULL;
+    if (!had) s->values[i] = -1;
+    return &s->values[i];
+}
+
+/* The value of h in a map; NULL if there is none. */
+static const hbk_int *hbk__hash_find(const hbk__hash_set *s, uint64_t h)
+{
+    if (h == 0) h = 1;
+    hbk_int i = s->cap ? hbk__hash_place(s->slots, s->cap, h) : 0;
+    return s->cap && s->slots[i] ? &s->values[i] : NULL;
+}
+
+/* 18.2  Words, and runs of them */
 
 static bool hbk__is_word_byte(char c)
 {
@@ -15848,6 +16032,85 @@ static char hbk__lower(char c)
 {
     return c >= 'A' && c <= 'Z' ? (char)(c + 32) : c;
 }
+
+/* What a character is to the words around it. Quotes, dashes and blanks beyond ASCII end a word like those in
+   it; the ideographs and kana of scripts without blanks are words each. */
+typedef enum hbk__word_part { HBK__WORD_NONE, HBK__WORD_LETTER, HBK__WORD_WHOLE } hbk__word_part;
+static hbk__word_part hbk__part_of(int32_t cp)
+{
+    if (cp >= 0 && cp < 0x80) return hbk__is_word_byte((char)cp) ? HBK__WORD_LETTER : HBK__WORD_NONE;
+    if ((cp >= 0x80 && cp < 0xc0) || (cp >= 0x2000 && cp < 0x2070) || (cp >= 0x3000 && cp < 0x3040) ||
+        (cp >= 0xff00 && cp < 0xff10))
+        return HBK__WORD_NONE;
+    bool whole = (cp >= 0x2e80 && cp < 0xa000) || (cp >= 0xf900 && cp < 0xfb00) || cp >= 0x20000;
+    return whole ? HBK__WORD_WHOLE : HBK__WORD_LETTER;
+}
+
+/* The next word of s[*at..n-1] as a hash of its bytes, capitals of ASCII made small; false at the end. */
+static bool hbk__next_word(const char *s, size_t n, size_t *at, uint64_t *word)
+{
+    uint64_t h = 0;
+    bool any = false;
+    while (*at < n) {
+        int32_t cp;
+        size_t len = hbk_utf8_decode(s + *at, n - *at, &cp);
+        hbk__word_part part = hbk__part_of(cp);
+        if (any && part != HBK__WORD_LETTER) break;
+        if (part != HBK__WORD_NONE) {
+            char c = hbk__lower(s[*at]);
+            h = len == 1 ? hbk_hash(h, &c, 1) : hbk_hash(h, s + *at, len);
+            any = true;
+        }
+        *at += len;
+        if (part == HBK__WORD_WHOLE) break;
+    }
+    *word = h;
+    return any;
+}
+
+/* Hashes in a row, grown by hbk__word_runs; the caller frees data. */
+typedef struct hbk__hashes {
+    uint64_t *data;
+    hbk_int n, cap;
+} hbk__hashes;
+
+/* Appends the hashes of s's words, one each. */
+static bool hbk__words(hbk__hashes *out, const char *s, size_t n, hbk_allocator *alloc, hbk_error *err)
+{
+    uint64_t word;
+    hbk_int from = out->n;
+    for (size_t at = 0; hbk__next_word(s, n, &at, &word);) {
+        void *data = out->data;
+        if (!hbk__reserve(alloc, &data, &out->cap, out->n + 1, sizeof word, err)) {
+            out->n = from;
+            return false;
+        }
+        out->data = (uint64_t *)data;
+        out->data[out->n++] = word;
+    }
+    return true;
+}
+
+/* Makes runs of k words of n words, in place and in order; returns their number. Fewer than k words are one
+   run, of them all. */
+static hbk_int hbk__runs(uint64_t *words, hbk_int n, hbk_int k)
+{
+    hbk_int runs = n > k ? n - k + 1 : n > 0, size = HBK__MIN(n, k);
+    for (hbk_int i = 0; i < runs; i++) words[i] = hbk_hash(0, words + i, (size_t)size * sizeof *words);
+    return runs;
+}
+
+/* Sorts n hashes, drops doubles, and returns how many are left. */
+static hbk_int hbk__sort_hashes(uint64_t *h, hbk_int n)
+{
+    hbk_int to = 0;
+    if (n > 1) qsort(h, (size_t)n, sizeof *h, hbk__by_hash);
+    for (hbk_int i = 0; i < n; i++)
+        if (to == 0 || h[to - 1] != h[i]) h[to++] = h[i];
+    return to;
+}
+
+/* 18.3  Repetition */
 
 /* |A and B| / |A or B| of two sorted sets without doubles. */
 static double hbk__jaccard(const uint64_t *a, hbk_int n_a, const uint64_t *b, hbk_int n_b)
@@ -15869,8 +16132,7 @@ static double hbk__jaccard(const uint64_t *a, hbk_int n_a, const uint64_t *b, hb
 
 /* The sentences of a text as sets of 3-grams. */
 typedef struct hbk__grams {
-    uint64_t *data;
-    hbk_int n, cap;
+    hbk__hashes runs;
     hbk_int *start; /* (n_sets + 1) */
     hbk_int n_sets, cap_sets;
 } hbk__grams;
@@ -15880,40 +16142,18 @@ enum { HBK__GRAM = 3, HBK__MIN_WORDS = 5 }; /* shorter sentences come back in an
 /* Adds sentence s[0..n-1] as the next set, if it has words enough. */
 static bool hbk__grams_add(hbk__grams *g, const char *s, size_t n, hbk_allocator *alloc, hbk_error *err)
 {
-    uint64_t words[HBK__GRAM] = {0};
-    hbk_int n_words = 0, from = g->n;
-    for (size_t i = 0; i < n;) {
-        if (!hbk__is_word_byte(s[i])) {
-            i++;
-            continue;
-        }
-        uint64_t h = 0;
-        for (; i < n && hbk__is_word_byte(s[i]); i++) {
-            char c = hbk__lower(s[i]);
-            h = hbk_hash(h, &c, 1);
-        }
-        for (int k = 1; k < HBK__GRAM; k++) words[k - 1] = words[k];
-        words[HBK__GRAM - 1] = h;
-        if (++n_words < HBK__GRAM) continue;
-        void *data = g->data;
-        if (!hbk__reserve(alloc, &data, &g->cap, g->n + 1, sizeof *g->data, err)) return false;
-        g->data = (uint64_t *)data;
-        g->data[g->n++] = hbk_hash(0, words, sizeof words);
-    }
-    if (n_words < HBK__MIN_WORDS) {
-        g->n = from;
-        return true;
-    }
-    qsort(g->data + from, (size_t)(g->n - from), sizeof *g->data, hbk__by_hash);
-    hbk_int to = from;
-    for (hbk_int i = from; i < g->n; i++)
-        if (to == from || g->data[to - 1] != g->data[i]) g->data[to++] = g->data[i];
-    g->n = to;
+    hbk_int from = g->runs.n;
+    if (!hbk__words(&g->runs, s, n, alloc, err)) return false;
+    hbk_int words = g->runs.n - from;
+    g->runs.n = from;
+    if (words < HBK__MIN_WORDS) return true;
+    hbk_int runs = hbk__runs(g->runs.data + from, words, HBK__GRAM);
+    g->runs.n = from + hbk__sort_hashes(g->runs.data + from, runs);
     void *start = g->start;
     if (!hbk__reserve(alloc, &start, &g->cap_sets, g->n_sets + 2, sizeof *g->start, err)) return false;
     g->start = (hbk_int *)start;
     g->start[g->n_sets++] = from;
-    g->start[g->n_sets] = to;
+    g->start[g->n_sets] = g->runs.n;
     return true;
 }
 
@@ -15934,17 +16174,18 @@ static bool hbk__repetition(const char *s, size_t n, double *worst, hbk_allocato
     double most = 0;
     for (hbk_int a = 0; a < g.n_sets && ok; a++)
         for (hbk_int b = 0; b < a; b++) {
-            double j = hbk__jaccard(g.data + g.start[a], g.start[a + 1] - g.start[a], g.data + g.start[b],
+            const uint64_t *data = g.runs.data;
+            double j = hbk__jaccard(data + g.start[a], g.start[a + 1] - g.start[a], data + g.start[b],
                                     g.start[b + 1] - g.start[b]);
             most = HBK__MAX(most, j);
         }
-    hbk_free(alloc, g.data);
+    hbk_free(alloc, g.runs.data);
     hbk_free(alloc, g.start);
     if (ok) *worst = most;
     return ok;
 }
 
-/* 18.3  Headers */
+/* 18.4  Headers */
 
 /* The share of capitals among the letters of a header; -1 if it has no letters. */
 static double hbk__upper_share(const char *s, size_t n)
@@ -15981,7 +16222,7 @@ static bool hbk__is_navigation(const char *s, size_t n)
     return false;
 }
 
-/* 18.4  A segment's way through the filters */
+/* 18.5  A segment's way through the filters */
 
 typedef struct hbk__stem {
     char *key;
@@ -16089,7 +16330,7 @@ static bool hbk__segment_add(hbk_corpus *c, hbk__document *d, size_t from, size_
     return true;
 }
 
-/* 18.5  Cutting */
+/* 18.6  Cutting */
 
 /* The end of the paragraph that begins at `from`, behind its blank lines; with `lines` every line is one. */
 static size_t hbk__paragraph_end(const hbk__document *d, size_t from, size_t to, bool lines)
@@ -16265,7 +16506,7 @@ static bool hbk__document_add(hbk_corpus *c, hbk__document *d, bool markdown, hb
     return hbk__cut_plain(c, d, 0, d->n, d->header, d->header ? strlen(d->header) : 0, err);
 }
 
-/* 18.6  Documents from outside */
+/* 18.7  Documents from outside */
 
 HBK_DEF hbk_corpus *hbk_corpus_new(const hbk_corpus_options *o, const char *out_path,
                                    const char *rejects_path, hbk_allocator *alloc, hbk_error *err)
@@ -16445,16 +16686,393 @@ HBK_DEF bool hbk_corpus_finish(hbk_corpus *c, hbk_int *counts, hbk_error *err)
     if (ok && counts) memcpy(counts, c->counts, sizeof c->counts);
     if (ok && c->counts[HBK_DROP_KEPT] == 0) ok = hbk__fail_nothing_kept(c, rejects, err);
     stbds_shfree(c->stems);
-    hbk_free(c->alloc, c->seen.slots);
+    hbk__hash_free(&c->seen);
     hbk_free(c->alloc, c);
     return ok;
 }
 
+/* 18.8  Near-duplicates */
+
+struct hbk_dedup {
+    hbk_allocator *alloc;
+    double threshold;
+    hbk_int words, rows, bands;
+    hbk_int n;              /* texts so far */
+    hbk_int n_kept;         /* and how many of them stay; the arrays below are over those */
+    hbk__hashes runs;       /* n-grams, text after text, each one's sorted */
+    hbk_int *start;         /* where a text's begin; (n_kept + 1) */
+    hbk_int *number;        /* a text's number */
+    hbk_int *asked;         /* number of the last text that was compared with it */
+    hbk_int *chain;         /* (bands) each: the entry before it in its bucket, or -1 */
+    hbk__hash_set buckets;  /* a band's rows -> the last entry that has them: text * bands + band */
+    uint64_t *mins;         /* (bands * rows) the signature of the text at hand */
+    hbk_int cap_start, cap_number, cap_asked, cap_chain;
+};
+
+/* The most rows a band may have. */
+static hbk_int hbk__dedup_rows(double threshold, hbk_int hashes)
+{
+    const double missed = 1e-3;
+    hbk_int rows = 1;
+    while (rows < hashes &&
+           pow(1 - pow(threshold, (double)rows + 1), (double)(hashes / (rows + 1))) <= missed)
+        rows++;
+    return rows;
+}
+
+HBK_DEF hbk_dedup *hbk_dedup_new(double threshold, hbk_int words, hbk_int hashes, hbk_allocator *alloc,
+                                 hbk_error *err)
+{
+    if (!(threshold > 0 && threshold <= 1) || words < 1 || hashes < 1 || hashes > 1 << 16) {
+        hbk_fail(err, HBK_ERROR_OPTION,
+                 "duplicates of similarity %g by %lld hashes of %lld words: expected a similarity above 0, "
+                 "at most 1, 1 to 65536 hashes, and at least 1 word",
+                 threshold, (long long)hashes, (long long)words);
+        return NULL;
+    }
+    hbk_dedup *d = HBK__NEW(alloc, hbk_dedup, 1, err);
+    if (!d) return NULL;
+    d->alloc = d->buckets.alloc = alloc;
+    d->buckets.valued = true;
+    d->threshold = threshold;
+    d->words = words;
+    d->rows = hbk__dedup_rows(threshold, hashes);
+    d->bands = hashes / d->rows;
+    d->mins = HBK__NEW(alloc, uint64_t, d->rows * d->bands, err);
+    if (d->mins) return d;
+    hbk_dedup_free(d);
+    return NULL;
+}
+
+HBK_DEF void hbk_dedup_free(hbk_dedup *d)
+{
+    if (!d) return;
+    hbk_allocator *alloc = d->alloc;
+    hbk__hash_free(&d->buckets);
+    hbk_free(alloc, d->runs.data);
+    hbk_free(alloc, d->start);
+    hbk_free(alloc, d->number);
+    hbk_free(alloc, d->asked);
+    hbk_free(alloc, d->chain);
+    hbk_free(alloc, d->mins);
+    hbk_free(alloc, d);
+}
+
+/* Appends the set of a text's n-grams, sorted; one that has no word is a set of itself. */
+static bool hbk__gram_set(hbk__hashes *out, const char *text, hbk_int words, hbk_allocator *alloc,
+                          hbk_error *err)
+{
+    hbk_int from = out->n;
+    if (!hbk__words(out, text, strlen(text), alloc, err)) return false;
+    if (out->n == from) {
+        void *data = out->data;
+        if (!hbk__reserve(alloc, &data, &out->cap, from + 1, sizeof *out->data, err)) return false;
+        out->data = (uint64_t *)data;
+        out->data[out->n++] = hbk_hash(0, text, strlen(text));
+    }
+    hbk_int n = hbk__runs(out->data + from, out->n - from, words);
+    out->n = from + hbk__sort_hashes(out->data + from, n);
+    return true;
+}
+
+HBK_DEF bool hbk_similarity(const char *a, const char *b, hbk_int words, double *similarity,
+                            hbk_allocator *alloc, hbk_error *err)
+{
+    if (words < 1)
+        return hbk_fail(err, HBK_ERROR_OPTION, "n-grams of %lld words: expected at least 1",
+                        (long long)words);
+    hbk__hashes sets;
+    memset(&sets, 0, sizeof sets);
+    bool ok = hbk__gram_set(&sets, a, words, alloc, err);
+    hbk_int n = sets.n;
+    ok = ok && hbk__gram_set(&sets, b, words, alloc, err);
+    if (ok) *similarity = hbk__jaccard(sets.data, n, sets.data + n, sets.n - n);
+    hbk_free(alloc, sets.data);
+    return ok;
+}
+
+/* The signature of n n-grams: h_j(x) is the j-th number of a generator that x seeds. */
+static void hbk__signature(hbk_dedup *d, const uint64_t *x, hbk_int n)
+{
+    for (hbk_int j = 0; j < d->rows * d->bands; j++) d->mins[j] = UINT64_MAX;
+    for (hbk_int i = 0; i < n; i++) {
+        uint64_t state = x[i];
+        for (hbk_int j = 0; j < d->rows * d->bands; j++) {
+            uint64_t h = hbk__splitmix(&state);
+            d->mins[j] = HBK__MIN(d->mins[j], h);
+        }
+    }
+}
+
+static uint64_t hbk__band_key(const hbk_dedup *d, hbk_int band)
+{
+    return hbk_hash((uint64_t)band + 1, d->mins + band * d->rows, (size_t)d->rows * sizeof *d->mins);
+}
+
+/* The text that stayed and is most like the n n-grams x; -1 if none is near enough. */
+static hbk_int hbk__nearest(hbk_dedup *d, const uint64_t *x, hbk_int n, double *similarity)
+{
+    hbk_int like = -1;
+    for (hbk_int band = 0; band < d->bands; band++) {
+        const hbk_int *last = hbk__hash_find(&d->buckets, hbk__band_key(d, band));
+        for (hbk_int e = last ? *last : -1; e >= 0; e = d->chain[e]) {
+            hbk_int k = e / d->bands;
+            if (d->asked[k] == d->n) continue; /* found by a band before */
+            d->asked[k] = d->n;
+            double j = hbk__jaccard(d->runs.data + d->start[k], d->start[k + 1] - d->start[k], x, n);
+            if (j < d->threshold || (like >= 0 && (j < *similarity || (j == *similarity && k > like))))
+                continue;
+            like = k;
+            *similarity = j;
+        }
+    }
+    return like;
+}
+
+/* Makes the text at hand, whose n-grams stand at the end of runs, from `from` on, one that stays. */
+static bool hbk__dedup_keep(hbk_dedup *d, hbk_int from, hbk_error *err)
+{
+    hbk_int k = d->n_kept, entries;
+    void *start = d->start, *number = d->number, *asked = d->asked, *chain = d->chain;
+    if (!hbk__mul(&entries, k + 1, d->bands))
+        return hbk_fail(err, HBK_ERROR_RANGE, "too many texts to find duplicates among: %lld", (long long)k);
+    bool ok = hbk__reserve(d->alloc, &start, &d->cap_start, k + 2, sizeof *d->start, err);
+    d->start = (hbk_int *)start;
+    ok = ok && hbk__reserve(d->alloc, &number, &d->cap_number, k + 1, sizeof *d->number, err);
+    d->number = (hbk_int *)number;
+    ok = ok && hbk__reserve(d->alloc, &asked, &d->cap_asked, k + 1, sizeof *d->asked, err);
+    d->asked = (hbk_int *)asked;
+    ok = ok && hbk__reserve(d->alloc, &chain, &d->cap_chain, entries, sizeof *d->chain, err);
+    d->chain = (hbk_int *)chain;
+    if (!ok) return false;
+    d->start[k] = from;
+    d->start[k + 1] = d->runs.n;
+    d->number[k] = d->asked[k] = d->n;
+    for (hbk_int band = 0; band < d->bands; band++) {
+        hbk_int *last = hbk__hash_at(&d->buckets, hbk__band_key(d, band), err);
+        if (!last) return false;
+        d->chain[k * d->bands + band] = *last;
+        *last = k * d->bands + band;
+    }
+    d->n_kept++;
+    return true;
+}
+
+HBK_DEF bool hbk_dedup_add(hbk_dedup *d, const char *text, hbk_int *like, double *similarity, hbk_error *err)
+{
+    hbk_int from = d->runs.n;
+    double j = 0;
+    if (!hbk__gram_set(&d->runs, text, d->words, d->alloc, err)) return false;
+    hbk__signature(d, d->runs.data + from, d->runs.n - from);
+    hbk_int k = hbk__nearest(d, d->runs.data + from, d->runs.n - from, &j);
+    if (k >= 0)
+        d->runs.n = from;
+    else if (!hbk__dedup_keep(d, from, err))
+        return false;
+    d->n++;
+    *like = k < 0 ? -1 : d->number[k];
+    *similarity = j;
+    return true;
+}
+
+/* 18.9  Overlap with evaluations */
+
+enum { HBK__LEAST_RUN = 4, HBK__MOST_RUN = 64 };
+
+typedef struct hbk__held_text {
+    hbk_int file, line;
+} hbk__held_text;
+
+struct hbk_holdout {
+    hbk_allocator *alloc;
+    hbk_int words;
+    bool has[HBK__MOST_RUN + 1]; /* lengths that runs have */
+    hbk__hash_set runs;          /* a run's hash -> the text it is of */
+    hbk__held_text *texts;
+    char **files;
+    hbk_int n_texts, cap_texts, n_files, cap_files;
+    hbk__hashes room; /* the words of the text at hand */
+};
+
+HBK_DEF hbk_holdout *hbk_holdout_new(hbk_int words, hbk_allocator *alloc, hbk_error *err)
+{
+    if (words < HBK__LEAST_RUN || words > HBK__MOST_RUN) {
+        hbk_fail(err, HBK_ERROR_OPTION, "an overlap of %lld words: expected %d to %d", (long long)words,
+                 HBK__LEAST_RUN, HBK__MOST_RUN);
+        return NULL;
+    }
+    hbk_holdout *h = HBK__NEW(alloc, hbk_holdout, 1, err);
+    if (!h) return NULL;
+    h->alloc = h->runs.alloc = alloc;
+    h->runs.valued = true;
+    h->words = words;
+    return h;
+}
+
+HBK_DEF void hbk_holdout_free(hbk_holdout *h)
+{
+    if (!h) return;
+    for (hbk_int i = 0; i < h->n_files; i++) hbk_free(h->alloc, h->files[i]);
+    hbk_free(h->alloc, h->files);
+    hbk_free(h->alloc, h->texts);
+    hbk_free(h->alloc, h->room.data);
+    hbk__hash_free(&h->runs);
+    hbk_free(h->alloc, h);
+}
+
+/* Makes `file` the last of the files. */
+static bool hbk__holdout_file(hbk_holdout *h, const char *file, hbk_error *err)
+{
+    void *files = h->files;
+    if (h->n_files && strcmp(h->files[h->n_files - 1], file) == 0) return true;
+    if (!hbk__reserve(h->alloc, &files, &h->cap_files, h->n_files + 1, sizeof *h->files, err)) return false;
+    h->files = (char **)files;
+    h->files[h->n_files] = hbk__copy_text(h->alloc, file, strlen(file), err);
+    if (!h->files[h->n_files]) return false;
+    h->n_files++;
+    return true;
+}
+
+HBK_DEF bool hbk_holdout_add(hbk_holdout *h, const char *text, const char *file, hbk_int line,
+                             hbk_error *err)
+{
+    void *texts = h->texts;
+    h->room.n = 0;
+    if (!hbk__words(&h->room, text, strlen(text), h->alloc, err)) return false;
+    if (h->room.n < HBK__LEAST_RUN) return true;
+    if (!hbk__holdout_file(h, file, err) ||
+        !hbk__reserve(h->alloc, &texts, &h->cap_texts, h->n_texts + 1, sizeof *h->texts, err))
+        return false;
+    h->texts = (hbk__held_text *)texts;
+    h->texts[h->n_texts].file = h->n_files - 1;
+    h->texts[h->n_texts].line = line;
+    h->has[HBK__MIN(h->room.n, h->words)] = true;
+    hbk_int n = hbk__runs(h->room.data, h->room.n, h->words);
+    for (hbk_int i = 0; i < n; i++) {
+        hbk_int *of = hbk__hash_at(&h->runs, h->room.data[i], err);
+        if (!of) return false;
+        if (*of < 0) *of = h->n_texts;
+    }
+    h->n_texts++;
+    return true;
+}
+
+/* Adds every string in a JSON value. */
+static bool hbk__holdout_json(hbk_holdout *h, const json_t *value, const char *file, hbk_int line,
+                              hbk_error *err)
+{
+    if (json_is_string(value)) return hbk_holdout_add(h, json_string_value(value), file, line, err);
+    for (size_t i = 0; i < json_array_size(value); i++)
+        if (!hbk__holdout_json(h, json_array_get(value, i), file, line, err)) return false;
+    json_t *object = (json_t *)(uintptr_t)value; /* jansson's iterators take no const */
+    for (void *it = json_object_iter(object); it; it = json_object_iter_next(object, it))
+        if (!hbk__holdout_json(h, json_object_iter_value(it), file, line, err)) return false;
+    return true;
+}
+
+static bool hbk__holdout_rows(hbk_holdout *h, const char *path, hbk_error *err)
+{
+    hbk_jsonl_reader *in = hbk_jsonl_open(path, h->alloc, err);
+    json_t *row;
+    int got = in ? 0 : -1;
+    while (in && (got = hbk_jsonl_next(in, &row, err)) > 0)
+        if (!hbk__holdout_json(h, row, path, hbk_jsonl_line(in), err)) {
+            got = -1;
+            break;
+        }
+    hbk_jsonl_close(in);
+    return got == 0;
+}
+
+/* The rows of an array, which count as lines. */
+static bool hbk__holdout_array(hbk_holdout *h, const char *path, hbk_error *err)
+{
+    json_t *root = hbk_json_read(path, err);
+    bool ok = root && (json_is_array(root) || hbk__holdout_json(h, root, path, 1, err));
+    for (size_t i = 0; ok && i < json_array_size(root); i++)
+        ok = hbk__holdout_json(h, json_array_get(root, i), path, (hbk_int)i + 1, err);
+    json_decref(root);
+    return ok;
+}
+
+static bool hbk__holdout_lines(hbk_holdout *h, const char *path, hbk_error *err)
+{
+    hbk_text text;
+    memset(&text, 0, sizeof text);
+    text.alloc = h->alloc;
+    bool ok = hbk_file_read(path, (size_t)1 << 30, &text, err);
+    char *at = text.data;
+    for (hbk_int line = 1; ok && at && *at; line++) {
+        char *end = at + strcspn(at, "\n"), *next = *end ? end + 1 : end;
+        *end = 0;
+        ok = hbk_holdout_add(h, at, path, line, err);
+        at = next;
+    }
+    hbk_text_free(&text);
+    return ok;
+}
+
+HBK_DEF bool hbk_holdout_add_file(hbk_holdout *h, const char *path, hbk_error *err)
+{
+    hbk_int before = h->n_texts;
+    bool ok = hbk__has_ending(path, ".jsonl")  ? hbk__holdout_rows(h, path, err)
+              : hbk__has_ending(path, ".json") ? hbk__holdout_array(h, path, err)
+                                               : hbk__holdout_lines(h, path, err);
+    if (ok && h->n_texts == before)
+        return hbk_fail_at(err, HBK_ERROR_DATA, path, 0,
+                           "holds no text of at least %d words: name a file with the evaluation's texts",
+                           HBK__LEAST_RUN);
+    return ok;
+}
+
+HBK_DEF bool hbk_holdout_find(hbk_holdout *h, const char *text, const char **file, hbk_int *line,
+                              hbk_error *err)
+{
+    h->room.n = 0;
+    if (!hbk__words(&h->room, text, strlen(text), h->alloc, err)) return false;
+    *file = NULL;
+    for (hbk_int size = HBK__LEAST_RUN; size <= h->words; size++)
+        for (hbk_int i = 0; h->has[size] && i + size <= h->room.n; i++) {
+            uint64_t run = hbk_hash(0, h->room.data + i, (size_t)size * sizeof run);
+            const hbk_int *of = hbk__hash_find(&h->runs, run);
+            if (!of) continue;
+            *file = h->files[h->texts[*of].file];
+            *line = h->texts[*of].line;
+            return true;
+        }
+    return true;
+}
+
 /* ==== 19  SELF-AUGMENTATION ==================================================
 
-   For each text y of the corpus the backward model M_yx, p(instruction | text), writes one instruction x:
-   the pair (x, y) is a candidate. The text stays as people wrote it; only its question is made up.
-   Source: the paper, section 2.2.
+   For each text y of the corpus the backward model M_yx, p(instruction | text), writes an instruction x: the
+   pair (x, y) is a candidate. The text stays as people wrote it; only its question is made up. Of several
+   instructions x_1 .. x_k the one stays that is usable and, per token and without the id that ends it, the
+   likeliest,
+
+       max_j  log p(x_j | y) / |x_j|          under the model's own distribution, temperature 1
+
+   Source: the paper, section 2.2, which writes one (k = 1), the default.
+
+   Clean-up, our own rules, each as long as it applies: white space at the ends goes; so does a label at the
+   beginning ("Instruction:", "**Question:**", "## Task"), and a pair of quotes, stars or backquotes around
+   the whole that holds no other. What is then left is judged; the first filter that applies names the fate:
+
+       too_long  empty  truncated  short  long  leak  echo          in this order
+
+   and when all candidates are there, in file order, what overlaps an evaluation (contaminated) or is much
+   like an instruction before it (duplicate); both are off in the paper.
+
+   Echo is the share of an instruction's runs of n words that stand in the text, n = 6; one of fewer words is
+   an echo only of a text of the same words. Words are compared as chapter 18 cuts them, without punctuation
+   and capitals:
+
+       echo(x, y) = |{i : x_i .. x_{i+n-1} in y}| / (|x| - n + 1)
+
+   Rewriting, off in the paper: a model writes the text of a curated pair anew as an answer to its
+   instruction, so that its facts stay and its web page goes. A reply that is no answer leaves the text as it
+   is. Source: Nguyen et al. 2024, "Better Alignment with Instruction Back-and-Forth Translation", arXiv
+   2408.04614; the wording is ours.
 
    The wave is the unit of work, here and in chapter 20: so many records are read in file order, decoded side
    by side, and written and fsynced together. Nothing outside a wave has a say in its rows, so a file that was
@@ -16485,13 +17103,19 @@ typedef struct hbk__stage {
     int (*take)(const struct hbk__stage *s, hbk__item *item, const char *path, hbk_int line, hbk_error *err);
     bool (*wave)(const struct hbk__stage *s, hbk__item *items, hbk_int n, hbk_jsonl_writer *out,
                  hbk_error *err);
+    bool (*describe)(const struct hbk__stage *s, json_t *prov); /* adds to prov; NULL: nothing */
 } hbk__stage;
 
+/* How a row was made; NULL when memory is out. */
 static json_t *hbk__prov(const hbk__stage *s)
 {
-    return json_pack("{s:o s:s s:s s:o s:I}", "model", hbk__hex(hbk_model_hash(s->m)), "adapter",
-                     s->prov_adapter ? s->prov_adapter : "", "template", hbk_template_name(s->t),
-                     "template_hash", hbk__hex(hbk_template_hash(s->t)), "seed", (json_int_t)s->o->seed);
+    json_t *prov =
+        json_pack("{s:o s:s s:s s:o s:I}", "model", hbk__hex(hbk_model_hash(s->m)), "adapter",
+                  s->prov_adapter ? s->prov_adapter : "", "template", hbk_template_name(s->t),
+                  "template_hash", hbk__hex(hbk_template_hash(s->t)), "seed", (json_int_t)s->o->seed);
+    if (!prov || !s->describe || s->describe(s, prov)) return prov;
+    json_decref(prov);
+    return NULL;
 }
 
 static void hbk__items_clear(hbk__item *items, hbk_int n)
@@ -16614,58 +17238,85 @@ static hbk_session *hbk__wave_session(const hbk__stage *s, const hbk__item *item
 static void hbk__requests_free(const hbk__stage *s, hbk_request *r, hbk_int n)
 {
     hbk_reply *replies = r ? r[0].reply : NULL; /* one block for all */
+    hbk_logprobs *logprobs = r ? r[0].logprobs : NULL;
     for (hbk_int i = 0; r && i < n; i++) hbk_tokens_free(&r[i].output);
     for (hbk_int i = 0; replies && i < n; i++) hbk_reply_free(&replies[i]);
+    for (hbk_int i = 0; logprobs && i < n; i++) hbk_logprobs_free(&logprobs[i]);
+    hbk_free(s->alloc, logprobs);
     hbk_free(s->alloc, replies);
     hbk_free(s->alloc, r);
 }
 
-/* Continues every item's prompt `votes` times, each with a stream of its own, into replies without the white
-   space around them. The caller frees the n * votes requests, item by item, with hbk__requests_free. */
-static hbk_request *hbk__decode(const hbk__stage *s, const hbk__item *items, hbk_int n, hbk_int votes,
-                                hbk_int limit, hbk_error *err)
+/* Requests that continue every item's prompt `votes` times, each with a stream of its own, into replies
+   without the white space around them, item by item; with `scored` the log-probabilities of their tokens too.
+   The caller frees all of them with hbk__requests_free. */
+static hbk_request *hbk__requests_new(const hbk__stage *s, const hbk__item *items, hbk_int n, hbk_int votes,
+                                      bool scored, hbk_error *err)
 {
     hbk_int total;
     if (!hbk__mul(&total, n, votes) || total > INT64_MAX / 64) {
-        hbk_fail(err, HBK_ERROR_RANGE, "%lld votes on each of %lld records are too many", (long long)votes,
+        hbk_fail(err, HBK_ERROR_RANGE, "%lld replies to each of %lld records are too many", (long long)votes,
                  (long long)n);
         return NULL;
     }
     hbk_request *r = HBK__NEW(s->alloc, hbk_request, total, err);
     hbk_reply *replies = r ? HBK__NEW(s->alloc, hbk_reply, total, err) : NULL;
-    if (!replies) {
+    hbk_logprobs *logprobs = replies && scored ? HBK__NEW(s->alloc, hbk_logprobs, total, err) : NULL;
+    if (!replies || (scored && !logprobs)) {
+        hbk_free(s->alloc, replies);
         hbk_free(s->alloc, r);
         return NULL;
     }
-    hbk_sampling sampling = s->o->sampling;
-    if (sampling.stop < 0) sampling.stop = hbk_template_stop(s->t, s->tok);
-    const char *end = hbk_template_stop_text(s->t); /* of a reply that no id ends */
     for (hbk_int i = 0; i < total; i++) {
         const hbk__item *item = &items[i / votes];
         r[i].reply = &replies[i];
         replies[i].alloc = s->alloc;
         replies[i].tok = s->tok;
         replies[i].trim = true;
-        replies[i].stops = &end;
-        replies[i].n_stops = sampling.stop < 0 && *end ? 1 : 0;
+        if (scored) {
+            r[i].logprobs = &logprobs[i];
+            logprobs[i].alloc = s->alloc;
+        }
         uint64_t id = hbk_hash(0, item->id, strlen(item->id));
         r[i].prompt = item->prompt.data;
         r[i].n_prompt = item->prompt.n;
         r[i].rng = hbk_rng_at(s->o->seed, s->name, id + (uint64_t)(i % votes));
         r[i].output.alloc = s->alloc;
     }
+    return r;
+}
+
+/* Serves `total` requests on the prompts of n items. */
+static bool hbk__requests_run(const hbk__stage *s, const hbk__item *items, hbk_int n, hbk_request *r,
+                              hbk_int total, hbk_int limit, hbk_error *err)
+{
+    hbk_sampling sampling = s->o->sampling;
+    if (sampling.stop < 0) sampling.stop = hbk_template_stop(s->t, s->tok);
+    const char *end = hbk_template_stop_text(s->t); /* of a reply that no id ends */
+    for (hbk_int i = 0; i < total; i++) {
+        r[i].reply->stops = &end;
+        r[i].reply->n_stops = sampling.stop < 0 && *end ? 1 : 0;
+    }
     hbk_session *session = hbk__wave_session(s, items, n, total, sampling.max_new, limit, err);
     bool ok = session && hbk_generate(session, r, total, &sampling, NULL, err);
-    for (hbk_int i = 0; i < total; i++) replies[i].n_stops = 0; /* `end` goes, the texts stay */
+    for (hbk_int i = 0; i < total; i++) r[i].reply->n_stops = 0; /* `end` goes, the texts stay */
     hbk_session_free(session);
-    if (ok) return r;
-    hbk__requests_free(s, r, total);
+    return ok;
+}
+
+/* Continues every item's prompt `votes` times; the caller frees the n * votes requests. */
+static hbk_request *hbk__decode(const hbk__stage *s, const hbk__item *items, hbk_int n, hbk_int votes,
+                                hbk_int limit, hbk_error *err)
+{
+    hbk_request *r = hbk__requests_new(s, items, n, votes, false, err);
+    if (!r || hbk__requests_run(s, items, n, r, n * votes, limit, err)) return r;
+    hbk__requests_free(s, r, n * votes);
     return NULL;
 }
 
 /* ---- augmentation --------------------------------------------------------------------- */
 
-HBK_DEF hbk_decode_options hbk_augment_defaults(void)
+HBK_DEF hbk_decode_options hbk_decode_defaults(void)
 {
     hbk_decode_options o;
     o.sampling = hbk_sampling_defaults();
@@ -16677,36 +17328,152 @@ HBK_DEF hbk_decode_options hbk_augment_defaults(void)
     return o;
 }
 
-/* The next word of *s: its start and length; 0 at the end. */
-static size_t hbk__word(const char **s, const char **word)
+HBK_DEF hbk_augment_options hbk_augment_defaults(void)
 {
-    *s += strspn(*s, " \t\r\n");
-    *word = *s;
-    size_t n = strcspn(*s, " \t\r\n");
-    *s += n;
-    return n;
+    hbk_augment_options o;
+    memset(&o, 0, sizeof o);
+    o.decode = hbk_decode_defaults();
+    o.candidates = 1;
+    o.min_chars = 3;
+    o.max_chars = 2000;
+    o.max_echo = 0.5;
+    o.echo_words = 6;
+    o.sift.dedup_words = 2;
+    o.sift.dedup_hashes = 128;
+    o.sift.holdout_words = 13;
+    return o;
 }
 
-/* Does the instruction mostly repeat the text? True if it is the text, or more than half of its runs of
-   ECHO_RUN words stand in `text` (words compared with single blanks between, as they stand in both). */
-static bool hbk__is_echo(const char *instruction, const char *text)
+HBK_DEF const char *hbk_fate_name(hbk_fate f)
 {
-    enum { ECHO_RUN = 6 };
-    const char *starts[ECHO_RUN], *s = instruction, *word;
-    hbk_int n = 0, found = 0, runs = 0;
-    for (size_t len; (len = hbk__word(&s, &word)) > 0; n++) {
-        starts[n % ECHO_RUN] = word;
-        if (n + 1 < ECHO_RUN) continue;
-        const char *begin = starts[(n + 1) % ECHO_RUN]; /* ECHO_RUN words back, this one included */
-        size_t size = (size_t)(word + len - begin);
-        runs++;
-        for (const char *p = text; (p = strchr(p, *begin)) != NULL; p++)
-            if (strncmp(p, begin, size) == 0) {
-                found++;
-                break;
-            }
+    switch (f) {
+#define HBK_X(name, text)                                                                                    \
+    case HBK_FATE_##name: return text;
+        HBK_FATES(HBK_X)
+#undef HBK_X
+    case HBK_FATE_COUNT: break;
     }
-    return strcmp(instruction, text) == 0 || 2 * found > runs;
+    return "unknown fate";
+}
+
+HBK_DEF bool hbk_fate_count(hbk_int *counts, const char *path, const char *key, hbk_allocator *alloc,
+                            hbk_error *err)
+{
+    hbk_int sums[HBK_FATE_COUNT] = {0};
+    hbk_jsonl_reader *in = hbk_jsonl_open(path, alloc, err);
+    json_t *row;
+    int got = in ? 0 : -1;
+    while (in && (got = hbk_jsonl_next(in, &row, err)) > 0) {
+        const char *status = json_string_value(json_object_get(row, key));
+        int f = 0;
+        while (status && f < HBK_FATE_COUNT && strcmp(status, hbk_fate_name((hbk_fate)f))) f++;
+        if (f < HBK_FATE_COUNT) {
+            sums[f]++;
+            continue;
+        }
+        hbk_fail_at(err, HBK_ERROR_DATA, path, hbk_jsonl_line(in),
+                    "\"%s\" is \"%.40s\", expected ok, empty, echo ...: is it a file of augment or rewrite?",
+                    key, status);
+        got = -1;
+        break;
+    }
+    hbk_jsonl_close(in);
+    for (int f = 0; got == 0 && f < HBK_FATE_COUNT; f++) counts[f] += sums[f];
+    return got == 0;
+}
+
+/* ---- clean-up ----------------------------------------------------------------------- */
+
+/* Bytes of the label that s[0..n-1] begins with, the marks around it included; 0 if there is none. "Task:",
+   "**Question**:" and, on a line of its own, "## Prompt" are labels; "Task" alone is a word. */
+static size_t hbk__label(const char *s, size_t n)
+{
+    static const char *const names[] = {"instruction", "question", "prompt", "request",
+                                        "query",       "task",     "user",   "q"};
+    size_t at = 0, k = 0;
+    while (at < n && strchr("#*_ ", s[at])) at++;
+    bool heading = at > 0 && s[0] == '#';
+    for (size_t i = 0; i < sizeof names / sizeof *names && !k; i++) {
+        size_t len = strlen(names[i]);
+        while (k < len && at + k < n && hbk__lower(s[at + k]) == names[i][k]) k++;
+        if (k < len) k = 0;
+    }
+    if (!k) return 0;
+    at += k;
+    while (at < n && strchr("*_ ", s[at])) at++;
+    bool line = at < n && (s[at] == '\n' || s[at] == '\r');
+    if (at < n && s[at] == ':')
+        for (at++; at < n && strchr("*_", s[at]);) at++;
+    else if (!heading || !line)
+        return 0;
+    return at;
+}
+
+/* Takes a pair of marks off that stands around all of s[0..*n-1] and nowhere in it. */
+static bool hbk__unwrap(const char **s, size_t *n)
+{
+    static const char *const pairs[][2] = {{"\"", "\""},
+                                           {"**", "**"},
+                                           {"`", "`"},
+                                           {"\xe2\x80\x9c", "\xe2\x80\x9d"},
+                                           {"\xc2\xab", "\xc2\xbb"}};
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
+        const char *open = pairs[i][0], *close = pairs[i][1];
+        size_t a = strlen(open), b = strlen(close);
+        if (*n <= a + b || memcmp(*s, open, a) || memcmp(*s + *n - b, close, b)) continue;
+        bool inside = false;
+        for (size_t at = a; at + b < *n && !inside; at++)
+            inside = !memcmp(*s + at, open, a) || (at + 2 * b <= *n && !memcmp(*s + at, close, b));
+        if (inside) continue;
+        *s += a;
+        *n -= a + b;
+        return true;
+    }
+    return false;
+}
+
+HBK_DEF const char *hbk_augment_clean(const char *s, size_t *n)
+{
+    for (size_t label;;) {
+        while (*n && hbk__blank(*s)) {
+            s++;
+            --*n;
+        }
+        while (*n && hbk__blank(s[*n - 1])) --*n;
+        if ((label = hbk__label(s, *n)) > 0) {
+            s += label;
+            *n -= label;
+        } else if (!hbk__unwrap(&s, n))
+            return s;
+    }
+}
+
+/* ---- filters ------------------------------------------------------------------------ */
+
+/* *share of the instruction's runs of k words that stand in the text. */
+static bool hbk__echo(double *share, const char *instruction, const char *text, hbk_int k,
+                      hbk_allocator *alloc, hbk_error *err)
+{
+    hbk__hashes x, y;
+    memset(&x, 0, sizeof x);
+    memset(&y, 0, sizeof y);
+    bool ok = hbk__words(&x, instruction, strlen(instruction), alloc, err) &&
+              hbk__words(&y, text, strlen(text), alloc, err);
+    hbk_int found = 0, runs = 0;
+    if (ok && x.n < k) { /* too few words to be an echo of anything but the same few */
+        runs = 1;
+        found = x.n == y.n && (x.n == 0 ? !strcmp(instruction, text)
+                                        : !memcmp(x.data, y.data, (size_t)x.n * sizeof *x.data));
+    } else if (ok) {
+        runs = hbk__runs(x.data, x.n, k);
+        y.n = y.n < k ? 0 : hbk__sort_hashes(y.data, hbk__runs(y.data, y.n, k));
+        for (hbk_int i = 0; i < runs && y.n; i++)
+            found += bsearch(&x.data[i], y.data, (size_t)y.n, sizeof *y.data, hbk__by_hash) != NULL;
+    }
+    if (ok) *share = (double)found / (double)runs;
+    hbk_free(alloc, x.data);
+    hbk_free(alloc, y.data);
+    return ok;
 }
 
 /* Does the instruction hold a marker of the template, which only the loop may write? */
@@ -16737,20 +17504,153 @@ static bool hbk__is_cut(hbk_finish finish)
     return finish == HBK_FINISH_LENGTH || finish == HBK_FINISH_CONTEXT;
 }
 
-HBK_DEF const char *hbk_augment_status(const char *instruction, const char *output, hbk_finish finish,
-                                       const hbk_template *t, const hbk_tokenizer *tok)
+HBK_DEF bool hbk_augment_judge(hbk_fate *fate, const char *instruction, const char *output, hbk_finish finish,
+                               const hbk_augment_options *o, const hbk_template *t, const hbk_tokenizer *tok,
+                               hbk_allocator *alloc, hbk_error *err)
 {
-    enum { LEAST_CHARS = 3, MOST_CHARS = 2000 };
     hbk_int chars = hbk_utf8_length(instruction, strlen(instruction));
-    if (finish == HBK_FINISH_TOO_LONG) return "too_long";
-    if (instruction[strspn(instruction, " \t\r\n")] == 0) return "empty";
-    if (hbk__is_cut(finish)) return "truncated";
-    if (chars < LEAST_CHARS) return "short";
-    if (chars > MOST_CHARS) return "long";
-    if (hbk__is_leak(instruction, t, tok)) return "leak";
-    if (hbk__is_echo(instruction, output)) return "echo";
-    return "ok";
+    double share = 0;
+    hbk_fate f = HBK_FATE_OK;
+    if (finish == HBK_FINISH_TOO_LONG)
+        f = HBK_FATE_TOO_LONG;
+    else if (hbk__is_blank(instruction))
+        f = HBK_FATE_EMPTY;
+    else if (hbk__is_cut(finish) && !o->keep_truncated)
+        f = HBK_FATE_TRUNCATED;
+    else if (chars < o->min_chars)
+        f = HBK_FATE_SHORT;
+    else if (chars > o->max_chars)
+        f = HBK_FATE_LONG;
+    else if (hbk__is_leak(instruction, t, tok))
+        f = HBK_FATE_LEAK;
+    else if (!hbk__echo(&share, instruction, output, o->echo_words, alloc, err))
+        return false;
+    else if (share > o->max_echo)
+        f = HBK_FATE_ECHO;
+    *fate = f;
+    return true;
 }
+
+/* ---- what is sorted out of all candidates --------------------------------------------- */
+
+/* A sieve at work: over all rows of a file, so no wave's business. */
+typedef struct hbk__sieve {
+    hbk_allocator *alloc;
+    hbk_dedup *dedup;     /* NULL: off */
+    hbk_holdout *holdout; /* NULL: off */
+    hbk_text ids;         /* of the texts that dedup was given, each with its NUL */
+    hbk__hashes at;       /* where they begin */
+} hbk__sieve;
+
+static void hbk__sieve_free(hbk__sieve *v)
+{
+    hbk_dedup_free(v->dedup);
+    hbk_holdout_free(v->holdout);
+    hbk_text_free(&v->ids);
+    hbk_free(v->alloc, v->at.data);
+}
+
+/* Reads the evaluation files, so that a bad one is known before anything is generated. */
+static bool hbk__sieve_new(hbk__sieve *v, const hbk_sift_options *o, hbk_allocator *alloc, hbk_error *err)
+{
+    memset(v, 0, sizeof *v);
+    v->alloc = v->ids.alloc = alloc;
+    bool ok = true;
+    if (o->dedup != 0)
+        ok = (v->dedup = hbk_dedup_new(o->dedup, o->dedup_words, o->dedup_hashes, alloc, err)) != NULL;
+    if (ok && o->n_holdout > 0)
+        ok = (v->holdout = hbk_holdout_new(o->holdout_words, alloc, err)) != NULL;
+    for (hbk_int i = 0; ok && i < o->n_holdout; i++)
+        ok = hbk_holdout_add_file(v->holdout, o->holdout[i], err);
+    if (!ok) hbk__sieve_free(v);
+    return ok;
+}
+
+static bool hbk__sieve_id(hbk__sieve *v, const char *id, hbk_error *err)
+{
+    void *data = v->at.data;
+    if (!hbk__reserve(v->alloc, &data, &v->at.cap, v->at.n + 1, sizeof *v->at.data, err)) return false;
+    v->at.data = (uint64_t *)data;
+    v->at.data[v->at.n++] = v->ids.len;
+    hbk_text_append(&v->ids, id, strlen(id) + 1);
+    return hbk_text_ok(&v->ids, err);
+}
+
+/* Marks one usable row where the sieve holds it back. */
+static bool hbk__sieve_row(hbk__sieve *v, json_t *row, const char *path, hbk_int line, hbk_error *err)
+{
+    char id[256], where[600];
+    const char *x, *y, *file = NULL;
+    hbk_int like = -1, at = 0;
+    double similarity = 0;
+    if (!hbk__row_id(row, "row", id, path, line, err) ||
+        !hbk__row_text(row, "instruction", &x, path, line, err) ||
+        !hbk__row_text(row, "output", &y, path, line, err))
+        return false;
+    if (v->holdout && (!hbk_holdout_find(v->holdout, x, &file, &at, err) ||
+                       (!file && !hbk_holdout_find(v->holdout, y, &file, &at, err))))
+        return false;
+    bool ok = true;
+    if (file) {
+        snprintf(where, sizeof where, "%.500s:%lld", file, (long long)at);
+        ok = json_object_set_new(row, "status", json_string(hbk_fate_name(HBK_FATE_CONTAMINATED))) == 0 &&
+             json_object_set_new(row, "overlaps", json_string(where)) == 0;
+    } else if (v->dedup) {
+        if (!hbk_dedup_add(v->dedup, x, &like, &similarity, err) || !hbk__sieve_id(v, id, err)) return false;
+        if (like >= 0)
+            ok = json_object_set_new(row, "status", json_string(hbk_fate_name(HBK_FATE_DUPLICATE))) == 0 &&
+                 json_object_set_new(row, "duplicate_of", json_string(v->ids.data + v->at.data[like])) == 0 &&
+                 json_object_set_new(row, "similarity", json_real(similarity)) == 0;
+    }
+    return ok || hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for a row");
+}
+
+/* Takes an earlier sieve's marks off a row; *usable: its status is then ok, or it has none. */
+static void hbk__sieve_reset(json_t *row, bool *usable)
+{
+    const char *status = json_string_value(json_object_get(row, "status"));
+    bool held = status && (!strcmp(status, hbk_fate_name(HBK_FATE_DUPLICATE)) ||
+                           !strcmp(status, hbk_fate_name(HBK_FATE_CONTAMINATED)));
+    *usable = !status || held || !strcmp(status, hbk_fate_name(HBK_FATE_OK));
+    if (!held) return;
+    json_object_set_new(row, "status", json_string(hbk_fate_name(HBK_FATE_OK)));
+    json_object_del(row, "duplicate_of");
+    json_object_del(row, "similarity");
+    json_object_del(row, "overlaps");
+}
+
+static bool hbk__sieve_file(hbk__sieve *v, const char *candidates, const char *out, hbk_error *err)
+{
+    hbk_file f;
+    json_t *row;
+    memset(&f, 0, sizeof f);
+    hbk_jsonl_reader *in = hbk_jsonl_open(candidates, v->alloc, err);
+    hbk_jsonl_writer *w = NULL;
+    bool ok = in && hbk_file_begin(&f, out, err) && (w = hbk_jsonl_create(f.tmp, 0, v->alloc, err)) != NULL;
+    for (int got; ok && (got = hbk_jsonl_next(in, &row, err)) != 0;) {
+        bool usable = false;
+        if (got > 0) hbk__sieve_reset(row, &usable);
+        ok = got > 0 && (!usable || hbk__sieve_row(v, row, candidates, hbk_jsonl_line(in), err)) &&
+             hbk_jsonl_write(w, row, err);
+    }
+    hbk_jsonl_close(in);
+    if (w && !hbk_jsonl_finish(w, ok ? err : NULL)) ok = false;
+    ok = ok && hbk_file_commit(&f, err);
+    hbk_file_abandon(&f);
+    return ok;
+}
+
+HBK_DEF bool hbk_sift(const hbk_sift_options *o, const char *candidates, const char *out,
+                      hbk_allocator *alloc, hbk_error *err)
+{
+    hbk__sieve v;
+    if (!hbk__sieve_new(&v, o, alloc, err)) return false;
+    bool ok = hbk__sieve_file(&v, candidates, out, err);
+    hbk__sieve_free(&v);
+    return ok;
+}
+
+/* ---- the stage ---------------------------------------------------------------------- */
 
 static int hbk__take_segment(const hbk__stage *s, hbk__item *item, const char *path, hbk_int line,
                              hbk_error *err)
@@ -16766,32 +17666,234 @@ static int hbk__take_segment(const hbk__stage *s, hbk__item *item, const char *p
     return hbk_template_tokens(s->t, s->tok, &r, &item->prompt, NULL, err) ? 1 : -1;
 }
 
+/* Mean log-probability of a reply's tokens; NAN if it has none. */
+static double hbk__reply_logprob(const hbk_request *r)
+{
+    double sum = 0;
+    for (hbk_int i = 0; i < r->logprobs->n; i++) sum += r->logprobs->data[i].logprob;
+    return r->logprobs->n ? sum / (double)r->logprobs->n : (double)NAN;
+}
+
+/* The reply as it is judged and kept, into `text`. */
+static bool hbk__instruction(const hbk_augment_options *o, const hbk_request *r, hbk_text *text,
+                             hbk_error *err)
+{
+    const char *x = hbk_reply_text(r->reply);
+    size_t n = strlen(x);
+    if (!o->raw) x = hbk_augment_clean(x, &n);
+    hbk_text_clear(text);
+    hbk_text_append(text, x, n);
+    return hbk_text_ok(text, err);
+}
+
+/* Chooses among an item's replies r: a usable one before one that is not, of equals the likeliest, of those
+   the first. *logprobs, NULL for one reply, is the caller's. */
+static bool hbk__pick(const hbk__stage *s, const hbk__item *item, const hbk_request *r, hbk_int *picked,
+                      hbk_fate *fate, json_t **logprobs, hbk_text *text, hbk_error *err)
+{
+    const hbk_augment_options *o = (const hbk_augment_options *)s->options;
+    double best = 0;
+    *logprobs = o->candidates > 1 ? json_array() : NULL;
+    for (hbk_int k = 0; k < o->candidates; k++) {
+        hbk_fate f;
+        if (!hbk__instruction(o, &r[k], text, err) ||
+            !hbk_augment_judge(&f, hbk_text_string(text), item->output, r[k].finish, o, s->t, s->tok,
+                               s->alloc, err))
+            return false;
+        double p = *logprobs ? hbk__reply_logprob(&r[k]) : 0;
+        if (*logprobs) json_array_append_new(*logprobs, isnan(p) ? json_null() : json_real(p));
+        if (isnan(p)) p = (double)-INFINITY;
+        bool usable = f == HBK_FATE_OK, was = *fate == HBK_FATE_OK;
+        if (k > 0 && (usable == was ? p <= best : was)) continue;
+        *picked = k;
+        *fate = f;
+        best = p;
+    }
+    return true;
+}
+
+/* The row of an item, from its replies r. `text` is room to work in. */
+static bool hbk__candidate_row(const hbk__stage *s, const hbk__item *item, const hbk_request *r,
+                               hbk_jsonl_writer *out, hbk_text *text, hbk_error *err)
+{
+    hbk_int k = 0;
+    hbk_fate fate = HBK_FATE_OK;
+    json_t *logprobs = NULL;
+    if (!hbk__pick(s, item, r, &k, &fate, &logprobs, text, err) ||
+        !hbk__instruction((const hbk_augment_options *)s->options, &r[k], text, err)) {
+        json_decref(logprobs);
+        return false;
+    }
+    const char *x = hbk_text_string(text), *said = hbk_reply_text(r[k].reply);
+    json_t *row = json_pack("{s:s s:s s:s s:s s:s s:o}", "id", item->id, "instruction", x, "output",
+                            item->output, "status", hbk_fate_name(fate), "finish",
+                            hbk_finish_name(r[k].finish), "prov", hbk__prov(s));
+    bool ok = row != NULL;
+    if (ok && strcmp(x, said)) ok = json_object_set_new(row, "raw", json_string(said)) == 0;
+    if (ok && logprobs)
+        ok = json_object_set_new(row, "picked", json_integer(k)) == 0 &&
+             json_object_set(row, "logprobs", logprobs) == 0;
+    json_decref(logprobs);
+    if (ok) return hbk__write_row(out, row, err);
+    json_decref(row);
+    return hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for a row");
+}
+
 static bool hbk__augment_wave(const hbk__stage *s, hbk__item *items, hbk_int n, hbk_jsonl_writer *out,
+                              hbk_error *err)
+{
+    hbk_int k = ((const hbk_augment_options *)s->options)->candidates;
+    hbk_text text;
+    memset(&text, 0, sizeof text);
+    text.alloc = s->alloc;
+    hbk_request *r = hbk__requests_new(s, items, n, k, k > 1, err);
+    bool ok = r && hbk__requests_run(s, items, n, r, n * k, hbk__length_limit(s), err);
+    for (hbk_int i = 0; ok && i < n; i++)
+        ok = hbk__candidate_row(s, &items[i], r + i * k, out, &text, err);
+    if (r) hbk__requests_free(s, r, n * k);
+    hbk_text_free(&text);
+    return ok;
+}
+
+static bool hbk__augment_describe(const hbk__stage *s, json_t *prov)
+{
+    const hbk_augment_options *o = (const hbk_augment_options *)s->options;
+    return json_object_set_new(prov, "candidates", json_integer(o->candidates)) == 0 &&
+           json_object_set_new(prov, "temperature", json_real(o->decode.sampling.temperature)) == 0 &&
+           json_object_set_new(prov, "top_p", json_real(o->decode.sampling.top_p)) == 0;
+}
+
+static bool hbk__augment_check(const hbk_augment_options *o, hbk_error *err)
+{
+    if (o->candidates < 1 || (o->candidates > 1 && o->decode.sampling.temperature <= 0))
+        return hbk_fail(err, HBK_ERROR_OPTION,
+                        "%lld candidates: at least 1 is needed, and more than 1 need a temperature above 0, "
+                        "or all would be the same",
+                        (long long)o->candidates);
+    if (o->min_chars < 0 || o->min_chars > o->max_chars)
+        return hbk_fail(err, HBK_ERROR_OPTION,
+                        "instructions of %lld to %lld characters: expected 0 <= least <= most",
+                        (long long)o->min_chars, (long long)o->max_chars);
+    if (o->echo_words < 1 || !(o->max_echo >= 0))
+        return hbk_fail(err, HBK_ERROR_OPTION,
+                        "echo: %lld words and a share of %g: expected at least 1 word and a share of 0 to 1",
+                        (long long)o->echo_words, o->max_echo);
+    return true;
+}
+
+HBK_DEF bool hbk_augment(const hbk_model *m, const hbk_adapter *adapter, const hbk_tokenizer *tok,
+                         const hbk_template *t, const hbk_augment_options *o, const char *prov_adapter,
+                         const char *segments, const char *out, const hbk_progress *progress,
+                         hbk_allocator *alloc, hbk_error *err)
+{
+    hbk__stage s = {"augment",         m,
+                    adapter,           tok,
+                    t,                 &o->decode,
+                    prov_adapter,      alloc,
+                    o,                 hbk__take_segment,
+                    hbk__augment_wave, hbk__augment_describe};
+    hbk__sieve v;
+    if (!hbk__augment_check(o, err) || !hbk_template_check(t, tok, err) ||
+        !hbk__sieve_new(&v, &o->sift, alloc, err))
+        return false;
+    bool ok = hbk__run_waves(&s, segments, out, progress, err) &&
+              ((!v.dedup && !v.holdout) || hbk__sieve_file(&v, out, out, err));
+    hbk__sieve_free(&v);
+    return ok;
+}
+
+/* ---- rewriting ------------------------------------------------------------------------ */
+
+HBK_DEF hbk_decode_options hbk_rewrite_defaults(void)
+{
+    hbk_decode_options o = hbk_decode_defaults();
+    o.sampling.max_new = 1024;
+    return o;
+}
+
+/* A row as an item for a prompt of `use`, which has instruction and output; rows that are not ok are passed
+   over. */
+static int hbk__take_pair(const hbk__stage *s, hbk__item *item, hbk_use use, const char *path, hbk_int line,
+                          hbk_error *err)
+{
+    const char *status = "ok";
+    if (json_object_get(item->row, "status") &&
+        !hbk_json_string(item->row, "status", &status, path, line, err))
+        return -1;
+    if (strcmp(status, "ok")) return 0;
+    hbk_render r;
+    memset(&r, 0, sizeof r);
+    r.use = use;
+    if (!hbk__row_text(item->row, "instruction", &item->instruction, path, line, err) ||
+        !hbk__row_text(item->row, "output", &item->output, path, line, err) ||
+        !hbk__row_id(item->row, "row", item->id, path, line, err))
+        return -1;
+    r.instruction = item->instruction;
+    r.output = item->output;
+    item->prompt.alloc = s->alloc;
+    return hbk_template_tokens(s->t, s->tok, &r, &item->prompt, NULL, err) ? 1 : -1;
+}
+
+static int hbk__take_draft(const hbk__stage *s, hbk__item *item, const char *path, hbk_int line,
+                           hbk_error *err)
+{
+    return hbk__take_pair(s, item, HBK_REWRITING, path, line, err);
+}
+
+/* The row of an item whose rewriting is r. */
+static bool hbk__rewritten_row(const hbk__stage *s, const hbk__item *item, const hbk_request *r,
+                               hbk_jsonl_writer *out, hbk_error *err)
+{
+    hbk_augment_options any; /* of the filters only those that tell an answer from none */
+    hbk_fate fate;
+    memset(&any, 0, sizeof any);
+    any.max_chars = INT64_MAX;
+    any.echo_words = 1;
+    any.max_echo = 1;
+    const char *y = hbk_reply_text(r->reply);
+    if (!hbk_augment_judge(&fate, y, item->output, r->finish, &any, s->t, s->tok, s->alloc, err))
+        return false;
+    json_t *row = json_copy(item->row);
+    bool ok = row && json_object_set_new(row, "id", json_string(item->id)) == 0;
+    if (ok && fate == HBK_FATE_OK) /* item->output goes with the row that holds it: first the copy */
+        ok = json_object_set_new(row, "original", json_string(item->output)) == 0 &&
+             json_object_set_new(row, "output", json_string(y)) == 0;
+    ok = ok && json_object_set_new(row, "rewrite", json_string(hbk_fate_name(fate))) == 0 &&
+         json_object_set_new(row, "finish", json_string(hbk_finish_name(r->finish))) == 0 &&
+         json_object_set_new(row, "prov", hbk__prov(s)) == 0;
+    if (ok) return hbk__write_row(out, row, err);
+    json_decref(row);
+    return hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for a row");
+}
+
+static bool hbk__rewrite_wave(const hbk__stage *s, hbk__item *items, hbk_int n, hbk_jsonl_writer *out,
                               hbk_error *err)
 {
     hbk_request *r = hbk__decode(s, items, n, 1, hbk__length_limit(s), err);
     bool ok = r != NULL;
-    for (hbk_int i = 0; ok && i < n; i++) {
-        const char *x = hbk_reply_text(r[i].reply);
-        const char *status = hbk_augment_status(x, items[i].output, r[i].finish, s->t, s->tok);
-        ok = hbk__write_row(out,
-                            json_pack("{s:s s:s s:s s:s s:s s:o}", "id", items[i].id, "instruction", x,
-                                      "output", items[i].output, "status", status, "finish",
-                                      hbk_finish_name(r[i].finish), "prov", hbk__prov(s)),
-                            err);
-    }
+    for (hbk_int i = 0; ok && i < n; i++) ok = hbk__rewritten_row(s, &items[i], &r[i], out, err);
     hbk__requests_free(s, r, n);
     return ok;
 }
 
-HBK_DEF bool hbk_augment(const hbk_model *m, const hbk_adapter *adapter, const hbk_tokenizer *tok,
+static bool hbk__rewrite_describe(const hbk__stage *s, json_t *prov)
+{
+    const char *wording = hbk__template_text(s->t, HBK_REWRITING);
+    const hbk_sampling *p = &s->o->sampling;
+    json_t *hash = hbk__hex(hbk_hash(0, wording, strlen(wording)));
+    return json_object_set_new(prov, "rewriting_hash", hash) == 0 &&
+           json_object_set_new(prov, "temperature", json_real(p->temperature)) == 0 &&
+           json_object_set_new(prov, "top_p", json_real(p->top_p)) == 0;
+}
+
+HBK_DEF bool hbk_rewrite(const hbk_model *m, const hbk_adapter *adapter, const hbk_tokenizer *tok,
                          const hbk_template *t, const hbk_decode_options *o, const char *prov_adapter,
-                         const char *segments, const char *out, const hbk_progress *progress,
+                         const char *pairs, const char *out, const hbk_progress *progress,
                          hbk_allocator *alloc, hbk_error *err)
 {
-    hbk__stage s = {"augment",        m, adapter, tok, t, o, prov_adapter, alloc, NULL, hbk__take_segment,
-                    hbk__augment_wave};
-    return hbk_template_check(t, tok, err) && hbk__run_waves(&s, segments, out, progress, err);
+    hbk__stage s = {"rewrite", m, adapter, tok, t, o, prov_adapter, alloc, NULL, hbk__take_draft,
+                    hbk__rewrite_wave, hbk__rewrite_describe};
+    return hbk_template_check(t, tok, err) && hbk__run_waves(&s, pairs, out, progress, err);
 }
 
 /* ==== 20  SELF-CURATION ======================================================
@@ -16813,7 +17915,7 @@ HBK_DEF hbk_curate_options hbk_curate_defaults(void)
 {
     hbk_curate_options o;
     memset(&o, 0, sizeof o);
-    o.decode = hbk_augment_defaults();
+    o.decode = hbk_decode_defaults();
     o.decode.sampling.temperature = 0;
     o.decode.sampling.max_new = 512;
     o.readout = HBK_READOUT_TEXT;
@@ -16904,22 +18006,7 @@ enum { HBK__GRADES = 5 };
 static int hbk__take_candidate(const hbk__stage *s, hbk__item *item, const char *path, hbk_int line,
                                hbk_error *err)
 {
-    const char *status = "ok";
-    if (json_object_get(item->row, "status") &&
-        !hbk_json_string(item->row, "status", &status, path, line, err))
-        return -1;
-    if (strcmp(status, "ok")) return 0;
-    hbk_render r;
-    memset(&r, 0, sizeof r);
-    r.use = HBK_RATING;
-    if (!hbk__row_text(item->row, "instruction", &item->instruction, path, line, err) ||
-        !hbk__row_text(item->row, "output", &item->output, path, line, err) ||
-        !hbk__row_id(item->row, "row", item->id, path, line, err))
-        return -1;
-    r.instruction = item->instruction;
-    r.output = item->output;
-    item->prompt.alloc = s->alloc;
-    return hbk_template_tokens(s->t, s->tok, &r, &item->prompt, NULL, err) ? 1 : -1;
+    return hbk__take_pair(s, item, HBK_RATING, path, line, err);
 }
 
 /* The digits as continuations, how many tokens one takes at most, and how many with the lead to it. */
@@ -17123,8 +18210,8 @@ HBK_DEF bool hbk_rate(const hbk_model *m, const hbk_adapter *adapter, const hbk_
                       const char *candidates, const char *ratings, const hbk_progress *progress,
                       hbk_allocator *alloc, hbk_error *err)
 {
-    hbk__stage s = {
-        "rate", m, adapter, tok, t, &o->decode, prov_adapter, alloc, o, hbk__take_candidate, hbk__rate_wave};
+    hbk__stage s = {"rate", m, adapter, tok, t, &o->decode, prov_adapter, alloc, o, hbk__take_candidate,
+                    hbk__rate_wave, NULL};
     if (o->votes < 1 || (o->votes > 1 && o->decode.sampling.temperature <= 0))
         return hbk_fail(
             err, HBK_ERROR_OPTION,
@@ -17312,7 +18399,8 @@ HBK_DEF bool hbk_select(const hbk_curate_options *o, const char *candidates, con
    weights have made is refused too: the second curation never selects by the first one's ratings.
 
    The loop ends before its last iteration when a curation keeps nothing; when it keeps what the curation
-   before it has kept, for then the base, the options and the examples are the same and so is the model; when
+   before it has kept, for then the base, the options and the examples are the same and so is the model (not
+   where outputs are rewritten, which is off in the paper: see chapter 19); when
    a rater has collapsed, if that is asked for; and before the training that would take all of them together
    beyond a number of steps. What ended it stands in run.json. */
 
@@ -17330,6 +18418,7 @@ HBK_DEF hbk_loop_options hbk_loop_defaults(void)
     o.myx = o.m0 = o.mt = hbk_train_defaults(false);
     o.augment = hbk_augment_defaults();
     o.curate = hbk_curate_defaults();
+    o.rewriting = hbk_rewrite_defaults();
     o.stop_unchanged = true;
     o.seed = 1;
     return o;
@@ -17432,6 +18521,33 @@ static bool hbk__decode_json(json_t *j, const char *prefix, const hbk_decode_opt
     return ok;
 }
 
+/* Evaluation files by what they hold: one may move, but not change. */
+static bool hbk__sift_json(json_t *j, const hbk_sift_options *o)
+{
+    json_t *files = json_array();
+    for (hbk_int i = 0; i < o->n_holdout; i++) {
+        uint64_t hash = 0; /* of a file that cannot be read: whoever reads it will say so */
+        bool read = hbk_file_hash(o->holdout[i], &hash, NULL);
+        json_array_append_new(files, read ? hbk__hex(hash) : json_null());
+    }
+    return hbk__add(j, "augment.dedup", json_real(o->dedup)) &&
+           hbk__add(j, "augment.dedup_words", json_integer(o->dedup_words)) &&
+           hbk__add(j, "augment.dedup_hashes", json_integer(o->dedup_hashes)) &&
+           hbk__add(j, "augment.holdout", files) &&
+           hbk__add(j, "augment.holdout_words", json_integer(o->holdout_words));
+}
+
+static bool hbk__augment_json(json_t *j, const hbk_augment_options *o)
+{
+    return hbk__add(j, "augment.candidates", json_integer(o->candidates)) &&
+           hbk__add(j, "augment.min_chars", json_integer(o->min_chars)) &&
+           hbk__add(j, "augment.max_chars", json_integer(o->max_chars)) &&
+           hbk__add(j, "augment.max_echo", json_real(o->max_echo)) &&
+           hbk__add(j, "augment.echo_words", json_integer(o->echo_words)) &&
+           hbk__add(j, "augment.keep_truncated", json_boolean(o->keep_truncated)) &&
+           hbk__add(j, "augment.raw", json_boolean(o->raw)) && hbk__sift_json(j, &o->sift);
+}
+
 static json_t *hbk__or_null(const char *s)
 {
     return s ? json_string(s) : json_null();
@@ -17471,6 +18587,7 @@ static json_t *hbk__keeping_json(const hbk_loop_options *o, bool share)
 static json_t *hbk__loop_json(const hbk__loop *l)
 {
     const hbk_loop_options *o = l->o;
+    const char *better = hbk__template_text(l->t, HBK_REWRITING);
     json_t *j = json_object();
     bool ok =
         j && hbk__add(j, "model", json_string(o->model_name)) &&
@@ -17493,7 +18610,11 @@ static json_t *hbk__loop_json(const hbk__loop *l)
         hbk__add(j, "keep_share", hbk__keeping_json(o, true)) &&
         hbk__add(j, "seed", json_integer((json_int_t)o->seed)) &&
         hbk__add(j, "threads", json_integer(hbk__n_threads())) &&
-        hbk__decode_json(j, "augment.", &o->augment) && hbk__decode_json(j, "rate.", &o->curate.decode) &&
+        hbk__decode_json(j, "augment.", &o->augment.decode) && hbk__augment_json(j, &o->augment) &&
+        hbk__decode_json(j, "rate.", &o->curate.decode) && hbk__add(j, "rewrite", json_boolean(o->rewrite)) &&
+        hbk__decode_json(j, "rewrite.", &o->rewriting) &&
+        hbk__add(j, "rewrite.wording",
+                 o->rewrite ? hbk__hex(hbk_hash(0, better, strlen(better))) : json_null()) &&
         hbk__options_json(j, "myx.", &o->myx) && hbk__options_json(j, "m0.", &o->m0) &&
         hbk__options_json(j, "mt.", &o->mt);
     if (ok) return j;
@@ -17643,10 +18764,11 @@ static bool hbk__loop_segments(hbk__loop *l, hbk_jsonl_writer *out, hbk_error *e
     if (ok && n == 0)
         ok = hbk_fail_at(err, HBK_ERROR_DATA, path, 0, "the corpus is empty: it needs rows {\"text\": ...}");
     if (ok && !l->fits) /* found here, and not after the trainings before the first rating */
-        ok = hbk_fail_at(err, HBK_ERROR_DATA, path, 0,
-                         "no segment fits into the rating prompt: the shortest makes one of %lld tokens; shorten "
-                         "the rubric or the segments, or take a model with a longer context",
-                         (long long)shortest);
+        ok = hbk_fail_at(
+            err, HBK_ERROR_DATA, path, 0,
+            "no segment fits into the rating prompt: the shortest makes one of %lld tokens; shorten "
+            "the rubric or the segments, or take a model with a longer context",
+            (long long)shortest);
     l->r.n_segments = n;
     return ok;
 }
@@ -17692,18 +18814,20 @@ static bool hbk__loop_seed(hbk__loop *l, hbk_error *err)
         const hbk_pair *p = &l->pairs.data[i];
         ok = hbk__loop_new_id(&ids, p->id, path, 0, err);
         if (ok && strcmp(p->source, "seed")) /* its tag must not hang on what a row calls itself */
-            ok = hbk_fail_at(err, HBK_ERROR_DATA, path, 0,
-                             "pair \"%.80s\" says \"source\": \"%s\": a seed holds people's pairs; remove the "
-                             "row or the field",
-                             p->id, p->source);
+            ok =
+                hbk_fail_at(err, HBK_ERROR_DATA, path, 0,
+                            "pair \"%.80s\" says \"source\": \"%s\": a seed holds people's pairs; remove the "
+                            "row or the field",
+                            p->id, p->source);
     }
     hbk_free(l->alloc, ids.slots);
     l->r.n_seed = l->pairs.n;
-    return ok && (l->pairs.n >= 2 ||
-                  hbk_fail_at(err, HBK_ERROR_DATA, path, 0,
-                              "holds %lld pairs; at least 2 are needed to finetune on, and a hundred to learn "
-                              "from",
-                              (long long)l->pairs.n));
+    return ok &&
+           (l->pairs.n >= 2 ||
+            hbk_fail_at(err, HBK_ERROR_DATA, path, 0,
+                        "holds %lld pairs; at least 2 are needed to finetune on, and a hundred to learn "
+                        "from",
+                        (long long)l->pairs.n));
 }
 
 /* Reads all inputs once, before anything is written. */
@@ -17773,8 +18897,7 @@ static bool hbk__loop_finetune(hbk__loop *l, const char *name, const hbk_dataset
         r.inference_tag = l->inference_tag;
     }
     hbk_train_data data = {d, l->replay.n ? &l->replay : NULL, held->n ? held : NULL};
-    if (!hbk_finetune(l->m, &data, o, NULL, &r, dir, l->progress, l->alloc, err))
-        return false;
+    if (!hbk_finetune(l->m, &data, o, NULL, &r, dir, l->progress, l->alloc, err)) return false;
     hbk_int steps = hbk__train_length(o, d->n);
     l->r.steps += steps;
     snprintf(l->r.final_dir, sizeof l->r.final_dir, "%s", dir);
@@ -17876,11 +18999,12 @@ static bool hbk__loop_made_here(const hbk__loop *l, const char *name, const char
 
 static bool hbk__loop_augment(hbk__loop *l, hbk_error *err)
 {
-    hbk_decode_options o = l->o->augment;
+    hbk_augment_options o = l->o->augment;
+    hbk_int counts[HBK_FATE_COUNT] = {0};
     hbk_tuned t;
     char who[64] = "";
-    o.seed = l->o->seed;
-    if (o.max_length < 0) o.max_length = l->o->max_length;
+    o.decode.seed = l->o->seed;
+    if (o.decode.max_length < 0) o.decode.max_length = l->o->max_length;
     if (!hbk__stage_done(l, "candidates")) {
         if (!hbk__loop_tuned(l, &t, "myx", who, err)) return false;
         bool ok = hbk_augment(t.model, t.adapter, l->tok, l->t, &o, who, l->segments, l->candidates,
@@ -17890,23 +19014,13 @@ static bool hbk__loop_augment(hbk__loop *l, hbk_error *err)
     } else if (!hbk__loop_made_here(l, "candidates", l->candidates, err)) {
         return false;
     }
-    hbk_jsonl_reader *in = hbk_jsonl_open(l->candidates, l->alloc, err);
-    json_t *row, *statuses = json_object();
-    int got = in ? 0 : -1;
-    while (in && (got = hbk_jsonl_next(in, &row, err)) > 0) {
-        const char *status = json_string_value(json_object_get(row, "status"));
-        if (!status) status = "ok";
-        json_int_t count = json_integer_value(json_object_get(statuses, status));
-        json_object_set_new(statuses, status, json_integer(count + 1));
-        l->r.n_candidates++;
-        l->r.n_ok += !strcmp(status, "ok");
-    }
-    hbk_jsonl_close(in);
-    bool ok = got == 0;
-    if (!ok || hbk__stage_done(l, "candidates")) {
-        json_decref(statuses);
-        return ok;
-    }
+    if (!hbk_fate_count(counts, l->candidates, "status", l->alloc, err)) return false;
+    for (int f = 0; f < HBK_FATE_COUNT; f++) l->r.n_candidates += counts[f];
+    l->r.n_ok = counts[HBK_FATE_OK];
+    if (hbk__stage_done(l, "candidates")) return true;
+    json_t *statuses = json_object();
+    for (int f = 0; f < HBK_FATE_COUNT; f++)
+        if (counts[f]) hbk__add(statuses, hbk_fate_name((hbk_fate)f), json_integer(counts[f]));
     return hbk__stage_finish(l, "candidates",
                              json_pack("{s:I s:s s:o}", "rows", (json_int_t)l->r.n_candidates, "by", who,
                                        "status", statuses),
@@ -17952,6 +19066,37 @@ static bool hbk__loop_curate(hbk__loop *l, int k, hbk_error *err)
     return hbk__stage_done(l, selected) || hbk__stage_finish(l, selected, hbk__counts_json(c), err);
 }
 
+/* Rewrites curated-k by the model that has curated into rewritten-k, whose path *pairs, what is to be learned,
+   becomes; where that is not asked for, nothing happens. */
+static bool hbk__loop_rewrite(hbk__loop *l, int k, char pairs[512], hbk_error *err)
+{
+    char out[512], name[16], stage[32], who[64];
+    hbk_decode_options o = l->o->rewriting;
+    hbk_int counts[HBK_FATE_COUNT] = {0}, n = 0;
+    if (!l->o->rewrite) return true;
+    snprintf(name, sizeof name, "m%d", k - 1);
+    snprintf(stage, sizeof stage, "rewritten-%d", k);
+    o.seed = l->o->seed;
+    if (o.max_length < 0) o.max_length = l->o->max_length;
+    if (!hbk__loop_path(l, out, "rewritten-", k, err)) return false;
+    if (!hbk__stage_done(l, stage)) {
+        hbk_tuned t;
+        if (!hbk__loop_tuned(l, &t, name, who, err)) return false;
+        bool ok = hbk_rewrite(t.model, t.adapter, l->tok, l->t, &o, who, pairs, out, l->progress, l->alloc,
+                              err);
+        hbk_tuned_free(&t);
+        if (!ok || !hbk_fate_count(counts, out, "rewrite", l->alloc, err)) return false;
+        for (int f = 0; f < HBK_FATE_COUNT; f++) n += counts[f];
+        json_t *entry = json_pack("{s:I s:I s:s}", "rows", (json_int_t)n, "rewritten",
+                                  (json_int_t)counts[HBK_FATE_OK], "by", who);
+        if (!hbk__stage_finish(l, stage, entry, err)) return false;
+    } else if (!hbk__loop_made_here(l, stage, out, err)) {
+        return false;
+    }
+    memcpy(pairs, out, sizeof out);
+    return true;
+}
+
 /* Has curation k kept the pairs of the one before it, to the letter? */
 static bool hbk__loop_unchanged(const hbk__loop *l, int k, bool *unchanged, hbk_error *err)
 {
@@ -17981,25 +19126,28 @@ static bool hbk__loop_stop_rules(hbk__loop *l, int k, hbk_error *err)
     bool unchanged = false;
     char why[256];
     if (kept == 0) {
-        snprintf(why, sizeof why,
-                 "curation %d kept none of %lld candidates (%lld ratings could be read, %lld not, %lld cut off, "
-                 "%lld too long); M%d is the result",
-                 k, n, (long long)c->rated, (long long)c->unparsable, (long long)c->truncated,
-                 (long long)c->too_long, k - 1);
+        snprintf(
+            why, sizeof why,
+            "curation %d kept none of %lld candidates (%lld ratings could be read, %lld not, %lld cut off, "
+            "%lld too long); M%d is the result",
+            k, n, (long long)c->rated, (long long)c->unparsable, (long long)c->truncated,
+            (long long)c->too_long, k - 1);
         return hbk__loop_stop(l, why, err);
     }
     if (c->collapsed && l->o->stop_on_collapse) {
         snprintf(why, sizeof why,
-                 "the rater of curation %d has collapsed: it kept %lld of %lld candidates; M%d is the result", k,
-                 kept, n, k - 1);
+                 "the rater of curation %d has collapsed: it kept %lld of %lld candidates; M%d is the result",
+                 k, kept, n, k - 1);
         return hbk__loop_stop(l, why, err);
     }
-    if (k > 1 && l->o->stop_unchanged && !hbk__loop_unchanged(l, k, &unchanged, err)) return false;
+    bool same = l->o->stop_unchanged && !l->o->rewrite; /* each rater rewrites in its own way */
+    if (k > 1 && same && !hbk__loop_unchanged(l, k, &unchanged, err)) return false;
     if (!unchanged) return true;
-    snprintf(why, sizeof why,
-             "curation %d kept the same %lld pairs as curation %d, and M%d would be M%d once more; M%d is the "
-             "result",
-             k, kept, k - 1, k, k - 1, k - 1);
+    snprintf(
+        why, sizeof why,
+        "curation %d kept the same %lld pairs as curation %d, and M%d would be M%d once more; M%d is the "
+        "result",
+        k, kept, k - 1, k, k - 1, k - 1);
     return hbk__loop_stop(l, why, err);
 }
 
@@ -18015,7 +19163,7 @@ static bool hbk__loop_iterations(hbk__loop *l, hbk_error *err)
         snprintf(name, sizeof name, "m%d", k);
         if (!hbk__loop_curate(l, k, err) || !hbk__loop_stop_rules(l, k, err)) return false;
         if (l->r.stopped[0]) return true;
-        if (!hbk__loop_path(l, curated, "curated-", k, err) ||
+        if (!hbk__loop_path(l, curated, "curated-", k, err) || !hbk__loop_rewrite(l, k, curated, err) ||
             !hbk__loop_train(l, name, k, curated, l->o->seed_repeat, &l->o->mt, HBK_FORWARD, err))
             return false;
         if (l->r.stopped[0]) return true;
@@ -18024,9 +19172,18 @@ static bool hbk__loop_iterations(hbk__loop *l, hbk_error *err)
     return true;
 }
 
+/* Evaluation files are read once before anything is trained. */
+static bool hbk__loop_holdout(hbk__loop *l, hbk_error *err)
+{
+    hbk__sieve v;
+    if (!hbk__sieve_new(&v, &l->o->augment.sift, l->alloc, err)) return false;
+    hbk__sieve_free(&v);
+    return hbk__augment_check(&l->o->augment, err);
+}
+
 static bool hbk__loop_stages(hbk__loop *l, hbk_error *err)
 {
-    return hbk__loop_inputs(l, err) && hbk__loop_template(l, err) &&
+    return hbk__loop_holdout(l, err) && hbk__loop_inputs(l, err) && hbk__loop_template(l, err) &&
            hbk__loop_train(l, "myx", 0, NULL, 1, &l->o->myx, HBK_BACKWARD, err) && hbk__loop_augment(l, err) &&
            hbk__loop_train(l, "m0", 0, NULL, 1, &l->o->m0, HBK_FORWARD, err) && hbk__loop_iterations(l, err);
 }
@@ -18043,12 +19200,14 @@ static bool hbk__loop_options_check(const hbk_loop_options *o, hbk_error *err)
                         (long long)o->iterations, (int)HBK_ITERATIONS);
     for (int k = 0; k < HBK_ITERATIONS; k++) {
         if (!(o->keep[k] >= 0) || !(o->keep_share[k] >= 0 && o->keep_share[k] <= 1))
-            return hbk_fail(err, HBK_ERROR_OPTION,
-                            "curation %d is to keep scores from %g or a share of %g: expected a score from 1 to "
-                            "5, or a share up to 1",
-                            k + 1, o->keep[k], o->keep_share[k]);
+            return hbk_fail(
+                err, HBK_ERROR_OPTION,
+                "curation %d is to keep scores from %g or a share of %g: expected a score from 1 to "
+                "5, or a share up to 1",
+                k + 1, o->keep[k], o->keep_share[k]);
         if (o->keep[k] > 0 && o->keep_share[k] > 0)
-            return hbk_fail(err, HBK_ERROR_OPTION, "curation %d keeps by score or by share, not by both", k + 1);
+            return hbk_fail(err, HBK_ERROR_OPTION, "curation %d keeps by score or by share, not by both",
+                            k + 1);
     }
     if (!(o->validation_share >= 0 && o->validation_share < 1) || o->max_steps < 0)
         return hbk_fail(err, HBK_ERROR_OPTION,
@@ -18076,12 +19235,13 @@ HBK_DEF bool hbk_loop_run(const hbk_model *m, const hbk_tokenizer *tok, const hb
     for (size_t n = strlen(l->dir); n > 1 && l->dir[n - 1] == '/'; n--) l->dir[n - 1] = 0;
     if (!o->tmpl) l->own_template = hbk_template_load("llama2", alloc, err);
     l->t = o->tmpl ? o->tmpl : l->own_template;
-    bool ok = l->t != NULL && hbk__loop_options_check(o, err) && hbk_inference_tag(l->inference_tag, o->inference_tags, o->tag_seed, o->tag_web, err) &&
-         hbk__loop_path(l, l->run, "run.json", -1, err) &&
-         hbk__loop_path(l, l->seed, "seed.jsonl", -1, err) &&
-         hbk__loop_path(l, l->segments, "segments.jsonl", -1, err) &&
-         hbk__loop_path(l, l->candidates, "candidates.jsonl", -1, err) && hbk__loop_check(l, err) &&
-         hbk__loop_open(l, err) && hbk__loop_stages(l, err);
+    bool ok = l->t != NULL && hbk__loop_options_check(o, err) &&
+              hbk_inference_tag(l->inference_tag, o->inference_tags, o->tag_seed, o->tag_web, err) &&
+              hbk__loop_path(l, l->run, "run.json", -1, err) &&
+              hbk__loop_path(l, l->seed, "seed.jsonl", -1, err) &&
+              hbk__loop_path(l, l->segments, "segments.jsonl", -1, err) &&
+              hbk__loop_path(l, l->candidates, "candidates.jsonl", -1, err) && hbk__loop_check(l, err) &&
+              hbk__loop_open(l, err) && hbk__loop_stages(l, err);
     if (ok && result) *result = l->r;
     json_decref(l->state);
     hbk_pairs_free(&l->pairs);

@@ -89,9 +89,9 @@ static t21_world t21_new(const char *name)
     w.o.myx = t21_training(3);
     w.o.m0 = t21_training(4);
     w.o.mt = t21_training(5);
-    w.o.augment.sampling.max_new = 12;
-    w.o.augment.wave = w.o.curate.decode.wave = 4;
-    w.o.augment.slots = w.o.curate.decode.slots = 2;
+    w.o.augment.decode.sampling.max_new = 12;
+    w.o.augment.decode.wave = w.o.curate.decode.wave = 4;
+    w.o.augment.decode.slots = w.o.curate.decode.slots = 2;
     w.o.curate.decode.sampling.max_new = 8;
     w.o.curate.readout = HBK_READOUT_EXPECTED;
     w.o.curate.keep_share = 0.4;
@@ -381,7 +381,7 @@ static void t21_stages_by_their_models(void **state)
                  (unsigned long long)hbk_adapter_hash(hbk_model_hash(w.m), t.adapter));
         test_tmp(own, "t21_stage.jsonl");
         unlink(own);
-        w.o.augment.seed = w.o.curate.decode.seed = w.o.seed;
+        w.o.augment.decode.seed = w.o.curate.decode.seed = w.o.seed;
         if (k == 0)
             check_ok(hbk_augment(t.model, t.adapter, w.tok, w.t, &w.o.augment, who, segments, own, NULL,
                                  NULL, &err));
@@ -533,8 +533,8 @@ static void t21_seed_matters(void **state)
 
 /* ---- iterations, mixing, validation ------------------------------------------------------------ */
 
-/* Promise: a threshold or a share said for one curation holds until another is said, and what was said for all
-   before the first. */
+/* Promise: a threshold or a share said for one curation holds until another is said, and what was said for
+   all before the first. */
 static void t21_keeping(void **state)
 {
     (void)state;
@@ -570,8 +570,8 @@ static void t21_three_iterations(void **state)
     assert_string_equal(w.r.final_dir, t21_path(path, w.dir, "m3", NULL));
     json_t *run = hbk_json_read(t21_path(path, w.dir, "run.json", NULL), &err);
     const json_t *stages = json_object_get(run, "stages"), *base = NULL;
-    t19_check_keys(stages, "segments myx candidates m0 ratings-1 curated-1 m1 ratings-2 curated-2 m2 ratings-3 "
-                           "curated-3 m3");
+    t19_check_keys(stages, "segments myx candidates m0 ratings-1 curated-1 m1 ratings-2 curated-2 m2 "
+                           "ratings-3 curated-3 m3");
     for (int k = 1; k <= 3; k++) {
         const json_t *recorded = json_object_get(json_object_get(run, "options"), "keep_share");
         assert_true(json_real_value(json_array_get(recorded, (size_t)k - 1)) == shares[k - 1]);
@@ -652,7 +652,7 @@ static bool t21_change_training(hbk_train_options *o, int i)
    last. The trainings, of which there are three, come first. */
 static bool t21_change(hbk_loop_options *o, int i, char name[64])
 {
-    static const char *const stages[] = {"myx", "m0", "mt"};
+    static const char *const stages[] = {"myx", "m0", "mt"}, *const holdout[] = {"/no/such.txt"};
     hbk_train_options *const trainings[] = {&o->myx, &o->m0, &o->mt};
     int k = 3 * (int)(sizeof hbk__train_fields / sizeof *hbk__train_fields);
     if (i < k) {
@@ -685,16 +685,39 @@ static bool t21_change(hbk_loop_options *o, int i, char name[64])
     T21_CHANGE("keep_share", o->keep_share[0] = 0.5)
     T21_CHANGE("keep_share", o->keep_share[1] = 0.5)
     T21_CHANGE("seed", o->seed = 4)
-    T21_CHANGE("augment.temperature", o->augment.sampling.temperature = 1)
-    T21_CHANGE("augment.top_p", o->augment.sampling.top_p = 1)
-    T21_CHANGE("augment.top_k", o->augment.sampling.top_k = 5)
-    T21_CHANGE("augment.min_p", o->augment.sampling.min_p = 0.1)
-    T21_CHANGE("augment.repetition_penalty", o->augment.sampling.repetition_penalty = 1.1)
-    T21_CHANGE("augment.max_new", o->augment.sampling.max_new = 13)
-    T21_CHANGE("augment.stop", o->augment.sampling.stop = 9)
-    T21_CHANGE("augment.wave", o->augment.wave = 5)
-    T21_CHANGE("augment.slots", o->augment.slots = 3)
-    T21_CHANGE("augment.max_length", o->augment.max_length = 100)
+    T21_CHANGE("augment.temperature", o->augment.decode.sampling.temperature = 1)
+    T21_CHANGE("augment.top_p", o->augment.decode.sampling.top_p = 1)
+    T21_CHANGE("augment.top_k", o->augment.decode.sampling.top_k = 5)
+    T21_CHANGE("augment.min_p", o->augment.decode.sampling.min_p = 0.1)
+    T21_CHANGE("augment.repetition_penalty", o->augment.decode.sampling.repetition_penalty = 1.1)
+    T21_CHANGE("augment.max_new", o->augment.decode.sampling.max_new = 13)
+    T21_CHANGE("augment.stop", o->augment.decode.sampling.stop = 9)
+    T21_CHANGE("augment.wave", o->augment.decode.wave = 5)
+    T21_CHANGE("augment.slots", o->augment.decode.slots = 3)
+    T21_CHANGE("augment.max_length", o->augment.decode.max_length = 100)
+    T21_CHANGE("augment.candidates", o->augment.candidates = 2)
+    T21_CHANGE("augment.min_chars", o->augment.min_chars = 4)
+    T21_CHANGE("augment.max_chars", o->augment.max_chars = 300)
+    T21_CHANGE("augment.max_echo", o->augment.max_echo = 0.25)
+    T21_CHANGE("augment.echo_words", o->augment.echo_words = 5)
+    T21_CHANGE("augment.keep_truncated", o->augment.keep_truncated = true)
+    T21_CHANGE("augment.raw", o->augment.raw = true)
+    T21_CHANGE("augment.dedup", o->augment.sift.dedup = 0.5)
+    T21_CHANGE("augment.dedup_words", o->augment.sift.dedup_words = 3)
+    T21_CHANGE("augment.dedup_hashes", o->augment.sift.dedup_hashes = 64)
+    T21_CHANGE("augment.holdout", (o->augment.sift.holdout = holdout, o->augment.sift.n_holdout = 1))
+    T21_CHANGE("augment.holdout_words", o->augment.sift.holdout_words = 8)
+    T21_CHANGE("rewrite", o->rewrite = true)
+    T21_CHANGE("rewrite.temperature", o->rewriting.sampling.temperature = 0.1)
+    T21_CHANGE("rewrite.top_p", o->rewriting.sampling.top_p = 0.5)
+    T21_CHANGE("rewrite.top_k", o->rewriting.sampling.top_k = 5)
+    T21_CHANGE("rewrite.min_p", o->rewriting.sampling.min_p = 0.1)
+    T21_CHANGE("rewrite.repetition_penalty", o->rewriting.sampling.repetition_penalty = 1.1)
+    T21_CHANGE("rewrite.max_new", o->rewriting.sampling.max_new = 9)
+    T21_CHANGE("rewrite.stop", o->rewriting.sampling.stop = 9)
+    T21_CHANGE("rewrite.wave", o->rewriting.wave = 5)
+    T21_CHANGE("rewrite.slots", o->rewriting.slots = 1)
+    T21_CHANGE("rewrite.max_length", o->rewriting.max_length = 100)
     T21_CHANGE("rate.temperature", o->curate.decode.sampling.temperature = 0.1)
     T21_CHANGE("rate.top_p", o->curate.decode.sampling.top_p = 0.5)
     T21_CHANGE("rate.top_k", o->curate.decode.sampling.top_k = 5)
@@ -709,6 +732,42 @@ static bool t21_change(hbk_loop_options *o, int i, char name[64])
     return false;
 }
 
+/* Promise: with rewriting each rater writes what it kept anew, the next model learns from that, and a second
+   call changes nothing. */
+static void t21_rewrites(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t21_world w = t21_new("rewrites");
+    char path[512];
+    w.o.rewrite = true;
+    w.o.rewriting.sampling.max_new = 8;
+    w.o.rewriting.sampling.temperature = 0;
+    w.o.rewriting.wave = 4;
+    hbk_file_set_aside(w.dir, NULL);
+    check_ok(t21_run(&w, NULL, NULL, &err));
+    assert_true(w.r.iterations >= 1);
+    json_t *rows = t19_rows(t21_path(path, w.dir, "rewritten-1.jsonl", NULL));
+    assert_int_equal(json_array_size(rows), w.r.curated[0].kept);
+    for (size_t i = 0; i < json_array_size(rows); i++) {
+        const json_t *prov = json_object_get(json_array_get(rows, i), "prov");
+        const char *who = json_string_value(json_object_get(prov, "adapter"));
+        assert_true(who && strncmp(who, "m0 ", 3) == 0);
+        assert_string_equal(t19_string(rows, i, "source"), "aug");
+        t19_string(rows, i, "rewrite");
+    }
+    json_decref(rows);
+    hbk_text before = t19_read(path), weights = t19_read(t21_path(path, w.dir, "m1", "adapter_model.safetensors"));
+    check_ok(t21_run(&w, NULL, NULL, &err));
+    t19_check_same(&before, t21_path(path, w.dir, "rewritten-1.jsonl", NULL), "rewritten twice");
+    hbk_text again = t19_read(t21_path(path, w.dir, "m1", "adapter_model.safetensors"));
+    assert_true(again.len == weights.len && memcmp(again.data, weights.data, again.len) == 0);
+    hbk_text_free(&before);
+    hbk_text_free(&weights);
+    hbk_text_free(&again);
+    t21_free(&w);
+}
+
 /* What no change of t21_change touches, and why not. */
 static void t21_exempt(hbk_loop_options *o)
 {
@@ -716,7 +775,7 @@ static void t21_exempt(hbk_loop_options *o)
     o->seed_path = o->corpus_path = o->replay_path = "x"; /* the files' hashes are recorded */
     o->tmpl = (const hbk_template *)(uintptr_t)o;         /* its hash is */
     o->force = !o->force;                                 /* what a second call is for */
-    o->augment.seed++, o->curate.decode.seed++;           /* `seed` stands for them */
+    o->augment.decode.seed++, o->curate.decode.seed++, o->rewriting.seed++; /* `seed` stands for them */
     for (int k = 2; k < HBK_ITERATIONS; k++) o->keep[k]++, o->keep_share[k]++; /* no curation in two has these */
     for (int k = 0; k < 3; k++) { /* these change no bit of a result */
         trainings[k]->recompute = !trainings[k]->recompute;
@@ -731,8 +790,8 @@ static void t21_touch(unsigned char *touched, const hbk_loop_options *x, const h
         touched[i] |= ((const unsigned char *)x)[i] ^ ((const unsigned char *)y)[i];
 }
 
-/* Promise: there is no option that is not recorded, or exempt for a reason: the changes of t21_change, each of
-   which must be refused by name, and those of t21_exempt reach every word of the struct. (Whoever adds an
+/* Promise: there is no option that is not recorded, or exempt for a reason: the changes of t21_change, each
+   of which must be refused by name, and those of t21_exempt reach every word of the struct. (Whoever adds an
    option and forgets to record it, or to try it, ends here.) */
 static void t21_every_option(void **state)
 {
@@ -868,7 +927,7 @@ static void t21_stops(void **state)
         t21_world w = t21_new(way == 0 ? "stop_keep" : way == 1 ? "stop_text" : "stop_augment");
         if (way == 0) w.o.curate.keep_share = 0, w.o.curate.keep = 5.1;
         if (way == 1) w.o.curate.readout = HBK_READOUT_TEXT, w.o.curate.decode.sampling.max_new = 1;
-        if (way == 2) w.o.augment.sampling.max_new = 1;
+        if (way == 2) w.o.augment.decode.sampling.max_new = 1;
         for (int call = 0; call < 2; call++) {
             memset(&w.r, 0, sizeof w.r);
             check_ok(t21_run(&w, NULL, NULL, &err));
@@ -890,8 +949,8 @@ static void t21_stops(void **state)
     }
 }
 
-/* Promise: a curation that keeps what the one before it kept ends the loop, for the next model would be, to the
-   byte, the one that there is. */
+/* Promise: a curation that keeps what the one before it kept ends the loop, for the next model would be, to
+   the byte, the one that there is. */
 static void t21_stop_unchanged(void **state)
 {
     (void)state;
@@ -907,9 +966,10 @@ static void t21_stop_unchanged(void **state)
     w.o.stop_unchanged = true;
     for (int call = 0; call < 2; call++) {
         check_ok(t21_run(&w, NULL, NULL, &err));
-        snprintf(other, sizeof other,
-                 "curation 2 kept the same %d pairs as curation 1, and M2 would be M1 once more; M1 is the result",
-                 (int)w.r.curated[0].kept);
+        snprintf(
+            other, sizeof other,
+            "curation 2 kept the same %d pairs as curation 1, and M2 would be M1 once more; M1 is the result",
+            (int)w.r.curated[0].kept);
         assert_string_equal(w.r.stopped, other);
         assert_int_equal(w.r.iterations, 1);
         assert_string_equal(w.r.final_dir, t21_path(path, w.dir, "m1", NULL));
@@ -1006,14 +1066,15 @@ static void t21_bad_inputs(void **state)
         {NULL, "\n\n", "the corpus is empty", HBK_ERROR_DATA, 2},
         {NULL, "{\"text\": \"a\"}\n{\"txt\": \"b\"}\n", "\"text\"", HBK_ERROR_FORMAT, 2},
         {NULL, "{\"text\": \"a\"}\n{\"text\": \" \\n\"}\n", "\"text\" is empty", HBK_ERROR_DATA, 2},
-        {NULL, "{\"id\": 7, \"text\": \"a\"}\n{\"id\": \"7\", \"text\": \"b\"}\n",
-         "the id \"7\" came before", HBK_ERROR_DATA, 2},
+        {NULL, "{\"id\": 7, \"text\": \"a\"}\n{\"id\": \"7\", \"text\": \"b\"}\n", "the id \"7\" came before",
+         HBK_ERROR_DATA, 2},
         {NULL, "{\"id\": \"row-2\", \"text\": \"a\"}\n{\"text\": \"b\"}\n", "the id \"row-2\" came before",
          HBK_ERROR_DATA, 2},
         {"{\"id\": \"x\", \"instruction\": \"a\", \"output\": \"b\"}\n"
          "{\"id\": \"x\", \"instruction\": \"c\", \"output\": \"d\"}\n",
          NULL, "the id \"x\" came before", HBK_ERROR_DATA, 1},
-        {"{\"instruction\": \" \", \"output\": \"b\"}\n", NULL, "\"instruction\" is empty", HBK_ERROR_DATA, 1},
+        {"{\"instruction\": \" \", \"output\": \"b\"}\n", NULL, "\"instruction\" is empty", HBK_ERROR_DATA,
+         1},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         hbk_error err;
@@ -1070,18 +1131,19 @@ static void t21_bad_inputs(void **state)
    Public attempts at this method were read before it was written here. Each of these faults stood in one of
    them, and each leaves a run that ends well and a model that is worse; so each has a test that fails for it.
 
-     tags exchanged between seed and curated pairs       t21_models_from_the_base  t15_tags_by_source
-     a prompt at inference other than that of training   t21_prompts_as_trained    t21_tags
-     the last learning rate taken for a factor           t21_learning_rates        t16 (schedules)
-     a score made up where none can be read              t21_no_made_up_score      t20 (rows)
-     the backward model's mask reversed, not its text    t21_reversed_text         t14_backward_reverses
-     replies cut off before their score                  t21_room_for_the_score    t20 (cut replies)
-     each model finetuned from the one before            t21_models_from_the_base
-     the first curation's ratings used for the second    t21_rows_of_others        t21_stages_by_their_models  */
+     tags exchanged between seed and curated pairs      t21_models_from_the_base  t15_tags_by_source
+     a prompt at inference other than that of training  t21_prompts_as_trained    t21_tags
+     the last learning rate taken for a factor          t21_learning_rates        t16 (schedules)
+     a score made up where none can be read             t21_no_made_up_score      t20 (rows)
+     the backward model's mask reversed, not its text   t21_reversed_text         t14_backward_reverses
+     replies cut off before their score                 t21_room_for_the_score    t20 (cut replies)
+     each model finetuned from the one before           t21_models_from_the_base
+     the first curation's ratings used for the second   t21_rows_of_others        t21_stages_by_their_models
+*/
 
-/* Promise: a model is asked in the words that it was trained on: the prompt that augmentation makes of a seed's
-   output is to the id the prompt of M_yx's example, and a generated answer's that of M0's.
-   Excludes: training under one wrapper and asking under another, or with the two halves in the other order. */
+/* Promise: a model is asked in the words that it was trained on: the prompt that augmentation makes of a
+   seed's output is to the id the prompt of M_yx's example.
+   Excludes: training under one wrapper and asking under another, or with the halves in the other order. */
 static void t21_prompts_as_trained(void **state)
 {
     (void)state;
@@ -1122,8 +1184,8 @@ static void t21_spell(hbk_text *out, const t21_world *w, const int32_t *ids, hbk
 }
 
 /* Promise: what M_yx is trained on reads output, then instruction, and the instruction is what it learns.
-   Excludes: the order of M0 with the loss on the other half. Such a model learns the instruction before it has
-   seen the text, p(x) in place of p(x|y). */
+   Excludes: the order of M0 with the loss on the other half. Such a model learns the instruction before it
+   has seen the text, p(x) in place of p(x|y). */
 static void t21_reversed_text(void **state)
 {
     (void)state;
@@ -1162,8 +1224,8 @@ static void t21_reversed_text(void **state)
     t21_free(&w);
 }
 
-/* Promise: with the lowest bar of all, a candidate whose rating cannot be read is still not kept, has no score,
-   and is in no column of the histogram.
+/* Promise: with the lowest bar of all, a candidate whose rating cannot be read is still not kept, has no
+   score, and is in no column of the histogram.
    Excludes: a middling score, or any, for what the rater did not say. */
 static void t21_no_made_up_score(void **state)
 {
@@ -1393,6 +1455,7 @@ static const struct CMUnitTest tests_21[] = {
     cmocka_unit_test(t21_keeping),
     cmocka_unit_test(t21_three_iterations),
     cmocka_unit_test(t21_mixing),
+    cmocka_unit_test(t21_rewrites),
     cmocka_unit_test(t21_every_option),
     cmocka_unit_test(t21_other_options),
     cmocka_unit_test(t21_inputs_and_force),

@@ -302,10 +302,13 @@ static void tr_models(void **state)
     check_ok(tool_report(dir, NULL, &err));
     check_ok(hbk_path(path, dir, "report.html", &err) && hbk_file_read(path, 1 << 22, &page, &err));
     static const char *const wanted[] = {
-        "<td class=\"w\">M<sub>yx</sub></td><td class=\"w\">the base</td><td class=\"w soft\">seed, reversed<",
+        "<td class=\"w\">M<sub>yx</sub></td><td class=\"w\">the base</td><td class=\"w soft\">seed, "
+        "reversed<",
         "<td class=\"w\">M0</td><td class=\"w\">-</td><td class=\"w soft\">seed<",
         "<td class=\"w\">M1</td><td class=\"w\">00bb</td><td class=\"w soft\">3 x seed + curated 1<",
-        "<dt>keep</dt><dd>4.5, 4<", "<dt>ranks</dt><dd>none<", "tiny (hash 00aa)"};
+        "<dt>keep</dt><dd>4.5, 4<",
+        "<dt>ranks</dt><dd>none<",
+        "tiny (hash 00aa)"};
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
         if (!strstr(hbk_text_string(&page), wanted[i])) fail_msg("the page lacks %s", wanted[i]);
     hbk_text_free(&page);

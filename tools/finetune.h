@@ -301,12 +301,14 @@ static int cmd_bind_lora(cli *c, const char *stage, hbk_adapter_options *o)
     const char *ranks = cli_stage_text(c, stage, "rank-of"), *alphas = cli_stage_text(c, stage, "alpha-of"),
                *layers = cli_stage_text(c, stage, "layers"), *dash = *stage ? "-" : "";
     if (ranks && !cmd_per_target(ranks, o->target_rank, NULL))
-        return cli_misused(c, "--%s%srank-of %s: expected a list such as v_proj=8,lm_head=4", stage, dash, ranks);
+        return cli_misused(c, "--%s%srank-of %s: expected a list such as v_proj=8,lm_head=4", stage, dash,
+                           ranks);
     if (alphas && !cmd_per_target(alphas, NULL, o->target_alpha))
-        return cli_misused(c, "--%s%salpha-of %s: expected a list such as v_proj=16,lm_head=8", stage, dash, alphas);
+        return cli_misused(c, "--%s%salpha-of %s: expected a list such as v_proj=16,lm_head=8", stage, dash,
+                           alphas);
     if (layers && !cmd_layers(layers, &o->layer_begin, &o->layer_end))
-        return cli_misused(c, "--%s%slayers %s: expected a number or a range such as 4-7, from 0", stage, dash,
-                           layers);
+        return cli_misused(c, "--%s%slayers %s: expected a number or a range such as 4-7, from 0", stage,
+                           dash, layers);
     return 0;
 }
 

@@ -657,15 +657,17 @@ static void report_warn_tags(report_run *r, json_t *warnings)
     const json_t *options = json_object_get(r->report, "options");
     const char *seed = report_string(options, "tag_seed"), *web = report_string(options, "tag_web");
     if (*seed && strcmp(seed, web) == 0)
-        report_push(r, warnings,
-                    json_string("Seed and curated pairs carry the same tag: the models cannot tell them apart."));
+        report_push(
+            r, warnings,
+            json_string("Seed and curated pairs carry the same tag: the models cannot tell them apart."));
 }
 
 /* A seed of which much was left out is a smaller seed than its owner thinks. */
 static void report_warn_too_long(report_run *r, json_t *warnings)
 {
     const json_t *m0 = report_find(json_object_get(r->report, "models"), "model", "m0");
-    hbk_int used = report_int(m0, "examples") + report_int(m0, "validation"), out = report_int(m0, "too_long");
+    hbk_int used = report_int(m0, "examples") + report_int(m0, "validation"),
+            out = report_int(m0, "too_long");
     char line[320];
     if (10 * out <= used + out) return;
     snprintf(line, sizeof line,

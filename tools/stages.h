@@ -1,4 +1,4 @@
-/* tools/stages.h - the commands of the method: corpus, seeds, augment, curate, run, demo, reproduce,
+/* tools/stages.h - the commands of the method: corpus, seeds, augment, rewrite, curate, run, demo, reproduce,
    report - public domain */
 
 #ifndef CMD_STAGES_H
@@ -95,49 +95,94 @@ static int cmd_seeds(cli *c)
     return cli_end(c, ok);
 }
 
-/* ==== AUGMENT, CURATE ==================================================== */
+/* ==== AUGMENT, REWRITE, CURATE ==================================================== */
 
-/* Counts "status" over the rows of a file. */
-static json_t *cmd_statuses(const char *path, hbk_error *err)
+/* The options of an augmentation as its output records them; NULL on failure. */
+static json_t *cmd_augment_options(cli *c, const cmd_world *w, const hbk_augment_options *o,
+                                   const char *corpus)
 {
-    hbk_jsonl_reader *in = hbk_jsonl_open(path, NULL, err);
-    json_t *counts = in ? json_object() : NULL, *row;
-    int got = -1;
-    while (counts && (got = hbk_jsonl_next(in, &row, err)) > 0) {
-        const char *status = json_string_value(json_object_get(row, "status"));
-        json_int_t n = json_integer_value(json_object_get(counts, status ? status : "?"));
-        json_object_set_new(counts, status ? status : "?", json_integer(n + 1));
-    }
-    hbk_jsonl_close(in);
-    if (got == 0) return counts;
-    json_decref(counts);
+    json_t *options = cmd_options(c, w, &o->decode, corpus);
+    if (!options || hbk__augment_json(options, o)) return options;
+    json_decref(options);
+    hbk_fail(&c->err, HBK_ERROR_MEMORY, "out of memory for the options");
     return NULL;
+}
+
+/* What became of the rows, every fate with its number. */
+static bool cmd_say_fates(cli *c, const char *path, const char *key)
+{
+    hbk_int counts[HBK_FATE_COUNT] = {0};
+    if (!hbk_fate_count(counts, path, key, NULL, &c->err)) return false;
+    cli_draw_end(&c->meter);
+    json_t *fates = json_object();
+    for (int f = 0; f < HBK_FATE_COUNT; f++) {
+        const char *name = hbk_fate_name((hbk_fate)f);
+        json_object_set_new(fates, name, json_integer(counts[f]));
+        if (counts[f]) cli_say(c, "%8lld %s\n", (long long)counts[f], name);
+    }
+    if (cli_has(c, "json")) return cli_print_json(fates, &c->err);
+    json_decref(fates);
+    return true;
+}
+
+/* What is done to instructions. The names of evaluation files are put into `files`. */
+enum { CMD_MOST_FILES = 64 };
+static void cmd_bind_filter(const cli *c, hbk_augment_options *o, const char *files[CMD_MOST_FILES])
+{
+    cli_bind(c, &cmd_filter_group, "", o);
+    int n = 0;
+    while (n < CMD_MOST_FILES && (files[n] = cli_nth(c, "decontaminate", n)) != NULL) n++;
+    o->sift.holdout = files;
+    o->sift.n_holdout = n;
 }
 
 static int cmd_augment(cli *c)
 {
     cmd_world w;
+    const char *files[CMD_MOST_FILES];
     memset(&w, 0, sizeof w);
-    hbk_decode_options o = hbk_augment_defaults();
-    cmd_bind_decode(c, &o);
-    const char *corpus = cli_text(c, "corpus"), *out = cli_text(c, "out"), *adapter = cli_text(c, "adapter"),
-               *key;
+    hbk_augment_options o = hbk_augment_defaults();
+    cmd_bind_decode(c, &o.decode);
+    cmd_bind_filter(c, &o, files);
+    if (o.candidates > 1 && o.decode.sampling.temperature <= 0)
+        return cli_misused(c, "--candidates %lld needs a --temperature above 0, or all are the same",
+                           (long long)o.candidates);
+    const char *corpus = cli_text(c, "corpus"), *out = cli_text(c, "out"), *adapter = cli_text(c, "adapter");
     bool ok = cmd_open(c, &w);
     w.tag[0] = 0; /* the backward prompt carries none */
     if (ok && !w.tmpl)
         ok = hbk_fail(&c->err, HBK_ERROR_OPTION, "augment needs a template: --template plain at least");
     ok = ok && cmd_wording(c, w.tmpl, "prompt", HBK_BACKWARD);
     if (ok) cmd_warn_of_template(c, &w);
-    ok = ok && cmd_begin(c, out, cmd_options(c, &w, &o, corpus)) &&
+    ok = ok && cmd_begin(c, out, cmd_augment_options(c, &w, &o, corpus)) &&
          hbk_augment(w.tuned.model, w.tuned.adapter, w.tok, w.tmpl, &o, adapter ? adapter : "", corpus, out,
                      cli_watch(c), NULL, &c->err);
     if (!ok) cmd_drop_empty(out);
-    json_t *counts = ok ? cmd_statuses(out, &c->err) : NULL, *n;
-    ok = counts != NULL;
-    if (ok) cli_draw_end(&c->meter);
-    json_object_foreach(counts, key, n) cli_say(c, "%8lld %s\n", (long long)json_integer_value(n), key);
-    if (ok && cli_has(c, "json")) ok = cli_print_json(json_incref(counts), &c->err);
-    json_decref(counts);
+    ok = ok && cmd_say_fates(c, out, "status");
+    cmd_close(&w);
+    return cli_end(c, ok);
+}
+
+static int cmd_rewrite(cli *c)
+{
+    cmd_world w;
+    memset(&w, 0, sizeof w);
+    hbk_decode_options o = hbk_rewrite_defaults();
+    cmd_bind_decode(c, &o);
+    const char *pairs = cli_text(c, "pairs"), *out = cli_text(c, "out"), *adapter = cli_text(c, "adapter");
+    bool ok = cmd_open(c, &w);
+    w.tag[0] = 0; /* nor does the rewriting prompt */
+    if (ok && !w.tmpl)
+        ok = hbk_fail(&c->err, HBK_ERROR_OPTION, "rewrite needs a template: --template plain at least");
+    ok = ok && cmd_wording(c, w.tmpl, "prompt", HBK_REWRITING);
+    json_t *options = ok ? cmd_options(c, &w, &o, pairs) : NULL;
+    const char *wording = ok ? hbk__template_text(w.tmpl, HBK_REWRITING) : "";
+    if (options) json_object_set_new(options, "wording", hbk__hex(hbk_hash(0, wording, strlen(wording))));
+    ok = ok && cmd_begin(c, out, options) &&
+         hbk_rewrite(w.tuned.model, w.tuned.adapter, w.tok, w.tmpl, &o, adapter ? adapter : "", pairs, out,
+                     cli_watch(c), NULL, &c->err);
+    if (!ok) cmd_drop_empty(out);
+    ok = ok && cmd_say_fates(c, out, "rewrite");
     cmd_close(&w);
     return cli_end(c, ok);
 }
@@ -165,8 +210,9 @@ static void cmd_say_counts(const cli *c, const hbk_curate_counts *n, int k)
         const char *what = n->kept * 2 > n->n ? "more than 90 % were kept" : "fewer than 2 % were kept";
         const char *why = n->rated * 2 < n->n ? "Most ratings have no score that could be read"
                                               : "A rater that gives all pairs one score selects nothing";
-        const char *remedy = "look at the ratings, and try\n"
-                             "           --readout expected, --keep-share 0.2, more new tokens or a better rater";
+        const char *remedy =
+            "look at the ratings, and try\n"
+            "           --readout expected, --keep-share 0.2, more new tokens or a better rater";
         if (n->too_long * 2 > n->n) {
             why = "Most pairs do not fit into the context with the rubric around them";
             remedy = "try a shorter\n           --rubric, shorter segments, or a model with a longer context";
@@ -261,7 +307,7 @@ static const char *cmd_or_null(const char *text)
     return text && *text ? text : NULL;
 }
 
-static hbk_loop_options cmd_loop_options(const cli *c)
+static hbk_loop_options cmd_loop_options(const cli *c, const char *files[CMD_MOST_FILES])
 {
     hbk_loop_options o = hbk_loop_defaults();
     o.seed_path = cli_text(c, "seed-data");
@@ -285,12 +331,17 @@ static hbk_loop_options cmd_loop_options(const cli *c)
     cmd_bind_stage(c, "myx", &o.myx);
     cmd_bind_stage(c, "m0", &o.m0);
     cmd_bind_stage(c, "mt", &o.mt);
-    if (cli_has(c, "seed")) o.seed = o.augment.seed = o.curate.decode.seed = (uint64_t)cli_int(c, "seed");
+    if (cli_has(c, "seed"))
+        o.seed = o.augment.decode.seed = o.curate.decode.seed = (uint64_t)cli_int(c, "seed");
     cli_bind(c, &cmd_curate_group, "", &o.curate);
-    cli_bind(c, &cmd_loop_sampling_group, "", &o.augment);
-    cli_bind(c, &cmd_loop_sampling_group, "augment", &o.augment);
+    cmd_bind_filter(c, &o.augment, files);
+    cli_bind(c, &cmd_loop_sampling_group, "", &o.augment.decode);
+    cli_bind(c, &cmd_loop_sampling_group, "augment", &o.augment.decode);
     cli_bind(c, &cmd_loop_sampling_group, "curate", &o.curate.decode);
-    cli_bind(c, &cmd_wave_group, "", &o.augment);
+    o.rewrite = cli_has(c, "rewrite");
+    cli_bind(c, &cmd_loop_sampling_group, "rewrite", &o.rewriting);
+    cli_bind(c, &cmd_wave_group, "", &o.rewriting);
+    cli_bind(c, &cmd_wave_group, "", &o.augment.decode);
     cli_bind(c, &cmd_wave_group, "", &o.curate.decode);
     return o;
 }
@@ -362,8 +413,8 @@ static void cmd_say_unused(const cli *c, const char *dir)
         lead = ", ";
     }
     if (*lead == ',') cli_say(c, "\n");
-    long long out =
-        json_integer_value(json_object_get(json_object_get(json_object_get(run, "stages"), "m0"), "too_long"));
+    long long out = json_integer_value(
+        json_object_get(json_object_get(json_object_get(run, "stages"), "m0"), "too_long"));
     if (out) cli_say(c, "  of the seed %lld pairs do not fit into the context and were left out\n", out);
     json_decref(run);
 }
@@ -450,7 +501,8 @@ static int cmd_run(cli *c)
 {
     cmd_world w;
     memset(&w, 0, sizeof w);
-    hbk_loop_options o = cmd_loop_options(c);
+    const char *files[CMD_MOST_FILES];
+    hbk_loop_options o = cmd_loop_options(c, files);
     const char *name = cli_text(c, "template");
     int code = cmd_check_stages(c, &o);
     if (code || (code = cmd_check_keeps(c, "keep")) || (code = cmd_check_keeps(c, "keep-share"))) return code;
@@ -468,6 +520,7 @@ static int cmd_run(cli *c)
     cmd_warn_tags(&o);
     bool ok = cmd_open_model(c, &w) && cmd_open_template(c, &w, cli_text(c, "model")) &&
               cmd_wording(c, w.tmpl, "rubric", HBK_RATING) &&
+              cmd_wording(c, w.tmpl, "rewriting", HBK_REWRITING) &&
               cmd_wording(c, w.tmpl, "prompt", HBK_BACKWARD);
     if (ok) cmd_warn_of_template(c, &w);
     ok = ok && cmd_run_loop(c, &w, &o);

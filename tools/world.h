@@ -17,20 +17,32 @@ static void cmd_generate_defaults(void *options, bool full)
 {
     hbk_decode_options *o = (hbk_decode_options *)options;
     (void)full;
-    *o = hbk_augment_defaults();
+    *o = hbk_decode_defaults();
     o->sampling = hbk_sampling_defaults();
 }
 
 static void cmd_augment_defaults(void *options, bool full)
 {
     (void)full;
-    *(hbk_decode_options *)options = hbk_augment_defaults();
+    *(hbk_decode_options *)options = hbk_decode_defaults();
+}
+
+static void cmd_rewrite_defaults(void *options, bool full)
+{
+    (void)full;
+    *(hbk_decode_options *)options = hbk_rewrite_defaults();
 }
 
 static void cmd_rate_defaults(void *options, bool full)
 {
     (void)full;
     *(hbk_decode_options *)options = hbk_curate_defaults().decode;
+}
+
+static void cmd_filter_defaults(void *options, bool full)
+{
+    (void)full;
+    *(hbk_augment_options *)options = hbk_augment_defaults();
 }
 
 static void cmd_train_defaults(void *options, bool full)
@@ -75,6 +87,30 @@ static const cli_flag cmd_wave_flags[] = {{"wave", CLI_INT, "N", NULL,
                                           {"slots", CLI_INT, "N", NULL, "sequences decoded side by side", 1,
                                            1e4, offsetof(hbk_decode_options, slots)},
                                           CLI_END};
+static const cli_flag cmd_filter_flags[] = {
+    {"candidates", CLI_INT, "N", NULL, "written for each text; the likeliest of the usable ones stays", 1,
+     1000, offsetof(hbk_augment_options, candidates)},
+    {"min-instruction", CLI_INT, "N", NULL, "shortest instruction, in characters", 0, 1e9,
+     offsetof(hbk_augment_options, min_chars)},
+    {"max-instruction", CLI_INT, "N", NULL, "longest instruction, in characters", 1, 1e9,
+     offsetof(hbk_augment_options, max_chars)},
+    {"max-echo", CLI_REAL, "X", NULL, "most of its runs of words that may stand in the text; 1: any", 0, 1,
+     offsetof(hbk_augment_options, max_echo)},
+    {"echo-words", CLI_INT, "N", NULL, "words of such a run", 1, 1000,
+     offsetof(hbk_augment_options, echo_words)},
+    {"keep-truncated", CLI_SWITCH, NULL, NULL, "use what --max-new cut off, too", 0, 0,
+     offsetof(hbk_augment_options, keep_truncated)},
+    {"no-clean", CLI_SWITCH, NULL, NULL, "leave labels and quotes around an instruction", 0, 0,
+     offsetof(hbk_augment_options, raw)},
+    {"dedup", CLI_REAL, "X", "(off)", "leave out instructions this similar to one before, up to 1", 0, 1,
+     offsetof(hbk_augment_options, sift.dedup)},
+    {"dedup-words", CLI_INT, "N", NULL, "words of the n-grams that are compared", 1, 1000,
+     offsetof(hbk_augment_options, sift.dedup_words)},
+    {"decontaminate", CLI_TEXT, "F", NULL,
+     "leave out pairs that share a run of words with this evaluation file; may be repeated", 0, 0, CLI_FREE},
+    {"decontaminate-words", CLI_INT, "N", NULL, "words of such a run", 4, 64,
+     offsetof(hbk_augment_options, sift.holdout_words)},
+    CLI_END};
 static const cli_flag cmd_train_flags[] = {
     {"rank", CLI_INT, "N", NULL, "of the LoRA adapter", 1, 1e5, offsetof(hbk_train_options, lora.rank)},
     {"alpha", CLI_REAL, "X", NULL, "of the adapter, which is scaled by alpha/rank", 0, 1e6,
@@ -166,17 +202,21 @@ static const cli_group cmd_wave_group = {"Batching (part of what makes a run the
                                          NULL, cmd_augment_defaults};
 static const cli_group cmd_augment_sampling_group = {"Sampling", cmd_sampling_flags, NULL,
                                                      cmd_augment_defaults};
+static const cli_group cmd_rewrite_sampling_group = {"Sampling", cmd_sampling_flags, NULL,
+                                                     cmd_rewrite_defaults};
 static const cli_group cmd_rate_sampling_group = {"Sampling", cmd_sampling_flags, NULL, cmd_rate_defaults};
 static const cli_group cmd_loop_sampling_group = {
     "Sampling of instructions; ratings are greedy, with 512 tokens, unless --curate-... says otherwise",
-    cmd_sampling_flags, "augment curate", cmd_augment_defaults};
+    cmd_sampling_flags, "augment curate rewrite", cmd_augment_defaults};
+static const cli_group cmd_filter_group = {"Instructions: choice, clean-up and filters", cmd_filter_flags,
+                                           NULL, cmd_filter_defaults};
 static const cli_group cmd_train_group = {"Training", cmd_train_flags, NULL, cmd_train_defaults};
 static const cli_group cmd_loop_train_group = {
     "Training, of three stages: myx, the backward model; m0, the first model that rates; mt, M1 and later",
     cmd_train_flags, "myx m0 mt", cmd_train_defaults};
 static const cli_group cmd_lora_group = {"Which weights LoRA adapts", cmd_lora_flags, NULL, NULL};
-static const cli_group cmd_loop_lora_group = {"Which weights LoRA adapts, of the three stages", cmd_lora_flags,
-                                              "myx m0 mt", NULL};
+static const cli_group cmd_loop_lora_group = {"Which weights LoRA adapts, of the three stages",
+                                              cmd_lora_flags, "myx m0 mt", NULL};
 static const cli_group cmd_keep_group = {"Selection", cmd_keep_flags, NULL, cmd_curate_defaults};
 static const cli_group cmd_curate_group = {"Curation", cmd_curate_flags, NULL, cmd_curate_defaults};
 static const cli_group cmd_corpus_group = {"Flags", cmd_corpus_flags, NULL, cmd_corpus_defaults};
