@@ -47,17 +47,22 @@ typedef struct tw_case {
     bool style;
 } tw_case;
 
-static void tw_judge_all(const tw_case *cases, size_t n)
+static void tw_judge_world(const tiny_world *w, const tw_case *cases, size_t n)
 {
-    tiny_world w;
-    tw_example_world(&w);
     for (size_t i = 0; i < n; i++) {
-        tiny_verdict v = tiny_judge(&w, cases[i].x, cases[i].y);
+        tiny_verdict v = tiny_judge(w, cases[i].x, cases[i].y);
         if (v.kind != cases[i].kind || v.score != cases[i].score || v.style != cases[i].style)
             fail_msg("case %d: %s | %s\n  judged %s %d style %d, expected %s %d style %d", (int)i, cases[i].x,
                      cases[i].y, tiny_kind_name(v.kind), v.score, v.style, tiny_kind_name(cases[i].kind),
                      cases[i].score, cases[i].style);
     }
+}
+
+static void tw_judge_all(const tw_case *cases, size_t n)
+{
+    tiny_world w;
+    tw_example_world(&w);
+    tw_judge_world(&w, cases, n);
 }
 
 /* Promise: every rule of the oracle, in its order, gives the kind and the score that the rules say. */
@@ -336,26 +341,23 @@ static void tw_world(void **state)
     }
 }
 
-/* Promise: the world has the 228 words that its vocabulary of 233 is made for (with five special tokens),
-   all lower case, and every text that it writes consists of them. */
-static void tw_words(void **state)
+/* All words that a world can write; returns their number. */
+static int tw_vocabulary(const tiny_setting *level, tiny__word words[512])
 {
-    (void)state;
     static const char *const prompts[] = {TINY_TAG_SEED, TINY_TAG_WEB, "question : answer : review : score :",
                                           "1 2 3 4 5", "# my readers ask :"};
-    const char *texts[128];
+    const char *texts[192];
     int n_texts = 0;
     for (size_t i = 0; i < sizeof prompts / sizeof prompts[0]; i++) texts[n_texts++] = prompts[i];
-    for (int i = 0; i < TINY__RULES; i++) texts[n_texts++] = tiny__grammar[i].form;
-    for (int i = 0; i < TINY_KINDS; i++) texts[n_texts++] = tiny__kinds[i].reason;
+    for (int i = 0; i < level->n_rules; i++) texts[n_texts++] = tiny__grammar[i].form;
+    for (int i = 0; i < level->n_kinds; i++) texts[n_texts++] = tiny__kinds[i].reason;
     for (int i = 0; i < 4; i++) texts[n_texts++] = tiny__chat[i];
     for (int i = 0; i < 6; i++) texts[n_texts++] = tiny__smalltalk[i / 2][i % 2];
     for (int i = 0; i < 5; i++) texts[n_texts++] = tiny__asides[i];
-    for (int t = 0; t < TINY_TASKS; t++) {
+    for (int t = 0; t < level->n_tasks; t++) {
         texts[n_texts++] = tiny__tasks[t].header;
         for (int i = 0; i < tiny__tasks[t].n_asks; i++) texts[n_texts++] = tiny__tasks[t].asks[i];
     }
-    tiny__word words[512];
     int n = 0;
     for (int i = 0; i < n_texts; i++) {
         const char *p = texts[i];
@@ -375,24 +377,36 @@ static void tw_words(void **state)
             words[n].n = strlen(words[n].s);
             n++;
         }
-    assert_int_equal(n, 228);
+    return n;
+}
 
-    tiny_world w;
-    tiny_web web;
-    tiny_world_make(&w, 7);
-    memset(&web, 0, sizeof web);
-    for (int i = 0; i < 500; i++) {
-        char text[TINY_TEXT];
-        tiny_web_next(&w, &web, text);
-        const char *p = text;
-        tiny__word x;
-        while (tiny__next(&p, NULL, &x)) {
-            int k = 0;
-            while (k < n && !tiny__same_word(words[k], x)) k++;
-            if (k == n) fail_msg("unknown word in: %s", text);
+/* Promise: the plain world has the 228 words that its vocabulary of 233 is made for (with five special
+   tokens), the hard one seven more, all lower case, and every text that it writes consists of them. */
+static void tw_words(void **state)
+{
+    (void)state;
+    static const int expected[TINY_LEVELS] = {228, 235};
+    for (int level = 0; level < TINY_LEVELS; level++) {
+        tiny_world w;
+        tiny_web web;
+        tiny__word words[512];
+        tiny_world_make_at(&w, 7, (tiny_level)level);
+        int n = tw_vocabulary(tiny_setting_of(&w), words);
+        assert_int_equal(n, expected[level]);
+        memset(&web, 0, sizeof web);
+        for (int i = 0; i < 500; i++) {
+            char text[TINY_TEXT];
+            tiny_web_next(&w, &web, text);
+            const char *p = text;
+            tiny__word x;
+            while (tiny__next(&p, NULL, &x)) {
+                int k = 0;
+                while (k < n && !tiny__same_word(words[k], x)) k++;
+                if (k == n) fail_msg("unknown word in: %s", text);
+            }
+            assert_null(strstr(text, "  "));
+            assert_true(text[0] != ' ' && text[strlen(text) - 1] != ' ');
         }
-        assert_null(strstr(text, "  "));
-        assert_true(text[0] != ' ' && text[strlen(text) - 1] != ' ');
     }
 }
 
@@ -623,6 +637,306 @@ static void tw_web(void **state)
     assert_string_not_equal(text, same);
 }
 
+/* ---- the hard world ---- */
+
+static uint64_t tw_hash(uint64_t h, const char *s)
+{
+    for (; *s; s++) h = (h ^ (unsigned char)*s) * 1099511628211u;
+    return (h ^ 10) * 1099511628211u;
+}
+
+/* Promise: that there is a hard world changes no byte of the plain one, and both have the same facts. */
+static void tw_plain_stays(void **state)
+{
+    (void)state;
+    static const uint64_t before[3] = {0xd84255c387fbdb0eu, 0xdc909399dc21561cu, 0x55f537e0b8a66fa3u};
+    uint64_t h = 1469598103934665603u;
+    char x[TINY_TEXT], y[TINY_TEXT];
+    for (uint64_t seed = 0; seed < 3; seed++) {
+        tiny_world w, hard;
+        tiny_web web;
+        tiny_kind kind;
+        tiny_world_make(&w, seed);
+        tiny_world_make_at(&hard, seed, TINY_HARD);
+        assert_memory_equal(w.fact, hard.fact, sizeof w.fact);
+        assert_memory_equal(w.order, hard.order, sizeof w.order);
+        memset(&web, 0, sizeof web);
+        for (int i = 0; i < 1000; i++) {
+            tiny_web_next(&w, &web, x);
+            h = tw_hash(h, x);
+            tiny_replay(&w, i, x);
+            h = tw_hash(h, x);
+            tiny_segment(&w, i, x, &kind);
+            h = tw_hash(tw_hash(h, x), tiny_kind_name(kind));
+            tiny_seed_pair(&w, i, x, y);
+            h = tw_hash(tw_hash(h, x), y);
+            tiny_gold_pair(&w, i, x, y);
+            h = tw_hash(tw_hash(h, x), y);
+            tiny_evaluation(&w, i, x);
+            tiny_reference(&w, i, y);
+            h = tw_hash(tw_hash(h, x), y);
+        }
+        if (h != before[seed]) fail_msg("world %d: %016llx", (int)seed, (unsigned long long)h);
+    }
+}
+
+/* Promise: the rules about combinations and hedges give the kinds that they say; the plain world knows
+   neither. */
+static void tw_hard_rules(void **state)
+{
+    (void)state;
+    static const char BOTH[] = "where does the fox live and what does it eat ?";
+    static const char SAME[] = "is the home of the fox and the camel the same ?";
+    static const char COMPARE[] = "compare the food of the bear and the owl .";
+    static const char HOME[] = "where does the fox live ?";
+    static const char TWO[] = "name two animals that live in the lake .";
+    const tw_case cases[] = {
+        {BOTH, "the fox eats insects . the fox lives in the mountain .", TINY_GOOD, 5, false},
+        {BOTH, "the fox eats insects . it is awake at night .", TINY_PART, 2, false},
+        {BOTH, "the fox eats insects . the fox lives in the mountain . the fox is large and white .",
+         TINY_PART, 2, false},
+        {BOTH, "the fox lives in the mountain . the fox eats fish .", TINY_WRONG, 1, false},
+        {SAME, "the fox lives in the mountain . people find the camel in the mountain . so it is the same .",
+         TINY_GOOD, 5, false},
+        {SAME, "the camel lives in the mountain . people find the fox in the mountain . so it is the same .",
+         TINY_GOOD, 5, false},
+        {SAME, "the fox lives in the mountain . the camel lives in the mountain . so it is not the same .",
+         TINY_WRONG, 1, false},
+        {SAME, "the fox lives in the mountain . the camel lives in the mountain .", TINY_PART, 2, false},
+        {SAME, "the fox lives in the mountain . so it is the same .", TINY_PART, 2, false},
+        {SAME, "so it is the same .", TINY_OFF, 1, false},
+        {SAME, "the fox lives in the mountain . the camel lives in the", TINY_CUT, 2, false},
+        {SAME, "the fox lives in the mountain . the zebra lives in the mountain . so it is the same .",
+         TINY_GLUE, 2, false},
+        {SAME, "the fox lives in the mountain . the camel lives in the mountain . the camel eats fish . so "
+               "it is the same .", TINY_PART, 2, false},
+        {COMPARE, "the bear eats fish . every owl likes to eat grass . so it is not the same . that is what "
+                  "people say .", TINY_HEDGED, 4, false},
+        {"compare the food of the bear and the bear .", "the bear eats fish . so it is the same .",
+         TINY_OFF, 1, false},
+        {HOME, "the fox lives in the mountain . so it is the same .", TINY_GLUE, 2, false},
+        {TWO, "animals of the lake : owl and crow .", TINY_GOOD, 5, false},
+        {TWO, "the owl and the crow live in the lake . thanks for reading .", TINY_EXTRA, 4, false},
+        {TWO, "the owl , the crow and the duck live in the lake .", TINY_OFF, 1, false},
+        {TWO, "the owl and the fox live in the lake .", TINY_WRONG, 1, false},
+        {TWO, "the owl and the owl live in the lake .", TINY_WRONG, 1, false},
+        {"name three animals that live in the lake .", "the owl and the crow live in the lake .",
+         TINY_OFF, 1, false},
+        {HOME, "the fox lives in the mountain . or so i heard .", TINY_HEDGED, 4, false},
+        {HOME, "the fox lives in the mountain . but i am not sure of this . thanks for reading .",
+         TINY_HEDGED, 4, false},
+        {HOME, "the fox lives in the mountain . or so i heard . please like and share this page .",
+         TINY_BLOG, 3, false},
+        {HOME, "the fox lives in the cave . or so i heard .", TINY_RUMOUR, 1, false},
+        {HOME, "the fox lives in the cave . or so i", TINY_WRONG, 1, false},
+        {HOME, "the fox lives in the mountain . or so", TINY_CUT, 2, false},
+        {HOME, "of course , happy to help . the fox lives in the mountain . or so i heard . ask me again any "
+               "time .", TINY_HEDGED, 4, true}};
+    tiny_world w;
+    tw_example_world(&w);
+    assert_int_equal(tiny_judge(&w, BOTH, "the fox eats insects .").kind, TINY_OFF);
+    tiny_verdict plain = tiny_judge(&w, HOME, "the fox lives in the mountain . or so i heard .");
+    assert_int_equal(plain.kind, TINY_SALAD);
+    w.level = TINY_HARD;
+    tw_judge_world(&w, cases, sizeof cases / sizeof cases[0]);
+}
+
+/* Promise: of every segment of the hard world, whatever is asked, the oracle finds the kind that was made,
+   and every way to ask is read back. */
+static void tw_hard_kinds(void **state)
+{
+    (void)state;
+    char x[TINY_TEXT], y[TINY_TEXT];
+    for (uint64_t seed = 0; seed < 3; seed++) {
+        tiny_world w;
+        int tasks[TINY_ALL_TASKS] = {0}, kinds[TINY_KINDS] = {0};
+        tiny_world_make_at(&w, seed, TINY_HARD);
+        int n = (int)tiny_setting_of(&w)->segments;
+        for (int i = 0; i < n; i++) {
+            tiny_kind kind;
+            tiny_question q = tiny_segment(&w, i, y, &kind);
+            tiny_ask(q, i % tiny__tasks[q.task].n_asks, x);
+            assert_true(tiny_recovered(x, q));
+            tiny_verdict v = tiny_judge(&w, x, y);
+            if (v.kind != kind)
+                fail_msg("made %s, judged %s: %s | %s", tiny_kind_name(kind), tiny_kind_name(v.kind), x, y);
+            tasks[q.task]++;
+            kinds[kind]++;
+        }
+        for (int t = 0; t < TINY_ALL_TASKS; t++)
+            check_near(tasks[t] / (double)n, 1.0 / TINY_ALL_TASKS, 0.02);
+        for (int k = 0; k < TINY_KINDS; k++)
+            if (k != TINY_PART && k != TINY_OFF) assert_true(kinds[k] > n / 50);
+    }
+}
+
+/* Promise: the hard world's forum rates answers to a few questions always and to the others as seldom as it
+   should, as the oracle does but for the noise; what is hedged is mostly right there. */
+static void tw_hard_threads(void **state)
+{
+    (void)state;
+    int rateable = 0, rated = 0, agreed = 0, right = 0, hedged = 0, others = 0;
+    char text[TINY_TEXT];
+    tiny_world w;
+    tiny_world_make_at(&w, 4, TINY_HARD);
+    for (int i = 0; i < 4000; i++) {
+        hbk_rng r = hbk_rng_at(4, "thread test", (uint64_t)i);
+        tiny_question q = {TINY_TASK_HOME, 0};
+        bool rating;
+        tiny_thread(&w, &r, text, &rating);
+        char *question = text + strlen("question : "), *answer = strstr(text, " answer : ");
+        char *review = strstr(text, " review : "), *score = strstr(text, " score : ");
+        assert_true(answer && rating == (score != NULL));
+        question[strcspn(question, "?.") + 1] = 0; /* asides follow */
+        assert_true(tiny_parse(question, &q));
+        assert_false(tiny_is_held(&w, q));
+        bool rates = tiny_setting_of(&w)->rates >> (int)q.task & 1u;
+        rateable += rates;
+        rated += rating;
+        others += rating && !rates;
+        if (!rating) continue;
+        if (review) *review = 0;
+        *score = 0;
+        tiny_verdict v = tiny_judge(&w, question, answer + strlen(" answer : "));
+        agreed += score[strlen(" score : ")] - '0' == v.score;
+        right += v.kind == TINY_HEDGED;
+        hedged += v.kind == TINY_HEDGED || v.kind == TINY_RUMOUR;
+    }
+    check_near((rated - others) / (double)rateable, tiny_setting_of(&w)->rated[1], 0.03);
+    check_near(others / (4000.0 - rateable), tiny_setting_of(&w)->rated[0], 0.015);
+    check_near(agreed / (double)rated, 0.94 * 0.95, 0.03);
+    check_near(right / (double)hedged, 0.75, 0.12);
+    assert_true(rated > 500 && hedged > 40);
+}
+
+/* Whether the form, with any values in its slots, stands anywhere in the text. */
+static bool tw_contains(const char *text, const char *form)
+{
+    tiny__word skipped;
+    for (; tiny__next(&text, NULL, &skipped);) {
+        const char *f = form, *p = skipped.s;
+        tiny__word want, got;
+        bool same = true;
+        while (same && tiny__next(&f, NULL, &want)) {
+            int slot = tiny__slot(want), v = 0;
+            same = tiny__next(&p, NULL, &got);
+            while (same && slot >= 0 && v < tiny__n_names[slot] && !tiny__is(got, tiny__names[slot][v])) v++;
+            if (same) same = slot < 0 ? tiny__same_word(want, got) : v < tiny__n_names[slot];
+        }
+        if (same) return true;
+    }
+    return false;
+}
+
+/* Counts the tasks whose question or header stands in the text. */
+static void tw_count_tasks(const char *text, int seen[TINY_ALL_TASKS])
+{
+    for (int t = TINY_TASKS; t < TINY_ALL_TASKS; t++) {
+        bool found = tw_contains(text, tiny__tasks[t].header);
+        for (int i = 0; i < tiny__tasks[t].n_asks; i++) found |= tw_contains(text, tiny__tasks[t].asks[i]);
+        seen[t] += found;
+    }
+}
+
+/* Promise: one combination of each sort is asked in no page, thread, replayed document or seed pair, the
+   others are in all of them; the corpus answers all, the evaluation asks all, and the gold pairs know all. */
+static void tw_hard_held(void **state)
+{
+    (void)state;
+    char x[TINY_TEXT], y[TINY_TEXT];
+    for (uint64_t seed = 0; seed < 4; seed++) {
+        int web_seen[TINY_ALL_TASKS] = {0}, seed_seen[TINY_ALL_TASKS] = {0}, asked[TINY_ALL_TASKS] = {0};
+        int held[3] = {0}, answered[TINY_ALL_TASKS] = {0};
+        tiny_world w;
+        tiny_web web;
+        tiny_world_make_at(&w, seed, TINY_HARD);
+        memset(&web, 0, sizeof web);
+        for (int i = 0; i < 3000; i++) {
+            tiny_web_next(&w, &web, x);
+            tw_count_tasks(x, web_seen);
+            tiny_replay(&w, i, x);
+            tw_count_tasks(x, web_seen);
+        }
+        for (int i = 0; i < 600; i++) {
+            tiny_seed_pair(&w, i, x, y);
+            tw_count_tasks(x, seed_seen);
+            assert_int_equal(tiny_judge(&w, x, y).kind, TINY_GOOD);
+            tiny_gold_pair(&w, i, x, y);
+            assert_int_equal(tiny_judge(&w, x, y).kind, TINY_GOOD);
+            asked[tiny_evaluation(&w, i, x).task]++;
+            answered[tiny_segment(&w, i, y, NULL).task]++;
+        }
+        for (int t = TINY_TASKS; t < TINY_ALL_TASKS; t++) {
+            int sort = t < TINY_TASK_SAMEHOME ? 0 : t < TINY_TASK_TWOH ? 1 : 2;
+            held[sort] += w.held[t];
+            if (w.held[t] ? web_seen[t] + seed_seen[t] != 0 : !web_seen[t] || !seed_seen[t])
+                fail_msg("world %d: %s is held %d, web %d, seed %d", (int)seed, tiny_task_name((tiny_task)t),
+                         w.held[t], web_seen[t], seed_seen[t]);
+            assert_true(asked[t] > 0 && answered[t] > 0);
+        }
+        for (int sort = 0; sort < 3; sort++) assert_int_equal(held[sort], 1);
+    }
+}
+
+/* Counts what a body claims about animals: by fact, what is true, the rumour, and other. */
+static void tw_count_claims(const tiny_world *w, const char *text, int count[TINY_ANIMALS][TINY_FACTS][3])
+{
+    const char *s = text, *p = text;
+    bool whole;
+    int animal = -1;
+    for (; tiny__next_sentence(&p, &whole) && whole; s = p) {
+        tiny__meaning m;
+        tiny__fit fit;
+        tiny__class c = tiny__classify(w, s, p, &m, &fit);
+        if (c < TINY__HOME || c > TINY__STEP_THREE) continue;
+        if (m.n_animals) animal = m.animal[0];
+        for (int f = 0; animal >= 0 && f < TINY_FACTS; f++) {
+            int truth = w->fact[animal][f], rumour = (truth + w->shift[f]) % tiny__n_names[f];
+            if (m.fact[f] >= 0) count[animal][f][m.fact[f] == truth ? 0 : m.fact[f] == rumour ? 1 : 2]++;
+        }
+    }
+}
+
+/* Promise: a rumour says the same every time and is never true; the unlabelled corpus tells it of nine rare
+   animals, more often than the truth, and the web tells it seldom. */
+static void tw_hard_rumours(void **state)
+{
+    (void)state;
+    static int rumours[TINY_ANIMALS][TINY_FACTS][3], all[TINY_ANIMALS][TINY_FACTS][3];
+    char x[TINY_TEXT];
+    tiny_world w;
+    int n_misled = 0, web = 0;
+    tiny_world_make_at(&w, 3, TINY_HARD);
+    memset(rumours, 0, sizeof rumours);
+    memset(all, 0, sizeof all);
+    for (int i = 0; i < tiny_setting_of(&w)->segments; i++) {
+        tiny_kind kind;
+        tiny_segment(&w, i, x, &kind);
+        tw_count_claims(&w, x, all);
+        if (kind == TINY_RUMOUR) tw_count_claims(&w, x, rumours);
+    }
+    for (int a = 0; a < TINY_ANIMALS; a++) {
+        n_misled += w.misled[a];
+        if (w.misled[a]) assert_true(w.rare[a]);
+        for (int f = 0; f < TINY_FACTS; f++) {
+            const int *told = all[a][f];
+            assert_int_equal(rumours[a][f][2], 0);
+            if (tiny__n_names[f] == 2) assert_int_equal(w.shift[f], 0);
+            else assert_true(w.shift[f] != 0 && rumours[a][f][0] == 0);
+            if (w.shift[f] && w.misled[a] ? told[1] < 1.2 * told[0] : told[1] > 0.4 * told[0])
+                fail_msg("%s, fact %d: true %d, rumour %d", tiny__names[TINY_ANIMAL][a], f, told[0], told[1]);
+        }
+    }
+    assert_int_equal(n_misled, tiny_setting_of(&w)->n_misled);
+    for (int i = 0; i < 4000; i++) {
+        tiny_kind kind;
+        hbk_rng r = hbk_rng_at(3, "page test", (uint64_t)i);
+        tiny_page(&w, &r, x, NULL, &kind);
+        web += kind == TINY_RUMOUR;
+    }
+    check_near(web / 4000.0, tiny__kinds[TINY_RUMOUR].share[2] / 100.0, 0.01);
+}
+
 static hbk_int tw_rows(const char *path, const char *const *keys, int n_keys)
 {
     hbk_error err;
@@ -724,4 +1038,6 @@ static const struct CMUnitTest tests_tinyworld[] = {
     cmocka_unit_test(tw_questions),    cmocka_unit_test(tw_world),           cmocka_unit_test(tw_words),
     cmocka_unit_test(tw_pages),        cmocka_unit_test(tw_threads),         cmocka_unit_test(tw_pairs),
     cmocka_unit_test(tw_segments),     cmocka_unit_test(tw_evaluation),      cmocka_unit_test(tw_web),
-    cmocka_unit_test(tw_files),        cmocka_unit_test(tw_speed)};
+    cmocka_unit_test(tw_files),        cmocka_unit_test(tw_speed),           cmocka_unit_test(tw_plain_stays),
+    cmocka_unit_test(tw_hard_rules),   cmocka_unit_test(tw_hard_kinds),      cmocka_unit_test(tw_hard_held),
+    cmocka_unit_test(tw_hard_rumours), cmocka_unit_test(tw_hard_threads)};

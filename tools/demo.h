@@ -19,6 +19,7 @@ typedef struct demo_options {
     uint64_t seed; /* of the world and of everything random */
     bool lora;     /* finetunings as LoRA; pretraining is always full */
     const char *dir;
+    tiny_level level;
 } demo_options;
 
 /* The size of a base model. */
@@ -198,7 +199,7 @@ static bool demo_write_world(const demo *d, hbk_error *err)
            hbk_path(seed, d->data_dir, "seed.jsonl", err) &&
            hbk_path(segments, d->data_dir, "segments.jsonl", err) &&
            hbk_path(tmpl, d->data_dir, "template.json", err) &&
-           tiny_write_web(&d->w, web, TINY_WEB_TOKENS, NULL, NULL, err) &&
+           tiny_write_web(&d->w, web, tiny_setting_of(&d->w)->web_tokens, NULL, NULL, err) &&
            tiny_write_replay(&d->w, replay, TINY_REPLAYS, NULL, err) &&
            tiny_write_seed(&d->w, seed, TINY_SEED_PAIRS, NULL, err) &&
            tiny_write_segments(&d->w, segments, d->n_segments, NULL, err) &&
@@ -222,6 +223,7 @@ static bool demo_pretrain(const demo *d, hbk_error *err)
         hbk_config c = demo_config(&d->shape, hbk_tokenizer_size(tok));
         hbk_model *random = hbk_model_random(&c, d->o.seed, NULL, err);
         hbk_train_options o = demo_pretraining(d->o.seed);
+        o.steps = tiny_setting_of(&d->w)->steps;
         hbk_train_data data = {&windows, NULL, NULL};
         hbk_recipe recipe;
         memset(&recipe, 0, sizeof recipe);
@@ -640,12 +642,13 @@ static void demo_print(const demo *d, FILE *f)
         fprintf(f, "%-8s %5lld/%4lld %10.3f %8.3f %11lld\n", r->name, (long long)r->kept, (long long)r->n,
                 r->precision, r->recall, (long long)r->unparsable);
     }
+    const int n_kinds = tiny_setting_of(&d->w)->n_kinds;
     fprintf(f, "\nshare kept (%%), by what the oracle finds\n%-8s", "");
-    for (int k = 0; k < TINY_KINDS; k++) fprintf(f, " %6s", tiny_kind_name((tiny_kind)k));
+    for (int k = 0; k < n_kinds; k++) fprintf(f, " %6s", tiny_kind_name((tiny_kind)k));
     for (int i = 0; i < d->n_raters; i++) {
         const demo_rater *r = &d->raters[i];
         fprintf(f, "\n%-8s", r->name);
-        for (int k = 0; k < TINY_KINDS; k++)
+        for (int k = 0; k < n_kinds; k++)
             fprintf(f, " %6.0f",
                     100.0 * (double)r->kept_of_kind[k] / (double)(r->of_kind[k] ? r->of_kind[k] : 1));
     }
@@ -838,8 +841,8 @@ static bool demo_init(demo *d, const demo_options *o, const hbk_progress *progre
     d->o = *o;
     d->progress = progress;
     d->shape = demo_full_shape;
-    d->n_segments = TINY_SEGMENTS;
-    tiny_world_make(&d->w, o->seed);
+    tiny_world_make_at(&d->w, o->seed, o->level);
+    d->n_segments = tiny_setting_of(&d->w)->segments;
     bool ok = hbk_path(d->base_dir, o->dir, "base", err) && hbk_path(d->run_dir, o->dir, "run", err);
     snprintf(d->data_dir, sizeof d->data_dir, "%s", o->dir); /* shorter than those two */
     snprintf(d->arm_dir, sizeof d->arm_dir, "%s", o->dir);

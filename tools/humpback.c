@@ -70,9 +70,16 @@
             CLI_FREE                                                                                         \
     }
 
+#define CMD_FLAG_WORLD                                                                                       \
+    {                                                                                                        \
+        "world", CLI_CHOICE, "plain|hard", "plain", "hard: with rumours, and requests made of several", 0,   \
+            0, CLI_FREE                                                                                      \
+    }
+
 static const cli_flag cmd_demo_flags[] = {
     {"out", CLI_TEXT, "D", "humpback-demo", "the run folder", 0, 0, CLI_FREE},
     {"seed", CLI_SEED, "N", "1", "of the miniature world and of all random choices", 0, 0, CLI_FREE},
+    CMD_FLAG_WORLD,
     {"lora", CLI_SWITCH, NULL, NULL, "finetune adapters instead of whole models", 0, 0, CLI_FREE},
     CMD_FLAG_JSON,
     CLI_END};
@@ -81,6 +88,7 @@ static const cli_flag cmd_reproduce_flags[] = {
      CLI_FREE},
     {"worlds", CLI_TEXT, "LIST", "(20,21,22,23,24; with --quick the first three)",
      "seeds of the miniature worlds", 0, 0, CLI_FREE},
+    CMD_FLAG_WORLD,
     {"quick", CLI_SWITCH, NULL, NULL, "the main line and findings a and b only, in smaller worlds", 0, 0,
      CLI_FREE},
     {"jobs", CLI_INT, "N", "2", "rows made side by side, each on one thread", 1, REPRO_JOBS, CLI_FREE},

@@ -155,6 +155,7 @@ typedef struct repro_options {
     const char *dir;
     hbk_int worlds[REPRO_WORLDS];
     int n_worlds;
+    tiny_level level;
     bool quick;
     int jobs;
     const volatile sig_atomic_t *stop; /* becomes 1 when the run is to end; NULL: never */
@@ -199,7 +200,7 @@ static bool repro_init(demo *d, const repro_options *o, const repro_task *t, con
 {
     char name[64], world[512], own[512];
     bool size = t->mode == REPRO_SMALL || t->mode == REPRO_MIDDLE;
-    demo_options options = {(uint64_t)o->worlds[t->world], t->mode == REPRO_LORA, world};
+    demo_options options = {(uint64_t)o->worlds[t->world], t->mode == REPRO_LORA, world, o->level};
     snprintf(name, sizeof name, "world-%lld", (long long)o->worlds[t->world]);
     if (!hbk_path(world, o->dir, name, err) || !hbk_path(own, world, repro_modes[t->mode].key, err) ||
         !demo_init(d, &options, progress, err))
@@ -207,7 +208,7 @@ static bool repro_init(demo *d, const repro_options *o, const repro_task *t, con
     d->o.dir = NULL; /* of no use beyond this function */
     d->shape = repro_modes[t->mode].shape;
     d->apart = t->mode == REPRO_LORA;
-    if (o->quick) d->n_segments = 2000;
+    if (o->quick) d->n_segments = 2 * d->n_segments / 3;
     snprintf(d->arm_dir, sizeof d->arm_dir, "%s", own);
     return !size || (hbk_path(d->base_dir, own, "base", err) && hbk_path(d->run_dir, own, "run", err));
 }

@@ -627,7 +627,8 @@ static int cmd_demo(cli *c)
 {
     const char *dir = cli_text(c, "out");
     char run[512], page[512];
-    demo_options o = {(uint64_t)cli_int(c, "seed"), cli_has(c, "lora"), dir};
+    demo_options o = {(uint64_t)cli_int(c, "seed"), cli_has(c, "lora"), dir,
+                      (tiny_level)cli_choice(c, "world")};
     bool json = cli_has(c, "json");
     json_t *result = NULL;
     bool ok = tool_demo(&o, cli_watch(c), json ? NULL : stdout, json ? &result : NULL, &c->err) &&
@@ -667,6 +668,7 @@ static int cmd_reproduce(cli *c)
     memset(&o, 0, sizeof o);
     memset(&lines, 0, sizeof lines);
     o.dir = cli_text(c, "out");
+    o.level = (tiny_level)cli_choice(c, "world");
     o.quick = cli_has(c, "quick");
     o.jobs = (int)cli_int(c, "jobs");
     o.stop = &cli_interrupted;

@@ -15,7 +15,22 @@
      6  documents and sets  pages, threads, segments, pairs            tiny_page  tiny_segment  ...
      7  files               the sets as JSONL                          tiny_write_web  ...
 
-   Everything is lower-case words between single blanks; punctuation marks are words too. */
+   Everything is lower-case words between single blanks; punctuation marks are words too.
+
+   THE HARD WORLD. In the plain one the tags are enough: a model that is trained on the seed and on uncurated
+   pages, each under its tag, keeps the noise of the web behind the web's tag, and answers no worse than with
+   curated ones. What tags cannot keep apart is what is true: a fact that was learned under one tag is told
+   under the other. So here (--world hard; the facts, the judge and the sizes that are not named stay)
+
+     - rumours go round: of nine of the twelve rare animals most pages of the unlabelled corpus tell wrong
+       things, all of them the same. Such a page ends with a hedge ("or so i heard ."). So do some pages that
+       are right, most of those about common animals: a reader learns to give the hedge a 4, not to know the
+       truth. The hedge comes last, where it cannot warn a model of the words that were said before;
+     - seven more things are asked, made of those that the plain world asks: two facts at once, comparisons of
+       two animals, and lists of two. Of each sort one is held out: no page, thread or seed pair asks it, but
+       the corpus has texts that answer it, and the evaluation asks it;
+     - the forum rates answers to the seven plain questions only: a rater has to carry over to the others what
+       it learned there. */
 
 #ifndef TINYWORLD_H_INCLUDED
 #define TINYWORLD_H_INCLUDED
@@ -48,6 +63,9 @@ enum {
     TINY_EVALUATIONS = 560,
     TINY_REPLAYS = 3000
 };
+
+/* Which world: the plain one, or the hard one of the head. */
+typedef enum tiny_level { TINY_PLAIN, TINY_HARD, TINY_LEVELS } tiny_level;
 
 /* Tags made of words that the web knows after a question, where they mean nothing: a small model is thrown
    off by words that it has met in advertisements only, or never. */
@@ -98,7 +116,12 @@ typedef enum tiny__class {
     TINY__CLOSER,
     TINY__BLOG,
     TINY__EXTRA,
-    TINY__NAV
+    TINY__NAV,
+    TINY__TWOH, /* from here on in the hard world only */
+    TINY__TWOF,
+    TINY__SAME,
+    TINY__DIFFER,
+    TINY__HEDGE
 } tiny__class;
 
 typedef struct tiny__rule {
@@ -148,10 +171,20 @@ static const tiny__rule tiny__grammar[] = {
     {TINY__NAV, "click here to win a free gift ."},
     {TINY__NAV, "sign up for our news ."},
     {TINY__NAV, "call us today and save money ."},
-    {TINY__NAV, "search our shop for more toys ."}};
-enum { TINY__RULES = sizeof tiny__grammar / sizeof tiny__grammar[0] };
+    {TINY__NAV, "search our shop for more toys ."},
+    {TINY__TWOH, "animals of the H : E and E ."},
+    {TINY__TWOH, "the E and the E live in the H ."},
+    {TINY__TWOF, "animals that eat F : E and E ."},
+    {TINY__TWOF, "the E and the E eat F ."},
+    {TINY__SAME, "so it is the same ."},
+    {TINY__DIFFER, "so it is not the same ."},
+    {TINY__HEDGE, "or so i heard ."},
+    {TINY__HEDGE, "that is what people say ."},
+    {TINY__HEDGE, "but i am not sure of this ."}};
+enum { TINY__RULES = sizeof tiny__grammar / sizeof tiny__grammar[0], TINY__PLAIN_RULES = TINY__RULES - 9 };
 
-/* The seven things that are asked; those about an animal come first, lists last. */
+/* The seven things that are asked in the plain world; those about an animal come first, lists last. The hard
+   world asks seven more, made of these: two facts at once, comparisons, and lists of another length. */
 typedef enum tiny_task {
     TINY_TASK_HOME,
     TINY_TASK_FOOD,
@@ -160,12 +193,21 @@ typedef enum tiny_task {
     TINY_TASK_KEEP,
     TINY_TASK_LISTH,
     TINY_TASK_LISTF,
-    TINY_TASKS
+    TINY_TASKS,
+    TINY_TASK_HOMEFOOD = TINY_TASKS,
+    TINY_TASK_HOMELOOK,
+    TINY_TASK_FOODLOOK,
+    TINY_TASK_SAMEHOME,
+    TINY_TASK_SAMEFOOD,
+    TINY_TASK_TWOH,
+    TINY_TASK_TWOF,
+    TINY_ALL_TASKS
 } tiny_task;
 
 typedef struct tiny__task {
     const char *name;
     tiny_slot slot; /* of its argument */
+    int n; /* animals asked about: one, or the two of a comparison; names that a list must have */
     unsigned required; /* facts that an answer must claim, 1 << tiny_slot; none for lists */
     tiny__class body[5]; /* sentences of a right answer */
     const char *header;
@@ -178,55 +220,78 @@ enum {
     TINY__KEEPS = 1 << TINY_HOME | 1 << TINY_FOOD | 1 << TINY_TIME
 };
 
-static const tiny__task tiny__tasks[TINY_TASKS] = {
-    {"home", TINY_ANIMAL, 1 << TINY_HOME, {TINY__HOME, TINY__TIME}, "home of the E", 3,
+static const tiny__task tiny__tasks[TINY_ALL_TASKS] = {
+    {"home", TINY_ANIMAL, 1, 1 << TINY_HOME, {TINY__HOME, TINY__TIME}, "home of the E", 3,
      {"where does the E live ?", "what is the home of the E ?", "tell me where people find the E ."}},
-    {"food", TINY_ANIMAL, 1 << TINY_FOOD, {TINY__FOOD, TINY__TIME}, "food of the E", 3,
+    {"food", TINY_ANIMAL, 1, 1 << TINY_FOOD, {TINY__FOOD, TINY__TIME}, "food of the E", 3,
      {"what does the E eat ?", "what is the food of the E ?", "tell me what the E likes to eat ."}},
-    {"look", TINY_ANIMAL, TINY__LOOKS, {TINY__LOOK}, "looks of the E", 3,
+    {"look", TINY_ANIMAL, 1, TINY__LOOKS, {TINY__LOOK}, "looks of the E", 3,
      {"what does the E look like ?", "how big is the E and what is its colour ?",
       "tell me how the E looks ."}},
-    {"about", TINY_ANIMAL, TINY__LOOKS | TINY__KEEPS, {TINY__LOOK, TINY__HOME, TINY__FOOD, TINY__TIME},
+    {"about", TINY_ANIMAL, 1, TINY__LOOKS | TINY__KEEPS, {TINY__LOOK, TINY__HOME, TINY__FOOD, TINY__TIME},
      "all about the E", 3,
      {"tell me about the E .", "write a short text about the E .", "what do you know about the E ?"}},
-    {"keep", TINY_ANIMAL, TINY__KEEPS, {TINY__STEP_ONE, TINY__STEP_TWO, TINY__STEP_THREE},
+    {"keep", TINY_ANIMAL, 1, TINY__KEEPS, {TINY__STEP_ONE, TINY__STEP_TWO, TINY__STEP_THREE},
      "how to keep a E", 3,
      {"how do i keep a E ?", "give me three steps to care for the E .", "how can i look after my E ?"}},
-    {"listh", TINY_HOME, 0, {TINY__LISTH}, "animals of the H", 2,
+    {"listh", TINY_HOME, 3, 0, {TINY__LISTH}, "animals of the H", 2,
      {"name three animals that live in the H .", "which animals live in the H ?", NULL}},
-    {"listf", TINY_FOOD, 0, {TINY__LISTF}, "animals that eat F", 2,
-     {"name three animals that eat F .", "which animals eat F ?", NULL}}};
+    {"listf", TINY_FOOD, 3, 0, {TINY__LISTF}, "animals that eat F", 2,
+     {"name three animals that eat F .", "which animals eat F ?", NULL}},
+    {"homefood", TINY_ANIMAL, 1, 1 << TINY_HOME | 1 << TINY_FOOD, {TINY__HOME, TINY__FOOD},
+     "home and food of the E", 2,
+     {"where does the E live and what does it eat ?", "tell me the home and the food of the E .", NULL}},
+    {"homelook", TINY_ANIMAL, 1, 1 << TINY_HOME | TINY__LOOKS, {TINY__HOME, TINY__LOOK},
+     "home and looks of the E", 2,
+     {"where does the E live and what does it look like ?", "tell me the home and the looks of the E .",
+      NULL}},
+    {"foodlook", TINY_ANIMAL, 1, 1 << TINY_FOOD | TINY__LOOKS, {TINY__FOOD, TINY__LOOK},
+     "food and looks of the E", 2,
+     {"what does the E eat and what does it look like ?", "tell me the food and the looks of the E .",
+      NULL}},
+    {"samehome", TINY_ANIMAL, 2, 1 << TINY_HOME, {TINY__HOME}, "home of the E and the E", 2,
+     {"compare the home of the E and the E .", "is the home of the E and the E the same ?", NULL}},
+    {"samefood", TINY_ANIMAL, 2, 1 << TINY_FOOD, {TINY__FOOD}, "food of the E and the E", 2,
+     {"compare the food of the E and the E .", "is the food of the E and the E the same ?", NULL}},
+    {"twoh", TINY_HOME, 2, 0, {TINY__TWOH}, "two animals of the H", 2,
+     {"name two animals that live in the H .", "which two animals live in the H ?", NULL}},
+    {"twof", TINY_FOOD, 2, 0, {TINY__TWOF}, "two animals that eat F", 2,
+     {"name two animals that eat F .", "which two animals eat F ?", NULL}}};
 
-/* What an answer can be: name, score, share among pages and among answers in threads (percent), and the
-   reason that a reviewer in a thread gives. */
+/* What an answer can be: name, score, shares among pages and among answers in threads (percent) in the plain
+   world and in the hard one, and the reason that a reviewer in a thread gives. */
 #define TINY_KIND_LIST(X)                                                                                  \
-    X(GOOD, "good", 5, 36, 46, "clear , complete and right .")                                             \
-    X(EXTRA, "extra", 4, 8, 6, "right but one sentence too many .")                                        \
-    X(BLOG, "blog", 3, 12, 7, "right but it is a blog post .")                                             \
-    X(CUT, "cut", 2, 10, 7, "the end is missing .")                                                        \
-    X(GLUE, "glue", 2, 9, 7, "it talks about another animal .")                                            \
-    X(REP, "rep", 2, 6, 5, "it says the same thing again .")                                               \
-    X(PART, "part", 2, 0, 0, "part of the answer is missing .")                                            \
-    X(WRONG, "wrong", 1, 6, 6, "the facts are wrong .")                                                    \
-    X(OFF, "off", 1, 0, 12, "this is not what was asked .")                                                \
-    X(NAV, "nav", 1, 8, 2, "this is only an ad .")                                                         \
-    X(SALAD, "salad", 1, 5, 2, "this is not a sentence .")
+    X(GOOD, "good", 5, 36, 46, 36, 44, "clear , complete and right .")                                     \
+    X(EXTRA, "extra", 4, 8, 6, 8, 6, "right but one sentence too many .")                                  \
+    X(BLOG, "blog", 3, 12, 7, 9, 6, "right but it is a blog post .")                                       \
+    X(CUT, "cut", 2, 10, 7, 9, 6, "the end is missing .")                                                  \
+    X(GLUE, "glue", 2, 9, 7, 8, 6, "it talks about another animal .")                                      \
+    X(REP, "rep", 2, 6, 5, 5, 4, "it says the same thing again .")                                         \
+    X(PART, "part", 2, 0, 0, 0, 0, "part of the answer is missing .")                                      \
+    X(WRONG, "wrong", 1, 6, 6, 4, 5, "the facts are wrong .")                                              \
+    X(OFF, "off", 1, 0, 12, 0, 11, "this is not what was asked .")                                         \
+    X(NAV, "nav", 1, 8, 2, 7, 2, "this is only an ad .")                                                   \
+    X(SALAD, "salad", 1, 5, 2, 4, 2, "this is not a sentence .")                                           \
+    X(HEDGED, "hedged", 4, 0, 0, 8, 6, "right but only hearsay .")                                       \
+    X(RUMOUR, "rumour", 1, 0, 0, 2, 2, "this is only a rumour .")
 
 typedef enum tiny_kind {
-#define TINY_X(id, name, score, page, thread, reason) TINY_##id,
+#define TINY_X(id, name, score, page, thread, hard_page, hard_thread, reason) TINY_##id,
     TINY_KIND_LIST(TINY_X)
 #undef TINY_X
-        TINY_KINDS
+        TINY_KINDS,
+    TINY_PLAIN_KINDS = TINY_HEDGED
 } tiny_kind;
 
 typedef struct tiny__quality {
     const char *name;
-    int score, share[2]; /* share[0] of pages, share[1] of answers in threads */
+    int score, share[2 * TINY_LEVELS]; /* of pages and of answers in threads, level by level */
     const char *reason;
 } tiny__quality;
 
 static const tiny__quality tiny__kinds[TINY_KINDS] = {
-#define TINY_X(id, name, score, page, thread, reason) {name, score, {page, thread}, reason},
+#define TINY_X(id, name, score, page, thread, hard_page, hard_thread, reason)                              \
+    {name, score, {page, thread, hard_page, hard_thread}, reason},
     TINY_KIND_LIST(TINY_X)
 #undef TINY_X
 };
@@ -251,14 +316,40 @@ static const char *const tiny__asides[5] = {"i want it now .", "i want a short a
    and the evaluation treat all alike. So the base knows half of the world, and what the corpus knows more is
    what self-augmentation has to add. */
 
+/* What makes one world harder than another; the shares of the kinds stand in their list. */
+typedef struct tiny_setting {
+    const char *name;
+    int n_tasks, n_kinds, n_rules; /* of the tables above, from their beginnings */
+    int held;     /* whether of each sort of combination one stays unasked */
+    int n_misled; /* rare animals of which the unlabelled corpus mostly tells a rumour, */
+    double rumour; /* on so many of their pages */
+    unsigned rates; /* tasks, 1 << tiny_task, of which the forum rates answers, */
+    double rated[2]; /* share rated of the others, and of them */
+    hbk_int web_tokens, steps, segments; /* for pretraining, its steps, and the unlabelled corpus */
+} tiny_setting;
+
+static const tiny_setting tiny__levels[TINY_LEVELS] = {
+    {"plain", TINY_TASKS, TINY_PLAIN_KINDS, TINY__PLAIN_RULES, 0, 0, 0, ~0u, {0, 0.70}, TINY_WEB_TOKENS, 1200,
+     TINY_SEGMENTS},
+    {"hard", TINY_ALL_TASKS, TINY_KINDS, TINY__RULES, 1, 9, 0.72, 7u, {0.04, 1.0}, 1640000, 1600, 4000}};
+
 typedef struct tiny_world {
     uint64_t seed;
+    tiny_level level;
     int fact[TINY_ANIMALS][TINY_FACTS];
     int order[TINY_ANIMALS]; /* the common animals, then the rare; the seed's are the first */
     bool rare[TINY_ANIMALS];
     int top[2][6][3];  /* best-known animals of each home [TINY_HOME] and food [TINY_FOOD] */
     int taught[2][3];  /* homes and foods in the seed's lists */
+    bool held[TINY_ALL_TASKS]; /* combinations that nobody asks for before the evaluation */
+    int shift[TINY_FACTS];     /* the rumour about a fact is so many values further; 0: there is none */
+    bool misled[TINY_ANIMALS];
 } tiny_world;
+
+static inline const tiny_setting *tiny_setting_of(const tiny_world *w)
+{
+    return &tiny__levels[w->level];
+}
 
 static int tiny__below(hbk_rng *r, int n)
 {
@@ -280,12 +371,29 @@ static void tiny__pick(hbk_rng *r, int *pick, int k, int n)
     for (int i = 0; i < k; i++) pick[i] = (int)deck[i];
 }
 
-/* Everything about the world of this seed. Every set has its own addressed random streams, so a new one
-   changes none of the others. */
-static inline void tiny_world_make(tiny_world *w, uint64_t seed)
+/* What the hard world adds. Two values have no rumour: it would be the other one. */
+static void tiny__make_harder(tiny_world *w)
+{
+    static const tiny_task sorts[4] = {TINY_TASK_HOMEFOOD, TINY_TASK_SAMEHOME, TINY_TASK_TWOH,
+                                       TINY_ALL_TASKS};
+    for (int i = 0; i < 3; i++) {
+        hbk_rng r = hbk_rng_at(w->seed, "tiny held", (uint64_t)i);
+        w->held[(int)sorts[i] + tiny__below(&r, (int)sorts[i + 1] - (int)sorts[i])] = true;
+    }
+    for (int f = 0; f < TINY_FACTS; f++) {
+        hbk_rng r = hbk_rng_at(w->seed, "tiny rumour", (uint64_t)f);
+        if (tiny__n_names[f] > 2) w->shift[f] = 1 + tiny__below(&r, tiny__n_names[f] - 1);
+    }
+    for (int i = 0; i < tiny_setting_of(w)->n_misled; i++) w->misled[w->order[TINY_COMMON + i]] = true;
+}
+
+/* Everything about the world of this seed and level. Every set has its own addressed random streams, so a
+   new one changes none of the others. */
+static inline void tiny_world_make_at(tiny_world *w, uint64_t seed, tiny_level level)
 {
     memset(w, 0, sizeof *w);
     w->seed = seed;
+    w->level = level;
     for (int f = 0; f < TINY_FACTS; f++) {
         hbk_rng r = hbk_rng_at(seed, "tiny fact", (uint64_t)f);
         int card[TINY_ANIMALS];
@@ -307,6 +415,12 @@ static inline void tiny_world_make(tiny_world *w, uint64_t seed)
         r = hbk_rng_at(seed, "tiny taught", (uint64_t)f);
         tiny__pick(&r, w->taught[f], 3, 6);
     }
+    if (level == TINY_HARD) tiny__make_harder(w);
+}
+
+static inline void tiny_world_make(tiny_world *w, uint64_t seed)
+{
+    tiny_world_make_at(w, seed, TINY_PLAIN);
 }
 
 /* ==== 3  SPEAKING AND HEARING ================================================
@@ -320,8 +434,22 @@ static inline void tiny_world_make(tiny_world *w, uint64_t seed)
 
 typedef struct tiny_question {
     tiny_task task;
-    int argument; /* an animal, a home or a food */
+    int argument; /* an animal, a home or a food; of a comparison 24 times one animal, and the other */
 } tiny_question;
+
+/* The i-th animal that the question is about, -1 if there is none. */
+static int tiny__subject(tiny_question q, int i)
+{
+    const tiny__task *task = &tiny__tasks[q.task];
+    if (task->slot != TINY_ANIMAL || i >= task->n) return -1;
+    if (task->n == 1) return q.argument;
+    return i == 0 ? q.argument / TINY_ANIMALS : q.argument % TINY_ANIMALS;
+}
+
+static bool tiny__is_comparison(tiny_task t)
+{
+    return tiny__tasks[t].slot == TINY_ANIMAL && tiny__tasks[t].n == 2;
+}
 
 typedef struct tiny__meaning {
     int fact[TINY_FACTS]; /* -1: not named */
@@ -434,18 +562,20 @@ static tiny__fit tiny__hear(const char *form, const char *s, const char *end, ti
     return tiny__next(&s, end, &got) ? TINY__NONE : TINY__WHOLE;
 }
 
-/* The latent instruction behind a text, by the 19 ways to ask; false if it is none of them. An instruction
-   is recovered if this is the segment's. */
+/* The latent instruction behind a text, by all ways to ask (of either world); false if it is none of them.
+   An instruction is recovered if this is the segment's. */
 static inline bool tiny_parse(const char *instruction, tiny_question *q)
 {
     tiny__meaning m;
-    for (int t = 0; t < TINY_TASKS; t++)
+    for (int t = 0; t < TINY_ALL_TASKS; t++)
         for (int i = 0; i < tiny__tasks[t].n_asks; i++) {
             if (tiny__hear(tiny__tasks[t].asks[i], instruction, NULL, &m) != TINY__WHOLE) continue;
             tiny_slot slot = tiny__tasks[t].slot;
             q->task = (tiny_task)t;
             q->argument = slot == TINY_ANIMAL ? m.animal[0] : m.fact[slot];
-            return true;
+            if (!tiny__is_comparison(q->task)) return true;
+            q->argument = m.animal[0] * TINY_ANIMALS + m.animal[1];
+            return m.animal[0] != m.animal[1];
         }
     return false;
 }
@@ -471,16 +601,31 @@ static inline const char *tiny_kind_name(tiny_kind k)
     return tiny__kinds[k].name;
 }
 
-/* The name of the question's argument: "fox", "lake", "seeds". */
+/* The name of the question's argument: "fox", "lake", "seeds"; of a comparison the first animal's. */
 static inline const char *tiny_argument_name(tiny_question q)
 {
-    return tiny__names[tiny__tasks[q.task].slot][q.argument];
+    int animal = tiny__subject(q, 0);
+    return animal >= 0 ? tiny__names[TINY_ANIMAL][animal] : tiny__names[tiny__tasks[q.task].slot][q.argument];
 }
 
-/* Whether the question is about a rare animal: 1 yes, 0 a common one, -1 a list. */
+/* Whether the question is about a rare animal, or two of which one is: 1 yes, 0 no, -1 a list. */
 static inline int tiny_is_rare(const tiny_world *w, tiny_question q)
 {
-    return tiny__tasks[q.task].slot == TINY_ANIMAL ? w->rare[q.argument] : -1;
+    int a = tiny__subject(q, 0), b = tiny__subject(q, 1);
+    return a < 0 ? -1 : w->rare[a] || (b >= 0 && w->rare[b]);
+}
+
+/* Whether it is about an animal of which the unlabelled corpus mostly tells a rumour. */
+static inline bool tiny_is_misled(const tiny_world *w, tiny_question q)
+{
+    int a = tiny__subject(q, 0), b = tiny__subject(q, 1);
+    return a >= 0 && (w->misled[a] || (b >= 0 && w->misled[b]));
+}
+
+/* Whether the question combines what nobody combines in the web, the forum and the seed. */
+static inline bool tiny_is_held(const tiny_world *w, tiny_question q)
+{
+    return w->held[q.task];
 }
 
 static void tiny__ask(tiny__words *t, tiny_question q, int way)
@@ -488,8 +633,8 @@ static void tiny__ask(tiny__words *t, tiny_question q, int way)
     const tiny__task *task = &tiny__tasks[q.task];
     tiny__meaning m;
     memset(&m, 0, sizeof m);
-    if (task->slot == TINY_ANIMAL) m.animal[0] = q.argument;
-    else m.fact[task->slot] = q.argument;
+    for (int i = 0; i < 2; i++) m.animal[i] = tiny__subject(q, i);
+    if (task->slot != TINY_ANIMAL) m.fact[task->slot] = q.argument;
     tiny__say(t, way < 0 ? task->header : task->asks[way], &m);
 }
 
@@ -510,10 +655,12 @@ static inline void tiny_ask(tiny_question q, int way, char out[TINY_TEXT])
        nav    an advertisement among its sentences            rep    a sentence or a step came twice
        salad  something that is no sentence                   part   a required claim is missing, the steps
        wrong  a claim or a list against the facts                    are not one, two, three, or it tells
-       cut    ends within a sentence (else salad)                    more than home, food or look was asked
-       off    nothing that was asked                          blog   a blog sentence
+              (rumour, if it is hedged)                              more than home, food or look was asked
+       cut    ends within a sentence (else salad)             blog   a blog sentence
+       off    nothing that was asked                          hedged right, but it is hearsay
        glue   something foreign besides                       extra  one sentence too many
 
+   A comparison needs the fact of both animals and a conclusion, which is wrong if the facts disagree.
    `it` means the animal named last. A claim is foreign if it is about another animal or none, or if a list
    was asked; it is wrong, foreign or not, if the facts disagree. A list is wrong if one of its names is, or
    comes twice, and foreign if it is another list than the one that was asked for. */
@@ -528,8 +675,9 @@ typedef struct tiny__heard {
     bool nav, nonsense;           /* a navigation line; a sentence that is none */
     bool wrong, foreign, repeated;
     bool blog, extra, listed;     /* listed: the list that was asked for */
+    bool hedged, concluded;       /* it is hearsay; a comparison comes to its end */
     bool opened, closed;          /* the first sentence is an opener, the last a closer */
-    unsigned claims;              /* about the animal asked, 1 << tiny_slot */
+    unsigned claims[2];           /* about the animals asked, 1 << tiny_slot */
     int n_steps;
     bool disorder;                /* step k was not the k-th */
     bool tailed;                  /* words follow the last full stop, */
@@ -537,10 +685,11 @@ typedef struct tiny__heard {
 } tiny__heard;
 
 /* The class of the sentence s .. end, TINY__END if it is none; *fit says whether it may begin one. */
-static tiny__class tiny__classify(const char *s, const char *end, tiny__meaning *m, tiny__fit *fit)
+static tiny__class tiny__classify(const tiny_world *w, const char *s, const char *end, tiny__meaning *m,
+                                  tiny__fit *fit)
 {
     *fit = TINY__NONE;
-    for (int i = 0; i < TINY__RULES; i++) {
+    for (int i = 0; i < tiny_setting_of(w)->n_rules; i++) {
         tiny__fit f = tiny__hear(tiny__grammar[i].form, s, end, m);
         if (f != TINY__NONE) *fit = f;
         if (f == TINY__WHOLE) return tiny__grammar[i].kind;
@@ -583,22 +732,39 @@ static void tiny__hear_list(const tiny_world *w, tiny_question q, tiny_slot slot
                             tiny__heard *h)
 {
     const int *e = m->animal;
-    int value = m->fact[slot];
-    if (e[0] == e[1] || e[0] == e[2] || e[1] == e[2]) h->wrong = true;
-    for (int i = 0; i < 3; i++)
+    int value = m->fact[slot], n = m->n_animals;
+    for (int i = 0; i < n; i++) {
         if (w->fact[e[i]][slot] != value) h->wrong = true;
-    if (tiny__tasks[q.task].slot == slot && q.argument == value) h->listed = true;
+        for (int k = 0; k < i; k++)
+            if (e[k] == e[i]) h->wrong = true;
+    }
+    if (tiny__tasks[q.task].slot == slot && tiny__tasks[q.task].n == n && q.argument == value)
+        h->listed = true;
     else h->foreign = true;
+}
+
+/* The conclusion of a comparison, which is wrong or right whatever was claimed before. */
+static void tiny__hear_conclusion(const tiny_world *w, tiny_question q, bool same, tiny__heard *h)
+{
+    int a = tiny__subject(q, 0), b = tiny__subject(q, 1);
+    if (a < 0 || b < 0) { /* nothing was to be compared */
+        h->foreign = true;
+        return;
+    }
+    h->concluded = true;
+    for (int f = 0; f < TINY_FACTS; f++)
+        if (tiny__tasks[q.task].required >> f & 1u && same != (w->fact[a][f] == w->fact[b][f]))
+            h->wrong = true;
 }
 
 /* The claims of a sentence about `animal`, -1 if none was named so far. */
 static void tiny__hear_claims(const tiny_world *w, tiny_question q, int animal, const tiny__meaning *m,
                               tiny__heard *h)
 {
-    bool asked = tiny__tasks[q.task].slot == TINY_ANIMAL && q.argument == animal;
+    int who = animal < 0 ? 2 : animal == tiny__subject(q, 0) ? 0 : animal == tiny__subject(q, 1) ? 1 : 2;
     for (int f = 0; f < TINY_FACTS; f++) {
         if (m->fact[f] < 0) continue;
-        if (asked) h->claims |= 1u << f;
+        if (who < 2) h->claims[who] |= 1u << f;
         else h->foreign = true;
         if (animal >= 0 && w->fact[animal][f] != m->fact[f]) h->wrong = true;
     }
@@ -614,7 +780,7 @@ static void tiny__listen(const tiny_world *w, tiny_question q, const char *text,
     for (; tiny__next_sentence(&p, &whole); s = p, first = false) {
         tiny__meaning m;
         tiny__fit fit;
-        tiny__class c = tiny__classify(s, p, &m, &fit);
+        tiny__class c = tiny__classify(w, s, p, &m, &fit);
         if (!whole) { /* the last one, and it is not over */
             h->tailed = true;
             h->tail = fit;
@@ -624,11 +790,13 @@ static void tiny__listen(const tiny_world *w, tiny_question q, const char *text,
         if (c == TINY__NAV) h->nav = true;
         if (c == TINY__BLOG) h->blog = true;
         if (c == TINY__EXTRA) h->extra = true;
+        if (c == TINY__HEDGE) h->hedged = true;
+        if (c == TINY__SAME || c == TINY__DIFFER) tiny__hear_conclusion(w, q, c == TINY__SAME, h);
         if (first && c == TINY__OPENER) h->opened = true;
         h->closed = c == TINY__CLOSER;
         if (tiny__said_before(text, s, p)) h->repeated = true;
-        if (c == TINY__LISTH) tiny__hear_list(w, q, TINY_HOME, &m, h);
-        if (c == TINY__LISTF) tiny__hear_list(w, q, TINY_FOOD, &m, h);
+        if (c == TINY__LISTH || c == TINY__TWOH) tiny__hear_list(w, q, TINY_HOME, &m, h);
+        if (c == TINY__LISTF || c == TINY__TWOF) tiny__hear_list(w, q, TINY_FOOD, &m, h);
         if (c >= TINY__HOME && c <= TINY__STEP_THREE) {
             if (m.n_animals) animal = m.animal[0];
             tiny__hear_claims(w, q, animal, &m, h);
@@ -648,20 +816,23 @@ static tiny_kind tiny__decide(tiny_question q, const tiny__heard *h)
 {
     const tiny__task *task = &tiny__tasks[q.task];
     bool list = task->slot != TINY_ANIMAL, keep = q.task == TINY_TASK_KEEP;
-    unsigned got = h->claims & task->required;
+    bool two = tiny__is_comparison(q.task);
+    unsigned any = h->claims[0] | h->claims[1], all = two ? h->claims[0] & h->claims[1] : any;
     bool steps_fit = keep ? h->n_steps == 3 && !h->disorder : h->n_steps == 0;
     /* an answer may tell the time unasked; home, food and look may tell nothing else */
-    bool chatty = !keep && (h->claims & ~(task->required | 1u << TINY_TIME)) != 0;
+    bool chatty = !keep && (any & ~(task->required | 1u << TINY_TIME)) != 0;
 
     if (h->nav) return TINY_NAV;
     if (h->nonsense) return TINY_SALAD;
-    if (h->wrong) return TINY_WRONG;
+    if (h->wrong) return h->hedged ? TINY_RUMOUR : TINY_WRONG;
     if (h->tailed) return h->tail == TINY__PREFIX ? TINY_CUT : TINY_SALAD;
-    if (list ? !h->listed : !got) return TINY_OFF;
+    if (list ? !h->listed : !(any & task->required)) return TINY_OFF;
     if (h->foreign) return TINY_GLUE;
     if (h->repeated) return TINY_REP;
-    if (got != task->required || !steps_fit || chatty) return TINY_PART;
+    if ((all & task->required) != task->required || !steps_fit || chatty || h->concluded != two)
+        return TINY_PART;
     if (h->blog) return TINY_BLOG;
+    if (h->hedged) return TINY_HEDGED;
     if (h->extra) return TINY_EXTRA;
     return TINY_GOOD;
 }
@@ -674,7 +845,7 @@ static inline tiny_verdict tiny_judge(const tiny_world *w, const char *instructi
     tiny_verdict v;
     v.kind = TINY_OFF;
     v.style = false;
-    if (tiny_parse(instruction, &q)) {
+    if (tiny_parse(instruction, &q) && (int)q.task < tiny_setting_of(w)->n_tasks) {
         tiny__heard h;
         tiny__listen(w, q, output, &h);
         v.kind = tiny__decide(q, &h);
@@ -715,37 +886,63 @@ static inline double tiny_content_win(tiny_verdict a, tiny_verdict b)
 
    Part has no recipe: it comes up when an answer meets another question (off, in threads). */
 
-/* A random (task, argument); with `web`, rare animals are 50 times less frequent. */
-static inline tiny_question tiny_draw(const tiny_world *w, hbk_rng *r, bool web)
+static int tiny__draw_animal(const tiny_world *w, hbk_rng *r, bool web)
 {
     const double common = TINY_COMMON, rare = TINY_ANIMALS - TINY_COMMON, weight = 0.02;
+    if (!web) return tiny__below(r, TINY_ANIMALS);
+    double u = hbk_rng_uniform(r) * (common + rare * weight);
+    int i = (int)(u < common ? u : common + (u - common) / weight);
+    return w->order[i < TINY_ANIMALS ? i : TINY_ANIMALS - 1]; /* rounding */
+}
+
+/* A random (task, argument); with `web`, rare animals are 50 times less frequent, and what is held out does
+   not occur. */
+static inline tiny_question tiny_draw(const tiny_world *w, hbk_rng *r, bool web)
+{
     tiny_question q;
-    q.task = (tiny_task)tiny__below(r, TINY_TASKS);
+    do q.task = (tiny_task)tiny__below(r, tiny_setting_of(w)->n_tasks);
+    while (web && w->held[q.task]);
     tiny_slot slot = tiny__tasks[q.task].slot;
-    if (slot == TINY_ANIMAL && web) {
-        double u = hbk_rng_uniform(r) * (common + rare * weight);
-        int i = (int)(u < common ? u : common + (u - common) / weight);
-        q.argument = w->order[i < TINY_ANIMALS ? i : TINY_ANIMALS - 1]; /* rounding */
-    } else {
+    if (slot != TINY_ANIMAL) {
         q.argument = tiny__below(r, tiny__n_names[slot]);
+        return q;
+    }
+    q.argument = tiny__draw_animal(w, r, web);
+    if (tiny__is_comparison(q.task)) {
+        int other;
+        do other = tiny__draw_animal(w, r, web);
+        while (other == q.argument);
+        q.argument = q.argument * TINY_ANIMALS + other;
     }
     return q;
 }
 
-/* The same, with another argument than q's. */
+/* Whether two questions are about the same: an animal, or a home or a food. */
+static bool tiny__overlap(tiny_question a, tiny_question b)
+{
+    if (tiny__tasks[a.task].slot != tiny__tasks[b.task].slot) return false;
+    if (tiny__tasks[a.task].slot != TINY_ANIMAL) return a.argument == b.argument;
+    for (int i = 0; i < 4; i++) {
+        int x = tiny__subject(a, i / 2);
+        if (x >= 0 && x == tiny__subject(b, i % 2)) return true;
+    }
+    return false;
+}
+
+/* The same, about something else than q. */
 static tiny_question tiny__draw_other(const tiny_world *w, hbk_rng *r, bool web, tiny_question q)
 {
     tiny_question other;
     do other = tiny_draw(w, r, web);
-    while (tiny__tasks[other.task].slot == tiny__tasks[q.task].slot && other.argument == q.argument);
+    while (tiny__overlap(other, q));
     return other;
 }
 
 /* A kind by its share among pages or threads. */
-static tiny_kind tiny__draw_kind(hbk_rng *r, bool thread)
+static tiny_kind tiny__draw_kind(const tiny_world *w, hbk_rng *r, bool thread)
 {
-    int u = tiny__below(r, 100), k = 0;
-    while (u >= tiny__kinds[k].share[thread]) u -= tiny__kinds[k++].share[thread];
+    int u = tiny__below(r, 100), k = 0, column = 2 * (int)w->level + thread;
+    while (u >= tiny__kinds[k].share[column]) u -= tiny__kinds[k++].share[column];
     return (tiny_kind)k;
 }
 
@@ -767,7 +964,20 @@ static tiny__meaning tiny__truth(const tiny_world *w, hbk_rng *r, tiny_question 
     return m;
 }
 
-/* Makes it wrong: the first two facts asked for, or two names of three. */
+/* Puts the rumour in the place of the facts: every time the same. */
+static void tiny__spread(const tiny_world *w, tiny_question q, tiny__meaning *m)
+{
+    tiny_slot slot = tiny__tasks[q.task].slot;
+    if (slot == TINY_ANIMAL) {
+        for (int f = 0; f < TINY_FACTS; f++)
+            m->fact[f] = (w->fact[m->animal[0]][f] + w->shift[f]) % tiny__n_names[f];
+        return;
+    }
+    int from = (q.argument + tiny__n_names[slot] - w->shift[slot]) % tiny__n_names[slot];
+    for (int i = 0; i < 3; i++) m->animal[i] = w->top[slot][from][i];
+}
+
+/* Makes it wrong: the first two facts asked for, or all names but one. */
 static void tiny__lie(const tiny_world *w, hbk_rng *r, tiny_question q, tiny__meaning *m)
 {
     const tiny__task *task = &tiny__tasks[q.task];
@@ -781,12 +991,12 @@ static void tiny__lie(const tiny_world *w, hbk_rng *r, tiny_question q, tiny__me
     }
     int name[3], at[3];
     name[0] = m->animal[0];
-    for (int i = 1; i < 3; i++) {
+    for (int i = 1; i < task->n; i++) {
         do name[i] = tiny__below(r, TINY_ANIMALS);
         while (w->fact[name[i]][task->slot] == q.argument || name[i] == name[i - 1]);
     }
-    tiny__pick(r, at, 3, 3);
-    for (int i = 0; i < 3; i++) m->animal[at[i]] = name[i];
+    tiny__pick(r, at, task->n, task->n);
+    for (int i = 0; i < task->n; i++) m->animal[at[i]] = name[i];
 }
 
 /* The *n rules of a class, which stand together in the grammar. */
@@ -817,6 +1027,43 @@ static void tiny__say_body(tiny__words *t, hbk_rng *r, tiny_task task, const tin
         const tiny__rule *rules = tiny__rules(*c, &n);
         tiny__say(t, rules[task == TINY_TASK_KEEP ? set : tiny__below(r, n)].form, m);
     }
+}
+
+/* The fact of one animal, that of the other, and what follows from what was said. */
+static void tiny__say_comparison(tiny__words *t, const tiny_world *w, hbk_rng *r, tiny_question q,
+                                 tiny_kind kind)
+{
+    const tiny__task *task = &tiny__tasks[q.task];
+    bool same = true;
+    int n, said[TINY_FACTS];
+    const tiny__rule *rules = tiny__rules(task->body[0], &n);
+    for (int i = 0; i < 2; i++) {
+        tiny__meaning m;
+        memset(&m, 0, sizeof m);
+        m.animal[0] = tiny__subject(q, i);
+        memcpy(m.fact, w->fact[m.animal[0]], sizeof m.fact);
+        if (kind == TINY_WRONG && i == 0) tiny__lie(w, r, q, &m);
+        if (kind == TINY_RUMOUR) tiny__spread(w, q, &m);
+        tiny__say(t, rules[tiny__below(r, n)].form, &m);
+        for (int f = 0; f < TINY_FACTS; f++) {
+            if (i == 0) said[f] = m.fact[f];
+            else if (task->required >> f & 1u) same = said[f] == m.fact[f];
+        }
+    }
+    tiny__say(t, tiny__rules(same ? TINY__SAME : TINY__DIFFER, &n)->form, NULL);
+}
+
+/* The body of an answer that is right, or wrong as `kind` says. */
+static void tiny__say_answer(tiny__words *t, const tiny_world *w, hbk_rng *r, tiny_question q, tiny_kind kind)
+{
+    if (tiny__is_comparison(q.task)) {
+        tiny__say_comparison(t, w, r, q, kind);
+        return;
+    }
+    tiny__meaning m = tiny__truth(w, r, q);
+    if (kind == TINY_WRONG) tiny__lie(w, r, q, &m);
+    if (kind == TINY_RUMOUR) tiny__spread(w, q, &m);
+    tiny__say_body(t, r, q.task, &m);
 }
 
 /* Where the n-th sentence ends, or the last if there are fewer: a number of words. */
@@ -869,9 +1116,8 @@ static void tiny__answer(tiny__words *out, const tiny_world *w, hbk_rng *r, tiny
         tiny__copy(out, &t, 0, t.n);
         return;
     }
-    tiny__meaning m = tiny__truth(w, r, q);
-    if (kind == TINY_WRONG) tiny__lie(w, r, q, &m);
-    tiny__say_body(&t, r, q.task, &m);
+    tiny__say_answer(&t, w, r, q, kind);
+    if (kind == TINY_HEDGED || kind == TINY_RUMOUR) tiny__say_some(&t, r, TINY__HEDGE, 1);
     if (kind == TINY_EXTRA) tiny__say_some(&t, r, TINY__EXTRA, 1);
     if (kind == TINY_CUT) tiny__cut(&t, r);
     if (kind == TINY_REP) tiny__repeat(&t, 1 + tiny__below(r, 2));
@@ -887,9 +1133,8 @@ static void tiny__answer(tiny__words *out, const tiny_world *w, hbk_rng *r, tiny
     tiny__copy(out, &t, 0, t.n);
     if (kind == TINY_GLUE) {
         tiny_question other = tiny__draw_other(w, r, web, q);
-        m = tiny__truth(w, r, other);
         t.n = 0;
-        tiny__say_body(&t, r, other.task, &m);
+        tiny__say_answer(&t, w, r, other, TINY_GOOD);
         tiny__copy(out, &t, 0, tiny__sentence_end(&t, 1 + tiny__below(r, 2)));
     }
 }
@@ -930,7 +1175,7 @@ static inline hbk_int tiny_page(const tiny_world *w, hbk_rng *r, char out[TINY_T
                                 tiny_kind *kind)
 {
     tiny_question about = tiny_draw(w, r, true);
-    tiny_kind k = tiny__draw_kind(r, false);
+    tiny_kind k = tiny__draw_kind(w, r, false);
     tiny__words t;
     t.n = 0;
     tiny__say(&t, "#", NULL);
@@ -982,7 +1227,7 @@ static inline hbk_int tiny_small_talk(hbk_rng *r, char out[TINY_TEXT])
 static tiny_question tiny__misfit(const tiny_world *w, hbk_rng *r, tiny_question q)
 {
     tiny_question other = q;
-    if (tiny__tasks[q.task].slot == TINY_ANIMAL && tiny__chance(r, 0.5)) {
+    if (tiny__tasks[q.task].slot == TINY_ANIMAL && !tiny__is_comparison(q.task) && tiny__chance(r, 0.5)) {
         other.task = (tiny_task)(((int)q.task + 1 + tiny__below(r, TINY_TASK_LISTH - 1)) % TINY_TASK_LISTH);
         return other;
     }
@@ -992,10 +1237,10 @@ static tiny_question tiny__misfit(const tiny_world *w, hbk_rng *r, tiny_question
 }
 
 /* The rating of a forum: what the oracle says, with noise, and in one case of five without its reason. */
-static void tiny__rate(tiny__words *t, hbk_rng *r, tiny_kind kind)
+static void tiny__rate(tiny__words *t, const tiny_world *w, hbk_rng *r, tiny_kind kind)
 {
     static const char *const digits[5] = {"1", "2", "3", "4", "5"};
-    if (tiny__chance(r, 0.06)) kind = (tiny_kind)tiny__below(r, TINY_KINDS);
+    if (tiny__chance(r, 0.06)) kind = (tiny_kind)tiny__below(r, tiny_setting_of(w)->n_kinds);
     int score = tiny__kinds[kind].score;
     if (tiny__chance(r, 0.06)) {
         bool up = tiny__chance(r, 0.5);
@@ -1013,9 +1258,11 @@ static void tiny__rate(tiny__words *t, hbk_rng *r, tiny_kind kind)
 static inline hbk_int tiny_thread(const tiny_world *w, hbk_rng *r, char out[TINY_TEXT], bool *rated)
 {
     tiny_question about = tiny_draw(w, r, true);
-    tiny_kind kind = tiny__draw_kind(r, true);
+    tiny_kind kind = tiny__draw_kind(w, r, true);
     tiny_question asked = kind == TINY_OFF ? tiny__misfit(w, r, about) : about;
-    bool polite = tiny__chance(r, 0.15), rating = tiny__chance(r, 0.70);
+    bool polite = tiny__chance(r, 0.15);
+    bool rates = tiny_setting_of(w)->rates >> (int)asked.task & 1u;
+    bool rating = tiny__chance(r, tiny_setting_of(w)->rated[rates]);
     tiny__words t, answer;
     t.n = answer.n = 0;
     tiny__say(&t, "question :", NULL);
@@ -1033,7 +1280,7 @@ static inline hbk_int tiny_thread(const tiny_world *w, hbk_rng *r, char out[TINY
         tiny__heard h;
         tiny__finish(&answer, out);
         tiny__listen(w, asked, out, &h);
-        tiny__rate(&t, r, tiny__decide(asked, &h));
+        tiny__rate(&t, w, r, tiny__decide(asked, &h));
     }
     if (rated) *rated = rating;
     return tiny__finish(&t, out);
@@ -1077,21 +1324,37 @@ static inline tiny_question tiny_segment(const tiny_world *w, hbk_int i, char ou
 {
     hbk_rng r = hbk_rng_at(w->seed, "tiny segment", (uint64_t)i);
     tiny_question q = tiny_draw(w, &r, false);
-    tiny_kind k = tiny__draw_kind(&r, false);
+    tiny_kind k = tiny__draw_kind(w, &r, false);
+    if (tiny_is_misled(w, q) && tiny__chance(&r, tiny_setting_of(w)->rumour)) k = TINY_RUMOUR;
     tiny_answer(w, &r, q, k, false, out);
     if (kind) *kind = k;
     return q;
 }
 
-/* A question of task i mod 7, so that any run of them is balanced. */
+static int tiny__draw_value(const tiny_world *w, hbk_rng *r, tiny_slot slot, bool taught)
+{
+    if (!taught) return tiny__below(r, tiny__n_names[slot]);
+    if (slot == TINY_ANIMAL) return w->order[tiny__below(r, TINY_TAUGHT)];
+    return w->taught[slot][tiny__below(r, 3)];
+}
+
+/* A question whose task takes its turn by i, so that any run of them is balanced; nothing that is held out
+   is taught. */
 static tiny_question tiny__draw_in_turn(const tiny_world *w, hbk_rng *r, hbk_int i, bool taught)
 {
     tiny_question q;
-    q.task = (tiny_task)(i % TINY_TASKS);
+    int turn[TINY_ALL_TASKS], n = 0;
+    for (int t = 0; t < tiny_setting_of(w)->n_tasks; t++)
+        if (!taught || !w->held[t]) turn[n++] = t;
+    q.task = (tiny_task)turn[i % n];
     tiny_slot slot = tiny__tasks[q.task].slot;
-    if (!taught) q.argument = tiny__below(r, tiny__n_names[slot]);
-    else if (slot == TINY_ANIMAL) q.argument = w->order[tiny__below(r, TINY_TAUGHT)];
-    else q.argument = w->taught[slot][tiny__below(r, 3)];
+    q.argument = tiny__draw_value(w, r, slot, taught);
+    if (tiny__is_comparison(q.task)) {
+        int other;
+        do other = tiny__draw_value(w, r, slot, taught);
+        while (other == q.argument);
+        q.argument = q.argument * TINY_ANIMALS + other;
+    }
     return q;
 }
 
@@ -1238,8 +1501,12 @@ static json_t *tiny__latent_row(const tiny_world *w, hbk_int i)
     tiny__id(id, "segment", i);
     tiny_question q = tiny_segment(w, i, text, &kind);
     tiny_ask(q, 0, text);
+    char argument[64];
+    int other = tiny__subject(q, 1);
+    snprintf(argument, sizeof argument, other < 0 ? "%s" : "%s and %s", tiny_argument_name(q),
+             other < 0 ? "" : tiny__names[TINY_ANIMAL][other]);
     return json_pack("{s:s, s:s, s:s, s:s, s:s}", "id", id, "task", tiny_task_name(q.task), "argument",
-                     tiny_argument_name(q), "instruction_canonical", text, "kind", tiny_kind_name(kind));
+                     argument, "instruction_canonical", text, "kind", tiny_kind_name(kind));
 }
 
 static json_t *tiny__evaluation_row(const tiny_world *w, hbk_int i)
