@@ -1702,8 +1702,8 @@ typedef struct hbk_loop_options {
     hbk_train_options myx, m0, mt;  /* backward model, M0, M1 and later */
     hbk_augment_options augment;
     hbk_curate_options curate;
-    bool rewrite; /* the model that has curated writes the kept outputs anew, for the next to learn      false */
-    hbk_decode_options rewriting; /* how */
+    bool rewrite;                   /* the model that has curated writes the kept outputs anew   false */
+    hbk_decode_options rewriting;   /* how */
     /* curation k keeps a score of keep[k-1], or the best keep_share[k-1]; where both are 0, as the curation
        before it, and the first as `curate` says */
     double keep[HBK_ITERATIONS], keep_share[HBK_ITERATIONS];
@@ -18358,7 +18358,7 @@ static int hbk__by_value(const void *x, const void *y)
     return (a > b) - (a < b);
 }
 
-/* Sums up those of a pair's votes that can be read: sorts them to the front of x (n), returns their number. */
+/* Sums up those of a pair's votes that can be read: sorts them to the front of x (n), returns how many. */
 static hbk_int hbk__sum_up(double *x, hbk_int n, double *mean, double *median, double *spread)
 {
     hbk_int read = 0;
@@ -19598,8 +19598,8 @@ static bool hbk__loop_curate(hbk__loop *l, int k, hbk_error *err)
     return hbk__stage_done(l, selected) || hbk__stage_finish(l, selected, hbk__counts_json(c), err);
 }
 
-/* Rewrites curated-k by the model that has curated into rewritten-k, whose path *pairs, what is to be learned,
-   becomes; where that is not asked for, nothing happens. */
+/* Rewrites curated-k by the model that has curated into rewritten-k, whose path *pairs, what is to be
+   learned, becomes; where that is not asked for, nothing happens. */
 static bool hbk__loop_rewrite(hbk__loop *l, int k, char pairs[512], hbk_error *err)
 {
     char out[512], name[16], stage[32], who[64];
@@ -19716,8 +19716,9 @@ static bool hbk__loop_holdout(hbk__loop *l, hbk_error *err)
 static bool hbk__loop_stages(hbk__loop *l, hbk_error *err)
 {
     return hbk__loop_holdout(l, err) && hbk__loop_inputs(l, err) && hbk__loop_template(l, err) &&
-           hbk__loop_train(l, "myx", 0, NULL, 1, &l->o->myx, HBK_BACKWARD, err) && hbk__loop_augment(l, err) &&
-           hbk__loop_train(l, "m0", 0, NULL, 1, &l->o->m0, HBK_FORWARD, err) && hbk__loop_iterations(l, err);
+           hbk__loop_train(l, "myx", 0, NULL, 1, &l->o->myx, HBK_BACKWARD, err) &&
+           hbk__loop_augment(l, err) && hbk__loop_train(l, "m0", 0, NULL, 1, &l->o->m0, HBK_FORWARD, err) &&
+           hbk__loop_iterations(l, err);
 }
 
 /* The options that no later stage would look at. */

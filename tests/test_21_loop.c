@@ -761,7 +761,8 @@ static void t21_rewrites(void **state)
         t19_string(rows, i, "rewrite");
     }
     json_decref(rows);
-    hbk_text before = t19_read(path), weights = t19_read(t21_path(path, w.dir, "m1", "adapter_model.safetensors"));
+    hbk_text before = t19_read(path),
+             weights = t19_read(t21_path(path, w.dir, "m1", "adapter_model.safetensors"));
     check_ok(t21_run(&w, NULL, NULL, &err));
     t19_check_same(&before, t21_path(path, w.dir, "rewritten-1.jsonl", NULL), "rewritten twice");
     hbk_text again = t19_read(t21_path(path, w.dir, "m1", "adapter_model.safetensors"));
@@ -782,7 +783,8 @@ static void t21_exempt(hbk_loop_options *o)
     o->augment.decode.seed++, o->curate.decode.seed++, o->rewriting.seed++; /* `seed` stands for them */
     o->curate.backward = (const hbk_model *)(uintptr_t)o; /* the run's own M_yx takes its place */
     o->curate.backward_adapter = (const hbk_adapter *)(uintptr_t)o;
-    for (int k = 2; k < HBK_ITERATIONS; k++) o->keep[k]++, o->keep_share[k]++; /* no curation in two has these */
+    for (int k = 2; k < HBK_ITERATIONS; k++)
+        o->keep[k]++, o->keep_share[k]++; /* no curation in two has these */
     for (int k = 0; k < 3; k++) { /* these change no bit of a result */
         trainings[k]->recompute = !trainings[k]->recompute;
         trainings[k]->save_every++;
