@@ -686,14 +686,16 @@ typedef struct hbk_adapter_options {
 HBK_DEF hbk_adapter_options hbk_adapter_defaults(void);
 
 struct hbk_config;
-/* A new adapter for models of this shape: A uniform in +-1/sqrt(in) from `seed`, B zero (PEFT's start).
-   A rank above a projection's smaller side, which could learn no more than that side, is an error. */
+/* A new adapter for models of this shape: A uniform in +-1/sqrt(in) from `seed`, B zero (PEFT's start). The
+   caller frees it with hbk_adapter_free; only reading it may be shared by threads. Errors: a rank above a
+   projection's smaller side, which could learn no more than that side; an alpha that is not above 0, or makes
+   no finite scale; layers that the model does not have; memory. */
 HBK_DEF hbk_adapter *hbk_adapter_make(const struct hbk_config *config, const hbk_adapter_options *o,
                                       uint64_t seed, hbk_allocator *alloc, hbk_error *err);
 /* The same with one rank and alpha for the targets of every layer. */
 HBK_DEF hbk_adapter *hbk_adapter_new(const struct hbk_config *config, hbk_int rank, double alpha,
                                      unsigned targets, uint64_t seed, hbk_allocator *alloc, hbk_error *err);
-HBK_DEF void hbk_adapter_free(hbk_adapter *a);
+HBK_DEF void hbk_adapter_free(hbk_adapter *a); /* NULL is fine */
 /* hbk_hash, started from h, of all that an adapter adds to a model. */
 HBK_DEF uint64_t hbk_adapter_hash(uint64_t h, const hbk_adapter *a);
 /* "q_proj,lm_head" into bits, "all" or PEFT's "all-linear" into the seven; an unknown name is an error that
@@ -1126,7 +1128,8 @@ HBK_DEF void hbk_template_free(hbk_template *t);
 HBK_DEF bool hbk_template_save(const hbk_template *t, const char *path, hbk_error *err);
 HBK_DEF const char *hbk_template_name(const hbk_template *t);
 HBK_DEF const char *hbk_template_score(const hbk_template *t); /* what leads to a rating: "Score:" */
-/* Of all its strings but those for conversations and rewriting, which neither training nor rating sees. */
+/* Of all its strings but those for conversations and rewriting, which neither pairs nor ratings see; a
+   training on conversations tells its data apart by their tokens. */
 HBK_DEF uint64_t hbk_template_hash(const hbk_template *t);
 HBK_DEF bool hbk_template_has_system(const hbk_template *t);
 /* Fails if the vocabulary cannot spell the text of prompt and reply, and names --template plain. The
@@ -1198,7 +1201,8 @@ HBK_DEF bool hbk_pairs_add(hbk_pairs *p, const char *id, const char *instruction
 HBK_DEF void hbk_pairs_free(hbk_pairs *p);
 
 /* Tokenised examples: example i is tokens start[i] .. start[i+1]-1, and learn[k] is 1 where token k is to be
-   predicted with loss. Zero it, set .alloc, free with hbk_dataset_free. */
+   predicted with loss. Zero it, set .alloc, free with hbk_dataset_free. One thread fills it, then any number
+   may read. */
 typedef struct hbk_dataset {
     hbk_allocator *alloc;
     hbk_tokens tokens;
@@ -1325,7 +1329,8 @@ typedef struct hbk_train_options {
     hbk_int accumulate;       /* batches summed up per step                           1 */
     hbk_int steps;            /* -1: by `epochs`, or the paper's table by size        -1 */
     double epochs;            /* used when steps is -1 and this is above 0            0 */
-    hbk_int max_tokens;       /* most tokens in one pass; a batch may take several    2048 */
+    hbk_int max_tokens;       /* most in one pass, of which a batch may take several; an example that is
+                                 longer has one of its own                            2048 */
     hbk_int max_length;       /* longest example in tokens; -1: the model's context   -1 */
     hbk_int replay;           /* raw documents per batch, from the replay set         0 */
     hbk_int validate_every;   /* steps between validations, where there is a set; 0: the end only    50 */
@@ -1353,7 +1358,8 @@ typedef struct hbk_train_memory {
 HBK_DEF bool hbk_trainer_memory(hbk_train_memory *memory, const hbk_config *c, const hbk_train_options *o,
                                 hbk_int max_tokens, hbk_int max_seq, hbk_error *err);
 
-/* The trained numbers, their gradients and moments, and the step count. Borrows the model. */
+/* The trained numbers, their gradients and moments, and the step count. Borrows the model, which any number
+   of trainers may share; a trainer is for one thread at a time. */
 typedef struct hbk_trainer hbk_trainer;
 /* init: an adapter to start from (LoRA), or NULL. A batch never holds more than max_tokens tokens. Errors:
    an adapter that the options cannot make, or one of another base, names the projection; memory. */
@@ -1361,7 +1367,8 @@ HBK_DEF hbk_trainer *hbk_trainer_new(const hbk_model *m, const hbk_train_options
                                      hbk_int max_tokens, hbk_int max_seq, hbk_allocator *alloc,
                                      hbk_error *err);
 HBK_DEF void hbk_trainer_free(hbk_trainer *t);
-/* Adds the gradient of one batch; scale as in hbk_pass. */
+/* Adds the gradient of one batch; scale and *loss as in hbk_pass and hbk_model_pass, whose errors it has. The
+   caller makes the scale 1 / (target tokens of the whole step). */
 HBK_DEF bool hbk_trainer_accumulate(hbk_trainer *t, const hbk_batch *b, double scale, double *loss,
                                     hbk_error *err);
 /* Clips, steps with learning rate lr, clears the gradients. A gradient that is not finite is an error: it is
@@ -1372,7 +1379,9 @@ HBK_DEF const hbk_model *hbk_trainer_model(const hbk_trainer *t);     /* the wei
 HBK_DEF const hbk_adapter *hbk_trainer_adapter(const hbk_trainer *t); /* NULL in full training */
 HBK_DEF hbk_int hbk_trainer_step(const hbk_trainer *t);
 /* Values, moments and step in one safetensors file, which is read back and compared before it takes the place
-   of the last one; loading needs the same number of values. */
+   of the last one. resume continues from there, gradients cleared; it needs the same number of values, of
+   the same type. Errors: what files can do; HBK_ERROR_SHAPE for a checkpoint of another run. What file and
+   trainer held stays then. */
 HBK_DEF bool hbk_trainer_save(const hbk_trainer *t, const char *path, hbk_error *err);
 HBK_DEF bool hbk_trainer_resume(hbk_trainer *t, const char *path, hbk_error *err);
 
@@ -8171,12 +8180,16 @@ static bool hbk__adapter_plan(hbk_adapter *a, const hbk_adapter_options *o, hbk_
         bool in_range = slot == HBK_LM_HEAD || (i / HBK_N_SLOTS >= o->layer_begin && i / HBK_N_SLOTS < end);
         if (!in_range || !(o->targets >> slot & 1)) continue;
         l->rank = o->target_rank[slot] ? o->target_rank[slot] : o->rank;
-        l->alpha = o->target_alpha[slot] > 0 ? o->target_alpha[slot] : o->alpha;
+        l->alpha = o->target_alpha[slot] != 0 ? o->target_alpha[slot] : o->alpha;
         if (l->rank < 1 || l->rank > HBK__MIN(l->in, l->out))
             return hbk_fail(err, HBK_ERROR_RANGE,
                             "rank %lld does not fit %s (%lld, %lld): it must be 1 to %lld",
                             (long long)l->rank, hbk_slot_name((hbk_slot)slot), (long long)l->out,
                             (long long)l->in, (long long)HBK__MIN(l->in, l->out));
+        if (l->alpha <= 0)
+            return hbk_fail(err, HBK_ERROR_RANGE,
+                            "alpha %g of %s: it must be above 0, or the adapter could not learn", l->alpha,
+                            hbk_slot_name((hbk_slot)slot));
         if (o->rslora) l->alpha *= sqrt((double)l->rank); /* alpha sqrt(R) / R = alpha / sqrt(R) */
     }
     return true;
@@ -8892,6 +8905,14 @@ static hbk_acts *hbk__acts_begin(const hbk_config *c, const hbk_adapter *const *
     if (max_tokens < 1 || max_tokens > INT32_MAX / 64 || max_seq < 1) {
         hbk_fail(err, HBK_ERROR_RANGE, "room for %lld tokens was asked for, expected 1 to %d",
                  (long long)max_tokens, INT32_MAX / 64);
+        return NULL;
+    }
+    /* A layer keeps no more than 16 rows of the widest size, adapters included; all count together below. */
+    hbk_int wide = HBK__MAX(c->n_heads * c->head_dim, HBK__MAX(c->dim, c->ffn_dim)), row, kept;
+    if (!hbk__mul(&row, c->n_layers + 1, 16 * wide) || !hbk__mul(&kept, row, max_tokens) ||
+        kept > INT64_MAX / 64) {
+        hbk_fail(err, HBK_ERROR_RANGE, "activations of %lld tokens would not fit any memory",
+                 (long long)max_tokens);
         return NULL;
     }
     hbk_acts *a = HBK__NEW(alloc, hbk_acts, 1, err);
@@ -14158,6 +14179,18 @@ static bool hbk__row_text(const json_t *row, const char *key, const char **out, 
     return true;
 }
 
+/* Alpaca's other half of an instruction; *input stays as it is where there is none, or a blank one. A number
+   or a list is an error: dropped unseen, it would leave an instruction that asks for something else. */
+static bool hbk__row_input(const json_t *row, const char **input, const char *path, hbk_int line,
+                           hbk_error *err)
+{
+    const json_t *value = json_object_get(row, "input");
+    const char *s = json_string_value(value);
+    if (!value || json_is_null(value)) return true;
+    if (s && hbk__is_blank(s) && strlen(s) == json_string_length(value)) return true;
+    return hbk__row_text(row, "input", input, path, line, err);
+}
+
 /* The row's id, a string or an integer, into id[256]; "PREFIX-<line>" if it has none. */
 static bool hbk__row_id(const json_t *row, const char *prefix, char id[256], const char *path, hbk_int line,
                         hbk_error *err)
@@ -14185,8 +14218,9 @@ static bool hbk__pairs_row(hbk_pairs *p, const json_t *row, const char *source, 
         !hbk__row_text(row, "instruction", &instruction, path, line, err) ||
         !hbk__row_text(row, "output", &output, path, line, err))
         return false;
-    const char *input = json_string_value(json_object_get(row, "input"));
-    if (input && !hbk__is_blank(input)) /* Alpaca's: an instruction without its half is not the instruction */
+    const char *input = NULL;
+    if (!hbk__row_input(row, &input, path, line, err)) return false;
+    if (input) /* Alpaca's: an instruction without its half is not the instruction */
         return hbk_fail_at(err, HBK_ERROR_DATA, path, line,
                            "\"input\" is no field of a pair: join it to \"instruction\" (`humpback seeds`)");
     const char *own = json_string_value(json_object_get(row, "source"));
@@ -14303,7 +14337,7 @@ HBK_DEF bool hbk_dataset_add_pairs(hbk_dataset *d, const hbk_pairs *p, const hbk
                                    const hbk_tokenizer *tok, hbk_use use, const char *tag_seed,
                                    const char *tag_web, hbk_int max_length, hbk_error *err)
 {
-    HBK_ASSERT(use != HBK_RATING); /* ratings are generated, never learned */
+    HBK_ASSERT(use == HBK_FORWARD || use == HBK_BACKWARD); /* the others are generated, never learned */
     const hbk_dataset old = *d;
     hbk_tokens ids;
     memset(&ids, 0, sizeof ids);
@@ -14405,12 +14439,13 @@ static bool hbk__add_turn(hbk__rows *r, hbk_role role, const char *text, bool le
 static bool hbk__row_pair(hbk__rows *r, const json_t *row, hbk_error *err)
 {
     hbk_int line = hbk_jsonl_line(r->reader);
-    const char *instruction = "", *output = "", *input = json_string_value(json_object_get(row, "input"));
+    const char *instruction = "", *output = "", *input = NULL;
     if (!hbk__row_text(row, "instruction", &instruction, r->path, line, err) ||
-        !hbk__row_text(row, "output", &output, r->path, line, err))
+        !hbk__row_text(row, "output", &output, r->path, line, err) ||
+        !hbk__row_input(row, &input, r->path, line, err))
         return false;
     hbk_text_add(&r->joined, instruction);
-    if (input && !hbk__is_blank(input)) hbk_text_printf(&r->joined, "\n\n%s", input);
+    if (input) hbk_text_printf(&r->joined, "\n\n%s", input);
     const char *source = json_string_value(json_object_get(row, "source"));
     if (source && strcmp(source, "aug") == 0) r->tag = r->o->tag_web;
     return hbk_text_ok(&r->joined, err) &&
@@ -14932,8 +14967,8 @@ struct hbk_trainer {
     hbk_train_options o;
     hbk_real *values, *grads, *m, *v; /* (n) each */
     hbk_int n, step;
-    hbk_real *best;     /* (n) the values of the lowest validation loss so far; NULL: none is kept */
-    hbk__best_of found; /* where that was */
+    hbk_real *best;                  /* (n) the values of the lowest validation loss so far; NULL: not kept */
+    hbk__best_of found;              /* where that was */
     hbk_int passes;                  /* since the last update: part of the dropout's address */
     hbk_model *model, *dmodel;       /* full: views of values and grads */
     hbk_adapter *adapter, *dadapter; /* LoRA: likewise */
@@ -14977,27 +15012,14 @@ static bool hbk__adapter_possible(const hbk_model *m, const hbk_train_options *o
                                   hbk_allocator *alloc, hbk_error *err)
 {
     if (o->full) return true;
-    for (int slot = 0; slot < HBK_N_TARGETS && !init; slot++)
-        if (!(o->lora.targets >> slot & 1) && (o->lora.target_rank[slot] || o->lora.target_alpha[slot] > 0))
+    if (init) return hbk__adapter_fits(init, &m->config, err);
+    for (int slot = 0; slot < HBK_N_TARGETS; slot++)
+        if (!(o->lora.targets >> slot & 1) && (o->lora.target_rank[slot] || o->lora.target_alpha[slot] != 0))
             return hbk_fail(err, HBK_ERROR_OPTION,
                             "a rank or alpha is given for %s, which is not adapted: add it to the targets",
                             hbk_slot_name((hbk_slot)slot));
     hbk_adapter *a = hbk__adapter_begin(&m->config, alloc, err); /* shapes, without numbers */
-    bool ok = a && (init || hbk__adapter_plan(a, &o->lora, err));
-    if (ok && init && init->n_layers != a->n_layers)
-        ok = hbk_fail(err, HBK_ERROR_SHAPE,
-                      "the adapter to start from is of a model of %lld layers, this one has %lld: it was "
-                      "trained on another base",
-                      (long long)init->n_layers, (long long)a->n_layers);
-    for (hbk_int i = 0; ok && init && i <= a->n_layers * HBK_N_SLOTS; i++) {
-        const hbk_lora *x = &init->loras[i], *y = &a->loras[i];
-        if (x->rank && (x->in != y->in || x->out != y->out))
-            ok = hbk_fail(err, HBK_ERROR_SHAPE,
-                          "the adapter to start from has %s (%lld, %lld), this model (%lld, %lld): it was "
-                          "trained on another base",
-                          hbk_slot_name((hbk_slot)hbk__lora_slot(a, i)), (long long)x->out,
-                          (long long)x->in, (long long)y->out, (long long)y->in);
-    }
+    bool ok = a && hbk__adapter_plan(a, &o->lora, err);
     hbk_adapter_free(a);
     return ok;
 }
@@ -15177,7 +15199,7 @@ static hbk_tensor hbk__state_tensor(const char *name, const char *dtype, hbk_int
 }
 
 /* What a checkpoint holds, in its order: numbers of the trainer, which `data` of each tensor points at. */
-enum { HBK__STATE_MAX = 6 };
+enum { HBK__STATE_STEP = 3, HBK__STATE_MAX = 6 };
 static hbk_int hbk__trainer_state(const hbk_trainer *t, int64_t *step, hbk_tensor state[HBK__STATE_MAX])
 {
     const char *real = sizeof(hbk_real) == 8 ? "F64" : "F32";
@@ -15207,13 +15229,15 @@ HBK_DEF bool hbk_trainer_resume(hbk_trainer *t, const char *path, hbk_error *err
     if (!s) return false;
     int64_t step;
     hbk_tensor state[HBK__STATE_MAX];
-    const hbk_tensor *in[HBK__STATE_MAX];
+    const hbk_tensor *in[HBK__STATE_MAX] = {NULL};
     hbk_int n = hbk__trainer_state(t, &step, state);
     bool ok = true;
     for (hbk_int i = 0; i < n; i++) {
         in[i] = hbk_safetensors_find(s, state[i].name);
-        if (!in[i] || in[i]->bytes != state[i].bytes) ok = false;
+        if (!in[i] || strcmp(in[i]->dtype, state[i].dtype) != 0 || in[i]->bytes != state[i].bytes) ok = false;
     }
+    if (ok) memcpy(&step, in[HBK__STATE_STEP]->data, sizeof step); /* looked at before the rest is touched */
+    ok = ok && step >= 0;
     if (ok) {
         for (hbk_int i = 0; i < n; i++) /* the trainer's own memory, which is not const behind *t */
             memcpy((void *)(uintptr_t)state[i].data, in[i]->data, in[i]->bytes);
@@ -15247,7 +15271,7 @@ typedef struct hbk__plan {
     hbk_int *replay_order;       /* (replay->n) */
     hbk_int epoch, replay_epoch; /* which those are of; -1: none yet */
     hbk_int per_step;            /* examples of a step, replayed ones included */
-    hbk__step_item *items;            /* (per_step) */
+    hbk__step_item *items;       /* (per_step) */
     hbk_int *room;               /* (per_step) tokens that still fit into each pass */
     hbk_packer packer;
     hbk_allocator *alloc;
@@ -15582,8 +15606,9 @@ static hbk_int hbk__train_length(const hbk_train_options *o, hbk_int n)
 {
     double per_step = (double)hbk__train_batch(o, n) * (double)o->accumulate;
     if (o->steps >= 0) return HBK__MAX(o->steps, 1);
-    hbk_int steps = o->epochs > 0 ? (hbk_int)ceil(o->epochs * (double)n / per_step) : hbk_train_steps(n);
-    return HBK__MAX(steps, 1);
+    /* what is a whole number but for rounding, 1.1 epochs of 10 say, must not be rounded up to the next */
+    double steps = ceil(o->epochs * (double)n / per_step * (1 - 1e-12));
+    return o->epochs > 0 ? (hbk_int)fmin(fmax(steps, 1), 1e15) : HBK__MAX(hbk_train_steps(n), 1);
 }
 
 /* Is there something to train on, and do the options go with it? */
@@ -15607,9 +15632,15 @@ static bool hbk__plan_check(const hbk_train_data *in, const hbk_train_options *o
     if (o->validate_every < 0 || o->patience < 0)
         return hbk_fail(err, HBK_ERROR_OPTION, "validate_every %lld and patience %lld must not be negative",
                         (long long)o->validate_every, (long long)o->patience);
-    if (o->batch == 0 || o->accumulate < 1 || o->steps == 0)
-        return hbk_fail(err, HBK_ERROR_OPTION, "batch %lld, accumulate %lld and steps %lld: 1 is the least",
+    if (o->batch == 0 || o->batch < -1 || o->accumulate < 1 || o->steps == 0 || o->steps < -1)
+        return hbk_fail(err, HBK_ERROR_OPTION,
+                        "batch %lld, accumulate %lld and steps %lld: 1 is the least, or -1 for the usual "
+                        "batch or steps",
                         (long long)o->batch, (long long)o->accumulate, (long long)o->steps);
+    if (o->max_tokens < 1 || o->save_every < 0)
+        return hbk_fail(err, HBK_ERROR_OPTION,
+                        "max_tokens %lld and save_every %lld: expected 1 or more, and 0 or more",
+                        (long long)o->max_tokens, (long long)o->save_every);
     return true;
 }
 
@@ -15787,9 +15818,9 @@ static json_t *hbk__facts_json(hbk_int step, const hbk__step_facts *x)
 static bool hbk__report_step(const hbk_progress *progress, const char *stage, const hbk_trainer *t,
                              const hbk__plan *p, const hbk__step_facts *x, double seconds, hbk_error *err)
 {
-    char speed[40] = "", val[40] = "";
+    char speed[40] = "", val[48] = "";
     if (seconds > 0) snprintf(speed, sizeof speed, "  %.0f tok/s", (double)x->tokens / seconds);
-    if (t->found.step > 0) snprintf(val, sizeof val, "  val %.3f", t->found.loss);
+    if (t->found.step > 0) snprintf(val, sizeof val, "  best val %.3f", t->found.loss);
     return hbk_report(progress, stage, t->step, p->o.steps, "steps", err, "loss %.3f%s  lr %.2g  norm %.2g%s",
                       x->loss, val, x->lr, x->norm, speed);
 }

@@ -71,7 +71,8 @@ static void t10_start(void **state)
     hbk_adapter_free(NULL);
 }
 
-/* Promise: a rank that a projection cannot have is refused and names the projection. */
+/* Promise: a rank that a projection cannot have is refused and names the projection; so is an alpha with
+   which nothing could be learned. */
 static void t10_rank(void **state)
 {
     (void)state;
@@ -81,6 +82,8 @@ static void t10_rank(void **state)
     check_error(hbk_adapter_new(&c, 13, 6, 1u << HBK_K, 1, NULL, &err), HBK_ERROR_RANGE, "k_proj");
     check_error(hbk_adapter_new(&c, 2, (double)NAN, 1u << HBK_K, 1, NULL, &err), HBK_ERROR_RANGE,
                 "alpha nan over rank 2 is no scale for k_proj (layer 0 of 2)");
+    check_error(hbk_adapter_new(&c, 2, 0, 1u << HBK_K, 1, NULL, &err), HBK_ERROR_RANGE,
+                "alpha 0 of k_proj: it must be above 0");
     check_error(hbk_adapter_new(&c, 2, 1e300, 1u << HBK_LM_HEAD, 1, NULL, &err), HBK_ERROR_RANGE,
                 "alpha 1e+300 over rank 2 is no scale for lm_head");
 }

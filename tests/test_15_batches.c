@@ -49,6 +49,7 @@ static void t15_pairs_errors(void **state)
         {"{\"instruction\": \"\", \"output\": \"b\"}", ":2: \"instruction\" is empty"},
         {"{\"instruction\": \"a\", \"output\": \"b\\u0000c\"}", ":2: \"output\" holds a NUL"},
         {"{\"instruction\": \"a\", \"output\": \"b\", \"input\": \"c\"}", ":2: \"input\""},
+        {"{\"instruction\": \"a\", \"output\": \"b\", \"input\": 4}", ":2: the value of \"input\" is no"},
         {"{\"instruction\": \"a\", \"output\": \"b\", \"score\": \"5\"}", ":2: \"score\" is no number"},
         {"{\"instruction\": \"a\", \"output\": \"b\", \"id\": \"\"}", ":2: \"id\" has 0 bytes"},
         {"{\"instruction\": \"a\", \"output\": \"b\", \"id\": []}", ":2: \"id\" is neither"},
@@ -459,6 +460,10 @@ static void t15_form_errors(void **state)
          "\"x\"}]}",
          ":1: template plain has no place for a system text", HBK_ERROR_UNSUPPORTED},
         {"{\"instruction\": \"x\", \"output\": \"\"}", ":1: \"output\" is empty", HBK_ERROR_DATA},
+        {"{\"instruction\": \"Double it.\", \"input\": 4, \"output\": \"8\"}",
+         ":1: the value of \"input\" is no string", HBK_ERROR_FORMAT},
+        {"{\"instruction\": \"x\", \"input\": \"y\\u0000y\", \"output\": \"z\"}",
+         ":1: \"input\" holds a NUL character", HBK_ERROR_DATA},
         {"{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}, {\"role\": \"assistant\", \"content\": "
          "\"x\", "
          "\"weight\": 0}]}",

@@ -709,6 +709,19 @@ static void t17_checkpoint(void **state)
     check_error(hbk_trainer_resume(other, path, &err), HBK_ERROR_SHAPE, "another run");
     assert_true(before == hbk_hash(0, other->values, (size_t)other->n * sizeof(hbk_real)));
     assert_int_equal(hbk_trainer_step(other), 0);
+    int64_t step; /* a file of the right sizes, but of a step that cannot be, then of another type */
+    hbk_tensor state_now[HBK__STATE_MAX];
+    hbk_int n = hbk__trainer_state(a, &step, state_now);
+    before = hbk_hash(0, b->values, (size_t)b->n * sizeof(hbk_real));
+    a->values[0] += 1; /* which b must not take over */
+    for (int k = 0; k < 2; k++) {
+        step = k ? 4 : -1;
+        if (k) snprintf(state_now[HBK__STATE_STEP].dtype, sizeof state_now[0].dtype, "F64");
+        check_ok(hbk_safetensors_write(path, state_now, n, &err));
+        check_error(hbk_trainer_resume(b, path, &err), HBK_ERROR_SHAPE, "another run");
+        assert_true(before == hbk_hash(0, b->values, (size_t)b->n * sizeof(hbk_real)));
+        assert_int_equal(hbk_trainer_step(b), 4);
+    }
     hbk_trainer_free(a);
     hbk_trainer_free(b);
     hbk_trainer_free(other);
@@ -921,6 +934,14 @@ static void t17_validation(void **state)
         o.patience = 3;
         t17_dir(dir, "validation");
         check_ok(hbk_finetune(w.m, &in, &o, NULL, &w.recipe, dir, NULL, NULL, &err));
+        o.patience = 4;
+        check_error(hbk_finetune(w.m, &in, &o, NULL, &w.recipe, dir, NULL, NULL, &err), HBK_ERROR_OPTION,
+                    "begun with patience 3");
+        o.patience = 3;
+        in.validation = &w.replay;
+        check_error(hbk_finetune(w.m, &in, &o, NULL, &w.recipe, dir, NULL, NULL, &err), HBK_ERROR_OPTION,
+                    "begun with data ");
+        in.validation = &other;
         for (int at = 7; at < 11; at++) { /* the best so far survives a stop, before and after it was found */
             t17_watch watch;
             t17_dir(again, "stopped");
@@ -1216,7 +1237,18 @@ static void t17_refusals(void **state)
     o.batch = 4;
     o.steps = 0;
     check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "steps 0");
+    o.steps = -2;
+    check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "steps -2");
     o.steps = 6;
+    o.batch = -2;
+    check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "batch -2");
+    o.batch = 4;
+    o.max_tokens = 0;
+    check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "max_tokens 0");
+    o.max_tokens = 24;
+    o.save_every = -1;
+    check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "save_every -1");
+    o.save_every = 3;
     o.lr = (double)NAN;
     check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "lr is nan");
     o.lr = 0;
@@ -1233,6 +1265,12 @@ static void t17_refusals(void **state)
     o.lora.target_alpha[HBK_LM_HEAD] = 3;
     check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "lm_head, which is not adapted");
     o.lora.target_alpha[HBK_LM_HEAD] = 0;
+    o.lora.target_alpha[HBK_V] = -3; /* and not the common alpha in its place */
+    check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_RANGE, "alpha -3 of v_proj");
+    o.lora.target_alpha[HBK_V] = 0;
+    o.lora.alpha = 0;
+    check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_RANGE, "alpha 0 of q_proj");
+    o.lora.alpha = 4;
     w.m->config.context_length = 8;
     check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_RANGE, "context of 8");
     assert_false(hbk_dir_exists(dir)); /* refused before there is a folder to clear away */
@@ -1250,9 +1288,8 @@ static void t17_other_base(void **state)
     char dir[512];
     t17_dir(dir, "other_base");
     hbk_train_options o = t17_options(false);
-    static const char *const expected[] = {"of a model of 1 layers, this one has 2",
-                                           "of a model of 3 layers, this one has 2",
-                                           "has up_proj (20, 16), this model (24, 16)"};
+    static const char *const expected[] = {"for 1 layers, the model has 2", "for 3 layers, the model has 2",
+                                           "for up_proj of (20, 16), the model's is (24, 16)"};
     for (int k = 0; k < 3; k++) {
         hbk_model other = *w.m;
         other.config.n_layers = k == 0 ? 1 : k == 1 ? 3 : 2;
@@ -1277,6 +1314,12 @@ static void t17_resolved(void **state)
     hbk_dataset many = t17_data(3000, 1);
     hbk_train_data in;
     hbk__plan p;
+    hbk_train_options rounded = hbk_train_defaults(false);
+    rounded.batch = 1;
+    rounded.epochs = 1.1; /* of 10 examples, in double a little more than 11 */
+    assert_int_equal(hbk__train_length(&rounded, 10), 11);
+    rounded.epochs = 1e29; /* no such count fits a number of steps */
+    assert_int_equal(hbk__train_length(&rounded, 10), 1000000000000000);
     for (int k = 0; k < 4; k++) {
         hbk_train_options o = hbk_train_defaults(false);
         o.epochs = k % 2 ? 2.5 : 0;
@@ -1656,6 +1699,12 @@ static void t17_memory(void **state)
     check_error(hbk_trainer_memory(&x, &c, &o, 2048, 2048, &err), HBK_ERROR_RANGE, "rank");
     o.lora.rank = 2;
     check_error(hbk_trainer_memory(&x, &c, &o, 0, 1, &err), HBK_ERROR_RANGE, "room");
+    c.n_layers = 1 << 21; /* weights of 2^56 numbers count; times tokens they do not */
+    c.dim = c.n_heads = c.n_kv_heads = 2;
+    c.ffn_dim = 1 << 16;
+    check_ok(hbk_config_check(&c, &err));
+    check_error(hbk_trainer_memory(&x, &c, &o, 1 << 24, 2048, &err), HBK_ERROR_RANGE,
+                "activations of 16777216 tokens would not fit any memory");
 }
 
 static const struct CMUnitTest tests_17[] = {

@@ -110,6 +110,21 @@ static void cmd_sets_free(cmd_sets *s)
     hbk_dataset_free(&s->validation);
 }
 
+/* Says what was left out of a file of `form`s, or cut: nothing may be missing unseen. */
+static void cmd_say_left_out(const hbk_dataset *d, const char *form, const char *path, hbk_int limit)
+{
+    hbk_int all = d->n + d->n_too_long + d->n_no_target;
+    if (d->n_too_long)
+        fprintf(stderr, "humpback: note: %lld of %lld %s of %s are longer than %lld tokens and left out\n",
+                (long long)d->n_too_long, (long long)all, form, path, (long long)limit);
+    if (d->n_cut)
+        fprintf(stderr, "humpback: note: %lld of %lld %s of %s are longer than %lld tokens and cut there\n",
+                (long long)d->n_cut, (long long)all, form, path, (long long)limit);
+    if (d->n_no_target)
+        fprintf(stderr, "humpback: note: %lld of %lld %s of %s have nothing to learn and are left out\n",
+                (long long)d->n_no_target, (long long)all, form, path);
+}
+
 /* Adds the rows of a file as examples and says what was left out. */
 static bool cmd_add_examples(cli *c, const cmd_world *w, const char *path, hbk_int limit, hbk_dataset *d)
 {
@@ -124,16 +139,7 @@ static bool cmd_add_examples(cli *c, const cmd_world *w, const char *path, hbk_i
     o.overlong = cli_has(c, "overlong") ? (hbk_overlong)cli_choice(c, "overlong") : HBK_OVERLONG_DROP;
     hbk_form form;
     if (!hbk_dataset_add_file(d, path, &o, &form, &c->err)) return false;
-    hbk_int all = d->n + d->n_too_long + d->n_no_target;
-    if (d->n_too_long)
-        fprintf(stderr, "humpback: note: %lld of %lld %s of %s are longer than %lld tokens and left out\n",
-                (long long)d->n_too_long, (long long)all, hbk_form_name(form), path, (long long)limit);
-    if (d->n_cut)
-        fprintf(stderr, "humpback: note: %lld of %lld %s of %s are longer than %lld tokens and cut there\n",
-                (long long)d->n_cut, (long long)all, hbk_form_name(form), path, (long long)limit);
-    if (d->n_no_target)
-        fprintf(stderr, "humpback: note: %lld of %lld %s of %s have nothing to learn and are left out\n",
-                (long long)d->n_no_target, (long long)all, hbk_form_name(form), path);
+    cmd_say_left_out(d, hbk_form_name(form), path, limit);
     return true;
 }
 
@@ -144,6 +150,7 @@ static bool cmd_train_data(cli *c, const cmd_world *w, const hbk_train_options *
     bool ok = cmd_add_examples(c, w, cli_text(c, "data"), limit, &s->examples);
     if (ok && cli_has(c, "replay"))
         ok = hbk_dataset_add_texts(&s->replay, cli_text(c, "replay"), w->tok, limit, &c->err);
+    if (ok) cmd_say_left_out(&s->replay, "documents", cli_text(c, "replay"), limit);
     if (ok && cli_has(c, "validation"))
         ok = cmd_add_examples(c, w, cli_text(c, "validation"), limit, &s->validation);
     if (ok && cli_has(c, "validation-share"))
@@ -229,13 +236,12 @@ static bool cmd_per_target(const char *list, hbk_int ranks[HBK_N_TARGETS], doubl
         if (sscanf(at, "%31[a-z_]=%31[0-9.]%n", name, number, &used) != 2) return false;
         while (slot < HBK_N_TARGETS && strcmp(name, hbk_slot_name((hbk_slot)slot)) != 0) slot++;
         double x = strtod(number, &end);
-        if (slot == HBK_N_TARGETS || *end || !(x > 0)) return false;
+        if (slot == HBK_N_TARGETS || *end || !(x > 0 && x <= 1e6)) return false;
         if (ranks) ranks[slot] = (hbk_int)x;
         if (ranks && (double)ranks[slot] != x) return false;
         if (alphas) alphas[slot] = x;
         at += used;
-        if (*at == ',') at++;
-        else if (*at) return false;
+        if (*at && (*at++ != ',' || !*at)) return false;
     }
     return *list != 0;
 }
