@@ -1295,7 +1295,9 @@ HBK_DEF hbk_batch hbk_packer_batch(const hbk_packer *p);
 /* One AdamW step (Loshchilov & Hutter 2019, decoupled decay) over n values.
    m, v  (n) running moments, zero at the start
    step  counts from 1
-   scale multiplies the gradient first (clipping) */
+   scale multiplies the gradient first (clipping)
+   Thread safety: its arrays are the caller's. Every value is stepped for itself, so no bit depends on the
+   number of OpenMP's threads. */
 typedef struct hbk_adamw {
     double lr, beta1, beta2, eps, weight_decay;
 } hbk_adamw;

@@ -309,47 +309,49 @@ static void t15_learned(hbk_text *out, const hbk_dataset *d, const hbk_tokenizer
     check_ok(hbk_text_ok(out, &err));
 }
 
+/* Rows of every form, what they teach, and what a backward model learns of them. */
+static const struct {
+    hbk_form form;
+    const char *rows, *learned, *reversed; /* reversed NULL: cannot be */
+} t15_examples[] = {
+    {HBK_FORM_PAIRS, "{\"instruction\": \"i\", \"input\": \"x\", \"output\": \"out\"}\n", "out$\n",
+     "i\n\nx$\n"},
+    {HBK_FORM_PAIRS, /* the template's own words in the texts: the mask is not found by them */
+     "{\"instruction\": \"Response:\\n\", \"output\": \"a\\n\\nResponse:\\nInstruction:\\nb\"}",
+     "a\n\nResponse:\nInstruction:\nb$\n", "Response:\n$\n"},
+    {HBK_FORM_MESSAGES,
+     "{\"messages\": [{\"role\": \"user\", \"content\": \"q1\"}, {\"role\": \"assistant\", \"content\": "
+     "\"a1\"},"
+     "{\"role\": \"user\", \"content\": \"q2\"}, {\"role\": \"assistant\", \"content\": \"a2\"}]}\n"
+     "{\"messages\": [{\"role\": \"user\", \"content\": \"q3\"}, {\"role\": \"assistant\", \"content\": "
+     "\"a3\", "
+     "\"weight\": 0}, {\"role\": \"user\", \"content\": \"q4\"}, {\"role\": \"assistant\", \"content\": "
+     "\"a4\"}]}\n",
+     "a1$a2$\na4$\n", "q1$\nq3$\n"},
+    {HBK_FORM_SHAREGPT,
+     "[{\"conversations\": [{\"from\": \"human\", \"value\": \"q\"}, {\"from\": \"gpt\", \"value\": "
+     "\"a\"},"
+     "{\"from\": \"human\", \"value\": \"bye\"}]}]",
+     "a$\n", "q$\n"},
+    {HBK_FORM_COMPLETION, "{\"prompt\": \"ab\", \"completion\": \"cd</s>\"}", "cd</s>$\n", NULL},
+    {HBK_FORM_TEXT, "{\"text\": \"all of it\"}", " all of it$\n", NULL},
+    {HBK_FORM_OASST,
+     "{\"prompt\": {\"text\": \"q\", \"replies\": [{\"text\": \"worse\", \"rank\": 1}, {\"text\": "
+     "\"best\", "
+     "\"rank\": 0, \"replies\": [{\"text\": \"more\", \"replies\": [{\"text\": \"unranked\"}]}]}]}}\n"
+     "{\"prompt\": {\"text\": \"q\", \"replies\": [{\"text\": \"unranked\", \"rank\": null}]}}",
+     "best$\n", "q$\n"},
+};
+
 /* Promise: every form of public data teaches its replies with their endings, nothing else: of every turn that
    counts, of the reply ranked first, of the completion, of the whole text. */
 static void t15_forms(void **state)
 {
     (void)state;
-    static const struct {
-        hbk_form form;
-        const char *rows, *learned, *reversed; /* reversed NULL: cannot be */
-    } t[] = {
-        {HBK_FORM_PAIRS, "{\"instruction\": \"i\", \"input\": \"x\", \"output\": \"out\"}\n", "out$\n",
-         "i\n\nx$\n"},
-        {HBK_FORM_PAIRS, /* the template's own words in the texts: the mask is not found by them */
-         "{\"instruction\": \"Response:\\n\", \"output\": \"a\\n\\nResponse:\\nInstruction:\\nb\"}",
-         "a\n\nResponse:\nInstruction:\nb$\n", "Response:\n$\n"},
-        {HBK_FORM_MESSAGES,
-         "{\"messages\": [{\"role\": \"user\", \"content\": \"q1\"}, {\"role\": \"assistant\", \"content\": "
-         "\"a1\"},"
-         "{\"role\": \"user\", \"content\": \"q2\"}, {\"role\": \"assistant\", \"content\": \"a2\"}]}\n"
-         "{\"messages\": [{\"role\": \"user\", \"content\": \"q3\"}, {\"role\": \"assistant\", \"content\": "
-         "\"a3\", "
-         "\"weight\": 0}, {\"role\": \"user\", \"content\": \"q4\"}, {\"role\": \"assistant\", \"content\": "
-         "\"a4\"}]}\n",
-         "a1$a2$\na4$\n", "q1$\nq3$\n"},
-        {HBK_FORM_SHAREGPT,
-         "[{\"conversations\": [{\"from\": \"human\", \"value\": \"q\"}, {\"from\": \"gpt\", \"value\": "
-         "\"a\"},"
-         "{\"from\": \"human\", \"value\": \"bye\"}]}]",
-         "a$\n", "q$\n"},
-        {HBK_FORM_COMPLETION, "{\"prompt\": \"ab\", \"completion\": \"cd</s>\"}", "cd</s>$\n", NULL},
-        {HBK_FORM_TEXT, "{\"text\": \"all of it\"}", " all of it$\n", NULL},
-        {HBK_FORM_OASST,
-         "{\"prompt\": {\"text\": \"q\", \"replies\": [{\"text\": \"worse\", \"rank\": 1}, {\"text\": "
-         "\"best\", "
-         "\"rank\": 0, \"replies\": [{\"text\": \"more\", \"replies\": [{\"text\": \"unranked\"}]}]}]}}\n"
-         "{\"prompt\": {\"text\": \"q\", \"replies\": [{\"text\": \"unranked\", \"rank\": null}]}}",
-         "best$\n", "q$\n"},
-    };
     hbk_tokenizer *tok = t14_bytes();
     hbk_template *plain = hbk_template_load("plain", NULL, NULL);
     hbk_text learned = {NULL, NULL, 0, 0, false};
-    for (size_t i = 0; i < sizeof t / sizeof *t; i++)
+    for (size_t i = 0; i < sizeof t15_examples / sizeof *t15_examples; i++)
         for (int back = 0; back < 2; back++) {
             hbk_error err;
             hbk_form form = HBK_FORM_COUNT;
@@ -361,15 +363,15 @@ static void t15_forms(void **state)
             o.tmpl = plain;
             o.tok = tok;
             o.use = back ? HBK_BACKWARD : HBK_FORWARD;
-            t15_file(path, "t15_forms.jsonl", t[i].rows);
-            if (back && !t[i].reversed) {
+            t15_file(path, "t15_forms.jsonl", t15_examples[i].rows);
+            if (back && !t15_examples[i].reversed) {
                 check_error(hbk_dataset_add_file(&d, path, &o, &form, &err), HBK_ERROR_OPTION,
                             "no instruction that a backward model could learn");
             } else {
                 check_ok(hbk_dataset_add_file(&d, path, &o, &form, &err));
-                assert_int_equal(form, t[i].form);
+                assert_int_equal(form, t15_examples[i].form);
                 t15_learned(&learned, &d, tok);
-                assert_string_equal(learned.data, back ? t[i].reversed : t[i].learned);
+                assert_string_equal(learned.data, back ? t15_examples[i].reversed : t15_examples[i].learned);
                 assert_int_equal(d.n_no_target, form == HBK_FORM_OASST);
             }
             hbk_dataset_free(&d);
@@ -432,43 +434,44 @@ static void t15_dialog(void **state)
     hbk_tokenizer_free(tok);
 }
 
-/* Promise: rows that cannot be learned from are errors with file and line, before anything is added; what is
-   too long is left out, cut or refused as asked. */
+/* Files whose last row, or lack of one, is an error. */
+static const struct {
+    const char *rows, *message;
+    hbk_code code;
+} t15_wrong_rows[] = {
+    {"{\"a\": 1}", ":1: is of no form that is known", HBK_ERROR_UNSUPPORTED},
+    {"{\"text\": \"x\"}\n{\"prompt\": \"a\", \"completion\": \"b\"}",
+     ":2: the file's first row is of form text", HBK_ERROR_FORMAT},
+    {"{\"messages\": []}", ":1: \"messages\" is no list of turns", HBK_ERROR_DATA},
+    {"{\"messages\": [{\"role\": \"tool\", \"content\": \"x\"}]}", "turn 1 is of \"tool\"",
+     HBK_ERROR_UNSUPPORTED},
+    {"{\"messages\": [{\"role\": \"user\", \"content\": \" \"}]}", ":1: \"content\" is empty",
+     HBK_ERROR_DATA},
+    {"{\"messages\": [{\"role\": \"user\", \"content\": \"x\", \"weight\": 0.5}]}", "neither 0 nor 1",
+     HBK_ERROR_DATA},
+    {"{\"messages\": [{\"role\": \"assistant\", \"content\": \"x\"}]}", ":1: turn 1 is the assistant's",
+     HBK_ERROR_DATA},
+    {"{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}]}", ":1: the conversation has no reply",
+     HBK_ERROR_DATA},
+    {"", "holds no rows", HBK_ERROR_DATA},
+    {"{\"messages\": [{\"role\": \"system\", \"content\": \"x\"}, {\"role\": \"user\", \"content\": "
+     "\"x\"}]}",
+     ":1: template plain has no place for a system text", HBK_ERROR_UNSUPPORTED},
+    {"{\"instruction\": \"x\", \"output\": \"\"}", ":1: \"output\" is empty", HBK_ERROR_DATA},
+    {"{\"instruction\": \"Double it.\", \"input\": 4, \"output\": \"8\"}",
+     ":1: the value of \"input\" is no string", HBK_ERROR_FORMAT},
+    {"{\"instruction\": \"x\", \"input\": \"y\\u0000y\", \"output\": \"z\"}",
+     ":1: \"input\" holds a NUL character", HBK_ERROR_DATA},
+    {"{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}, {\"role\": \"assistant\", \"content\": "
+     "\"x\", "
+     "\"weight\": 0}]}",
+     "1 have no reply with loss", HBK_ERROR_DATA},
+};
+
+/* Promise: rows that cannot be learned from are errors with file and line, before anything is added. */
 static void t15_form_errors(void **state)
 {
     (void)state;
-    static const struct {
-        const char *rows, *message;
-        hbk_code code;
-    } t[] = {
-        {"{\"a\": 1}", ":1: is of no form that is known", HBK_ERROR_UNSUPPORTED},
-        {"{\"text\": \"x\"}\n{\"prompt\": \"a\", \"completion\": \"b\"}",
-         ":2: the file's first row is of form text", HBK_ERROR_FORMAT},
-        {"{\"messages\": []}", ":1: \"messages\" is no list of turns", HBK_ERROR_DATA},
-        {"{\"messages\": [{\"role\": \"tool\", \"content\": \"x\"}]}", "turn 1 is of \"tool\"",
-         HBK_ERROR_UNSUPPORTED},
-        {"{\"messages\": [{\"role\": \"user\", \"content\": \" \"}]}", ":1: \"content\" is empty",
-         HBK_ERROR_DATA},
-        {"{\"messages\": [{\"role\": \"user\", \"content\": \"x\", \"weight\": 0.5}]}", "neither 0 nor 1",
-         HBK_ERROR_DATA},
-        {"{\"messages\": [{\"role\": \"assistant\", \"content\": \"x\"}]}", ":1: turn 1 is the assistant's",
-         HBK_ERROR_DATA},
-        {"{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}]}", ":1: the conversation has no reply",
-         HBK_ERROR_DATA},
-        {"", "holds no rows", HBK_ERROR_DATA},
-        {"{\"messages\": [{\"role\": \"system\", \"content\": \"x\"}, {\"role\": \"user\", \"content\": "
-         "\"x\"}]}",
-         ":1: template plain has no place for a system text", HBK_ERROR_UNSUPPORTED},
-        {"{\"instruction\": \"x\", \"output\": \"\"}", ":1: \"output\" is empty", HBK_ERROR_DATA},
-        {"{\"instruction\": \"Double it.\", \"input\": 4, \"output\": \"8\"}",
-         ":1: the value of \"input\" is no string", HBK_ERROR_FORMAT},
-        {"{\"instruction\": \"x\", \"input\": \"y\\u0000y\", \"output\": \"z\"}",
-         ":1: \"input\" holds a NUL character", HBK_ERROR_DATA},
-        {"{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}, {\"role\": \"assistant\", \"content\": "
-         "\"x\", "
-         "\"weight\": 0}]}",
-         "1 have no reply with loss", HBK_ERROR_DATA},
-    };
     hbk_tokenizer *tok = t14_bytes();
     hbk_template *plain = hbk_template_load("plain", NULL, NULL);
     hbk_error err;
@@ -479,11 +482,31 @@ static void t15_form_errors(void **state)
     memset(&o, 0, sizeof o);
     o.tmpl = plain;
     o.tok = tok;
-    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
-        t15_file(path, "t15_wrong.jsonl", t[i].rows);
-        check_error(hbk_dataset_add_file(&d, path, &o, NULL, &err), t[i].code, t[i].message);
+    for (size_t i = 0; i < sizeof t15_wrong_rows / sizeof *t15_wrong_rows; i++) {
+        t15_file(path, "t15_wrong.jsonl", t15_wrong_rows[i].rows);
+        check_error(hbk_dataset_add_file(&d, path, &o, NULL, &err), t15_wrong_rows[i].code,
+                    t15_wrong_rows[i].message);
         assert_int_equal(d.n + d.tokens.n + d.n_no_target, 0);
     }
+    hbk_dataset_free(&d);
+    hbk_template_free(plain);
+    hbk_tokenizer_free(tok);
+}
+
+/* Promise: what is too long is left out, cut or refused as asked, and counted. */
+static void t15_overlong(void **state)
+{
+    (void)state;
+    hbk_tokenizer *tok = t14_bytes();
+    hbk_template *plain = hbk_template_load("plain", NULL, NULL);
+    hbk_error err;
+    hbk_dataset d;
+    hbk_data_options o;
+    char path[512];
+    memset(&d, 0, sizeof d);
+    memset(&o, 0, sizeof o);
+    o.tmpl = plain;
+    o.tok = tok;
     t15_file(path, "t15_long.jsonl", "{\"text\": \"abcdefghij\"}\n{\"text\": \"abc\"}");
     for (int way = 0; way < 3; way++) {
         o.max_length = 8;
@@ -569,5 +592,6 @@ static const struct CMUnitTest tests_15[] = {
     cmocka_unit_test(t15_too_long),        cmocka_unit_test(t15_texts),
     cmocka_unit_test(t15_split),           cmocka_unit_test(t15_forms),
     cmocka_unit_test(t15_dialog),          cmocka_unit_test(t15_form_errors),
+    cmocka_unit_test(t15_overlong),
     cmocka_unit_test(t15_memory_runs_out),
 };
