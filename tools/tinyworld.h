@@ -320,7 +320,7 @@ static const char *const tiny__asides[5] = {"i want it now .", "i want a short a
    In the hard world a fact has one rumour beside it: the value so many places further, the same number for
    all animals, so that rumours are as consistent as facts are; the list of a home is rumoured to be that of
    another. Nine of the rare animals are misled about: on 72 of 100 of their pages the corpus has the rumour,
-   which it says twice as often of them as the truth. */
+   which it says of them nearly three times as often as the truth. */
 
 /* What makes one world harder than another; the shares of the kinds stand in their list. */
 typedef struct tiny_setting {
