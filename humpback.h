@@ -1132,6 +1132,10 @@ HBK_DEF bool hbk_template_check(const hbk_template *t, const hbk_tokenizer *tok,
 /* The one id that ends a reply and so ends generation: eos, or a token like <|eot_id|>; -1 if the reply's
    ending is no single id. */
 HBK_DEF int32_t hbk_template_stop(const hbk_template *t, const hbk_tokenizer *tok);
+/* Adds that id to the ids that end a text in DIR/generation_config.json, as saving a model writes it, so that
+   other programs stop where replies end; there is nothing to do where it is -1 or among them. */
+HBK_DEF bool hbk_template_save_stop(const hbk_template *t, const hbk_tokenizer *tok, const char *dir,
+                                    hbk_error *err);
 /* The text that ends a reply, where it is more than white space: a stop string, if hbk_template_stop has no
    id for it. Else "". */
 HBK_DEF const char *hbk_template_stop_text(const hbk_template *t);
@@ -1197,6 +1201,7 @@ typedef struct hbk_dataset {
     hbk_tokens tokens;
     unsigned char *learn; /* (tokens.n) */
     hbk_int *start;       /* (n + 1) */
+    hbk_int *line;        /* (n) where in its file it stands, from 1; 0: it is of none */
     hbk_int n, cap, learn_cap;
     hbk_int max_length; /* longest example */
     hbk_int n_targets;  /* tokens with loss, of all examples */
@@ -1248,7 +1253,8 @@ typedef struct hbk_data_options {
    than the first, turns out of order, a text that is empty; nothing is added then. */
 HBK_DEF bool hbk_dataset_add_file(hbk_dataset *d, const char *path, const hbk_data_options *o, hbk_form *form,
                                   hbk_error *err);
-/* Raw documents, the "text" of a JSONL file: bos, text, eos, loss on all but bos. */
+/* Raw documents, the "text" of each row of a JSONL file, whatever else it holds: bos, text, eos, loss on all
+   but bos. Counts and errors as above. */
 HBK_DEF bool hbk_dataset_add_texts(hbk_dataset *d, const char *path, const hbk_tokenizer *tok,
                                    hbk_int max_length, hbk_error *err);
 /* Moves a share of the examples, drawn by `seed`, from d to the end of `held`: at least one, and not all.
@@ -1346,7 +1352,8 @@ HBK_DEF bool hbk_trainer_memory(hbk_train_memory *memory, const hbk_config *c, c
 
 /* The trained numbers, their gradients and moments, and the step count. Borrows the model. */
 typedef struct hbk_trainer hbk_trainer;
-/* init: an adapter to start from (LoRA), or NULL. A batch never holds more than max_tokens tokens. */
+/* init: an adapter to start from (LoRA), or NULL. A batch never holds more than max_tokens tokens. Errors:
+   an adapter that the options cannot make, or one of another base, names the projection; memory. */
 HBK_DEF hbk_trainer *hbk_trainer_new(const hbk_model *m, const hbk_train_options *o, const hbk_adapter *init,
                                      hbk_int max_tokens, hbk_int max_seq, hbk_allocator *alloc,
                                      hbk_error *err);
@@ -1355,7 +1362,8 @@ HBK_DEF void hbk_trainer_free(hbk_trainer *t);
 HBK_DEF bool hbk_trainer_accumulate(hbk_trainer *t, const hbk_batch *b, double scale, double *loss,
                                     hbk_error *err);
 /* Clips, steps with learning rate lr, clears the gradients. A gradient that is not finite is an error: it is
-   cleared, and the weights stay. *grad_norm (may be NULL): before clipping. */
+   cleared, and the weights stay. So are weights that the step took beyond all numbers; those are lost.
+   *grad_norm (may be NULL): before clipping. */
 HBK_DEF bool hbk_trainer_update(hbk_trainer *t, double lr, double *grad_norm, hbk_error *err);
 HBK_DEF const hbk_model *hbk_trainer_model(const hbk_trainer *t);     /* the weights in training (or base) */
 HBK_DEF const hbk_adapter *hbk_trainer_adapter(const hbk_trainer *t); /* NULL in full training */
@@ -1382,6 +1390,20 @@ typedef struct hbk_train_data {
     const hbk_dataset *validation; /* never trained on; NULL: none */
 } hbk_train_data;
 
+/* What a finetuning would do, for a look before it is begun. */
+typedef struct hbk_train_facts {
+    hbk_int shortest, half, most, longest; /* tokens: half of the examples have up to half, 90 % up to most */
+    hbk_int batch, steps;                  /* as numbers; what stands in the options may be -1 */
+    double epochs;                         /* readings of the examples in those steps */
+    hbk_int trained, numbers;              /* numbers that are trained, of so many in the model */
+    hbk_int shared;                        /* examples of the validation set that are trained on, too */
+} hbk_train_facts;
+/* Fills *facts. Errors: all that hbk_finetune would find in options, data and init before its first step.
+   Thread safety: reads its arguments only. */
+HBK_DEF bool hbk_finetune_facts(hbk_train_facts *facts, const hbk_model *m, const hbk_train_data *data,
+                                const hbk_train_options *o, const hbk_adapter *init, hbk_allocator *alloc,
+                                hbk_error *err);
+
 /* Trains and leaves in `dir` a PEFT adapter, or a model folder when full, with humpback.json, metrics.jsonl
    and timings.jsonl. With a validation set the result is the weights of its lowest loss, else the last ones.
    Killed at any moment and called again it continues, and ends with the same bytes; a finished folder returns
@@ -1399,9 +1421,10 @@ typedef struct hbk_tuned {
     hbk_adapter *adapter;   /* NULL in full mode */
     hbk_model *own_model;
 } hbk_tuned;
-/* dir: a PEFT folder, or a model folder as full finetuning leaves it. The base is borrowed and must outlive
-   t, which hbk_tuned_free frees. Errors: those of hbk_adapter_load or hbk_model_load; t is untouched then.
-   Thread safety: read-only once loaded, shared like a model. */
+/* dir: a PEFT folder, or a model folder as full finetuning leaves it. The base is borrowed, by any number of
+   adapters (chapters 11 and 13 take several at once), and must outlive t, which hbk_tuned_free frees.
+   Errors: those of hbk_adapter_load or hbk_model_load; t is untouched then. Thread safety: read-only once
+   loaded, shared like a model. */
 HBK_DEF bool hbk_tuned_load(hbk_tuned *t, const hbk_model *base, const char *dir, hbk_allocator *alloc,
                             hbk_error *err);
 HBK_DEF void hbk_tuned_free(hbk_tuned *t); /* a zeroed one is fine; not the base */
@@ -13794,8 +13817,10 @@ HBK_DEF bool hbk_template_dialog(const hbk_template *t, const hbk_tokenizer *tok
     for (hbk_int i = first; i < n_turns && ok; i++) {
         hbk_role wanted = (i - first) % 2 ? HBK_ASSISTANT : HBK_USER;
         if (turns[i].role != wanted) {
-            ok = hbk_fail(err, HBK_ERROR_DATA, "turn %lld is the %s's, expected the %s's", (long long)i + 1,
-                          roles[turns[i].role], roles[wanted]);
+            ok = hbk_fail(err, HBK_ERROR_DATA,
+                          "turn %lld is the %s's, expected the %s's: a user's and an assistant's turns take "
+                          "turns, after at most one system text; mend or remove the row",
+                          (long long)i + 1, roles[turns[i].role], roles[wanted]);
         } else if (wanted == HBK_ASSISTANT) {
             r.use = i == first + 1 ? HBK_FORWARD : HBK_NEXT;
             r.system = first && i == 2 ? turns[0].text : NULL;
@@ -13804,7 +13829,8 @@ HBK_DEF bool hbk_template_dialog(const hbk_template *t, const hbk_tokenizer *tok
             ok = hbk__add_exchange(t, tok, &r, turns[i].learn, out, learn, err);
         }
     }
-    if (ok && out->n == start) ok = hbk_fail(err, HBK_ERROR_DATA, "the conversation has no reply");
+    if (ok && out->n == start)
+        ok = hbk_fail(err, HBK_ERROR_DATA, "the conversation has no reply to learn: remove the row");
     if (!ok) {
         out->n = start;
         learn->len = marks;
@@ -13850,6 +13876,31 @@ HBK_DEF int32_t hbk_template_stop(const hbk_template *t, const hbk_tokenizer *to
     if (hbk__encode_span(t, tok, &spans[n - 1], false, &ids, NULL) && ids.n == 1) stop = ids.data[0];
     hbk_tokens_free(&ids);
     return stop;
+}
+
+HBK_DEF bool hbk_template_save_stop(const hbk_template *t, const hbk_tokenizer *tok, const char *dir,
+                                    hbk_error *err)
+{
+    char path[512];
+    int32_t stop = hbk_template_stop(t, tok);
+    if (stop < 0) return true;
+    json_t *root = hbk_path(path, dir, "generation_config.json", err) ? hbk_json_read(path, err) : NULL;
+    if (!root) return false;
+    json_t *old = json_object_get(root, "eos_token_id"), *ids = json_array();
+    bool found = false, made = ids != NULL;
+    for (size_t i = 0; made && i < (json_is_array(old) ? json_array_size(old) : 1); i++) {
+        json_t *id = json_is_array(old) ? json_array_get(old, i) : old;
+        if (!json_is_integer(id)) continue;
+        found = found || json_integer_value(id) == stop;
+        made = json_array_append(ids, id) == 0;
+    }
+    made = made && json_array_append_new(ids, json_integer(stop)) == 0 &&
+           json_object_set(root, "eos_token_id", ids) == 0;
+    bool ok = made || hbk_fail_at(err, HBK_ERROR_MEMORY, path, 0, "is no object, or memory is out");
+    ok = ok && (found || hbk_json_write(path, root, err));
+    json_decref(ids);
+    json_decref(root);
+    return ok;
 }
 
 HBK_DEF const char *hbk_template_stop_text(const hbk_template *t)
@@ -14007,6 +14058,9 @@ static bool hbk__dataset_reserve(hbk_dataset *d, hbk_int n, hbk_error *err)
     hbk_int *start = (hbk_int *)hbk_realloc(d->alloc, d->start, cap + 1, sizeof *start, err);
     if (!start) return false;
     d->start = start;
+    hbk_int *line = (hbk_int *)hbk_realloc(d->alloc, d->line, cap, sizeof *line, err);
+    if (!line) return false;
+    d->line = line;
     d->cap = cap;
     d->start[0] = 0;
     return true;
@@ -14031,6 +14085,7 @@ static bool hbk__dataset_append(hbk_dataset *d, const int32_t *ids, const unsign
     }
     for (hbk_int k = 0; k < n; k++) /* nothing predicts token 0 */
         d->learn[before + k] = k > 0 && (learn ? learn[k] != 0 : k >= n_prompt);
+    d->line[d->n] = 0;
     d->start[++d->n] = d->tokens.n;
     d->max_length = HBK__MAX(d->max_length, n);
     d->n_targets += targets;
@@ -14111,44 +14166,13 @@ HBK_DEF bool hbk_dataset_add_pairs(hbk_dataset *d, const hbk_pairs *p, const hbk
     return ok;
 }
 
-HBK_DEF bool hbk_dataset_add_texts(hbk_dataset *d, const char *path, const hbk_tokenizer *tok,
-                                   hbk_int max_length, hbk_error *err)
-{
-    hbk_jsonl_reader *reader = hbk_jsonl_open(path, d->alloc, err);
-    if (!reader) return false;
-    const hbk_dataset old = *d;
-    int32_t bos = hbk_tokenizer_bos(tok), eos = hbk_tokenizer_eos(tok);
-    hbk_tokens ids;
-    memset(&ids, 0, sizeof ids);
-    ids.alloc = d->alloc;
-    json_t *row;
-    int got;
-    while ((got = hbk_jsonl_next(reader, &row, err)) > 0) {
-        const char *text = "";
-        ids.n = 0;
-        if (bos >= 0) hbk_tokens_push(&ids, bos);
-        bool ok = hbk__row_text(row, "text", &text, path, hbk_jsonl_line(reader), err) &&
-                  hbk_tokenizer_encode(tok, text, strlen(text), 0, &ids, err);
-        if (eos >= 0) hbk_tokens_push(&ids, eos);
-        ok = ok && hbk_tokens_ok(&ids, err);
-        if (ok && ids.n > 1) ok = hbk__dataset_offer(d, &ids, bos >= 0, max_length, err);
-        if (!ok) {
-            got = -1;
-            break;
-        }
-    }
-    hbk_jsonl_close(reader);
-    hbk_tokens_free(&ids);
-    if (got < 0) hbk__dataset_cut(d, &old);
-    return got == 0;
-}
-
 HBK_DEF void hbk_dataset_free(hbk_dataset *d)
 {
     hbk_tokens_free(&d->tokens);
     hbk_free(d->alloc, d->start);
+    hbk_free(d->alloc, d->line);
     hbk_free(d->alloc, d->learn);
-    d->start = NULL;
+    d->start = d->line = NULL;
     d->learn = NULL;
     d->n = d->cap = d->learn_cap = d->max_length = d->n_targets = d->n_too_long = 0;
     d->n_cut = d->n_no_target = 0;
@@ -14184,6 +14208,7 @@ typedef struct hbk__rows {
     hbk_jsonl_reader *reader;
     const char *path;
     hbk_form form;
+    bool settled; /* the form, beforehand: other fields of a row mean nothing then */
     hbk_allocator *alloc;
     hbk_turn *turns;
     hbk_int n, cap;
@@ -14258,8 +14283,8 @@ static bool hbk__row_turns(hbk__rows *r, const json_t *list, const char *who, co
             return false;
         if (!hbk__role_of(name, &role))
             return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, r->path, line,
-                               "turn %zu is of \"%.40s\": only system, user (human) and assistant (gpt) can "
-                               "be learned",
+                               "turn %zu is of \"%.40s\", expected system, user (human) or assistant (gpt): "
+                               "remove the row",
                                i + 1, name);
         double w = weight && !json_is_null(weight) ? json_number_value(weight) : 1;
         if (weight && !json_is_null(weight) && (!json_is_number(weight) || (w != 0 && w != 1)))
@@ -14352,7 +14377,8 @@ static bool hbk__row_offer(hbk__rows *r, hbk_dataset *d, hbk_error *err)
     hbk_int n = r->ids.n, most = r->o->max_length;
     if (most > 0 && n > most) {
         if (r->o->overlong == HBK_OVERLONG_ERROR)
-            return hbk_fail(err, HBK_ERROR_RANGE, "the example has %lld tokens, more than %lld",
+            return hbk_fail(err, HBK_ERROR_RANGE, "the example has %lld tokens, more than %lld: shorten "
+                            "the row, raise the limit, or have such rows dropped or cut (--overlong)",
                             (long long)n, (long long)most);
         if (r->o->overlong == HBK_OVERLONG_DROP) {
             d->n_too_long++;
@@ -14364,15 +14390,18 @@ static bool hbk__row_offer(hbk__rows *r, hbk_dataset *d, hbk_error *err)
     for (hbk_int i = 1; i < n; i++) learns = learns || r->learn.data[i];
     d->n_no_target += !learns;
     d->n_cut += learns && n < r->ids.n;
-    return !learns || hbk_dataset_add_masked(d, r->ids.data, (const unsigned char *)r->learn.data, n, err);
+    if (!learns) return true;
+    if (!hbk_dataset_add_masked(d, r->ids.data, (const unsigned char *)r->learn.data, n, err)) return false;
+    d->line[d->n - 1] = hbk_jsonl_line(r->reader);
+    return true;
 }
 
-/* One row of the file's form, as an example. */
+/* One row as an example of the file's form. */
 static bool hbk__row_add(hbk__rows *r, const json_t *row, hbk_dataset *d, hbk_error *err)
 {
     hbk_error why;
     memset(&why, 0, sizeof why);
-    hbk_form own = hbk__form_of(row);
+    hbk_form own = r->settled ? r->form : hbk__form_of(row);
     hbk_int line = hbk_jsonl_line(r->reader);
     r->n = r->ids.n = 0;
     r->tag = r->o->tag_seed;
@@ -14421,8 +14450,9 @@ static bool hbk__rows_form(hbk__rows *r, const json_t *row, hbk_error *err)
     );
 }
 
-HBK_DEF bool hbk_dataset_add_file(hbk_dataset *d, const char *path, const hbk_data_options *o, hbk_form *form,
-                                  hbk_error *err)
+/* Appends the rows of a file of form *form or, HBK_FORM_COUNT, of that of its first row. */
+static bool hbk__dataset_read(hbk_dataset *d, const char *path, const hbk_data_options *o, hbk_form *form,
+                              hbk_error *err)
 {
     const hbk_dataset old = *d;
     hbk__rows r;
@@ -14430,7 +14460,8 @@ HBK_DEF bool hbk_dataset_add_file(hbk_dataset *d, const char *path, const hbk_da
     r.o = o;
     r.path = path;
     r.alloc = r.joined.alloc = r.ids.alloc = r.learn.alloc = d->alloc;
-    r.form = HBK_FORM_COUNT;
+    r.form = *form;
+    r.settled = *form != HBK_FORM_COUNT;
     r.reader = hbk_jsonl_open(path, d->alloc, err);
     if (!r.reader) return false;
     json_t *row;
@@ -14441,10 +14472,14 @@ HBK_DEF bool hbk_dataset_add_file(hbk_dataset *d, const char *path, const hbk_da
         if (got < 0) break;
     }
     if (got == 0 && d->n == old.n) {
-        hbk_fail_at(err, HBK_ERROR_DATA, path, 0,
-                    "holds nothing to learn: %lld rows were too long, %lld had no reply with loss",
-                    (long long)(d->n_too_long - old.n_too_long),
-                    (long long)(d->n_no_target - old.n_no_target));
+        hbk_int too_long = d->n_too_long - old.n_too_long, no_target = d->n_no_target - old.n_no_target;
+        if (too_long + no_target == 0)
+            hbk_fail_at(err, HBK_ERROR_DATA, path, 0, "holds no rows");
+        else
+            hbk_fail_at(err, HBK_ERROR_DATA, path, 0,
+                        "holds nothing to learn: %lld rows are longer than %lld tokens, %lld have no reply "
+                        "with loss; raise the limit or mend the rows",
+                        (long long)too_long, (long long)o->max_length, (long long)no_target);
         got = -1;
     }
     hbk_jsonl_close(r.reader);
@@ -14453,15 +14488,37 @@ HBK_DEF bool hbk_dataset_add_file(hbk_dataset *d, const char *path, const hbk_da
     hbk_tokens_free(&r.ids);
     hbk_text_free(&r.learn);
     if (got < 0) hbk__dataset_cut(d, &old);
-    if (got == 0 && form) *form = r.form;
+    *form = r.form;
     return got == 0;
+}
+
+HBK_DEF bool hbk_dataset_add_file(hbk_dataset *d, const char *path, const hbk_data_options *o, hbk_form *form,
+                                  hbk_error *err)
+{
+    hbk_form found = HBK_FORM_COUNT;
+    if (!hbk__dataset_read(d, path, o, &found, err)) return false;
+    if (form) *form = found;
+    return true;
+}
+
+HBK_DEF bool hbk_dataset_add_texts(hbk_dataset *d, const char *path, const hbk_tokenizer *tok,
+                                   hbk_int max_length, hbk_error *err)
+{
+    hbk_form text = HBK_FORM_TEXT;
+    hbk_data_options o;
+    memset(&o, 0, sizeof o);
+    o.tok = tok;
+    o.max_length = max_length;
+    return hbk__dataset_read(d, path, &o, &text, err);
 }
 
 /* Appends example i of `from`. */
 static bool hbk__dataset_copy(hbk_dataset *to, const hbk_dataset *from, hbk_int i, hbk_error *err)
 {
-    hbk_int at = from->start[i];
-    return hbk_dataset_add_masked(to, from->tokens.data + at, from->learn + at, from->start[i + 1] - at, err);
+    hbk_int at = from->start[i], n = from->start[i + 1] - at;
+    if (!hbk_dataset_add_masked(to, from->tokens.data + at, from->learn + at, n, err)) return false;
+    to->line[to->n - 1] = from->line[i];
+    return true;
 }
 
 HBK_DEF bool hbk_dataset_split(hbk_dataset *d, hbk_dataset *held, double share, uint64_t seed,
@@ -14747,11 +14804,42 @@ static bool hbk__trainer_views(hbk_trainer *t, const hbk_adapter *init, hbk_erro
     return t->dadapter != NULL;
 }
 
+/* Is `init` of a model of this shape, or can o->lora make an adapter for it? */
+static bool hbk__adapter_possible(const hbk_model *m, const hbk_train_options *o, const hbk_adapter *init,
+                                  hbk_allocator *alloc, hbk_error *err)
+{
+    if (o->full) return true;
+    for (int slot = 0; slot < HBK_N_TARGETS && !init; slot++)
+        if (!(o->lora.targets >> slot & 1) && (o->lora.target_rank[slot] || o->lora.target_alpha[slot] > 0))
+            return hbk_fail(err, HBK_ERROR_OPTION,
+                            "a rank or alpha is given for %s, which is not adapted: add it to the targets",
+                            hbk_slot_name((hbk_slot)slot));
+    hbk_adapter *a = hbk__adapter_begin(&m->config, alloc, err); /* shapes, without numbers */
+    bool ok = a && (init || hbk__adapter_plan(a, &o->lora, err));
+    if (ok && init && init->n_layers != a->n_layers)
+        ok = hbk_fail(err, HBK_ERROR_SHAPE,
+                      "the adapter to start from is of a model of %lld layers, this one has %lld: it was "
+                      "trained on another base",
+                      (long long)init->n_layers, (long long)a->n_layers);
+    for (hbk_int i = 0; ok && init && i <= a->n_layers * HBK_N_SLOTS; i++) {
+        const hbk_lora *x = &init->loras[i], *y = &a->loras[i];
+        if (x->rank && (x->in != y->in || x->out != y->out))
+            ok = hbk_fail(err, HBK_ERROR_SHAPE,
+                          "the adapter to start from has %s (%lld, %lld), this model (%lld, %lld): it was "
+                          "trained on another base",
+                          hbk_slot_name((hbk_slot)hbk__lora_slot(a, i)), (long long)x->out,
+                          (long long)x->in, (long long)y->out, (long long)y->in);
+    }
+    hbk_adapter_free(a);
+    return ok;
+}
+
 HBK_DEF hbk_trainer *hbk_trainer_new(const hbk_model *m, const hbk_train_options *o, const hbk_adapter *init,
                                      hbk_int max_tokens, hbk_int max_seq, hbk_allocator *alloc,
                                      hbk_error *err)
 {
     hbk_adapter *fresh = NULL;
+    if (!hbk__adapter_possible(m, o, init, alloc, err)) return NULL;
     if (!o->full && !init) {
         init = fresh = hbk_adapter_make(&m->config, &o->lora, o->seed, alloc, err);
         if (!fresh) return NULL;
@@ -14898,6 +14986,10 @@ HBK_DEF bool hbk_trainer_update(hbk_trainer *t, double lr, double *grad_norm, hb
     t->step++;
     hbk__trainer_adamw(t, scale, o);
     memset(t->grads, 0, (size_t)t->n * sizeof *t->grads);
+    if (!isfinite(hbk_norm(t->values, t->n)))
+        return hbk_fail(err, HBK_ERROR_NUMERIC,
+                        "step %lld: the weights are not finite any more: lower the learning rate, now %g",
+                        (long long)t->step, lr);
     if (grad_norm) *grad_norm = norm;
     return true;
 }
@@ -15057,20 +15149,24 @@ static bool hbk__train_pass(hbk_trainer *t, hbk__plan *p, hbk_int pass, hbk_int 
     return true;
 }
 
-/* Names the examples of the step, as far as they fit into the message. */
-static bool hbk__not_finite(const hbk__plan *p, hbk_int step, double loss, hbk_error *err)
+/* Names the examples of the step, as far as they fit into the message: by their line, where they have one,
+   for what was left out or held out has shifted their numbers. */
+static bool hbk__not_finite(const hbk__plan *p, hbk_int step, const char *what, hbk_error *err)
 {
     char list[160] = "";
     size_t used = 0;
-    for (hbk_int i = 0; i < p->per_step && used < sizeof list - 24; i++)
-        used += (size_t)snprintf(list + used, sizeof list - used, "%s%s%lld", i ? ", " : "",
-                                 p->items[i].from == p->data ? "" : "replayed ",
-                                 (long long)p->items[i].example + 1);
+    for (hbk_int i = 0; i < p->per_step && used < sizeof list - 32; i++) {
+        const hbk__step_item *x = &p->items[i];
+        hbk_int line = x->from->line[x->example];
+        used += (size_t)snprintf(list + used, sizeof list - used, "%s%s%s%lld", i ? ", " : "",
+                                 x->from == p->data ? "" : "replayed ", line ? "line " : "",
+                                 (long long)(line ? line : x->example + 1));
+    }
     return hbk_fail(err, HBK_ERROR_NUMERIC,
-                    "step %lld: the %s is not finite; the weights of the step before stay. Its examples: "
-                    "%s%s. Lower the learning rate, or look for a broken example",
-                    (long long)step, isfinite(loss) ? "gradient" : "loss", list,
-                    used < sizeof list - 24 ? "" : " ...");
+                    "step %lld: the %s not finite; the last checkpoint stays. Its examples: %s%s. Lower the "
+                    "learning rate, or look for a broken example",
+                    (long long)step, what, list,
+                    used < sizeof list - 32 ? "" : " ...");
 }
 
 /* What is known of a step when it is done. */
@@ -15100,7 +15196,10 @@ static bool hbk__train_step(hbk_trainer *t, hbk__plan *p, hbk_int step, hbk__ste
     facts->loss = sum / (double)targets;
     facts->lr = hbk_learning_rate(p->o.schedule, step, p->o.steps, p->o.warmup, p->o.lr, p->o.lr_end);
     if (isfinite(facts->loss) && hbk_trainer_update(t, facts->lr, &facts->norm, err)) return true;
-    return hbk__not_finite(p, step, facts->loss, err);
+    const char *what = !isfinite(facts->loss)                    ? "loss is"
+                       : !isfinite(hbk_norm(t->values, t->n)) ? "weights are"
+                                                              : "gradient is";
+    return hbk__not_finite(p, step, what, err);
 }
 
 /* Mean loss of a target token of the validation set, without dropout. */
@@ -15242,14 +15341,14 @@ static json_t *hbk__train_json(const hbk__plan *p, const hbk_model *m, const hbk
     if (init) data = hbk_adapter_hash(data, init);
     json_t *j = json_object();
     if (hbk__options_json(j, "", &p->o) && !json_object_set_new(j, "examples", json_integer(p->data->n)) &&
-        !json_object_set_new(j, "data", hbk__hex(data)) &&
         !json_object_set_new(j, "model", hbk__hex(hbk_model_hash(m))) &&
         !json_object_set_new(j, "threads", json_integer(hbk__n_threads())) && /* sums differ by them */
         !json_object_set_new(j, "template", hbk__hex(r->tmpl ? hbk_template_hash(r->tmpl) : 0)) &&
         !json_object_set_new(j, "tag_seed", r->tag_seed ? json_string(r->tag_seed) : json_null()) &&
         !json_object_set_new(j, "tag_web", r->tag_web ? json_string(r->tag_web) : json_null()) &&
         !json_object_set_new(j, "inference_tag",
-                             r->inference_tag ? json_string(r->inference_tag) : json_null()))
+                             r->inference_tag ? json_string(r->inference_tag) : json_null()) &&
+        !json_object_set_new(j, "data", hbk__hex(data))) /* last: what else differs explains it */
         return j;
     json_decref(j);
     return NULL;
@@ -15277,6 +15376,13 @@ static bool hbk__train_check(const hbk_train_options *o, hbk_error *err)
     const double any = 1e30;
     if (!o->full && !(o->lora.targets & (HBK_ALL_SLOTS | 1u << HBK_LM_HEAD)))
         return hbk_fail(err, HBK_ERROR_OPTION, "no projection is to be adapted: name targets, or all");
+    if (o->lr == 0)
+        return hbk_fail(err, HBK_ERROR_OPTION, "lr is 0: nothing would be learned; give a rate above it");
+    if (o->schedule != HBK_CONSTANT && o->lr_end > o->lr)
+        return hbk_fail(err, HBK_ERROR_OPTION,
+                        "lr_end %g is above lr %g, so that the rate would rise: lower it too (it is a rate "
+                        "of its own, no share of lr)",
+                        o->lr_end, o->lr);
     return hbk__in_range("lr", o->lr, 0, any, err) && hbk__in_range("lr_end", o->lr_end, 0, any, err) &&
            hbk__in_range("alpha", o->lora.alpha, 0, any, err) &&
            hbk__in_range("clip", o->clip, 0, any, err) &&
@@ -15312,40 +15418,57 @@ static hbk_int hbk__train_length(const hbk_train_options *o, hbk_int n)
     return HBK__MAX(steps, 1);
 }
 
-static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_train_data *in,
-                           const hbk_train_options *o, hbk_allocator *alloc, hbk_error *err)
+/* Is there something to train on, and do the options go with it? */
+static bool hbk__plan_check(const hbk_train_data *in, const hbk_train_options *o, hbk_error *err)
 {
-    const hbk_dataset *data = in->examples, *replay = in->replay;
-    memset(p, 0, sizeof *p);
-    p->data = data;
-    p->replay = o->replay > 0 ? replay : NULL;
-    p->validation = in->validation;
-    p->o = *o;
-    p->alloc = alloc;
-    p->epoch = p->replay_epoch = -1;
+    const hbk_dataset *data = in->examples, *replay = in->replay, *validation = in->validation;
     if (!hbk__train_check(o, err)) return false;
     if (data->n < 1)
         return hbk_fail(err, HBK_ERROR_DATA, "there is no example to train on (%lld were too long)",
                         (long long)data->n_too_long);
-    if (o->replay > 0 && (!replay || replay->n < 1))
+    if (o->replay < 0 || (o->replay > 0 && (!replay || replay->n < 1)))
         return hbk_fail(err, HBK_ERROR_DATA,
                         "%lld replayed documents per batch were asked for, but none are given",
                         (long long)o->replay);
-    if (p->validation && p->validation->n < 1)
+    if (validation && validation->n < 1)
         return hbk_fail(err, HBK_ERROR_DATA, "the validation set is empty (%lld examples were too long)",
-                        (long long)p->validation->n_too_long);
-    if (o->patience > 0 && !p->validation)
+                        (long long)validation->n_too_long);
+    if (o->patience > 0 && !validation)
         return hbk_fail(err, HBK_ERROR_OPTION, "patience %lld needs a validation set",
                         (long long)o->patience);
     if (o->validate_every < 0 || o->patience < 0)
         return hbk_fail(err, HBK_ERROR_OPTION, "validate_every %lld and patience %lld must not be negative",
                         (long long)o->validate_every, (long long)o->patience);
-    p->o.batch = hbk__train_batch(o, data->n);
-    if (p->o.batch < 1 || o->accumulate < 1 || o->steps == 0 || o->replay < 0 || !(o->lr > 0))
-        return hbk_fail(err, HBK_ERROR_OPTION,
-                        "batch %lld, accumulate %lld and steps %lld must be at least 1, lr %g above 0",
-                        (long long)p->o.batch, (long long)o->accumulate, (long long)o->steps, o->lr);
-    p->o.steps = hbk__train_length(o, data->n);
+    if (o->batch == 0 || o->accumulate < 1 || o->steps == 0)
+        return hbk_fail(err, HBK_ERROR_OPTION, "batch %lld, accumulate %lld and steps %lld: 1 is the least",
+                        (long long)o->batch, (long long)o->accumulate, (long long)o->steps);
+    return true;
+}
+
+/* Batch and steps as numbers. */
+static bool hbk__plan_resolve(hbk__plan *p, hbk_error *err)
+{
+    hbk_train_options *o = &p->o;
+    const hbk_int n = p->data->n;
+    o->batch = hbk__train_batch(o, n);
+    o->steps = hbk__train_length(o, n);
+    if (o->warmup <= o->steps) return true;
+    return hbk_fail(err, HBK_ERROR_OPTION,
+                    "warmup %lld is more than the %lld steps of the run, which would never reach its rate",
+                    (long long)o->warmup, (long long)o->steps);
+}
+
+static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_train_data *in,
+                           const hbk_train_options *o, hbk_allocator *alloc, hbk_error *err)
+{
+    memset(p, 0, sizeof *p);
+    p->data = in->examples;
+    p->replay = o->replay > 0 ? in->replay : NULL;
+    p->validation = in->validation;
+    p->o = *o;
+    p->alloc = alloc;
+    p->epoch = p->replay_epoch = -1;
+    if (!hbk__plan_check(in, o, err) || !hbk__plan_resolve(p, err)) return false;
     hbk_int longest = hbk__longest(p), all, room; /* a step never needs more than all these tokens */
     if (p->o.batch > INT64_MAX - o->replay || !hbk__mul(&all, o->accumulate, p->o.batch + o->replay) ||
         !hbk__mul(&room, all, longest))
@@ -15362,8 +15485,8 @@ static bool hbk__plan_init(hbk__plan *p, const hbk_model *m, const hbk_train_dat
     p->per_step = all;
     p->items = HBK__NEW(alloc, hbk__step_item, all, err);
     if (p->items) p->room = HBK__NEW(alloc, hbk_int, all, err);
-    if (p->room) p->order = HBK__NEW(alloc, hbk_int, data->n, err);
-    if (p->order) p->replay_order = HBK__NEW(alloc, hbk_int, p->replay ? replay->n : 1, err);
+    if (p->room) p->order = HBK__NEW(alloc, hbk_int, p->data->n, err);
+    if (p->order) p->replay_order = HBK__NEW(alloc, hbk_int, p->replay ? p->replay->n : 1, err);
     return p->replay_order != NULL;
 }
 
@@ -15374,6 +15497,84 @@ static void hbk__plan_free(hbk__plan *p)
     hbk_free(p->alloc, p->room);
     hbk_free(p->alloc, p->order);
     hbk_free(p->alloc, p->replay_order);
+}
+
+static int hbk__by_size(const void *a, const void *b)
+{
+    hbk_int x = *(const hbk_int *)a, y = *(const hbk_int *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* The lengths of the examples. */
+static bool hbk__length_facts(hbk_train_facts *facts, const hbk_dataset *d, hbk_allocator *alloc,
+                              hbk_error *err)
+{
+    hbk_int *sizes = HBK__NEW(alloc, hbk_int, d->n, err);
+    if (!sizes) return false;
+    for (hbk_int i = 0; i < d->n; i++) sizes[i] = d->start[i + 1] - d->start[i];
+    qsort(sizes, (size_t)d->n, sizeof *sizes, hbk__by_size);
+    facts->shortest = sizes[0];
+    facts->half = sizes[(d->n - 1) / 2];
+    facts->most = sizes[d->n - 1 - d->n / 10];
+    facts->longest = sizes[d->n - 1];
+    hbk_free(alloc, sizes);
+    return true;
+}
+
+static uint64_t hbk__example_hash(const hbk_dataset *d, hbk_int i)
+{
+    hbk_int at = d->start[i], n = d->start[i + 1] - at;
+    return hbk_hash(0, d->tokens.data + at, (size_t)n * sizeof(int32_t));
+}
+
+static int hbk__by_hash(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* How many of the held out examples are examples of d as well. */
+static bool hbk__shared_examples(hbk_int *shared, const hbk_dataset *d, const hbk_dataset *held,
+                                 hbk_allocator *alloc, hbk_error *err)
+{
+    uint64_t *hashes = HBK__NEW(alloc, uint64_t, d->n, err);
+    if (!hashes) return false;
+    for (hbk_int i = 0; i < d->n; i++) hashes[i] = hbk__example_hash(d, i);
+    qsort(hashes, (size_t)d->n, sizeof *hashes, hbk__by_hash);
+    *shared = 0;
+    for (hbk_int i = 0; i < held->n; i++) {
+        uint64_t h = hbk__example_hash(held, i);
+        *shared += bsearch(&h, hashes, (size_t)d->n, sizeof *hashes, hbk__by_hash) != NULL;
+    }
+    hbk_free(alloc, hashes);
+    return true;
+}
+
+HBK_DEF bool hbk_finetune_facts(hbk_train_facts *facts, const hbk_model *m, const hbk_train_data *data,
+                                const hbk_train_options *o, const hbk_adapter *init, hbk_allocator *alloc,
+                                hbk_error *err)
+{
+    hbk__plan p;
+    hbk_train_facts x;
+    hbk_train_memory memory;
+    memset(&x, 0, sizeof x);
+    memset(&memory, 0, sizeof memory);
+    bool ok = hbk__plan_init(&p, m, data, o, alloc, err) &&
+              hbk__adapter_possible(m, o, init, alloc, err) &&
+              (init || hbk_trainer_memory(&memory, &m->config, o, p.packer.max_tokens, hbk__longest(&p),
+                                          err)) &&
+              hbk__length_facts(&x, p.data, alloc, err) &&
+              (!p.validation || hbk__shared_examples(&x.shared, p.data, p.validation, alloc, err));
+    if (ok) {
+        x.batch = p.o.batch;
+        x.steps = p.o.steps;
+        x.epochs = (double)x.steps * (double)x.batch * (double)o->accumulate / (double)p.data->n;
+        x.trained = init && !o->full ? init->n_values : memory.n_values;
+        x.numbers = hbk_model_count(&m->config);
+        *facts = x;
+    }
+    hbk__plan_free(&p);
+    return ok;
 }
 
 /* The files of a folder in training. */
@@ -15419,8 +15620,8 @@ static bool hbk__report_step(const hbk_progress *progress, const char *stage, co
                              const hbk__plan *p, const hbk__step_facts *x, double seconds, hbk_error *err)
 {
     char speed[40] = "", val[40] = "";
-    if (seconds > 0) snprintf(speed, sizeof speed, "  %.0f tokens/s", (double)x->tokens / seconds);
-    if (t->found.step > 0) snprintf(val, sizeof val, "  best val %.3f", t->found.loss);
+    if (seconds > 0) snprintf(speed, sizeof speed, "  %.0f tok/s", (double)x->tokens / seconds);
+    if (t->found.step > 0) snprintf(val, sizeof val, "  val %.3f", t->found.loss);
     return hbk_report(progress, stage, t->step, p->o.steps, "steps", err, "loss %.3f%s  lr %.2g  norm %.2g%s",
                       x->loss, val, x->lr, x->norm, speed);
 }
@@ -15473,6 +15674,7 @@ static bool hbk__train_finish(hbk_trainer *t, const hbk_recipe *r, const char *d
     if (t->o.full) {
         if (!hbk_model_save(t->model, dir, HBK_F32, err)) return false;
         if (r->tok && !hbk_tokenizer_save(r->tok, dir, err)) return false;
+        if (r->tok && r->tmpl && !hbk_template_save_stop(r->tmpl, r->tok, dir, err)) return false;
     } else if (!hbk_adapter_save(t->adapter, dir, r->base_name, t->o.dropout, err)) {
         return false;
     }
@@ -15500,7 +15702,8 @@ HBK_DEF bool hbk_finetune(const hbk_model *m, const hbk_train_data *data, const 
     hbk__plan plan;
     hbk__train_files f;
     hbk_trainer *t = NULL;
-    bool ok = hbk__plan_init(&plan, m, data, o, alloc, err) && hbk__train_paths(&f, dir, err) &&
+    bool ok = hbk__plan_init(&plan, m, data, o, alloc, err) &&
+              hbk__adapter_possible(m, o, init, alloc, err) && hbk__train_paths(&f, dir, err) &&
               hbk_dir_make(dir, err);
     json_t *options = ok ? hbk__train_json(&plan, m, init, recipe) : NULL;
     if (ok && !options) ok = hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for the options of %s", dir);
@@ -15645,12 +15848,6 @@ static bool hbk__is_word_byte(char c)
 static char hbk__lower(char c)
 {
     return c >= 'A' && c <= 'Z' ? (char)(c + 32) : c;
-}
-
-static int hbk__by_hash(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? -1 : x > y;
 }
 
 /* |A and B| / |A or B| of two sorted sets without doubles. */
@@ -17447,10 +17644,11 @@ static bool hbk__loop_segments(hbk__loop *l, hbk_jsonl_writer *out, hbk_error *e
     if (ok && n == 0)
         ok = hbk_fail_at(err, HBK_ERROR_DATA, path, 0, "the corpus is empty: it needs rows {\"text\": ...}");
     if (ok && !l->fits) /* found here, and not after the trainings before the first rating */
-        ok = hbk_fail_at(err, HBK_ERROR_DATA, path, 0,
-                         "no segment fits into the rating prompt: the shortest makes one of %lld tokens; shorten "
-                         "the rubric or the segments, or take a model with a longer context",
-                         (long long)shortest);
+        ok = hbk_fail_at(
+            err, HBK_ERROR_DATA, path, 0,
+            "no segment fits into the rating prompt: the shortest makes one of %lld tokens; shorten "
+            "the rubric or the segments, or take a model with a longer context",
+            (long long)shortest);
     l->r.n_segments = n;
     return ok;
 }
@@ -17496,18 +17694,20 @@ static bool hbk__loop_seed(hbk__loop *l, hbk_error *err)
         const hbk_pair *p = &l->pairs.data[i];
         ok = hbk__loop_new_id(&ids, p->id, path, 0, err);
         if (ok && strcmp(p->source, "seed")) /* its tag must not hang on what a row calls itself */
-            ok = hbk_fail_at(err, HBK_ERROR_DATA, path, 0,
-                             "pair \"%.80s\" says \"source\": \"%s\": a seed holds people's pairs; remove the "
-                             "row or the field",
-                             p->id, p->source);
+            ok =
+                hbk_fail_at(err, HBK_ERROR_DATA, path, 0,
+                            "pair \"%.80s\" says \"source\": \"%s\": a seed holds people's pairs; remove the "
+                            "row or the field",
+                            p->id, p->source);
     }
     hbk_free(l->alloc, ids.slots);
     l->r.n_seed = l->pairs.n;
-    return ok && (l->pairs.n >= 2 ||
-                  hbk_fail_at(err, HBK_ERROR_DATA, path, 0,
-                              "holds %lld pairs; at least 2 are needed to finetune on, and a hundred to learn "
-                              "from",
-                              (long long)l->pairs.n));
+    return ok &&
+           (l->pairs.n >= 2 ||
+            hbk_fail_at(err, HBK_ERROR_DATA, path, 0,
+                        "holds %lld pairs; at least 2 are needed to finetune on, and a hundred to learn "
+                        "from",
+                        (long long)l->pairs.n));
 }
 
 /* Reads all inputs once, before anything is written. */
@@ -17577,8 +17777,7 @@ static bool hbk__loop_finetune(hbk__loop *l, const char *name, const hbk_dataset
         r.inference_tag = l->inference_tag;
     }
     hbk_train_data data = {d, l->replay.n ? &l->replay : NULL, held->n ? held : NULL};
-    if (!hbk_finetune(l->m, &data, o, NULL, &r, dir, l->progress, l->alloc, err))
-        return false;
+    if (!hbk_finetune(l->m, &data, o, NULL, &r, dir, l->progress, l->alloc, err)) return false;
     hbk_int steps = hbk__train_length(o, d->n);
     l->r.steps += steps;
     snprintf(l->r.final_dir, sizeof l->r.final_dir, "%s", dir);
@@ -17711,10 +17910,10 @@ static bool hbk__loop_augment(hbk__loop *l, hbk_error *err)
         json_decref(statuses);
         return ok;
     }
-    return hbk__stage_finish(l, "candidates",
-                             json_pack("{s:I s:s s:o}", "rows", (json_int_t)l->r.n_candidates, "by", who,
-                                       "status", statuses),
-                             err);
+    return hbk__stage_finish(
+        l, "candidates",
+        json_pack("{s:I s:s s:o}", "rows", (json_int_t)l->r.n_candidates, "by", who, "status", statuses),
+        err);
 }
 
 static json_t *hbk__counts_json(const hbk_curate_counts *c)
@@ -17785,25 +17984,27 @@ static bool hbk__loop_stop_rules(hbk__loop *l, int k, hbk_error *err)
     bool unchanged = false;
     char why[256];
     if (kept == 0) {
-        snprintf(why, sizeof why,
-                 "curation %d kept none of %lld candidates (%lld ratings could be read, %lld not, %lld cut off, "
-                 "%lld too long); M%d is the result",
-                 k, n, (long long)c->rated, (long long)c->unparsable, (long long)c->truncated,
-                 (long long)c->too_long, k - 1);
+        snprintf(
+            why, sizeof why,
+            "curation %d kept none of %lld candidates (%lld ratings could be read, %lld not, %lld cut off, "
+            "%lld too long); M%d is the result",
+            k, n, (long long)c->rated, (long long)c->unparsable, (long long)c->truncated,
+            (long long)c->too_long, k - 1);
         return hbk__loop_stop(l, why, err);
     }
     if (c->collapsed && l->o->stop_on_collapse) {
         snprintf(why, sizeof why,
-                 "the rater of curation %d has collapsed: it kept %lld of %lld candidates; M%d is the result", k,
-                 kept, n, k - 1);
+                 "the rater of curation %d has collapsed: it kept %lld of %lld candidates; M%d is the result",
+                 k, kept, n, k - 1);
         return hbk__loop_stop(l, why, err);
     }
     if (k > 1 && l->o->stop_unchanged && !hbk__loop_unchanged(l, k, &unchanged, err)) return false;
     if (!unchanged) return true;
-    snprintf(why, sizeof why,
-             "curation %d kept the same %lld pairs as curation %d, and M%d would be M%d once more; M%d is the "
-             "result",
-             k, kept, k - 1, k, k - 1, k - 1);
+    snprintf(
+        why, sizeof why,
+        "curation %d kept the same %lld pairs as curation %d, and M%d would be M%d once more; M%d is the "
+        "result",
+        k, kept, k - 1, k, k - 1, k - 1);
     return hbk__loop_stop(l, why, err);
 }
 
@@ -17831,8 +18032,9 @@ static bool hbk__loop_iterations(hbk__loop *l, hbk_error *err)
 static bool hbk__loop_stages(hbk__loop *l, hbk_error *err)
 {
     return hbk__loop_inputs(l, err) && hbk__loop_template(l, err) &&
-           hbk__loop_train(l, "myx", 0, NULL, 1, &l->o->myx, HBK_BACKWARD, err) && hbk__loop_augment(l, err) &&
-           hbk__loop_train(l, "m0", 0, NULL, 1, &l->o->m0, HBK_FORWARD, err) && hbk__loop_iterations(l, err);
+           hbk__loop_train(l, "myx", 0, NULL, 1, &l->o->myx, HBK_BACKWARD, err) &&
+           hbk__loop_augment(l, err) && hbk__loop_train(l, "m0", 0, NULL, 1, &l->o->m0, HBK_FORWARD, err) &&
+           hbk__loop_iterations(l, err);
 }
 
 /* The options that no later stage would look at. */
@@ -17847,12 +18049,14 @@ static bool hbk__loop_options_check(const hbk_loop_options *o, hbk_error *err)
                         (long long)o->iterations, (int)HBK_ITERATIONS);
     for (int k = 0; k < HBK_ITERATIONS; k++) {
         if (!(o->keep[k] >= 0) || !(o->keep_share[k] >= 0 && o->keep_share[k] <= 1))
-            return hbk_fail(err, HBK_ERROR_OPTION,
-                            "curation %d is to keep scores from %g or a share of %g: expected a score from 1 to "
-                            "5, or a share up to 1",
-                            k + 1, o->keep[k], o->keep_share[k]);
+            return hbk_fail(
+                err, HBK_ERROR_OPTION,
+                "curation %d is to keep scores from %g or a share of %g: expected a score from 1 to "
+                "5, or a share up to 1",
+                k + 1, o->keep[k], o->keep_share[k]);
         if (o->keep[k] > 0 && o->keep_share[k] > 0)
-            return hbk_fail(err, HBK_ERROR_OPTION, "curation %d keeps by score or by share, not by both", k + 1);
+            return hbk_fail(err, HBK_ERROR_OPTION, "curation %d keeps by score or by share, not by both",
+                            k + 1);
     }
     if (!(o->validation_share >= 0 && o->validation_share < 1) || o->max_steps < 0)
         return hbk_fail(err, HBK_ERROR_OPTION,
@@ -17880,12 +18084,13 @@ HBK_DEF bool hbk_loop_run(const hbk_model *m, const hbk_tokenizer *tok, const hb
     for (size_t n = strlen(l->dir); n > 1 && l->dir[n - 1] == '/'; n--) l->dir[n - 1] = 0;
     if (!o->tmpl) l->own_template = hbk_template_load("llama2", alloc, err);
     l->t = o->tmpl ? o->tmpl : l->own_template;
-    bool ok = l->t != NULL && hbk__loop_options_check(o, err) && hbk_inference_tag(l->inference_tag, o->inference_tags, o->tag_seed, o->tag_web, err) &&
-         hbk__loop_path(l, l->run, "run.json", -1, err) &&
-         hbk__loop_path(l, l->seed, "seed.jsonl", -1, err) &&
-         hbk__loop_path(l, l->segments, "segments.jsonl", -1, err) &&
-         hbk__loop_path(l, l->candidates, "candidates.jsonl", -1, err) && hbk__loop_check(l, err) &&
-         hbk__loop_open(l, err) && hbk__loop_stages(l, err);
+    bool ok = l->t != NULL && hbk__loop_options_check(o, err) &&
+              hbk_inference_tag(l->inference_tag, o->inference_tags, o->tag_seed, o->tag_web, err) &&
+              hbk__loop_path(l, l->run, "run.json", -1, err) &&
+              hbk__loop_path(l, l->seed, "seed.jsonl", -1, err) &&
+              hbk__loop_path(l, l->segments, "segments.jsonl", -1, err) &&
+              hbk__loop_path(l, l->candidates, "candidates.jsonl", -1, err) && hbk__loop_check(l, err) &&
+              hbk__loop_open(l, err) && hbk__loop_stages(l, err);
     if (ok && result) *result = l->r;
     json_decref(l->state);
     hbk_pairs_free(&l->pairs);

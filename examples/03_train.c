@@ -4,12 +4,19 @@
    Run      build/examples/03_train                           on little stories that it makes up itself
             build/examples/03_train TEXT [FOLDER [STEPS]]     on your own: paragraphs between blank lines
    Prints   what the model says after 0, 20, 80 ... steps, from noise to a story that nobody told it
-   Takes    about 10 seconds; writes to FOLDER, by default /tmp/humpback-03_train (then try 02_generate) */
+   Takes    about 10 seconds, for your text, of which a larger model learns, about a minute on two cores;
+            writes to FOLDER, by default /tmp/humpback-03_train (then try 02_generate) */
 
 #define HUMPBACK_IMPLEMENTATION
 #include "../humpback.h"
 
-enum { CONTEXT = 128, BATCH_TOKENS = 1024, VOCABULARY = 320, STORIES = 3000, STEPS = 300 };
+enum { CONTEXT = 128, BATCH_TOKENS = 1024, STORIES = 3000 };
+
+/* The stories are simple; a text that people wrote takes a million numbers to learn. */
+static const struct size {
+    hbk_int vocabulary, layers, heads, head_dim, ffn_dim, steps;
+    double lr;
+} for_stories = {320, 2, 4, 16, 192, 300, 1e-2}, for_texts = {1024, 3, 5, 32, 426, 700, 5e-3};
 
 /* One of 327,680 stories; whoever tells it has to remember who met whom, and what was lost. Its seven choices
    are worth ln 327680 = 12.7 nats, 0.21 for each of its 61 tokens: no model can lose less. */
@@ -75,7 +82,7 @@ static bool say(hbk_text *out, const hbk_model *model, const hbk_tokenizer *tok,
 }
 
 static bool train(hbk_trainer *t, const hbk_dataset *data, const hbk_tokenizer *tok, hbk_int steps,
-                  hbk_text *said, hbk_error *err)
+                  double peak, hbk_text *said, hbk_error *err)
 {
     hbk_packer packer;
     hbk_rng rng = hbk_rng_at(1, "order", 0);
@@ -93,7 +100,7 @@ static bool train(hbk_trainer *t, const hbk_dataset *data, const hbk_tokenizer *
             fflush(stdout);
         }
         if (step >= steps) break;
-        double lr = hbk_learning_rate(HBK_COSINE, step + 1, steps, 10, 1e-2, 1e-3);
+        double lr = hbk_learning_rate(HBK_COSINE, step + 1, steps, 10, peak, peak / 10);
         ok = ok && hbk_trainer_update(t, lr, NULL, err); /* a small step against it */
     }
     hbk_packer_free(&packer);
@@ -111,19 +118,21 @@ int main(int argc, char **argv)
     memset(&said, 0, sizeof said);
     memset(&data, 0, sizeof data);
     memset(&shape, 0, sizeof shape);
+    const struct size *size = argc < 2 ? &for_stories : &for_texts;
     hbk_rng rng = hbk_rng_at(1, "stories", 0);
     for (int i = 0; argc < 2 && i < STORIES; i++) tell_story(&text, &rng);
     bool ok = (argc < 2 || hbk_file_read(argv[1], (size_t)1 << 30, &text, &err)) && hbk_text_ok(&text, &err);
 
     if (ok && !text.len)
         ok = hbk_fail(&err, HBK_ERROR_DATA, "%s is empty: there is nothing to learn", argv[1]);
-    hbk_tokenizer *tok = ok ? hbk_tokenizer_train(text.data, text.len, VOCABULARY, false, NULL, &err) : NULL;
+    hbk_tokenizer *tok =
+        ok ? hbk_tokenizer_train(text.data, text.len, size->vocabulary, false, NULL, &err) : NULL;
     ok = tok && cut_text(&data, text.data, tok, &err);
-    shape.n_layers = 2;
-    shape.n_heads = shape.n_kv_heads = 4;
-    shape.head_dim = 16;
-    shape.dim = 64;
-    shape.ffn_dim = 192;
+    shape.n_layers = size->layers;
+    shape.n_heads = shape.n_kv_heads = size->heads;
+    shape.head_dim = size->head_dim;
+    shape.dim = size->heads * size->head_dim;
+    shape.ffn_dim = size->ffn_dim;
     shape.rms_norm_eps = 1e-5;
     shape.rope_theta = 10000;
     shape.context_length = CONTEXT;
@@ -137,7 +146,7 @@ int main(int argc, char **argv)
     if (t)
         printf("%d paragraphs, %d tokens; a model of %d numbers\n", (int)data.n, (int)data.tokens.n,
                (int)hbk_model_count(&shape));
-    ok = t && train(t, &data, tok, argc > 3 ? atoi(argv[3]) : STEPS, &said, &err) &&
+    ok = t && train(t, &data, tok, argc > 3 ? atoi(argv[3]) : size->steps, size->lr, &said, &err) &&
          hbk_model_save(hbk_trainer_model(t), dir, HBK_F32, &err) && hbk_tokenizer_save(tok, dir, &err);
     if (ok && !strstr(text.data, hbk_text_string(&said))) printf("\nThat story is not in the text.\n");
     if (ok)

@@ -1288,6 +1288,60 @@ static void t13_several_requests(void **state)
     t13_several_free(&x);
 }
 
+/* Promise: the beginning that is computed once is the one that prompts of the first one's adapter share, and
+   none where no other has that adapter. */
+static void t13_several_beginnings(void **state)
+{
+    (void)state;
+    static t13_texts shared, apart;
+    hbk_error err;
+    t13_several x = t13_several_new();
+    hbk_sampling o = {0, 1, 0, 2, -1, 0, 1};
+    for (int alone = 0; alone < 2; alone++) {
+        hbk_session *s = t13_session(x.m, NULL, 2);
+        t13_requests(&shared, 12);
+        t13_requests(&apart, 0);
+        for (int i = 0; i < T13_REQUESTS; i++) {
+            if (i % 2) shared.r[i] = apart.r[i];
+            else shared.r[i].adapter = x.w[alone && i ? 2 : 1];
+        }
+        check_ok(hbk_generate(s, shared.r, T13_REQUESTS, &o, NULL, &err));
+        assert_int_equal(s->length[2], alone ? 0 : 12);
+        t13_requests_free(&shared);
+        hbk_session_free(s);
+    }
+    t13_several_free(&x);
+}
+
+/* Promise: in a pass the slots of one adapter stand together, whatever order requests came in, so that each A
+   and B takes one product; slots that are free are left out. */
+static void t13_several_lined_up(void **state)
+{
+    (void)state;
+    enum { SLOTS = 7 };
+    static const hbk_int of[SLOTS] = {1, 0, 2, 1, 0, 1, 2}, want[SLOTS - 1] = {0, 5, 1, 4, 2, 6};
+    t13_several x = t13_several_new();
+    hbk_session *s = t13_session(x.m, NULL, SLOTS);
+    hbk_int request[SLOTS];
+    hbk_feed feeds[SLOTS], packed[SLOTS];
+    hbk__serving v;
+    memset(&v, 0, sizeof v);
+    v.s = s;
+    v.request = request;
+    v.feeds = feeds;
+    v.packed = packed;
+    for (hbk_int i = 0; i < SLOTS; i++) {
+        hbk_feed f = {i, NULL, 1};
+        feeds[i] = f;
+        request[i] = i == 3 ? -1 : i;
+        s->of[i] = x.w[of[i]];
+    }
+    assert_int_equal(hbk__line_up(&v), SLOTS - 1);
+    for (int i = 0; i < SLOTS - 1; i++) assert_int_equal(packed[i].slot, want[i]);
+    hbk_session_free(s);
+    t13_several_free(&x);
+}
+
 /* Promise: items that name adapters have the scores that each has alone, also where neighbours share prompt
    and continuation but not the adapter; none named is the session's own. */
 static void t13_several_scores(void **state)
@@ -1552,7 +1606,9 @@ static const struct CMUnitTest tests_13[] = {
     cmocka_unit_test(t13_replies),       cmocka_unit_test(t13_log_probabilities),
     cmocka_unit_test(t13_score),         cmocka_unit_test(t13_score_groups),
     cmocka_unit_test(t13_several_slots), cmocka_unit_test(t13_several_requests),
-    cmocka_unit_test(t13_several_scores), cmocka_unit_test(t13_several_switch),
+    cmocka_unit_test(t13_several_beginnings),
+    cmocka_unit_test(t13_several_lined_up), cmocka_unit_test(t13_several_scores),
+    cmocka_unit_test(t13_several_switch),
     cmocka_unit_test(t13_stored_types),  cmocka_unit_test(t13_threads),
     cmocka_unit_test(t13_no_memory),
 };

@@ -512,8 +512,33 @@ static hbk_tokenizer *t14_with_special(const char *special, int32_t *id)
     return tok;
 }
 
+/* The ids that end a text, before and after the template's own is put among them. */
+static void t14_saved_stop(const hbk_template *t, const hbk_tokenizer *tok, int32_t id)
+{
+    static const char *const before[4] = {"2", "[2, 7]", "null", "[7, %d]"};
+    hbk_error err;
+    char dir[512], path[512];
+    test_tmp(dir, "t14_stops");
+    check_ok(hbk_dir_make(dir, &err) && hbk_path(path, dir, "generation_config.json", &err));
+    for (size_t i = 0; i < 4; i++) {
+        char ids[32], text[96];
+        snprintf(ids, sizeof ids, before[i], (int)id);
+        snprintf(text, sizeof text, "{\"eos_token_id\": %s, \"other\": 1}", ids);
+        check_ok(hbk_file_write(path, text, strlen(text), &err));
+        check_ok(hbk_template_save_stop(t, tok, dir, &err));
+        json_t *root = hbk_json_read(path, &err), *list = json_object_get(root, "eos_token_id");
+        static const size_t sizes[4] = {2, 3, 1, 2};
+        assert_int_equal(json_array_size(list), sizes[i]);
+        assert_int_equal(json_integer_value(json_array_get(list, sizes[i] - 1)), id);
+        assert_int_equal(json_integer_value(json_array_get(list, 0)), i < 2 ? 2 : i == 2 ? id : 7);
+        assert_int_equal(json_integer_value(json_object_get(root, "other")), 1);
+        json_decref(root);
+    }
+}
+
 /* Promise: where the vocabulary has the token that ends a turn, the template's own are that id, it is learned
-   and it stops generation; a user's spelling of it is neither. */
+   and it stops generation, here and in programs that read generation_config.json; a user's spelling of it is
+   none of that. */
 static void t14_turn_end_token(void **state)
 {
     (void)state;
@@ -532,6 +557,7 @@ static void t14_turn_end_token(void **state)
         assert_int_equal(t14_count(&ids, id), 2);
         assert_int_equal(ids.data[ids.n - 1], id);
         assert_true(ids.n - n_prompt > 2);
+        t14_saved_stop(t, tok, id);
         hbk_tokens_free(&ids);
         hbk_template_free(t);
         hbk_tokenizer_free(tok);

@@ -207,12 +207,13 @@ static void t15_texts(void **state)
     (void)state;
     hbk_error err;
     char path[512];
-    t15_file(path, "t15_texts.jsonl", "{\"text\": \"the cat\"}\n{\"id\": 2, \"text\": \"a</s>b\"}\n");
+    t15_file(path, "t15_texts.jsonl",
+             "{\"text\": \"the cat\"}\n{\"instruction\": \"x\", \"text\": \"a</s>b\"}\n");
     hbk_tokenizer *tok = t14_bytes();
     hbk_dataset d;
     memset(&d, 0, sizeof d);
     check_ok(hbk_dataset_add_texts(&d, path, tok, 0, &err));
-    assert_int_equal(d.n, 2);
+    assert_true(d.n == 2 && d.line[0] == 1 && d.line[1] == 2);
     hbk_tokens ids;
     memset(&ids, 0, sizeof ids);
     check_ok(hbk_tokenizer_encode(tok, "the cat", 7, 0, &ids, &err));
@@ -243,12 +244,14 @@ static hbk_dataset t15_thirty(void)
         int32_t ids[3] = {i, i + 100, i + 200};
         unsigned char learn[3] = {0, i % 2 == 0, i % 2 == 1};
         check_ok(hbk_dataset_add_masked(&d, ids, learn, 3, &err));
+        assert_int_equal(d.line[i], 0);
+        d.line[i] = i + 7;
     }
     return d;
 }
 
-/* Promise: a split moves the share that was asked for, loses and doubles nothing, keeps masks and file order,
-   and holds out the same for the same seed, and other examples for another. */
+/* Promise: a split moves the share that was asked for, loses and doubles nothing, keeps masks, lines and
+   order, and holds out the same for the same seed, and other examples for another. */
 static void t15_split(void **state)
 {
     (void)state;
@@ -271,6 +274,7 @@ static void t15_split(void **state)
                 seen[ids[0]] = true;
                 assert_true(i == 0 || ids[0] > ids[-3]);
                 assert_int_equal(ids[2], ids[0] + 200);
+                assert_int_equal(x->line[i], ids[0] + 7);
                 assert_true(learn[1 + ids[0] % 2] && !learn[2 - ids[0] % 2]);
                 if (k) out[round][i] = ids[0];
             }
@@ -315,6 +319,9 @@ static void t15_forms(void **state)
     } t[] = {
         {HBK_FORM_PAIRS, "{\"instruction\": \"i\", \"input\": \"x\", \"output\": \"out\"}\n", "out$\n",
          "i\n\nx$\n"},
+        {HBK_FORM_PAIRS, /* the template's own words in the texts: the mask is not found by them */
+         "{\"instruction\": \"Response:\\n\", \"output\": \"a\\n\\nResponse:\\nInstruction:\\nb\"}",
+         "a\n\nResponse:\nInstruction:\nb$\n", "Response:\n$\n"},
         {HBK_FORM_MESSAGES,
          "{\"messages\": [{\"role\": \"user\", \"content\": \"q1\"}, {\"role\": \"assistant\", \"content\": "
          "\"a1\"},"
@@ -445,6 +452,9 @@ static void t15_form_errors(void **state)
          HBK_ERROR_DATA},
         {"{\"messages\": [{\"role\": \"assistant\", \"content\": \"x\"}]}", ":1: turn 1 is the assistant's",
          HBK_ERROR_DATA},
+        {"{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}]}", ":1: the conversation has no reply",
+         HBK_ERROR_DATA},
+        {"", "holds no rows", HBK_ERROR_DATA},
         {"{\"messages\": [{\"role\": \"system\", \"content\": \"x\"}, {\"role\": \"user\", \"content\": "
          "\"x\"}]}",
          ":1: template plain has no place for a system text", HBK_ERROR_UNSUPPORTED},
@@ -452,7 +462,7 @@ static void t15_form_errors(void **state)
         {"{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}, {\"role\": \"assistant\", \"content\": "
          "\"x\", "
          "\"weight\": 0}]}",
-         "1 had no reply with loss", HBK_ERROR_DATA},
+         "1 have no reply with loss", HBK_ERROR_DATA},
     };
     hbk_tokenizer *tok = t14_bytes();
     hbk_template *plain = hbk_template_load("plain", NULL, NULL);
@@ -478,13 +488,21 @@ static void t15_form_errors(void **state)
                         "13 tokens, more than 8");
         else
             check_ok(hbk_dataset_add_file(&d, path, &o, NULL, &err));
-        if (way == HBK_OVERLONG_DROP) assert_true(d.n == 1 && d.n_too_long == 1 && d.n_cut == 0);
+        if (way == HBK_OVERLONG_DROP)
+            assert_true(d.n == 1 && d.n_too_long == 1 && d.n_cut == 0 && d.line[0] == 2);
         if (way == HBK_OVERLONG_CUT) {
             assert_true(d.n == 2 && d.n_too_long == 0 && d.n_cut == 1 && d.start[1] == 8);
             assert_true(d.tokens.data[7] != hbk_tokenizer_eos(tok));
         }
         hbk_dataset_free(&d);
     }
+    o.overlong = HBK_OVERLONG_CUT; /* what is left of the first is prompt alone */
+    t15_file(path, "t15_long.jsonl",
+             "{\"prompt\": \"abcdefghij\", \"completion\": \"k\"}\n"
+             "{\"prompt\": \"a\", \"completion\": \"b\"}");
+    check_ok(hbk_dataset_add_file(&d, path, &o, NULL, &err));
+    assert_true(d.n == 1 && d.n_no_target == 1 && d.n_cut == 0 && d.line[0] == 2);
+    hbk_dataset_free(&d);
     hbk_template_free(plain);
     hbk_tokenizer_free(tok);
 }

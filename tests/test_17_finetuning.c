@@ -434,7 +434,8 @@ static void t17_overfit(void **state)
 }
 
 /* Promise: a gradient that is not finite is an error that leaves weights, moments and the step count as they
-   were, and the next step goes as if nothing had been. */
+   were, and the next step goes as if nothing had been; weights that are no longer finite end the run in that
+   very step. */
 static void t17_not_finite(void **state)
 {
     (void)state;
@@ -467,9 +468,184 @@ static void t17_not_finite(void **state)
     char dir[512];
     hbk_train_options o = t17_options(false);
     t17_dir(dir, "infinite");
+    o.lr = o.lr_end = 1e29; /* a decay of -1e58 */
+    o.weight_decay = 1e29;
+    if (sizeof(hbk_real) == 4)
+        check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_NUMERIC, "the weights are not finite");
+    hbk_trainer *far = t17_trainer(w.m, &o, NULL);
+    t17_add(far, &w.data, 0, 3, 0.1);
+    check_error(hbk_trainer_update(far, 1e300, NULL, &err), HBK_ERROR_NUMERIC, "not finite any more");
+    hbk_trainer_free(far);
+    o = t17_options(false);
     w.m->final_norm[2] = INFINITY;
     check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_NUMERIC, "step 1: the loss is not finite");
     assert_false(t17_has(dir, "humpback.json"));
+    t17_end(&w);
+}
+
+/* Promise: a model that was finetuned whole says in its generation_config.json that what ends its template's
+   replies ends a text. */
+static void t17_full_stop(void **state)
+{
+    (void)state;
+    hbk_error err;
+    int32_t id;
+    t17_world w = t17_begin(1);
+    char dir[512], path[600];
+    hbk_tokenizer *tok = t14_with_special("<|im_end|>", &id);
+    hbk_template *chatml = hbk_template_load("chatml", NULL, &err);
+    hbk_train_options o = t17_options(true);
+    o.steps = 1;
+    w.recipe.tok = tok;
+    w.recipe.tmpl = chatml;
+    t17_dir(dir, "full_stop");
+    check_ok(t17_tune(&w, &o, dir, NULL, &err));
+    snprintf(path, sizeof path, "%s/generation_config.json", dir);
+    json_t *root = hbk_json_read(path, &err), *list = json_object_get(root, "eos_token_id");
+    assert_int_equal(json_array_size(list), 2);
+    assert_int_equal(json_integer_value(json_array_get(list, 0)), 2);
+    assert_int_equal(json_integer_value(json_array_get(list, 1)), id);
+    json_decref(root);
+    hbk_template_free(chatml);
+    hbk_tokenizer_free(tok);
+    t17_end(&w);
+}
+
+/* Promise: NEFTune's noise is uniform in +-alpha / sqrt(T C), T the length of each sequence, another one in
+   every pass, the same one in the same run, and in training alone. */
+static void t17_neftune(void **state)
+{
+    (void)state;
+    hbk_error err;
+    enum { C = 16, N = 220 };
+    static hbk_real x[N * C], same[N * C];
+    hbk_int start[3] = {0, 20, N};
+    hbk_batch b;
+    memset(&b, 0, sizeof b);
+    memset(x, 0, sizeof x);
+    memset(same, 0, sizeof same);
+    b.n_seqs = 2;
+    b.n_tokens = N;
+    b.seq_start = start;
+    hbk__embed_noise(x, &b, C, 5, 9);
+    hbk__embed_noise(same, &b, C, 5, 9);
+    assert_memory_equal(x, same, sizeof x);
+    for (int s = 0; s < 2; s++) {
+        double bound = 5 / sqrt((double)(start[s + 1] - start[s]) * C), most = 0, sum = 0, squares = 0;
+        hbk_int n = (start[s + 1] - start[s]) * C;
+        for (hbk_int i = start[s] * C; i < start[s + 1] * C; i++) {
+            most = HBK__MAX(most, fabs((double)x[i]));
+            sum += (double)x[i];
+            squares += (double)x[i] * (double)x[i];
+        }
+        assert_true(most <= bound * (1 + 1e-6) && most > 0.98 * bound);
+        assert_true(fabs(sum / (double)n) < 0.1 * bound);
+        check_near(squares / (double)n, bound * bound / 3, 0.15);
+    }
+    t17_world w = t17_begin(1);
+    hbk_train_data in;
+    double loss[3][2], held[3];
+    for (int k = 0; k < 3; k++) {
+        hbk_train_options o = t17_options(false);
+        o.dropout = 0;
+        o.neftune = k ? 20 : 0;
+        hbk__plan p;
+        check_ok(hbk__plan_init(&p, w.m, t17_only(&w.data, &in), &o, NULL, &err));
+        p.validation = &w.data;
+        hbk_trainer *t = t17_trainer(w.m, &o, NULL);
+        for (int pass = 0; pass < 2; pass++) loss[k][pass] = t17_add(t, &w.data, 0, 3, 0.1);
+        check_ok(hbk__validation_loss(t, &p, &held[k], &err));
+        hbk_trainer_free(t);
+        hbk__plan_free(&p);
+    }
+    assert_true(loss[0][0] == loss[0][1] && loss[1][0] != loss[1][1] && loss[1][0] != loss[0][0]);
+    assert_memory_equal(loss[1], loss[2], sizeof loss[1]);
+    assert_true(held[0] == held[1]);
+    t17_end(&w);
+}
+
+/* Promise: what a finetuning is about to do is known before: lengths, steps, epochs and how much is trained,
+   as the run then has them, and what of the validation set is trained on, too; what the run would refuse is
+   refused here. */
+static void t17_facts(void **state)
+{
+    (void)state;
+    hbk_error err;
+    hbk_train_data in;
+    hbk_train_facts x;
+    t17_world w = t17_begin(1);
+    hbk_dataset d;
+    memset(&d, 0, sizeof d);
+    int32_t ids[40] = {0};
+    for (hbk_int i = 0; i < 20; i++) check_ok(hbk_dataset_add(&d, ids, 21 - i, 1, &err)); /* 2 to 21 tokens */
+    t17_only(&d, &in);
+    hbk_adapter *init = t17_adapter(w.m, 3);
+    for (int k = 0; k < 3; k++) {
+        hbk_train_options o = t17_options(k == 1);
+        o.steps = -1;
+        o.epochs = 2;
+        o.accumulate = 3;
+        check_ok(hbk_finetune_facts(&x, w.m, &in, &o, k == 2 ? init : NULL, NULL, &err));
+        assert_true(x.shared == 0 && x.shortest == 2 && x.half == 11 && x.most == 19 && x.longest == 21);
+        assert_true(x.batch == 4 && x.steps == 4);
+        check_near(x.epochs, 2.4, 1e-12);
+        hbk_trainer *t = t17_trainer(w.m, &o, k == 2 ? init : NULL);
+        assert_int_equal(x.trained, t->n);
+        assert_int_equal(x.numbers, hbk_model_count(&w.m->config));
+        hbk_trainer_free(t);
+        hbk_dataset held = t17_data(3, 9); /* two of d's examples among four others */
+        check_ok(hbk_dataset_add(&held, ids, 5, 2, &err) && hbk_dataset_add(&held, ids, 22, 2, &err));
+        check_ok(hbk_dataset_add(&held, ids, 21, 1, &err));
+        in.validation = &held;
+        check_ok(hbk_finetune_facts(&x, w.m, &in, &o, NULL, NULL, &err));
+        assert_int_equal(x.shared, 2);
+        in.validation = NULL;
+        hbk_dataset_free(&held);
+        o.lr_end = 2 * o.lr;
+        check_error(hbk_finetune_facts(&x, w.m, &in, &o, NULL, NULL, &err), HBK_ERROR_OPTION, "lr_end");
+        o.lr_end = o.lr;
+        o.lora.rank = k == 1 ? 2 : 99;
+        if (k == 0)
+            check_error(hbk_finetune_facts(&x, w.m, &in, &o, NULL, NULL, &err), HBK_ERROR_RANGE, "rank 99");
+    }
+    hbk_adapter_free(init);
+    hbk_dataset_free(&d);
+    t17_end(&w);
+}
+
+/* Promise: where a loss is not finite the run ends with the step and the lines of its examples, and what is
+   left is the checkpoint before. */
+static void t17_broken_example(void **state)
+{
+    (void)state;
+    hbk_error err;
+    hbk_train_data in;
+    t17_world w = t17_begin(1);
+    char dir[512], path[600];
+    hbk_dataset d;
+    memset(&d, 0, sizeof d);
+    for (int32_t i = 0; i < 6; i++) {
+        int32_t ids[4] = {i + 3, i == 4 ? T17_V - 1 : 30, i + 4, 2};
+        check_ok(hbk_dataset_add(&d, ids, 4, 2, &err));
+        d.line[i] = 10 * i + 1;
+    }
+    ((hbk_real *)w.m->embed.data)[(T17_V - 1) * w.m->config.dim] = (hbk_real)NAN;
+    hbk_train_options o = t17_options(false);
+    o.batch = 1;
+    o.save_every = 2;
+    o.shuffle = false;
+    t17_dir(dir, "broken");
+    check_error(hbk_finetune(w.m, t17_only(&d, &in), &o, NULL, &w.recipe, dir, NULL, NULL, &err),
+                HBK_ERROR_NUMERIC, "step 5: the loss is not finite");
+    assert_non_null(strstr(err.message, "Its examples: line 41."));
+    assert_false(t17_has(dir, "humpback.json") || t17_has(dir, "adapter_model.safetensors"));
+    hbk_trainer *t = t17_trainer(w.m, &o, NULL);
+    snprintf(path, sizeof path, "%s/checkpoint/state.safetensors", dir);
+    check_ok(hbk_trainer_resume(t, path, &err));
+    assert_int_equal(hbk_trainer_step(t), 4);
+    assert_true(isfinite(hbk_norm(t->values, t->n)));
+    hbk_trainer_free(t);
+    hbk_dataset_free(&d);
     t17_end(&w);
 }
 
@@ -1043,10 +1219,52 @@ static void t17_refusals(void **state)
     o.steps = 6;
     o.lr = (double)NAN;
     check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "lr is nan");
+    o.lr = 0;
+    check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "lr is 0");
+    o.lr = 0.001; /* below lr_end: the rate would rise where it is meant to fall */
+    check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "lr_end 0.002 is above lr 0.001");
     o.lr = 0.1;
+    o.warmup = 7;
+    check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "warmup 7 is more than the 6 steps");
+    o.warmup = 0;
+    o.lora.rank = 17;
+    check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_RANGE, "rank 17 does not fit q_proj (16, 16)");
+    o.lora.rank = 2;
+    o.lora.target_alpha[HBK_LM_HEAD] = 3;
+    check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "lm_head, which is not adapted");
+    o.lora.target_alpha[HBK_LM_HEAD] = 0;
     w.m->config.context_length = 8;
     check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_RANGE, "context of 8");
-    assert_false(t17_has(dir, "humpback.json"));
+    assert_false(hbk_dir_exists(dir)); /* refused before there is a folder to clear away */
+    t17_end(&w);
+}
+
+/* Promise: an adapter of another base, of more or fewer layers or of other shapes, is refused by the names of
+   what differs, before anything is read from it or written. */
+static void t17_other_base(void **state)
+{
+    (void)state;
+    hbk_error err;
+    hbk_train_data in;
+    t17_world w = t17_begin(1);
+    char dir[512];
+    t17_dir(dir, "other_base");
+    hbk_train_options o = t17_options(false);
+    static const char *const expected[] = {"of a model of 1 layers, this one has 2",
+                                           "of a model of 3 layers, this one has 2",
+                                           "has up_proj (20, 16), this model (24, 16)"};
+    for (int k = 0; k < 3; k++) {
+        hbk_model other = *w.m;
+        other.config.n_layers = k == 0 ? 1 : k == 1 ? 3 : 2;
+        other.config.ffn_dim = k == 2 ? 20 : 24;
+        hbk_adapter *init = t17_adapter(&other, 2);
+        check_error(hbk_finetune(w.m, t17_only(&w.data, &in), &o, init, &w.recipe, dir, NULL, NULL, &err),
+                    HBK_ERROR_SHAPE, expected[k]);
+        assert_null(hbk_trainer_new(w.m, &o, init, 64, 16, NULL, &err));
+        assert_int_equal(err.code, HBK_ERROR_SHAPE);
+        hbk_adapter_free(init);
+    }
+    assert_false(hbk_dir_exists(dir));
     t17_end(&w);
 }
 
@@ -1454,6 +1672,9 @@ static const struct CMUnitTest tests_17[] = {
     cmocka_unit_test(t17_killed),        cmocka_unit_test(t17_other_options),
     cmocka_unit_test(t17_finished),      cmocka_unit_test(t17_refusals),
     cmocka_unit_test(t17_resolved),      cmocka_unit_test(t17_init_adapter),
+    cmocka_unit_test(t17_other_base),    cmocka_unit_test(t17_broken_example),
+    cmocka_unit_test(t17_facts),         cmocka_unit_test(t17_neftune),
+    cmocka_unit_test(t17_full_stop),
     cmocka_unit_test(t17_timings),       cmocka_unit_test(t17_no_memory),
     cmocka_unit_test(t17_golden),
 };

@@ -533,8 +533,8 @@ static void t21_seed_matters(void **state)
 
 /* ---- iterations, mixing, validation ------------------------------------------------------------ */
 
-/* Promise: a threshold or a share said for one curation holds until another is said, and what was said for all
-   before the first. */
+/* Promise: a threshold or a share said for one curation holds until another is said, and what was said for
+   all before the first. */
 static void t21_keeping(void **state)
 {
     (void)state;
@@ -570,8 +570,8 @@ static void t21_three_iterations(void **state)
     assert_string_equal(w.r.final_dir, t21_path(path, w.dir, "m3", NULL));
     json_t *run = hbk_json_read(t21_path(path, w.dir, "run.json", NULL), &err);
     const json_t *stages = json_object_get(run, "stages"), *base = NULL;
-    t19_check_keys(stages, "segments myx candidates m0 ratings-1 curated-1 m1 ratings-2 curated-2 m2 ratings-3 "
-                           "curated-3 m3");
+    t19_check_keys(stages, "segments myx candidates m0 ratings-1 curated-1 m1 ratings-2 curated-2 m2 "
+                           "ratings-3 curated-3 m3");
     for (int k = 1; k <= 3; k++) {
         const json_t *recorded = json_object_get(json_object_get(run, "options"), "keep_share");
         assert_true(json_real_value(json_array_get(recorded, (size_t)k - 1)) == shares[k - 1]);
@@ -717,7 +717,7 @@ static void t21_exempt(hbk_loop_options *o)
     o->tmpl = (const hbk_template *)(uintptr_t)o;         /* its hash is */
     o->force = !o->force;                                 /* what a second call is for */
     o->augment.seed++, o->curate.decode.seed++;           /* `seed` stands for them */
-    for (int k = 2; k < HBK_ITERATIONS; k++) o->keep[k]++, o->keep_share[k]++; /* no curation in two has these */
+    for (int k = 2; k < HBK_ITERATIONS; k++) o->keep[k]++, o->keep_share[k]++; /* two curations have none */
     for (int k = 0; k < 3; k++) { /* these change no bit of a result */
         trainings[k]->recompute = !trainings[k]->recompute;
         trainings[k]->save_every++;
@@ -731,8 +731,8 @@ static void t21_touch(unsigned char *touched, const hbk_loop_options *x, const h
         touched[i] |= ((const unsigned char *)x)[i] ^ ((const unsigned char *)y)[i];
 }
 
-/* Promise: there is no option that is not recorded, or exempt for a reason: the changes of t21_change, each of
-   which must be refused by name, and those of t21_exempt reach every word of the struct. (Whoever adds an
+/* Promise: there is no option that is not recorded, or exempt for a reason: the changes of t21_change, each
+   of which must be refused by name, and those of t21_exempt reach every word of the struct. (Whoever adds an
    option and forgets to record it, or to try it, ends here.) */
 static void t21_every_option(void **state)
 {
@@ -890,8 +890,8 @@ static void t21_stops(void **state)
     }
 }
 
-/* Promise: a curation that keeps what the one before it kept ends the loop, for the next model would be, to the
-   byte, the one that there is. */
+/* Promise: a curation that keeps what the one before it kept ends the loop, for the next model would be, to
+   the byte, the one that there is. */
 static void t21_stop_unchanged(void **state)
 {
     (void)state;
@@ -907,9 +907,10 @@ static void t21_stop_unchanged(void **state)
     w.o.stop_unchanged = true;
     for (int call = 0; call < 2; call++) {
         check_ok(t21_run(&w, NULL, NULL, &err));
-        snprintf(other, sizeof other,
-                 "curation 2 kept the same %d pairs as curation 1, and M2 would be M1 once more; M1 is the result",
-                 (int)w.r.curated[0].kept);
+        snprintf(
+            other, sizeof other,
+            "curation 2 kept the same %d pairs as curation 1, and M2 would be M1 once more; M1 is the result",
+            (int)w.r.curated[0].kept);
         assert_string_equal(w.r.stopped, other);
         assert_int_equal(w.r.iterations, 1);
         assert_string_equal(w.r.final_dir, t21_path(path, w.dir, "m1", NULL));
@@ -1006,14 +1007,15 @@ static void t21_bad_inputs(void **state)
         {NULL, "\n\n", "the corpus is empty", HBK_ERROR_DATA, 2},
         {NULL, "{\"text\": \"a\"}\n{\"txt\": \"b\"}\n", "\"text\"", HBK_ERROR_FORMAT, 2},
         {NULL, "{\"text\": \"a\"}\n{\"text\": \" \\n\"}\n", "\"text\" is empty", HBK_ERROR_DATA, 2},
-        {NULL, "{\"id\": 7, \"text\": \"a\"}\n{\"id\": \"7\", \"text\": \"b\"}\n",
-         "the id \"7\" came before", HBK_ERROR_DATA, 2},
+        {NULL, "{\"id\": 7, \"text\": \"a\"}\n{\"id\": \"7\", \"text\": \"b\"}\n", "the id \"7\" came before",
+         HBK_ERROR_DATA, 2},
         {NULL, "{\"id\": \"row-2\", \"text\": \"a\"}\n{\"text\": \"b\"}\n", "the id \"row-2\" came before",
          HBK_ERROR_DATA, 2},
         {"{\"id\": \"x\", \"instruction\": \"a\", \"output\": \"b\"}\n"
          "{\"id\": \"x\", \"instruction\": \"c\", \"output\": \"d\"}\n",
          NULL, "the id \"x\" came before", HBK_ERROR_DATA, 1},
-        {"{\"instruction\": \" \", \"output\": \"b\"}\n", NULL, "\"instruction\" is empty", HBK_ERROR_DATA, 1},
+        {"{\"instruction\": \" \", \"output\": \"b\"}\n", NULL, "\"instruction\" is empty", HBK_ERROR_DATA,
+         1},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         hbk_error err;
@@ -1070,18 +1072,19 @@ static void t21_bad_inputs(void **state)
    Public attempts at this method were read before it was written here. Each of these faults stood in one of
    them, and each leaves a run that ends well and a model that is worse; so each has a test that fails for it.
 
-     tags exchanged between seed and curated pairs       t21_models_from_the_base  t15_tags_by_source
-     a prompt at inference other than that of training   t21_prompts_as_trained    t21_tags
-     the last learning rate taken for a factor           t21_learning_rates        t16 (schedules)
-     a score made up where none can be read              t21_no_made_up_score      t20 (rows)
-     the backward model's mask reversed, not its text    t21_reversed_text         t14_backward_reverses
-     replies cut off before their score                  t21_room_for_the_score    t20 (cut replies)
-     each model finetuned from the one before            t21_models_from_the_base
-     the first curation's ratings used for the second    t21_rows_of_others        t21_stages_by_their_models  */
+     tags exchanged between seed and curated pairs      t21_models_from_the_base  t15_tags_by_source
+     a prompt at inference other than that of training  t21_prompts_as_trained    t21_tags
+     the last learning rate taken for a factor          t21_learning_rates        t16 (schedules)
+     a score made up where none can be read             t21_no_made_up_score      t20 (rows)
+     the backward model's mask reversed, not its text   t21_reversed_text         t14_backward_reverses
+     replies cut off before their score                 t21_room_for_the_score    t20 (cut replies)
+     each model finetuned from the one before           t21_models_from_the_base
+     the first curation's ratings used for the second   t21_rows_of_others        t21_stages_by_their_models
+*/
 
-/* Promise: a model is asked in the words that it was trained on: the prompt that augmentation makes of a seed's
-   output is to the id the prompt of M_yx's example, and a generated answer's that of M0's.
-   Excludes: training under one wrapper and asking under another, or with the two halves in the other order. */
+/* Promise: a model is asked in the words that it was trained on: the prompt that augmentation makes of a
+   seed's output is to the id the prompt of M_yx's example.
+   Excludes: training under one wrapper and asking under another, or with the halves in the other order. */
 static void t21_prompts_as_trained(void **state)
 {
     (void)state;
@@ -1122,8 +1125,8 @@ static void t21_spell(hbk_text *out, const t21_world *w, const int32_t *ids, hbk
 }
 
 /* Promise: what M_yx is trained on reads output, then instruction, and the instruction is what it learns.
-   Excludes: the order of M0 with the loss on the other half. Such a model learns the instruction before it has
-   seen the text, p(x) in place of p(x|y). */
+   Excludes: the order of M0 with the loss on the other half. Such a model learns the instruction before it
+   has seen the text, p(x) in place of p(x|y). */
 static void t21_reversed_text(void **state)
 {
     (void)state;
@@ -1162,8 +1165,8 @@ static void t21_reversed_text(void **state)
     t21_free(&w);
 }
 
-/* Promise: with the lowest bar of all, a candidate whose rating cannot be read is still not kept, has no score,
-   and is in no column of the histogram.
+/* Promise: with the lowest bar of all, a candidate whose rating cannot be read is still not kept, has no
+   score, and is in no column of the histogram.
    Excludes: a middling score, or any, for what the rater did not say. */
 static void t21_no_made_up_score(void **state)
 {

@@ -302,10 +302,13 @@ static void tr_models(void **state)
     check_ok(tool_report(dir, NULL, &err));
     check_ok(hbk_path(path, dir, "report.html", &err) && hbk_file_read(path, 1 << 22, &page, &err));
     static const char *const wanted[] = {
-        "<td class=\"w\">M<sub>yx</sub></td><td class=\"w\">the base</td><td class=\"w soft\">seed, reversed<",
+        "<td class=\"w\">M<sub>yx</sub></td><td class=\"w\">the base</td><td class=\"w soft\">seed, "
+        "reversed<",
         "<td class=\"w\">M0</td><td class=\"w\">-</td><td class=\"w soft\">seed<",
         "<td class=\"w\">M1</td><td class=\"w\">00bb</td><td class=\"w soft\">3 x seed + curated 1<",
-        "<dt>keep</dt><dd>4.5, 4<", "<dt>ranks</dt><dd>none<", "tiny (hash 00aa)"};
+        "<dt>keep</dt><dd>4.5, 4<",
+        "<dt>ranks</dt><dd>none<",
+        "tiny (hash 00aa)"};
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
         if (!strstr(hbk_text_string(&page), wanted[i])) fail_msg("the page lacks %s", wanted[i]);
     hbk_text_free(&page);
@@ -378,6 +381,60 @@ static void *tr_json_malloc(size_t n)
     return NULL;
 }
 
+/* Promise: report.json has the validation losses of a training, exact or as means of stretches, and its
+   lowest one as it was; the page draws them inside the frame, with one ring; without them there is no word of
+   them. */
+static void tr_validation(void **state)
+{
+    (void)state;
+    char dir[512];
+    hbk_error err = {HBK_ERROR_NONE, "", "", 0};
+    hbk_text rows = {NULL, NULL, 0, 0, false}, html = {NULL, NULL, 0, 0, false};
+    tr_folder(dir, "report-validation");
+    check_ok(tool_report(dir, NULL, &err));
+    tr_page(&html, dir);
+    if (strstr(html.data, "class=\"ring\"") || strstr(html.data, "class=\"val-word\""))
+        fail_msg("the page tells of a validation that never was");
+    tr_write(dir, "m0/metrics.jsonl", "{\"step\":1,\"loss\":3.0}\n"
+                                      "{\"step\":2,\"loss\":2.0,\"val_loss\":9.5}\n"
+                                      "{\"step\":3,\"loss\":1.0}\n"
+                                      "{\"step\":4,\"loss\":1.0,\"val_loss\":2.5}\n"
+                                      "{\"step\":5,\"loss\":0.5,\"val_loss\":2.75}\n");
+    for (int i = 1; i <= 1000; i++) { /* in stretches of ten, two of which are validated */
+        hbk_text_printf(&rows, "{\"step\":%d,\"loss\":2", i);
+        if (i % 5 == 0) hbk_text_printf(&rows, ",\"val_loss\":%d", 1 + abs(i - 305));
+        hbk_text_add(&rows, "}\n");
+    }
+    tr_write(dir, "m1/metrics.jsonl", hbk_text_string(&rows));
+    check_ok(tool_report(dir, NULL, &err));
+    json_t *report = tr_numbers(dir);
+    static const struct { const char *path; double value; } expected[] = {
+        {"models.1.val_first", 9.5},      {"models.1.val_last", 2.75},      {"models.1.val_best", 2.5},
+        {"models.1.val_best_step", 4},    {"models.1.val_curve.0.0", 2},    {"models.1.val_curve.0.1", 9.5},
+        {"models.1.val_curve.2.1", 2.75}, {"models.2.val_best", 1},         {"models.2.val_best_step", 305},
+        {"models.2.val_curve.0.0", 7.5},  {"models.2.val_curve.0.1", 298.5},
+        {"models.2.val_curve.99.0", 997.5}};
+    for (size_t i = 0; i < sizeof expected / sizeof expected[0]; i++)
+        check_near(tr_at(report, expected[i].path), expected[i].value, 1e-8);
+    const json_t *models = json_object_get(report, "models");
+    assert_int_equal(json_array_size(json_object_get(json_array_get(models, 1), "val_curve")), 3);
+    assert_null(json_object_get(json_array_get(models, 0), "val_curve"));
+    tr_page(&html, dir);
+    tr_check_balance(html.data);
+    int rings = 0;
+    double x, y;
+    for (const char *p = html.data; (p = strstr(p, "class=\"ring\"")) != NULL; p++) {
+        rings++;
+        assert_int_equal(sscanf(p, "class=\"ring\" cx=\"%lf\" cy=\"%lf\"", &x, &y), 2);
+        assert_true(x >= CURVE_X && x <= CURVE_X + CURVE_W && y >= CURVE_Y && y <= CURVE_Y + CURVE_H);
+    }
+    assert_int_equal(rings, 2);
+    if (!strstr(html.data, "<b>M0</b> 5 steps, best at 4<")) fail_msg("the best step of M0 is not told");
+    json_decref(report);
+    hbk_text_free(&rows);
+    hbk_text_free(&html);
+}
+
 /* Promise: the loss curve is well-formed, shows the name of its folder as text, draws every line inside the
    frame, rings the lowest validation loss, and tells the figures; it does without validations, with one step,
    and with more steps than it has points. */
@@ -400,7 +457,7 @@ static void tr_curve(void **state)
             }
             hbk_text_add(&rows, "{\"step\":"); /* torn: no row yet */
             tr_write(dir, "metrics.jsonl", hbk_text_string(&rows));
-            check_ok(tool_curve(dir, NULL, &err));
+            check_ok(tool_curve(dir, path, NULL, &err));
             hbk_text svg = {NULL, NULL, 0, 0, false};
             check_ok(hbk_file_read(path, 1 << 20, &svg, &err));
             tr_check_balance(svg.data);
@@ -420,11 +477,56 @@ static void tr_curve(void **state)
     }
     hbk_text_free(&rows);
     tr_write(dir, "metrics.jsonl", "{\"step\":1");
-    check_error(tool_curve(dir, NULL, &err), HBK_ERROR_DATA, "holds no step");
+    check_error(tool_curve(dir, NULL, NULL, &err), HBK_ERROR_DATA, "holds no step");
     tr_write(dir, "metrics.jsonl", "{\"step\":1,\"loss\":1.0,\"lr\":1}\n{\"step\":2,\"lr\":1}\n");
-    check_error(tool_curve(dir, NULL, &err), HBK_ERROR_FORMAT, "without step, loss or lr");
+    check_error(tool_curve(dir, NULL, NULL, &err), HBK_ERROR_FORMAT, "without step, loss or lr");
     unlink(path);
-    check_error(tool_curve("no/such", NULL, &err), HBK_ERROR_DATA, "holds no step");
+    check_error(tool_curve("no/such", NULL, NULL, &err), HBK_ERROR_DATA, "holds no step");
+}
+
+static bool tr_is_png(const char *path)
+{
+    char head[8] = "";
+    FILE *f = fopen(path, "rb");
+    size_t n = f ? fread(head, 1, 8, f) : 0;
+    if (f) fclose(f);
+    return n == 8 && memcmp(head, "\x89PNG\r\n\x1a\n", 8) == 0;
+}
+
+/* Promise: where gnuplot is on the PATH a PNG stands beside the SVG, whatever the folder is called; where it
+   is not, the SVG alone, without an older PNG, and what was written is told; a PNG that was asked for is an
+   error then. */
+static void tr_curve_png(void **state)
+{
+    (void)state;
+    char dir[512], svg[512], png[512], told[1100], both[1100];
+    hbk_error err = {HBK_ERROR_NONE, "", "", 0};
+    hbk_text path = {NULL, NULL, 0, 0, false};
+    test_tmp(dir, "curve 'a'\n\"`x`\"_{2}");
+    hbk_text_add(&path, getenv("PATH") ? getenv("PATH") : "");
+    check_ok(hbk_path(svg, dir, "loss.svg", &err) && hbk_path(png, dir, "loss.png", &err));
+    tr_write(dir, "metrics.jsonl", "{\"step\":1,\"loss\":3.0,\"lr\":1e-5}\n"
+                                   "{\"step\":2,\"loss\":2.0,\"lr\":9e-6,\"val_loss\":2.5}\n");
+    tr_write(dir, "loss.png", "old");
+    setenv("PATH", "/nonexistent", 1);
+    bool ok = tool_curve(dir, NULL, told, &err);
+    bool refused = !tool_curve(dir, png, NULL, &err);
+    setenv("PATH", hbk_text_string(&path), 1);
+    hbk_text_free(&path);
+    assert_true(ok && refused);
+    assert_string_equal(told, svg);
+    assert_true(hbk_file_exists(svg) && !hbk_file_exists(png));
+    assert_non_null(strstr(err.message, "needs gnuplot"));
+    check_ok(tool_curve(dir, NULL, told, &err));
+    if (system("command -v gnuplot >/dev/null") != 0) skip();
+    snprintf(both, sizeof both, "%s and %s", svg, png);
+    assert_string_equal(told, both);
+    assert_true(tr_is_png(png));
+    unlink(svg);
+    unlink(png);
+    check_ok(tool_curve(dir, png, told, &err));
+    assert_string_equal(told, png);
+    assert_true(tr_is_png(png) && !hbk_file_exists(svg));
 }
 
 /* Promise: whichever allocation of jansson is refused, the report fails and says why. */
@@ -457,4 +559,5 @@ static const struct CMUnitTest tests_report[] = {
     cmocka_unit_test(tr_models),
     cmocka_unit_test(tr_result), cmocka_unit_test(tr_long),
     cmocka_unit_test(tr_curve),      cmocka_unit_test(tr_memory),
+    cmocka_unit_test(tr_validation), cmocka_unit_test(tr_curve_png),
 };

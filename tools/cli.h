@@ -505,6 +505,15 @@ static void cli_duration(double seconds, char out[32])
     else snprintf(out, 32, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
 }
 
+/* One blank where there are several. */
+static void cli_squeeze(char *s)
+{
+    char *to = s;
+    for (; *s; s++)
+        if (*s != ' ' || s[1] != ' ') *to++ = *s;
+    *to = 0;
+}
+
 static bool cli_on_progress(void *ctx, const char *stage, hbk_int done, hbk_int total, const char *unit,
                             const char *note)
 {
@@ -527,10 +536,15 @@ static bool cli_on_progress(void *ctx, const char *stage, hbk_int done, hbk_int 
     snprintf(line, sizeof line, "%3.0f%%  %lld%s %s%s%s%s%s  %.0f MB%s%s", floor(share * 100),
              (long long)done, of, unit, rate, left[0] ? "  " : "", left,
              left[0] && done < total ? " left" : "", cli_peak_memory() * 1e-6, note[0] ? "  " : "", note);
-    if (m->terminal && total > 0 && strlen(line) + 33 < (size_t)cli_columns()) /* where there is room */
+    if (m->terminal && strlen(line) + 13 > (size_t)cli_columns()) { /* share and speed can be spared */
+        snprintf(m->line, sizeof m->line, "%.12s %lld%s %s%s %.0f MB %s", stage, (long long)done, of, left,
+                 left[0] && done < total ? " left" : "", cli_peak_memory() * 1e-6, note);
+        cli_squeeze(m->line);
+    } else if (m->terminal && total > 0 && strlen(line) + 33 < (size_t)cli_columns()) { /* there is room */
         snprintf(m->line, sizeof m->line, "%-11.24s %.*s%.*s %s", stage, n, full, 20 - n, empty, line);
-    else
+    } else {
         snprintf(m->line, sizeof m->line, "%-11.24s %s", stage, line);
+    }
     m->drawn = false;
     if (now - m->shown >= (m->terminal ? 0.1 : 5)) cli_draw(m, now);
     return !cli_interrupted;

@@ -1,15 +1,17 @@
-/* curve.h: the metrics.jsonl of a finetuned folder -> its loss.svg.
+/* curve.h: the metrics.jsonl of a finetuned folder -> its loss.svg and, where there is gnuplot, loss.png.
 
    Two drawings over one axis of steps. The upper one has the loss of a target token: of every step or, of
    long runs, of equal stretches of steps (grey), their running mean, and the validation loss where there was
    one, its lowest point ringed: those are the weights that were kept. The lower one has the learning rate.
    The axis of losses spans what was measured and need not begin at 0.
 
-   The file stands alone, its style inside, light or dark as the reader's system is. Words are report.h's. */
+   The SVG stands alone, its style inside, light or dark as the reader's system is; the PNG, for what shows no
+   SVG, is the same drawing on a light ground. Words are report.h's. */
 
 #ifndef TOOL_CURVE_H
 #define TOOL_CURVE_H
 
+#include "gnuplot.h"
 #include "report.h"
 
 enum { CURVE_POINTS = 400 }; /* of a line; more steps are averaged */
@@ -94,21 +96,27 @@ static bool curve_read(const char *path, curve_rows *r, hbk_error *err)
 
 /* ---- drawing ------------------------------------------------------------------------------------------- */
 
-/* A line through the rows' values: through means of equal stretches of rows, if they are many, each over the
-   `reach` rows on both sides as well. */
+/* A point of a line through the rows' values: the means over a stretch that begins at row `at`, of the values
+   over the `reach` rows on both sides as well. Returns the row where the next stretch begins. */
+static hbk_int curve_point(const curve_rows *r, const double *values, hbk_int reach, hbk_int at, double *step,
+                           double *value)
+{
+    hbk_int end = HBK__MIN(at + (r->n + CURVE_POINTS - 1) / CURVE_POINTS, r->n);
+    hbk_int from = HBK__MAX(0, at - reach), to = HBK__MIN(r->n, end + reach);
+    *step = *value = 0;
+    for (hbk_int i = from; i < to; i++) *value += values[i] / (double)(to - from);
+    for (hbk_int i = at; i < end; i++) *step += r->step[i] / (double)(end - at);
+    return end;
+}
+
 static void curve_line(hbk_text *t, const curve_frame *f, const curve_rows *r, const double *values,
                        hbk_int reach, const char *kind)
 {
-    hbk_int stretch = (r->n + CURVE_POINTS - 1) / CURVE_POINTS;
+    double step, value;
     hbk_text_printf(t, "<path class=\"%s\" d=\"", kind);
-    for (hbk_int at = 0; at < r->n; at += stretch) {
-        hbk_int end = HBK__MIN(at + stretch, r->n);
-        hbk_int from = HBK__MAX(0, at - reach), to = HBK__MIN(r->n, end + reach);
-        double sum = 0, where = 0;
-        for (hbk_int i = from; i < to; i++) sum += values[i];
-        for (hbk_int i = at; i < end; i++) where += r->step[i];
-        hbk_text_printf(t, "%c%.1f %.1f", at ? 'L' : 'M', curve_at_x(f, where / (double)(end - at)),
-                        curve_at_y(f, sum / (double)(to - from)));
+    for (hbk_int at = 0, end; at < r->n; at = end) {
+        end = curve_point(r, values, reach, at, &step, &value);
+        hbk_text_printf(t, "%c%.1f %.1f", at ? 'L' : 'M', curve_at_x(f, step), curve_at_y(f, value));
     }
     hbk_text_add(t, "\"/>\n");
 }
@@ -214,16 +222,23 @@ static void curve_head(hbk_text *t, const curve_rows *r, const char *name)
     hbk_text_add(t, "</text>\n");
 }
 
-/* The names of the two lines where they end, apart from each other. */
+/* Where the names of the two lines stand: where those end, apart from each other. */
+static void curve_ends(const curve_frame *f, const curve_rows *r, double *y, double *v)
+{
+    *y = *v = curve_at_y(f, curve_last(r));
+    if (r->n_val == 0) return;
+    *v = curve_at_y(f, r->val[r->last]);
+    if (fabs(*v - *y) < 15) { /* the upper one goes up */
+        double middle = (*v + *y) / 2;
+        *y = middle + (*y >= *v ? 7.5 : -7.5);
+        *v = 2 * middle - *y;
+    }
+}
+
 static void curve_names(hbk_text *t, const curve_frame *f, const curve_rows *r)
 {
-    double x = CURVE_LEFT + CURVE_WIDTH + 9, y = curve_at_y(f, curve_last(r)), v = y;
-    if (r->n_val > 0) v = curve_at_y(f, r->val[r->last]);
-    if (r->n_val > 0 && fabs(v - y) < 15) { /* the upper one goes up */
-        double middle = (v + y) / 2;
-        y = middle + (y >= v ? 7.5 : -7.5);
-        v = 2 * middle - y;
-    }
+    double x = CURVE_LEFT + CURVE_WIDTH + 9, y, v;
+    curve_ends(f, r, &y, &v);
     hbk_text_printf(t, "<text class=\"of-line\" x=\"%.1f\" y=\"%.1f\">training %.3f</text>\n", x, y + 4,
                     curve_last(r));
     if (r->n_val > 0)
@@ -231,15 +246,22 @@ static void curve_names(hbk_text *t, const curve_frame *f, const curve_rows *r)
                         r->val[r->last]);
 }
 
-static void curve_draw(hbk_text *t, const curve_rows *r, const char *name)
+/* The two drawings' frames, side by side over one axis of steps. */
+static void curve_frames(const curve_rows *r, curve_frame *loss, curve_frame *rate)
 {
     double steps = fmax(1, r->step[r->n - 1]);
-    curve_frame f = curve_frame_of(r->loss, r->val, r->n, steps, false);
-    curve_frame g = curve_frame_of(r->lr, r->lr, r->n, steps, true);
-    f.y = 84;
-    f.height = 226;
-    g.y = 346;
-    g.height = 56;
+    *loss = curve_frame_of(r->loss, r->val, r->n, steps, false);
+    *rate = curve_frame_of(r->lr, r->lr, r->n, steps, true);
+    loss->y = 84;
+    loss->height = 226;
+    rate->y = 346;
+    rate->height = 56;
+}
+
+static void curve_draw(hbk_text *t, const curve_rows *r, const char *name)
+{
+    curve_frame f, g;
+    curve_frames(r, &f, &g);
     curve_head(t, r, name);
     curve_axis(t, &f, "loss of a target token (nats)");
     curve_line(t, &f, r, r->loss, 0, "raw");
@@ -252,21 +274,151 @@ static void curve_draw(hbk_text *t, const curve_rows *r, const char *name)
     hbk_text_add(t, "</svg>\n");
 }
 
-/* Writes DIR/loss.svg, or `out` if that is not NULL, from DIR/metrics.jsonl. */
-static bool tool_curve(const char *dir, const char *out, hbk_error *err)
+/* ---- the same for gnuplot ------------------------------------------------------------------------------ */
+
+/* Data of a line as a here-document. */
+static void curve_script_line(hbk_text *t, const char *name, const curve_rows *r, const double *values,
+                              hbk_int reach)
 {
-    char metrics[512], picture[512], name[512];
-    curve_rows r;
-    if (!hbk_path(metrics, dir, "metrics.jsonl", err) || !hbk_path(picture, dir, "loss.svg", err) ||
-        !curve_read(metrics, &r, err))
-        return false;
-    snprintf(name, sizeof name, "%s", dir);
+    double step, value;
+    hbk_text_printf(t, "$%s << END\n", name);
+    for (hbk_int at = 0; at < r->n;) {
+        at = curve_point(r, values, reach, at, &step, &value);
+        hbk_text_printf(t, "%.8g %.8g\n", step, value);
+    }
+    hbk_text_add(t, "END\n");
+}
+
+/* A point of the SVG as a place on gnuplot's screen, which is counted in shares of it, from below. */
+static void curve_script_at(hbk_text *t, double x, double y)
+{
+    hbk_text_printf(t, " at screen %g,%g left", x / CURVE_PAGE, 1 - y / CURVE_TALL);
+}
+
+/* Where a drawing stands, and what its sides are. */
+static void curve_script_frame(hbk_text *t, const curve_frame *f, const char *title)
+{
+    hbk_text_printf(t, "set lmargin at screen %g; set rmargin at screen %g\n",
+                    CURVE_LEFT / (double)CURVE_PAGE, (CURVE_LEFT + CURVE_WIDTH) / (double)CURVE_PAGE);
+    hbk_text_printf(t, "set tmargin at screen %g; set bmargin at screen %g\n", 1 - f->y / CURVE_TALL,
+                    1 - (f->y + f->height) / CURVE_TALL);
+    hbk_text_printf(t, "set xrange [0:%.9g]; set yrange [%.9g:%.9g]; set ytics %.9g\n", f->steps, f->low,
+                    f->high, f->tick);
+    hbk_text_printf(t, "set label 1 '%s'", title);
+    curve_script_at(t, CURVE_LEFT, f->y - 13);
+    hbk_text_add(t, " tc rgb '#5a656a'\n");
+}
+
+static void curve_script_words(hbk_text *t, const curve_frame *f, const curve_rows *r, const char *name)
+{
+    double x = CURVE_LEFT + CURVE_WIDTH + 9, y, v;
+    curve_ends(f, r, &y, &v);
+    hbk_text_add(t, "set label 2 ");
+    gnuplot_quote(t, name);
+    curve_script_at(t, CURVE_LEFT, 25);
+    hbk_text_printf(t, " noenhanced font ',21' tc rgb '#1c2225'\nset label 3 '%s steps: training loss "
+                       "%.3f to %.3f", report_count(r->n).s, r->loss[0], curve_last(r));
+    if (r->n_val > 0)
+        hbk_text_printf(t, ", validation loss %.3f to %.3f; lowest %.3f in step %s", r->val[r->first],
+                        r->val[r->last], r->val[r->best], report_count((hbk_int)r->step[r->best]).s);
+    hbk_text_add(t, "'");
+    curve_script_at(t, CURVE_LEFT, 46);
+    hbk_text_printf(t, " tc rgb '#5a656a'\nset label 4 'training %.3f'", curve_last(r));
+    curve_script_at(t, x, y);
+    hbk_text_add(t, " tc rgb '#0b6785'\n");
+    if (r->n_val == 0) return;
+    hbk_text_printf(t, "set label 5 'validation %.3f'", r->val[r->last]);
+    curve_script_at(t, x, v);
+    hbk_text_add(t, " tc rgb '#b34a00'\n");
+}
+
+/* What is drawn, as here-documents. */
+static void curve_script_data(hbk_text *t, const curve_rows *r)
+{
+    curve_script_line(t, "raw", r, r->loss, 0);
+    curve_script_line(t, "line", r, r->loss, r->n / 20);
+    curve_script_line(t, "rate", r, r->lr, 0);
+    if (r->n_val == 0) return;
+    hbk_text_add(t, "$val << END\n");
+    for (hbk_int i = r->first; i <= r->last; i++)
+        if (!isnan(r->val[i])) hbk_text_printf(t, "%.8g %.8g\n", r->step[i], r->val[i]);
+    hbk_text_printf(t, "END\n$best << END\n%.8g %.8g\nEND\n", r->step[r->best], r->val[r->best]);
+}
+
+static void curve_script(hbk_text *t, const curve_rows *r, const char *name)
+{
+    curve_frame f, g;
+    curve_frames(r, &f, &g);
+    gnuplot_png(t, 2 * CURVE_PAGE, 2 * CURVE_TALL, 17);
+    curve_script_data(t, r);
+    hbk_text_add(t, "set multiplot\nset border 1 lc rgb '#5a656a'\nset tics textcolor rgb '#5a656a' scale 0\n"
+                    "set grid ytics lt 1 lw 1 lc rgb '#d8dddf'\nset xtics nomirror\nset format x ''\n"
+                    "unset key\n");
+    curve_script_frame(t, &f, "loss of a target token (nats)");
+    curve_script_words(t, &f, r, name);
+    hbk_text_add(t, "plot $raw with lines lw 2 lc rgb '#c3cccf', $line with lines lw 4 lc rgb '#0b6785'");
+    if (r->n_val > 0)
+        hbk_text_printf(t, ", $val with lines lw 4 lc rgb '#b34a00', $val with points pt 7 ps %g "
+                           "lc rgb '#b34a00', $best with points pt 6 ps 3 lw 2 lc rgb '#b34a00'",
+                        r->n_val <= 60 ? 0.9 : 0);
+    hbk_text_printf(t, "\nunset label\nset format x '%%.0f'\nset label 6 'step'");
+    curve_script_at(t, CURVE_LEFT + CURVE_WIDTH + 22, g.y + g.height + 14);
+    hbk_text_add(t, " tc rgb '#5a656a'\n");
+    curve_script_frame(t, &g, "learning rate");
+    hbk_text_add(t, "plot $rate with lines lw 3 lc rgb '#5a656a'\nunset multiplot\n");
+}
+
+/* ---- the files ----------------------------------------------------------------------------------------- */
+
+/* DIR without what stands before its last part. */
+static void curve_name(char name[512], const char *dir)
+{
+    snprintf(name, 512, "%s", dir);
     for (size_t n = strlen(name); n > 1 && name[n - 1] == '/'; n--) name[n - 1] = 0;
     const char *slash = strrchr(name, '/');
+    if (slash && slash[1]) memmove(name, slash + 1, strlen(slash + 1) + 1);
+}
+
+static bool curve_write_svg(const curve_rows *r, const char *name, const char *path, hbk_error *err)
+{
     hbk_text svg = {NULL, NULL, 0, 0, false};
-    curve_draw(&svg, &r, slash && slash[1] ? slash + 1 : name);
-    bool ok = hbk_text_ok(&svg, err) && hbk_file_write(out ? out : picture, svg.data, svg.len, err);
+    curve_draw(&svg, r, name);
+    bool ok = hbk_text_ok(&svg, err) && hbk_file_write(path, svg.data, svg.len, err);
     hbk_text_free(&svg);
+    return ok;
+}
+
+static bool curve_write_png(const curve_rows *r, const char *name, const char *path, bool *drawn,
+                            hbk_error *err)
+{
+    hbk_text script = {NULL, NULL, 0, 0, false};
+    *drawn = false;
+    curve_script(&script, r, name);
+    bool ok = hbk_text_ok(&script, err) && tool_gnuplot(&script, path, drawn, err);
+    hbk_text_free(&script);
+    return ok;
+}
+
+/* Draws DIR/metrics.jsonl: as DIR/loss.svg and, where there is gnuplot, DIR/loss.png; or as the one file
+   `out`, a PNG if it is named so. `written`, if not NULL, is filled with what was written, in words. */
+static bool tool_curve(const char *dir, const char *out, char written[1100], hbk_error *err)
+{
+    char metrics[512], svg[512], png[512], name[512];
+    curve_rows r;
+    bool drawn = false, only_png = out && strlen(out) > 4 && strcmp(out + strlen(out) - 4, ".png") == 0;
+    if (!hbk_path(metrics, dir, "metrics.jsonl", err) || !hbk_path(svg, dir, "loss.svg", err) ||
+        !hbk_path(png, dir, "loss.png", err) || !curve_read(metrics, &r, err))
+        return false;
+    curve_name(name, dir);
+    bool ok = only_png || curve_write_svg(&r, name, out ? out : svg, err);
+    if (ok && (only_png || !out)) ok = curve_write_png(&r, name, out ? out : png, &drawn, err);
+    if (ok && only_png && !drawn)
+        ok = hbk_fail_at(err, HBK_ERROR_FILE, out, 0,
+                         "a PNG needs gnuplot, which is not on the PATH or failed; a .svg needs nothing");
+    if (ok && !out && !drawn) unlink(png); /* an old one would be of other steps */
+    bool both = drawn && !out;
+    if (ok && written)
+        snprintf(written, 1100, "%s%s%s", out ? out : svg, both ? " and " : "", both ? png : "");
     hbk_free(NULL, r.step);
     return ok;
 }

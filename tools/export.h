@@ -100,6 +100,20 @@ static bool cmd_export_recipe(cli *c, const char *from, const char *dir)
     return ok;
 }
 
+/* What ends a reply of the recipe's template ends a text of the merged model, for programs that know no
+   recipe. Without a tokenizer in the folder there is nothing to find its id by. */
+static bool cmd_export_stop(cli *c, cmd_world *w, const char *dir)
+{
+    char path[512];
+    bool trained;
+    if (!cmd_open_recipe(c, w, dir, path, &trained)) return false;
+    hbk_tokenizer *tok = trained ? hbk_tokenizer_load(dir, NULL, NULL) : NULL;
+    bool ok = !tok || ((w->tmpl = hbk_template_load(path, NULL, &c->err)) != NULL &&
+                       hbk_template_save_stop(w->tmpl, tok, dir, &c->err));
+    hbk_tokenizer_free(tok);
+    return ok;
+}
+
 /* Logits of a few made-up tokens, (n, vocabulary), to be freed; NULL on failure. */
 static hbk_real *cmd_probe(cli *c, const hbk_model *m, const hbk_adapter *a, hbk_int n)
 {
@@ -145,7 +159,7 @@ static bool cmd_export_merged(cli *c, cmd_world *w, const char *part, double *ap
     return hbk_model_save_merged(w->tuned.model, w->tuned.adapter, part, cmd_dtype(c, w->tuned.model),
                                  &c->err) &&
            cmd_export_tokenizer(c, w, part) && cmd_export_recipe(c, cli_text(c, "adapter"), part) &&
-           cmd_check_export(c, w, part, apart);
+           cmd_export_stop(c, w, part) && cmd_check_export(c, w, part, apart);
 }
 
 /* --gguf: the same as one file; of a folder without a tokenizer, one without a vocabulary. */

@@ -79,9 +79,11 @@ static bool cmd_dump_labels(const hbk_dataset *d, const hbk_tokenizer *tok, hbk_
     for (hbk_int i = 0; ok && i < most; i++) {
         hbk_int start = d->start[i], n = d->start[i + 1] - start, parts = 0;
         for (hbk_int k = start; k < start + n; k++) parts += d->learn[k] && (k == start || !d->learn[k - 1]);
-        printf("%s# example %lld of %lld: the loss is on %lld of %lld tokens, in %lld place%s, %s\n\n",
-               i ? "\n" : "", (long long)i + 1, (long long)d->n, (long long)hbk_dataset_targets(d, i),
-               (long long)n, (long long)parts, parts == 1 ? "" : "s", marks.name);
+        printf("%s# example %lld of %lld, line %lld: the loss is on %lld of %lld tokens, in %lld place%s, "
+               "%s\n\n",
+               i ? "\n" : "", (long long)i + 1, (long long)d->n, (long long)d->line[i],
+               (long long)hbk_dataset_targets(d, i), (long long)n, (long long)parts, parts == 1 ? "" : "s",
+               marks.name);
         ok = cmd_dump_text(d, i, tok, &marks, &text, err);
         puts("     n       id  loss  piece");
         for (hbk_int k = start; ok && k < start + n; k++) {
@@ -150,10 +152,43 @@ static bool cmd_train_data(cli *c, const cmd_world *w, const hbk_train_options *
     return ok;
 }
 
+/* Says what is about to be done, unless it was begun before: what somebody may have meant otherwise. */
+static bool cmd_say_facts(cli *c, const cmd_world *w, const hbk_train_data *data, const hbk_train_options *o,
+                          const hbk_adapter *init)
+{
+    char begun[512];
+    hbk_train_facts x;
+    if (!hbk_path(begun, cli_text(c, "out"), "train.json", &c->err)) return false;
+    if (hbk_file_exists(begun)) return true;
+    if (!hbk_finetune_facts(&x, w->base, data, o, init, NULL, &c->err)) return false;
+    const hbk_dataset *d = data->examples;
+    double on = (double)d->n_targets / (double)d->tokens.n;
+    fprintf(stderr,
+            "humpback: %lld examples of %lld to %lld tokens, half of them up to %lld, nine in ten up to "
+            "%lld\n",
+            (long long)d->n, (long long)x.shortest, (long long)x.longest, (long long)x.half,
+            (long long)x.most);
+    fprintf(stderr, "humpback: the loss is on %lld of their %lld tokens (%.0f%%)", (long long)d->n_targets,
+            (long long)d->tokens.n, 100 * on);
+    if (data->validation) fprintf(stderr, "; %lld others validate", (long long)data->validation->n);
+    fprintf(stderr,
+            "\nhumpback: %lld steps of %lld examples, %.3g epochs, train %lld numbers; the model has "
+            "%lld\n",
+            (long long)x.steps, (long long)(x.batch * o->accumulate), x.epochs, (long long)x.trained,
+            (long long)x.numbers);
+    if (x.shared)
+        fprintf(stderr,
+                "humpback: note: %lld of the %lld examples that validate are trained on, too: the validation "
+                "loss is too good\n",
+                (long long)x.shared, (long long)data->validation->n);
+    return true;
+}
+
 /* Trains and says where the result is. */
 static bool cmd_train(cli *c, const cmd_world *w, const hbk_train_options *o, const cmd_sets *s)
 {
     const char *dir = cli_text(c, "out"), *init_dir = cli_text(c, "init-adapter");
+    char curves[1100];
     hbk_recipe recipe;
     memset(&recipe, 0, sizeof recipe);
     recipe.tmpl = w->tmpl;
@@ -169,13 +204,14 @@ static bool cmd_train(cli *c, const cmd_world *w, const hbk_train_options *o, co
     hbk_train_data data = {d, s->replay.n ? &s->replay : NULL, s->validation.n ? &s->validation : NULL};
     hbk_adapter *init = NULL;
     if (init_dir && !(init = hbk_adapter_load(init_dir, w->base, NULL, &c->err))) return false;
-    bool ok = hbk_finetune(w->base, &data, o, init, &recipe, dir, cli_watch(c), NULL, &c->err);
+    bool ok = cmd_say_facts(c, w, &data, o, init) &&
+              hbk_finetune(w->base, &data, o, init, &recipe, dir, cli_watch(c), NULL, &c->err);
     hbk_adapter_free(init);
-    if (!ok || !tool_curve(dir, NULL, &c->err)) return false;
+    if (!ok || !tool_curve(dir, NULL, curves, &c->err)) return false;
     cli_draw_end(&c->meter);
-    cli_say(c, "%s of %lld examples (the loss is on %lld of their %lld tokens): %s\nits loss: %s/loss.svg\n",
+    cli_say(c, "%s of %lld examples (the loss is on %lld of their %lld tokens): %s\nits loss: %s\n",
             o->full ? "a model" : "an adapter", (long long)d->n, (long long)d->n_targets,
-            (long long)d->tokens.n, dir, dir);
+            (long long)d->tokens.n, dir, curves);
     return !cli_has(c, "json") ||
            cli_print_json(json_pack("{s:s, s:s, s:I, s:I, s:I, s:I}", "out", dir, "mode",
                                     o->full ? "full" : "lora", "examples", (json_int_t)d->n, "targets",
@@ -217,18 +253,62 @@ static bool cmd_layers(const char *range, hbk_int *begin, hbk_int *end)
     return !range[used] && first >= 0 && last >= first && last < 1000000;
 }
 
+/* Flags of an adapter's shape, where there is no adapter or it has its shape already; 0 or an exit code. */
+static int cmd_lora_options(cli *c, const hbk_train_options *o)
+{
+    static const char *const shape[] = {"rank",    "alpha",    "targets", "rslora",
+                                        "rank-of", "alpha-of", "layers"};
+    bool init = cli_has(c, "init-adapter");
+    if (o->full && init) return cli_misused(c, "--full and --init-adapter exclude each other");
+    if (o->full && cli_has(c, "lora-plus"))
+        return cli_misused(c, "--lora-plus is of LoRA: it does not go with --full");
+    for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) {
+        if (!cli_has(c, shape[i])) continue;
+        if (o->full) return cli_misused(c, "--%s is of LoRA: it does not go with --full", shape[i]);
+        if (init)
+            return cli_misused(c, "--%s does not go with --init-adapter, which brings its own", shape[i]);
+    }
+    return 0;
+}
+
+static int cmd_validation_options(cli *c)
+{
+    static const char *const needing[] = {"patience", "validate-every"};
+    bool file = cli_has(c, "validation"), share = cli_has(c, "validation-share");
+    if (file && share) return cli_misused(c, "--validation and --validation-share exclude each other");
+    if (file && strcmp(cli_text(c, "validation"), cli_text(c, "data")) == 0)
+        return cli_misused(c, "--validation is the file of --data: what is trained on validates nothing; "
+                              "hold rows out with --validation-share 0.1");
+    for (size_t i = 0; i < sizeof needing / sizeof *needing; i++)
+        if (cli_has(c, needing[i]) && !file && !share)
+            return cli_misused(c, "--%s needs --validation or --validation-share", needing[i]);
+    return 0;
+}
+
+static int cmd_reverse_options(cli *c)
+{
+    static const char *const tags[] = {"tag-seed", "tag-web", "inference-tags"};
+    for (size_t i = 0; i < sizeof tags / sizeof *tags; i++)
+        if (cli_has(c, tags[i]))
+            return cli_misused(c, "--%s does not go with --reverse: the backward prompt carries no tag",
+                               tags[i]);
+    return 0;
+}
+
 /* The flags of cmd_lora_flags, of a stage or of none; 0 or an exit code. */
 static int cmd_bind_lora(cli *c, const char *stage, hbk_adapter_options *o)
 {
     const char *ranks = cli_stage_text(c, stage, "rank-of"), *alphas = cli_stage_text(c, stage, "alpha-of"),
                *layers = cli_stage_text(c, stage, "layers"), *dash = *stage ? "-" : "";
     if (ranks && !cmd_per_target(ranks, o->target_rank, NULL))
-        return cli_misused(c, "--%s%srank-of %s: expected a list such as v_proj=8,lm_head=4", stage, dash, ranks);
+        return cli_misused(c, "--%s%srank-of %s: expected a list such as v_proj=8,lm_head=4", stage, dash,
+                           ranks);
     if (alphas && !cmd_per_target(alphas, NULL, o->target_alpha))
-        return cli_misused(c, "--%s%salpha-of %s: expected a list such as v_proj=16,lm_head=8", stage, dash, alphas);
+        return cli_misused(c, "--%s%salpha-of %s: expected a list such as v_proj=16,lm_head=8", stage, dash,
+                           alphas);
     if (layers && !cmd_layers(layers, &o->layer_begin, &o->layer_end))
-        return cli_misused(c, "--%s%slayers %s: expected a number or a range such as 4-7, from 0", stage, dash,
-                           layers);
+        return cli_misused(c, "--%s%slayers %s: expected a number or a range such as 4-7, from 0", stage,
+                           dash, layers);
     return 0;
 }
 
@@ -236,21 +316,16 @@ static int cmd_bind_lora(cli *c, const char *stage, hbk_adapter_options *o)
 static int cmd_finetune_options(cli *c, hbk_train_options *o)
 {
     const char *name = cli_text(c, "template");
-    static const char *const of_lora[] = {"rank",     "alpha",  "targets", "rslora",
-                                          "rank-of", "alpha-of", "layers", "lora-plus"};
     if (cli_has(c, "epochs") && cli_has(c, "steps"))
         return cli_misused(c, "--epochs and --steps exclude each other");
-    if (o->full && cli_has(c, "init-adapter"))
-        return cli_misused(c, "--full and --init-adapter exclude each other");
-    for (size_t i = 0; i < sizeof of_lora / sizeof *of_lora; i++)
-        if (o->full && cli_has(c, of_lora[i]))
-            return cli_misused(c, "--%s is of LoRA: it does not go with --full", of_lora[i]);
     if ((o->replay > 0) != cli_has(c, "replay"))
         return cli_misused(c, "--replay and --replay-per-batch go together");
-    if (cli_has(c, "validation") && cli_has(c, "validation-share"))
-        return cli_misused(c, "--validation and --validation-share exclude each other");
-    if (o->patience && !cli_has(c, "validation") && !cli_has(c, "validation-share"))
-        return cli_misused(c, "--patience needs --validation or --validation-share");
+    if (cli_has(c, "lr-end") && o->schedule == HBK_CONSTANT)
+        return cli_misused(c, "--lr-end does not go with --schedule constant, which stays at --lr");
+    int misused = cmd_lora_options(c, o);
+    if (!misused) misused = cmd_validation_options(c);
+    if (!misused && cli_has(c, "reverse")) misused = cmd_reverse_options(c);
+    if (misused) return misused;
     if (name && strcmp(name, "none") == 0)
         return cli_misused(c, "--template none: pairs need a template; plain is the simplest");
     if (!cli_has(c, "out") && !cli_has(c, "dump-labels")) return cli_misused(c, "finetune needs --out D");
@@ -270,7 +345,9 @@ static int cmd_finetune(cli *c)
     if (misused) return misused;
     const char *init = cli_text(c, "init-adapter");
     bool ok = cmd_open_model(c, &w) && cmd_open_template(c, &w, init ? init : cli_text(c, "model")) &&
-              cmd_inference_tag(c, w.tag) && cmd_train_data(c, &w, &o, &s);
+              cmd_inference_tag(c, w.tag);
+    if (ok) cmd_warn_of_template(c, &w);
+    ok = ok && cmd_train_data(c, &w, &o, &s);
     if (ok && cli_has(c, "dump-labels"))
         ok = cmd_dump_labels(&s.examples, w.tok, &c->err);
     else

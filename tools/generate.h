@@ -585,6 +585,7 @@ static int cmd_generate(cli *c)
     cmd_bind_decode(c, &d.o);
     bool ok = cmd_open(c, &w) && cmd_choose_tag(c, &w);
     if (ok && cli_has(c, "reverse")) w.use = HBK_BACKWARD;
+    if (ok) cmd_warn_of_template(c, &w);
     if (ok) cmd_template_end(&w, &d);
     ok = ok && (cli_has(c, "data") ? cmd_generate_file(c, &w, &d) : cmd_generate_prompts(c, &w, &d));
     cmd_close(&w);
@@ -851,6 +852,7 @@ static int cmd_chat(cli *c)
         ok = hbk_fail(&c->err, HBK_ERROR_OPTION, "template %s has no place for a system text",
                       hbk_template_name(w.tmpl));
     if (ok) {
+        cmd_warn_of_template(c, &w);
         cmd_template_end(&w, &d);
         t.c = c;
         t.w = &w;

@@ -25,7 +25,6 @@
 #include "demo.h"
 #include "findings.h"
 #include "inspect.h"
-#include "plan.h"
 #include "report.h"
 #include "seeds.h"
 
@@ -33,6 +32,7 @@
 
 #include "export.h"
 #include "finetune.h"
+#include "plan.h"
 #include "generate.h"
 #include "stages.h"
 
@@ -86,7 +86,7 @@ static const cli_flag cmd_demo_flags[] = {
 static const cli_flag cmd_reproduce_flags[] = {
     {"out", CLI_TEXT, "D", "humpback-reproduce", "the folder; one that was begun is continued", 0, 0,
      CLI_FREE},
-    {"worlds", CLI_TEXT, "LIST", "(10,11,12,13,14; with --quick the first three)",
+    {"worlds", CLI_TEXT, "LIST", "(20,21,22,23,24; with --quick the first three)",
      "seeds of the miniature worlds", 0, 0, CLI_FREE},
     CMD_FLAG_WORLD,
     {"quick", CLI_SWITCH, NULL, NULL, "the main line and findings a and b only, in smaller worlds", 0, 0,
@@ -213,9 +213,10 @@ static const cli_flag cmd_run_flags[] = {
      0, CLI_FREE},
     {"corpus", CLI_TEXT, "F", NULL, "segments: JSONL rows with \"text\"", 1, 0, CLI_FREE},
     {"out", CLI_TEXT, "D", NULL, "the run folder; one that was begun is continued", 1, 0, CLI_FREE},
-    {"iterations", CLI_INT, "N", "2", "curations, each followed by a finetuning", 1, HBK_ITERATIONS, CLI_FREE},
-    {"keep", CLI_REALS, "X,...", "4.5", "least score kept, 1 to 5, of each curation; the last for all after it",
-     1, 5, CLI_FREE},
+    {"iterations", CLI_INT, "N", "2", "curations, each followed by a finetuning", 1, HBK_ITERATIONS,
+     CLI_FREE},
+    {"keep", CLI_REALS, "X,...", "4.5",
+     "least score kept, 1 to 5, of each curation; the last for all after it", 1, 5, CLI_FREE},
     {"keep-share", CLI_REALS, "X,...", "(by --keep)", "the best share of the rated pairs instead, likewise",
      1e-9, 1, CLI_FREE},
     {"stop-on-collapse", CLI_SWITCH, NULL, NULL, "end when a curation keeps under 2 % or over 90 %", 0, 0,
@@ -247,7 +248,9 @@ static const cli_flag cmd_run_flags[] = {
     CMD_FLAG_JSON,
     CLI_END};
 static const cli_flag cmd_report_flags[] = {
-    {"out", CLI_TEXT, "F", "(RUN/report.html, D/loss.svg)", "the page", 0, 0, CLI_FREE}, CLI_END};
+    {"out", CLI_TEXT, "F", "(RUN/report.html, D/loss.svg)", "the page; of a curve a .svg or .png", 0, 0,
+     CLI_FREE},
+    CLI_END};
 
 static const cli_group cmd_demo_group = {"Flags", cmd_demo_flags, NULL, NULL};
 static const cli_group cmd_reproduce_group = {"Flags", cmd_reproduce_flags, NULL, NULL};
@@ -387,7 +390,7 @@ static const cli_command cmd_commands[] = {
      {&plan_group, &plan_train_group},
      plan_main},
     {"report",
-     "writes a run folder's report.json and report.html again, or a finetuned folder's loss.svg",
+     "writes a run folder's report.json and report.html again, or a finetuned folder's curve",
      "RUN|D [--out F]",
      1,
      1,

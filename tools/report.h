@@ -350,21 +350,60 @@ static bool report_curation(report_run *r, int iteration, report_picks *picks, b
     return ok;
 }
 
-/* Loss by step, averaged over equal stretches; the number of rows is known before. */
+/* A line through at most REPORT_POINTS points: sums over equal stretches of a file's rows. */
+typedef struct report_line_sums {
+    hbk_int n[REPORT_POINTS];
+    double step[REPORT_POINTS], loss[REPORT_POINTS];
+} report_line_sums;
+
+/* Loss by step, of the training and, in the rows that have one, of the validation. The number of rows is
+   known before. */
 typedef struct report_curve_sums {
-    hbk_int rows, at, buckets, n[REPORT_POINTS];
-    double loss[REPORT_POINTS], step[REPORT_POINTS], first, last, last_n, tokens, seconds, lr;
+    hbk_int rows, at, buckets;
+    report_line_sums train, val;
+    double first, last, last_n, tokens, seconds;
+    hbk_int n_val;
+    double val_first, val_last, val_best, val_best_step;
 } report_curve_sums;
+
+static void report_line_add(report_line_sums *l, hbk_int bucket, double step, double loss)
+{
+    l->n[bucket]++;
+    l->step[bucket] += step;
+    l->loss[bucket] += loss;
+}
+
+/* The points as [[step, loss], ...] in `parent`; stretches without a row have none. */
+static void report_line_json(report_run *r, json_t *parent, const char *key, const report_line_sums *l)
+{
+    json_t *points = report_inner(r, parent, key, json_array());
+    for (int i = 0; i < REPORT_POINTS; i++)
+        if (l->n[i] > 0)
+            report_push(r, points, json_pack("[o,o]", report_real(l->step[i] / (double)l->n[i]),
+                                             report_real(l->loss[i] / (double)l->n[i])));
+}
+
+static void report_validation(report_curve_sums *s, hbk_int bucket, double step, double loss)
+{
+    report_line_add(&s->val, bucket, step, loss);
+    if (s->n_val++ == 0) s->val_first = loss;
+    if (s->n_val == 1 || loss < s->val_best) {
+        s->val_best = loss;
+        s->val_best_step = step;
+    }
+    s->val_last = loss;
+}
 
 static void report_metric_row(report_run *r, json_t *row, void *ctx)
 {
     (void)r;
     report_curve_sums *s = (report_curve_sums *)ctx;
+    const json_t *val = json_object_get(row, "val_loss");
     double loss = json_number_value(json_object_get(row, "loss"));
+    double step = json_number_value(json_object_get(row, "step"));
     hbk_int i = s->at++, bucket = i * s->buckets / s->rows;
-    s->loss[bucket] += loss;
-    s->step[bucket] += json_number_value(json_object_get(row, "step"));
-    s->n[bucket]++;
+    report_line_add(&s->train, bucket, step, loss);
+    if (json_is_number(val)) report_validation(s, bucket, step, json_number_value(val));
     s->tokens += json_number_value(json_object_get(row, "tokens"));
     if (i == 0) s->first = loss;
     if (i >= s->rows - s->rows / 10 - 1) { /* the last tenth, and one step at least */
@@ -430,10 +469,13 @@ static bool report_model(report_run *r, const char *name, hbk_error *err)
     report_set(r, m, "loss_first", report_real(rows > 0 ? s.first : (double)NAN));
     report_set(r, m, "loss_last", report_real(s.last_n > 0 ? s.last / s.last_n : (double)NAN));
     report_model_data(r, m, name);
-    json_t *curve = report_inner(r, m, "curve", json_array());
-    for (hbk_int i = 0; i < s.buckets; i++) {
-        double n = s.n[i] > 0 ? (double)s.n[i] : (double)NAN;
-        report_push(r, curve, json_pack("[o,o]", report_real(s.step[i] / n), report_real(s.loss[i] / n)));
+    report_line_json(r, m, "curve", &s.train);
+    if (s.n_val > 0) {
+        report_set(r, m, "val_first", report_real(s.val_first));
+        report_set(r, m, "val_last", report_real(s.val_last));
+        report_set(r, m, "val_best", report_real(s.val_best));
+        report_set(r, m, "val_best_step", report_real(s.val_best_step));
+        report_line_json(r, m, "val_curve", &s.val);
     }
     return report_model_time(r, m, name, err);
 }
@@ -615,15 +657,17 @@ static void report_warn_tags(report_run *r, json_t *warnings)
     const json_t *options = json_object_get(r->report, "options");
     const char *seed = report_string(options, "tag_seed"), *web = report_string(options, "tag_web");
     if (*seed && strcmp(seed, web) == 0)
-        report_push(r, warnings,
-                    json_string("Seed and curated pairs carry the same tag: the models cannot tell them apart."));
+        report_push(
+            r, warnings,
+            json_string("Seed and curated pairs carry the same tag: the models cannot tell them apart."));
 }
 
 /* A seed of which much was left out is a smaller seed than its owner thinks. */
 static void report_warn_too_long(report_run *r, json_t *warnings)
 {
     const json_t *m0 = report_find(json_object_get(r->report, "models"), "model", "m0");
-    hbk_int used = report_int(m0, "examples") + report_int(m0, "validation"), out = report_int(m0, "too_long");
+    hbk_int used = report_int(m0, "examples") + report_int(m0, "validation"),
+            out = report_int(m0, "too_long");
     char line[320];
     if (10 * out <= used + out) return;
     snprintf(line, sizeof line,
@@ -1009,6 +1053,36 @@ static void report_axes(hbk_text *t, const report_frame *f)
                         CURVE_Y + CURVE_H + 17, report_count((hbk_int)v).s);
 }
 
+/* The validations, joined, with a ring around the lowest: the weights of that step were kept. */
+static void report_curve_validation(hbk_text *t, const json_t *m, const report_frame *f)
+{
+    const json_t *curve = json_object_get(m, "val_curve");
+    size_t n = json_array_size(curve);
+    report_line(t, f, curve, 0, "val");
+    for (size_t i = 0; i < n && n <= 30; i++)
+        hbk_text_printf(t, "<circle class=\"dot\" cx=\"%.1f\" cy=\"%.1f\" r=\"2\"/>\n",
+                        report_curve_x(f, report_point(curve, i, 0)),
+                        report_curve_y(f, report_point(curve, i, 1)));
+    hbk_text_printf(t, "<circle class=\"ring\" cx=\"%.1f\" cy=\"%.1f\" r=\"5\"/>\n",
+                    report_curve_x(f, json_number_value(json_object_get(m, "val_best_step"))),
+                    report_curve_y(f, json_number_value(json_object_get(m, "val_best"))));
+}
+
+/* The figures at the ends of the lines, apart from each other. */
+static void report_curve_ends(hbk_text *t, const json_t *m, const report_frame *f, double x)
+{
+    const json_t *last = json_object_get(m, "loss_last"), *val = json_object_get(m, "val_last");
+    double y = report_curve_y(f, json_number_value(last)), v = report_curve_y(f, json_number_value(val));
+    hbk_text_printf(t, "<circle class=\"end\" cx=\"%.1f\" cy=\"%.1f\" r=\"3\"/>\n", x, y);
+    if (val && fabs(v - y) < 14) { /* the upper one goes up */
+        double middle = (v + y) / 2;
+        y = middle + (y >= v ? 7 : -7);
+        v = 2 * middle - y;
+    }
+    report_label(t, x + 8, y + 4, "value", report_fixed(last, 2).s);
+    if (val) report_label(t, x + 8, v + 4, "value of-val", report_fixed(val, 2).s);
+}
+
 /* The loss curve of one model. Its scale of losses is that of all; its steps are its own. */
 static void report_curve(hbk_text *t, const json_t *m, const report_frame *shared)
 {
@@ -1018,19 +1092,20 @@ static void report_curve(hbk_text *t, const json_t *m, const report_frame *share
     f.steps = (double)report_int(m, "steps");
     f.steps = f.steps > 1 ? f.steps : 1;
     report_word steps = report_count(report_int(m, "steps"));
-    hbk_text_printf(t, "<figure>\n<figcaption><b>%s</b> %s steps%s</figcaption>\n",
+    hbk_text_printf(t, "<figure>\n<figcaption><b>%s</b> %s steps%s",
                     report_model_name(report_string(m, "model")).s, steps.s,
                     json_is_true(json_object_get(m, "done")) ? "" : ", not finished");
+    if (json_object_get(m, "val_curve"))
+        hbk_text_printf(t, ", best at %s", report_fixed(json_object_get(m, "val_best_step"), 0).s);
+    hbk_text_add(t, "</figcaption>\n");
     hbk_text_printf(t, "<svg viewBox=\"0 0 320 166\" role=\"img\" aria-label=\"loss from %s to %s\">\n",
                     report_fixed(json_object_get(m, "loss_first"), 2).s, report_fixed(last, 2).s);
     report_axes(t, &f);
     if (n > 0) {
-        double x = report_curve_x(&f, report_point(curve, n - 1, 0));
-        double y = report_curve_y(&f, json_number_value(last));
         report_line(t, &f, curve, 0, "raw");
         report_line(t, &f, curve, n / 10, "line");
-        hbk_text_printf(t, "<circle class=\"end\" cx=\"%.1f\" cy=\"%.1f\" r=\"3\"/>\n", x, y);
-        report_label(t, x + 8, y + 4, "value", report_fixed(last, 2).s);
+        if (json_object_get(m, "val_curve")) report_curve_validation(t, m, &f);
+        report_curve_ends(t, m, &f, report_curve_x(&f, report_point(curve, n - 1, 0)));
     }
     hbk_text_add(t, "</svg>\n</figure>\n");
 }
@@ -1238,10 +1313,13 @@ static void report_extra_section(hbk_text *t, const json_t *report)
 static void report_loss_section(hbk_text *t, const json_t *report)
 {
     const json_t *models = json_object_get(report, "models");
+    static const char *const lines[2] = {"curve", "val_curve"};
     report_frame f = {0, 1, 1};
-    for (size_t i = 0; i < json_array_size(models); i++) {
-        const json_t *curve = json_object_get(json_array_get(models, i), "curve");
+    bool validated = false;
+    for (size_t i = 0; i < 2 * json_array_size(models); i++) {
+        const json_t *curve = json_object_get(json_array_get(models, i / 2), lines[i % 2]);
         for (size_t k = 0; k < json_array_size(curve); k++) f.top = fmax(f.top, report_point(curve, k, 1));
+        validated = validated || (i % 2 == 1 && curve);
     }
     if (json_array_size(models) == 0) return;
     f.top = f.top > 0 ? f.top : 1;
@@ -1250,6 +1328,10 @@ static void report_loss_section(hbk_text *t, const json_t *report)
     report_section(t, "loss", "Losses in training",
                    "Mean negative log-likelihood of a target token, by step. The strong line is a running "
                    "mean, its figure the mean of the last tenth; all models have one scale.");
+    if (validated)
+        hbk_text_add(t, "<p class=\"about\">Where examples were held out for validation, the "
+                        "<span class=\"val-word\">line of this colour</span> is their loss, ringed where it "
+                        "is lowest: those weights are kept.</p>\n");
     hbk_text_add(t, "<div class=\"grid\">\n");
     for (size_t i = 0; i < json_array_size(models); i++) report_curve(t, json_array_get(models, i), &f);
     hbk_text_add(t, "</div>\n</section>\n");
@@ -1630,6 +1712,9 @@ static const char *const report_style[] = {
     "path.grid{stroke:var(--line)}\n",
     ".raw{stroke:var(--fill)}\n",
     ".line{stroke:var(--accent);stroke-width:2;stroke-linejoin:round}\n",
+    "path.val,.ring{fill:none;stroke:var(--warn);stroke-width:1.5;stroke-linejoin:round}\n",
+    ".dot,svg .of-val{fill:var(--warn)}\n",
+    ".val-word{color:var(--warn)}\n",
     ".end,.kept{fill:var(--accent)}\n",
     ".rest{fill:var(--fill)}\n",
     ".none{fill:none;stroke:var(--fill);stroke-dasharray:3 2}\n",

@@ -126,8 +126,9 @@ static int cmd_augment(cli *c)
     w.tag[0] = 0; /* the backward prompt carries none */
     if (ok && !w.tmpl)
         ok = hbk_fail(&c->err, HBK_ERROR_OPTION, "augment needs a template: --template plain at least");
-    ok = ok && cmd_wording(c, w.tmpl, "prompt", HBK_BACKWARD) &&
-         cmd_begin(c, out, cmd_options(c, &w, &o, corpus)) &&
+    ok = ok && cmd_wording(c, w.tmpl, "prompt", HBK_BACKWARD);
+    if (ok) cmd_warn_of_template(c, &w);
+    ok = ok && cmd_begin(c, out, cmd_options(c, &w, &o, corpus)) &&
          hbk_augment(w.tuned.model, w.tuned.adapter, w.tok, w.tmpl, &o, adapter ? adapter : "", corpus, out,
                      cli_watch(c), NULL, &c->err);
     if (!ok) cmd_drop_empty(out);
@@ -164,8 +165,9 @@ static void cmd_say_counts(const cli *c, const hbk_curate_counts *n, int k)
         const char *what = n->kept * 2 > n->n ? "more than 90 % were kept" : "fewer than 2 % were kept";
         const char *why = n->rated * 2 < n->n ? "Most ratings have no score that could be read"
                                               : "A rater that gives all pairs one score selects nothing";
-        const char *remedy = "look at the ratings, and try\n"
-                             "           --readout expected, --keep-share 0.2, more new tokens or a better rater";
+        const char *remedy =
+            "look at the ratings, and try\n"
+            "           --readout expected, --keep-share 0.2, more new tokens or a better rater";
         if (n->too_long * 2 > n->n) {
             why = "Most pairs do not fit into the context with the rubric around them";
             remedy = "try a shorter\n           --rubric, shorter segments, or a model with a longer context";
@@ -229,7 +231,9 @@ static int cmd_curate(cli *c)
     w.tag[0] = 0; /* nor does the rating prompt */
     if (ok && !w.tmpl)
         ok = hbk_fail(&c->err, HBK_ERROR_OPTION, "curate needs a template: --template plain at least");
-    ok = ok && cmd_wording(c, w.tmpl, "rubric", HBK_RATING) && cmd_rate_and_select(c, &w, &o, &counts);
+    ok = ok && cmd_wording(c, w.tmpl, "rubric", HBK_RATING);
+    if (ok) cmd_warn_of_template(c, &w);
+    ok = ok && cmd_rate_and_select(c, &w, &o, &counts);
     if (ok) cmd_say_counts(c, &counts, 0);
     if (ok && cli_has(c, "json")) ok = cli_print_json(hbk__counts_json(&counts), &c->err);
     cmd_close(&w);
@@ -359,8 +363,8 @@ static void cmd_say_unused(const cli *c, const char *dir)
         lead = ", ";
     }
     if (*lead == ',') cli_say(c, "\n");
-    long long out =
-        json_integer_value(json_object_get(json_object_get(json_object_get(run, "stages"), "m0"), "too_long"));
+    long long out = json_integer_value(
+        json_object_get(json_object_get(json_object_get(run, "stages"), "m0"), "too_long"));
     if (out) cli_say(c, "  of the seed %lld pairs do not fit into the context and were left out\n", out);
     json_decref(run);
 }
@@ -465,7 +469,9 @@ static int cmd_run(cli *c)
     cmd_warn_tags(&o);
     bool ok = cmd_open_model(c, &w) && cmd_open_template(c, &w, cli_text(c, "model")) &&
               cmd_wording(c, w.tmpl, "rubric", HBK_RATING) &&
-              cmd_wording(c, w.tmpl, "prompt", HBK_BACKWARD) && cmd_run_loop(c, &w, &o);
+              cmd_wording(c, w.tmpl, "prompt", HBK_BACKWARD);
+    if (ok) cmd_warn_of_template(c, &w);
+    ok = ok && cmd_run_loop(c, &w, &o);
     cmd_close(&w);
     return cli_end(c, ok);
 }
@@ -520,7 +526,7 @@ static int cmd_reproduce(cli *c)
     o.quick = cli_has(c, "quick");
     o.jobs = (int)cli_int(c, "jobs");
     o.stop = &cli_interrupted;
-    const char *list = cli_has(c, "worlds") ? cli_text(c, "worlds") : o.quick ? "10,11,12" : "10,11,12,13,14";
+    const char *list = cli_has(c, "worlds") ? cli_text(c, "worlds") : o.quick ? "20,21,22" : "20,21,22,23,24";
     int code = cmd_worlds(c, list, &o);
     if (code != CLI_DONE) return code;
     bool json = cli_has(c, "json");
@@ -537,16 +543,16 @@ static int cmd_reproduce(cli *c)
 static int cmd_report(cli *c)
 {
     const char *run = c->operands[0], *out = cli_text(c, "out");
-    char state[512], metrics[512];
+    char state[512], metrics[512], curves[1100];
     if (!hbk_dir_exists(run)) {
         hbk_fail_at(&c->err, HBK_ERROR_FILE, run, 0, "there is no such run folder");
         return cli_fail(c);
     }
     bool ok = hbk_path(state, run, "run.json", &c->err) && hbk_path(metrics, run, "metrics.jsonl", &c->err);
     bool tuned = ok && !hbk_file_exists(state) && hbk_file_exists(metrics);
-    ok = ok && (tuned ? tool_curve(run, out, &c->err) : tool_report(run, out, &c->err));
-    if (ok && out) printf("%s\n", out);
-    if (ok && !out) printf("%s/%s\n", run, tuned ? "loss.svg" : "report.html");
+    ok = ok && (tuned ? tool_curve(run, out, curves, &c->err) : tool_report(run, out, &c->err));
+    if (ok && (out || tuned)) printf("%s\n", tuned ? curves : out);
+    if (ok && !out && !tuned) printf("%s/report.html\n", run);
     return cli_end(c, ok);
 }
 

@@ -140,7 +140,7 @@ static const cli_flag cmd_keep_flags[] = {
     CLI_END};
 /* Of the adapter too, and no plain numbers: cmd_bind_lora reads them. */
 static const cli_flag cmd_lora_flags[] = {
-    {"rank-of", CLI_TEXT, "LIST", NULL, "ranks that differ: v_proj=8,lm_head=4", 0, 0, CLI_FREE},
+    {"rank-of", CLI_TEXT, "LIST", NULL, "ranks of targets that differ: v_proj=8", 0, 0, CLI_FREE},
     {"alpha-of", CLI_TEXT, "LIST", NULL, "alphas that differ, likewise", 0, 0, CLI_FREE},
     {"layers", CLI_TEXT, "A-B", "(all)", "adapt these layers alone, counted from 0", 0, 0, CLI_FREE},
     CLI_END};
@@ -175,8 +175,8 @@ static const cli_group cmd_loop_train_group = {
     "Training, of three stages: myx, the backward model; m0, the first model that rates; mt, M1 and later",
     cmd_train_flags, "myx m0 mt", cmd_train_defaults};
 static const cli_group cmd_lora_group = {"Which weights LoRA adapts", cmd_lora_flags, NULL, NULL};
-static const cli_group cmd_loop_lora_group = {"Which weights LoRA adapts, of the three stages", cmd_lora_flags,
-                                              "myx m0 mt", NULL};
+static const cli_group cmd_loop_lora_group = {"Which weights LoRA adapts, of the three stages",
+                                              cmd_lora_flags, "myx m0 mt", NULL};
 static const cli_group cmd_keep_group = {"Selection", cmd_keep_flags, NULL, cmd_curate_defaults};
 static const cli_group cmd_curate_group = {"Curation", cmd_curate_flags, NULL, cmd_curate_defaults};
 static const cli_group cmd_corpus_group = {"Flags", cmd_corpus_flags, NULL, cmd_corpus_defaults};
@@ -187,15 +187,18 @@ static const cli_group cmd_corpus_group = {"Flags", cmd_corpus_flags, NULL, cmd_
 typedef struct cmd_world {
     hbk_model *base;
     hbk_tokenizer *tok;
-    hbk_tuned tuned;    /* the base where there is no --adapter */
-    hbk_template *tmpl; /* NULL: raw text */
-    hbk_use use;        /* what the adapter was trained for */
-    char tag[512];      /* what inference appends, or "" */
+    hbk_tuned tuned;       /* the base where there is no --adapter */
+    hbk_template *tmpl;    /* NULL: raw text */
+    hbk_template *trained; /* what the finetuned folder was trained with; NULL: it does not say */
+    const char *folder;    /* that one */
+    hbk_use use, learned;  /* what prompts are for; what the finetuned folder was trained for */
+    char tag[512];         /* what inference appends, or "" */
 } cmd_world;
 
 static void cmd_close(cmd_world *w)
 {
     hbk_template_free(w->tmpl);
+    hbk_template_free(w->trained);
     hbk_tuned_free(&w->tuned);
     hbk_tokenizer_free(w->tok);
     hbk_model_free(w->base);
@@ -256,7 +259,7 @@ static bool cmd_open_recipe(cli *c, cmd_world *w, const char *dir, char path[512
     if (!hbk_file_exists(path)) return true;
     json_t *recipe = hbk_json_read(path, &c->err);
     const char *use = json_string_value(json_object_get(recipe, "use"));
-    if (use && strcmp(use, "backward") == 0) w->use = HBK_BACKWARD;
+    if (use && strcmp(use, "backward") == 0) w->use = w->learned = HBK_BACKWARD;
     *has_template = json_is_object(json_object_get(recipe, "template"));
     json_decref(recipe);
     return recipe != NULL;
@@ -270,6 +273,8 @@ static bool cmd_open_template(cli *c, cmd_world *w, const char *dir)
     char recipe[512];
     bool trained;
     if (!cmd_open_recipe(c, w, dir, recipe, &trained)) return false;
+    w->folder = dir;
+    if (trained) w->trained = hbk_template_load(recipe, NULL, NULL); /* fails below, where it is needed */
     if (!name && trained) name = recipe;
     if (name && strcmp(name, "none") == 0) return true;
     w->tmpl = name ? hbk_template_load(name, NULL, &c->err)
@@ -283,6 +288,33 @@ static bool cmd_open(cli *c, cmd_world *w)
     const char *dir = cli_text(c, "adapter") ? cli_text(c, "adapter") : cli_text(c, "model");
     return cmd_open_model(c, w) && cmd_open_adapter(c, w) && cmd_open_template(c, w, dir) &&
            hbk_recipe_tag(w->tag, dir, &c->err);
+}
+
+static bool cmd_same_text(const hbk_template *a, const hbk_template *b, hbk_use use)
+{
+    return strcmp(hbk__template_text(a, use), hbk__template_text(b, use)) == 0;
+}
+
+/* A model that was finetuned in one template answers badly in another, and nothing shows why: so it is said.
+   Call it when the wordings are in their places. Names do not count, texts do; of the wordings that of the
+   backward prompt alone was trained. */
+static void cmd_warn_of_template(const cli *c, const cmd_world *w)
+{
+    static const char warning[] = "humpback: warning: %s was trained with template %s, and %s\n";
+    const hbk_template *then = w->trained, *now = w->tmpl;
+    char why[600] = "";
+    if (!then) return;
+    if (!now)
+        snprintf(why, sizeof why, "raw text is not what it learned: leave --template none out");
+    else if (!cmd_same_text(then, now, HBK_FORWARD) ||
+             strcmp(then->text[HBK__TEXT_REPLY], now->text[HBK__TEXT_REPLY]) != 0)
+        snprintf(why, sizeof why, "the prompts of --template %.200s differ from it: leave --template out",
+                 cli_text(c, "template"));
+    else if (w->learned == HBK_BACKWARD && !cmd_same_text(then, now, HBK_BACKWARD))
+        snprintf(why, sizeof why, "another wording of the backward prompt: leave %s out",
+                 cli_has(c, "template") ? "--template" : "--prompt");
+    if (why[0])
+        fprintf(stderr, warning, w->folder, hbk_template_name(then), why);
 }
 
 /* Puts the text of the file that flag `name` names in the place of a wording of the template. */
