@@ -29,9 +29,10 @@
      - seven more things are asked, made of those that the plain world asks: two facts at once, comparisons of
        two animals, and lists of two. Of each sort one is held out: no page, thread or seed pair asks it, but
        the corpus has texts that answer it, and the evaluation asks it;
-     - the forum rates all answers about a home, a food or looks, and no others: a rater has to carry over to
-       the other eleven things that are asked what it learned from three. If as much as one answer in 25 to
-       those is rated too, nearly all of them are rated well. */
+     - the forum rates all answers about a home, a food or looks, but one in a hundred of the others: to the
+       other eleven things that are asked a rater has to carry over what it learned from three. This is a
+       narrow place: with none of the others rated, it refuses most of what is right (and leaves too little to
+       learn from), with one in 25 it accepts nearly all. */
 
 #ifndef TINYWORLD_H_INCLUDED
 #define TINYWORLD_H_INCLUDED
@@ -329,15 +330,16 @@ typedef struct tiny_setting {
     int n_misled;                        /* rare animals of which the unlabelled corpus tells a rumour, */
     double rumour;                       /* on that share of their pages */
     unsigned rates;                      /* tasks, 1 << tiny_task, of which the forum rates answers, */
-    double rated;                        /* that share of them */
+    double rated[2];                     /* the share of the others that it rates, and of these */
     hbk_int web_tokens, steps, segments; /* the web, the steps on it, and the unlabelled corpus */
 } tiny_setting;
 
 enum { TINY__SIMPLE = 1 << TINY_TASK_HOME | 1 << TINY_TASK_FOOD | 1 << TINY_TASK_LOOK };
 static const tiny_setting tiny__levels[TINY_LEVELS] = {
-    {"plain", TINY_TASKS, TINY_PLAIN_KINDS, TINY__PLAIN_RULES, 0, 0, ~0u, 0.70, TINY_WEB_TOKENS, 1200,
+    {"plain", TINY_TASKS, TINY_PLAIN_KINDS, TINY__PLAIN_RULES, 0, 0, ~0u, {0, 0.70}, TINY_WEB_TOKENS, 1200,
      TINY_SEGMENTS},
-    {"hard", TINY_ALL_TASKS, TINY_KINDS, TINY__RULES, 9, 0.72, TINY__SIMPLE, 1.0, 1640000, 1600, 4000}};
+    {"hard", TINY_ALL_TASKS, TINY_KINDS, TINY__RULES, 9, 0.72, TINY__SIMPLE, {0.01, 1.0}, 1640000, 1600,
+     4000}};
 
 typedef struct tiny_world {
     uint64_t seed;
@@ -1271,7 +1273,7 @@ static inline hbk_int tiny_thread(const tiny_world *w, hbk_rng *r, char out[TINY
     tiny_question asked = kind == TINY_OFF ? tiny__misfit(w, r, about) : about;
     bool polite = tiny__chance(r, 0.15);
     bool rates = tiny_setting_of(w)->rates >> (int)asked.task & 1u;
-    bool rating = tiny__chance(r, rates ? tiny_setting_of(w)->rated : 0);
+    bool rating = tiny__chance(r, tiny_setting_of(w)->rated[rates]);
     tiny__words t, answer;
     t.n = answer.n = 0;
     tiny__say(&t, "question :", NULL);
