@@ -1082,7 +1082,8 @@ HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error 
        score     what leads to the digit of a rating: "Score:"
        next      what stands between two replies of a conversation: the end of the one and, with
                  {instruction}, the prompt of the other
-       system    the first prompt of a conversation, with {system}, what is said to the model in advance */
+       system    the first prompt of a conversation, with {system}, what is said to the model in advance
+       rewriting the whole prompt for a better output, with {instruction} and {output} */
 
 #define HBK_TAG_SEED "Answer in the style of an AI Assistant."
 #define HBK_TAG_WEB  "Answer with knowledge from web search."
@@ -1091,7 +1092,8 @@ typedef enum hbk_use {
     HBK_FORWARD,  /* instruction -> output */
     HBK_BACKWARD, /* output -> instruction */
     HBK_RATING,   /* (instruction, output) -> reasoning and score */
-    HBK_NEXT      /* instruction -> output, behind the text of a reply */
+    HBK_NEXT,     /* instruction -> output, behind the text of a reply */
+    HBK_REWRITING /* (instruction, output) -> a better output */
 } hbk_use;
 
 typedef struct hbk_span_text {
@@ -1105,17 +1107,18 @@ typedef struct hbk_span_text {
 
 typedef struct hbk_template hbk_template;
 /* Built in: "llama2" "llama3" "chatml" "plain"; anything else is a JSON file {"name","prompt","reply",
-   "backward"?,"rating"?,"score"?,"next"?,"system"?}, or one that holds such an object under "template". Where
-   "backward" or "rating" is absent, a wording of ours takes the place of {instruction} in "prompt"; where
-   "next" is, the end of "reply" and the prompt without its first {bos}; without "system" the template has no
-   place for one. Slots: {bos} {eos} {instruction} {output} {system}; other braces are text. */
+   "backward"?,"rating"?,"score"?,"next"?,"system"?,"rewriting"?}, or one that holds such an object under
+   "template". Where "backward", "rating" or "rewriting" is absent, a wording of ours takes the place of
+   {instruction} in "prompt"; where "next" is, the end of "reply" and the prompt without its first {bos};
+   without "system" the template has no place for one.
+   Slots: {bos} {eos} {instruction} {output} {system}; other braces are text. */
 HBK_DEF hbk_template *hbk_template_load(const char *name_or_path, hbk_allocator *alloc, hbk_error *err);
 /* The one for a model folder or GGUF file: its chat_template recognised by markers (an unknown one, Mistral's
    among them, is an error that names --template); llama2 where there is none. */
 HBK_DEF hbk_template *hbk_template_for_model(const char *model_path, hbk_allocator *alloc, hbk_error *err);
-/* Replaces the wording of the backward or rating prompt by a text with {output}, and {instruction} for
-   rating; it is put into the chat prompt, as an instruction would be, without the line breaks at its end.
-   A missing slot is an error, and the template stays as it was. */
+/* Replaces the wording of the backward, rating or rewriting prompt by a text with {output}, and {instruction}
+   for rating and rewriting; it is put into the chat prompt, as an instruction would be, without the line
+   breaks at its end. A missing slot is an error, and the template stays as it was. */
 HBK_DEF bool hbk_template_set(hbk_template *t, hbk_use use, const char *text, hbk_error *err);
 HBK_DEF void hbk_template_free(hbk_template *t);
 /* Writes the template, wordings that were set included, as a JSON file that hbk_template_load reads; the file
@@ -1123,7 +1126,7 @@ HBK_DEF void hbk_template_free(hbk_template *t);
 HBK_DEF bool hbk_template_save(const hbk_template *t, const char *path, hbk_error *err);
 HBK_DEF const char *hbk_template_name(const hbk_template *t);
 HBK_DEF const char *hbk_template_score(const hbk_template *t); /* what leads to a rating: "Score:" */
-/* Of all its strings but those for conversations, which neither training nor rating sees. */
+/* Of all its strings but those for conversations and rewriting, which neither training nor rating sees. */
 HBK_DEF uint64_t hbk_template_hash(const hbk_template *t);
 HBK_DEF bool hbk_template_has_system(const hbk_template *t);
 /* Fails if the vocabulary cannot spell the text of prompt and reply, and names --template plain. The
@@ -1471,9 +1474,47 @@ HBK_DEF bool hbk_corpus_add_file(hbk_corpus *c, const char *path, hbk_error *err
    that gives the counts all the same. */
 HBK_DEF bool hbk_corpus_finish(hbk_corpus *c, hbk_int *counts, hbk_error *err);
 
+/* Near-duplicates by MinHash (Broder 1997). One thread at a time.
+   threshold  Jaccard similarity, above 0 to 1, of two texts' sets of word n-grams from which the later one is
+              a duplicate
+   words      n; a text of fewer words is one n-gram
+   hashes     of a signature; with 128 a pair just at the threshold is missed once in a thousand times or less
+              often, and none is found wrongly: pairs that look alike are compared exactly
+   Memory for each text that stays: 8 bytes for each n-gram and some 60 for each band, of which there are 32
+   at a threshold of 0.7 and 14 at 0.9. */
+typedef struct hbk_dedup hbk_dedup;
+HBK_DEF hbk_dedup *hbk_dedup_new(double threshold, hbk_int words, hbk_int hashes, hbk_allocator *alloc,
+                                 hbk_error *err);
+/* Takes the next text, which has number 0, 1, 2 ... *like: -1, it stays; or the number of the one before it
+   that stayed and is most like it, of equals the first. *similarity: theirs; 0 where it stays. The only error
+   is memory; d can then only be freed. */
+HBK_DEF bool hbk_dedup_add(hbk_dedup *d, const char *text, hbk_int *like, double *similarity, hbk_error *err);
+HBK_DEF void hbk_dedup_free(hbk_dedup *d); /* NULL is fine */
+/* *similarity: the exact one of two texts. Errors: memory, words below 1. Thread safety: pure. */
+HBK_DEF bool hbk_similarity(const char *a, const char *b, hbk_int words, double *similarity,
+                            hbk_allocator *alloc, hbk_error *err);
+
+/* Texts of evaluations, and what shares a run of words with them: it must not be trained on (Brown et al.
+   2020, appendix C). One thread at a time.
+   words  of a run, 4 to 64; an evaluation text of fewer words is looked for whole, and one of fewer than 4,
+          which any text may hold, is not looked for */
+typedef struct hbk_holdout hbk_holdout;
+HBK_DEF hbk_holdout *hbk_holdout_new(hbk_int words, hbk_allocator *alloc, hbk_error *err);
+/* Adds a text; file and line say where it stands when it is found. */
+HBK_DEF bool hbk_holdout_add(hbk_holdout *h, const char *text, const char *file, hbk_int line,
+                             hbk_error *err);
+/* Adds every string of every row of a .jsonl file or of a .json file's array, at any depth, or every line of
+   another file. A file without a text of 4 words is an error. */
+HBK_DEF bool hbk_holdout_add_file(hbk_holdout *h, const char *path, hbk_error *err);
+/* *file, *line: the evaluation text that shares a run of words with this one, the shortest run first; *file
+   is NULL, and *line untouched, where none does. *file belongs to h. Errors: memory. */
+HBK_DEF bool hbk_holdout_find(hbk_holdout *h, const char *text, const char **file, hbk_int *line,
+                              hbk_error *err);
+HBK_DEF void hbk_holdout_free(hbk_holdout *h); /* NULL is fine */
+
 /* ==== 19  SELF-AUGMENTATION ================================================== [hbk_augment] */
 
-/* What both stages share. */
+/* What both stages, and rewriting, share. */
 typedef struct hbk_decode_options {
     hbk_sampling sampling;
     uint64_t seed;
@@ -1481,55 +1522,167 @@ typedef struct hbk_decode_options {
     hbk_int slots;      /* sequences decoded side by side                               32 */
     hbk_int max_length; /* cache per sequence in tokens; -1: the model's context      -1 */
 } hbk_decode_options;
-HBK_DEF hbk_decode_options hbk_augment_defaults(void); /* T 0.7, top-p 0.9, 256 new tokens */
+HBK_DEF hbk_decode_options hbk_decode_defaults(void); /* T 0.7, top-p 0.9, 256 new tokens */
+
+/* What is sorted out of the candidates when all are there; nothing, in the paper. */
+typedef struct hbk_sift_options {
+    double dedup;               /* similarity from which an instruction is a duplicate; 0: off         0 */
+    hbk_int dedup_words;        /* n of its word n-grams                                               2 */
+    hbk_int dedup_hashes;       /* of a signature                                                    128 */
+    const char *const *holdout; /* evaluation files, borrowed */
+    hbk_int n_holdout;          /* so many; 0: off                                                     0 */
+    hbk_int holdout_words;      /* of a run that gives a pair away                                    13 */
+} hbk_sift_options;
+
+typedef struct hbk_augment_options {
+    hbk_decode_options decode;
+    hbk_int candidates; /* instructions written for each text, of which the likeliest stays; above 1 needs a
+                           temperature                                                       1 */
+    hbk_int min_chars, max_chars; /* code points of an instruction                     3, 2000 */
+    double max_echo;              /* most of its runs of words that may stand in the text; 1: any     0.5 */
+    hbk_int echo_words;           /* words of such a run                                              6 */
+    bool keep_truncated;          /* judge what max_new cut off as if it were whole            false */
+    bool raw;                     /* no clean-up                                               false */
+    hbk_sift_options sift;        /* off */
+} hbk_augment_options;
+HBK_DEF hbk_augment_options hbk_augment_defaults(void);
+
+/* What becomes of a generated text: it is used, or why not. */
+#define HBK_FATES(X)                                                                                         \
+    X(OK, "ok")                                                                                              \
+    X(EMPTY, "empty")                                                                                        \
+    X(ECHO, "echo")           /* mostly words of the text */                                                 \
+    X(LEAK, "leak")           /* holds a marker of the template */                                           \
+    X(SHORT, "short")         /* fewer than min_chars */                                                     \
+    X(LONG, "long")           /* more than max_chars */                                                      \
+    X(TRUNCATED, "truncated") /* cut off by max_new or the context */                                        \
+    X(TOO_LONG, "too_long")   /* the prompt leaves no room: nothing was generated */                         \
+    X(DUPLICATE, "duplicate") /* much like an instruction before it */                                       \
+    X(CONTAMINATED, "contaminated") /* shares a run of words with an evaluation */
+typedef enum hbk_fate {
+#define HBK_X(name, text) HBK_FATE_##name,
+    HBK_FATES(HBK_X)
+#undef HBK_X
+        HBK_FATE_COUNT
+} hbk_fate;
+HBK_DEF const char *hbk_fate_name(hbk_fate f); /* "ok", "empty" ...: a row's "status" */
 
 /* For every row {"text","id"?} of `segments` one row of `out`: {"id","instruction","output","status",
-   "finish","prov"}. The backward model is (m, adapter). Continues a file that was cut off.
-   prov_adapter names the adapter in prov. */
+   "finish","prov"}; "raw", what the model said, where the clean-up changed it; and with several candidates
+   "picked", the number of the one that stayed, from 0, and "logprobs", the mean per token of each. prov is
+   {"model","adapter","template","template_hash","seed","candidates","temperature","top_p"}, prov_adapter
+   names the adapter there. The backward model is (m, adapter). Continues a file that was cut off; rows of
+   another input, or with another prov, are an error. */
 HBK_DEF bool hbk_augment(const hbk_model *m, const hbk_adapter *adapter, const hbk_tokenizer *tok,
-                         const hbk_template *t, const hbk_decode_options *o, const char *prov_adapter,
+                         const hbk_template *t, const hbk_augment_options *o, const char *prov_adapter,
                          const char *segments, const char *out, const hbk_progress *progress,
                          hbk_allocator *alloc, hbk_error *err);
-/* "ok", or why a generated instruction is not used: "empty" "echo" "leak" "short" "long" "truncated"
-   "too_long" (its text does not fit the context). */
-HBK_DEF const char *hbk_augment_status(const char *instruction, const char *output, hbk_finish finish,
-                                       const hbk_template *t, const hbk_tokenizer *tok);
+/* Adds the rows of a file to counts (HBK_FATE_COUNT) by the fate under `key`: "status" of what hbk_augment
+   wrote, "rewrite" of what hbk_rewrite wrote. A row without one counts as ok. Errors: the file, a value that
+   is no fate; counts are untouched then. */
+HBK_DEF bool hbk_fate_count(hbk_int *counts, const char *path, const char *key, hbk_allocator *alloc,
+                            hbk_error *err);
+/* Marks duplicates and what overlaps evaluations in a file of candidates: rows whose status is ok get that of
+   their fate, and "duplicate_of" (an id) and "similarity", or "overlaps" ("FILE:LINE"). Marks of an earlier
+   call are taken off first. out may be the same file; it is complete or as it was. hbk_augment does this in
+   the end. Errors: the files, options out of range, memory. */
+HBK_DEF bool hbk_sift(const hbk_sift_options *o, const char *candidates, const char *out,
+                      hbk_allocator *alloc, hbk_error *err);
+/* What an instruction says without the labels, marks and white space around it: returns where that begins in
+   s[0..*n-1] and shortens *n. Thread safety: pure. */
+HBK_DEF const char *hbk_augment_clean(const char *s, size_t *n);
+/* *fate of an instruction, cleaned or not, for the text `output`, under o's bounds. Errors: memory. */
+HBK_DEF bool hbk_augment_judge(hbk_fate *fate, const char *instruction, const char *output, hbk_finish finish,
+                               const hbk_augment_options *o, const hbk_template *t, const hbk_tokenizer *tok,
+                               hbk_allocator *alloc, hbk_error *err);
+
+HBK_DEF hbk_decode_options hbk_rewrite_defaults(void); /* T 0.7, top-p 0.9, 1024 new tokens */
+/* For every row {"instruction","output","id"?} of `pairs`, but those whose "status" is not ok, the same row
+   in `out`, its output rewritten by (m, adapter) for its instruction: "original" is the output as it was,
+   "rewrite" the fate of the new one. Where that is empty, truncated, too_long or a leak, the output stays
+   and there is no "original". prov_adapter is named in "prov", as hbk_augment's is, with the hash of the
+   wording. Continues a file that was cut off. */
+HBK_DEF bool hbk_rewrite(const hbk_model *m, const hbk_adapter *adapter, const hbk_tokenizer *tok,
+                         const hbk_template *t, const hbk_decode_options *o, const char *prov_adapter,
+                         const char *pairs, const char *out, const hbk_progress *progress,
+                         hbk_allocator *alloc, hbk_error *err);
 
 /* ==== 20  SELF-CURATION ====================================================== [hbk_curate] */
 
 typedef enum hbk_readout { HBK_READOUT_TEXT, HBK_READOUT_EXPECTED } hbk_readout;
+typedef enum hbk_vote { HBK_VOTE_MEAN, HBK_VOTE_MEDIAN } hbk_vote;
+/* What pairs are selected by; several may be added up. */
+enum {
+    HBK_SIGNAL_RATING = 1,    /* the paper's */
+    HBK_SIGNAL_IFD = 2,       /* instruction-following difficulty (Li et al. 2023, arXiv 2308.12032) */
+    HBK_SIGNAL_ROUND_TRIP = 4 /* log-likelihood of the instruction under the backward model */
+};
 typedef struct hbk_curate_options {
     hbk_decode_options decode; /* greedy, 512 new tokens */
     hbk_readout readout;       /* HBK_READOUT_TEXT */
-    hbk_int votes;             /* ratings per pair, averaged; above 1 needs a temperature     1 */
+    hbk_int votes;             /* ratings per pair; above 1 needs a temperature               1 */
+    hbk_vote vote;             /* what several come to: HBK_VOTE_MEAN */
+    hbk_int retries;           /* how often a reply without a score is sampled anew           0 */
+    unsigned signals;          /* HBK_SIGNAL_RATING */
+    const hbk_model *backward; /* of round_trip, with its adapter; borrowed                   NULL */
+    const hbk_adapter *backward_adapter;
     double keep;               /* least score that is kept                                    4.5 */
+    hbk_int keep_top;          /* if above 0: so many of the best instead                     0 */
     double keep_share;         /* if above 0: the best share of the rated pairs instead       0 */
 } hbk_curate_options;
 HBK_DEF hbk_curate_options hbk_curate_defaults(void);
 
 /* The rating in a model's reply: the last "Score:" (any case, a word of its own, a blank before the colon and
-   bold marks allowed) followed by a number from 1 to 5, "4/5" and "4.5" included. A range, another scale, or
-   a last label without a number give NAN, like a reply without any label: never a default. */
+   bold marks allowed) followed by a number from 1 to 5, "4/5" and "4.5" included. A range, another scale, a
+   number in words, or a last label without a number give NAN, like a reply without any label: never a
+   default. */
 HBK_DEF double hbk_rating_parse(const char *reply);
 
 /* Counts of one curation; kept / n is what decision makers look at. */
 typedef struct hbk_curate_counts {
     hbk_int n, rated, unparsable, truncated, too_long, kept;
     hbk_int histogram[5]; /* scores rounded to 1 .. 5 */
-    double threshold;     /* the least score that was kept */
+    double threshold;     /* the least value that was kept; NAN where the order is of several signals */
     bool collapsed;       /* fewer than 2 % or more than 90 % of n kept */
+    hbk_int retried;      /* pairs of which a reply was sampled anew */
+    hbk_int ranked;       /* pairs that have all that they are selected by */
+    hbk_int unhelpful;    /* not among them: by the IFD the instruction is of no use to the output */
 } hbk_curate_counts;
 
-/* Rates every candidate whose status is "ok" into `ratings` ({"id","score","status","readout","votes",
-   "text","prov"}); continues a file that was cut off. */
+/* Rates every candidate whose status is "ok" into `ratings`; continues a file that was cut off. A row is
+   {"id","score","status","readout","votes","mean"?,"median"?,"spread"?,"retries","text","ifd"?,
+   "round_trip"?,"rater","prov"}:
+       votes       each rating, null where there is none; mean, median and sample deviation of several
+       score       of those that can be read the mean, or the median; else null, and status says why:
+                   "unparsable" "truncated" "too_long"
+       retries     replies that were sampled anew, at the decoding's temperature or 0.7 where that is greedy
+       ifd         loss of the output after the instruction over that of the output alone
+       round_trip  mean log-likelihood of the instruction's tokens after the output
+       rater       hash of model and adapter
+   Without HBK_SIGNAL_RATING nothing is generated, and the read-out is "none".
+   Errors: ids that are not unique; a vocabulary that cannot spell a digit, for the expected read-out; ratings
+   in the file that another model, rubric, seed or read-out made. */
 HBK_DEF bool hbk_rate(const hbk_model *m, const hbk_adapter *adapter, const hbk_tokenizer *tok,
                       const hbk_template *t, const hbk_curate_options *o, const char *prov_adapter,
                       const char *candidates, const char *ratings, const hbk_progress *progress,
                       hbk_allocator *alloc, hbk_error *err);
-/* Keeps the best: candidates + ratings -> curated ({"id","instruction","output","score","source":"aug"}).
-   A curated set may be empty: that is not an error here. */
+/* Keeps the best: candidates + ratings -> curated ({"id","instruction","output","score"?,"source":"aug"}), in
+   file order; of equals the earlier. The order is that of the score, of the highest IFD below 1 (from 1 on
+   the instruction is of no use), of the highest round_trip; or of the sum of a pair's ranks in several.
+   Without the rating, or with several signals, keep_top or keep_share is needed. A curated set may be empty:
+   that is not an error here. */
 HBK_DEF bool hbk_select(const hbk_curate_options *o, const char *candidates, const char *ratings,
                         const char *curated, hbk_curate_counts *counts, hbk_allocator *alloc, hbk_error *err);
+
+/* A selection against labels by people, rows {"id","good"} or {"id","score"}, where 4.5 and more is good. */
+typedef struct hbk_agreement {
+    hbk_int n, good, kept, both; /* labelled pairs that were rated; of them good, kept, good and kept */
+    hbk_int unknown;             /* labels of no rated pair */
+    double precision, recall;    /* NAN where a denominator is 0 */
+} hbk_agreement;
+/* Errors: a row of another form, an id that is labelled twice, no label of any rated pair. */
+HBK_DEF bool hbk_agree(const char *labels, const char *ratings, const char *curated, hbk_agreement *a,
+                       hbk_allocator *alloc, hbk_error *err);
 
 /* ==== 21  THE LOOP =========================================================== [hbk_loop_run] */
 
@@ -1547,8 +1700,10 @@ typedef struct hbk_loop_options {
     double validation_share;        /* of every model's examples, held out; 0: none */
     hbk_int max_length;             /* longest example and prompt in tokens; -1: the model's context */
     hbk_train_options myx, m0, mt;  /* backward model, M0, M1 and later */
-    hbk_decode_options augment;
+    hbk_augment_options augment;
     hbk_curate_options curate;
+    bool rewrite;                   /* the model that has curated writes the kept outputs anew   false */
+    hbk_decode_options rewriting;   /* how */
     /* curation k keeps a score of keep[k-1], or the best keep_share[k-1]; where both are 0, as the curation
        before it, and the first as `curate` says */
     double keep[HBK_ITERATIONS], keep_share[HBK_ITERATIONS];
@@ -13253,11 +13408,12 @@ enum {
     HBK__TEXT_SCORE,
     HBK__TEXT_NEXT,
     HBK__TEXT_SYSTEM, /* alone may be NULL */
+    HBK__TEXT_REWRITING,
     HBK__N_TEXTS
 };
 
-static const char *const hbk__text_keys[HBK__N_TEXTS] = {"name",   "prompt", "reply", "backward",
-                                                         "rating", "score",  "next",  "system"};
+static const char *const hbk__text_keys[HBK__N_TEXTS] = {
+    "name", "prompt", "reply", "backward", "rating", "score", "next", "system", "rewriting"};
 
 struct hbk_template {
     hbk_allocator *alloc;
@@ -13310,6 +13466,12 @@ static const char hbk__rating_wording[] =
     "written, logical, engaging, and no sentence that does not belong.\n"
     "First give a brief reasoning for your rating. Then write \"Score: <rating>\" as the last line.\n\n"
     "{instruction}\n{output}";
+
+static const char hbk__rewriting_wording[] =
+    "Below are an instruction and a text that was found for it. Rewrite the text as the answer of a "
+    "knowledgeable assistant to the instruction: keep what it says, leave out what does not answer the "
+    "instruction, bring the rest into a clear order, and add nothing of your own. Write the answer and "
+    "nothing else.\n\n{instruction}\n\n{output}";
 
 /* A copy of n bytes, NUL-terminated. */
 static char *hbk__copy_text(hbk_allocator *alloc, const char *s, size_t n, hbk_error *err)
@@ -13368,8 +13530,8 @@ static bool hbk__check_slots(const char *text, const char *name, int key, hbk_er
 {
     bool expected[HBK__N_TEMPLATE_SLOTS] = {false};
     expected[HBK__SLOT_INSTRUCTION] = key != HBK__TEXT_REPLY && key != HBK__TEXT_BACKWARD;
-    expected[HBK__SLOT_OUTPUT] =
-        key == HBK__TEXT_REPLY || key == HBK__TEXT_BACKWARD || key == HBK__TEXT_RATING;
+    expected[HBK__SLOT_OUTPUT] = key == HBK__TEXT_REPLY || key == HBK__TEXT_BACKWARD ||
+                                 key == HBK__TEXT_RATING || key == HBK__TEXT_REWRITING;
     expected[HBK__SLOT_SYSTEM] = key == HBK__TEXT_SYSTEM;
     hbk__template_piece p;
     int found[HBK__N_TEMPLATE_SLOTS] = {0}, spans = 1; /* the tag */
@@ -13414,10 +13576,13 @@ static char *hbk__compose(const hbk_template *t, const char *wording, size_t n, 
 HBK_DEF bool hbk_template_set(hbk_template *t, hbk_use use, const char *text, hbk_error *err)
 {
     const char *name = t->text[HBK__TEXT_NAME];
-    if (use != HBK_BACKWARD && use != HBK_RATING)
+    if (use != HBK_BACKWARD && use != HBK_RATING && use != HBK_REWRITING)
         return hbk_fail(err, HBK_ERROR_OPTION,
-                        "template %s: only the backward and the rating prompt can be reworded", name);
-    int slot = use == HBK_BACKWARD ? HBK__TEXT_BACKWARD : HBK__TEXT_RATING;
+                        "template %s: only the backward, the rating and the rewriting prompt can be reworded",
+                        name);
+    int slot = use == HBK_BACKWARD ? HBK__TEXT_BACKWARD
+               : use == HBK_RATING ? HBK__TEXT_RATING
+                                   : HBK__TEXT_REWRITING;
     size_t n = strlen(text);
     while (n > 0 && (text[n - 1] == '\n' || text[n - 1] == '\r')) n--; /* editors end a file with one */
     char *whole = hbk__compose(t, text, n, err);
@@ -13485,6 +13650,8 @@ static hbk_template *hbk__template_new(const char *texts[HBK__N_TEXTS], hbk_allo
     if (ok && !t->text[HBK__TEXT_BACKWARD])
         ok = hbk_template_set(t, HBK_BACKWARD, hbk__backward_wording, err);
     if (ok && !t->text[HBK__TEXT_RATING]) ok = hbk_template_set(t, HBK_RATING, hbk__rating_wording, err);
+    if (ok && !t->text[HBK__TEXT_REWRITING])
+        ok = hbk_template_set(t, HBK_REWRITING, hbk__rewriting_wording, err);
     if (ok && !t->text[HBK__TEXT_NEXT])
         ok = hbk__derive_next(t, err) &&
              hbk__check_slots(t->text[HBK__TEXT_NEXT], texts[HBK__TEXT_NAME], HBK__TEXT_NEXT, err);
@@ -13506,7 +13673,7 @@ static hbk_template *hbk__template_from_json(const json_t *object, const char *f
         if (i == HBK__N_TEXTS || !value) { /* a misspelt "rating" must not fall back to ours */
             hbk_fail_at(err, HBK_ERROR_FORMAT, file, 0,
                         "\"%s\" %s: a template is an object of strings \"name\", \"prompt\", \"reply\", "
-                        "\"backward\", \"rating\", \"score\", \"next\", \"system\"",
+                        "\"backward\", \"rating\", \"score\", \"next\", \"system\", \"rewriting\"",
                         key, i == HBK__N_TEXTS ? "is unknown" : "is no string");
             return NULL;
         }
@@ -13629,10 +13796,11 @@ HBK_DEF bool hbk_template_has_system(const hbk_template *t)
 /* The prompt of a use, as the template spells it. */
 static const char *hbk__template_text(const hbk_template *t, hbk_use use)
 {
-    return t->text[use == HBK_FORWARD    ? HBK__TEXT_PROMPT
-                   : use == HBK_BACKWARD ? HBK__TEXT_BACKWARD
-                   : use == HBK_NEXT     ? HBK__TEXT_NEXT
-                                         : HBK__TEXT_RATING];
+    return t->text[use == HBK_FORWARD     ? HBK__TEXT_PROMPT
+                   : use == HBK_BACKWARD  ? HBK__TEXT_BACKWARD
+                   : use == HBK_NEXT      ? HBK__TEXT_NEXT
+                   : use == HBK_REWRITING ? HBK__TEXT_REWRITING
+                                          : HBK__TEXT_RATING];
 }
 
 HBK_DEF uint64_t hbk_template_hash(const hbk_template *t)
@@ -15776,7 +15944,18 @@ HBK_DEF void hbk_tuned_free(hbk_tuned *t)
    Source: Li et al. 2023, section 2.1 and appendix E (600 to 3,000 characters, headers, Jaccard). The paper
    gives neither n nor the threshold: 3 words and 0.6 are ours, and so is the list of navigation words beyond
    its four examples. Lengths are in code points. Nothing is normalised: a kept text is a piece of the
-   document, byte for byte, without the white space at its ends. */
+   document, byte for byte, without the white space at its ends.
+
+   Two more sieves, for what is made of the texts, both off in the paper. Near-duplicates: with a random order
+   h_j on all n-grams, two sets share their least element with probability J(A, B), so K such minima are a
+   short likeness of a text. K = bands * rows; texts of J that agree in all rows of some band,
+
+       P = 1 - (1 - J^rows)^bands
+
+   are compared exactly. rows is the largest number at which J = threshold is missed, 1 - P, at most once in
+   a thousand. Source: Broder 1997, "On the resemblance and containment of documents". Evaluation texts: a
+   text that shares a run of 13 words with one is contaminated. Source: Brown et al. 2020, arXiv 2005.14165,
+   appendix C, which besides spares runs that are found often; here none is spared. */
 
 HBK_DEF hbk_corpus_options hbk_corpus_defaults(void)
 {
@@ -15801,43 +15980,95 @@ HBK_DEF const char *hbk_drop_name(hbk_drop d)
     return "unknown reason";
 }
 
-/* 18.1  A set of 64-bit hashes: open addressing, 0 marks a free place */
+/* 18.1  A set of 64-bit hashes or, valued, a map to numbers: open addressing, 0 marks a free place */
 
 typedef struct hbk__hash_set {
     hbk_allocator *alloc;
+    bool valued; /* set this first */
     uint64_t *slots;
-    hbk_int n, cap; /* cap is a power of two */
+    hbk_int *values; /* of a map */
+    hbk_int n, cap;  /* cap is a power of two */
 } hbk__hash_set;
 
-static uint64_t *hbk__hash_place(uint64_t *slots, hbk_int cap, uint64_t h)
+static hbk_int hbk__hash_place(const uint64_t *slots, hbk_int cap, uint64_t h)
 {
     uint64_t mask = (uint64_t)cap - 1, i = (h ^ (h >> 32)) & mask;
     while (slots[i] && slots[i] != h) i = (i + 1) & mask;
-    return &slots[i];
+    return (hbk_int)i;
+}
+
+static void hbk__hash_free(hbk__hash_set *s)
+{
+    hbk_free(s->alloc, s->slots);
+    hbk_free(s->alloc, s->values);
+}
+
+/* Twice the room. */
+static bool hbk__hash_grow(hbk__hash_set *s, hbk_error *err)
+{
+    hbk__hash_set to = *s;
+    to.cap = s->cap ? 2 * s->cap : 64;
+    to.slots = HBK__NEW(s->alloc, uint64_t, to.cap, err);
+    to.values = to.slots && s->valued ? HBK__NEW(s->alloc, hbk_int, to.cap, err) : NULL;
+    if (!to.slots || (s->valued && !to.values)) {
+        hbk_free(s->alloc, to.slots);
+        return false;
+    }
+    for (hbk_int i = 0; i < s->cap; i++) {
+        if (!s->slots[i]) continue;
+        hbk_int place = hbk__hash_place(to.slots, to.cap, s->slots[i]);
+        to.slots[place] = s->slots[i];
+        if (s->valued) to.values[place] = s->values[i];
+    }
+    hbk__hash_free(s);
+    *s = to;
+    return true;
+}
+
+/* The place of h, which is added; -1 on failure. *had says whether it was there already. */
+static hbk_int hbk__hash_put(hbk__hash_set *s, uint64_t h, bool *had, hbk_error *err)
+{
+    if (h == 0) h = 1;
+    if (2 * (s->n + 1) > s->cap && !hbk__hash_grow(s, err)) return -1; /* half full: few collisions */
+    hbk_int i = hbk__hash_place(s->slots, s->cap, h);
+    *had = s->slots[i] == h;
+    s->n += !*had;
+    s->slots[i] = h;
+    return i;
 }
 
 /* Adds h; *had says whether it was there already. */
 static bool hbk__hash_add(hbk__hash_set *s, uint64_t h, bool *had, hbk_error *err)
 {
-    if (h == 0) h = 1;
-    if (2 * (s->n + 1) > s->cap) { /* at most half full: few collisions */
-        hbk_int cap = s->cap ? 2 * s->cap : 64;
-        uint64_t *slots = HBK__NEW(s->alloc, uint64_t, cap, err);
-        if (!slots) return false;
-        for (hbk_int i = 0; i < s->cap; i++)
-            if (s->slots[i]) *hbk__hash_place(slots, cap, s->slots[i]) = s->slots[i];
-        hbk_free(s->alloc, s->slots);
-        s->slots = slots;
-        s->cap = cap;
-    }
-    uint64_t *place = hbk__hash_place(s->slots, s->cap, h);
-    *had = *place == h;
-    s->n += !*had;
-    *place = h;
-    return true;
+    return hbk__hash_put(s, h, had, err) >= 0;
 }
 
-/* 18.2  Repetition */
+/* The value of h in a map, to be read and set until the next call: -1 where it is new. NULL on failure. */
+static hbk_int *hbk__hash_at(hbk__hash_set *s, uint64_t h, hbk_error *err)
+{
+    bool had;
+    hbk_int i = hbk__hash_put(s, h, &had, err);
+    if (i < 0) return NULL;
+    if (!had) s->values[i] = -1;
+    return &s->values[i];
+}
+
+/* The value of h in a map; NULL if there is none. */
+static const hbk_int *hbk__hash_find(const hbk__hash_set *s, uint64_t h)
+{
+    if (h == 0) h = 1;
+    hbk_int i = s->cap ? hbk__hash_place(s->slots, s->cap, h) : 0;
+    return s->cap && s->slots[i] ? &s->values[i] : NULL;
+}
+
+/* Whether h was added. */
+static bool hbk__hash_has(const hbk__hash_set *s, uint64_t h)
+{
+    if (h == 0) h = 1;
+    return s->cap && s->slots[hbk__hash_place(s->slots, s->cap, h)] == h;
+}
+
+/* 18.2  Words, and runs of them */
 
 static bool hbk__is_word_byte(char c)
 {
@@ -15849,6 +16080,85 @@ static char hbk__lower(char c)
 {
     return c >= 'A' && c <= 'Z' ? (char)(c + 32) : c;
 }
+
+/* What a character is to the words around it. Quotes, dashes and blanks beyond ASCII end a word like those in
+   it; the ideographs and kana of scripts without blanks are words each. */
+typedef enum hbk__word_part { HBK__WORD_NONE, HBK__WORD_LETTER, HBK__WORD_WHOLE } hbk__word_part;
+static hbk__word_part hbk__part_of(int32_t cp)
+{
+    if (cp >= 0 && cp < 0x80) return hbk__is_word_byte((char)cp) ? HBK__WORD_LETTER : HBK__WORD_NONE;
+    if ((cp >= 0x80 && cp < 0xc0) || (cp >= 0x2000 && cp < 0x2070) || (cp >= 0x3000 && cp < 0x3040) ||
+        (cp >= 0xff00 && cp < 0xff10))
+        return HBK__WORD_NONE;
+    bool whole = (cp >= 0x2e80 && cp < 0xa000) || (cp >= 0xf900 && cp < 0xfb00) || cp >= 0x20000;
+    return whole ? HBK__WORD_WHOLE : HBK__WORD_LETTER;
+}
+
+/* The next word of s[*at..n-1] as a hash of its bytes, capitals of ASCII made small; false at the end. */
+static bool hbk__next_word(const char *s, size_t n, size_t *at, uint64_t *word)
+{
+    uint64_t h = 0;
+    bool any = false;
+    while (*at < n) {
+        int32_t cp;
+        size_t len = hbk_utf8_decode(s + *at, n - *at, &cp);
+        hbk__word_part part = hbk__part_of(cp);
+        if (any && part != HBK__WORD_LETTER) break;
+        if (part != HBK__WORD_NONE) {
+            char c = hbk__lower(s[*at]);
+            h = len == 1 ? hbk_hash(h, &c, 1) : hbk_hash(h, s + *at, len);
+            any = true;
+        }
+        *at += len;
+        if (part == HBK__WORD_WHOLE) break;
+    }
+    *word = h;
+    return any;
+}
+
+/* Hashes in a row, grown by hbk__word_runs; the caller frees data. */
+typedef struct hbk__hashes {
+    uint64_t *data;
+    hbk_int n, cap;
+} hbk__hashes;
+
+/* Appends the hashes of s's words, one each. */
+static bool hbk__words(hbk__hashes *out, const char *s, size_t n, hbk_allocator *alloc, hbk_error *err)
+{
+    uint64_t word;
+    hbk_int from = out->n;
+    for (size_t at = 0; hbk__next_word(s, n, &at, &word);) {
+        void *data = out->data;
+        if (!hbk__reserve(alloc, &data, &out->cap, out->n + 1, sizeof word, err)) {
+            out->n = from;
+            return false;
+        }
+        out->data = (uint64_t *)data;
+        out->data[out->n++] = word;
+    }
+    return true;
+}
+
+/* Makes runs of k words of n words, in place and in order; returns their number. Fewer than k words are one
+   run, of them all. */
+static hbk_int hbk__runs(uint64_t *words, hbk_int n, hbk_int k)
+{
+    hbk_int runs = n > k ? n - k + 1 : n > 0, size = HBK__MIN(n, k);
+    for (hbk_int i = 0; i < runs; i++) words[i] = hbk_hash(0, words + i, (size_t)size * sizeof *words);
+    return runs;
+}
+
+/* Sorts n hashes, drops doubles, and returns how many are left. */
+static hbk_int hbk__sort_hashes(uint64_t *h, hbk_int n)
+{
+    hbk_int to = 0;
+    if (n > 1) qsort(h, (size_t)n, sizeof *h, hbk__by_hash);
+    for (hbk_int i = 0; i < n; i++)
+        if (to == 0 || h[to - 1] != h[i]) h[to++] = h[i];
+    return to;
+}
+
+/* 18.3  Repetition */
 
 /* |A and B| / |A or B| of two sorted sets without doubles. */
 static double hbk__jaccard(const uint64_t *a, hbk_int n_a, const uint64_t *b, hbk_int n_b)
@@ -15870,8 +16180,7 @@ static double hbk__jaccard(const uint64_t *a, hbk_int n_a, const uint64_t *b, hb
 
 /* The sentences of a text as sets of 3-grams. */
 typedef struct hbk__grams {
-    uint64_t *data;
-    hbk_int n, cap;
+    hbk__hashes runs;
     hbk_int *start; /* (n_sets + 1) */
     hbk_int n_sets, cap_sets;
 } hbk__grams;
@@ -15881,40 +16190,18 @@ enum { HBK__GRAM = 3, HBK__MIN_WORDS = 5 }; /* shorter sentences come back in an
 /* Adds sentence s[0..n-1] as the next set, if it has words enough. */
 static bool hbk__grams_add(hbk__grams *g, const char *s, size_t n, hbk_allocator *alloc, hbk_error *err)
 {
-    uint64_t words[HBK__GRAM] = {0};
-    hbk_int n_words = 0, from = g->n;
-    for (size_t i = 0; i < n;) {
-        if (!hbk__is_word_byte(s[i])) {
-            i++;
-            continue;
-        }
-        uint64_t h = 0;
-        for (; i < n && hbk__is_word_byte(s[i]); i++) {
-            char c = hbk__lower(s[i]);
-            h = hbk_hash(h, &c, 1);
-        }
-        for (int k = 1; k < HBK__GRAM; k++) words[k - 1] = words[k];
-        words[HBK__GRAM - 1] = h;
-        if (++n_words < HBK__GRAM) continue;
-        void *data = g->data;
-        if (!hbk__reserve(alloc, &data, &g->cap, g->n + 1, sizeof *g->data, err)) return false;
-        g->data = (uint64_t *)data;
-        g->data[g->n++] = hbk_hash(0, words, sizeof words);
-    }
-    if (n_words < HBK__MIN_WORDS) {
-        g->n = from;
-        return true;
-    }
-    qsort(g->data + from, (size_t)(g->n - from), sizeof *g->data, hbk__by_hash);
-    hbk_int to = from;
-    for (hbk_int i = from; i < g->n; i++)
-        if (to == from || g->data[to - 1] != g->data[i]) g->data[to++] = g->data[i];
-    g->n = to;
+    hbk_int from = g->runs.n;
+    if (!hbk__words(&g->runs, s, n, alloc, err)) return false;
+    hbk_int words = g->runs.n - from;
+    g->runs.n = from;
+    if (words < HBK__MIN_WORDS) return true;
+    hbk_int runs = hbk__runs(g->runs.data + from, words, HBK__GRAM);
+    g->runs.n = from + hbk__sort_hashes(g->runs.data + from, runs);
     void *start = g->start;
     if (!hbk__reserve(alloc, &start, &g->cap_sets, g->n_sets + 2, sizeof *g->start, err)) return false;
     g->start = (hbk_int *)start;
     g->start[g->n_sets++] = from;
-    g->start[g->n_sets] = to;
+    g->start[g->n_sets] = g->runs.n;
     return true;
 }
 
@@ -15935,17 +16222,18 @@ static bool hbk__repetition(const char *s, size_t n, double *worst, hbk_allocato
     double most = 0;
     for (hbk_int a = 0; a < g.n_sets && ok; a++)
         for (hbk_int b = 0; b < a; b++) {
-            double j = hbk__jaccard(g.data + g.start[a], g.start[a + 1] - g.start[a], g.data + g.start[b],
+            const uint64_t *data = g.runs.data;
+            double j = hbk__jaccard(data + g.start[a], g.start[a + 1] - g.start[a], data + g.start[b],
                                     g.start[b + 1] - g.start[b]);
             most = HBK__MAX(most, j);
         }
-    hbk_free(alloc, g.data);
+    hbk_free(alloc, g.runs.data);
     hbk_free(alloc, g.start);
     if (ok) *worst = most;
     return ok;
 }
 
-/* 18.3  Headers */
+/* 18.4  Headers */
 
 /* The share of capitals among the letters of a header; -1 if it has no letters. */
 static double hbk__upper_share(const char *s, size_t n)
@@ -15982,7 +16270,7 @@ static bool hbk__is_navigation(const char *s, size_t n)
     return false;
 }
 
-/* 18.4  A segment's way through the filters */
+/* 18.5  A segment's way through the filters */
 
 typedef struct hbk__stem {
     char *key;
@@ -16090,7 +16378,7 @@ static bool hbk__segment_add(hbk_corpus *c, hbk__document *d, size_t from, size_
     return true;
 }
 
-/* 18.5  Cutting */
+/* 18.6  Cutting */
 
 /* The end of the paragraph that begins at `from`, behind its blank lines; with `lines` every line is one. */
 static size_t hbk__paragraph_end(const hbk__document *d, size_t from, size_t to, bool lines)
@@ -16266,7 +16554,7 @@ static bool hbk__document_add(hbk_corpus *c, hbk__document *d, bool markdown, hb
     return hbk__cut_plain(c, d, 0, d->n, d->header, d->header ? strlen(d->header) : 0, err);
 }
 
-/* 18.6  Documents from outside */
+/* 18.7  Documents from outside */
 
 HBK_DEF hbk_corpus *hbk_corpus_new(const hbk_corpus_options *o, const char *out_path,
                                    const char *rejects_path, hbk_allocator *alloc, hbk_error *err)
@@ -16446,16 +16734,393 @@ HBK_DEF bool hbk_corpus_finish(hbk_corpus *c, hbk_int *counts, hbk_error *err)
     if (ok && counts) memcpy(counts, c->counts, sizeof c->counts);
     if (ok && c->counts[HBK_DROP_KEPT] == 0) ok = hbk__fail_nothing_kept(c, rejects, err);
     stbds_shfree(c->stems);
-    hbk_free(c->alloc, c->seen.slots);
+    hbk__hash_free(&c->seen);
     hbk_free(c->alloc, c);
     return ok;
 }
 
+/* 18.8  Near-duplicates */
+
+struct hbk_dedup {
+    hbk_allocator *alloc;
+    double threshold;
+    hbk_int words, rows, bands;
+    hbk_int n;              /* texts so far */
+    hbk_int n_kept;         /* and how many of them stay; the arrays below are over those */
+    hbk__hashes runs;       /* n-grams, text after text, each one's sorted */
+    hbk_int *start;         /* where a text's begin; (n_kept + 1) */
+    hbk_int *number;        /* a text's number */
+    hbk_int *asked;         /* number of the last text that was compared with it */
+    hbk_int *chain;         /* (bands) each: the entry before it in its bucket, or -1 */
+    hbk__hash_set buckets;  /* a band's rows -> the last entry that has them: text * bands + band */
+    uint64_t *mins;         /* (bands * rows) the signature of the text at hand */
+    hbk_int cap_start, cap_number, cap_asked, cap_chain;
+};
+
+/* The most rows a band may have. */
+static hbk_int hbk__dedup_rows(double threshold, hbk_int hashes)
+{
+    const double missed = 1e-3;
+    hbk_int rows = 1;
+    while (rows < hashes &&
+           pow(1 - pow(threshold, (double)rows + 1), (double)(hashes / (rows + 1))) <= missed)
+        rows++;
+    return rows;
+}
+
+HBK_DEF hbk_dedup *hbk_dedup_new(double threshold, hbk_int words, hbk_int hashes, hbk_allocator *alloc,
+                                 hbk_error *err)
+{
+    if (!(threshold > 0 && threshold <= 1) || words < 1 || hashes < 1 || hashes > 1 << 16) {
+        hbk_fail(err, HBK_ERROR_OPTION,
+                 "duplicates of similarity %g by %lld hashes of %lld words: expected a similarity above 0, "
+                 "at most 1, 1 to 65536 hashes, and at least 1 word",
+                 threshold, (long long)hashes, (long long)words);
+        return NULL;
+    }
+    hbk_dedup *d = HBK__NEW(alloc, hbk_dedup, 1, err);
+    if (!d) return NULL;
+    d->alloc = d->buckets.alloc = alloc;
+    d->buckets.valued = true;
+    d->threshold = threshold;
+    d->words = words;
+    d->rows = hbk__dedup_rows(threshold, hashes);
+    d->bands = hashes / d->rows;
+    d->mins = HBK__NEW(alloc, uint64_t, d->rows * d->bands, err);
+    if (d->mins) return d;
+    hbk_dedup_free(d);
+    return NULL;
+}
+
+HBK_DEF void hbk_dedup_free(hbk_dedup *d)
+{
+    if (!d) return;
+    hbk_allocator *alloc = d->alloc;
+    hbk__hash_free(&d->buckets);
+    hbk_free(alloc, d->runs.data);
+    hbk_free(alloc, d->start);
+    hbk_free(alloc, d->number);
+    hbk_free(alloc, d->asked);
+    hbk_free(alloc, d->chain);
+    hbk_free(alloc, d->mins);
+    hbk_free(alloc, d);
+}
+
+/* Appends the set of a text's n-grams, sorted; one that has no word is a set of itself. */
+static bool hbk__gram_set(hbk__hashes *out, const char *text, hbk_int words, hbk_allocator *alloc,
+                          hbk_error *err)
+{
+    hbk_int from = out->n;
+    if (!hbk__words(out, text, strlen(text), alloc, err)) return false;
+    if (out->n == from) {
+        void *data = out->data;
+        if (!hbk__reserve(alloc, &data, &out->cap, from + 1, sizeof *out->data, err)) return false;
+        out->data = (uint64_t *)data;
+        out->data[out->n++] = hbk_hash(0, text, strlen(text));
+    }
+    hbk_int n = hbk__runs(out->data + from, out->n - from, words);
+    out->n = from + hbk__sort_hashes(out->data + from, n);
+    return true;
+}
+
+HBK_DEF bool hbk_similarity(const char *a, const char *b, hbk_int words, double *similarity,
+                            hbk_allocator *alloc, hbk_error *err)
+{
+    if (words < 1)
+        return hbk_fail(err, HBK_ERROR_OPTION, "n-grams of %lld words: expected at least 1",
+                        (long long)words);
+    hbk__hashes sets;
+    memset(&sets, 0, sizeof sets);
+    bool ok = hbk__gram_set(&sets, a, words, alloc, err);
+    hbk_int n = sets.n;
+    ok = ok && hbk__gram_set(&sets, b, words, alloc, err);
+    if (ok) *similarity = hbk__jaccard(sets.data, n, sets.data + n, sets.n - n);
+    hbk_free(alloc, sets.data);
+    return ok;
+}
+
+/* The signature of n n-grams: h_j(x) is the j-th number of a generator that x seeds. */
+static void hbk__signature(hbk_dedup *d, const uint64_t *x, hbk_int n)
+{
+    for (hbk_int j = 0; j < d->rows * d->bands; j++) d->mins[j] = UINT64_MAX;
+    for (hbk_int i = 0; i < n; i++) {
+        uint64_t state = x[i];
+        for (hbk_int j = 0; j < d->rows * d->bands; j++) {
+            uint64_t h = hbk__splitmix(&state);
+            d->mins[j] = HBK__MIN(d->mins[j], h);
+        }
+    }
+}
+
+static uint64_t hbk__band_key(const hbk_dedup *d, hbk_int band)
+{
+    return hbk_hash((uint64_t)band + 1, d->mins + band * d->rows, (size_t)d->rows * sizeof *d->mins);
+}
+
+/* The text that stayed and is most like the n n-grams x; -1 if none is near enough. */
+static hbk_int hbk__nearest(hbk_dedup *d, const uint64_t *x, hbk_int n, double *similarity)
+{
+    hbk_int like = -1;
+    for (hbk_int band = 0; band < d->bands; band++) {
+        const hbk_int *last = hbk__hash_find(&d->buckets, hbk__band_key(d, band));
+        for (hbk_int e = last ? *last : -1; e >= 0; e = d->chain[e]) {
+            hbk_int k = e / d->bands;
+            if (d->asked[k] == d->n) continue; /* found by a band before */
+            d->asked[k] = d->n;
+            double j = hbk__jaccard(d->runs.data + d->start[k], d->start[k + 1] - d->start[k], x, n);
+            if (j < d->threshold || (like >= 0 && (j < *similarity || (j == *similarity && k > like))))
+                continue;
+            like = k;
+            *similarity = j;
+        }
+    }
+    return like;
+}
+
+/* Makes the text at hand, whose n-grams stand at the end of runs, from `from` on, one that stays. */
+static bool hbk__dedup_keep(hbk_dedup *d, hbk_int from, hbk_error *err)
+{
+    hbk_int k = d->n_kept, entries;
+    void *start = d->start, *number = d->number, *asked = d->asked, *chain = d->chain;
+    if (!hbk__mul(&entries, k + 1, d->bands))
+        return hbk_fail(err, HBK_ERROR_RANGE, "too many texts to find duplicates among: %lld", (long long)k);
+    bool ok = hbk__reserve(d->alloc, &start, &d->cap_start, k + 2, sizeof *d->start, err);
+    d->start = (hbk_int *)start;
+    ok = ok && hbk__reserve(d->alloc, &number, &d->cap_number, k + 1, sizeof *d->number, err);
+    d->number = (hbk_int *)number;
+    ok = ok && hbk__reserve(d->alloc, &asked, &d->cap_asked, k + 1, sizeof *d->asked, err);
+    d->asked = (hbk_int *)asked;
+    ok = ok && hbk__reserve(d->alloc, &chain, &d->cap_chain, entries, sizeof *d->chain, err);
+    d->chain = (hbk_int *)chain;
+    if (!ok) return false;
+    d->start[k] = from;
+    d->start[k + 1] = d->runs.n;
+    d->number[k] = d->asked[k] = d->n;
+    for (hbk_int band = 0; band < d->bands; band++) {
+        hbk_int *last = hbk__hash_at(&d->buckets, hbk__band_key(d, band), err);
+        if (!last) return false;
+        d->chain[k * d->bands + band] = *last;
+        *last = k * d->bands + band;
+    }
+    d->n_kept++;
+    return true;
+}
+
+HBK_DEF bool hbk_dedup_add(hbk_dedup *d, const char *text, hbk_int *like, double *similarity, hbk_error *err)
+{
+    hbk_int from = d->runs.n;
+    double j = 0;
+    if (!hbk__gram_set(&d->runs, text, d->words, d->alloc, err)) return false;
+    hbk__signature(d, d->runs.data + from, d->runs.n - from);
+    hbk_int k = hbk__nearest(d, d->runs.data + from, d->runs.n - from, &j);
+    if (k >= 0)
+        d->runs.n = from;
+    else if (!hbk__dedup_keep(d, from, err))
+        return false;
+    d->n++;
+    *like = k < 0 ? -1 : d->number[k];
+    *similarity = j;
+    return true;
+}
+
+/* 18.9  Overlap with evaluations */
+
+enum { HBK__LEAST_RUN = 4, HBK__MOST_RUN = 64 };
+
+typedef struct hbk__held_text {
+    hbk_int file, line;
+} hbk__held_text;
+
+struct hbk_holdout {
+    hbk_allocator *alloc;
+    hbk_int words;
+    bool has[HBK__MOST_RUN + 1]; /* lengths that runs have */
+    hbk__hash_set runs;          /* a run's hash -> the text it is of */
+    hbk__held_text *texts;
+    char **files;
+    hbk_int n_texts, cap_texts, n_files, cap_files;
+    hbk__hashes room; /* the words of the text at hand */
+};
+
+HBK_DEF hbk_holdout *hbk_holdout_new(hbk_int words, hbk_allocator *alloc, hbk_error *err)
+{
+    if (words < HBK__LEAST_RUN || words > HBK__MOST_RUN) {
+        hbk_fail(err, HBK_ERROR_OPTION, "an overlap of %lld words: expected %d to %d", (long long)words,
+                 HBK__LEAST_RUN, HBK__MOST_RUN);
+        return NULL;
+    }
+    hbk_holdout *h = HBK__NEW(alloc, hbk_holdout, 1, err);
+    if (!h) return NULL;
+    h->alloc = h->runs.alloc = alloc;
+    h->runs.valued = true;
+    h->words = words;
+    return h;
+}
+
+HBK_DEF void hbk_holdout_free(hbk_holdout *h)
+{
+    if (!h) return;
+    for (hbk_int i = 0; i < h->n_files; i++) hbk_free(h->alloc, h->files[i]);
+    hbk_free(h->alloc, h->files);
+    hbk_free(h->alloc, h->texts);
+    hbk_free(h->alloc, h->room.data);
+    hbk__hash_free(&h->runs);
+    hbk_free(h->alloc, h);
+}
+
+/* Makes `file` the last of the files. */
+static bool hbk__holdout_file(hbk_holdout *h, const char *file, hbk_error *err)
+{
+    void *files = h->files;
+    if (h->n_files && strcmp(h->files[h->n_files - 1], file) == 0) return true;
+    if (!hbk__reserve(h->alloc, &files, &h->cap_files, h->n_files + 1, sizeof *h->files, err)) return false;
+    h->files = (char **)files;
+    h->files[h->n_files] = hbk__copy_text(h->alloc, file, strlen(file), err);
+    if (!h->files[h->n_files]) return false;
+    h->n_files++;
+    return true;
+}
+
+HBK_DEF bool hbk_holdout_add(hbk_holdout *h, const char *text, const char *file, hbk_int line,
+                             hbk_error *err)
+{
+    void *texts = h->texts;
+    h->room.n = 0;
+    if (!hbk__words(&h->room, text, strlen(text), h->alloc, err)) return false;
+    if (h->room.n < HBK__LEAST_RUN) return true;
+    if (!hbk__holdout_file(h, file, err) ||
+        !hbk__reserve(h->alloc, &texts, &h->cap_texts, h->n_texts + 1, sizeof *h->texts, err))
+        return false;
+    h->texts = (hbk__held_text *)texts;
+    h->texts[h->n_texts].file = h->n_files - 1;
+    h->texts[h->n_texts].line = line;
+    h->has[HBK__MIN(h->room.n, h->words)] = true;
+    hbk_int n = hbk__runs(h->room.data, h->room.n, h->words);
+    for (hbk_int i = 0; i < n; i++) {
+        hbk_int *of = hbk__hash_at(&h->runs, h->room.data[i], err);
+        if (!of) return false;
+        if (*of < 0) *of = h->n_texts;
+    }
+    h->n_texts++;
+    return true;
+}
+
+/* Adds every string in a JSON value. */
+static bool hbk__holdout_json(hbk_holdout *h, const json_t *value, const char *file, hbk_int line,
+                              hbk_error *err)
+{
+    if (json_is_string(value)) return hbk_holdout_add(h, json_string_value(value), file, line, err);
+    for (size_t i = 0; i < json_array_size(value); i++)
+        if (!hbk__holdout_json(h, json_array_get(value, i), file, line, err)) return false;
+    json_t *object = (json_t *)(uintptr_t)value; /* jansson's iterators take no const */
+    for (void *it = json_object_iter(object); it; it = json_object_iter_next(object, it))
+        if (!hbk__holdout_json(h, json_object_iter_value(it), file, line, err)) return false;
+    return true;
+}
+
+static bool hbk__holdout_rows(hbk_holdout *h, const char *path, hbk_error *err)
+{
+    hbk_jsonl_reader *in = hbk_jsonl_open(path, h->alloc, err);
+    json_t *row;
+    int got = in ? 0 : -1;
+    while (in && (got = hbk_jsonl_next(in, &row, err)) > 0)
+        if (!hbk__holdout_json(h, row, path, hbk_jsonl_line(in), err)) {
+            got = -1;
+            break;
+        }
+    hbk_jsonl_close(in);
+    return got == 0;
+}
+
+/* The rows of an array, which count as lines. */
+static bool hbk__holdout_array(hbk_holdout *h, const char *path, hbk_error *err)
+{
+    json_t *root = hbk_json_read(path, err);
+    bool ok = root && (json_is_array(root) || hbk__holdout_json(h, root, path, 1, err));
+    for (size_t i = 0; ok && i < json_array_size(root); i++)
+        ok = hbk__holdout_json(h, json_array_get(root, i), path, (hbk_int)i + 1, err);
+    json_decref(root);
+    return ok;
+}
+
+static bool hbk__holdout_lines(hbk_holdout *h, const char *path, hbk_error *err)
+{
+    hbk_text text;
+    memset(&text, 0, sizeof text);
+    text.alloc = h->alloc;
+    bool ok = hbk_file_read(path, (size_t)1 << 30, &text, err);
+    char *at = text.data;
+    for (hbk_int line = 1; ok && at && *at; line++) {
+        char *end = at + strcspn(at, "\n"), *next = *end ? end + 1 : end;
+        *end = 0;
+        ok = hbk_holdout_add(h, at, path, line, err);
+        at = next;
+    }
+    hbk_text_free(&text);
+    return ok;
+}
+
+HBK_DEF bool hbk_holdout_add_file(hbk_holdout *h, const char *path, hbk_error *err)
+{
+    hbk_int before = h->n_texts;
+    bool ok = hbk__has_ending(path, ".jsonl")  ? hbk__holdout_rows(h, path, err)
+              : hbk__has_ending(path, ".json") ? hbk__holdout_array(h, path, err)
+                                               : hbk__holdout_lines(h, path, err);
+    if (ok && h->n_texts == before)
+        return hbk_fail_at(err, HBK_ERROR_DATA, path, 0,
+                           "holds no text of at least %d words: name a file with the evaluation's texts",
+                           HBK__LEAST_RUN);
+    return ok;
+}
+
+HBK_DEF bool hbk_holdout_find(hbk_holdout *h, const char *text, const char **file, hbk_int *line,
+                              hbk_error *err)
+{
+    h->room.n = 0;
+    if (!hbk__words(&h->room, text, strlen(text), h->alloc, err)) return false;
+    *file = NULL;
+    for (hbk_int size = HBK__LEAST_RUN; size <= h->words; size++)
+        for (hbk_int i = 0; h->has[size] && i + size <= h->room.n; i++) {
+            uint64_t run = hbk_hash(0, h->room.data + i, (size_t)size * sizeof run);
+            const hbk_int *of = hbk__hash_find(&h->runs, run);
+            if (!of) continue;
+            *file = h->files[h->texts[*of].file];
+            *line = h->texts[*of].line;
+            return true;
+        }
+    return true;
+}
+
 /* ==== 19  SELF-AUGMENTATION ==================================================
 
-   For each text y of the corpus the backward model M_yx, p(instruction | text), writes one instruction x:
-   the pair (x, y) is a candidate. The text stays as people wrote it; only its question is made up.
-   Source: the paper, section 2.2.
+   For each text y of the corpus the backward model M_yx, p(instruction | text), writes an instruction x: the
+   pair (x, y) is a candidate. The text stays as people wrote it; only its question is made up. Of several
+   instructions x_1 .. x_k the one stays that is usable and, per token and without the id that ends it, the
+   likeliest,
+
+       max_j  log p(x_j | y) / |x_j|          under the model's own distribution, temperature 1
+
+   Source: the paper, section 2.2, which writes one (k = 1), the default.
+
+   Clean-up, our own rules, each as long as it applies: white space at the ends goes; so does a label at the
+   beginning ("Instruction:", "**Question:**", "## Task"), and a pair of quotes, stars or backquotes around
+   the whole that holds no other. What is then left is judged; the first filter that applies names the fate:
+
+       too_long  empty  truncated  short  long  leak  echo          in this order
+
+   and when all candidates are there, in file order, what overlaps an evaluation (contaminated) or is much
+   like an instruction before it (duplicate); both are off in the paper.
+
+   Echo is the share of an instruction's runs of n words that stand in the text, n = 6; one of fewer words is
+   an echo only of a text of the same words. Words are compared as chapter 18 cuts them, without punctuation
+   and capitals:
+
+       echo(x, y) = |{i : x_i .. x_{i+n-1} in y}| / (|x| - n + 1)
+
+   Rewriting, off in the paper: a model writes the text of a curated pair anew as an answer to its
+   instruction, so that its facts stay and its web page goes. A reply that is no answer leaves the text as it
+   is. Source: Nguyen et al. 2024, "Better Alignment with Instruction Back-and-Forth Translation", arXiv
+   2408.04614; the wording is ours.
 
    The wave is the unit of work, here and in chapter 20: so many records are read in file order, decoded side
    by side, and written and fsynced together. Nothing outside a wave has a say in its rows, so a file that was
@@ -16486,13 +17151,19 @@ typedef struct hbk__stage {
     int (*take)(const struct hbk__stage *s, hbk__item *item, const char *path, hbk_int line, hbk_error *err);
     bool (*wave)(const struct hbk__stage *s, hbk__item *items, hbk_int n, hbk_jsonl_writer *out,
                  hbk_error *err);
+    bool (*describe)(const struct hbk__stage *s, json_t *prov); /* adds to prov; NULL: nothing */
 } hbk__stage;
 
+/* How a row was made; NULL when memory is out. */
 static json_t *hbk__prov(const hbk__stage *s)
 {
-    return json_pack("{s:o s:s s:s s:o s:I}", "model", hbk__hex(hbk_model_hash(s->m)), "adapter",
-                     s->prov_adapter ? s->prov_adapter : "", "template", hbk_template_name(s->t),
-                     "template_hash", hbk__hex(hbk_template_hash(s->t)), "seed", (json_int_t)s->o->seed);
+    json_t *prov =
+        json_pack("{s:o s:s s:s s:o s:I}", "model", hbk__hex(hbk_model_hash(s->m)), "adapter",
+                  s->prov_adapter ? s->prov_adapter : "", "template", hbk_template_name(s->t),
+                  "template_hash", hbk__hex(hbk_template_hash(s->t)), "seed", (json_int_t)s->o->seed);
+    if (!prov || !s->describe || s->describe(s, prov)) return prov;
+    json_decref(prov);
+    return NULL;
 }
 
 static void hbk__items_clear(hbk__item *items, hbk_int n)
@@ -16615,58 +17286,85 @@ static hbk_session *hbk__wave_session(const hbk__stage *s, const hbk__item *item
 static void hbk__requests_free(const hbk__stage *s, hbk_request *r, hbk_int n)
 {
     hbk_reply *replies = r ? r[0].reply : NULL; /* one block for all */
+    hbk_logprobs *logprobs = r ? r[0].logprobs : NULL;
     for (hbk_int i = 0; r && i < n; i++) hbk_tokens_free(&r[i].output);
     for (hbk_int i = 0; replies && i < n; i++) hbk_reply_free(&replies[i]);
+    for (hbk_int i = 0; logprobs && i < n; i++) hbk_logprobs_free(&logprobs[i]);
+    hbk_free(s->alloc, logprobs);
     hbk_free(s->alloc, replies);
     hbk_free(s->alloc, r);
 }
 
-/* Continues every item's prompt `votes` times, each with a stream of its own, into replies without the white
-   space around them. The caller frees the n * votes requests, item by item, with hbk__requests_free. */
-static hbk_request *hbk__decode(const hbk__stage *s, const hbk__item *items, hbk_int n, hbk_int votes,
-                                hbk_int limit, hbk_error *err)
+/* Requests that continue every item's prompt `votes` times, each with a stream of its own, into replies
+   without the white space around them, item by item; with `scored` the log-probabilities of their tokens too.
+   The caller frees all of them with hbk__requests_free. */
+static hbk_request *hbk__requests_new(const hbk__stage *s, const hbk__item *items, hbk_int n, hbk_int votes,
+                                      bool scored, hbk_error *err)
 {
     hbk_int total;
     if (!hbk__mul(&total, n, votes) || total > INT64_MAX / 64) {
-        hbk_fail(err, HBK_ERROR_RANGE, "%lld votes on each of %lld records are too many", (long long)votes,
+        hbk_fail(err, HBK_ERROR_RANGE, "%lld replies to each of %lld records are too many", (long long)votes,
                  (long long)n);
         return NULL;
     }
     hbk_request *r = HBK__NEW(s->alloc, hbk_request, total, err);
     hbk_reply *replies = r ? HBK__NEW(s->alloc, hbk_reply, total, err) : NULL;
-    if (!replies) {
+    hbk_logprobs *logprobs = replies && scored ? HBK__NEW(s->alloc, hbk_logprobs, total, err) : NULL;
+    if (!replies || (scored && !logprobs)) {
+        hbk_free(s->alloc, replies);
         hbk_free(s->alloc, r);
         return NULL;
     }
-    hbk_sampling sampling = s->o->sampling;
-    if (sampling.stop < 0) sampling.stop = hbk_template_stop(s->t, s->tok);
-    const char *end = hbk_template_stop_text(s->t); /* of a reply that no id ends */
     for (hbk_int i = 0; i < total; i++) {
         const hbk__item *item = &items[i / votes];
         r[i].reply = &replies[i];
         replies[i].alloc = s->alloc;
         replies[i].tok = s->tok;
         replies[i].trim = true;
-        replies[i].stops = &end;
-        replies[i].n_stops = sampling.stop < 0 && *end ? 1 : 0;
+        if (scored) {
+            r[i].logprobs = &logprobs[i];
+            logprobs[i].alloc = s->alloc;
+        }
         uint64_t id = hbk_hash(0, item->id, strlen(item->id));
         r[i].prompt = item->prompt.data;
         r[i].n_prompt = item->prompt.n;
         r[i].rng = hbk_rng_at(s->o->seed, s->name, id + (uint64_t)(i % votes));
         r[i].output.alloc = s->alloc;
     }
+    return r;
+}
+
+/* Serves `total` requests on the prompts of n items. */
+static bool hbk__requests_run(const hbk__stage *s, const hbk__item *items, hbk_int n, hbk_request *r,
+                              hbk_int total, hbk_int limit, hbk_error *err)
+{
+    hbk_sampling sampling = s->o->sampling;
+    if (sampling.stop < 0) sampling.stop = hbk_template_stop(s->t, s->tok);
+    const char *end = hbk_template_stop_text(s->t); /* of a reply that no id ends */
+    for (hbk_int i = 0; i < total; i++) {
+        r[i].reply->stops = &end;
+        r[i].reply->n_stops = sampling.stop < 0 && *end ? 1 : 0;
+    }
     hbk_session *session = hbk__wave_session(s, items, n, total, sampling.max_new, limit, err);
     bool ok = session && hbk_generate(session, r, total, &sampling, NULL, err);
-    for (hbk_int i = 0; i < total; i++) replies[i].n_stops = 0; /* `end` goes, the texts stay */
+    for (hbk_int i = 0; i < total; i++) r[i].reply->n_stops = 0; /* `end` goes, the texts stay */
     hbk_session_free(session);
-    if (ok) return r;
-    hbk__requests_free(s, r, total);
+    return ok;
+}
+
+/* Continues every item's prompt `votes` times; the caller frees the n * votes requests. */
+static hbk_request *hbk__decode(const hbk__stage *s, const hbk__item *items, hbk_int n, hbk_int votes,
+                                hbk_int limit, hbk_error *err)
+{
+    hbk_request *r = hbk__requests_new(s, items, n, votes, false, err);
+    if (!r || hbk__requests_run(s, items, n, r, n * votes, limit, err)) return r;
+    hbk__requests_free(s, r, n * votes);
     return NULL;
 }
 
 /* ---- augmentation --------------------------------------------------------------------- */
 
-HBK_DEF hbk_decode_options hbk_augment_defaults(void)
+HBK_DEF hbk_decode_options hbk_decode_defaults(void)
 {
     hbk_decode_options o;
     o.sampling = hbk_sampling_defaults();
@@ -16678,36 +17376,152 @@ HBK_DEF hbk_decode_options hbk_augment_defaults(void)
     return o;
 }
 
-/* The next word of *s: its start and length; 0 at the end. */
-static size_t hbk__word(const char **s, const char **word)
+HBK_DEF hbk_augment_options hbk_augment_defaults(void)
 {
-    *s += strspn(*s, " \t\r\n");
-    *word = *s;
-    size_t n = strcspn(*s, " \t\r\n");
-    *s += n;
-    return n;
+    hbk_augment_options o;
+    memset(&o, 0, sizeof o);
+    o.decode = hbk_decode_defaults();
+    o.candidates = 1;
+    o.min_chars = 3;
+    o.max_chars = 2000;
+    o.max_echo = 0.5;
+    o.echo_words = 6;
+    o.sift.dedup_words = 2;
+    o.sift.dedup_hashes = 128;
+    o.sift.holdout_words = 13;
+    return o;
 }
 
-/* Does the instruction mostly repeat the text? True if it is the text, or more than half of its runs of
-   ECHO_RUN words stand in `text` (words compared with single blanks between, as they stand in both). */
-static bool hbk__is_echo(const char *instruction, const char *text)
+HBK_DEF const char *hbk_fate_name(hbk_fate f)
 {
-    enum { ECHO_RUN = 6 };
-    const char *starts[ECHO_RUN], *s = instruction, *word;
-    hbk_int n = 0, found = 0, runs = 0;
-    for (size_t len; (len = hbk__word(&s, &word)) > 0; n++) {
-        starts[n % ECHO_RUN] = word;
-        if (n + 1 < ECHO_RUN) continue;
-        const char *begin = starts[(n + 1) % ECHO_RUN]; /* ECHO_RUN words back, this one included */
-        size_t size = (size_t)(word + len - begin);
-        runs++;
-        for (const char *p = text; (p = strchr(p, *begin)) != NULL; p++)
-            if (strncmp(p, begin, size) == 0) {
-                found++;
-                break;
-            }
+    switch (f) {
+#define HBK_X(name, text)                                                                                    \
+    case HBK_FATE_##name: return text;
+        HBK_FATES(HBK_X)
+#undef HBK_X
+    case HBK_FATE_COUNT: break;
     }
-    return strcmp(instruction, text) == 0 || 2 * found > runs;
+    return "unknown fate";
+}
+
+HBK_DEF bool hbk_fate_count(hbk_int *counts, const char *path, const char *key, hbk_allocator *alloc,
+                            hbk_error *err)
+{
+    hbk_int sums[HBK_FATE_COUNT] = {0};
+    hbk_jsonl_reader *in = hbk_jsonl_open(path, alloc, err);
+    json_t *row;
+    int got = in ? 0 : -1;
+    while (in && (got = hbk_jsonl_next(in, &row, err)) > 0) {
+        const char *status = json_string_value(json_object_get(row, key));
+        int f = 0;
+        while (status && f < HBK_FATE_COUNT && strcmp(status, hbk_fate_name((hbk_fate)f))) f++;
+        if (f < HBK_FATE_COUNT) {
+            sums[f]++;
+            continue;
+        }
+        hbk_fail_at(err, HBK_ERROR_DATA, path, hbk_jsonl_line(in),
+                    "\"%s\" is \"%.40s\", expected ok, empty, echo ...: is it a file of augment or rewrite?",
+                    key, status);
+        got = -1;
+        break;
+    }
+    hbk_jsonl_close(in);
+    for (int f = 0; got == 0 && f < HBK_FATE_COUNT; f++) counts[f] += sums[f];
+    return got == 0;
+}
+
+/* ---- clean-up ----------------------------------------------------------------------- */
+
+/* Bytes of the label that s[0..n-1] begins with, the marks around it included; 0 if there is none. "Task:",
+   "**Question**:" and, on a line of its own, "## Prompt" are labels; "Task" alone is a word. */
+static size_t hbk__label(const char *s, size_t n)
+{
+    static const char *const names[] = {"instruction", "question", "prompt", "request",
+                                        "query",       "task",     "user",   "q"};
+    size_t at = 0, k = 0;
+    while (at < n && strchr("#*_ ", s[at])) at++;
+    bool heading = at > 0 && s[0] == '#';
+    for (size_t i = 0; i < sizeof names / sizeof *names && !k; i++) {
+        size_t len = strlen(names[i]);
+        while (k < len && at + k < n && hbk__lower(s[at + k]) == names[i][k]) k++;
+        if (k < len) k = 0;
+    }
+    if (!k) return 0;
+    at += k;
+    while (at < n && strchr("*_ ", s[at])) at++;
+    bool line = at < n && (s[at] == '\n' || s[at] == '\r');
+    if (at < n && s[at] == ':')
+        for (at++; at < n && strchr("*_", s[at]);) at++;
+    else if (!heading || !line)
+        return 0;
+    return at;
+}
+
+/* Takes a pair of marks off that stands around all of s[0..*n-1] and nowhere in it. */
+static bool hbk__unwrap(const char **s, size_t *n)
+{
+    static const char *const pairs[][2] = {{"\"", "\""},
+                                           {"**", "**"},
+                                           {"`", "`"},
+                                           {"\xe2\x80\x9c", "\xe2\x80\x9d"},
+                                           {"\xc2\xab", "\xc2\xbb"}};
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
+        const char *open = pairs[i][0], *close = pairs[i][1];
+        size_t a = strlen(open), b = strlen(close);
+        if (*n <= a + b || memcmp(*s, open, a) || memcmp(*s + *n - b, close, b)) continue;
+        bool inside = false;
+        for (size_t at = a; at + b < *n && !inside; at++)
+            inside = !memcmp(*s + at, open, a) || (at + 2 * b <= *n && !memcmp(*s + at, close, b));
+        if (inside) continue;
+        *s += a;
+        *n -= a + b;
+        return true;
+    }
+    return false;
+}
+
+HBK_DEF const char *hbk_augment_clean(const char *s, size_t *n)
+{
+    for (size_t label;;) {
+        while (*n && hbk__blank(*s)) {
+            s++;
+            --*n;
+        }
+        while (*n && hbk__blank(s[*n - 1])) --*n;
+        if ((label = hbk__label(s, *n)) > 0) {
+            s += label;
+            *n -= label;
+        } else if (!hbk__unwrap(&s, n))
+            return s;
+    }
+}
+
+/* ---- filters ------------------------------------------------------------------------ */
+
+/* *share of the instruction's runs of k words that stand in the text. */
+static bool hbk__echo(double *share, const char *instruction, const char *text, hbk_int k,
+                      hbk_allocator *alloc, hbk_error *err)
+{
+    hbk__hashes x, y;
+    memset(&x, 0, sizeof x);
+    memset(&y, 0, sizeof y);
+    bool ok = hbk__words(&x, instruction, strlen(instruction), alloc, err) &&
+              hbk__words(&y, text, strlen(text), alloc, err);
+    hbk_int found = 0, runs = 0;
+    if (ok && x.n < k) { /* too few words to be an echo of anything but the same few */
+        runs = 1;
+        found = x.n == y.n && (x.n == 0 ? !strcmp(instruction, text)
+                                        : !memcmp(x.data, y.data, (size_t)x.n * sizeof *x.data));
+    } else if (ok) {
+        runs = hbk__runs(x.data, x.n, k);
+        y.n = y.n < k ? 0 : hbk__sort_hashes(y.data, hbk__runs(y.data, y.n, k));
+        for (hbk_int i = 0; i < runs && y.n; i++)
+            found += bsearch(&x.data[i], y.data, (size_t)y.n, sizeof *y.data, hbk__by_hash) != NULL;
+    }
+    if (ok) *share = (double)found / (double)runs;
+    hbk_free(alloc, x.data);
+    hbk_free(alloc, y.data);
+    return ok;
 }
 
 /* Does the instruction hold a marker of the template, which only the loop may write? */
@@ -16738,20 +17552,153 @@ static bool hbk__is_cut(hbk_finish finish)
     return finish == HBK_FINISH_LENGTH || finish == HBK_FINISH_CONTEXT;
 }
 
-HBK_DEF const char *hbk_augment_status(const char *instruction, const char *output, hbk_finish finish,
-                                       const hbk_template *t, const hbk_tokenizer *tok)
+HBK_DEF bool hbk_augment_judge(hbk_fate *fate, const char *instruction, const char *output, hbk_finish finish,
+                               const hbk_augment_options *o, const hbk_template *t, const hbk_tokenizer *tok,
+                               hbk_allocator *alloc, hbk_error *err)
 {
-    enum { LEAST_CHARS = 3, MOST_CHARS = 2000 };
     hbk_int chars = hbk_utf8_length(instruction, strlen(instruction));
-    if (finish == HBK_FINISH_TOO_LONG) return "too_long";
-    if (instruction[strspn(instruction, " \t\r\n")] == 0) return "empty";
-    if (hbk__is_cut(finish)) return "truncated";
-    if (chars < LEAST_CHARS) return "short";
-    if (chars > MOST_CHARS) return "long";
-    if (hbk__is_leak(instruction, t, tok)) return "leak";
-    if (hbk__is_echo(instruction, output)) return "echo";
-    return "ok";
+    double share = 0;
+    hbk_fate f = HBK_FATE_OK;
+    if (finish == HBK_FINISH_TOO_LONG)
+        f = HBK_FATE_TOO_LONG;
+    else if (hbk__is_blank(instruction))
+        f = HBK_FATE_EMPTY;
+    else if (hbk__is_cut(finish) && !o->keep_truncated)
+        f = HBK_FATE_TRUNCATED;
+    else if (chars < o->min_chars)
+        f = HBK_FATE_SHORT;
+    else if (chars > o->max_chars)
+        f = HBK_FATE_LONG;
+    else if (hbk__is_leak(instruction, t, tok))
+        f = HBK_FATE_LEAK;
+    else if (!hbk__echo(&share, instruction, output, o->echo_words, alloc, err))
+        return false;
+    else if (share > o->max_echo)
+        f = HBK_FATE_ECHO;
+    *fate = f;
+    return true;
 }
+
+/* ---- what is sorted out of all candidates --------------------------------------------- */
+
+/* A sieve at work: over all rows of a file, so no wave's business. */
+typedef struct hbk__sieve {
+    hbk_allocator *alloc;
+    hbk_dedup *dedup;     /* NULL: off */
+    hbk_holdout *holdout; /* NULL: off */
+    hbk_text ids;         /* of the texts that dedup was given, each with its NUL */
+    hbk__hashes at;       /* where they begin */
+} hbk__sieve;
+
+static void hbk__sieve_free(hbk__sieve *v)
+{
+    hbk_dedup_free(v->dedup);
+    hbk_holdout_free(v->holdout);
+    hbk_text_free(&v->ids);
+    hbk_free(v->alloc, v->at.data);
+}
+
+/* Reads the evaluation files, so that a bad one is known before anything is generated. */
+static bool hbk__sieve_new(hbk__sieve *v, const hbk_sift_options *o, hbk_allocator *alloc, hbk_error *err)
+{
+    memset(v, 0, sizeof *v);
+    v->alloc = v->ids.alloc = alloc;
+    bool ok = true;
+    if (o->dedup != 0)
+        ok = (v->dedup = hbk_dedup_new(o->dedup, o->dedup_words, o->dedup_hashes, alloc, err)) != NULL;
+    if (ok && o->n_holdout > 0)
+        ok = (v->holdout = hbk_holdout_new(o->holdout_words, alloc, err)) != NULL;
+    for (hbk_int i = 0; ok && i < o->n_holdout; i++)
+        ok = hbk_holdout_add_file(v->holdout, o->holdout[i], err);
+    if (!ok) hbk__sieve_free(v);
+    return ok;
+}
+
+static bool hbk__sieve_id(hbk__sieve *v, const char *id, hbk_error *err)
+{
+    void *data = v->at.data;
+    if (!hbk__reserve(v->alloc, &data, &v->at.cap, v->at.n + 1, sizeof *v->at.data, err)) return false;
+    v->at.data = (uint64_t *)data;
+    v->at.data[v->at.n++] = v->ids.len;
+    hbk_text_append(&v->ids, id, strlen(id) + 1);
+    return hbk_text_ok(&v->ids, err);
+}
+
+/* Marks one usable row where the sieve holds it back. */
+static bool hbk__sieve_row(hbk__sieve *v, json_t *row, const char *path, hbk_int line, hbk_error *err)
+{
+    char id[256], where[600];
+    const char *x, *y, *file = NULL;
+    hbk_int like = -1, at = 0;
+    double similarity = 0;
+    if (!hbk__row_id(row, "row", id, path, line, err) ||
+        !hbk__row_text(row, "instruction", &x, path, line, err) ||
+        !hbk__row_text(row, "output", &y, path, line, err))
+        return false;
+    if (v->holdout && (!hbk_holdout_find(v->holdout, x, &file, &at, err) ||
+                       (!file && !hbk_holdout_find(v->holdout, y, &file, &at, err))))
+        return false;
+    bool ok = true;
+    if (file) {
+        snprintf(where, sizeof where, "%.500s:%lld", file, (long long)at);
+        ok = json_object_set_new(row, "status", json_string(hbk_fate_name(HBK_FATE_CONTAMINATED))) == 0 &&
+             json_object_set_new(row, "overlaps", json_string(where)) == 0;
+    } else if (v->dedup) {
+        if (!hbk_dedup_add(v->dedup, x, &like, &similarity, err) || !hbk__sieve_id(v, id, err)) return false;
+        if (like >= 0)
+            ok = json_object_set_new(row, "status", json_string(hbk_fate_name(HBK_FATE_DUPLICATE))) == 0 &&
+                 json_object_set_new(row, "duplicate_of", json_string(v->ids.data + v->at.data[like])) == 0 &&
+                 json_object_set_new(row, "similarity", json_real(similarity)) == 0;
+    }
+    return ok || hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for a row");
+}
+
+/* Takes an earlier sieve's marks off a row; *usable: its status is then ok, or it has none. */
+static void hbk__sieve_reset(json_t *row, bool *usable)
+{
+    const char *status = json_string_value(json_object_get(row, "status"));
+    bool held = status && (!strcmp(status, hbk_fate_name(HBK_FATE_DUPLICATE)) ||
+                           !strcmp(status, hbk_fate_name(HBK_FATE_CONTAMINATED)));
+    *usable = !status || held || !strcmp(status, hbk_fate_name(HBK_FATE_OK));
+    if (!held) return;
+    json_object_set_new(row, "status", json_string(hbk_fate_name(HBK_FATE_OK)));
+    json_object_del(row, "duplicate_of");
+    json_object_del(row, "similarity");
+    json_object_del(row, "overlaps");
+}
+
+static bool hbk__sieve_file(hbk__sieve *v, const char *candidates, const char *out, hbk_error *err)
+{
+    hbk_file f;
+    json_t *row;
+    memset(&f, 0, sizeof f);
+    hbk_jsonl_reader *in = hbk_jsonl_open(candidates, v->alloc, err);
+    hbk_jsonl_writer *w = NULL;
+    bool ok = in && hbk_file_begin(&f, out, err) && (w = hbk_jsonl_create(f.tmp, 0, v->alloc, err)) != NULL;
+    for (int got; ok && (got = hbk_jsonl_next(in, &row, err)) != 0;) {
+        bool usable = false;
+        if (got > 0) hbk__sieve_reset(row, &usable);
+        ok = got > 0 && (!usable || hbk__sieve_row(v, row, candidates, hbk_jsonl_line(in), err)) &&
+             hbk_jsonl_write(w, row, err);
+    }
+    hbk_jsonl_close(in);
+    if (w && !hbk_jsonl_finish(w, ok ? err : NULL)) ok = false;
+    ok = ok && hbk_file_commit(&f, err);
+    hbk_file_abandon(&f);
+    return ok;
+}
+
+HBK_DEF bool hbk_sift(const hbk_sift_options *o, const char *candidates, const char *out,
+                      hbk_allocator *alloc, hbk_error *err)
+{
+    hbk__sieve v;
+    if (!hbk__sieve_new(&v, o, alloc, err)) return false;
+    bool ok = hbk__sieve_file(&v, candidates, out, err);
+    hbk__sieve_free(&v);
+    return ok;
+}
+
+/* ---- the stage ---------------------------------------------------------------------- */
 
 static int hbk__take_segment(const hbk__stage *s, hbk__item *item, const char *path, hbk_int line,
                              hbk_error *err)
@@ -16767,32 +17714,234 @@ static int hbk__take_segment(const hbk__stage *s, hbk__item *item, const char *p
     return hbk_template_tokens(s->t, s->tok, &r, &item->prompt, NULL, err) ? 1 : -1;
 }
 
+/* Mean log-probability of a reply's tokens; NAN if it has none. */
+static double hbk__reply_logprob(const hbk_request *r)
+{
+    double sum = 0;
+    for (hbk_int i = 0; i < r->logprobs->n; i++) sum += r->logprobs->data[i].logprob;
+    return r->logprobs->n ? sum / (double)r->logprobs->n : (double)NAN;
+}
+
+/* The reply as it is judged and kept, into `text`. */
+static bool hbk__instruction(const hbk_augment_options *o, const hbk_request *r, hbk_text *text,
+                             hbk_error *err)
+{
+    const char *x = hbk_reply_text(r->reply);
+    size_t n = strlen(x);
+    if (!o->raw) x = hbk_augment_clean(x, &n);
+    hbk_text_clear(text);
+    hbk_text_append(text, x, n);
+    return hbk_text_ok(text, err);
+}
+
+/* Chooses among an item's replies r: a usable one before one that is not, of equals the likeliest, of those
+   the first. *logprobs, NULL for one reply, is the caller's. */
+static bool hbk__pick(const hbk__stage *s, const hbk__item *item, const hbk_request *r, hbk_int *picked,
+                      hbk_fate *fate, json_t **logprobs, hbk_text *text, hbk_error *err)
+{
+    const hbk_augment_options *o = (const hbk_augment_options *)s->options;
+    double best = 0;
+    *logprobs = o->candidates > 1 ? json_array() : NULL;
+    for (hbk_int k = 0; k < o->candidates; k++) {
+        hbk_fate f;
+        if (!hbk__instruction(o, &r[k], text, err) ||
+            !hbk_augment_judge(&f, hbk_text_string(text), item->output, r[k].finish, o, s->t, s->tok,
+                               s->alloc, err))
+            return false;
+        double p = *logprobs ? hbk__reply_logprob(&r[k]) : 0;
+        if (*logprobs) json_array_append_new(*logprobs, isnan(p) ? json_null() : json_real(p));
+        if (isnan(p)) p = (double)-INFINITY;
+        bool usable = f == HBK_FATE_OK, was = *fate == HBK_FATE_OK;
+        if (k > 0 && (usable == was ? p <= best : was)) continue;
+        *picked = k;
+        *fate = f;
+        best = p;
+    }
+    return true;
+}
+
+/* The row of an item, from its replies r. `text` is room to work in. */
+static bool hbk__candidate_row(const hbk__stage *s, const hbk__item *item, const hbk_request *r,
+                               hbk_jsonl_writer *out, hbk_text *text, hbk_error *err)
+{
+    hbk_int k = 0;
+    hbk_fate fate = HBK_FATE_OK;
+    json_t *logprobs = NULL;
+    if (!hbk__pick(s, item, r, &k, &fate, &logprobs, text, err) ||
+        !hbk__instruction((const hbk_augment_options *)s->options, &r[k], text, err)) {
+        json_decref(logprobs);
+        return false;
+    }
+    const char *x = hbk_text_string(text), *said = hbk_reply_text(r[k].reply);
+    json_t *row = json_pack("{s:s s:s s:s s:s s:s s:o}", "id", item->id, "instruction", x, "output",
+                            item->output, "status", hbk_fate_name(fate), "finish",
+                            hbk_finish_name(r[k].finish), "prov", hbk__prov(s));
+    bool ok = row != NULL;
+    if (ok && strcmp(x, said)) ok = json_object_set_new(row, "raw", json_string(said)) == 0;
+    if (ok && logprobs)
+        ok = json_object_set_new(row, "picked", json_integer(k)) == 0 &&
+             json_object_set(row, "logprobs", logprobs) == 0;
+    json_decref(logprobs);
+    if (ok) return hbk__write_row(out, row, err);
+    json_decref(row);
+    return hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for a row");
+}
+
 static bool hbk__augment_wave(const hbk__stage *s, hbk__item *items, hbk_int n, hbk_jsonl_writer *out,
+                              hbk_error *err)
+{
+    hbk_int k = ((const hbk_augment_options *)s->options)->candidates;
+    hbk_text text;
+    memset(&text, 0, sizeof text);
+    text.alloc = s->alloc;
+    hbk_request *r = hbk__requests_new(s, items, n, k, k > 1, err);
+    bool ok = r && hbk__requests_run(s, items, n, r, n * k, hbk__length_limit(s), err);
+    for (hbk_int i = 0; ok && i < n; i++)
+        ok = hbk__candidate_row(s, &items[i], r + i * k, out, &text, err);
+    if (r) hbk__requests_free(s, r, n * k);
+    hbk_text_free(&text);
+    return ok;
+}
+
+static bool hbk__augment_describe(const hbk__stage *s, json_t *prov)
+{
+    const hbk_augment_options *o = (const hbk_augment_options *)s->options;
+    return json_object_set_new(prov, "candidates", json_integer(o->candidates)) == 0 &&
+           json_object_set_new(prov, "temperature", json_real(o->decode.sampling.temperature)) == 0 &&
+           json_object_set_new(prov, "top_p", json_real(o->decode.sampling.top_p)) == 0;
+}
+
+static bool hbk__augment_check(const hbk_augment_options *o, hbk_error *err)
+{
+    if (o->candidates < 1 || (o->candidates > 1 && o->decode.sampling.temperature <= 0))
+        return hbk_fail(err, HBK_ERROR_OPTION,
+                        "%lld candidates: at least 1 is needed, and more than 1 need a temperature above 0, "
+                        "or all would be the same",
+                        (long long)o->candidates);
+    if (o->min_chars < 0 || o->min_chars > o->max_chars)
+        return hbk_fail(err, HBK_ERROR_OPTION,
+                        "instructions of %lld to %lld characters: expected 0 <= least <= most",
+                        (long long)o->min_chars, (long long)o->max_chars);
+    if (o->echo_words < 1 || !(o->max_echo >= 0))
+        return hbk_fail(err, HBK_ERROR_OPTION,
+                        "echo: %lld words and a share of %g: expected at least 1 word and a share of 0 to 1",
+                        (long long)o->echo_words, o->max_echo);
+    return true;
+}
+
+HBK_DEF bool hbk_augment(const hbk_model *m, const hbk_adapter *adapter, const hbk_tokenizer *tok,
+                         const hbk_template *t, const hbk_augment_options *o, const char *prov_adapter,
+                         const char *segments, const char *out, const hbk_progress *progress,
+                         hbk_allocator *alloc, hbk_error *err)
+{
+    hbk__stage s = {"augment",         m,
+                    adapter,           tok,
+                    t,                 &o->decode,
+                    prov_adapter,      alloc,
+                    o,                 hbk__take_segment,
+                    hbk__augment_wave, hbk__augment_describe};
+    hbk__sieve v;
+    if (!hbk__augment_check(o, err) || !hbk_template_check(t, tok, err) ||
+        !hbk__sieve_new(&v, &o->sift, alloc, err))
+        return false;
+    bool ok = hbk__run_waves(&s, segments, out, progress, err) &&
+              ((!v.dedup && !v.holdout) || hbk__sieve_file(&v, out, out, err));
+    hbk__sieve_free(&v);
+    return ok;
+}
+
+/* ---- rewriting ------------------------------------------------------------------------ */
+
+HBK_DEF hbk_decode_options hbk_rewrite_defaults(void)
+{
+    hbk_decode_options o = hbk_decode_defaults();
+    o.sampling.max_new = 1024;
+    return o;
+}
+
+/* A row as an item for a prompt of `use`, which has instruction and output; rows that are not ok are passed
+   over. */
+static int hbk__take_pair(const hbk__stage *s, hbk__item *item, hbk_use use, const char *path, hbk_int line,
+                          hbk_error *err)
+{
+    const char *status = "ok";
+    if (json_object_get(item->row, "status") &&
+        !hbk_json_string(item->row, "status", &status, path, line, err))
+        return -1;
+    if (strcmp(status, "ok")) return 0;
+    hbk_render r;
+    memset(&r, 0, sizeof r);
+    r.use = use;
+    if (!hbk__row_text(item->row, "instruction", &item->instruction, path, line, err) ||
+        !hbk__row_text(item->row, "output", &item->output, path, line, err) ||
+        !hbk__row_id(item->row, "row", item->id, path, line, err))
+        return -1;
+    r.instruction = item->instruction;
+    r.output = item->output;
+    item->prompt.alloc = s->alloc;
+    return hbk_template_tokens(s->t, s->tok, &r, &item->prompt, NULL, err) ? 1 : -1;
+}
+
+static int hbk__take_draft(const hbk__stage *s, hbk__item *item, const char *path, hbk_int line,
+                           hbk_error *err)
+{
+    return hbk__take_pair(s, item, HBK_REWRITING, path, line, err);
+}
+
+/* The row of an item whose rewriting is r. */
+static bool hbk__rewritten_row(const hbk__stage *s, const hbk__item *item, const hbk_request *r,
+                               hbk_jsonl_writer *out, hbk_error *err)
+{
+    hbk_augment_options any; /* of the filters only those that tell an answer from none */
+    hbk_fate fate;
+    memset(&any, 0, sizeof any);
+    any.max_chars = INT64_MAX;
+    any.echo_words = 1;
+    any.max_echo = 1;
+    const char *y = hbk_reply_text(r->reply);
+    if (!hbk_augment_judge(&fate, y, item->output, r->finish, &any, s->t, s->tok, s->alloc, err))
+        return false;
+    json_t *row = json_copy(item->row);
+    bool ok = row && json_object_set_new(row, "id", json_string(item->id)) == 0;
+    if (ok && fate == HBK_FATE_OK) /* item->output goes with the row that holds it: first the copy */
+        ok = json_object_set_new(row, "original", json_string(item->output)) == 0 &&
+             json_object_set_new(row, "output", json_string(y)) == 0;
+    ok = ok && json_object_set_new(row, "rewrite", json_string(hbk_fate_name(fate))) == 0 &&
+         json_object_set_new(row, "finish", json_string(hbk_finish_name(r->finish))) == 0 &&
+         json_object_set_new(row, "prov", hbk__prov(s)) == 0;
+    if (ok) return hbk__write_row(out, row, err);
+    json_decref(row);
+    return hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for a row");
+}
+
+static bool hbk__rewrite_wave(const hbk__stage *s, hbk__item *items, hbk_int n, hbk_jsonl_writer *out,
                               hbk_error *err)
 {
     hbk_request *r = hbk__decode(s, items, n, 1, hbk__length_limit(s), err);
     bool ok = r != NULL;
-    for (hbk_int i = 0; ok && i < n; i++) {
-        const char *x = hbk_reply_text(r[i].reply);
-        const char *status = hbk_augment_status(x, items[i].output, r[i].finish, s->t, s->tok);
-        ok = hbk__write_row(out,
-                            json_pack("{s:s s:s s:s s:s s:s s:o}", "id", items[i].id, "instruction", x,
-                                      "output", items[i].output, "status", status, "finish",
-                                      hbk_finish_name(r[i].finish), "prov", hbk__prov(s)),
-                            err);
-    }
+    for (hbk_int i = 0; ok && i < n; i++) ok = hbk__rewritten_row(s, &items[i], &r[i], out, err);
     hbk__requests_free(s, r, n);
     return ok;
 }
 
-HBK_DEF bool hbk_augment(const hbk_model *m, const hbk_adapter *adapter, const hbk_tokenizer *tok,
+static bool hbk__rewrite_describe(const hbk__stage *s, json_t *prov)
+{
+    const char *wording = hbk__template_text(s->t, HBK_REWRITING);
+    const hbk_sampling *p = &s->o->sampling;
+    json_t *hash = hbk__hex(hbk_hash(0, wording, strlen(wording)));
+    return json_object_set_new(prov, "rewriting_hash", hash) == 0 &&
+           json_object_set_new(prov, "temperature", json_real(p->temperature)) == 0 &&
+           json_object_set_new(prov, "top_p", json_real(p->top_p)) == 0;
+}
+
+HBK_DEF bool hbk_rewrite(const hbk_model *m, const hbk_adapter *adapter, const hbk_tokenizer *tok,
                          const hbk_template *t, const hbk_decode_options *o, const char *prov_adapter,
-                         const char *segments, const char *out, const hbk_progress *progress,
+                         const char *pairs, const char *out, const hbk_progress *progress,
                          hbk_allocator *alloc, hbk_error *err)
 {
-    hbk__stage s = {"augment",        m, adapter, tok, t, o, prov_adapter, alloc, NULL, hbk__take_segment,
-                    hbk__augment_wave};
-    return hbk_template_check(t, tok, err) && hbk__run_waves(&s, segments, out, progress, err);
+    hbk__stage s = {"rewrite", m, adapter, tok, t, o, prov_adapter, alloc, NULL, hbk__take_draft,
+                    hbk__rewrite_wave, hbk__rewrite_describe};
+    return hbk_template_check(t, tok, err) && hbk__run_waves(&s, pairs, out, progress, err);
 }
 
 /* ==== 20  SELF-CURATION ======================================================
@@ -16808,17 +17957,24 @@ HBK_DEF bool hbk_augment(const hbk_model *m, const hbk_adapter *adapter, const h
        E = sum_k k p_k / sum_k p_k          p_k = product of the probabilities of its tokens
 
    which is always defined, and can tell 4.6 from 4.4. Whole continuations, because in some vocabularies all
-   five begin with the same token. */
+   five begin with the same token.
+
+   Two signals may stand beside the rating or in its place. IFD, instruction-following difficulty, is the
+   rater's loss on the output after its instruction, as a share of the loss on the output alone: from 1 on the
+   instruction does not help, and below it the higher shares are the pairs that teach most (Li et al. 2023,
+   From Quantity to Quality, arXiv 2308.12032, section 2.2). Round trip is how likely the backward model finds
+   the instruction that it wrote, per token. Several signals make one order by the sum of the ranks. */
 
 HBK_DEF hbk_curate_options hbk_curate_defaults(void)
 {
     hbk_curate_options o;
     memset(&o, 0, sizeof o);
-    o.decode = hbk_augment_defaults();
+    o.decode = hbk_decode_defaults();
     o.decode.sampling.temperature = 0;
     o.decode.sampling.max_new = 512;
     o.readout = HBK_READOUT_TEXT;
     o.votes = 1;
+    o.signals = HBK_SIGNAL_RATING;
     o.keep = 4.5;
     return o;
 }
@@ -16905,22 +18061,7 @@ enum { HBK__GRADES = 5 };
 static int hbk__take_candidate(const hbk__stage *s, hbk__item *item, const char *path, hbk_int line,
                                hbk_error *err)
 {
-    const char *status = "ok";
-    if (json_object_get(item->row, "status") &&
-        !hbk_json_string(item->row, "status", &status, path, line, err))
-        return -1;
-    if (strcmp(status, "ok")) return 0;
-    hbk_render r;
-    memset(&r, 0, sizeof r);
-    r.use = HBK_RATING;
-    if (!hbk__row_text(item->row, "instruction", &item->instruction, path, line, err) ||
-        !hbk__row_text(item->row, "output", &item->output, path, line, err) ||
-        !hbk__row_id(item->row, "row", item->id, path, line, err))
-        return -1;
-    r.instruction = item->instruction;
-    r.output = item->output;
-    item->prompt.alloc = s->alloc;
-    return hbk_template_tokens(s->t, s->tok, &r, &item->prompt, NULL, err) ? 1 : -1;
+    return hbk__take_pair(s, item, HBK_RATING, path, line, err);
 }
 
 /* The digits as continuations, how many tokens one takes at most, and how many with the lead to it. */
@@ -17058,46 +18199,245 @@ static bool hbk__expected(const hbk__stage *s, const hbk__item *items, hbk_int n
     return ok;
 }
 
-/* One row from an item's votes: the mean of those that can be read, or none and why. */
-static bool hbk__rating_row(const hbk__stage *s, const hbk__item *item, const hbk_request *r,
-                            const double *score, hbk_int votes, hbk_jsonl_writer *out,
-                            hbk_error *err)
-{
-    const hbk_curate_options *o = (const hbk_curate_options *)s->options;
-    bool too_long = r[0].finish == HBK_FINISH_TOO_LONG, truncated = false;
-    double sum = 0;
-    hbk_int read = 0;
-    json_t *each = json_array();
-    for (hbk_int v = 0; v < votes; v++) {
-        truncated = truncated || hbk__is_cut(r[v].finish);
-        json_array_append_new(each, isnan(score[v]) ? json_null() : json_real(score[v]));
-        if (isnan(score[v])) continue;
-        sum += score[v];
-        read++;
-    }
-    const char *status = read ? "ok" : too_long ? "too_long" : truncated ? "truncated" : "unparsable";
-    return hbk__write_row(out,
-                          json_pack("{s:s s:o s:s s:s s:o s:s s:o}", "id", item->id, "score",
-                                    read ? json_real(sum / (double)read) : json_null(), "status", status,
-                                    "readout", o->readout == HBK_READOUT_TEXT ? "text" : "expected", "votes",
-                                    each, "text", hbk_reply_text(r[0].reply), "prov", hbk__prov(s)),
-                          err);
-}
-
 /* A spelled rating; of a reply that was cut off the last line may have lost its end, "4" of "4.5" or "4/10",
    and holds none. */
-static double hbk__text_rating(const char *text, hbk_finish finish)
+static double hbk__text_rating(const hbk_request *r)
 {
     const char *label, *end;
-    double rating = hbk__rating_find(text, &label, &end);
-    return hbk__is_cut(finish) && !(end && strchr(end, '\n')) ? (double)NAN : rating;
+    double rating = hbk__rating_find(hbk_reply_text(r->reply), &label, &end);
+    return hbk__is_cut(r->finish) && !(end && strchr(end, '\n')) ? (double)NAN : rating;
 }
 
-static bool hbk__rate_wave(const hbk__stage *s, hbk__item *items, hbk_int n, hbk_jsonl_writer *out,
-                           hbk_error *err)
+/* What hbk_rate adds to its stage. */
+typedef struct hbk__rater {
+    const hbk_curate_options *o;
+    uint64_t hash; /* of model and adapter */
+} hbk__rater;
+
+/* What a wave of n pairs comes to; [i * votes + v] is vote v of pair i. */
+typedef struct hbk__ratings {
+    const hbk_curate_options *o;
+    hbk_request *r; /* (n, votes), or NULL where nothing is generated */
+    double *score;  /* (n, votes) */
+    hbk_int *tries; /* (n, votes) replies that came after the first */
+    double *ifd, *round_trip; /* (n) or NULL */
+    hbk_int n;
+} hbk__ratings;
+
+/* ---- a second chance for replies without a score ---- */
+
+/* Decodes n records once more, record k for vote of[k], and replaces the old replies. */
+static bool hbk__sample_again(const hbk__stage *s, const hbk__item *items, const hbk_int *of, hbk_int n,
+                              hbk__ratings *w, hbk_error *err)
 {
-    const hbk_curate_options *o = (const hbk_curate_options *)s->options;
-    hbk_int total = n * o->votes, limit = hbk__length_limit(s);
+    hbk_request *again = hbk__decode(s, items, n, 1, hbk__length_limit(s), err);
+    if (!again) return false;
+    for (hbk_int k = 0; k < n; k++) {
+        hbk_request *old = &w->r[of[k]];
+        hbk_reply reply = *old->reply;
+        *old->reply = *again[k].reply;
+        *again[k].reply = reply;
+        old->finish = again[k].finish;
+        w->score[of[k]] = hbk__text_rating(old);
+        w->tries[of[k]]++;
+    }
+    hbk__requests_free(s, again, n);
+    return true;
+}
+
+/* Samples what has no score anew, up to o->retries times: every try and vote with a stream of its own. */
+static bool hbk__retry(const hbk__stage *s, const hbk__item *items, hbk__ratings *w, hbk_error *err)
+{
+    char name[64]; /* of the streams */
+    hbk_decode_options o = w->o->decode;
+    hbk__stage stage = *s;
+    hbk_int votes = w->o->votes, n = 1;
+    if (o.sampling.temperature <= 0) o.sampling.temperature = hbk_decode_defaults().sampling.temperature;
+    stage.name = name;
+    stage.o = &o;
+    hbk__item *again = HBK__NEW(s->alloc, hbk__item, w->n, err);
+    hbk_int *of = again ? HBK__NEW(s->alloc, hbk_int, w->n, err) : NULL;
+    bool ok = of != NULL;
+    for (hbk_int try_ = 1; ok && try_ <= w->o->retries && n > 0; try_++)
+        for (hbk_int v = n = 0; ok && v < votes; v++) {
+            hbk_int k = 0;
+            for (hbk_int at = v; at < w->n * votes; at += votes)
+                if (isnan(w->score[at]) && w->r[at].finish != HBK_FINISH_TOO_LONG) {
+                    again[k] = items[at / votes];
+                    of[k++] = at;
+                }
+            snprintf(name, sizeof name, "%s again %lld.%lld", s->name, (long long)try_, (long long)v);
+            if (k) ok = hbk__sample_again(&stage, again, of, k, w, err);
+            n += k;
+        }
+    hbk_free(s->alloc, again);
+    hbk_free(s->alloc, of);
+    return ok;
+}
+
+/* ---- signals beside the rating ---- */
+
+/* Mean log-likelihood of each pair's target under (m, adapter), in forward use its output after its
+   instruction, in backward use its instruction after its output, into given (n); and, where alone (n) is not
+   NULL, of the same tokens after the prompt's first, the bos. NAN where a pair does not fit. */
+static bool hbk__likelihoods(const hbk__stage *s, const hbk_model *m, const hbk_adapter *adapter,
+                             const hbk__item *items, hbk_int n, hbk_use use, double *given, double *alone,
+                             hbk_error *err)
+{
+    hbk_int limit = HBK__MIN(hbk__length_limit(s), m->config.context_length), longest = 2;
+    hbk_tokens *ids = HBK__NEW(s->alloc, hbk_tokens, n, err);
+    hbk_scoring *p = ids ? HBK__NEW(s->alloc, hbk_scoring, 2 * n, err) : NULL;
+    bool ok = p != NULL;
+    for (hbk_int i = 0; ok && i < n; i++) {
+        hbk_render r;
+        memset(&r, 0, sizeof r);
+        r.use = use;
+        if (use == HBK_FORWARD) r.instruction = items[i].instruction;
+        else r.output = items[i].output;
+        r.reply = use == HBK_FORWARD ? items[i].output : items[i].instruction;
+        ids[i].alloc = s->alloc;
+        ok = hbk_template_tokens(s->t, s->tok, &r, &ids[i], &p[i].n_prompt, err);
+        if (!ok || ids[i].n > limit) continue; /* p[i] has no continuation and comes to NAN */
+        p[i].prompt = p[n + i].prompt = ids[i].data;
+        p[i].continuation = p[n + i].continuation = ids[i].data + p[i].n_prompt;
+        p[i].n_continuation = p[n + i].n_continuation = ids[i].n - p[i].n_prompt;
+        p[n + i].n_prompt = 1;
+        longest = HBK__MAX(longest, ids[i].n);
+    }
+    hbk_session *session = ok ? hbk_session_new(m, adapter, 1, longest, s->alloc, err) : NULL;
+    ok = session && hbk_score(session, p, alone ? 2 * n : n, err);
+    for (hbk_int i = 0; ok && i < n; i++) {
+        double tokens = (double)p[i].n_continuation;
+        given[i] = p[i].log_likelihood / tokens;
+        if (alone) alone[i] = p[n + i].log_likelihood / tokens;
+    }
+    hbk_session_free(session);
+    for (hbk_int i = 0; ids && i < n; i++) hbk_tokens_free(&ids[i]);
+    hbk_free(s->alloc, ids);
+    hbk_free(s->alloc, p);
+    return ok;
+}
+
+/* The signals that are wanted: w->ifd and w->round_trip. */
+static bool hbk__signals(const hbk__stage *s, const hbk__item *items, hbk__ratings *w, hbk_error *err)
+{
+    const hbk_curate_options *o = w->o;
+    bool ok = true;
+    if (o->signals & HBK_SIGNAL_IFD) {
+        w->ifd = HBK__NEW(s->alloc, double, w->n, err);
+        double *alone = w->ifd ? HBK__NEW(s->alloc, double, w->n, err) : NULL;
+        ok = alone &&
+             hbk__likelihoods(s, s->m, s->adapter, items, w->n, HBK_FORWARD, w->ifd, alone, err);
+        for (hbk_int i = 0; ok && i < w->n; i++) w->ifd[i] /= alone[i];
+        hbk_free(s->alloc, alone);
+    }
+    if (ok && o->signals & HBK_SIGNAL_ROUND_TRIP) {
+        w->round_trip = HBK__NEW(s->alloc, double, w->n, err);
+        ok = w->round_trip && hbk__likelihoods(s, o->backward, o->backward_adapter, items, w->n,
+                                               HBK_BACKWARD, w->round_trip, NULL, err);
+    }
+    return ok;
+}
+
+/* ---- rows ---- */
+
+static const char *hbk__readout_name(const hbk_curate_options *o)
+{
+    if (!(o->signals & HBK_SIGNAL_RATING)) return "none";
+    return o->readout == HBK_READOUT_TEXT ? "text" : "expected";
+}
+
+static json_t *hbk__real_or_null(double x)
+{
+    return isfinite(x) ? json_real(x) : json_null();
+}
+
+static int hbk__by_value(const void *x, const void *y)
+{
+    double a = *(const double *)x, b = *(const double *)y;
+    return (a > b) - (a < b);
+}
+
+/* Sums up those of a pair's votes that can be read: sorts them to the front of x (n), returns how many. */
+static hbk_int hbk__sum_up(double *x, hbk_int n, double *mean, double *median, double *spread)
+{
+    hbk_int read = 0;
+    for (hbk_int i = 0; i < n; i++)
+        if (!isnan(x[i])) x[read++] = x[i];
+    double sum = 0, squares = 0;
+    for (hbk_int i = 0; i < read; i++) sum += x[i]; /* in their own order: that of the bytes in the file */
+    *mean = read ? sum / (double)read : (double)NAN;
+    for (hbk_int i = 0; i < read; i++) squares += (x[i] - *mean) * (x[i] - *mean);
+    *spread = read > 1 ? sqrt(squares / (double)(read - 1)) : (double)NAN;
+    qsort(x, (size_t)read, sizeof *x, hbk__by_value);
+    *median = read ? 0.5 * (x[(read - 1) / 2] + x[read / 2]) : (double)NAN;
+    return read;
+}
+
+/* What a pair's votes come to. */
+typedef struct hbk__verdict {
+    double mean, median, spread;
+    hbk_int read, tries;
+    const char *status;
+    json_t *each;
+} hbk__verdict;
+
+/* The verdict on pair i of a wave; sorts its votes. The caller lets go of `each`. */
+static hbk__verdict hbk__verdict_of(const hbk__ratings *w, hbk_int i)
+{
+    hbk__verdict v;
+    hbk_int votes = w->r ? w->o->votes : 0;
+    bool too_long = !w->r && ((w->ifd && isnan(w->ifd[i])) || (w->round_trip && isnan(w->round_trip[i])));
+    bool truncated = false;
+    memset(&v, 0, sizeof v);
+    v.each = json_array();
+    for (hbk_int k = i * votes; k < (i + 1) * votes; k++) {
+        too_long = too_long || w->r[k].finish == HBK_FINISH_TOO_LONG;
+        truncated = truncated || hbk__is_cut(w->r[k].finish);
+        v.tries += w->tries[k];
+        json_array_append_new(v.each, hbk__real_or_null(w->score[k]));
+    }
+    v.read = hbk__sum_up(votes ? w->score + i * votes : NULL, votes, &v.mean, &v.median, &v.spread);
+    v.status = too_long            ? "too_long"
+               : v.read || !w->r   ? "ok"
+               : truncated         ? "truncated"
+                                   : "unparsable";
+    return v;
+}
+
+/* Row i of a wave. */
+static bool hbk__rating_row(const hbk__stage *s, const hbk__item *items, const hbk__ratings *w, hbk_int i,
+                            hbk_jsonl_writer *out, hbk_error *err)
+{
+    const hbk__rater *rater = (const hbk__rater *)s->options;
+    const hbk_curate_options *o = w->o;
+    hbk__verdict v = hbk__verdict_of(w, i);
+    json_t *row = json_pack(
+        "{s:s s:o s:s s:s s:o}", "id", items[i].id, "score",
+        hbk__real_or_null(o->vote == HBK_VOTE_MEAN ? v.mean : v.median), "status", v.status, "readout",
+        hbk__readout_name(o), "votes", v.each);
+    int failed = row ? 0 : -1;
+    if (w->r && o->votes > 1) {
+        failed |= json_object_set_new(row, "mean", hbk__real_or_null(v.mean));
+        failed |= json_object_set_new(row, "median", hbk__real_or_null(v.median));
+        failed |= json_object_set_new(row, "spread", hbk__real_or_null(v.spread));
+    }
+    const char *text = w->r ? hbk_reply_text(w->r[i * o->votes].reply) : "";
+    failed |= json_object_set_new(row, "retries", json_integer((json_int_t)v.tries));
+    failed |= json_object_set_new(row, "text", json_string(text));
+    if (w->ifd) failed |= json_object_set_new(row, "ifd", hbk__real_or_null(w->ifd[i]));
+    if (w->round_trip) failed |= json_object_set_new(row, "round_trip", hbk__real_or_null(w->round_trip[i]));
+    failed |= json_object_set_new(row, "rater", hbk__hex(rater->hash));
+    failed |= json_object_set_new(row, "prov", hbk__prov(s));
+    if (!failed) return hbk__write_row(out, row, err);
+    json_decref(row);
+    return hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for a row");
+}
+
+/* Generates the wave's ratings: w->r, w->score, w->tries. */
+static bool hbk__rate_replies(const hbk__stage *s, const hbk__item *items, hbk__ratings *w, hbk_error *err)
+{
+    const hbk_curate_options *o = w->o;
     hbk__digits d;
     memset(&d, 0, sizeof d);
     bool expected = o->readout == HBK_READOUT_EXPECTED;
@@ -17105,17 +18445,110 @@ static bool hbk__rate_wave(const hbk__stage *s, hbk__item *items, hbk_int n, hbk
         hbk__digits_free(&d);
         return false;
     }
-    hbk_request *r = hbk__decode(s, items, n, o->votes, HBK__MAX(limit - d.reserve, 1), err);
-    double *score = r ? HBK__NEW(s->alloc, double, total, err) : NULL;
-    bool ok = score != NULL;
-    if (ok && expected) ok = hbk__expected(s, items, n, o->votes, r, &d, score, err);
-    for (hbk_int i = 0; ok && !expected && i < total; i++)
-        score[i] = hbk__text_rating(hbk_reply_text(r[i].reply), r[i].finish);
-    for (hbk_int i = 0; ok && i < n; i++)
-        ok = hbk__rating_row(s, &items[i], r + i * o->votes, score + i * o->votes, o->votes, out, err);
-    hbk_free(s->alloc, score);
-    hbk__requests_free(s, r, total);
+    hbk_int total = w->n * o->votes, room = HBK__MAX(hbk__length_limit(s) - d.reserve, 1);
+    w->r = hbk__decode(s, items, w->n, o->votes, room, err);
+    w->score = w->r ? HBK__NEW(s->alloc, double, total, err) : NULL;
+    w->tries = w->score ? HBK__NEW(s->alloc, hbk_int, total, err) : NULL;
+    bool ok = w->tries != NULL;
+    if (ok && expected) ok = hbk__expected(s, items, w->n, o->votes, w->r, &d, w->score, err);
+    for (hbk_int i = 0; ok && !expected && i < total; i++) w->score[i] = hbk__text_rating(&w->r[i]);
+    if (ok && !expected && o->retries > 0) ok = hbk__retry(s, items, w, err);
     hbk__digits_free(&d);
+    return ok;
+}
+
+static bool hbk__rate_wave(const hbk__stage *s, hbk__item *items, hbk_int n, hbk_jsonl_writer *out,
+                           hbk_error *err)
+{
+    hbk__ratings w;
+    memset(&w, 0, sizeof w);
+    w.o = ((const hbk__rater *)s->options)->o;
+    w.n = n;
+    bool rated = w.o->signals & HBK_SIGNAL_RATING;
+    bool ok = (!rated || hbk__rate_replies(s, items, &w, err)) && hbk__signals(s, items, &w, err);
+    for (hbk_int i = 0; ok && i < n; i++) ok = hbk__rating_row(s, items, &w, i, out, err);
+    hbk_free(s->alloc, w.score);
+    hbk_free(s->alloc, w.tries);
+    hbk_free(s->alloc, w.ifd);
+    hbk_free(s->alloc, w.round_trip);
+    hbk__requests_free(s, w.r, n * w.o->votes);
+    return ok;
+}
+
+/* ---- what is refused before a rating begins ---- */
+
+static bool hbk__rate_check(const hbk__stage *s, const hbk_curate_options *o, hbk_error *err)
+{
+    unsigned all = HBK_SIGNAL_RATING | HBK_SIGNAL_IFD | HBK_SIGNAL_ROUND_TRIP;
+    if (o->votes < 1 || (o->votes > 1 && o->decode.sampling.temperature <= 0))
+        return hbk_fail(
+            err, HBK_ERROR_OPTION,
+            "%lld votes: at least 1 is needed, and more than 1 need a temperature above 0, or all "
+            "would be the same",
+            (long long)o->votes);
+    if (o->retries < 0)
+        return hbk_fail(err, HBK_ERROR_OPTION, "%lld retries: expected 0 or more", (long long)o->retries);
+    if (!o->signals || (o->signals & ~all))
+        return hbk_fail(err, HBK_ERROR_OPTION, "signals %u: expected a sum of HBK_SIGNAL_...", o->signals);
+    if (o->signals & HBK_SIGNAL_ROUND_TRIP && !o->backward)
+        return hbk_fail(err, HBK_ERROR_OPTION,
+                        "the round trip needs the backward model that wrote the instructions");
+    if (!(o->signals & HBK_SIGNAL_RATING) || o->readout != HBK_READOUT_EXPECTED) return true;
+    hbk__digits d;
+    bool spelled = hbk__digits_encode(s, &d, err);
+    hbk__digits_free(&d);
+    return spelled;
+}
+
+/* Ratings are told apart by their ids: each may occur once. */
+static bool hbk__ids_unique(const char *path, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_jsonl_reader *in = hbk_jsonl_open(path, alloc, err);
+    hbk__hash_set seen;
+    json_t *row;
+    int got = in ? 1 : -1;
+    memset(&seen, 0, sizeof seen);
+    seen.alloc = alloc;
+    while (got > 0 && (got = hbk_jsonl_next(in, &row, err)) > 0) {
+        char id[256];
+        bool had = false, ok = hbk__row_id(row, "row", id, path, hbk_jsonl_line(in), err) &&
+                               hbk__hash_add(&seen, hbk_hash(0, id, strlen(id)), &had, err);
+        if (ok && had)
+            ok = hbk_fail_at(err, HBK_ERROR_DATA, path, hbk_jsonl_line(in),
+                             "the id \"%s\" stands in an earlier row too: give every row its own", id);
+        if (!ok) got = -1;
+    }
+    hbk_jsonl_close(in);
+    hbk_free(alloc, seen.slots);
+    return got == 0;
+}
+
+/* Were the ratings that `path` holds made as these are to be? The first row speaks for all, as each names who
+   made it; what differs is named. */
+static bool hbk__ratings_same(const hbk__stage *s, const char *path, hbk_error *err)
+{
+    static const char remedy[] = "another file for the ratings";
+    const hbk__rater *rater = (const hbk__rater *)s->options;
+    hbk_jsonl_reader *in = hbk_file_exists(path) ? hbk_jsonl_open(path, s->alloc, err) : NULL;
+    json_t *row, *now = NULL, *prov = NULL;
+    bool ok = in || !hbk_file_exists(path), rated = rater->o->signals & HBK_SIGNAL_RATING;
+    int got = in ? hbk_jsonl_next(in, &row, NULL) : 0; /* a torn row is made again */
+    if (got > 0) {
+        prov = hbk__prov(s);
+        now = json_pack("{s:s s:o}", "readout", hbk__readout_name(rater->o), "rater", hbk__hex(rater->hash));
+        json_int_t votes = rated ? (json_int_t)rater->o->votes : 0;
+        json_int_t then = (json_int_t)json_array_size(json_object_get(row, "votes"));
+        ok = prov && now ? hbk_json_same(json_object_get(row, "prov"), prov, path, remedy, err) &&
+                               hbk_json_same(row, now, path, remedy, err)
+                         : hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for a row");
+        if (ok && votes != then)
+            ok = hbk_fail_at(err, HBK_ERROR_OPTION, path, 0,
+                             "was begun with %lld votes, not %lld: use the same, or %s", (long long)then,
+                             (long long)votes, remedy);
+    }
+    json_decref(now);
+    json_decref(prov);
+    hbk_jsonl_close(in);
     return ok;
 }
 
@@ -17124,55 +18557,80 @@ HBK_DEF bool hbk_rate(const hbk_model *m, const hbk_adapter *adapter, const hbk_
                       const char *candidates, const char *ratings, const hbk_progress *progress,
                       hbk_allocator *alloc, hbk_error *err)
 {
-    hbk__stage s = {
-        "rate", m, adapter, tok, t, &o->decode, prov_adapter, alloc, o, hbk__take_candidate, hbk__rate_wave};
-    if (o->votes < 1 || (o->votes > 1 && o->decode.sampling.temperature <= 0))
-        return hbk_fail(
-            err, HBK_ERROR_OPTION,
-            "%lld votes: at least 1 is needed, and more than 1 need a temperature above 0, or all "
-            "would be the same",
-            (long long)o->votes);
-    return hbk_template_check(t, tok, err) && hbk__run_waves(&s, candidates, ratings, progress, err);
+    hbk__rater rater = {o, adapter ? hbk_adapter_hash(hbk_model_hash(m), adapter) : hbk_model_hash(m)};
+    hbk__stage s = {"rate",       m,     adapter, tok,   t, &o->decode,
+                    prov_adapter, alloc, &rater,  hbk__take_candidate, hbk__rate_wave, NULL};
+    return hbk_template_check(t, tok, err) && hbk__rate_check(&s, o, err) &&
+           hbk__ids_unique(candidates, alloc, err) && hbk__ratings_same(&s, ratings, err) &&
+           hbk__run_waves(&s, candidates, ratings, progress, err);
 }
 
 /* ---- selection ------------------------------------------------------------------------------ */
 
-/* A rating as read back: its place in the file, and its score or NAN. */
+enum { HBK__N_SIGNALS = 3 };
+static const char *const hbk__signal_keys[HBK__N_SIGNALS] = {"score", "ifd", "round_trip"};
+
+/* A rating as read back: its place in the file, its signals, NAN where there is none, and the value that it
+   is selected by. */
 typedef struct hbk__rated {
-    double score;
+    double signal[HBK__N_SIGNALS], value, ranks;
     hbk_int at;
 } hbk__rated;
 
-static int hbk__by_score(const void *x, const void *y)
+static int hbk__best_first(const void *x, const void *y)
 {
     const hbk__rated *a = (const hbk__rated *)x, *b = (const hbk__rated *)y;
-    if (a->score != b->score) return a->score > b->score ? -1 : 1;
+    if (a->value != b->value) return a->value > b->value ? -1 : 1;
     return a->at < b->at ? -1 : 1; /* ties: the earlier record */
 }
 
-/* Counts one rating row; its score is NAN if it has none. */
-static bool hbk__count_rating(const json_t *row, hbk_curate_counts *c, double *score, const char *path,
-                              hbk_int line, hbk_error *err)
+/* Reads the signals of a rating row that are asked for. One that was never measured is an error. */
+static bool hbk__read_signals(const json_t *row, unsigned signals, hbk__rated *x, hbk_curate_counts *c,
+                              const char *path, hbk_int line, hbk_error *err)
+{
+    bool all = true;
+    x->ranks = 0;
+    for (int i = 0; i < HBK__N_SIGNALS; i++) {
+        const json_t *value = json_object_get(row, hbk__signal_keys[i]);
+        x->signal[i] = json_is_number(value) ? json_number_value(value) : (double)NAN;
+        if (!(signals >> i & 1)) continue;
+        if (!value)
+            return hbk_fail_at(err, HBK_ERROR_DATA, path, line,
+                               "\"%s\" is missing: it was not measured when these pairs were rated",
+                               hbk__signal_keys[i]);
+        all = all && !isnan(x->signal[i]);
+    }
+    bool unhelpful = all && signals & HBK_SIGNAL_IFD && x->signal[1] >= 1;
+    c->unhelpful += unhelpful;
+    x->value = all && !unhelpful ? 0 : (double)NAN;
+    return true;
+}
+
+/* Counts one rating row and reads it into *x. */
+static bool hbk__count_rating(const json_t *row, unsigned signals, hbk__rated *x, hbk_curate_counts *c,
+                              const char *path, hbk_int line, hbk_error *err)
 {
     const char *status = "";
-    const json_t *value = json_object_get(row, "score");
-    if (!hbk_json_string(row, "status", &status, path, line, err)) return false;
-    *score = json_is_number(value) ? json_number_value(value) : (double)NAN;
+    if (!hbk_json_string(row, "status", &status, path, line, err) ||
+        !hbk__read_signals(row, signals, x, c, path, line, err))
+        return false;
+    double score = x->signal[0];
     c->n++;
     if (!strcmp(status, "unparsable")) c->unparsable++;
     if (!strcmp(status, "truncated")) c->truncated++;
     if (!strcmp(status, "too_long")) c->too_long++;
-    if (isnan(*score)) return true;
-    if (*score < 1 || *score > 5)
-        return hbk_fail_at(err, HBK_ERROR_RANGE, path, line, "\"score\" is %g, expected 1 to 5", *score);
+    if (json_integer_value(json_object_get(row, "retries")) > 0) c->retried++;
+    if (isnan(score)) return true;
+    if (score < 1 || score > 5)
+        return hbk_fail_at(err, HBK_ERROR_RANGE, path, line, "\"score\" is %g, expected 1 to 5", score);
     c->rated++;
-    c->histogram[(int)floor(*score + 0.5) - 1]++;
+    c->histogram[(int)floor(score + 0.5) - 1]++;
     return true;
 }
 
 /* Reads all ratings; *rated (n) in file order is the caller's to free. */
-static bool hbk__read_ratings(const char *path, hbk_curate_counts *c, hbk__rated **rated, hbk_int *n,
-                              hbk_allocator *alloc, hbk_error *err)
+static bool hbk__read_ratings(const char *path, unsigned signals, hbk_curate_counts *c, hbk__rated **rated,
+                              hbk_int *n, hbk_allocator *alloc, hbk_error *err)
 {
     hbk_jsonl_reader *in = hbk_jsonl_open(path, alloc, err);
     hbk_int cap = 0;
@@ -17188,7 +18646,7 @@ static bool hbk__read_ratings(const char *path, hbk_curate_counts *c, hbk__rated
         }
         *rated = (hbk__rated *)grown;
         (*rated)[*n].at = *n;
-        if (!hbk__count_rating(row, c, &(*rated)[(*n)++].score, path, hbk_jsonl_line(in), err)) {
+        if (!hbk__count_rating(row, signals, &(*rated)[(*n)++], c, path, hbk_jsonl_line(in), err)) {
             got = -1;
             break;
         }
@@ -17197,23 +18655,45 @@ static bool hbk__read_ratings(const char *path, hbk_curate_counts *c, hbk__rated
     return got == 0;
 }
 
-/* Marks what is kept: scores of at least o->keep, or the best o->keep_share of those rated. */
-static bool hbk__mark_kept(const hbk_curate_options *o, hbk__rated *rated, hbk_int n, bool *kept,
+/* Sorts the m pairs that are ranked, the best first: by their only signal, or by the sum of their ranks in
+   each. Equals share the mean of their ranks, so that a signal of few values does not order by chance. */
+static void hbk__rank(hbk__rated *x, hbk_int m, unsigned signals)
+{
+    int n_signals = 0;
+    for (int k = 0; k < HBK__N_SIGNALS; k++) {
+        if (!(signals >> k & 1)) continue;
+        n_signals++;
+        for (hbk_int i = 0; i < m; i++) x[i].value = x[i].signal[k];
+        qsort(x, (size_t)m, sizeof *x, hbk__best_first);
+        for (hbk_int i = 0, end; i < m; i = end) {
+            for (end = i; end < m && x[end].value == x[i].value;) end++;
+            for (hbk_int at = i; at < end; at++) x[at].ranks += 0.5 * (double)(i + end - 1);
+        }
+    }
+    if (n_signals < 2) return;
+    for (hbk_int i = 0; i < m; i++) x[i].value = -x[i].ranks;
+    qsort(x, (size_t)m, sizeof *x, hbk__best_first);
+}
+
+/* Marks what is kept: values of at least o->keep, or the best. */
+static bool hbk__mark_kept(const hbk_curate_options *o, const hbk__rated *rated, hbk_int n, bool *kept,
                            hbk_curate_counts *c, hbk_allocator *alloc, hbk_error *err)
 {
     hbk__rated *sorted = HBK__NEW(alloc, hbk__rated, n, err);
     if (!sorted) return false;
     hbk_int m = 0, most;
+    bool best = o->keep_top > 0 || o->keep_share > 0, several = (o->signals & (o->signals - 1)) != 0;
     for (hbk_int i = 0; i < n; i++)
-        if (!isnan(rated[i].score)) sorted[m++] = rated[i];
-    qsort(sorted, (size_t)m, sizeof *sorted, hbk__by_score);
-    most = o->keep_share > 0 ? (hbk_int)ceil(o->keep_share * (double)m - 1e-9) : m;
-    c->threshold = o->keep_share > 0 ? (double)NAN : o->keep;
+        if (!isnan(rated[i].value)) sorted[m++] = rated[i];
+    hbk__rank(sorted, m, o->signals);
+    most = o->keep_top > 0 ? o->keep_top : best ? (hbk_int)ceil(o->keep_share * (double)m - 1e-9) : m;
+    c->ranked = m;
+    c->threshold = best ? (double)NAN : o->keep;
     for (hbk_int i = 0; i < HBK__MIN(m, most); i++) {
-        if (o->keep_share <= 0 && sorted[i].score < o->keep) break;
+        if (!best && sorted[i].value < o->keep) break;
         kept[sorted[i].at] = true;
         c->kept++;
-        if (o->keep_share > 0) c->threshold = sorted[i].score;
+        if (best && !several) c->threshold = sorted[i].value;
     }
     c->collapsed = (double)c->kept < 0.02 * (double)c->n || (double)c->kept > 0.9 * (double)c->n;
     hbk_free(alloc, sorted);
@@ -17225,13 +18705,17 @@ static bool hbk__write_curated(const json_t *row, double score, const char *path
 {
     char id[256];
     const char *x, *y;
-    return hbk__row_id(row, "row", id, path, line, err) &&
-           hbk__row_text(row, "instruction", &x, path, line, err) &&
-           hbk__row_text(row, "output", &y, path, line, err) &&
-           hbk__write_row(out,
-                          json_pack("{s:s s:s s:s s:f s:s}", "id", id, "instruction", x, "output", y, "score",
-                                    score, "source", "aug"),
-                          err);
+    if (!hbk__row_id(row, "row", id, path, line, err) ||
+        !hbk__row_text(row, "instruction", &x, path, line, err) ||
+        !hbk__row_text(row, "output", &y, path, line, err))
+        return false;
+    json_t *pair = json_pack("{s:s s:s s:s}", "id", id, "instruction", x, "output", y);
+    int failed = pair ? 0 : -1;
+    if (!isnan(score)) failed |= json_object_set_new(pair, "score", json_real(score));
+    failed |= json_object_set_new(pair, "source", json_string("aug"));
+    if (!failed) return hbk__write_row(out, pair, err);
+    json_decref(pair);
+    return hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for a row");
 }
 
 /* Walks candidates and ratings side by side: rating k belongs to the k-th candidate that is "ok". */
@@ -17256,7 +18740,7 @@ static bool hbk__merge_kept(const char *candidates, const char *ratings, const h
                 err, HBK_ERROR_DATA, ratings, k + 1,
                 "expected the rating of candidate \"%s\" here: these ratings are of other candidates", id);
         if (ok && kept[k])
-            ok = hbk__write_curated(row, rated[k].score, candidates, hbk_jsonl_line(c), out, err);
+            ok = hbk__write_curated(row, rated[k].signal[0], candidates, hbk_jsonl_line(c), out, err);
         k++;
         if (ok) continue;
         got = -1;
@@ -17271,6 +18755,17 @@ static bool hbk__merge_kept(const char *candidates, const char *ratings, const h
     return got == 0;
 }
 
+static bool hbk__select_check(const hbk_curate_options *o, hbk_error *err)
+{
+    if (o->keep_top > 0 && o->keep_share > 0)
+        return hbk_fail(err, HBK_ERROR_OPTION, "keep_top and keep_share exclude each other");
+    if (o->signals != HBK_SIGNAL_RATING && o->keep_top <= 0 && o->keep_share <= 0)
+        return hbk_fail(err, HBK_ERROR_OPTION,
+                        "a least score is of ratings alone: by other signals so many (keep_top) or a share "
+                        "(keep_share) of the pairs can be kept");
+    return true;
+}
+
 HBK_DEF bool hbk_select(const hbk_curate_options *o, const char *candidates, const char *ratings,
                         const char *curated, hbk_curate_counts *counts, hbk_allocator *alloc, hbk_error *err)
 {
@@ -17282,7 +18777,8 @@ HBK_DEF bool hbk_select(const hbk_curate_options *o, const char *candidates, con
     memset(&f, 0, sizeof f);
     if (hbk__same_file(curated, candidates) || hbk__same_file(curated, ratings))
         return hbk_fail_at(err, HBK_ERROR_OPTION, curated, 0, "is an input too: choose another output file");
-    bool ok = hbk__read_ratings(ratings, &c, &rated, &n, alloc, err);
+    if (!hbk__select_check(o, err)) return false;
+    bool ok = hbk__read_ratings(ratings, o->signals, &c, &rated, &n, alloc, err);
     bool *kept = ok ? HBK__NEW(alloc, bool, n, err) : NULL;
     hbk_jsonl_writer *out = NULL;
     ok = kept && hbk__mark_kept(o, rated, n, kept, &c, alloc, err);
@@ -17294,6 +18790,94 @@ HBK_DEF bool hbk_select(const hbk_curate_options *o, const char *candidates, con
     hbk_free(alloc, kept);
     hbk_free(alloc, rated);
     if (ok && counts) *counts = c;
+    return ok;
+}
+
+/* ---- against labels ---------------------------------------------------------------------- */
+
+/* Ids by what is known of them. */
+typedef struct hbk__labels {
+    hbk__hash_set good, bad, kept;
+} hbk__labels;
+
+/* One row of labels. */
+static bool hbk__read_label(hbk__labels *l, const json_t *row, uint64_t id, const char *path, hbk_int line,
+                       hbk_error *err)
+{
+    const double good_from = 4.5; /* the paper's A5 */
+    const json_t *good = json_object_get(row, "good"), *score = json_object_get(row, "score");
+    bool had = false;
+    if (!json_is_boolean(good) && !json_is_number(score))
+        return hbk_fail_at(err, HBK_ERROR_FORMAT, path, line,
+                           "expected {\"id\", \"good\": true or false} or {\"id\", \"score\": 1 to 5}");
+    if (hbk__hash_has(&l->good, id) || hbk__hash_has(&l->bad, id))
+        return hbk_fail_at(err, HBK_ERROR_DATA, path, line, "this id is labelled in an earlier row too");
+    bool is_good = json_is_boolean(good) ? json_is_true(good) : json_number_value(score) >= good_from;
+    return hbk__hash_add(is_good ? &l->good : &l->bad, id, &had, err);
+}
+
+/* Walks a file's rows into the sets: labels, or (labels false) ids of pairs that were kept. */
+static bool hbk__read_ids(hbk__labels *l, const char *path, bool labels, hbk_allocator *alloc, hbk_error *err)
+{
+    hbk_jsonl_reader *in = hbk_jsonl_open(path, alloc, err);
+    json_t *row;
+    int got = in ? 1 : -1;
+    while (got > 0 && (got = hbk_jsonl_next(in, &row, err)) > 0) {
+        char text[256];
+        bool had, ok = hbk__row_id(row, "row", text, path, hbk_jsonl_line(in), err);
+        uint64_t id = ok ? hbk_hash(0, text, strlen(text)) : 0;
+        ok = ok && (labels ? hbk__read_label(l, row, id, path, hbk_jsonl_line(in), err)
+                           : hbk__hash_add(&l->kept, id, &had, err));
+        if (!ok) got = -1;
+    }
+    hbk_jsonl_close(in);
+    return got == 0;
+}
+
+/* Counts the rated pairs that have a label. */
+static bool hbk__count_labels(const hbk__labels *l, const char *path, hbk_agreement *a, hbk_allocator *alloc,
+                              hbk_error *err)
+{
+    hbk_jsonl_reader *in = hbk_jsonl_open(path, alloc, err);
+    json_t *row;
+    int got = in ? 1 : -1;
+    while (got > 0 && (got = hbk_jsonl_next(in, &row, err)) > 0) {
+        char text[256];
+        if (!hbk__row_id(row, "row", text, path, hbk_jsonl_line(in), err)) {
+            got = -1;
+            break;
+        }
+        uint64_t id = hbk_hash(0, text, strlen(text));
+        bool good = hbk__hash_has(&l->good, id), kept = hbk__hash_has(&l->kept, id);
+        if (!good && !hbk__hash_has(&l->bad, id)) continue;
+        a->n++;
+        a->good += good;
+        a->kept += kept;
+        a->both += good && kept;
+    }
+    hbk_jsonl_close(in);
+    return got == 0;
+}
+
+HBK_DEF bool hbk_agree(const char *labels, const char *ratings, const char *curated, hbk_agreement *a,
+                       hbk_allocator *alloc, hbk_error *err)
+{
+    hbk__labels l;
+    hbk_agreement found;
+    memset(&l, 0, sizeof l);
+    memset(&found, 0, sizeof found);
+    l.good.alloc = l.bad.alloc = l.kept.alloc = alloc;
+    bool ok = hbk__read_ids(&l, labels, true, alloc, err) && hbk__read_ids(&l, curated, false, alloc, err) &&
+              hbk__count_labels(&l, ratings, &found, alloc, err);
+    found.unknown = l.good.n + l.bad.n - found.n;
+    found.precision = found.kept ? (double)found.both / (double)found.kept : (double)NAN;
+    found.recall = found.good ? (double)found.both / (double)found.good : (double)NAN;
+    if (ok && found.n == 0)
+        ok = hbk_fail_at(err, HBK_ERROR_DATA, labels, 0, "labels none of the pairs that %s rates", ratings);
+    if (ok) *a = found;
+    hbk_free(alloc, l.good.slots);
+    hbk_free(alloc, l.bad.slots);
+    hbk_free(alloc, l.kept.slots);
     return ok;
 }
 
@@ -17313,7 +18897,8 @@ HBK_DEF bool hbk_select(const hbk_curate_options *o, const char *candidates, con
    weights have made is refused too: the second curation never selects by the first one's ratings.
 
    The loop ends before its last iteration when a curation keeps nothing; when it keeps what the curation
-   before it has kept, for then the base, the options and the examples are the same and so is the model; when
+   before it has kept, for then the base, the options and the examples are the same and so is the model (not
+   where outputs are rewritten, which is off in the paper: see chapter 19); when
    a rater has collapsed, if that is asked for; and before the training that would take all of them together
    beyond a number of steps. What ended it stands in run.json. */
 
@@ -17331,6 +18916,7 @@ HBK_DEF hbk_loop_options hbk_loop_defaults(void)
     o.myx = o.m0 = o.mt = hbk_train_defaults(false);
     o.augment = hbk_augment_defaults();
     o.curate = hbk_curate_defaults();
+    o.rewriting = hbk_rewrite_defaults();
     o.stop_unchanged = true;
     o.seed = 1;
     return o;
@@ -17433,6 +19019,33 @@ static bool hbk__decode_json(json_t *j, const char *prefix, const hbk_decode_opt
     return ok;
 }
 
+/* Evaluation files by what they hold: one may move, but not change. */
+static bool hbk__sift_json(json_t *j, const hbk_sift_options *o)
+{
+    json_t *files = json_array();
+    for (hbk_int i = 0; i < o->n_holdout; i++) {
+        uint64_t hash = 0; /* of a file that cannot be read: whoever reads it will say so */
+        bool read = hbk_file_hash(o->holdout[i], &hash, NULL);
+        json_array_append_new(files, read ? hbk__hex(hash) : json_null());
+    }
+    return hbk__add(j, "augment.dedup", json_real(o->dedup)) &&
+           hbk__add(j, "augment.dedup_words", json_integer(o->dedup_words)) &&
+           hbk__add(j, "augment.dedup_hashes", json_integer(o->dedup_hashes)) &&
+           hbk__add(j, "augment.holdout", files) &&
+           hbk__add(j, "augment.holdout_words", json_integer(o->holdout_words));
+}
+
+static bool hbk__augment_json(json_t *j, const hbk_augment_options *o)
+{
+    return hbk__add(j, "augment.candidates", json_integer(o->candidates)) &&
+           hbk__add(j, "augment.min_chars", json_integer(o->min_chars)) &&
+           hbk__add(j, "augment.max_chars", json_integer(o->max_chars)) &&
+           hbk__add(j, "augment.max_echo", json_real(o->max_echo)) &&
+           hbk__add(j, "augment.echo_words", json_integer(o->echo_words)) &&
+           hbk__add(j, "augment.keep_truncated", json_boolean(o->keep_truncated)) &&
+           hbk__add(j, "augment.raw", json_boolean(o->raw)) && hbk__sift_json(j, &o->sift);
+}
+
 static json_t *hbk__or_null(const char *s)
 {
     return s ? json_string(s) : json_null();
@@ -17446,8 +19059,12 @@ static hbk_curate_options hbk__loop_keeping(const hbk_loop_options *o, int k)
         if (o->keep[i] > 0) {
             c.keep = o->keep[i];
             c.keep_share = 0;
+            c.keep_top = 0;
         }
-        if (o->keep_share[i] > 0) c.keep_share = o->keep_share[i];
+        if (o->keep_share[i] > 0) {
+            c.keep_share = o->keep_share[i];
+            c.keep_top = 0;
+        }
     }
     return c;
 }
@@ -17472,6 +19089,7 @@ static json_t *hbk__keeping_json(const hbk_loop_options *o, bool share)
 static json_t *hbk__loop_json(const hbk__loop *l)
 {
     const hbk_loop_options *o = l->o;
+    const char *better = hbk__template_text(l->t, HBK_REWRITING);
     json_t *j = json_object();
     bool ok =
         j && hbk__add(j, "model", json_string(o->model_name)) &&
@@ -17490,11 +19108,19 @@ static json_t *hbk__loop_json(const hbk__loop *l)
         hbk__add(j, "max_length", json_integer(o->max_length)) &&
         hbk__add(j, "readout", json_string(o->curate.readout == HBK_READOUT_TEXT ? "text" : "expected")) &&
         hbk__add(j, "votes", json_integer(o->curate.votes)) &&
+        hbk__add(j, "vote", json_string(o->curate.vote == HBK_VOTE_MEAN ? "mean" : "median")) &&
+        hbk__add(j, "retries", json_integer(o->curate.retries)) &&
+        hbk__add(j, "signals", json_integer(o->curate.signals)) &&
+        hbk__add(j, "keep_top", json_integer(o->curate.keep_top)) &&
         hbk__add(j, "keep", hbk__keeping_json(o, false)) &&
         hbk__add(j, "keep_share", hbk__keeping_json(o, true)) &&
         hbk__add(j, "seed", json_integer((json_int_t)o->seed)) &&
         hbk__add(j, "threads", json_integer(hbk__n_threads())) &&
-        hbk__decode_json(j, "augment.", &o->augment) && hbk__decode_json(j, "rate.", &o->curate.decode) &&
+        hbk__decode_json(j, "augment.", &o->augment.decode) && hbk__augment_json(j, &o->augment) &&
+        hbk__decode_json(j, "rate.", &o->curate.decode) && hbk__add(j, "rewrite", json_boolean(o->rewrite)) &&
+        hbk__decode_json(j, "rewrite.", &o->rewriting) &&
+        hbk__add(j, "rewrite.wording",
+                 o->rewrite ? hbk__hex(hbk_hash(0, better, strlen(better))) : json_null()) &&
         hbk__options_json(j, "myx.", &o->myx) && hbk__options_json(j, "m0.", &o->m0) &&
         hbk__options_json(j, "mt.", &o->mt);
     if (ok) return j;
@@ -17682,6 +19308,24 @@ static bool hbk__loop_spells(hbk__loop *l, hbk_error *err)
     return ok;
 }
 
+/* What a curation would refuse is refused before anything is trained. */
+static bool hbk__loop_curations(const hbk__loop *l, hbk_error *err)
+{
+    hbk_curate_options o = l->o->curate;
+    hbk__stage s;
+    memset(&s, 0, sizeof s);
+    s.tok = l->tok;
+    s.t = l->t;
+    s.alloc = l->alloc;
+    o.backward = l->m; /* M_yx is still to come */
+    bool ok = hbk__rate_check(&s, &o, err);
+    for (int k = 1; ok && k <= l->o->iterations; k++) {
+        o = hbk__loop_keeping(l->o, k);
+        ok = hbk__select_check(&o, err);
+    }
+    return ok;
+}
+
 /* Reads the seed. */
 static bool hbk__loop_seed(hbk__loop *l, hbk_error *err)
 {
@@ -17723,6 +19367,7 @@ static bool hbk__loop_check(hbk__loop *l, hbk_error *err)
                                l->dir);
     l->fits = hbk_file_exists(l->run); /* it was looked at then; another rubric will be named by its hash */
     return hbk__loop_seed(l, err) && hbk__loop_spells(l, err) && hbk__loop_segments(l, NULL, err) &&
+           hbk__loop_curations(l, err) &&
            (!l->o->replay_path || hbk_dataset_add_texts(&l->replay, l->o->replay_path, l->tok, limit, err));
 }
 
@@ -17879,11 +19524,12 @@ static bool hbk__loop_made_here(const hbk__loop *l, const char *name, const char
 
 static bool hbk__loop_augment(hbk__loop *l, hbk_error *err)
 {
-    hbk_decode_options o = l->o->augment;
+    hbk_augment_options o = l->o->augment;
+    hbk_int counts[HBK_FATE_COUNT] = {0};
     hbk_tuned t;
     char who[64] = "";
-    o.seed = l->o->seed;
-    if (o.max_length < 0) o.max_length = l->o->max_length;
+    o.decode.seed = l->o->seed;
+    if (o.decode.max_length < 0) o.decode.max_length = l->o->max_length;
     if (!hbk__stage_done(l, "candidates")) {
         if (!hbk__loop_tuned(l, &t, "myx", who, err)) return false;
         bool ok = hbk_augment(t.model, t.adapter, l->tok, l->t, &o, who, l->segments, l->candidates,
@@ -17893,44 +19539,36 @@ static bool hbk__loop_augment(hbk__loop *l, hbk_error *err)
     } else if (!hbk__loop_made_here(l, "candidates", l->candidates, err)) {
         return false;
     }
-    hbk_jsonl_reader *in = hbk_jsonl_open(l->candidates, l->alloc, err);
-    json_t *row, *statuses = json_object();
-    int got = in ? 0 : -1;
-    while (in && (got = hbk_jsonl_next(in, &row, err)) > 0) {
-        const char *status = json_string_value(json_object_get(row, "status"));
-        if (!status) status = "ok";
-        json_int_t count = json_integer_value(json_object_get(statuses, status));
-        json_object_set_new(statuses, status, json_integer(count + 1));
-        l->r.n_candidates++;
-        l->r.n_ok += !strcmp(status, "ok");
-    }
-    hbk_jsonl_close(in);
-    bool ok = got == 0;
-    if (!ok || hbk__stage_done(l, "candidates")) {
-        json_decref(statuses);
-        return ok;
-    }
-    return hbk__stage_finish(
-        l, "candidates",
-        json_pack("{s:I s:s s:o}", "rows", (json_int_t)l->r.n_candidates, "by", who, "status", statuses),
-        err);
+    if (!hbk_fate_count(counts, l->candidates, "status", l->alloc, err)) return false;
+    for (int f = 0; f < HBK_FATE_COUNT; f++) l->r.n_candidates += counts[f];
+    l->r.n_ok = counts[HBK_FATE_OK];
+    if (hbk__stage_done(l, "candidates")) return true;
+    json_t *statuses = json_object();
+    for (int f = 0; f < HBK_FATE_COUNT; f++)
+        if (counts[f]) hbk__add(statuses, hbk_fate_name((hbk_fate)f), json_integer(counts[f]));
+    return hbk__stage_finish(l, "candidates",
+                             json_pack("{s:I s:s s:o}", "rows", (json_int_t)l->r.n_candidates, "by", who,
+                                       "status", statuses),
+                             err);
 }
 
 static json_t *hbk__counts_json(const hbk_curate_counts *c)
 {
     const hbk_int *h = c->histogram;
     return json_pack(
-        "{s:I s:I s:I s:I s:I s:I s:o s:b s:[I,I,I,I,I]}", "n", (json_int_t)c->n, "rated",
+        "{s:I s:I s:I s:I s:I s:I s:I s:I s:I s:o s:b s:[I,I,I,I,I]}", "n", (json_int_t)c->n, "rated",
         (json_int_t)c->rated, "unparsable", (json_int_t)c->unparsable, "truncated", (json_int_t)c->truncated,
-        "too_long", (json_int_t)c->too_long, "kept", (json_int_t)c->kept, "threshold",
-        isnan(c->threshold) ? json_null() : json_real(c->threshold), "collapsed", c->collapsed, "histogram",
+        "too_long", (json_int_t)c->too_long, "retried", (json_int_t)c->retried, "ranked",
+        (json_int_t)c->ranked, "unhelpful", (json_int_t)c->unhelpful, "kept", (json_int_t)c->kept,
+        "threshold", isnan(c->threshold) ? json_null() : json_real(c->threshold), "collapsed", c->collapsed,
+        "histogram",
         (json_int_t)h[0], (json_int_t)h[1], (json_int_t)h[2], (json_int_t)h[3], (json_int_t)h[4]);
 }
 
 /* Curation number k, 1 ..., by the model before it; *kept pairs go to curated-k.jsonl. */
 static bool hbk__loop_curate(hbk__loop *l, int k, hbk_error *err)
 {
-    char ratings[512], curated[512], rater[16], stage[32], selected[32], who[64];
+    char ratings[512], curated[512], rater[16], stage[32], selected[32], who[64], writer[64];
     hbk_curate_options o = hbk__loop_keeping(l->o, k);
     hbk_curate_counts *c = &l->r.curated[k - 1];
     snprintf(rater, sizeof rater, "m%d", k - 1);
@@ -17941,10 +19579,15 @@ static bool hbk__loop_curate(hbk__loop *l, int k, hbk_error *err)
     if (!hbk__loop_path(l, ratings, "ratings-", k, err) || !hbk__loop_path(l, curated, "curated-", k, err))
         return false;
     if (!hbk__stage_done(l, stage)) {
-        hbk_tuned t;
+        hbk_tuned t, myx;
+        memset(&myx, 0, sizeof myx);
         if (!hbk__loop_tuned(l, &t, rater, who, err)) return false;
-        bool ok = hbk_rate(t.model, t.adapter, l->tok, l->t, &o, who, l->candidates, ratings, l->progress,
-                           l->alloc, err);
+        bool ok = !(o.signals & HBK_SIGNAL_ROUND_TRIP) || hbk__loop_tuned(l, &myx, "myx", writer, err);
+        o.backward = myx.model;
+        o.backward_adapter = myx.adapter;
+        ok = ok && hbk_rate(t.model, t.adapter, l->tok, l->t, &o, who, l->candidates, ratings, l->progress,
+                            l->alloc, err);
+        hbk_tuned_free(&myx);
         hbk_tuned_free(&t);
         if (!ok || !hbk__stage_finish(l, stage, json_pack("{s:b s:s}", "done", 1, "by", who), err))
             return false;
@@ -17953,6 +19596,37 @@ static bool hbk__loop_curate(hbk__loop *l, int k, hbk_error *err)
     }
     if (!hbk_select(&o, l->candidates, ratings, curated, c, l->alloc, err)) return false;
     return hbk__stage_done(l, selected) || hbk__stage_finish(l, selected, hbk__counts_json(c), err);
+}
+
+/* Rewrites curated-k by the model that has curated into rewritten-k, whose path *pairs, what is to be
+   learned, becomes; where that is not asked for, nothing happens. */
+static bool hbk__loop_rewrite(hbk__loop *l, int k, char pairs[512], hbk_error *err)
+{
+    char out[512], name[16], stage[32], who[64];
+    hbk_decode_options o = l->o->rewriting;
+    hbk_int counts[HBK_FATE_COUNT] = {0}, n = 0;
+    if (!l->o->rewrite) return true;
+    snprintf(name, sizeof name, "m%d", k - 1);
+    snprintf(stage, sizeof stage, "rewritten-%d", k);
+    o.seed = l->o->seed;
+    if (o.max_length < 0) o.max_length = l->o->max_length;
+    if (!hbk__loop_path(l, out, "rewritten-", k, err)) return false;
+    if (!hbk__stage_done(l, stage)) {
+        hbk_tuned t;
+        if (!hbk__loop_tuned(l, &t, name, who, err)) return false;
+        bool ok = hbk_rewrite(t.model, t.adapter, l->tok, l->t, &o, who, pairs, out, l->progress, l->alloc,
+                              err);
+        hbk_tuned_free(&t);
+        if (!ok || !hbk_fate_count(counts, out, "rewrite", l->alloc, err)) return false;
+        for (int f = 0; f < HBK_FATE_COUNT; f++) n += counts[f];
+        json_t *entry = json_pack("{s:I s:I s:s}", "rows", (json_int_t)n, "rewritten",
+                                  (json_int_t)counts[HBK_FATE_OK], "by", who);
+        if (!hbk__stage_finish(l, stage, entry, err)) return false;
+    } else if (!hbk__loop_made_here(l, stage, out, err)) {
+        return false;
+    }
+    memcpy(pairs, out, sizeof out);
+    return true;
 }
 
 /* Has curation k kept the pairs of the one before it, to the letter? */
@@ -17998,7 +19672,8 @@ static bool hbk__loop_stop_rules(hbk__loop *l, int k, hbk_error *err)
                  k, kept, n, k - 1);
         return hbk__loop_stop(l, why, err);
     }
-    if (k > 1 && l->o->stop_unchanged && !hbk__loop_unchanged(l, k, &unchanged, err)) return false;
+    bool same = l->o->stop_unchanged && !l->o->rewrite; /* each rater rewrites in its own way */
+    if (k > 1 && same && !hbk__loop_unchanged(l, k, &unchanged, err)) return false;
     if (!unchanged) return true;
     snprintf(
         why, sizeof why,
@@ -18020,7 +19695,7 @@ static bool hbk__loop_iterations(hbk__loop *l, hbk_error *err)
         snprintf(name, sizeof name, "m%d", k);
         if (!hbk__loop_curate(l, k, err) || !hbk__loop_stop_rules(l, k, err)) return false;
         if (l->r.stopped[0]) return true;
-        if (!hbk__loop_path(l, curated, "curated-", k, err) ||
+        if (!hbk__loop_path(l, curated, "curated-", k, err) || !hbk__loop_rewrite(l, k, curated, err) ||
             !hbk__loop_train(l, name, k, curated, l->o->seed_repeat, &l->o->mt, HBK_FORWARD, err))
             return false;
         if (l->r.stopped[0]) return true;
@@ -18029,9 +19704,18 @@ static bool hbk__loop_iterations(hbk__loop *l, hbk_error *err)
     return true;
 }
 
+/* Evaluation files are read once before anything is trained. */
+static bool hbk__loop_holdout(hbk__loop *l, hbk_error *err)
+{
+    hbk__sieve v;
+    if (!hbk__sieve_new(&v, &l->o->augment.sift, l->alloc, err)) return false;
+    hbk__sieve_free(&v);
+    return hbk__augment_check(&l->o->augment, err);
+}
+
 static bool hbk__loop_stages(hbk__loop *l, hbk_error *err)
 {
-    return hbk__loop_inputs(l, err) && hbk__loop_template(l, err) &&
+    return hbk__loop_holdout(l, err) && hbk__loop_inputs(l, err) && hbk__loop_template(l, err) &&
            hbk__loop_train(l, "myx", 0, NULL, 1, &l->o->myx, HBK_BACKWARD, err) &&
            hbk__loop_augment(l, err) && hbk__loop_train(l, "m0", 0, NULL, 1, &l->o->m0, HBK_FORWARD, err) &&
            hbk__loop_iterations(l, err);

@@ -168,7 +168,7 @@ int main(int argc, char **argv)
         o.m0 = o.mt = o.myx;
         o.m0.replay = o.mt.replay = 8;
         o.replay_path = TOY "/pages.jsonl";
-        o.augment.sampling.max_new = o.curate.decode.sampling.max_new = 16;
+        o.augment.decode.sampling.max_new = o.curate.decode.sampling.max_new = 16;
     }
     ok = tmpl && hbk_loop_run(model, tok, &o, dir, toy ? NULL : &progress, &result, NULL, &err) &&
          print_result(&result, dir, &err);

@@ -279,21 +279,271 @@ static void t18_jaccard(void **state)
     }
 }
 
-/* Promise: the set of hashes knows what it was given, through growth, zero included. */
+/* Promise: the set of hashes knows what it was given, and the map its values, through growth, zero
+   included. */
 static void t18_hash_set(void **state)
 {
     (void)state;
-    hbk__hash_set s;
+    hbk__hash_set s, m;
     memset(&s, 0, sizeof s);
+    memset(&m, 0, sizeof m);
+    m.valued = true;
+    assert_null(hbk__hash_find(&m, 3));
     for (int round = 0; round < 2; round++)
         for (uint64_t i = 0; i < 1000; i++) {
             bool had = !round;
-            /* equal low bits, so that they collide */
-            assert_true(hbk__hash_add(&s, i == 0 ? 0 : i * 4096 + 3, &had, NULL));
+            uint64_t h = i == 0 ? 0 : i * 4096 + 3; /* equal low bits, so that they collide */
+            assert_true(hbk__hash_add(&s, h, &had, NULL));
             assert_int_equal(had, round);
+            assert_int_equal(hbk__hash_find(&m, h) != NULL, round);
+            hbk_int *value = hbk__hash_at(&m, h, NULL);
+            assert_int_equal(*value, round ? (hbk_int)i * 7 : -1);
+            *value = (hbk_int)i * 7;
+            assert_int_equal(*hbk__hash_find(&m, h), i * 7);
         }
     assert_int_equal(s.n, 1000);
-    hbk_free(NULL, s.slots);
+    assert_int_equal(m.n, 1000);
+    hbk__hash_free(&s);
+    hbk__hash_free(&m);
+}
+
+/* Promise: words are letters, digits and what is beyond ASCII, whatever punctuation of any script stands
+   between them; characters of scripts without blanks are words each; case of ASCII makes no difference. */
+static void t18_words(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *a, *b;
+        int n;
+    } cases[] = {
+        {"Green tea is hot.", "green -- TEA, is: hot", 4},
+        {"It's 2 cups", "it s 2 cups", 4},
+        {"\xe2\x80\x9cTea\xe2\x80\x9d\xe2\x80\x94hot", "tea hot", 2},
+        {"caf\xc3\xa9\xc2\xa0noir", "caf\xc3\xa9 noir", 2},
+        {"\xe8\x8c\xb6\xe6\x98\xaf\xe3\x80\x82\xe7\x83\xad", "\xe8\x8c\xb6 \xe6\x98\xaf \xe7\x83\xad", 3},
+        {"tea\xe8\x8c\xb6pot", "tea \xe8\x8c\xb6 pot", 3},
+        {"?!", "", 0},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        hbk__hashes a, b;
+        memset(&a, 0, sizeof a);
+        memset(&b, 0, sizeof b);
+        assert_true(hbk__words(&a, cases[i].a, strlen(cases[i].a), NULL, NULL));
+        assert_true(hbk__words(&b, cases[i].b, strlen(cases[i].b), NULL, NULL));
+        assert_int_equal(a.n, cases[i].n);
+        assert_int_equal(b.n, cases[i].n);
+        for (hbk_int k = 0; k < a.n; k++) assert_true(a.data[k] == b.data[k]);
+        for (hbk_int k = 1; k < a.n; k++) assert_true(a.data[k] != a.data[k - 1]);
+        hbk_free(NULL, a.data);
+        hbk_free(NULL, b.data);
+    }
+}
+
+/* Promise: the similarity of two texts is that of their sets of word n-grams. */
+static void t18_similarity(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *a, *b;
+        int words;
+        double j;
+    } cases[] = {
+        {"How do I brew green tea?", "how do i BREW green tea", 2, 1},
+        {"a b c d", "a b c e", 1, 3.0 / 5},
+        {"a b c d", "a b c e", 2, 2.0 / 4},
+        {"a b c d", "a b c e", 3, 1.0 / 3},
+        {"a b c d", "a b c e", 9, 0}, /* one n-gram each */
+        {"a b", "a b", 9, 1},
+        {"a a a a", "a a", 2, 1}, /* sets, not bags */
+        {"a b c d e", "c d e a b", 2, 3.0 / 5},
+        {"tea", "coffee", 1, 0},
+        {"?!", "?!", 2, 1},
+        {"?!", "!?", 2, 0},
+        {"", "", 2, 1},
+    };
+    hbk_error err;
+    double j;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        check_ok(hbk_similarity(cases[i].a, cases[i].b, cases[i].words, &j, NULL, &err));
+        check_near(j, cases[i].j, 1e-12);
+    }
+    check_error(hbk_similarity("a", "a", 0, &j, NULL, &err), HBK_ERROR_OPTION, "0 words");
+}
+
+enum { T18_TEXTS = 240 };
+
+/* Texts of which many are alike: each is a copy of one before it with some words replaced, or new. */
+static void t18_alike(char texts[T18_TEXTS][200])
+{
+    hbk_rng r = hbk_rng_at(1, "alike", 0);
+    for (int i = 0; i < T18_TEXTS; i++) {
+        int words[20], n = 6 + (int)hbk_rng_below(&r, 14);
+        bool copy = i > 0 && hbk_rng_below(&r, 3) > 0;
+        const char *from = texts[i > 0 ? hbk_rng_below(&r, i) : 0];
+        hbk_int changes = hbk_rng_below(&r, 6);
+        if (copy) n = 0;
+        for (char *end; copy && *from && n < 20; from = end) words[n++] = (int)strtol(from, &end, 10);
+        for (int k = 0; k < n && !copy; k++) words[k] = (int)hbk_rng_below(&r, 400);
+        for (hbk_int k = 0; k < changes; k++) words[hbk_rng_below(&r, n)] = (int)hbk_rng_below(&r, 400);
+        texts[i][0] = 0;
+        for (int k = 0; k < n; k++)
+            snprintf(texts[i] + strlen(texts[i]), 200 - strlen(texts[i]), k ? " %d" : "%d", words[k]);
+    }
+}
+
+/* Promise: of texts in a row those are found that a comparison of all with all finds, with the same partner
+   and similarity, at every threshold. */
+static void t18_dedup_is_exact(void **state)
+{
+    (void)state;
+    static char texts[T18_TEXTS][200];
+    static const double thresholds[] = {0.2, 0.5, 0.7, 0.9, 1};
+    hbk_error err;
+    t18_alike(texts);
+    for (size_t t = 0; t < sizeof thresholds / sizeof *thresholds; t++) {
+        int kept[T18_TEXTS], n_kept = 0, n_like = 0;
+        hbk_dedup *d = hbk_dedup_new(thresholds[t], 2, 128, NULL, &err);
+        check_ok(d);
+        for (int i = 0; i < T18_TEXTS; i++) {
+            hbk_int want = -1, like;
+            double best = 0, j;
+            for (int k = 0; k < n_kept; k++) {
+                check_ok(hbk_similarity(texts[kept[k]], texts[i], 2, &j, NULL, &err));
+                if (j < thresholds[t] || j <= best) continue;
+                want = kept[k];
+                best = j;
+            }
+            check_ok(hbk_dedup_add(d, texts[i], &like, &j, &err));
+            if (like != want || fabs(j - best) > 1e-12)
+                fail_msg("threshold %g, text %d: like %d (%g), expected %d (%g)", thresholds[t], i, (int)like,
+                         j, (int)want, best);
+            if (like < 0) kept[n_kept++] = i;
+            n_like += like >= 0;
+        }
+        if (t < 4) assert_true(n_like > 20);
+        assert_true(n_kept > 20);
+        hbk_dedup_free(d);
+    }
+    check_error(hbk_dedup_new(0, 2, 128, NULL, &err), HBK_ERROR_OPTION, "similarity 0");
+    check_error(hbk_dedup_new(1.5, 2, 128, NULL, &err), HBK_ERROR_OPTION, "similarity 1.5");
+    check_error(hbk_dedup_new(0.5, 0, 128, NULL, &err), HBK_ERROR_OPTION, "0 words");
+    check_error(hbk_dedup_new(0.5, 2, 0, NULL, &err), HBK_ERROR_OPTION, "0 hashes");
+    hbk_dedup_free(NULL);
+}
+
+static bool t18_dedup_once(void *ctx, hbk_allocator *a, hbk_error *err)
+{
+    char(*texts)[200] = (char(*)[200])ctx;
+    hbk_dedup *d = hbk_dedup_new(0.7, 2, 32, a, err);
+    hbk_int like;
+    double j;
+    bool ok = d != NULL;
+    for (int i = 0; i < 40 && ok; i++) ok = hbk_dedup_add(d, texts[i], &like, &j, err);
+    hbk_dedup_free(d);
+    return ok;
+}
+
+static const char t18_question[] =
+    "How many cups of green tea can you brew from ten grams of leaves, please?";
+
+/* Fails unless `text` is found at `line` of `file`, or, with file NULL, nowhere. */
+static void t18_check_found(hbk_holdout *h, const char *text, const char *file, hbk_int line)
+{
+    hbk_error err;
+    const char *where = "?";
+    hbk_int at = -7;
+    check_ok(hbk_holdout_find(h, text, &where, &at, &err));
+    if (!file != !where || (file && strcmp(file, where)) || at != (file ? line : -7))
+        fail_msg("\"%s\" found at %s:%d, expected %s:%d", text, where ? where : "none", (int)at,
+                 file ? file : "none", (int)line);
+}
+
+/* Promise: a text that shares 13 words in a row with an evaluation, or holds a shorter one whole, is found,
+   whatever its case and punctuation; 12 words in a row, or 3 words, give nothing away. */
+static void t18_holdout_rules(void **state)
+{
+    (void)state;
+    hbk_error err;
+    hbk_holdout *h = hbk_holdout_new(13, NULL, &err);
+    check_ok(h);
+    t18_check_found(h, t18_question, NULL, 0);
+    check_ok(hbk_holdout_add(h, t18_question, "a.jsonl", 3, &err)); /* 15 words */
+    check_ok(hbk_holdout_add(h, "Who was Li Bai?", "a.jsonl", 4, &err));
+    check_ok(hbk_holdout_add(h, "Boil the water", "a.jsonl", 5, &err));
+    check_ok(hbk_holdout_add(h, "Who was Li Bai?", "b.txt", 1, &err));
+    t18_check_found(h, t18_question, "a.jsonl", 3);
+    t18_check_found(h, "Tell me: how many cups of green tea can you brew from TEN grams in all?", NULL, 0);
+    t18_check_found(h, "Tell me: how many cups of green tea can you brew from TEN grams - of?", "a.jsonl", 3);
+    t18_check_found(h, "of green tea can you brew from ten grams of leaves, please?", NULL, 0); /* 12 words */
+    t18_check_found(h, "cups of green tea can you brew from ten grams of leaves, please?", "a.jsonl", 3);
+    t18_check_found(h, "He asked who was Li Bai, and why.", "a.jsonl", 4); /* the first of two */
+    t18_check_found(h, "who was Li", NULL, 0);
+    t18_check_found(h, "Boil the water.", NULL, 0);
+    t18_check_found(h, "", NULL, 0);
+    hbk_holdout_free(h);
+    check_error(hbk_holdout_new(3, NULL, &err), HBK_ERROR_OPTION, "3 words");
+    check_error(hbk_holdout_new(65, NULL, &err), HBK_ERROR_OPTION, "65 words");
+}
+
+/* Promise: evaluations are read from JSONL, from a JSON array and from lines of text, every string of a row,
+   and what is found has its file and line; a file without a text is an error. */
+static void t18_holdout_files(void **state)
+{
+    (void)state;
+    hbk_error err;
+    char jsonl[512], json[512], txt[512];
+    test_tmp(jsonl, "t18_eval.jsonl");
+    test_tmp(json, "t18_eval.json");
+    test_tmp(txt, "t18_eval.txt");
+    static const char rows[] = "{\"id\": 5, \"q\": \"Who was Li Bai?\"}\n\n"
+                               "{\"turns\": [{\"text\": \"Where is the old moon?\"}]}\n";
+    static const char array[] = "[{\"a\": \"Why is tea so green?\"}, {\"a\": \"How far is far away?\"}]";
+    static const char lines[] = "one two three\nfour five six seven\nlast line without end";
+    check_ok(hbk_file_write(jsonl, rows, strlen(rows), &err));
+    check_ok(hbk_file_write(json, array, strlen(array), &err));
+    check_ok(hbk_file_write(txt, lines, strlen(lines), &err));
+    hbk_holdout *h = hbk_holdout_new(13, NULL, &err);
+    check_ok(hbk_holdout_add_file(h, jsonl, &err));
+    check_ok(hbk_holdout_add_file(h, json, &err));
+    check_ok(hbk_holdout_add_file(h, txt, &err));
+    t18_check_found(h, "who was li bai", jsonl, 1);
+    t18_check_found(h, "where is the old moon", jsonl, 3);
+    t18_check_found(h, "how far is far away", json, 2);
+    t18_check_found(h, "three four five six seven", txt, 2);
+    t18_check_found(h, "the last line without end", txt, 3);
+    t18_check_found(h, "one two three four", NULL, 0);
+    check_ok(hbk_file_write(txt, "one two three\n", 14, &err));
+    check_error(hbk_holdout_add_file(h, txt, &err), HBK_ERROR_DATA, "at least 4 words");
+    check_ok(hbk_file_write(json, "[{\"a\": ", 8, &err));
+    check_error(hbk_holdout_add_file(h, json, &err), HBK_ERROR_FORMAT, "");
+    check_error(hbk_holdout_add_file(h, "/no/such.jsonl", &err), HBK_ERROR_FILE, "");
+    hbk_holdout_free(h);
+}
+
+static bool t18_holdout_once(void *ctx, hbk_allocator *a, hbk_error *err)
+{
+    const char *file;
+    hbk_int line;
+    hbk_holdout *h = hbk_holdout_new(4, a, err);
+    bool ok = h && hbk_holdout_add(h, t18_question, "a", 1, err) &&
+              hbk_holdout_add_file(h, (const char *)ctx, err) &&
+              hbk_holdout_find(h, t18_question, &file, &line, err);
+    hbk_holdout_free(h);
+    return ok;
+}
+
+/* Promise: whichever allocation of the two sieves fails, the error is memory and nothing leaks. */
+static void t18_sieves_run_out(void **state)
+{
+    (void)state;
+    hbk_error err;
+    static char texts[T18_TEXTS][200];
+    char path[512];
+    t18_alike(texts);
+    assert_true(fault_sweep(t18_dedup_once, texts) > 10);
+    test_tmp(path, "t18_eval_memory.txt");
+    check_ok(hbk_file_write(path, "four five six seven\n", 20, &err));
+    assert_true(fault_sweep(t18_holdout_once, path) > 6);
 }
 
 /* Promise: header rules count letters of any script, and navigation words begin at a word. */
@@ -500,6 +750,12 @@ static const struct CMUnitTest tests_18[] = {
     cmocka_unit_test(t18_markdown_trees), cmocka_unit_test(t18_plain_cuts),
     cmocka_unit_test(t18_files),        cmocka_unit_test(t18_nothing_kept),
     cmocka_unit_test(t18_jaccard),      cmocka_unit_test(t18_hash_set),
+    cmocka_unit_test(t18_words),
+    cmocka_unit_test(t18_similarity),
+    cmocka_unit_test(t18_dedup_is_exact),
+    cmocka_unit_test(t18_holdout_rules),
+    cmocka_unit_test(t18_holdout_files),
+    cmocka_unit_test(t18_sieves_run_out),
     cmocka_unit_test(t18_headers),      cmocka_unit_test(t18_memory_runs_out),
     cmocka_unit_test(t18_c4),           cmocka_unit_test(t18_seed_formats),
     cmocka_unit_test(t18_seed_files),

@@ -204,7 +204,7 @@ typedef struct t19_world {
     hbk_tokenizer *tok;
     hbk_template *t;
     hbk_model *m;
-    hbk_decode_options o;
+    hbk_augment_options o;
     char segments[512], out[512];
 } t19_world;
 
@@ -217,11 +217,11 @@ static t19_world t19_new(const char *name)
     w.t = t19_template();
     w.m = t19_loud(t19_model(w.tok, 16, 256));
     w.o = hbk_augment_defaults();
-    w.o.sampling.top_k = 8;
-    w.o.sampling.temperature = 1;
-    w.o.sampling.max_new = 10;
-    w.o.wave = 4;
-    w.o.slots = 3;
+    w.o.decode.sampling.top_k = 8;
+    w.o.decode.sampling.temperature = 1;
+    w.o.decode.sampling.max_new = 10;
+    w.o.decode.wave = 4;
+    w.o.decode.slots = 3;
     snprintf(file, sizeof file, "t19_%s_segments.jsonl", name);
     test_tmp(w.segments, file);
     snprintf(file, sizeof file, "t19_%s.jsonl", name);
@@ -254,6 +254,16 @@ static void t19_write_segments(const t19_world *w, int n)
     }
     t19_write(w->segments, hbk_text_string(&t));
     hbk_text_free(&t);
+}
+
+static void t19_check_fate(const char *instruction, const char *text, const hbk_augment_options *o,
+                           const hbk_template *t, const hbk_tokenizer *tok, const char *want)
+{
+    hbk_error err;
+    hbk_fate fate;
+    check_ok(hbk_augment_judge(&fate, instruction, text, HBK_FINISH_EOS, o, t, tok, NULL, &err));
+    if (strcmp(hbk_fate_name(fate), want))
+        fail_msg("\"%s\" is %s, expected %s", instruction, hbk_fate_name(fate), want);
 }
 
 /* Promise: each way in which a generated instruction can be useless has its name, and a useful one is ok. */
@@ -304,17 +314,36 @@ static void t19_statuses(void **state)
         {"<|im_start|>user\nWhat is tea?", "chatml", HBK_FINISH_EOS, "leak"},
         {"<|start_header_id|>user<|end_header_id|>\n\nWhat is tea?", "llama3", HBK_FINISH_EOS, "leak"},
     };
+    hbk_error err;
+    hbk_augment_options o = hbk_augment_defaults();
     hbk_tokenizer *tok = t19_tokenizer(true);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         hbk_template *t = hbk_template_load(cases[i].tmpl, NULL, NULL);
-        const char *got = hbk_augment_status(cases[i].instruction, text, cases[i].finish, t, tok);
+        hbk_fate fate;
+        check_ok(hbk_augment_judge(&fate, cases[i].instruction, text, cases[i].finish, &o, t, tok, NULL,
+                                   &err));
+        const char *got = hbk_fate_name(fate);
         if (strcmp(got, cases[i].status))
             fail_msg("\"%s\" in %s is %s, expected %s", cases[i].instruction, cases[i].tmpl, got,
                      cases[i].status);
         hbk_template_free(t);
     }
     hbk_template *t = hbk_template_load("llama2", NULL, NULL); /* a text of few words, repeated whole */
-    assert_string_equal(hbk_augment_status("Tea is hot.", "Tea is hot.", HBK_FINISH_EOS, t, tok), "echo");
+    t19_check_fate("Tea is hot.", "Tea is hot.", &o, t, tok, "echo");
+    t19_check_fate("tea is hot!", "Tea is hot.", &o, t, tok, "echo");
+    t19_check_fate("...", "Tea is hot.", &o, t, tok, "ok");
+    t19_check_fate("...", "...", &o, t, tok, "echo");
+    o.max_echo = 1;
+    t19_check_fate("Tea is hot.", "Tea is hot.", &o, t, tok, "ok");
+    o.max_echo = 0; /* 1 of 7 runs of 6 words */
+    t19_check_fate("How to brew it at eighty degrees, my old friend and aunt?", text, &o, t, tok, "ok");
+    o.echo_words = 5;
+    t19_check_fate("How to brew it at eighty degrees, my old friend and aunt?", text, &o, t, tok, "echo");
+    o.min_chars = 8;
+    t19_check_fate("Say tea", text, &o, t, tok, "short");
+    t19_check_fate("Say teas", text, &o, t, tok, "ok");
+    o.max_chars = 9;
+    t19_check_fate("Say my teas", text, &o, t, tok, "long");
     hbk_template_free(t);
     hbk_tokenizer_free(tok);
 }
@@ -334,9 +363,9 @@ static void t19_rows_and_schema(void **state)
     for (int i = 0; i < 3; i++) t19_lesson(&d, w.t, w.tok, HBK_BACKWARD, NULL, pairs[i][0], pairs[i][1]);
     hbk_model *base;
     hbk_trainer *taught = t19_teach(&base, w.tok, &d, 0.02);
-    w.o.sampling.temperature = 0;
-    w.o.sampling.max_new = 40;
-    w.o.seed = 7;
+    w.o.decode.sampling.temperature = 0;
+    w.o.decode.sampling.max_new = 40;
+    w.o.decode.seed = 7;
     char file[1200] = "{\"text\": \"The tea is hot.\"}\n\n"
                       "{\"id\": 42, \"header\": \"Moon\", \"text\": \"The moon is far.\", \"url\": \"x\"}\r\n"
                       "{\"id\": null, \"text\": \"A dog.\"}\n{\"id\": \"long\", \"text\": \"";
@@ -358,7 +387,7 @@ static void t19_rows_and_schema(void **state)
         assert_string_equal(t19_string(rows, i, "finish"), i == 3 ? "too_long" : "eos");
         assert_string_equal(t19_string(rows, i, "instruction"), said[i] < 0 ? "" : pairs[said[i]][1]);
         if (said[i] >= 0) assert_string_equal(t19_string(rows, i, "output"), pairs[said[i]][0]);
-        t19_check_keys(prov, "model adapter template template_hash seed");
+        t19_check_keys(prov, "model adapter template template_hash seed candidates temperature top_p");
         assert_string_equal(json_string_value(json_object_get(prov, "adapter")), "runs/myx");
         assert_string_equal(json_string_value(json_object_get(prov, "template")), "plain");
         assert_int_equal(json_integer_value(json_object_get(prov, "seed")), 7);
@@ -408,7 +437,7 @@ static void t19_records_are_independent(void **state)
     check_ok(t19_augment(&w, NULL, NULL, &err));
     json_t *two = t19_rows(w.out);
     assert_string_not_equal(t19_string(two, 0, "instruction"), t19_string(two, 1, "instruction"));
-    w.o.seed++;
+    w.o.decode.seed++;
     unlink(w.out);
     check_ok(t19_augment(&w, NULL, NULL, &err));
     json_t *other = t19_rows(w.out);
@@ -442,7 +471,7 @@ static void t19_cut_anywhere(void **state)
     hbk_error err;
     t19_world w = t19_new("cut");
     t19_watch watch;
-    w.o.sampling.max_new = 4;
+    w.o.decode.sampling.max_new = 4;
     t19_write_segments(&w, 11);
     check_ok(t19_augment(&w, NULL, NULL, &err));
     hbk_text whole = t19_read(w.out);
@@ -451,7 +480,7 @@ static void t19_cut_anywhere(void **state)
         bool border = at == 0 || at == whole.len || whole.data[at - 1] == '\n' || whole.data[at] == '\n';
         if (!border && at % 211 != 1) continue;
         int waves;
-        t19_cut(w.out, &whole, at, w.o.wave, &waves);
+        t19_cut(w.out, &whole, at, w.o.decode.wave, &waves);
         hbk_progress p = t19_progress(&watch, 0);
         check_ok(t19_augment(&w, &p, NULL, &err));
         t19_check_same(&whole, w.out, "cut");
@@ -472,7 +501,7 @@ static void t19_cut_anywhere(void **state)
     /* what follows a torn write may be anything */
     hbk_text_append(&whole, "\0\0{\"id\"", 7);
     int waves;
-    t19_cut(w.out, &whole, whole.len, w.o.wave, &waves);
+    t19_cut(w.out, &whole, whole.len, w.o.decode.wave, &waves);
     check_ok(t19_augment(&w, NULL, NULL, &err));
     whole.len -= 7;
     t19_check_same(&whole, w.out, "torn");
@@ -498,7 +527,7 @@ static void t19_errors(void **state)
     };
     hbk_error err;
     t19_world w = t19_new("errors");
-    w.o.wave = 2;
+    w.o.decode.wave = 2;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char file[512];
         snprintf(file, sizeof file, "{\"text\": \"a\"}\n\n{\"text\": \"b\"}\n%s\n{\"text\": \"c\"}\n",
@@ -516,12 +545,12 @@ static void t19_errors(void **state)
     check_error(t19_augment(&w, NULL, NULL, &err), HBK_ERROR_DATA, "holds no row");
     assert_string_equal(err.file, w.segments);
     t19_write_segments(&w, 3);
-    w.o.wave = 0;
+    w.o.decode.wave = 0;
     check_error(t19_augment(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "wave 0");
-    w.o.wave = 2;
-    w.o.slots = 0;
+    w.o.decode.wave = 2;
+    w.o.decode.slots = 0;
     check_error(t19_augment(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "slots 0");
-    w.o.slots = 2;
+    w.o.decode.slots = 2;
     unlink(w.out);
     t19_write_segments(&w, 9);
     check_ok(t19_augment(&w, NULL, NULL, &err));
@@ -545,8 +574,8 @@ static void t19_limits(void **state)
     hbk_int room = d.start[1] - hbk_dataset_targets(&d, 0) + 1;
     hbk_dataset_free(&d);
     for (int way = 0; way < 3; way++) {
-        w.o.max_length = way == 0 ? 1 : way == 1 ? room : -1; /* nothing fits; some do; all do */
-        w.o.sampling.max_new = way == 2 ? 1 : 10;
+        w.o.decode.max_length = way == 0 ? 1 : way == 1 ? room : -1; /* nothing fits; some do; all do */
+        w.o.decode.sampling.max_new = way == 2 ? 1 : 10;
         unlink(w.out);
         check_ok(t19_augment(&w, NULL, NULL, &err));
         json_t *rows = t19_rows(w.out);
@@ -579,9 +608,507 @@ static void t19_memory_runs_out(void **state)
     (void)state;
     t19_world w = t19_new("memory");
     t19_write_segments(&w, 3);
-    w.o.wave = 2;
-    w.o.sampling.max_new = 3;
+    w.o.decode.wave = 2;
+    w.o.decode.sampling.max_new = 3;
     assert_true(fault_sweep(t19_augment_once, &w) > 30);
+    t19_free(&w);
+}
+
+/* Promise: labels, marks and white space around an instruction go, as long as there are any, and nothing
+   else. */
+static void t19_clean(void **state)
+{
+    (void)state;
+    static const char *const cases[][2] = {
+        {"What is tea?", "What is tea?"},
+        {" \n\tWhat is tea?\r\n", "What is tea?"},
+        {"Instruction: What is tea?", "What is tea?"},
+        {"instruction:What is tea?", "What is tea?"},
+        {"### Instruction:\nWhat is tea?", "What is tea?"},
+        {"### Instruction\nWhat is tea?", "What is tea?"},
+        {"**Question:** What is tea?", "What is tea?"},
+        {"**Question**: What is tea?", "What is tea?"},
+        {"Question: Instruction: \"What is tea?\"", "What is tea?"},
+        {"Q: What is tea?", "What is tea?"},
+        {"\"What is tea?\"", "What is tea?"},
+        {"\xe2\x80\x9cWhat is tea?\xe2\x80\x9d", "What is tea?"},
+        {"\xc2\xabWhat is tea?\xc2\xbb", "What is tea?"},
+        {"`What is tea?`", "What is tea?"},
+        {"**What is tea?**", "What is tea?"},
+        {"\" **Task:** What is tea? \"", "What is tea?"},
+        {"Instruction:", ""},
+        {"Prompt: \n", ""},
+        {"", ""},
+        /* and these stay */
+        {"\"Tea\" or \"coffee\"", "\"Tea\" or \"coffee\""},
+        {"**Tea** or **coffee**", "**Tea** or **coffee**"},
+        {"\"", "\""},
+        {"\"\"", "\"\""},
+        {"Question everything", "Question everything"},
+        {"Questions: how many?", "Questions: how many?"},
+        {"Task\nWrite.", "Task\nWrite."},
+        {"# Task force, what is it?", "# Task force, what is it?"},
+        {"Explain: what is tea?", "Explain: what is tea?"},
+        {"What is this question: tea?", "What is this question: tea?"},
+        {"Queue: what is it?", "Queue: what is it?"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        size_t n = strlen(cases[i][0]);
+        const char *s = hbk_augment_clean(cases[i][0], &n);
+        if (n != strlen(cases[i][1]) || memcmp(s, cases[i][1], n))
+            fail_msg("\"%s\" became \"%.*s\", expected \"%s\"", cases[i][0], (int)n, s, cases[i][1]);
+    }
+}
+
+/* The mean log-probability per token that the model itself gives to `reply` after the backward prompt. */
+static double t19_likelihood(const t19_world *w, const hbk_model *m, const char *text, const char *reply)
+{
+    hbk_error err;
+    hbk_tokens prompt, ids;
+    hbk_render r;
+    hbk_scoring x;
+    memset(&prompt, 0, sizeof prompt);
+    memset(&ids, 0, sizeof ids);
+    memset(&r, 0, sizeof r);
+    memset(&x, 0, sizeof x);
+    r.use = HBK_BACKWARD;
+    r.output = text;
+    check_ok(hbk_template_tokens(w->t, w->tok, &r, &prompt, NULL, &err));
+    check_ok(hbk_tokenizer_encode(w->tok, reply, strlen(reply), HBK_ENCODE_CONTINUE, &ids, &err));
+    x.prompt = prompt.data;
+    x.n_prompt = prompt.n;
+    x.continuation = ids.data;
+    x.n_continuation = ids.n;
+    hbk_session *s = hbk_session_new(m, NULL, 1, 256, NULL, &err);
+    check_ok(s);
+    check_ok(hbk_score(s, &x, 1, &err));
+    hbk_session_free(s);
+    double mean = x.log_likelihood / (double)ids.n;
+    hbk_tokens_free(&prompt);
+    hbk_tokens_free(&ids);
+    return mean;
+}
+
+/* Promise: what the backward model wraps around an instruction is gone from the row, which keeps the reply as
+   it was under "raw"; with raw set nothing is touched, and there is no "raw". A candidate's likelihood is the
+   mean over its tokens that the model itself gives to them. */
+static void t19_clean_rows(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t19_world w = t19_new("clean");
+    hbk_dataset d;
+    memset(&d, 0, sizeof d);
+    t19_lesson(&d, w.t, w.tok, HBK_BACKWARD, NULL, "The tea.", "Task: \"What is hot?\"");
+    t19_lesson(&d, w.t, w.tok, HBK_BACKWARD, NULL, "A dog.", "Who is it?");
+    hbk_model *base;
+    hbk_trainer *taught = t19_teach(&base, w.tok, &d, 0.02);
+    w.o.decode.sampling.temperature = 0;
+    w.o.decode.sampling.max_new = 40;
+    t19_write(w.segments, "{\"text\": \"The tea.\"}\n{\"text\": \"A dog.\"}\n");
+    for (int raw = 0; raw < 2; raw++) {
+        w.o.raw = raw != 0;
+        unlink(w.out);
+        check_ok(hbk_augment(hbk_trainer_model(taught), NULL, w.tok, w.t, &w.o, "", w.segments, w.out, NULL,
+                             NULL, &err));
+        json_t *rows = t19_rows(w.out);
+        assert_string_equal(t19_string(rows, 0, "instruction"),
+                            raw ? "Task: \"What is hot?\"" : "What is hot?");
+        if (!raw) assert_string_equal(t19_string(rows, 0, "raw"), "Task: \"What is hot?\"");
+        assert_int_equal(json_object_get(json_array_get(rows, 0), "raw") == NULL, raw);
+        assert_null(json_object_get(json_array_get(rows, 1), "raw"));
+        json_decref(rows);
+    }
+    w.o.candidates = 3;
+    w.o.decode.sampling.temperature = 0.3;
+    unlink(w.out);
+    check_ok(hbk_augment(hbk_trainer_model(taught), NULL, w.tok, w.t, &w.o, "", w.segments, w.out, NULL, NULL,
+                         &err));
+    json_t *rows = t19_rows(w.out), *p = json_object_get(json_array_get(rows, 1), "logprobs");
+    assert_string_equal(t19_string(rows, 1, "instruction"), "Who is it?");
+    check_near(t19_likelihood(&w, hbk_trainer_model(taught), "A dog.", "Who is it?"),
+               json_real_value(json_array_get(p, 0)), 1e-5);
+    json_decref(rows);
+    hbk_trainer_free(taught);
+    hbk_model_free(base);
+    hbk_dataset_free(&d);
+    t19_free(&w);
+}
+
+/* Promise: of several candidates the likeliest usable one stays; candidate k is what k + 1 candidates say
+   too; and cut off inside a wave the file comes back the same. */
+static void t19_candidates(void **state)
+{
+    (void)state;
+    enum { N = 9, K = 4 };
+    hbk_error err;
+    t19_world w = t19_new("candidates");
+    t19_write_segments(&w, N);
+    w.o.keep_truncated = true;
+    w.o.raw = true;
+    w.o.max_echo = 1;
+    w.o.min_chars = 14; /* drops about half of what comes */
+    json_t *rows[K + 1];
+    for (int k = 1; k <= K; k++) {
+        w.o.candidates = k;
+        unlink(w.out);
+        check_ok(t19_augment(&w, NULL, NULL, &err));
+        rows[k] = t19_rows(w.out);
+    }
+    int n_changed = 0, n_unusable = 0;
+    for (size_t i = 0; i < N; i++)
+        for (int k = 2; k <= K; k++) {
+            const json_t *row = json_array_get(rows[k], i), *p = json_object_get(row, "logprobs");
+            const json_t *before = json_array_get(rows[k - 1], i);
+            hbk_int picked = json_integer_value(json_object_get(row, "picked"));
+            assert_int_equal(json_array_size(p), k);
+            assert_in_range(picked, 0, k - 1);
+            const json_t *prov = json_object_get(row, "prov"), *earlier = json_object_get(before, "logprobs");
+            assert_int_equal(json_integer_value(json_object_get(prov, "candidates")), k);
+            for (size_t j = 0; k > 2 && j < (size_t)k - 1; j++) /* the earlier ones are as they were */
+                check_near(json_real_value(json_array_get(p, j)),
+                           json_real_value(json_array_get(earlier, j)), 1e-4);
+            bool was = !strcmp(t19_string(rows[k - 1], i, "status"), "ok");
+            bool is = !strcmp(t19_string(rows[k], i, "status"), "ok");
+            double own = json_real_value(json_array_get(p, (size_t)picked));
+            assert_true(is || !was); /* never worse */
+            if (picked != k - 1) {
+                assert_string_equal(t19_string(rows[k], i, "instruction"),
+                                    t19_string(rows[k - 1], i, "instruction"));
+            } else {
+                n_changed++;
+                if (was && k > 2) {
+                    hbk_int other = json_integer_value(json_object_get(before, "picked"));
+                    assert_true(own > json_real_value(json_array_get(p, (size_t)other)));
+                }
+            }
+            if (!is) n_unusable++;
+        }
+    assert_true(n_changed > 3 && n_unusable < N * (K - 1));
+    hbk_text whole = t19_read(w.out);
+    for (size_t at = 0; at < whole.len; at += 331) {
+        int waves;
+        t19_cut(w.out, &whole, at, w.o.decode.wave, &waves);
+        check_ok(t19_augment(&w, NULL, NULL, &err));
+        t19_check_same(&whole, w.out, "candidates cut");
+    }
+    w.o.candidates = 2; /* a file of four is not one of two */
+    check_error(t19_augment(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "another input");
+    w.o.candidates = 0;
+    check_error(t19_augment(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "0 candidates");
+    w.o.candidates = 2;
+    w.o.decode.sampling.temperature = 0;
+    check_error(t19_augment(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "temperature");
+    w.o.candidates = 1;
+    w.o.max_chars = 3;
+    check_error(t19_augment(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "characters");
+    w.o.max_chars = 30;
+    w.o.echo_words = 0;
+    check_error(t19_augment(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "echo");
+    for (int k = 1; k <= K; k++) json_decref(rows[k]);
+    hbk_text_free(&whole);
+    t19_free(&w);
+}
+
+/* Promise: truncated instructions are dropped, or kept where that is asked for; the counts are those of the
+   rows, and a status that is none is an error. */
+static void t19_counts(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t19_world w = t19_new("counts");
+    t19_write_segments(&w, 7);
+    w.o.decode.sampling.max_new = 5;
+    w.m->config.n_eos = 0; /* nothing ends by itself */
+    w.o.max_echo = 1;
+    for (int keep = 0; keep < 2; keep++) {
+        hbk_int counts[HBK_FATE_COUNT] = {0}, sum = 0;
+        w.o.keep_truncated = keep != 0;
+        unlink(w.out);
+        check_ok(t19_augment(&w, NULL, NULL, &err));
+        check_ok(hbk_fate_count(counts, w.out, "status", NULL, &err));
+        for (int f = 0; f < HBK_FATE_COUNT; f++) sum += counts[f];
+        assert_int_equal(sum, 7);
+        assert_int_equal(counts[HBK_FATE_TRUNCATED] > 0, !keep);
+        if (!keep) assert_int_equal(counts[HBK_FATE_TRUNCATED] + counts[HBK_FATE_EMPTY], 7);
+        if (keep) assert_true(counts[HBK_FATE_OK] > 0);
+        json_t *rows = t19_rows(w.out);
+        for (size_t i = 0; i < 7; i++) assert_string_equal(t19_string(rows, i, "finish"), "length");
+        json_decref(rows);
+    }
+    hbk_int counts[HBK_FATE_COUNT] = {0};
+    t19_write(w.out, "{\"status\": \"echo\"}\n{}\n{\"status\": \"fine\"}\n");
+    check_error(hbk_fate_count(counts, w.out, "status", NULL, &err), HBK_ERROR_DATA, "fine");
+    assert_int_equal(err.line, 3);
+    assert_int_equal(counts[HBK_FATE_ECHO], 0);
+    t19_write(w.out, "{\"status\": \"echo\"}\n{}\n");
+    check_ok(hbk_fate_count(counts, w.out, "status", NULL, &err));
+    assert_int_equal(counts[HBK_FATE_ECHO], 1);
+    assert_int_equal(counts[HBK_FATE_OK], 1);
+    t19_free(&w);
+}
+
+/* Candidates for hbk_sift: an id, a status or none, an instruction, a text. */
+static void t19_write_candidates(const char *path)
+{
+    static const char *const rows[][4] = {
+        {"a", "ok", "How do I brew a cup of green tea?", "Boil water."},
+        {"b", "ok", "What is the moon?", "It is far."},
+        {"c", "ok", "How do I brew a cup of green tea, please?", "Use leaves."},
+        {"d", "echo", "How do I brew a cup of green tea?", "Boil it."},
+        {"e", NULL, "how do i brew a cup of GREEN tea", "Ask him."},
+        {"f", "ok", "Who is it?", "It is said: the quick old dog ran home."},
+        {"g", "ok", "Why did the quick old dog run home?", "He was wet."},
+        {"h", "ok", "Was it true that the quick old dog ran home?", "It was."},
+        {"i", "empty", "", "The quick old dog ran home."},
+    };
+    hbk_text t;
+    memset(&t, 0, sizeof t);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        hbk_text_printf(&t, "{\"id\":\"%s\",\"instruction\":\"%s\",\"output\":\"%s\"", rows[i][0], rows[i][2],
+                        rows[i][3]);
+        if (rows[i][1]) hbk_text_printf(&t, ",\"status\":\"%s\"", rows[i][1]);
+        hbk_text_add(&t, "}\n");
+    }
+    t19_write(path, hbk_text_string(&t));
+    hbk_text_free(&t);
+}
+
+static bool t19_sift_once(void *ctx, hbk_allocator *a, hbk_error *err)
+{
+    const char *const *p = (const char *const *)ctx;
+    hbk_sift_options o = hbk_augment_defaults().sift;
+    o.dedup = 0.8;
+    o.holdout = p + 2;
+    o.n_holdout = 1;
+    return hbk_sift(&o, p[0], p[1], a, err);
+}
+
+/* Promise: rows that overlap an evaluation in instruction or output, and instructions much like one before
+   them, get their status, the place or the id, and the similarity; only usable rows are looked at, and a
+   dropped one makes no duplicate; done again, in place, the bytes are the same; with all off marks go. */
+static void t19_sift(void **state)
+{
+    (void)state;
+    static const char *const want[] = {"ok", "ok", "duplicate", "echo", "duplicate", "contaminated", "ok",
+                                       "contaminated", "empty"};
+    hbk_error err;
+    char in[512], out[512], eval[512];
+    test_tmp(in, "t19_sift_in.jsonl");
+    test_tmp(out, "t19_sift_out.jsonl");
+    test_tmp(eval, "t19_sift_eval.txt");
+    t19_write_candidates(in);
+    t19_write(eval, "An owl\nThe quick old dog ran home.\n");
+    const char *const files[] = {in, out, eval};
+    hbk_sift_options o = hbk_augment_defaults().sift;
+    assert_true(o.dedup == 0 && o.n_holdout == 0);
+    o.dedup = 0.8;
+    o.holdout = files + 2;
+    o.n_holdout = 1;
+    check_ok(hbk_sift(&o, in, out, NULL, &err));
+    json_t *rows = t19_rows(out);
+    hbk_int counts[HBK_FATE_COUNT] = {0};
+    for (size_t i = 0; i < 9; i++) assert_string_equal(t19_string(rows, i, "status"), want[i]);
+    assert_string_equal(t19_string(rows, 2, "duplicate_of"), "a");
+    assert_string_equal(t19_string(rows, 4, "duplicate_of"), "a");
+    check_near(json_real_value(json_object_get(json_array_get(rows, 2), "similarity")), 8.0 / 9, 1e-12);
+    check_near(json_real_value(json_object_get(json_array_get(rows, 4), "similarity")), 1, 1e-12);
+    assert_null(json_object_get(json_array_get(rows, 0), "similarity"));
+    assert_non_null(strstr(t19_string(rows, 5, "overlaps"), "t19_sift_eval.txt:2"));
+    check_ok(hbk_fate_count(counts, out, "status", NULL, &err));
+    assert_int_equal(counts[HBK_FATE_DUPLICATE], 2);
+    assert_int_equal(counts[HBK_FATE_CONTAMINATED], 2);
+    json_decref(rows);
+    hbk_text once = t19_read(out);
+    check_ok(hbk_sift(&o, out, out, NULL, &err));
+    t19_check_same(&once, out, "sifted twice");
+    memset(&o, 0, sizeof o);
+    check_ok(hbk_sift(&o, out, out, NULL, &err));
+    rows = t19_rows(out);
+    json_t *before = t19_rows(in);
+    json_object_set_new(json_array_get(before, 4), "status", json_string("ok"));
+    assert_true(json_equal(rows, before));
+    json_decref(rows);
+    json_decref(before);
+    o = hbk_augment_defaults().sift;
+    o.holdout = files + 2;
+    o.n_holdout = 1;
+    t19_write(out, "{\"instruction\": \"a\"}\n");
+    check_error(hbk_sift(&o, out, out, NULL, &err), HBK_ERROR_FORMAT, "output");
+    hbk_text kept = t19_read(out); /* a failure leaves it alone */
+    assert_string_equal(hbk_text_string(&kept), "{\"instruction\": \"a\"}\n");
+    hbk_text_free(&kept);
+    unlink(eval);
+    check_error(hbk_sift(&o, in, out, NULL, &err), HBK_ERROR_FILE, "opened");
+    t19_write(eval, "The quick old dog ran home.\n");
+    assert_true(fault_sweep(t19_sift_once, (void *)(uintptr_t)files) > 10);
+    hbk_text_free(&once);
+}
+
+/* Promise: augment sifts what it wrote; cut off anywhere the file still ends with the same bytes, and a bad
+   evaluation file is known before anything is generated. */
+static void t19_sift_after_augment(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t19_world w = t19_new("sifted");
+    char eval[512];
+    const char *const files[] = {eval};
+    test_tmp(eval, "t19_sifted_eval.txt");
+    t19_write_segments(&w, 11);
+    t19_write(eval, "The tea is hot!\n");
+    w.o.keep_truncated = true;
+    w.o.max_echo = 1;
+    w.o.decode.sampling.max_new = 20;
+    w.o.min_chars = 1;
+    w.o.sift.dedup = 0.05;
+    w.o.sift.dedup_words = 1;
+    w.o.sift.holdout = files;
+    w.o.sift.n_holdout = 1;
+    check_ok(t19_augment(&w, NULL, NULL, &err));
+    hbk_int counts[HBK_FATE_COUNT] = {0};
+    check_ok(hbk_fate_count(counts, w.out, "status", NULL, &err));
+    assert_true(counts[HBK_FATE_DUPLICATE] > 0 && counts[HBK_FATE_CONTAMINATED] > 0);
+    hbk_text whole = t19_read(w.out);
+    for (size_t at = 0; at <= whole.len; at += 173) {
+        int waves;
+        t19_cut(w.out, &whole, at, w.o.decode.wave, &waves);
+        check_ok(t19_augment(&w, NULL, NULL, &err));
+        t19_check_same(&whole, w.out, "sifted, cut");
+    }
+    hbk_text_free(&whole);
+    unlink(eval);
+    unlink(w.out);
+    check_error(t19_augment(&w, NULL, NULL, &err), HBK_ERROR_FILE, "opened");
+    assert_false(hbk_file_exists(w.out));
+    w.o.sift.n_holdout = 0;
+    w.o.sift.dedup = 2;
+    check_error(t19_augment(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "similarity 2");
+    t19_free(&w);
+}
+
+static bool t19_rewrite_once(void *ctx, hbk_allocator *a, hbk_error *err)
+{
+    const t19_world *w = (const t19_world *)ctx;
+    unlink(w->out);
+    return hbk_rewrite(w->m, NULL, w->tok, w->t, &w->o.decode, "m1", w->segments, w->out, NULL, a, err);
+}
+
+/* Promise: each pair comes back with the output that the model writes after the rewriting prompt, and its
+   other fields; where the model writes nothing, too much, or has no room, the output stays as it was and the
+   row says why; the rows train; rows that are not ok are passed over; a file cut off is continued. */
+static void t19_rewrite(void **state)
+{
+    (void)state;
+    static const char *const lessons[][3] = {{"What is hot?", "Tea tea tea is hot hot.", "The tea is hot."},
+                                             {"Where is it?", "The moon.", ""},
+                                             {"Who is it?", "A dog.", "a a a a a a a a a a a a a a a a a"},
+                                             {"Why?", "Cat.", "Response:\nthe cat."}};
+    static const char *const want[] = {"ok", "empty", "truncated", "leak", "too_long"};
+    hbk_error err;
+    t19_world w = t19_new("rewrite");
+    check_ok(hbk_template_set(w.t, HBK_REWRITING, "{instruction}\n{output}\nBest:", &err));
+    hbk_dataset d;
+    memset(&d, 0, sizeof d);
+    for (int i = 0; i < 4; i++)
+        t19_lesson(&d, w.t, w.tok, HBK_REWRITING, lessons[i][0], lessons[i][1], lessons[i][2]);
+    hbk_model *base;
+    hbk_trainer *taught = t19_teach(&base, w.tok, &d, 0.02);
+    hbk_model *random = w.m;
+    char file[2000] = "";
+    for (int i = 0; i < 4; i++)
+        snprintf(file + strlen(file), 400,
+                 "{\"id\":\"p%d\",\"instruction\":\"%s\",\"output\":\"%s\",\"score\":%d,"
+                 "\"source\":\"aug\"}\n%s",
+                 i, lessons[i][0], lessons[i][1], 5 - i, i == 1 ? "{\"status\":\"echo\"}\n" : "");
+    strcat(file, "{\"instruction\": \"Long?\", \"output\": \"");
+    for (int i = 0; i < 60; i++) strcat(file, "Zq xj vw gb ");
+    strcat(file, "\"}\n");
+    t19_write(w.segments, file);
+    w.o.decode.sampling.temperature = 0;
+    w.o.decode.sampling.max_new = 16;
+    w.o.decode.wave = 2;
+    unlink(w.out);
+    check_ok(hbk_rewrite(hbk_trainer_model(taught), NULL, w.tok, w.t, &w.o.decode, "m1", w.segments, w.out,
+                         NULL, NULL, &err));
+    json_t *rows = t19_rows(w.out);
+    assert_int_equal(json_array_size(rows), 5);
+    for (size_t i = 0; i < 5; i++) {
+        const json_t *row = json_array_get(rows, i);
+        assert_string_equal(t19_string(rows, i, "rewrite"), want[i]);
+        assert_int_equal(json_object_get(row, "original") != NULL, i == 0);
+        if (i == 0) assert_string_equal(t19_string(rows, i, "original"), lessons[i][1]);
+        if (i < 4) {
+            assert_string_equal(t19_string(rows, i, "output"), lessons[i][i == 0 ? 2 : 1]);
+            assert_string_equal(t19_string(rows, i, "instruction"), lessons[i][0]);
+            assert_true(json_number_value(json_object_get(row, "score")) == 5 - (double)i);
+        }
+        t19_check_keys(json_object_get(row, "prov"),
+                       "model adapter template template_hash seed rewriting_hash temperature top_p");
+    }
+    t19_check_keys(json_array_get(rows, 0),
+                   "id instruction output score source original rewrite finish prov");
+    hbk_int counts[HBK_FATE_COUNT] = {0};
+    check_ok(hbk_fate_count(counts, w.out, "rewrite", NULL, &err));
+    assert_int_equal(counts[HBK_FATE_OK], 1);
+    assert_int_equal(counts[HBK_FATE_LEAK], 1);
+    hbk_pairs p;
+    memset(&p, 0, sizeof p);
+    check_ok(hbk_pairs_load(&p, w.out, "seed", &err));
+    assert_int_equal(p.n, 5);
+    assert_string_equal(p.data[0].output, "The tea is hot.");
+    assert_string_equal(p.data[0].source, "aug");
+    hbk_pairs_free(&p);
+    hbk_text whole = t19_read(w.out);
+    for (size_t at = 0; at <= whole.len; at += 97) {
+        int waves;
+        t19_cut(w.out, &whole, at, 2, &waves);
+        check_ok(hbk_rewrite(hbk_trainer_model(taught), NULL, w.tok, w.t, &w.o.decode, "m1", w.segments,
+                             w.out, NULL, NULL, &err));
+        t19_check_same(&whole, w.out, "rewriting cut");
+    }
+    check_ok(hbk_template_set(w.t, HBK_REWRITING, "{instruction}\n{output}\nGood:", &err));
+    check_error(hbk_rewrite(hbk_trainer_model(taught), NULL, w.tok, w.t, &w.o.decode, "m1", w.segments, w.out,
+                            NULL, NULL, &err),
+                HBK_ERROR_OPTION, "another input");
+    w.m = random;
+    w.o.decode.sampling.max_new = 3;
+    assert_true(fault_sweep(t19_rewrite_once, &w) > 30);
+    hbk_text_free(&whole);
+    json_decref(rows);
+    hbk_trainer_free(taught);
+    hbk_model_free(base);
+    hbk_dataset_free(&d);
+    t19_free(&w);
+}
+
+/* Promise: greedy instructions are the same in at least 99 of 100 rows whatever --slots and --wave are. */
+static void t19_batching(void **state)
+{
+    (void)state;
+    enum { N = 100 };
+    hbk_error err;
+    t19_world w = t19_new("batching");
+    t19_write_segments(&w, N);
+    w.o.decode.sampling.temperature = 0;
+    w.o.decode.wave = 256;
+    w.o.decode.slots = 32;
+    check_ok(t19_augment(&w, NULL, NULL, &err));
+    json_t *rows = t19_rows(w.out);
+    static const hbk_int settings[][2] = {{1, 256}, {7, 64}, {32, 5}, {3, 1}};
+    for (size_t k = 0; k < sizeof settings / sizeof *settings; k++) {
+        w.o.decode.slots = settings[k][0];
+        w.o.decode.wave = settings[k][1];
+        unlink(w.out);
+        check_ok(t19_augment(&w, NULL, NULL, &err));
+        json_t *now = t19_rows(w.out);
+        int same = 0;
+        for (size_t i = 0; i < N; i++)
+            same += !strcmp(t19_string(now, i, "instruction"), t19_string(rows, i, "instruction"));
+        assert_in_range(same, 99, N);
+        json_decref(now);
+    }
+    json_decref(rows);
     t19_free(&w);
 }
 
@@ -644,6 +1171,14 @@ static void t19_text_ends_reply(void **state)
 
 static const struct CMUnitTest tests_19[] = {
     cmocka_unit_test(t19_statuses),
+    cmocka_unit_test(t19_clean),
+    cmocka_unit_test(t19_clean_rows),
+    cmocka_unit_test(t19_candidates),
+    cmocka_unit_test(t19_counts),
+    cmocka_unit_test(t19_sift),
+    cmocka_unit_test(t19_sift_after_augment),
+    cmocka_unit_test(t19_rewrite),
+    cmocka_unit_test(t19_batching),
     cmocka_unit_test(t19_rows_and_schema),
     cmocka_unit_test(t19_records_are_independent),
     cmocka_unit_test(t19_cut_anywhere),

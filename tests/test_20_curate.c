@@ -222,7 +222,7 @@ static json_t *t20_rows(const t20_world *w)
     return t19_rows(w->ratings);
 }
 
-/* What the taught model says of each pair. The last two are one pair: it says either. */
+/* What the taught model says of each pair. The last four are two pairs: it says either. */
 static const char *const t20_lessons[][3] = {
     {"What is hot?", "The tea.", "good.\nScore: 4"},
     {"Who is it?", "A dog.", "Score: 4.5"},
@@ -233,6 +233,8 @@ static const char *const t20_lessons[][3] = {
      "bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad bad"},
     {"Is it far?", "It is.", "Score: 2"},
     {"Is it far?", "It is.", "Score: 5"},
+    {"Is it old?", "It is.", "bad"},
+    {"Is it old?", "It is.", "Score: 1"},
 };
 enum { T20_LESSONS = sizeof t20_lessons / sizeof *t20_lessons };
 
@@ -246,7 +248,7 @@ static void t20_teach(t20_world *w)
         memset(&d, 0, sizeof d);
         for (int i = 0; i < T20_LESSONS; i++)
             t19_lesson(&d, w->t, w->tok, HBK_RATING, t20_lessons[i][0], t20_lessons[i][1], t20_lessons[i][2]);
-        double unknowable = 2 * log(2.0) / (double)d.n_targets; /* which of the last two it will be */
+        double unknowable = 4 * log(2.0) / (double)d.n_targets; /* which of the last it will be */
         taught = t19_teach(&base, w->tok, &d, 0.004 + unknowable);
         hbk_dataset_free(&d);
     }
@@ -305,7 +307,7 @@ static void t20_text_readout(void **state)
     assert_int_equal(json_array_size(rows), 6);
     for (size_t i = 0; i < 6; i++) {
         const json_t *row = json_array_get(rows, i), *prov = json_object_get(row, "prov");
-        t19_check_keys(row, "id score status readout votes text prov");
+        t19_check_keys(row, "id score status readout votes retries text rater prov");
         t19_check_keys(prov, "model adapter template template_hash seed");
         assert_string_equal(json_string_value(json_object_get(prov, "adapter")), "m0");
         assert_string_equal(t19_string(rows, i, "status"), statuses[i]);
@@ -388,11 +390,10 @@ static void t20_cut_off_digits(void **state)
     t20_free(&w);
 }
 
-/* Promise: of several votes the score is the mean of those that can be read; votes need a temperature, and
-   each has a stream of its own. */
-static void t20_votes(void **state)
+/* Promise: of several votes the score is the mean or the median of those that can be read, and both stand in
+   the row with their spread; votes need a temperature, and each has a stream of its own. */
+static void t20_votes_come_to(bool median)
 {
-    (void)state;
     hbk_error err;
     t20_world w = t20_new("votes", true, 0);
     t20_teach(&w);
@@ -403,11 +404,12 @@ static void t20_votes(void **state)
     check_error(t20_rate(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "3 votes");
     w.o.decode.sampling.temperature = 1;
     w.o.decode.sampling.top_p = 0.95;
+    w.o.vote = median ? HBK_VOTE_MEDIAN : HBK_VOTE_MEAN;
     json_t *rows = t20_rows(&w);
     int differ = 0, twos = 0, fives = 0;
     for (size_t i = 0; i < N; i++) {
         const json_t *votes = json_object_get(json_array_get(rows, i), "votes");
-        double sum = 0, first = 0;
+        double sum = 0, first = 0, sorted[3];
         int read = 0;
         assert_int_equal(json_array_size(votes), 3);
         for (size_t v = 0; v < 3; v++) {
@@ -420,9 +422,22 @@ static void t20_votes(void **state)
             if (!read++) first = x;
             differ += x != first;
             sum += x;
+            sorted[read - 1] = x;
         }
         assert_int_equal(read, i < N - 1 ? 3 : 0);
-        if (read) check_near(t20_score(rows, i), sum / read, 1e-12);
+        qsort(sorted, (size_t)read, sizeof *sorted, hbk__by_value);
+        const json_t *row = json_array_get(rows, i);
+        t19_check_keys(row, "id score status readout votes mean median spread retries text rater prov");
+        double mean = sum / 3, squares = 0;
+        for (int v = 0; v < read; v++) squares += (sorted[v] - mean) * (sorted[v] - mean);
+        if (read) {
+            check_near(json_number_value(json_object_get(row, "mean")), mean, 1e-12);
+            check_near(json_number_value(json_object_get(row, "median")), sorted[1], 0);
+            check_near(json_number_value(json_object_get(row, "spread")), sqrt(squares / 2), 1e-12);
+        } else {
+            assert_true(json_is_null(json_object_get(row, "spread")));
+        }
+        if (read) check_near(t20_score(rows, i), median ? sorted[1] : mean, 1e-12);
         else assert_true(isnan(t20_score(rows, i)));
         assert_string_equal(t19_string(rows, i, "status"), read ? "ok" : "unparsable");
     }
@@ -430,6 +445,66 @@ static void t20_votes(void **state)
     json_decref(rows);
     w.o.votes = 0;
     check_error(t20_rate(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "0 votes");
+    t20_free(&w);
+}
+
+static void t20_votes(void **state)
+{
+    (void)state;
+    t20_votes_come_to(false);
+    t20_votes_come_to(true);
+}
+
+/* Promise: a reply without a score is sampled anew as often as was asked, with a stream of its own, until one
+   has a score; a reply with one is left alone; the row says how often, and the text is that of the reply that
+   counted. What still has none is dropped as before. */
+static void t20_retries(void **state)
+{
+    (void)state;
+    t20_world w = t20_new("retries", true, 0);
+    t20_teach(&w);
+    /* of "Is it old?" the model says "bad" or a score, about as often */
+    static const int lesson[] = {8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 0, 2};
+    enum { N = sizeof lesson / sizeof *lesson, DOUBTFUL = 12 };
+    w.o.decode.sampling.temperature = 1;
+    w.o.decode.sampling.top_p = 0.95;
+    w.o.decode.wave = 16;
+    t20_write_candidates(&w, lesson, N);
+    hbk_int read[3], tried[3];
+    json_t *first = NULL;
+    for (int most = 0; most < 3; most++) {
+        w.o.retries = 2 * most;
+        json_t *rows = t20_rows(&w);
+        read[most] = tried[most] = 0;
+        for (size_t i = 0; i < N; i++) {
+            const json_t *row = json_array_get(rows, i), *votes = json_object_get(row, "votes");
+            hbk_int tries = json_integer_value(json_object_get(row, "retries"));
+            double score = t20_score(rows, i), said = hbk_rating_parse(t19_string(rows, i, "text"));
+            assert_true(isnan(score) ? isnan(said) : score == said);
+            assert_int_equal(json_array_size(votes), 1);
+            assert_in_range(tries, 0, 2 * most);
+            if (isnan(score)) assert_int_equal(tries, 2 * most);
+            if (i == DOUBTFUL) assert_true(tries == 0 && score == 4);
+            if (i == N - 1) assert_true(tries == 2 * most && isnan(score)); /* it knows no number for this */
+            if (first && !isnan(t20_score(first, i))) /* a reply that could be read stays */
+                assert_true(json_equal(row, json_array_get(first, i)));
+            read[most] += !isnan(score);
+            tried[most] += tries;
+        }
+        if (most == 0) first = rows;
+        else json_decref(rows);
+    }
+    assert_true(read[0] > 1 && read[0] < DOUBTFUL && read[1] > read[0] && read[2] >= read[1]);
+    assert_true(tried[0] == 0 && tried[2] > tried[1]);
+    json_decref(first);
+    w.o.decode.sampling.temperature = 0; /* a greedy reply would come again: it is sampled */
+    w.o.retries = 6;
+    json_t *rows = t20_rows(&w);
+    assert_true(t20_score(rows, DOUBTFUL) == 4 && isnan(t20_score(rows, N - 1)));
+    json_decref(rows);
+    hbk_error err;
+    w.o.retries = -1;
+    check_error(t20_rate(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "-1 retries");
     t20_free(&w);
 }
 
@@ -626,10 +701,202 @@ static void t20_expected_vocabulary(void **state)
     t20_free(&w);
 }
 
+/* ---- signals beside the rating ---------------------------------------------------------------- */
+
+/* Mean log-likelihood of the target of lesson k: forward its output, backward its instruction; or of the same
+   tokens after the prompt's first alone. */
+static double t20_mean_log_p(const t20_world *w, const hbk_model *m, int k, hbk_use use, bool alone)
+{
+    hbk_error err;
+    hbk_tokens all, prompt, rest;
+    hbk_render r;
+    hbk_int n_prompt;
+    memset(&all, 0, sizeof all);
+    memset(&prompt, 0, sizeof prompt);
+    memset(&rest, 0, sizeof rest);
+    memset(&r, 0, sizeof r);
+    r.use = use;
+    r.instruction = use == HBK_FORWARD ? t20_lessons[k][0] : NULL;
+    r.output = use == HBK_FORWARD ? NULL : t20_lessons[k][1];
+    r.reply = t20_lessons[k][use == HBK_FORWARD ? 1 : 0];
+    check_ok(hbk_template_tokens(w->t, w->tok, &r, &all, &n_prompt, &err));
+    hbk_tokens_append(&prompt, all.data, alone ? 1 : n_prompt);
+    hbk_tokens_append(&rest, all.data + n_prompt, all.n - n_prompt);
+    double mean = t20_log_p(m, &prompt, &rest) / (double)rest.n;
+    hbk_tokens_free(&all);
+    hbk_tokens_free(&prompt);
+    hbk_tokens_free(&rest);
+    return mean;
+}
+
+/* Promise: the IFD is the rater's loss of the output after its instruction over that of the output alone, the
+   round trip the backward model's mean log-likelihood of the instruction after its output; both stand beside
+   the rating, which they leave as it is, or in its place, and then nothing is generated. */
+static void t20_signals(void **state)
+{
+    (void)state;
+    hbk_error err;
+    const double tolerance = sizeof(hbk_real) == 8 ? 1e-9 : 1e-4;
+    static const int lesson[] = {0, 1, 2, 3, 4, 5};
+    t20_world w = t20_new("signals", true, 256);
+    hbk_model *other = t19_loud(t19_model(w.tok, 32, 256)); /* the backward model, of another width */
+    t20_write_candidates(&w, lesson, 6);
+    w.o.readout = HBK_READOUT_EXPECTED;
+    w.o.decode.sampling.max_new = 6;
+    json_t *plain = t20_rows(&w);
+    w.o.signals = HBK_SIGNAL_RATING | HBK_SIGNAL_IFD | HBK_SIGNAL_ROUND_TRIP;
+    unlink(w.ratings);
+    check_error(t20_rate(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "backward model");
+    w.o.backward = other;
+    json_t *both = t20_rows(&w);
+    w.o.signals = HBK_SIGNAL_IFD | HBK_SIGNAL_ROUND_TRIP;
+    json_t *alone = t20_rows(&w);
+    for (size_t i = 0; i < 6; i++) {
+        const json_t *row = json_array_get(both, i), *bare = json_array_get(alone, i);
+        double ifd = t20_mean_log_p(&w, w.base, lesson[i], HBK_FORWARD, false) /
+                     t20_mean_log_p(&w, w.base, lesson[i], HBK_FORWARD, true);
+        double trip = t20_mean_log_p(&w, other, lesson[i], HBK_BACKWARD, false);
+        t19_check_keys(row, "id score status readout votes retries text ifd round_trip rater prov");
+        t19_check_keys(bare, "id score status readout votes retries text ifd round_trip rater prov");
+        check_near(json_number_value(json_object_get(row, "ifd")), ifd, tolerance);
+        check_near(json_number_value(json_object_get(row, "round_trip")), trip, 10 * tolerance);
+        assert_true(json_equal(json_object_get(row, "ifd"), json_object_get(bare, "ifd")));
+        assert_true(json_equal(json_object_get(row, "round_trip"), json_object_get(bare, "round_trip")));
+        assert_true(t20_score(both, i) == t20_score(plain, i));
+        assert_true(isnan(t20_score(alone, i)));
+        assert_string_equal(t19_string(alone, i, "status"), "ok");
+        assert_string_equal(t19_string(alone, i, "readout"), "none");
+    }
+    json_decref(both);
+    json_decref(alone);
+    json_decref(plain);
+    int mixed = 0; /* files of which some pairs do not fit, and say so */
+    for (hbk_int limit = 8; limit < 40; limit++) {
+        w.o.decode.max_length = limit;
+        alone = t20_rows(&w);
+        int fits = 0;
+        for (size_t i = 0; i < 6; i++) {
+            const json_t *row = json_array_get(alone, i);
+            bool both_fit = json_is_number(json_object_get(row, "ifd")) &&
+                            json_is_number(json_object_get(row, "round_trip"));
+            assert_string_equal(t19_string(alone, i, "status"), both_fit ? "ok" : "too_long");
+            fits += both_fit;
+        }
+        mixed += fits > 0 && fits < 6;
+        json_decref(alone);
+    }
+    assert_true(mixed > 3);
+    w.o.signals = 8;
+    check_error(t20_rate(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "signals 8");
+    hbk_model_free(other);
+    t20_free(&w);
+}
+
+/* ---- what is refused ---------------------------------------------------------------------- */
+
+/* Promise: candidates whose ids are not unique are refused by file, line and id before anything is rated. */
+static void t20_duplicate_ids(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t20_world w = t20_new("ids", true, 256);
+    t19_write(w.candidates, "{\"id\":\"a\",\"instruction\":\"What\",\"output\":\"The tea.\"}\n"
+                            "{\"id\":\"b\",\"instruction\":\"What\",\"output\":\"The tea.\"}\n"
+                            "{\"id\":\"a\",\"instruction\":\"Who\",\"output\":\"A dog.\"}\n");
+    unlink(w.ratings);
+    check_error(t20_rate(&w, NULL, NULL, &err), HBK_ERROR_DATA, "\"a\" stands in an earlier row");
+    assert_string_equal(err.file, w.candidates);
+    assert_int_equal(err.line, 3);
+    assert_false(hbk_file_exists(w.ratings));
+    t20_free(&w);
+}
+
+/* Promise: ratings that another model, rubric, read-out, seed or number of votes made are never continued nor
+   taken for these: the difference is named, and the file stays as it was. A second iteration's rater cannot
+   pick up the first one's ratings. */
+static void t20_other_ratings(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *what, *message;
+    } cases[] = {{"same", NULL},          {"rubric", "template_hash"}, {"model", "model"},
+                 {"adapter", "rater"},    {"name", "adapter"},         {"readout", "readout"},
+                 {"votes", "2 votes"},    {"seed", "seed"},            {"signals", "readout"}};
+    hbk_error err;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        t20_world w = t20_new("other", true, 256);
+        static const int lesson[] = {0, 1, 2, 3, 4, 5, 6, 7};
+        const char *what = cases[i].what, *name = "m0";
+        hbk_adapter_options lora = hbk_adapter_defaults();
+        lora.rank = 4;
+        hbk_adapter *a = hbk_adapter_make(&w.base->config, &lora, 1, NULL, &err);
+        if (!a) fail_msg("%s", err.message);
+        hbk_model *other = NULL;
+        t20_write_candidates(&w, lesson, 8);
+        w.o.votes = 2;
+        w.o.decode.sampling.temperature = 1;
+        w.o.decode.sampling.max_new = 3;
+        unlink(w.ratings);
+        check_ok(hbk_rate(w.base, a, w.tok, w.t, &w.o, "m0", w.candidates, w.ratings, NULL, NULL, &err));
+        hbk_text was = t19_read(w.ratings);
+        if (!strcmp(what, "rubric"))
+            check_ok(hbk_template_set(w.t, HBK_RATING, "{instruction}\n{output}\nRate now:", &err));
+        if (!strcmp(what, "model")) other = t19_model(w.tok, 32, 256);
+        if (!strcmp(what, "adapter")) a->values[0] += 1;
+        if (!strcmp(what, "name")) name = "m1";
+        if (!strcmp(what, "readout")) w.o.readout = HBK_READOUT_EXPECTED;
+        if (!strcmp(what, "votes")) w.o.votes = 1;
+        if (!strcmp(what, "seed")) w.o.decode.seed++;
+        if (!strcmp(what, "signals")) w.o.signals = HBK_SIGNAL_IFD;
+        bool ok = hbk_rate(other ? other : w.base, other ? NULL : a, w.tok, w.t, &w.o, name, w.candidates,
+                           w.ratings, NULL, NULL, &err);
+        if (ok != !cases[i].message) fail_msg("%s: %s", what, ok ? "was accepted" : err.message);
+        if (!ok) {
+            assert_int_equal(err.code, HBK_ERROR_OPTION);
+            if (!strstr(err.message, cases[i].message)) fail_msg("%s: %s", what, err.message);
+        }
+        t19_check_same(&was, w.ratings, what);
+        hbk_text_free(&was);
+        hbk_adapter_free(a);
+        hbk_model_free(other);
+        t20_free(&w);
+    }
+}
+
 /* ---- resuming --------------------------------------------------------------------------- */
 
-/* Promise: ratings that were cut off anywhere are continued to the same bytes, in both read-outs and with
-   votes, though unusable candidates are passed over. */
+/* Promise: greedy ratings hardly depend on how many sequences are decoded side by side: at least 99 of 100
+   have the same text, and none another score than the rounding of sums explains. */
+static void t20_slots(void **state)
+{
+    (void)state;
+    enum { N = 60 };
+    t20_world w = t20_new("slots", true, 256);
+    int lesson[N];
+    for (int i = 0; i < N; i++) lesson[i] = i % T20_LESSONS;
+    t20_write_candidates(&w, lesson, N);
+    w.o.readout = HBK_READOUT_EXPECTED;
+    w.o.decode.wave = 64;
+    json_t *first = NULL;
+    static const hbk_int slots[] = {1, 7, 32};
+    for (int k = 0; k < 3; k++) {
+        w.o.decode.slots = slots[k];
+        json_t *rows = t20_rows(&w);
+        int same = 0, near = 0;
+        for (size_t i = 0; first && i < N; i++) {
+            same += !strcmp(t19_string(rows, i, "text"), t19_string(first, i, "text"));
+            near += fabs(t20_score(rows, i) - t20_score(first, i)) < 1e-3;
+        }
+        if (first) assert_true(100 * same >= 99 * N && 100 * near >= 99 * N);
+        if (first) json_decref(rows);
+        else first = rows;
+    }
+    json_decref(first);
+    t20_free(&w);
+}
+
+/* Promise: ratings that were cut off anywhere are continued to the same bytes, in both read-outs, with votes,
+   with retries and with signals, though unusable candidates are passed over. */
 static void t20_cut_anywhere(void **state)
 {
     (void)state;
@@ -645,6 +912,8 @@ static void t20_cut_anywhere(void **state)
         t19_write(w.candidates, hbk_text_string(&t));
         hbk_text_free(&t);
         w.o.readout = way ? HBK_READOUT_EXPECTED : HBK_READOUT_TEXT;
+        w.o.retries = way ? 0 : 2;
+        w.o.signals = way ? HBK_SIGNAL_RATING | HBK_SIGNAL_IFD : HBK_SIGNAL_RATING;
         w.o.votes = 2;
         w.o.decode.sampling.temperature = 0.9;
         w.o.decode.sampling.max_new = 4;
@@ -682,7 +951,13 @@ static void t20_rate_memory_runs_out(void **state)
     static const int lesson[] = {0, 1};
     t20_write_candidates(&w, lesson, 2);
     w.o.readout = HBK_READOUT_EXPECTED;
+    w.o.signals = HBK_SIGNAL_RATING | HBK_SIGNAL_IFD | HBK_SIGNAL_ROUND_TRIP;
+    w.o.backward = w.base;
     w.o.decode.sampling.max_new = 2;
+    assert_true(fault_sweep(t20_rate_once, &w) > 80);
+    w.o.readout = HBK_READOUT_TEXT;
+    w.o.signals = HBK_SIGNAL_RATING;
+    w.o.retries = 1;
     assert_true(fault_sweep(t20_rate_once, &w) > 50);
     t20_free(&w);
 }
@@ -824,6 +1099,139 @@ static void t20_select_share(void **state)
     assert_true(isnan(k.c.threshold));
 }
 
+/* Promise: so many of the best are kept, the earlier of equals, or all where there are no more; a number and
+   a share exclude each other. */
+static void t20_select_top(void **state)
+{
+    (void)state;
+    hbk_error err;
+    char kept[512];
+    t20_choice k = t20_choose(t20_scores, T20_SCORES); /* 9 rated: 5 5 4.5 4.5 4.49 3 2.5 1.49 1 */
+    static const struct {
+        hbk_int top;
+        const char *kept;
+        double threshold;
+    } cases[] = {{1, "3", 5}, {3, "0 3 10", 4.5}, {4, "0 3 8 10", 4.5}, {100, "0 1 3 4 6 8 9 10 12", 1}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        k.o.keep_top = cases[i].top;
+        assert_string_equal(t20_kept(&k, kept), cases[i].kept);
+        check_near(k.c.threshold, cases[i].threshold, 0);
+        assert_int_equal(k.c.ranked, 9);
+    }
+    k.o.keep_share = 0.5;
+    check_error(hbk_select(&k.o, k.candidates, k.ratings, k.curated, &k.c, NULL, &err), HBK_ERROR_OPTION,
+                "exclude each other");
+}
+
+/* Promise: by the IFD the highest below 1 are kept, by the round trip the highest, by several those of the
+   least sum of ranks, where equals share the mean of their ranks; a pair that lacks a signal is never kept,
+   nor one that was rated without it silently. A least score is of ratings alone. */
+static void t20_select_signals(void **state)
+{
+    (void)state;
+    hbk_error err;
+    char kept[512];
+    static const double scores[] = {5, 5, 4, 3, 0, 5, 4};
+    t20_choice k = t20_choose(scores, 7);
+    t19_write(k.ratings, /*  ranks of score, ifd, round_trip: sums below */
+              "{\"id\":\"c0\",\"score\":5,\"status\":\"ok\",\"ifd\":0.2,\"round_trip\":-3}\n"
+              "{\"id\":\"c1\",\"score\":5,\"status\":\"ok\",\"ifd\":1.0,\"round_trip\":-1}\n"
+              "{\"id\":\"c2\",\"score\":4,\"status\":\"ok\",\"ifd\":0.9,\"round_trip\":-2}\n"
+              "{\"id\":\"c3\",\"score\":3,\"status\":\"ok\",\"ifd\":0.8,\"round_trip\":-0.5}\n"
+              "{\"id\":\"c4\",\"score\":null,\"status\":\"unparsable\",\"ifd\":0.99,\"round_trip\":-9}\n"
+              "{\"id\":\"c5\",\"score\":5,\"status\":\"ok\",\"ifd\":null,\"round_trip\":null}\n"
+              "{\"id\":\"c6\",\"score\":4,\"status\":\"ok\",\"ifd\":0.7,\"round_trip\":-4}\n");
+    static const struct {
+        unsigned signals;
+        hbk_int top, ranked, unhelpful;
+        const char *kept;
+        double threshold; /* 0: none */
+    } cases[] = {
+        {HBK_SIGNAL_IFD, 3, 5, 1, "2 3 4", 0.8},
+        {HBK_SIGNAL_IFD, 9, 5, 1, "0 2 3 4 6", 0.2},
+        {HBK_SIGNAL_ROUND_TRIP, 2, 6, 0, "1 3", -1},
+        /* of c0 c1 c2 c3 c6, ranks from 0: score 0.5 0.5 2.5 4 2.5, round trip 3 1 2 0 4 */
+        {HBK_SIGNAL_RATING | HBK_SIGNAL_ROUND_TRIP, 1, 5, 0, "1", 0},
+        {HBK_SIGNAL_RATING | HBK_SIGNAL_ROUND_TRIP, 2, 5, 0, "0 1", 0},
+        {HBK_SIGNAL_RATING | HBK_SIGNAL_ROUND_TRIP, 3, 5, 0, "0 1 3", 0},
+        /* of c0 c2 c3 c6: score 0 1.5 3 1.5, IFD 3 0 1 2: sums 3 1.5 4 3.5 */
+        {HBK_SIGNAL_RATING | HBK_SIGNAL_IFD, 1, 4, 1, "2", 0},
+        {HBK_SIGNAL_RATING | HBK_SIGNAL_IFD, 2, 4, 1, "0 2", 0},
+        {HBK_SIGNAL_RATING | HBK_SIGNAL_IFD, 3, 4, 1, "0 2 6", 0},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        k.o.signals = cases[i].signals;
+        k.o.keep_top = cases[i].top;
+        assert_string_equal(t20_kept(&k, kept), cases[i].kept);
+        assert_int_equal(k.c.ranked, cases[i].ranked);
+        assert_int_equal(k.c.unhelpful, cases[i].unhelpful);
+        assert_int_equal(k.c.rated, 6);
+        if (cases[i].threshold != 0) check_near(k.c.threshold, cases[i].threshold, 0);
+        else assert_true(isnan(k.c.threshold));
+    }
+    /* a pair without a rating has no score in the curated set, and is read as such */
+    k.o.signals = HBK_SIGNAL_IFD;
+    k.o.keep_top = 3;
+    t20_kept(&k, kept);
+    json_t *rows = t19_rows(k.curated);
+    t19_check_keys(json_array_get(rows, 1), "id instruction output score source");
+    t19_check_keys(json_array_get(rows, 2), "id instruction output source");
+    json_decref(rows);
+    hbk_pairs p;
+    memset(&p, 0, sizeof p);
+    check_ok(hbk_pairs_load(&p, k.curated, "seed", &err));
+    assert_true(p.n == 3 && isnan(p.data[2].score));
+    hbk_pairs_free(&p);
+    k.o.keep_top = 0;
+    check_error(hbk_select(&k.o, k.candidates, k.ratings, k.curated, &k.c, NULL, &err), HBK_ERROR_OPTION,
+                "of ratings alone");
+    t19_write(k.ratings, "{\"id\":\"c0\",\"score\":5,\"status\":\"ok\"}\n");
+    k.o.keep_top = 1;
+    check_error(hbk_select(&k.o, k.candidates, k.ratings, k.curated, &k.c, NULL, &err), HBK_ERROR_DATA,
+                "\"ifd\" is missing");
+}
+
+/* Promise: precision and recall of a selection are those of the rated pairs that have a label, whether it is
+   a word or a score; bad labels are refused by line. */
+static void t20_labels(void **state)
+{
+    (void)state;
+    hbk_error err;
+    char kept[512], labels[512];
+    hbk_agreement a;
+    t20_choice k = t20_choose(t20_scores, T20_SCORES);
+    test_tmp(labels, "t20_labels.jsonl");
+    assert_string_equal(t20_kept(&k, kept), "0 3 8 10");
+    t19_write(labels, "{\"id\":\"c0\",\"good\":true}\n{\"id\":\"c3\",\"good\":false}\n"
+                      "{\"id\":\"c10\",\"score\":4.5}\n{\"id\":\"c4\",\"score\":4.4}\n"
+                      "{\"id\":\"c2\",\"good\":true}\n{\"id\":\"c7\",\"good\":true}\n" /* without a score */
+                      "{\"id\":\"c5\",\"good\":true}\n{\"id\":\"z\",\"good\":true}\n");  /* never rated */
+    check_ok(hbk_agree(labels, k.ratings, k.curated, &a, NULL, &err));
+    assert_true(a.n == 6 && a.good == 4 && a.kept == 3 && a.both == 2 && a.unknown == 2);
+    check_near(a.precision, 2 / 3.0, 1e-12);
+    check_near(a.recall, 0.5, 1e-12);
+    t19_write(labels, "{\"id\":\"c1\",\"good\":false}\n");
+    check_ok(hbk_agree(labels, k.ratings, k.curated, &a, NULL, &err));
+    assert_true(a.n == 1 && isnan(a.precision) && isnan(a.recall));
+    static const struct {
+        const char *text, *message;
+        int line;
+    } bad[] = {{"{\"id\":\"c1\",\"good\":true}\n{\"id\":\"c1\",\"score\":1}\n", "earlier row", 2},
+               {"{\"id\":\"c1\",\"good\":\"yes\"}\n", "\"good\": true or false", 1},
+               {"{\"id\":\"c1\"}\n", "expected", 1},
+               {"{\"id\":\"z\",\"good\":true}\n", "labels none of the pairs", 0},
+               {"", "labels none of the pairs", 0}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        t19_write(labels, bad[i].text);
+        a.n = -1;
+        assert_false(hbk_agree(labels, k.ratings, k.curated, &a, NULL, &err));
+        if (!strstr(err.message, bad[i].message)) fail_msg("%s", err.message);
+        assert_string_equal(err.file, labels);
+        assert_int_equal(err.line, bad[i].line);
+        assert_int_equal(a.n, -1);
+    }
+}
+
 /* Promise: a rater that keeps fewer than 2 % or more than 90 % of its candidates has collapsed, and the
    counts say so. */
 static void t20_select_collapse(void **state)
@@ -910,14 +1318,22 @@ static const struct CMUnitTest tests_20[] = {
     cmocka_unit_test(t20_text_readout),
     cmocka_unit_test(t20_cut_off_digits),
     cmocka_unit_test(t20_votes),
+    cmocka_unit_test(t20_retries),
     cmocka_unit_test(t20_expected_readout),
     cmocka_unit_test(t20_expected_label),
     cmocka_unit_test(t20_expected_room),
     cmocka_unit_test(t20_expected_vocabulary),
+    cmocka_unit_test(t20_signals),
+    cmocka_unit_test(t20_duplicate_ids),
+    cmocka_unit_test(t20_other_ratings),
+    cmocka_unit_test(t20_slots),
     cmocka_unit_test(t20_cut_anywhere),
     cmocka_unit_test(t20_rate_memory_runs_out),
     cmocka_unit_test(t20_select_threshold),
     cmocka_unit_test(t20_select_share),
+    cmocka_unit_test(t20_select_top),
+    cmocka_unit_test(t20_select_signals),
+    cmocka_unit_test(t20_labels),
     cmocka_unit_test(t20_select_collapse),
     cmocka_unit_test(t20_select_refuses),
     cmocka_unit_test(t20_select_memory_runs_out),

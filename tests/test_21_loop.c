@@ -89,9 +89,9 @@ static t21_world t21_new(const char *name)
     w.o.myx = t21_training(3);
     w.o.m0 = t21_training(4);
     w.o.mt = t21_training(5);
-    w.o.augment.sampling.max_new = 12;
-    w.o.augment.wave = w.o.curate.decode.wave = 4;
-    w.o.augment.slots = w.o.curate.decode.slots = 2;
+    w.o.augment.decode.sampling.max_new = 12;
+    w.o.augment.decode.wave = w.o.curate.decode.wave = 4;
+    w.o.augment.decode.slots = w.o.curate.decode.slots = 2;
     w.o.curate.decode.sampling.max_new = 8;
     w.o.curate.readout = HBK_READOUT_EXPECTED;
     w.o.curate.keep_share = 0.4;
@@ -381,7 +381,7 @@ static void t21_stages_by_their_models(void **state)
                  (unsigned long long)hbk_adapter_hash(hbk_model_hash(w.m), t.adapter));
         test_tmp(own, "t21_stage.jsonl");
         unlink(own);
-        w.o.augment.seed = w.o.curate.decode.seed = w.o.seed;
+        w.o.augment.decode.seed = w.o.curate.decode.seed = w.o.seed;
         if (k == 0)
             check_ok(hbk_augment(t.model, t.adapter, w.tok, w.t, &w.o.augment, who, segments, own, NULL,
                                  NULL, &err));
@@ -652,7 +652,7 @@ static bool t21_change_training(hbk_train_options *o, int i)
    last. The trainings, of which there are three, come first. */
 static bool t21_change(hbk_loop_options *o, int i, char name[64])
 {
-    static const char *const stages[] = {"myx", "m0", "mt"};
+    static const char *const stages[] = {"myx", "m0", "mt"}, *const holdout[] = {"/no/such.txt"};
     hbk_train_options *const trainings[] = {&o->myx, &o->m0, &o->mt};
     int k = 3 * (int)(sizeof hbk__train_fields / sizeof *hbk__train_fields);
     if (i < k) {
@@ -677,7 +677,11 @@ static bool t21_change(hbk_loop_options *o, int i, char name[64])
     T21_CHANGE("max_steps", o->max_steps = 1000)
     T21_CHANGE("max_length", o->max_length = 200)
     T21_CHANGE("readout", o->curate.readout = HBK_READOUT_TEXT)
-    T21_CHANGE("votes", o->curate.votes = 2)
+    T21_CHANGE("votes", (o->curate.votes = 2, o->curate.decode.sampling.temperature = 1))
+    T21_CHANGE("vote", o->curate.vote = HBK_VOTE_MEDIAN)
+    T21_CHANGE("retries", o->curate.retries = 1)
+    T21_CHANGE("signals", o->curate.signals = HBK_SIGNAL_IFD)
+    T21_CHANGE("keep_top", (o->curate.keep_top = 3, o->curate.keep_share = 0))
     T21_CHANGE("keep", o->curate.keep = 4)
     T21_CHANGE("keep", o->keep[0] = 4)
     T21_CHANGE("keep", o->keep[1] = 4)
@@ -685,16 +689,39 @@ static bool t21_change(hbk_loop_options *o, int i, char name[64])
     T21_CHANGE("keep_share", o->keep_share[0] = 0.5)
     T21_CHANGE("keep_share", o->keep_share[1] = 0.5)
     T21_CHANGE("seed", o->seed = 4)
-    T21_CHANGE("augment.temperature", o->augment.sampling.temperature = 1)
-    T21_CHANGE("augment.top_p", o->augment.sampling.top_p = 1)
-    T21_CHANGE("augment.top_k", o->augment.sampling.top_k = 5)
-    T21_CHANGE("augment.min_p", o->augment.sampling.min_p = 0.1)
-    T21_CHANGE("augment.repetition_penalty", o->augment.sampling.repetition_penalty = 1.1)
-    T21_CHANGE("augment.max_new", o->augment.sampling.max_new = 13)
-    T21_CHANGE("augment.stop", o->augment.sampling.stop = 9)
-    T21_CHANGE("augment.wave", o->augment.wave = 5)
-    T21_CHANGE("augment.slots", o->augment.slots = 3)
-    T21_CHANGE("augment.max_length", o->augment.max_length = 100)
+    T21_CHANGE("augment.temperature", o->augment.decode.sampling.temperature = 1)
+    T21_CHANGE("augment.top_p", o->augment.decode.sampling.top_p = 1)
+    T21_CHANGE("augment.top_k", o->augment.decode.sampling.top_k = 5)
+    T21_CHANGE("augment.min_p", o->augment.decode.sampling.min_p = 0.1)
+    T21_CHANGE("augment.repetition_penalty", o->augment.decode.sampling.repetition_penalty = 1.1)
+    T21_CHANGE("augment.max_new", o->augment.decode.sampling.max_new = 13)
+    T21_CHANGE("augment.stop", o->augment.decode.sampling.stop = 9)
+    T21_CHANGE("augment.wave", o->augment.decode.wave = 5)
+    T21_CHANGE("augment.slots", o->augment.decode.slots = 3)
+    T21_CHANGE("augment.max_length", o->augment.decode.max_length = 100)
+    T21_CHANGE("augment.candidates", o->augment.candidates = 2)
+    T21_CHANGE("augment.min_chars", o->augment.min_chars = 4)
+    T21_CHANGE("augment.max_chars", o->augment.max_chars = 300)
+    T21_CHANGE("augment.max_echo", o->augment.max_echo = 0.25)
+    T21_CHANGE("augment.echo_words", o->augment.echo_words = 5)
+    T21_CHANGE("augment.keep_truncated", o->augment.keep_truncated = true)
+    T21_CHANGE("augment.raw", o->augment.raw = true)
+    T21_CHANGE("augment.dedup", o->augment.sift.dedup = 0.5)
+    T21_CHANGE("augment.dedup_words", o->augment.sift.dedup_words = 3)
+    T21_CHANGE("augment.dedup_hashes", o->augment.sift.dedup_hashes = 64)
+    T21_CHANGE("augment.holdout", (o->augment.sift.holdout = holdout, o->augment.sift.n_holdout = 1))
+    T21_CHANGE("augment.holdout_words", o->augment.sift.holdout_words = 8)
+    T21_CHANGE("rewrite", o->rewrite = true)
+    T21_CHANGE("rewrite.temperature", o->rewriting.sampling.temperature = 0.1)
+    T21_CHANGE("rewrite.top_p", o->rewriting.sampling.top_p = 0.5)
+    T21_CHANGE("rewrite.top_k", o->rewriting.sampling.top_k = 5)
+    T21_CHANGE("rewrite.min_p", o->rewriting.sampling.min_p = 0.1)
+    T21_CHANGE("rewrite.repetition_penalty", o->rewriting.sampling.repetition_penalty = 1.1)
+    T21_CHANGE("rewrite.max_new", o->rewriting.sampling.max_new = 9)
+    T21_CHANGE("rewrite.stop", o->rewriting.sampling.stop = 9)
+    T21_CHANGE("rewrite.wave", o->rewriting.wave = 5)
+    T21_CHANGE("rewrite.slots", o->rewriting.slots = 1)
+    T21_CHANGE("rewrite.max_length", o->rewriting.max_length = 100)
     T21_CHANGE("rate.temperature", o->curate.decode.sampling.temperature = 0.1)
     T21_CHANGE("rate.top_p", o->curate.decode.sampling.top_p = 0.5)
     T21_CHANGE("rate.top_k", o->curate.decode.sampling.top_k = 5)
@@ -709,6 +736,43 @@ static bool t21_change(hbk_loop_options *o, int i, char name[64])
     return false;
 }
 
+/* Promise: with rewriting each rater writes what it kept anew, the next model learns from that, and a second
+   call changes nothing. */
+static void t21_rewrites(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t21_world w = t21_new("rewrites");
+    char path[512];
+    w.o.rewrite = true;
+    w.o.rewriting.sampling.max_new = 8;
+    w.o.rewriting.sampling.temperature = 0;
+    w.o.rewriting.wave = 4;
+    hbk_file_set_aside(w.dir, NULL);
+    check_ok(t21_run(&w, NULL, NULL, &err));
+    assert_true(w.r.iterations >= 1);
+    json_t *rows = t19_rows(t21_path(path, w.dir, "rewritten-1.jsonl", NULL));
+    assert_int_equal(json_array_size(rows), w.r.curated[0].kept);
+    for (size_t i = 0; i < json_array_size(rows); i++) {
+        const json_t *prov = json_object_get(json_array_get(rows, i), "prov");
+        const char *who = json_string_value(json_object_get(prov, "adapter"));
+        assert_true(who && strncmp(who, "m0 ", 3) == 0);
+        assert_string_equal(t19_string(rows, i, "source"), "aug");
+        t19_string(rows, i, "rewrite");
+    }
+    json_decref(rows);
+    hbk_text before = t19_read(path),
+             weights = t19_read(t21_path(path, w.dir, "m1", "adapter_model.safetensors"));
+    check_ok(t21_run(&w, NULL, NULL, &err));
+    t19_check_same(&before, t21_path(path, w.dir, "rewritten-1.jsonl", NULL), "rewritten twice");
+    hbk_text again = t19_read(t21_path(path, w.dir, "m1", "adapter_model.safetensors"));
+    assert_true(again.len == weights.len && memcmp(again.data, weights.data, again.len) == 0);
+    hbk_text_free(&before);
+    hbk_text_free(&weights);
+    hbk_text_free(&again);
+    t21_free(&w);
+}
+
 /* What no change of t21_change touches, and why not. */
 static void t21_exempt(hbk_loop_options *o)
 {
@@ -716,8 +780,11 @@ static void t21_exempt(hbk_loop_options *o)
     o->seed_path = o->corpus_path = o->replay_path = "x"; /* the files' hashes are recorded */
     o->tmpl = (const hbk_template *)(uintptr_t)o;         /* its hash is */
     o->force = !o->force;                                 /* what a second call is for */
-    o->augment.seed++, o->curate.decode.seed++;           /* `seed` stands for them */
-    for (int k = 2; k < HBK_ITERATIONS; k++) o->keep[k]++, o->keep_share[k]++; /* two curations have none */
+    o->augment.decode.seed++, o->curate.decode.seed++, o->rewriting.seed++; /* `seed` stands for them */
+    o->curate.backward = (const hbk_model *)(uintptr_t)o; /* the run's own M_yx takes its place */
+    o->curate.backward_adapter = (const hbk_adapter *)(uintptr_t)o;
+    for (int k = 2; k < HBK_ITERATIONS; k++)
+        o->keep[k]++, o->keep_share[k]++; /* no curation in two has these */
     for (int k = 0; k < 3; k++) { /* these change no bit of a result */
         trainings[k]->recompute = !trainings[k]->recompute;
         trainings[k]->save_every++;
@@ -868,7 +935,7 @@ static void t21_stops(void **state)
         t21_world w = t21_new(way == 0 ? "stop_keep" : way == 1 ? "stop_text" : "stop_augment");
         if (way == 0) w.o.curate.keep_share = 0, w.o.curate.keep = 5.1;
         if (way == 1) w.o.curate.readout = HBK_READOUT_TEXT, w.o.curate.decode.sampling.max_new = 1;
-        if (way == 2) w.o.augment.sampling.max_new = 1;
+        if (way == 2) w.o.augment.decode.sampling.max_new = 1;
         for (int call = 0; call < 2; call++) {
             memset(&w.r, 0, sizeof w.r);
             check_ok(t21_run(&w, NULL, NULL, &err));
@@ -1064,6 +1131,54 @@ static void t21_bad_inputs(void **state)
     w.o.max_steps = 0;
     w.o.m0.replay = 2; /* documents that are not given */
     check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_DATA, "replayed");
+    w.o.m0.replay = 0;
+    w.o.curate.votes = 3; /* what a curation would refuse is refused before anything is trained */
+    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "3 votes");
+    w.o.curate.votes = 1;
+    w.o.curate.signals = HBK_SIGNAL_IFD;
+    w.o.curate.keep_share = 0;
+    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "of ratings alone");
+    t21_free(&w);
+}
+
+/* Promise: signals beside the rating come from the models that they are named after: the IFD from the rater,
+   the round trip from the backward model; and the curated pairs are the best by all of them. */
+static void t21_signals(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t21_world w = t21_new("signals");
+    char path[512], own[512];
+    w.o.iterations = 1;
+    w.o.curate.signals = HBK_SIGNAL_RATING | HBK_SIGNAL_IFD | HBK_SIGNAL_ROUND_TRIP;
+    w.o.curate.keep_share = 0;
+    w.o.curate.keep_top = 2;
+    check_ok(t21_run(&w, NULL, NULL, &err));
+    assert_int_equal(w.r.curated[0].kept, HBK__MIN(2, w.r.curated[0].ranked));
+    hbk_tuned m0, myx;
+    memset(&m0, 0, sizeof m0);
+    memset(&myx, 0, sizeof myx);
+    check_ok(hbk_tuned_load(&m0, w.m, t21_path(path, w.dir, "m0", NULL), NULL, &err));
+    check_ok(hbk_tuned_load(&myx, w.m, t21_path(path, w.dir, "myx", NULL), NULL, &err));
+    hbk_curate_options o = w.o.curate;
+    o.decode.seed = w.o.seed;
+    if (o.decode.max_length < 0) o.decode.max_length = w.o.max_length;
+    o.backward = myx.model;
+    o.backward_adapter = myx.adapter;
+    test_tmp(own, "t21_signals.jsonl");
+    unlink(own);
+    json_t *rows = t19_rows(t21_path(path, w.dir, "ratings-1.jsonl", NULL));
+    const json_t *prov = json_object_get(json_array_get(rows, 0), "prov");
+    const char *who = json_string_value(json_object_get(prov, "adapter"));
+    check_ok(hbk_rate(m0.model, m0.adapter, w.tok, w.t, &o, who,
+                      t21_path(path, w.dir, "candidates.jsonl", NULL), own, NULL, NULL, &err));
+    json_decref(rows);
+    hbk_text want = t19_read(own);
+    assert_non_null(strstr(hbk_text_string(&want), "\"round_trip\":-"));
+    t19_check_same(&want, t21_path(path, w.dir, "ratings-1.jsonl", NULL), "signals");
+    hbk_text_free(&want);
+    hbk_tuned_free(&m0);
+    hbk_tuned_free(&myx);
     t21_free(&w);
 }
 
@@ -1315,7 +1430,7 @@ static void t21_rows_of_others(void **state)
     hbk_text want = t19_read(t21_path(path, w.dir, "ratings-2.jsonl", NULL));
     t21_exchange(w.dir, "ratings-1.jsonl", "ratings-2.jsonl", false);
     t21_undo(w.dir, undone, 3);
-    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "of another input, model, template or seed");
+    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "was begun with adapter \"m0 ");
     unlink(t21_path(path, w.dir, "ratings-2.jsonl", NULL));
     check_ok(t21_run(&w, NULL, NULL, &err));
     t19_check_same(&want, path, "rated anew");
@@ -1396,6 +1511,7 @@ static const struct CMUnitTest tests_21[] = {
     cmocka_unit_test(t21_keeping),
     cmocka_unit_test(t21_three_iterations),
     cmocka_unit_test(t21_mixing),
+    cmocka_unit_test(t21_rewrites),
     cmocka_unit_test(t21_every_option),
     cmocka_unit_test(t21_other_options),
     cmocka_unit_test(t21_inputs_and_force),
@@ -1404,6 +1520,7 @@ static const struct CMUnitTest tests_21[] = {
     cmocka_unit_test(t21_stop_on_collapse),
     cmocka_unit_test(t21_stop_by_steps),
     cmocka_unit_test(t21_bad_inputs),
+    cmocka_unit_test(t21_signals),
     cmocka_unit_test(t21_prompts_as_trained),
     cmocka_unit_test(t21_reversed_text),
     cmocka_unit_test(t21_no_made_up_score),

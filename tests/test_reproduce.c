@@ -44,6 +44,7 @@ static void trp_write_row(const repro_options *o, const repro_task *t, const cha
         json_object_set_new(j, "recall", json_real(strcmp(key, "rater-m0") ? 0.9 : 0.5));
         json_object_set_new(j, "kept", json_integer(1600));
         json_object_set_new(j, "parsed", json_real(1));
+        json_object_set_new(j, "kept_of_kind", json_pack("{s:f s:f}", "good", 0.995, "glue", 0.25));
     } else if (repro_rows[t->row].kind != REPRO_LOOP) {
         json_object_set_new(j, "right", json_real(trp_right(o, t)));
         json_object_set_new(j, "win", json_real(0.5));
@@ -66,6 +67,17 @@ static void trp_write_rows(const repro_options *o)
                 repro_task t = {w, (repro_mode)m, r};
                 if (repro_wanted(o, t.mode, r)) trp_write_row(o, &t, NULL);
             }
+}
+
+/* Fails unless there is nothing left to make; what was would train for minutes. */
+static void trp_all_there(const repro_options *o)
+{
+    hbk_error err = {HBK_ERROR_NONE, "", "", 0};
+    repro_queue *q = (repro_queue *)calloc(1, sizeof *q);
+    assert_non_null(q);
+    check_ok(repro_queue_init(q, o, &err));
+    assert_int_equal(q->n_done, q->n_wanted);
+    free(q);
 }
 
 static void trp_read(const char *dir, const char *name, hbk_text *out)
@@ -145,6 +157,7 @@ static void trp_tables(void **state)
     test_tmp(dir, "reproduce");
     repro_options o = trp_options(dir, 3, false);
     trp_write_rows(&o);
+    trp_all_there(&o);
     check_ok(tool_reproduce(&o, NULL, &lines, &all, &err));
     trp_check(all, "beats seed only (M2 - M0)", "full", 21, 2.484, "reproduced");
     trp_check(all, "beats seed only (M2 - M0)", "lora", 21, 2.484, "reproduced");
@@ -155,11 +168,12 @@ static void trp_tables(void **state)
     trp_check(all, "the same at N = 400", "full", 4 * log(0.25), 0, "not reproduced");
     assert_int_equal(json_array_size(json_object_get(trp_finding(all, "M2 - M1", "lora"), "values")), 3);
     assert_non_null(strstr(hbk_text_string(&lines),
-                           "a) seed + curated beats seed only (M2 - M0): +21.0 +- 2.5: reproduced   [paper: "));
+                           "a) seed + curated beats seed only (M2 - M0): +21.0 +- 2.5: reproduced   ["));
     assert_non_null(strstr(hbk_text_string(&lines), "M2, LoRA - full: -2.0 +- 0.0: within 3 points: yes"));
     trp_holds(dir, "table.md",
               "| a) seed + curated beats seed only (M2 - M0) | +21.0 +- 2.5 | 20.0, 21.0, 22.0 |");
     trp_holds(dir, "table.md", "| curated | full finetuning | 4.00 +- 0.00 |");
+    trp_holds(dir, "table.md", "| M2 | LoRA | 99.5 | - | - | - | 25.0 |");
     trp_holds(dir, "table.json", "\"verdict\": \"reproduced\"");
     trp_holds(dir, "report.html", "<td class=\"w\">a) seed + curated beats seed only (M2 - M0)</td>");
     trp_holds(dir, "figures/scaling.dat", "# uncurated\n100 61.00 2.48\n400 61.00 2.48\n1600 61.00 2.48\n");
@@ -190,6 +204,7 @@ static void trp_missing(void **state)
     const char *old = getenv("PATH");
     char *kept = old ? strdup(old) : NULL;
     setenv("PATH", "/nonexistent", 1);
+    trp_all_there(&o);
     check_ok(tool_reproduce(&o, NULL, &lines, &all, &err));
     if (kept) setenv("PATH", kept, 1);
     free(kept);
@@ -223,6 +238,9 @@ static void trp_other_options(void **state)
     check_error(repro_check_folder(&o, &err), HBK_ERROR_OPTION, "worlds [10,11,12], not [10,11]");
     o = trp_options(dir, 3, false);
     check_error(repro_check_folder(&o, &err), HBK_ERROR_OPTION, "quick true, not false");
+    o.quick = true;
+    o.level = TINY_HARD;
+    check_error(repro_check_folder(&o, &err), HBK_ERROR_OPTION, "world \"plain\", not \"hard\"");
 }
 
 /* Marks a row as made. */
@@ -296,6 +314,7 @@ static void trp_failing(void **state)
     test_tmp(dir, "reproduce-failing");
     repro_options o = trp_options(dir, 1, true);
     trp_write_rows(&o);
+    trp_all_there(&o);
     repro_task t = {0, REPRO_FULL, repro_find("a5")};
     check_ok(repro_row_path(&o, &t, path, &err));
     assert_int_equal(remove(path), 0);

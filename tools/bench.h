@@ -7,6 +7,9 @@
        prefill   512 tokens into an empty cache
        decode1   one token after another, 128 tokens into a text
        decode16  the same for 16 texts side by side
+       curate    pairs rated per second: a rubric of 500 tokens, 64 pairs of 150, replies of 32,
+                 32 side by side; with the rubric computed once, as hbk_generate does, and with prompts that
+                 share no beginning
 
    Machines differ, so each time stands beside a ceiling that was measured in the same process, turn by turn:
    OpenBLAS's sgemm on f32 products of the same shapes,
@@ -26,21 +29,25 @@
 
 #include "cli.h"
 
-enum { BENCH_ROWS = 5, BENCH_REPEATS = 3, BENCH_MOST_REPEATS = 99, BENCH_PREFILL = 512, BENCH_PAST = 128 };
+enum { BENCH_ROWS = 6, BENCH_REPEATS = 3, BENCH_MOST_REPEATS = 99, BENCH_PREFILL = 512, BENCH_PAST = 128 };
 enum { BENCH_DECODE1 = 32, BENCH_DECODE16 = 8 }; /* steps in one measurement */
+enum { BENCH_RUBRIC = 500, BENCH_PAIR = 150, BENCH_REPLY = 32, BENCH_PAIRS = 64, BENCH_SLOTS = 32 };
 
-static const char *const bench_rows[BENCH_ROWS] = {"lora", "full", "prefill", "decode1", "decode16"};
+static const char *const bench_rows[BENCH_ROWS] = {"lora", "full", "prefill", "decode1",
+                                                "decode16", "curate"};
 typedef enum bench_row {
     BENCH_ROW_LORA,
     BENCH_ROW_FULL,
     BENCH_ROW_PREFILL,
     BENCH_ROW_DECODE1,
-    BENCH_ROW_DECODE16
+    BENCH_ROW_DECODE16,
+    BENCH_ROW_CURATE
 } bench_row;
 
 static const cli_flag bench_flags[] = {
     {"shape", CLI_CHOICE, "15m|135m|1b", "135m", "of the model: 1b needs 5 GB", 0, 0, CLI_FREE},
-    {"rows", CLI_TEXT, "LIST", "(lora,prefill,decode1,decode16; of 15m full too)", "what to measure", 0, 0,
+    {"rows", CLI_TEXT, "LIST", "(lora,prefill,decode1,decode16; of 15m full too)",
+     "what to measure, of lora, full, prefill, decode1, decode16, curate", 0, 0,
      CLI_FREE},
     {"dtype", CLI_CHOICE, "f32|bf16|q8_0", "f32", "of the weights", 0, 0, CLI_FREE},
     {"tokens", CLI_TEXT, "SxT", "4x256", "a training step: S sequences of T tokens", 0, 0, CLI_FREE},
@@ -333,6 +340,83 @@ static bool bench_measure(bench *b, bench_row row, bench_result *r, const hbk_pr
     return ok;
 }
 
+/* ---- ratings with a shared rubric ----------------------------------------------------- */
+
+/* Pairs per second, medians. */
+typedef struct bench_curation {
+    double shared, apart;
+} bench_curation;
+
+/* Rates BENCH_PAIRS pairs in a fresh session, which holds nothing of an earlier turn: seconds, or a negative
+   number on failure. Without sharing the first ids differ, and the work of a prompt is what it was. */
+static double bench_rate(bench *b, bool shared, hbk_error *err)
+{
+    enum { LENGTH = BENCH_RUBRIC + BENCH_PAIR };
+    hbk_request r[BENCH_PAIRS];
+    hbk_int V = b->model->config.vocab_size;
+    hbk_sampling greedy = hbk_sampling_defaults();
+    memset(r, 0, sizeof r);
+    greedy.temperature = 0;
+    greedy.max_new = BENCH_REPLY;
+    int32_t *ids = (int32_t *)hbk_alloc(NULL, BENCH_PAIRS * LENGTH, sizeof *ids, err);
+    hbk_session *s =
+        ids ? hbk_session_new(b->model, NULL, BENCH_SLOTS, LENGTH + BENCH_REPLY, &b->alloc, err) : NULL;
+    for (hbk_int i = 0; s && i < BENCH_PAIRS; i++) {
+        hbk_rng rubric = hbk_rng_at(1, "rubric", 0), pair = hbk_rng_at(1, "pair", (uint64_t)i);
+        int32_t *p = ids + i * LENGTH;
+        for (hbk_int k = 0; k < LENGTH; k++)
+            p[k] = (int32_t)hbk_rng_below(k < BENCH_RUBRIC ? &rubric : &pair, V);
+        if (!shared) p[0] = (int32_t)i;
+        p[BENCH_RUBRIC] = (int32_t)i; /* two pairs have nothing more in common */
+        r[i].prompt = p;
+        r[i].n_prompt = LENGTH;
+    }
+    double start = cli_now(NULL);
+    bool ok = s && hbk_generate(s, r, BENCH_PAIRS, &greedy, NULL, err);
+    double seconds = cli_now(NULL) - start;
+    for (hbk_int i = 0; i < BENCH_PAIRS; i++) hbk_tokens_free(&r[i].output);
+    hbk_session_free(s);
+    hbk_free(NULL, ids);
+    return ok ? seconds : -1;
+}
+
+/* Both ways in turn. */
+static bool bench_curate(bench *b, bench_curation *r, const hbk_progress *progress, hbk_error *err)
+{
+    double seconds[2][BENCH_MOST_REPEATS];
+    memset(&b->alloc, 0, sizeof b->alloc);
+    for (hbk_int i = 0; i < b->repeats; i++)
+        for (int way = 0; way < 2; way++) {
+            seconds[way][i] = bench_rate(b, way == 0, err);
+            if (seconds[way][i] < 0 || !hbk_report(progress, bench_rows[BENCH_ROW_CURATE], 2 * i + way + 1,
+                                                   2 * b->repeats, "repeats", err, "%s", ""))
+                return false;
+        }
+    r->shared = BENCH_PAIRS / bench_median(seconds[0], b->repeats);
+    r->apart = BENCH_PAIRS / bench_median(seconds[1], b->repeats);
+    return true;
+}
+
+/* Measures and prints the row, or appends it to `rows`. */
+static bool bench_curate_row(bench *b, json_t *rows, const hbk_progress *progress, hbk_error *err)
+{
+    bench_curation r;
+    if (!bench_curate(b, &r, progress, err)) return false;
+    cli_draw_end((cli_meter *)progress->ctx);
+    const char *dtype = hbk_dtype_name(b->model->layers[0].w[HBK_Q].dtype);
+    if (!rows) {
+        printf("%-9s %-6s %-5s %.3f pairs/s with the rubric computed once, %.3f without: %.2f times\n",
+               bench_rows[BENCH_ROW_CURATE], b->shape, dtype, r.shared, r.apart, r.shared / r.apart);
+        fflush(stdout);
+        return true;
+    }
+    json_array_append_new(rows, json_pack("{s:s, s:s, s:s, s:f, s:f, s:f}", "row",
+                                          bench_rows[BENCH_ROW_CURATE], "shape", b->shape, "dtype", dtype,
+                                          "pairs_per_s", r.shared, "pairs_per_s_unshared", r.apart, "ratio",
+                                          r.shared / r.apart));
+    return true;
+}
+
 /* ---- the command ---------------------------------------------------------------------- */
 
 static json_t *bench_json(const bench *b, bench_row row, const bench_result *r)
@@ -389,15 +473,16 @@ static void bench_close(bench *b)
 static int bench_wanted(const cli *c, int shape, bool wanted[BENCH_ROWS])
 {
     const char *list = cli_text(c, "rows");
-    for (int i = 0; i < BENCH_ROWS; i++) wanted[i] = !list && (i != BENCH_ROW_FULL || shape == 0);
+    for (int i = 0; i < BENCH_ROWS; i++)
+        wanted[i] = !list && i != BENCH_ROW_CURATE && (i != BENCH_ROW_FULL || shape == 0);
     for (size_t n; list; list = list[n] ? list + n + 1 : NULL) {
         bool known = false;
         n = strcspn(list, ",");
         for (int i = 0; i < BENCH_ROWS; i++)
             if (strlen(bench_rows[i]) == n && strncmp(bench_rows[i], list, n) == 0) wanted[i] = known = true;
         if (!known)
-            return cli_misused(c, "--rows: \"%.*s\" is none of lora, full, prefill, decode1, decode16",
-                               (int)n, list);
+            return cli_misused(c, "--rows: \"%.*s\" is none of lora, full, prefill, decode1, decode16, "
+                                  "curate", (int)n, list);
     }
     return CLI_DONE;
 }
@@ -433,6 +518,10 @@ static int bench_main(cli *c)
     for (int i = 0; ok && i < BENCH_ROWS; i++) {
         bench_result r;
         if (!wanted[i]) continue;
+        if (i == BENCH_ROW_CURATE) {
+            ok = bench_curate_row(&b, json ? rows : NULL, progress, &c->err);
+            continue;
+        }
         ok = bench_measure(&b, (bench_row)i, &r, progress, &c->err);
         cli_draw_end(&c->meter);
         if (ok && json) json_array_append_new(rows, bench_json(&b, (bench_row)i, &r));

@@ -393,6 +393,7 @@ static void cli_show_default(const cli_group *g, const cli_flag *f, char out[160
     union { /* what the fields of any group are in */
         hbk_train_options train;
         hbk_decode_options decode;
+        hbk_augment_options augment;
         hbk_curate_options curate;
         hbk_corpus_options corpus;
     } lora, full;

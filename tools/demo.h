@@ -319,7 +319,7 @@ static bool demo_loop(const demo *d, hbk_loop_result *result, hbk_error *err)
     o.myx = demo_finetuning(d, 1e-3, 8, 6);
     o.m0 = demo_first(d);
     o.mt = demo_later(d);
-    o.augment.sampling.max_new = 20;
+    o.augment.decode.sampling.max_new = 20;
     o.curate.decode.sampling.max_new = 16;
     return hbk_loop_run(d->base, d->tok, &o, d->run_dir, d->progress, result, NULL, err);
 }

@@ -52,7 +52,8 @@ static double repro_metric(const repro_data *d, int world, repro_mode mode, cons
                            const char *metric)
 {
     int row = repro_find(key);
-    const json_t *x = row < 0 ? NULL : json_object_get(d->rows[world][mode][row], metric);
+    const json_t *all = row < 0 ? NULL : d->rows[world][mode][row], *x = json_object_get(all, metric);
+    if (!x) x = json_object_get(json_object_get(all, "kept_of_kind"), metric);
     return json_is_number(x) ? json_number_value(x) : (double)NAN;
 }
 
@@ -388,7 +389,8 @@ static void repro_tables_raters(const repro_data *d, json_t *tables)
         repro_table(tables, "Raters against the oracle",
                     "A 5 is right where the oracle gives 5 (A4: 4 or 5 by both). Read: ratings with "
                     "a score. Expected: the mean score under the model instead of the written one; "
-                    "as many: where it keeps as many as the written score does.",
+                    "as many: where it keeps as many as the written score does. The oracle itself, the "
+                    "paper's GPT-4, would stand at 1 and 1.",
                     columns, 10);
     for (int m = 0; m < REPRO_MODES; m++)
         for (int r = 0; r < REPRO_ROWS; r++) {
@@ -403,6 +405,30 @@ static void repro_tables_raters(const repro_data *d, json_t *tables)
                 bool share = i == 2;
                 hbk_summary s = repro_summary(d, (repro_mode)m, key, metrics[i], share ? 100 : 1);
                 repro_put(row, repro_interval(&s, false, share ? 1 : 3).s);
+            }
+            json_array_append_new(rows, row);
+        }
+}
+
+/* What the raters see and what they do not. */
+static void repro_tables_kinds(const repro_data *d, json_t *tables)
+{
+    const char *columns[TINY_KINDS + 2] = {"rater", "mode"};
+    int n_kinds = tiny__levels[d->o->level].n_kinds;
+    for (int k = 0; k < n_kinds; k++) columns[k + 2] = tiny_kind_name((tiny_kind)k);
+    json_t *rows = repro_table(tables, "Candidates given a 5 (%), by what the oracle finds in them",
+                               "Means over the worlds.", columns, (size_t)n_kinds + 2);
+    for (int m = 0; m < REPRO_MODES; m++)
+        for (int r = 0; r < REPRO_ROWS; r++) {
+            if (repro_summary(d, (repro_mode)m, repro_rows[r].key, "kept", 1).n == 0) continue;
+            json_t *row = json_array();
+            repro_put(row, repro_rows[r].name);
+            repro_put(row, repro_modes[m].name);
+            for (int k = 0; k < n_kinds; k++) {
+                hbk_summary s = repro_summary(d, (repro_mode)m, repro_rows[r].key, columns[k + 2], 100);
+                char cell[32];
+                snprintf(cell, sizeof cell, "%.1f", s.mean);
+                repro_put(row, s.n ? cell : "-");
             }
             json_array_append_new(rows, row);
         }
@@ -805,7 +831,7 @@ static bool repro_page(hbk_text *t, const repro_options *o, const json_t *all, h
     hbk_text_add(t, "</title>\n<style>\n");
     for (size_t i = 0; i < sizeof report_style / sizeof report_style[0]; i++)
         hbk_text_add(t, report_style[i]);
-    hbk_text_add(t, "body{max-width:74rem}td.w:first-child{min-width:19rem}td.w:last-child{min-width:11rem}\n"
+    hbk_text_add(t, "body{max-width:74rem}td.w:first-child{min-width:15rem}td.w:last-child{min-width:11rem}\n"
                     "</style>\n</head>\n<body>\n<header>\n<h1>");
     report_escape(t, title);
     hbk_text_add(t, "</h1>\n<p class=\"verdict\">");
@@ -876,6 +902,7 @@ static bool repro_report(const repro_data *d, hbk_text *lines, json_t **result, 
     repro_tables_lora(d, tables, lines);
     repro_tables_missing(d, tables);
     repro_tables_raters(d, tables);
+    repro_tables_kinds(d, tables);
     repro_tables_backward(d, tables);
     repro_tables_slopes(d, tables);
     repro_tables_answers(d, tables);
@@ -925,8 +952,8 @@ static bool repro_check_folder(const repro_options *o, hbk_error *err)
     json_t *worlds = json_array(), *now, *then;
     for (int i = 0; i < o->n_worlds; i++)
         json_array_append_new(worlds, json_integer((json_int_t)o->worlds[i]));
-    now = json_pack("{s:s s:b s:o}", "world", tiny__levels[o->level].name, "quick", o->quick, "worlds",
-                    worlds);
+    now =
+        json_pack("{s:s s:b s:o}", "world", tiny__levels[o->level].name, "quick", o->quick, "worlds", worlds);
     bool ok = now && hbk_path(path, o->dir, "reproduce.json", err) && hbk_path(rows, o->dir, "rows", err) &&
               hbk_dir_make(rows, err);
     if (ok && hbk_file_exists(path)) {

@@ -5,7 +5,7 @@
      world.h     what commands share: flags of the library's options; models, templates, adapters, tags
      generate.h  tokenize, logits, generate, chat
      finetune.h  finetune
-     stages.h    corpus, seeds, augment, curate, run, demo, reproduce, report
+     stages.h    corpus, seeds, augment, rewrite, curate, run, demo, reproduce, report
      export.h    export
      inspect.h   inspect
      plan.h      plan
@@ -194,6 +194,19 @@ static const cli_flag cmd_augment_flags[] = {
     CMD_FLAG_FORCE("set a file that was begun with other options aside"),
     CMD_FLAG_JSON,
     CLI_END};
+static const cli_flag cmd_rewrite_flags[] = {
+    CMD_FLAG_MODEL,
+    CMD_FLAG_ADAPTER("the model that rewrites"),
+    {"pairs", CLI_TEXT, "F", NULL, "what curate kept: rows with \"instruction\" and \"output\"", 1, 0,
+     CLI_FREE},
+    {"out", CLI_TEXT, "F", NULL, "the same rows with new outputs; a file that was begun is continued", 1, 0,
+     CLI_FREE},
+    {"prompt", CLI_TEXT, "F", "(the template's)",
+     "a file with the rewriting wording, with {instruction} and {output}", 0, 0, CLI_FREE},
+    CMD_FLAG_TEMPLATE(""),
+    CMD_FLAG_FORCE("set a file that was begun with other options aside"),
+    CMD_FLAG_JSON,
+    CLI_END};
 static const cli_flag cmd_curate_own_flags[] = {
     CMD_FLAG_MODEL,
     CMD_FLAG_ADAPTER("the rating model"),
@@ -203,6 +216,10 @@ static const cli_flag cmd_curate_own_flags[] = {
      CLI_FREE},
     {"rubric", CLI_TEXT, "F", "(the template's)",
      "a file with the rating wording, with {instruction} and {output}", 0, 0, CLI_FREE},
+    {"backward", CLI_TEXT, "D", NULL, "the backward model, for --signal round-trip", 0, 0, CLI_FREE},
+    {"labels", CLI_TEXT, "F", NULL,
+     "rows {\"id\",\"good\"} or {\"id\",\"score\"}, good from 4.5: prints precision and recall", 0, 0,
+     CLI_FREE},
     CMD_FLAG_TEMPLATE(""),
     CMD_FLAG_FORCE("set ratings that were begun with other options aside"),
     CMD_FLAG_JSON,
@@ -238,6 +255,9 @@ static const cli_flag cmd_run_flags[] = {
      CLI_FREE},
     {"rubric", CLI_TEXT, "F", "(the template's)",
      "a file with the rating wording, with {instruction} and {output}", 0, 0, CLI_FREE},
+    {"rewrite", CLI_SWITCH, NULL, NULL, "the rater writes the outputs that it kept anew", 0, 0, CLI_FREE},
+    {"rewriting", CLI_TEXT, "F", "(the template's)",
+     "a file with the rewriting wording, with {instruction} and {output}", 0, 0, CLI_FREE},
     {"replay", CLI_TEXT, "F", NULL, "raw documents, JSONL rows with \"text\", mixed in", 0, 0, CLI_FREE},
     {"validation-share", CLI_REAL, "X", "(none)",
      "hold out this share of every model's examples; the weights of their lowest loss are kept", 1e-9, 0.999,
@@ -277,6 +297,7 @@ static const cli_group cmd_seeds_group = {
     cmd_seeds_flags, NULL, NULL};
 static const cli_group cmd_finetune_group = {"Flags", cmd_finetune_flags, NULL, NULL};
 static const cli_group cmd_augment_group = {"Flags", cmd_augment_flags, NULL, NULL};
+static const cli_group cmd_rewrite_group = {"Flags", cmd_rewrite_flags, NULL, NULL};
 static const cli_group cmd_curate_own_group = {"Flags", cmd_curate_own_flags, NULL, NULL};
 static const cli_group cmd_run_group = {"Flags", cmd_run_flags, NULL, NULL};
 static const cli_group cmd_report_group = {"Flags", cmd_report_flags, NULL, NULL};
@@ -301,7 +322,7 @@ static const cli_command cmd_commands[] = {
      "--model M --seed-data F --corpus F --out D [flags]",
      0,
      0,
-     {&cmd_run_group, &cmd_loop_train_group, &cmd_loop_lora_group, &cmd_curate_group,
+     {&cmd_run_group, &cmd_loop_train_group, &cmd_loop_lora_group, &cmd_filter_group, &cmd_curate_group,
       &cmd_loop_sampling_group, &cmd_wave_group},
      cmd_run},
     {"corpus",
@@ -330,7 +351,7 @@ static const cli_command cmd_commands[] = {
      "--model M [--adapter D] --corpus F --out F [flags]",
      0,
      0,
-     {&cmd_augment_group, &cmd_augment_sampling_group, &cmd_seed_group, &cmd_wave_group},
+     {&cmd_augment_group, &cmd_filter_group, &cmd_augment_sampling_group, &cmd_seed_group, &cmd_wave_group},
      cmd_augment},
     {"curate",
      "a model rates candidates; the best are kept",
@@ -340,6 +361,13 @@ static const cli_command cmd_commands[] = {
      {&cmd_curate_own_group, &cmd_curate_group, &cmd_keep_group, &cmd_rate_sampling_group, &cmd_seed_group,
       &cmd_wave_group},
      cmd_curate},
+    {"rewrite",
+     "a model writes the outputs of pairs anew (back-and-forth translation)",
+     "--model M [--adapter D] --pairs F --out F [flags]",
+     0,
+     0,
+     {&cmd_rewrite_group, &cmd_rewrite_sampling_group, &cmd_seed_group, &cmd_wave_group},
+     cmd_rewrite},
     {"generate",
      "answers to one prompt or to a file of them",
      "--model M [--adapter D] (--prompt T... | --data F --out F) [flags]",

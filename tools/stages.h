@@ -1,4 +1,4 @@
-/* tools/stages.h - the commands of the method: corpus, seeds, augment, curate, run, demo, reproduce,
+/* tools/stages.h - the commands of the method: corpus, seeds, augment, rewrite, curate, run, demo, reproduce,
    report - public domain */
 
 #ifndef CMD_STAGES_H
@@ -95,49 +95,94 @@ static int cmd_seeds(cli *c)
     return cli_end(c, ok);
 }
 
-/* ==== AUGMENT, CURATE ==================================================== */
+/* ==== AUGMENT, REWRITE, CURATE ==================================================== */
 
-/* Counts "status" over the rows of a file. */
-static json_t *cmd_statuses(const char *path, hbk_error *err)
+/* The options of an augmentation as its output records them; NULL on failure. */
+static json_t *cmd_augment_options(cli *c, const cmd_world *w, const hbk_augment_options *o,
+                                   const char *corpus)
 {
-    hbk_jsonl_reader *in = hbk_jsonl_open(path, NULL, err);
-    json_t *counts = in ? json_object() : NULL, *row;
-    int got = -1;
-    while (counts && (got = hbk_jsonl_next(in, &row, err)) > 0) {
-        const char *status = json_string_value(json_object_get(row, "status"));
-        json_int_t n = json_integer_value(json_object_get(counts, status ? status : "?"));
-        json_object_set_new(counts, status ? status : "?", json_integer(n + 1));
-    }
-    hbk_jsonl_close(in);
-    if (got == 0) return counts;
-    json_decref(counts);
+    json_t *options = cmd_options(c, w, &o->decode, corpus);
+    if (!options || hbk__augment_json(options, o)) return options;
+    json_decref(options);
+    hbk_fail(&c->err, HBK_ERROR_MEMORY, "out of memory for the options");
     return NULL;
+}
+
+/* What became of the rows, every fate with its number. */
+static bool cmd_say_fates(cli *c, const char *path, const char *key)
+{
+    hbk_int counts[HBK_FATE_COUNT] = {0};
+    if (!hbk_fate_count(counts, path, key, NULL, &c->err)) return false;
+    cli_draw_end(&c->meter);
+    json_t *fates = json_object();
+    for (int f = 0; f < HBK_FATE_COUNT; f++) {
+        const char *name = hbk_fate_name((hbk_fate)f);
+        json_object_set_new(fates, name, json_integer(counts[f]));
+        if (counts[f]) cli_say(c, "%8lld %s\n", (long long)counts[f], name);
+    }
+    if (cli_has(c, "json")) return cli_print_json(fates, &c->err);
+    json_decref(fates);
+    return true;
+}
+
+/* What is done to instructions. The names of evaluation files are put into `files`. */
+enum { CMD_MOST_FILES = 64 };
+static void cmd_bind_filter(const cli *c, hbk_augment_options *o, const char *files[CMD_MOST_FILES])
+{
+    cli_bind(c, &cmd_filter_group, "", o);
+    int n = 0;
+    while (n < CMD_MOST_FILES && (files[n] = cli_nth(c, "decontaminate", n)) != NULL) n++;
+    o->sift.holdout = files;
+    o->sift.n_holdout = n;
 }
 
 static int cmd_augment(cli *c)
 {
     cmd_world w;
+    const char *files[CMD_MOST_FILES];
     memset(&w, 0, sizeof w);
-    hbk_decode_options o = hbk_augment_defaults();
-    cmd_bind_decode(c, &o);
-    const char *corpus = cli_text(c, "corpus"), *out = cli_text(c, "out"), *adapter = cli_text(c, "adapter"),
-               *key;
+    hbk_augment_options o = hbk_augment_defaults();
+    cmd_bind_decode(c, &o.decode);
+    cmd_bind_filter(c, &o, files);
+    if (o.candidates > 1 && o.decode.sampling.temperature <= 0)
+        return cli_misused(c, "--candidates %lld needs a --temperature above 0, or all are the same",
+                           (long long)o.candidates);
+    const char *corpus = cli_text(c, "corpus"), *out = cli_text(c, "out"), *adapter = cli_text(c, "adapter");
     bool ok = cmd_open(c, &w);
     w.tag[0] = 0; /* the backward prompt carries none */
     if (ok && !w.tmpl)
         ok = hbk_fail(&c->err, HBK_ERROR_OPTION, "augment needs a template: --template plain at least");
     ok = ok && cmd_wording(c, w.tmpl, "prompt", HBK_BACKWARD);
     if (ok) cmd_warn_of_template(c, &w);
-    ok = ok && cmd_begin(c, out, cmd_options(c, &w, &o, corpus)) &&
+    ok = ok && cmd_begin(c, out, cmd_augment_options(c, &w, &o, corpus)) &&
          hbk_augment(w.tuned.model, w.tuned.adapter, w.tok, w.tmpl, &o, adapter ? adapter : "", corpus, out,
                      cli_watch(c), NULL, &c->err);
     if (!ok) cmd_drop_empty(out);
-    json_t *counts = ok ? cmd_statuses(out, &c->err) : NULL, *n;
-    ok = counts != NULL;
-    if (ok) cli_draw_end(&c->meter);
-    json_object_foreach(counts, key, n) cli_say(c, "%8lld %s\n", (long long)json_integer_value(n), key);
-    if (ok && cli_has(c, "json")) ok = cli_print_json(json_incref(counts), &c->err);
-    json_decref(counts);
+    ok = ok && cmd_say_fates(c, out, "status");
+    cmd_close(&w);
+    return cli_end(c, ok);
+}
+
+static int cmd_rewrite(cli *c)
+{
+    cmd_world w;
+    memset(&w, 0, sizeof w);
+    hbk_decode_options o = hbk_rewrite_defaults();
+    cmd_bind_decode(c, &o);
+    const char *pairs = cli_text(c, "pairs"), *out = cli_text(c, "out"), *adapter = cli_text(c, "adapter");
+    bool ok = cmd_open(c, &w);
+    w.tag[0] = 0; /* nor does the rewriting prompt */
+    if (ok && !w.tmpl)
+        ok = hbk_fail(&c->err, HBK_ERROR_OPTION, "rewrite needs a template: --template plain at least");
+    ok = ok && cmd_wording(c, w.tmpl, "prompt", HBK_REWRITING);
+    json_t *options = ok ? cmd_options(c, &w, &o, pairs) : NULL;
+    const char *wording = ok ? hbk__template_text(w.tmpl, HBK_REWRITING) : "";
+    if (options) json_object_set_new(options, "wording", hbk__hex(hbk_hash(0, wording, strlen(wording))));
+    ok = ok && cmd_begin(c, out, options) &&
+         hbk_rewrite(w.tuned.model, w.tuned.adapter, w.tok, w.tmpl, &o, adapter ? adapter : "", pairs, out,
+                     cli_watch(c), NULL, &c->err);
+    if (!ok) cmd_drop_empty(out);
+    ok = ok && cmd_say_fates(c, out, "rewrite");
     cmd_close(&w);
     return cli_end(c, ok);
 }
@@ -147,20 +192,70 @@ static double cmd_percent(hbk_int part, hbk_int whole)
     return whole ? 100.0 * (double)part / (double)whole : 0;
 }
 
-/* What decision makers look at after a curation. `k` is its number in a loop, 0 outside. */
-static void cmd_say_counts(const cli *c, const hbk_curate_counts *n, int k)
+/* "rating,ifd" -> the sum of its signals; 0 where a name is none. */
+static unsigned cmd_signals(const char *list)
 {
-    char name[32] = "curation";
-    if (k) snprintf(name, sizeof name, "curation %d", k);
-    cli_say(c, "%s: kept %lld of %lld (%.0f %%)", name, (long long)n->kept, (long long)n->n,
-            cmd_percent(n->kept, n->n));
-    if (isfinite(n->threshold)) cli_say(c, " with a score of at least %g", n->threshold);
-    cli_say(c, "\n  scores   1: %lld   2: %lld   3: %lld   4: %lld   5: %lld\n", (long long)n->histogram[0],
+    static const char *const names[] = {"rating", "ifd", "round-trip"};
+    unsigned signals = 0;
+    for (size_t n; list; list = list[n] ? list + n + 1 : NULL) {
+        int k = 0;
+        n = strcspn(list, ",");
+        while (k < 3 && (strlen(names[k]) != n || strncmp(names[k], list, n))) k++;
+        if (k == 3) return 0;
+        signals |= 1u << k;
+    }
+    return signals;
+}
+
+/* What curate and run demand of the options of a curation, which gets its signals; the exit code.
+   `temperature` is the flag's name. */
+static int cmd_check_curation(const cli *c, hbk_curate_options *o, const char *temperature)
+{
+    o->signals = cmd_signals(cli_text(c, "signal"));
+    if (cli_has(c, "keep") + cli_has(c, "keep-top") + cli_has(c, "keep-share") > 1)
+        return cli_misused(c, "--keep, --keep-top and --keep-share exclude each other");
+    if (!o->signals)
+        return cli_misused(c, "--signal %.60s: expected rating, ifd, round-trip or several, as rating,ifd",
+                           cli_text(c, "signal"));
+    if (o->signals != HBK_SIGNAL_RATING && o->keep_top <= 0 && !cli_has(c, "keep-share"))
+        return cli_misused(c, "--signal %.60s needs --keep-top or --keep-share: a least score is of ratings",
+                           cli_text(c, "signal"));
+    if (o->votes > 1 && o->decode.sampling.temperature <= 0)
+        return cli_misused(c, "--votes %lld needs a --%s above 0, or all votes are the same",
+                           (long long)o->votes, temperature);
+    return CLI_DONE;
+}
+
+/* "  scores   1: 0   2: 3 ..." and what became of the replies. */
+static void cmd_say_ratings(const cli *c, const hbk_curate_counts *n)
+{
+    cli_say(c, "  scores   1: %lld   2: %lld   3: %lld   4: %lld   5: %lld\n", (long long)n->histogram[0],
             (long long)n->histogram[1], (long long)n->histogram[2], (long long)n->histogram[3],
             (long long)n->histogram[4]);
     cli_say(c, "  ratings  %lld read (%.0f %%), %lld unparsable, %lld truncated, %lld too long\n",
             (long long)n->rated, cmd_percent(n->rated, n->n), (long long)n->unparsable,
             (long long)n->truncated, (long long)n->too_long);
+    if (n->retried) cli_say(c, "  retries  of %lld pairs a reply was sampled anew\n", (long long)n->retried);
+}
+
+/* What decision makers look at after a curation. `k` is its number in a loop, 0 outside. */
+static void cmd_say_counts(const cli *c, const hbk_curate_counts *n, unsigned signals, int k)
+{
+    char name[32] = "curation";
+    static const char *const values[] = {"score", "IFD", "round trip"};
+    if (k) snprintf(name, sizeof name, "curation %d", k);
+    cli_say(c, "%s: kept %lld of %lld (%.0f %%)", name, (long long)n->kept, (long long)n->n,
+            cmd_percent(n->kept, n->n));
+    if (isfinite(n->threshold))
+        cli_say(c, " with a%s %s of at least %g", signals == HBK_SIGNAL_IFD ? "n" : "", values[signals / 2],
+                n->threshold);
+    cli_say(c, "\n");
+    if (signals & HBK_SIGNAL_RATING) cmd_say_ratings(c, n);
+    if (signals != HBK_SIGNAL_RATING) cli_say(c, "  ranked   %lld pairs\n", (long long)n->ranked);
+    if (signals & HBK_SIGNAL_IFD)
+        cli_say(c, "  IFD      of %lld pairs 1 and more: the instruction is of no use to the output\n",
+                (long long)n->unhelpful);
+    if (!n->kept && n->n) cli_say(c, "  nothing was kept: the file of pairs is empty\n");
     if (n->collapsed) {
         const char *what = n->kept * 2 > n->n ? "more than 90 % were kept" : "fewer than 2 % were kept";
         const char *why = n->rated * 2 < n->n ? "Most ratings have no score that could be read"
@@ -187,17 +282,47 @@ static bool cmd_ratings_path(cli *c, char path[512])
     return n < 512 || hbk_fail_at(&c->err, HBK_ERROR_RANGE, out, 0, "this path is too long");
 }
 
+static uint64_t cmd_backward_hash(const hbk_curate_options *o)
+{
+    uint64_t h = hbk_model_hash(o->backward);
+    return o->backward_adapter ? hbk_adapter_hash(h, o->backward_adapter) : h;
+}
+
+/* Precision and recall against --labels. */
+static bool cmd_say_agreement(cli *c, const char *ratings, json_t *result)
+{
+    hbk_agreement a;
+    if (!hbk_agree(cli_text(c, "labels"), ratings, cli_text(c, "out"), &a, NULL, &c->err)) return false;
+    cli_say(c, "  labels   %lld pairs, %lld good, %lld kept, %lld good and kept", (long long)a.n,
+            (long long)a.good, (long long)a.kept, (long long)a.both);
+    if (a.unknown) cli_say(c, "; %lld labels of no rated pair", (long long)a.unknown);
+    cli_say(c, "\n           precision ");
+    if (a.kept) cli_say(c, "%.3f, recall ", a.precision);
+    else cli_say(c, "- (nothing labelled was kept), recall ");
+    if (a.good) cli_say(c, "%.3f\n", a.recall);
+    else cli_say(c, "- (nothing is labelled good)\n");
+    json_object_set_new(result, "labels",
+                        json_pack("{s:I s:I s:I s:I s:I s:o s:o}", "n", (json_int_t)a.n, "good",
+                                  (json_int_t)a.good, "kept", (json_int_t)a.kept, "both", (json_int_t)a.both,
+                                  "unknown", (json_int_t)a.unknown, "precision",
+                                  hbk__real_or_null(a.precision), "recall", hbk__real_or_null(a.recall)));
+    return true;
+}
+
 /* Rates the candidates, and selects from all ratings. What is kept may change later, ratings may not. */
-static bool cmd_rate_and_select(cli *c, const cmd_world *w, const hbk_curate_options *o,
+static bool cmd_rate_and_select(cli *c, const cmd_world *w, const hbk_curate_options *o, char ratings[512],
                                 hbk_curate_counts *counts)
 {
     const char *candidates = cli_text(c, "candidates"), *out = cli_text(c, "out"),
                *adapter = cli_text(c, "adapter");
-    char ratings[512];
     json_t *options = cmd_options(c, w, &o->decode, candidates);
     if (options) {
         json_object_set_new(options, "readout", json_integer(o->readout));
         json_object_set_new(options, "votes", json_integer(o->votes));
+        json_object_set_new(options, "vote", json_integer(o->vote));
+        json_object_set_new(options, "retries", json_integer(o->retries));
+        json_object_set_new(options, "signals", json_integer(o->signals));
+        if (o->backward) json_object_set_new(options, "backward", hbk__hex(cmd_backward_hash(o)));
     }
     if (!options || !cmd_ratings_path(c, ratings)) {
         json_decref(options);
@@ -209,33 +334,48 @@ static bool cmd_rate_and_select(cli *c, const cmd_world *w, const hbk_curate_opt
     if (!ok) cmd_drop_empty(ratings);
     if (!ok) return false;
     cli_draw_end(&c->meter);
-    ok = hbk_select(o, candidates, ratings, out, counts, NULL, &c->err);
-    return ok;
+    return hbk_select(o, candidates, ratings, out, counts, NULL, &c->err);
+}
+
+/* The backward model that the round trip asks for, at home in *myx. */
+static bool cmd_open_backward(cli *c, const cmd_world *w, hbk_tuned *myx, hbk_curate_options *o)
+{
+    if (!cli_text(c, "backward")) return true;
+    if (!hbk_tuned_load(myx, w->base, cli_text(c, "backward"), NULL, &c->err)) return false;
+    o->backward = myx->model;
+    o->backward_adapter = myx->adapter;
+    return true;
 }
 
 static int cmd_curate(cli *c)
 {
     cmd_world w;
+    char ratings[512];
     hbk_curate_counts counts;
     memset(&w, 0, sizeof w);
     hbk_curate_options o = hbk_curate_defaults();
     cli_bind(c, &cmd_curate_group, "", &o);
     cli_bind(c, &cmd_keep_group, "", &o);
     cmd_bind_decode(c, &o.decode);
-    if (cli_has(c, "keep") && cli_has(c, "keep-share"))
-        return cli_misused(c, "--keep and --keep-share exclude each other");
-    if (o.votes > 1 && o.decode.sampling.temperature <= 0)
-        return cli_misused(c, "--votes %lld needs a --temperature above 0, or all votes are the same",
-                           (long long)o.votes);
-    bool ok = cmd_open(c, &w);
+    int code = cmd_check_curation(c, &o, "temperature");
+    if (code) return code;
+    if (cli_has(c, "backward") != ((o.signals & HBK_SIGNAL_ROUND_TRIP) != 0))
+        return cli_misused(c, "--backward and --signal round-trip go together");
+    hbk_tuned myx;
+    memset(&myx, 0, sizeof myx);
+    bool ok = cmd_open(c, &w) && cmd_open_backward(c, &w, &myx, &o);
     w.tag[0] = 0; /* nor does the rating prompt */
     if (ok && !w.tmpl)
         ok = hbk_fail(&c->err, HBK_ERROR_OPTION, "curate needs a template: --template plain at least");
     ok = ok && cmd_wording(c, w.tmpl, "rubric", HBK_RATING);
     if (ok) cmd_warn_of_template(c, &w);
-    ok = ok && cmd_rate_and_select(c, &w, &o, &counts);
-    if (ok) cmd_say_counts(c, &counts, 0);
-    if (ok && cli_has(c, "json")) ok = cli_print_json(hbk__counts_json(&counts), &c->err);
+    ok = ok && cmd_rate_and_select(c, &w, &o, ratings, &counts);
+    if (ok) cmd_say_counts(c, &counts, o.signals, 0);
+    json_t *result = ok ? hbk__counts_json(&counts) : NULL;
+    if (ok && cli_text(c, "labels")) ok = cmd_say_agreement(c, ratings, result);
+    if (ok && cli_has(c, "json")) ok = cli_print_json(json_incref(result), &c->err);
+    json_decref(result);
+    hbk_tuned_free(&myx);
     cmd_close(&w);
     return cli_end(c, ok);
 }
@@ -262,7 +402,7 @@ static const char *cmd_or_null(const char *text)
     return text && *text ? text : NULL;
 }
 
-static hbk_loop_options cmd_loop_options(const cli *c)
+static hbk_loop_options cmd_loop_options(const cli *c, const char *files[CMD_MOST_FILES])
 {
     hbk_loop_options o = hbk_loop_defaults();
     o.seed_path = cli_text(c, "seed-data");
@@ -286,12 +426,17 @@ static hbk_loop_options cmd_loop_options(const cli *c)
     cmd_bind_stage(c, "myx", &o.myx);
     cmd_bind_stage(c, "m0", &o.m0);
     cmd_bind_stage(c, "mt", &o.mt);
-    if (cli_has(c, "seed")) o.seed = o.augment.seed = o.curate.decode.seed = (uint64_t)cli_int(c, "seed");
+    if (cli_has(c, "seed"))
+        o.seed = o.augment.decode.seed = o.curate.decode.seed = (uint64_t)cli_int(c, "seed");
     cli_bind(c, &cmd_curate_group, "", &o.curate);
-    cli_bind(c, &cmd_loop_sampling_group, "", &o.augment);
-    cli_bind(c, &cmd_loop_sampling_group, "augment", &o.augment);
+    cmd_bind_filter(c, &o.augment, files);
+    cli_bind(c, &cmd_loop_sampling_group, "", &o.augment.decode);
+    cli_bind(c, &cmd_loop_sampling_group, "augment", &o.augment.decode);
     cli_bind(c, &cmd_loop_sampling_group, "curate", &o.curate.decode);
-    cli_bind(c, &cmd_wave_group, "", &o.augment);
+    o.rewrite = cli_has(c, "rewrite");
+    cli_bind(c, &cmd_loop_sampling_group, "rewrite", &o.rewriting);
+    cli_bind(c, &cmd_wave_group, "", &o.rewriting);
+    cli_bind(c, &cmd_wave_group, "", &o.augment.decode);
     cli_bind(c, &cmd_wave_group, "", &o.curate.decode);
     return o;
 }
@@ -313,6 +458,9 @@ static void cmd_read_counts(const json_t *j, hbk_curate_counts *n)
     n->unparsable = json_integer_value(json_object_get(j, "unparsable"));
     n->truncated = json_integer_value(json_object_get(j, "truncated"));
     n->too_long = json_integer_value(json_object_get(j, "too_long"));
+    n->retried = json_integer_value(json_object_get(j, "retried"));
+    n->ranked = json_integer_value(json_object_get(j, "ranked"));
+    n->unhelpful = json_integer_value(json_object_get(j, "unhelpful"));
     n->kept = json_integer_value(json_object_get(j, "kept"));
     n->threshold = json_is_number(threshold) ? json_number_value(threshold) : (double)NAN;
     n->collapsed = json_is_true(json_object_get(j, "collapsed"));
@@ -332,7 +480,7 @@ static void cmd_say_curations(cmd_run_watch *w)
         if (!(entry = json_object_get(stages, name))) break;
         cmd_read_counts(entry, &n);
         cli_draw_end(&w->c->meter);
-        cmd_say_counts(w->c, &n, w->said + 1);
+        cmd_say_counts(w->c, &n, cmd_signals(cli_text(w->c, "signal")), w->said + 1);
         fflush(stdout);
     }
     json_decref(run);
@@ -451,17 +599,14 @@ static int cmd_run(cli *c)
 {
     cmd_world w;
     memset(&w, 0, sizeof w);
-    hbk_loop_options o = cmd_loop_options(c);
+    const char *files[CMD_MOST_FILES];
+    hbk_loop_options o = cmd_loop_options(c, files);
     const char *name = cli_text(c, "template");
     int code = cmd_check_stages(c, &o);
     if (code || (code = cmd_check_keeps(c, "keep")) || (code = cmd_check_keeps(c, "keep-share"))) return code;
     if (cli_has(c, "validation-share") && o.seed_repeat > 1)
         return cli_misused(c, "--validation-share and --seed-repeat exclude each other");
-    if (cli_has(c, "keep") && cli_has(c, "keep-share"))
-        return cli_misused(c, "--keep and --keep-share exclude each other");
-    if (o.curate.votes > 1 && o.curate.decode.sampling.temperature <= 0)
-        return cli_misused(c, "--votes %lld needs a --curate-temperature above 0, or all votes are the same",
-                           (long long)o.curate.votes);
+    if ((code = cmd_check_curation(c, &o.curate, "curate-temperature"))) return code;
     if ((o.myx.replay > 0 || o.m0.replay > 0 || o.mt.replay > 0) != cli_has(c, "replay"))
         return cli_misused(c, "--replay and --replay-per-batch go together");
     if (name && strcmp(name, "none") == 0)
@@ -469,6 +614,7 @@ static int cmd_run(cli *c)
     cmd_warn_tags(&o);
     bool ok = cmd_open_model(c, &w) && cmd_open_template(c, &w, cli_text(c, "model")) &&
               cmd_wording(c, w.tmpl, "rubric", HBK_RATING) &&
+              cmd_wording(c, w.tmpl, "rewriting", HBK_REWRITING) &&
               cmd_wording(c, w.tmpl, "prompt", HBK_BACKWARD);
     if (ok) cmd_warn_of_template(c, &w);
     ok = ok && cmd_run_loop(c, &w, &o);

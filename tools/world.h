@@ -17,20 +17,32 @@ static void cmd_generate_defaults(void *options, bool full)
 {
     hbk_decode_options *o = (hbk_decode_options *)options;
     (void)full;
-    *o = hbk_augment_defaults();
+    *o = hbk_decode_defaults();
     o->sampling = hbk_sampling_defaults();
 }
 
 static void cmd_augment_defaults(void *options, bool full)
 {
     (void)full;
-    *(hbk_decode_options *)options = hbk_augment_defaults();
+    *(hbk_decode_options *)options = hbk_decode_defaults();
+}
+
+static void cmd_rewrite_defaults(void *options, bool full)
+{
+    (void)full;
+    *(hbk_decode_options *)options = hbk_rewrite_defaults();
 }
 
 static void cmd_rate_defaults(void *options, bool full)
 {
     (void)full;
     *(hbk_decode_options *)options = hbk_curate_defaults().decode;
+}
+
+static void cmd_filter_defaults(void *options, bool full)
+{
+    (void)full;
+    *(hbk_augment_options *)options = hbk_augment_defaults();
 }
 
 static void cmd_train_defaults(void *options, bool full)
@@ -75,6 +87,30 @@ static const cli_flag cmd_wave_flags[] = {{"wave", CLI_INT, "N", NULL,
                                           {"slots", CLI_INT, "N", NULL, "sequences decoded side by side", 1,
                                            1e4, offsetof(hbk_decode_options, slots)},
                                           CLI_END};
+static const cli_flag cmd_filter_flags[] = {
+    {"candidates", CLI_INT, "N", NULL, "written for each text; the likeliest of the usable ones stays", 1,
+     1000, offsetof(hbk_augment_options, candidates)},
+    {"min-instruction", CLI_INT, "N", NULL, "shortest instruction, in characters", 0, 1e9,
+     offsetof(hbk_augment_options, min_chars)},
+    {"max-instruction", CLI_INT, "N", NULL, "longest instruction, in characters", 1, 1e9,
+     offsetof(hbk_augment_options, max_chars)},
+    {"max-echo", CLI_REAL, "X", NULL, "most of its runs of words that may stand in the text; 1: any", 0, 1,
+     offsetof(hbk_augment_options, max_echo)},
+    {"echo-words", CLI_INT, "N", NULL, "words of such a run", 1, 1000,
+     offsetof(hbk_augment_options, echo_words)},
+    {"keep-truncated", CLI_SWITCH, NULL, NULL, "use what --max-new cut off, too", 0, 0,
+     offsetof(hbk_augment_options, keep_truncated)},
+    {"no-clean", CLI_SWITCH, NULL, NULL, "leave labels and quotes around an instruction", 0, 0,
+     offsetof(hbk_augment_options, raw)},
+    {"dedup", CLI_REAL, "X", "(off)", "leave out instructions this similar to one before, up to 1", 0, 1,
+     offsetof(hbk_augment_options, sift.dedup)},
+    {"dedup-words", CLI_INT, "N", NULL, "words of the n-grams that are compared", 1, 1000,
+     offsetof(hbk_augment_options, sift.dedup_words)},
+    {"decontaminate", CLI_TEXT, "F", NULL,
+     "leave out pairs that share a run of words with this evaluation file; may be repeated", 0, 0, CLI_FREE},
+    {"decontaminate-words", CLI_INT, "N", NULL, "words of such a run", 4, 64,
+     offsetof(hbk_augment_options, sift.holdout_words)},
+    CLI_END};
 static const cli_flag cmd_train_flags[] = {
     {"rank", CLI_INT, "N", NULL, "of the LoRA adapter", 1, 1e5, offsetof(hbk_train_options, lora.rank)},
     {"alpha", CLI_REAL, "X", NULL, "of the adapter, which is scaled by alpha/rank", 0, 1e6,
@@ -129,8 +165,16 @@ static const cli_flag cmd_train_flags[] = {
 static const cli_flag cmd_curate_flags[] = {
     {"readout", CLI_CHOICE, "text|expected", NULL, "the written score, or its mean under the model", 0, 0,
      offsetof(hbk_curate_options, readout)},
-    {"votes", CLI_INT, "N", NULL, "ratings per pair, averaged; above 1 needs a temperature", 1, 1000,
+    {"votes", CLI_INT, "N", NULL, "ratings per pair; above 1 needs a temperature", 1, 1000,
      offsetof(hbk_curate_options, votes)},
+    {"vote", CLI_CHOICE, "mean|median", NULL, "what several ratings come to", 0, 0,
+     offsetof(hbk_curate_options, vote)},
+    {"retries", CLI_INT, "N", NULL, "how often a reply without a score is sampled anew", 0, 1000,
+     offsetof(hbk_curate_options, retries)},
+    {"keep-top", CLI_INT, "N", "(0: by --keep)", "keep the N best pairs, whatever their score", 0, 1e9,
+     offsetof(hbk_curate_options, keep_top)},
+    {"signal", CLI_TEXT, "LIST", "rating",
+     "what to select by: rating, ifd, round-trip, or several, by the sum of ranks", 0, 0, CLI_FREE},
     CLI_END};
 static const cli_flag cmd_keep_flags[] = {
     {"keep", CLI_REAL, "X", NULL, "least score that is kept, 1 to 5", 1, 5,
@@ -166,10 +210,14 @@ static const cli_group cmd_wave_group = {"Batching (part of what makes a run the
                                          NULL, cmd_augment_defaults};
 static const cli_group cmd_augment_sampling_group = {"Sampling", cmd_sampling_flags, NULL,
                                                      cmd_augment_defaults};
+static const cli_group cmd_rewrite_sampling_group = {"Sampling", cmd_sampling_flags, NULL,
+                                                     cmd_rewrite_defaults};
 static const cli_group cmd_rate_sampling_group = {"Sampling", cmd_sampling_flags, NULL, cmd_rate_defaults};
 static const cli_group cmd_loop_sampling_group = {
     "Sampling of instructions; ratings are greedy, with 512 tokens, unless --curate-... says otherwise",
-    cmd_sampling_flags, "augment curate", cmd_augment_defaults};
+    cmd_sampling_flags, "augment curate rewrite", cmd_augment_defaults};
+static const cli_group cmd_filter_group = {"Instructions: choice, clean-up and filters", cmd_filter_flags,
+                                           NULL, cmd_filter_defaults};
 static const cli_group cmd_train_group = {"Training", cmd_train_flags, NULL, cmd_train_defaults};
 static const cli_group cmd_loop_train_group = {
     "Training, of three stages: myx, the backward model; m0, the first model that rates; mt, M1 and later",
@@ -321,10 +369,12 @@ static void cmd_warn_of_template(const cli *c, const cmd_world *w)
 static bool cmd_wording(cli *c, hbk_template *t, const char *name, hbk_use use)
 {
     const char *path = cli_text(c, name);
+    hbk_error why;
     hbk_text text;
     memset(&text, 0, sizeof text);
-    bool ok = !path || (hbk_file_read(path, (size_t)1 << 20, &text, &c->err) &&
-                        hbk_template_set(t, use, hbk_text_string(&text), &c->err));
+    bool ok = !path || hbk_file_read(path, (size_t)1 << 20, &text, &c->err);
+    if (ok && path && !hbk_template_set(t, use, hbk_text_string(&text), &why))
+        ok = hbk_fail_at(&c->err, why.code, path, 0, "%s", why.message);
     hbk_text_free(&text);
     return ok;
 }
