@@ -1410,8 +1410,9 @@ HBK_DEF bool hbk_finetune_facts(hbk_train_facts *facts, const hbk_model *m, cons
 /* Trains and leaves in `dir` a PEFT adapter, or a model folder when full, with humpback.json, metrics.jsonl
    and timings.jsonl. With a validation set the result is the weights of its lowest loss, else the last ones.
    Killed at any moment and called again it continues, and ends with the same bytes; a finished folder returns
-   at once; another option or data set than the folder's checkpoint was made with is an error. A loss or
-   gradient that is not finite is an error too, and the last checkpoint stays.
+   at once; another option or data set than the folder's checkpoint was made with is an error, and so is a
+   folder with a model, adapter or metrics.jsonl that no finetuning began there. A loss or gradient that is
+   not finite is an error too, and the last checkpoint stays.
    init  an adapter to start from, copied (LoRA), or NULL
    Thread safety: one call per folder; models and data may be shared. */
 HBK_DEF bool hbk_finetune(const hbk_model *m, const hbk_train_data *data, const hbk_train_options *o,
@@ -1426,8 +1427,8 @@ typedef struct hbk_tuned {
 } hbk_tuned;
 /* dir: a PEFT folder, or a model folder as full finetuning leaves it. The base is borrowed, by any number of
    adapters (chapters 11 and 13 take several at once), and must outlive t, which hbk_tuned_free frees.
-   Errors: those of hbk_adapter_load or hbk_model_load; t is untouched then. Thread safety: read-only once
-   loaded, shared like a model. */
+   Errors: those of hbk_adapter_load or hbk_model_load, and a finetuning that is not finished; t is untouched
+   then. Thread safety: read-only once loaded, shared like a model. */
 HBK_DEF bool hbk_tuned_load(hbk_tuned *t, const hbk_model *base, const char *dir, hbk_allocator *alloc,
                             hbk_error *err);
 HBK_DEF void hbk_tuned_free(hbk_tuned *t); /* a zeroed one is fine; not the base */
@@ -2503,8 +2504,12 @@ HBK_DEF bool hbk_dir_make(const char *path, hbk_error *err)
         if (part[i] != '/' && part[i] != 0) continue;
         char keep = part[i];
         part[i] = 0;
-        /* made by someone else meanwhile is as good as made */
-        if (mkdir(part, 0777) != 0 && !hbk_dir_exists(part)) return hbk__fail_errno(err, part, "made");
+        bool made = mkdir(part, 0777) == 0;
+        int why = errno; /* which the look below may change */
+        if (!made && !hbk_dir_exists(part)) { /* made by someone else meanwhile is as good as made */
+            errno = why;
+            return hbk__fail_errno(err, part, "made");
+        }
         part[i] = keep;
     }
     return true;
@@ -14934,6 +14939,7 @@ struct hbk_trainer {
     hbk_int n, step;
     hbk_real *best;     /* (n) the values of the lowest validation loss so far; NULL: none is kept */
     hbk__best_of found; /* where that was */
+    double validated;   /* the last validation loss, for who watches; 0: none since the start */
     hbk_int passes;                  /* since the last update: part of the dropout's address */
     hbk_model *model, *dmodel;       /* full: views of values and grads */
     hbk_adapter *adapter, *dadapter; /* LoRA: likewise */
@@ -15400,6 +15406,7 @@ static bool hbk__validate(hbk_trainer *t, hbk__plan *p, double *loss, hbk_error 
     if (!p->validation || !(last || (p->o.validate_every > 0 && t->step % p->o.validate_every == 0)))
         return true;
     if (!hbk__validation_loss(t, p, loss, err)) return false;
+    t->validated = *loss;
     t->found.since++;
     if (t->found.step == 0 || *loss < t->found.loss) {
         t->found.loss = *loss;
@@ -15522,12 +15529,28 @@ static json_t *hbk__train_json(const hbk__plan *p, const hbk_model *m, const hbk
     return NULL;
 }
 
-/* Compares `now` with what DIR/train.json says; a difference is named. */
+/* Compares `now` with what DIR/train.json says; a difference is named. Threads and data come last, for what
+   else differs explains them, and neither is an option that could be given again as it was. */
 static bool hbk__same_options(const char *path, const json_t *now, hbk_error *err)
 {
-    json_t *then = hbk_json_read(path, err);
-    bool ok = then && hbk_json_same(then, now, path, "another folder", err);
+    json_t *then = hbk_json_read(path, err), *options = json_copy((json_t *)(uintptr_t)now);
+    if (then && !options) hbk_fail_at(err, HBK_ERROR_MEMORY, path, 0, "out of memory while it is compared");
+    json_object_del(options, "threads");
+    json_object_del(options, "data");
+    bool ok = then && options && hbk_json_same(then, options, path, "another folder", err);
+    long long had = json_integer_value(json_object_get(then, "threads")),
+              has = json_integer_value(json_object_get(now, "threads"));
+    if (ok && had != has)
+        ok = hbk_fail_at(err, HBK_ERROR_OPTION, path, 0,
+                         "was begun with threads %lld, not %lld, and sums differ by them: set "
+                         "OMP_NUM_THREADS=%lld, or use another folder",
+                         had, has, had);
+    if (ok && !json_equal(json_object_get(then, "data"), json_object_get(now, "data")))
+        ok = hbk_fail_at(err, HBK_ERROR_OPTION, path, 0,
+                         "was begun with data that differ: rows of the examples, of what is replayed or "
+                         "validated, or the adapter to start from; use the same, or another folder");
     json_decref(then);
+    json_decref(options);
     return ok;
 }
 
@@ -15546,6 +15569,9 @@ static bool hbk__train_check(const hbk_train_options *o, hbk_error *err)
         return hbk_fail(err, HBK_ERROR_OPTION, "no projection is to be adapted: name targets, or all");
     if (o->lr == 0)
         return hbk_fail(err, HBK_ERROR_OPTION, "lr is 0: nothing would be learned; give a rate above it");
+    if (!o->full && o->lora.alpha == 0)
+        return hbk_fail(err, HBK_ERROR_OPTION,
+                        "alpha is 0: the adapter would be scaled to nothing; twice the rank is usual");
     if (o->schedule != HBK_CONSTANT && o->lr_end > o->lr)
         return hbk_fail(err, HBK_ERROR_OPTION,
                         "lr_end %g is above lr %g, so that the rate would rise: lower it too (it is a rate "
@@ -15789,7 +15815,7 @@ static bool hbk__report_step(const hbk_progress *progress, const char *stage, co
 {
     char speed[40] = "", val[40] = "";
     if (seconds > 0) snprintf(speed, sizeof speed, "  %.0f tok/s", (double)x->tokens / seconds);
-    if (t->found.step > 0) snprintf(val, sizeof val, "  val %.3f", t->found.loss);
+    if (t->validated > 0) snprintf(val, sizeof val, "  val %.3f", t->validated);
     return hbk_report(progress, stage, t->step, p->o.steps, "steps", err, "loss %.3f%s  lr %.2g  norm %.2g%s",
                       x->loss, val, x->lr, x->norm, speed);
 }
@@ -15863,6 +15889,24 @@ static bool hbk__train_finish(hbk_trainer *t, const hbk_recipe *r, const char *d
     return ok;
 }
 
+/* What stands in a folder that no finetuning began is somebody's model, adapter or record: a result would be
+   written over it. */
+static bool hbk__train_folder_free(const char *dir, const char *train, hbk_error *err)
+{
+    static const char *const names[] = {"config.json",         "model.safetensors",         "metrics.jsonl",
+                                        "adapter_config.json", "adapter_model.safetensors", "humpback.json",
+                                        "model.safetensors.index.json"};
+    char path[512];
+    for (size_t i = 0; i < sizeof names / sizeof *names && !hbk_file_exists(train); i++) {
+        if (!hbk_path(path, dir, names[i], err)) return false;
+        if (hbk_file_exists(path))
+            return hbk_fail_at(err, HBK_ERROR_FILE, path, 0,
+                               "is there already, of no finetuning that was begun in this folder, and would "
+                               "be written over: use another folder");
+    }
+    return true;
+}
+
 HBK_DEF bool hbk_finetune(const hbk_model *m, const hbk_train_data *data, const hbk_train_options *o,
                           const hbk_adapter *init, const hbk_recipe *recipe, const char *dir,
                           const hbk_progress *progress, hbk_allocator *alloc, hbk_error *err)
@@ -15872,7 +15916,7 @@ HBK_DEF bool hbk_finetune(const hbk_model *m, const hbk_train_data *data, const 
     hbk_trainer *t = NULL;
     bool ok = hbk__plan_init(&plan, m, data, o, alloc, err) &&
               hbk__adapter_possible(m, o, init, alloc, err) && hbk__train_paths(&f, dir, err) &&
-              hbk_dir_make(dir, err);
+              hbk__train_folder_free(dir, f.train, err) && hbk_dir_make(dir, err);
     json_t *options = ok ? hbk__train_json(&plan, m, init, recipe) : NULL;
     if (ok && !options) ok = hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for the options of %s", dir);
     /* A folder without a checkpoint holds nothing to continue: it may begin anew with other options. */
@@ -15898,16 +15942,22 @@ HBK_DEF bool hbk_finetune(const hbk_model *m, const hbk_train_data *data, const 
 HBK_DEF bool hbk_tuned_load(hbk_tuned *t, const hbk_model *base, const char *dir, hbk_allocator *alloc,
                             hbk_error *err)
 {
-    char path[512];
+    char path[512], train[512], done[512];
     hbk_tuned r;
     memset(&r, 0, sizeof r);
     r.model = base;
-    if (!hbk_path(path, dir, "adapter_config.json", err)) return false;
+    if (!hbk_path(path, dir, "adapter_config.json", err) || !hbk_path(train, dir, "train.json", err) ||
+        !hbk_path(done, dir, "humpback.json", err))
+        return false;
     if (!hbk_file_exists(dir))
         return hbk_fail_at(
             err, HBK_ERROR_FILE, dir, 0,
             "does not exist: an adapter is a PEFT folder, a GGUF file, or a folder of finetune "
             "--full");
+    if (hbk_file_exists(train) && !hbk_file_exists(done))
+        return hbk_fail_at(err, HBK_ERROR_FILE, dir, 0,
+                           "holds a finetuning that is not finished: run the same finetune again, which goes "
+                           "on with it");
     if (hbk_file_exists(path) || hbk__is_gguf(dir)) {
         r.adapter = hbk_adapter_load(dir, base, alloc, err);
         if (!r.adapter) return false;
