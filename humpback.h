@@ -1225,13 +1225,15 @@ HBK_DEF hbk_int hbk_dataset_targets(const hbk_dataset *d, hbk_int i);
 HBK_DEF bool hbk_dataset_add_pairs(hbk_dataset *d, const hbk_pairs *p, const hbk_template *t,
                                    const hbk_tokenizer *tok, hbk_use use, const char *tag_seed,
                                    const char *tag_web, hbk_int max_length, hbk_error *err);
-/* The forms of public data. A file has that of its first row. "weight" is 0 (no loss) or 1. Of a tree of Open
-   Assistant the conversation along the replies ranked first is taken; trees without one are left out. */
+/* The forms of public data. A file has that of its first row. "weight" is 0 (no loss) or 1. A prompt and a
+   completion are words as they stand or, where they are lists, one conversation with loss on the completion.
+   Of a tree of Open Assistant the conversation along the replies ranked first is taken; trees without one are
+   left out. */
 #define HBK_FORMS(X)                                                                                         \
     X(PAIRS, "pairs", "{\"instruction\", \"input\"?, \"output\"}")                                           \
     X(MESSAGES, "messages", "{\"messages\": [{\"role\", \"content\", \"weight\"?}]}")                        \
     X(SHAREGPT, "sharegpt", "{\"conversations\": [{\"from\", \"value\", \"weight\"?}]}")                     \
-    X(COMPLETION, "completion", "{\"prompt\", \"completion\"}")                                              \
+    X(COMPLETION, "completion", "{\"prompt\", \"completion\"} (texts, or lists of messages)")                \
     X(OASST, "oasst", "{\"prompt\": {\"text\", \"replies\"}}")                                               \
     X(TEXT, "text", "{\"text\"}")
 typedef enum hbk_form {
@@ -1244,7 +1246,7 @@ HBK_DEF const char *hbk_form_name(hbk_form f);
 
 typedef enum hbk_overlong { HBK_OVERLONG_DROP, HBK_OVERLONG_CUT, HBK_OVERLONG_ERROR } hbk_overlong;
 typedef struct hbk_data_options {
-    const hbk_template *tmpl; /* not for completions and texts, whose words stand as they are */
+    const hbk_template *tmpl; /* not for texts, whose words stand as they are */
     const hbk_tokenizer *tok;
     hbk_use use; /* HBK_BACKWARD: the first exchange of each row, reversed; completions and texts have none */
     const char *tag_seed, *tag_web; /* by a pair's source; other forms count as seed; NULL: none */
@@ -2896,7 +2898,8 @@ HBK_DEF int hbk_jsonl_next(hbk_jsonl_reader *r, struct json_t **row, hbk_error *
     hbk_code code;
     r->row = hbk__json_parse(begin, n, r->alloc, &e, &code);
     if (!r->row) {
-        hbk_fail_at(err, code, r->path, r->line, "line %lld is no JSON: %s", (long long)r->line, e.text);
+        hbk_fail_at(err, code, r->path, r->line, "line %lld is no JSON: %s%s", (long long)r->line, e.text,
+                    r->line > 1 ? "" : "; expected an object {...} on each line, or one array of them");
         return -1;
     }
     if (!json_is_object(r->row)) {
@@ -14439,14 +14442,14 @@ static bool hbk__role_of(const char *name, hbk_role *role)
     return false;
 }
 
-/* The turns of messages or a ShareGPT conversation; `who` and `what` are the keys of a turn. */
-static bool hbk__row_turns(hbk__rows *r, const json_t *list, const char *who, const char *what,
-                           hbk_error *err)
+/* The turns of the list `key`; `who` and `what` are the keys of a turn. */
+static bool hbk__row_turns(hbk__rows *r, const json_t *row, const char *key, const char *who,
+                           const char *what, hbk_error *err)
 {
     hbk_int line = hbk_jsonl_line(r->reader);
+    const json_t *list = json_object_get(row, key);
     if (!json_is_array(list) || json_array_size(list) == 0)
-        return hbk__row_fails(r, err, "is no list of turns", r->form == HBK_FORM_MESSAGES ? "messages"
-                                                                                          : "conversations");
+        return hbk__row_fails(r, err, "is no list of turns", key);
     for (size_t i = 0; i < json_array_size(list); i++) {
         const json_t *turn = json_array_get(list, i), *weight = json_object_get(turn, "weight");
         const char *name = "", *text = "";
@@ -14465,6 +14468,14 @@ static bool hbk__row_turns(hbk__rows *r, const json_t *list, const char *who, co
         if (!hbk__add_turn(r, role, text, role == HBK_ASSISTANT && w > 0, err)) return false;
     }
     return true;
+}
+
+/* Lists of messages as prompt and completion: one conversation, whose prompt is not learned. */
+static bool hbk__row_exchange(hbk__rows *r, const json_t *row, hbk_error *err)
+{
+    if (!hbk__row_turns(r, row, "prompt", "role", "content", err)) return false;
+    for (hbk_int i = 0; i < r->n; i++) r->turns[i].learn = false;
+    return hbk__row_turns(r, row, "completion", "role", "content", err);
 }
 
 /* Of an Open Assistant tree the first turn and, from there, the reply that people ranked first and the first
@@ -14589,10 +14600,10 @@ static bool hbk__row_add(hbk__rows *r, const json_t *row, hbk_dataset *d, hbk_er
     switch (r->form) {
     case HBK_FORM_PAIRS: ok = hbk__row_pair(r, row, err); break;
     case HBK_FORM_MESSAGES:
-        ok = hbk__row_turns(r, json_object_get(row, "messages"), "role", "content", err);
+        ok = hbk__row_turns(r, row, "messages", "role", "content", err);
         break;
     case HBK_FORM_SHAREGPT:
-        ok = hbk__row_turns(r, json_object_get(row, "conversations"), "from", "value", err);
+        ok = hbk__row_turns(r, row, "conversations", "from", "value", err);
         break;
     case HBK_FORM_OASST:
         ok = hbk__row_tree(r, row, err);
@@ -14602,6 +14613,9 @@ static bool hbk__row_add(hbk__rows *r, const json_t *row, hbk_dataset *d, hbk_er
         }
         break;
     case HBK_FORM_COMPLETION:
+        ok = json_is_array(json_object_get(row, "prompt")) ? hbk__row_exchange(r, row, err)
+                                                           : hbk__row_raw(r, row, err);
+        break;
     case HBK_FORM_TEXT: ok = hbk__row_raw(r, row, err); break;
     case HBK_FORM_COUNT: break;
     }
@@ -14610,17 +14624,32 @@ static bool hbk__row_add(hbk__rows *r, const json_t *row, hbk_dataset *d, hbk_er
     return hbk_fail_at(err, why.code, r->path, line, "%s", why.message);
 }
 
-/* The form of the first row, or an error that lists all. */
+/* The form of the first row, or an error with its keys that lists all. */
 static bool hbk__rows_form(hbk__rows *r, const json_t *row, hbk_error *err)
 {
     r->form = hbk__form_of(row);
     if (r->form != HBK_FORM_COUNT) return true;
+    char keys[100] = "none";
+    size_t used = 0;
+    for (void *at = json_object_iter((json_t *)(uintptr_t)row); at && used < sizeof keys;
+         at = json_object_iter_next((json_t *)(uintptr_t)row, at))
+        used += (size_t)snprintf(keys + used, sizeof keys - used, "%s\"%.30s\"", used ? ", " : "",
+                                 json_object_iter_key(at));
     return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, r->path, hbk_jsonl_line(r->reader),
-                       "is of no form that is known: expected one of"
+                       "is of no form that is known: its keys are %s, expected one of"
 #define HBK_X(name, text, shape) " " shape
                        HBK_FORMS(HBK_X)
 #undef HBK_X
-    );
+                       , keys);
+}
+
+/* Rows of an array are counted, which does not say where they stand in the file. */
+static void hbk__say_element(const hbk__rows *r, hbk_error *err)
+{
+    if (!err || !r->reader->array || r->reader->line < 1) return;
+    size_t used = strlen(err->message);
+    snprintf(err->message + used, sizeof err->message - used,
+             " (%lld counts the rows of its array, not lines)", (long long)r->reader->line);
 }
 
 /* Appends the rows of a file of form *form or, HBK_FORM_COUNT, of that of its first row. */
@@ -14644,6 +14673,7 @@ static bool hbk__dataset_read(hbk_dataset *d, const char *path, const hbk_data_o
         if (got > 0 && !hbk__row_add(&r, row, d, err)) got = -1;
         if (got < 0) break;
     }
+    if (got < 0) hbk__say_element(&r, err);
     if (got == 0 && d->n == old.n) {
         hbk_int too_long = d->n_too_long - old.n_too_long, no_target = d->n_no_target - old.n_no_target;
         if (too_long + no_target == 0)

@@ -1207,9 +1207,9 @@ static void t17_finished(void **state)
 static void t17_foreign_folder(void **state)
 {
     (void)state;
-    static const char *const names[] = {"model.safetensors",   "model.safetensors.index.json", "config.json",
-                                        "adapter_config.json", "adapter_model.safetensors",    "metrics.jsonl",
-                                        "humpback.json"};
+    static const char *const names[] = {
+        "model.safetensors",         "config.json",   "model.safetensors.index.json", "adapter_config.json",
+        "adapter_model.safetensors", "metrics.jsonl", "humpback.json"};
     hbk_error err;
     t17_world w = t17_begin(1);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
