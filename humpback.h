@@ -1229,13 +1229,15 @@ HBK_DEF hbk_int hbk_dataset_targets(const hbk_dataset *d, hbk_int i);
 HBK_DEF bool hbk_dataset_add_pairs(hbk_dataset *d, const hbk_pairs *p, const hbk_template *t,
                                    const hbk_tokenizer *tok, hbk_use use, const char *tag_seed,
                                    const char *tag_web, hbk_int max_length, hbk_error *err);
-/* The forms of public data. A file has that of its first row. "weight" is 0 (no loss) or 1. Of a tree of Open
-   Assistant the conversation along the replies ranked first is taken; trees without one are left out. */
+/* The forms of public data. A file has that of its first row. "weight" is 0 (no loss) or 1. A prompt and a
+   completion are words as they stand or, where they are lists, one conversation with loss on the completion.
+   Of a tree of Open Assistant the conversation along the replies ranked first is taken; trees without one are
+   left out. */
 #define HBK_FORMS(X)                                                                                         \
     X(PAIRS, "pairs", "{\"instruction\", \"input\"?, \"output\"}")                                           \
     X(MESSAGES, "messages", "{\"messages\": [{\"role\", \"content\", \"weight\"?}]}")                        \
     X(SHAREGPT, "sharegpt", "{\"conversations\": [{\"from\", \"value\", \"weight\"?}]}")                     \
-    X(COMPLETION, "completion", "{\"prompt\", \"completion\"}")                                              \
+    X(COMPLETION, "completion", "{\"prompt\", \"completion\"} (texts, or lists of messages)")                \
     X(OASST, "oasst", "{\"prompt\": {\"text\", \"replies\"}}")                                               \
     X(TEXT, "text", "{\"text\"}")
 typedef enum hbk_form {
@@ -1248,7 +1250,7 @@ HBK_DEF const char *hbk_form_name(hbk_form f);
 
 typedef enum hbk_overlong { HBK_OVERLONG_DROP, HBK_OVERLONG_CUT, HBK_OVERLONG_ERROR } hbk_overlong;
 typedef struct hbk_data_options {
-    const hbk_template *tmpl; /* not for completions and texts, whose words stand as they are */
+    const hbk_template *tmpl; /* not for texts, whose words stand as they are */
     const hbk_tokenizer *tok;
     hbk_use use; /* HBK_BACKWARD: the first exchange of each row, reversed; completions and texts have none */
     const char *tag_seed, *tag_web; /* by a pair's source; other forms count as seed; NULL: none */
@@ -1421,8 +1423,9 @@ HBK_DEF bool hbk_finetune_facts(hbk_train_facts *facts, const hbk_model *m, cons
 /* Trains and leaves in `dir` a PEFT adapter, or a model folder when full, with humpback.json, metrics.jsonl
    and timings.jsonl. With a validation set the result is the weights of its lowest loss, else the last ones.
    Killed at any moment and called again it continues, and ends with the same bytes; a finished folder returns
-   at once; another option or data set than the folder's checkpoint was made with is an error. A loss or
-   gradient that is not finite is an error too, and the last checkpoint stays.
+   at once; another option or data set than the folder's checkpoint was made with is an error, and so is a
+   folder with a model, adapter or metrics.jsonl that no finetuning began there. A loss or gradient that is
+   not finite is an error too, and the last checkpoint stays.
    init  an adapter to start from, copied (LoRA), or NULL
    Thread safety: one call per folder; models and data may be shared. */
 HBK_DEF bool hbk_finetune(const hbk_model *m, const hbk_train_data *data, const hbk_train_options *o,
@@ -1437,8 +1440,8 @@ typedef struct hbk_tuned {
 } hbk_tuned;
 /* dir: a PEFT folder, or a model folder as full finetuning leaves it. The base is borrowed, by any number of
    adapters (chapters 11 and 13 take several at once), and must outlive t, which hbk_tuned_free frees.
-   Errors: those of hbk_adapter_load or hbk_model_load; t is untouched then. Thread safety: read-only once
-   loaded, shared like a model. */
+   Errors: those of hbk_adapter_load or hbk_model_load, and a finetuning that is not finished; t is untouched
+   then. Thread safety: read-only once loaded, shared like a model. */
 HBK_DEF bool hbk_tuned_load(hbk_tuned *t, const hbk_model *base, const char *dir, hbk_allocator *alloc,
                             hbk_error *err);
 HBK_DEF void hbk_tuned_free(hbk_tuned *t); /* a zeroed one is fine; not the base */
@@ -2514,8 +2517,12 @@ HBK_DEF bool hbk_dir_make(const char *path, hbk_error *err)
         if (part[i] != '/' && part[i] != 0) continue;
         char keep = part[i];
         part[i] = 0;
-        /* made by someone else meanwhile is as good as made */
-        if (mkdir(part, 0777) != 0 && !hbk_dir_exists(part)) return hbk__fail_errno(err, part, "made");
+        bool made = mkdir(part, 0777) == 0;
+        int why = errno; /* which the look below may change */
+        if (!made && !hbk_dir_exists(part)) { /* made by someone else meanwhile is as good as made */
+            errno = why;
+            return hbk__fail_errno(err, part, "made");
+        }
         part[i] = keep;
     }
     return true;
@@ -2902,7 +2909,8 @@ HBK_DEF int hbk_jsonl_next(hbk_jsonl_reader *r, struct json_t **row, hbk_error *
     hbk_code code;
     r->row = hbk__json_parse(begin, n, r->alloc, &e, &code);
     if (!r->row) {
-        hbk_fail_at(err, code, r->path, r->line, "line %lld is no JSON: %s", (long long)r->line, e.text);
+        hbk_fail_at(err, code, r->path, r->line, "line %lld is no JSON: %s%s", (long long)r->line, e.text,
+                    r->line > 1 ? "" : "; expected an object {...} on each line, or one array of them");
         return -1;
     }
     if (!json_is_object(r->row)) {
@@ -14471,14 +14479,14 @@ static bool hbk__role_of(const char *name, hbk_role *role)
     return false;
 }
 
-/* The turns of messages or a ShareGPT conversation; `who` and `what` are the keys of a turn. */
-static bool hbk__row_turns(hbk__rows *r, const json_t *list, const char *who, const char *what,
-                           hbk_error *err)
+/* The turns of the list `key`; `who` and `what` are the keys of a turn. */
+static bool hbk__row_turns(hbk__rows *r, const json_t *row, const char *key, const char *who,
+                           const char *what, hbk_error *err)
 {
     hbk_int line = hbk_jsonl_line(r->reader);
+    const json_t *list = json_object_get(row, key);
     if (!json_is_array(list) || json_array_size(list) == 0)
-        return hbk__row_fails(r, err, "is no list of turns", r->form == HBK_FORM_MESSAGES ? "messages"
-                                                                                          : "conversations");
+        return hbk__row_fails(r, err, "is no list of turns", key);
     for (size_t i = 0; i < json_array_size(list); i++) {
         const json_t *turn = json_array_get(list, i), *weight = json_object_get(turn, "weight");
         const char *name = "", *text = "";
@@ -14497,6 +14505,14 @@ static bool hbk__row_turns(hbk__rows *r, const json_t *list, const char *who, co
         if (!hbk__add_turn(r, role, text, role == HBK_ASSISTANT && w > 0, err)) return false;
     }
     return true;
+}
+
+/* Lists of messages as prompt and completion: one conversation, whose prompt is not learned. */
+static bool hbk__row_exchange(hbk__rows *r, const json_t *row, hbk_error *err)
+{
+    if (!hbk__row_turns(r, row, "prompt", "role", "content", err)) return false;
+    for (hbk_int i = 0; i < r->n; i++) r->turns[i].learn = false;
+    return hbk__row_turns(r, row, "completion", "role", "content", err);
 }
 
 /* Of an Open Assistant tree the first turn and, from there, the reply that people ranked first and the first
@@ -14621,10 +14637,10 @@ static bool hbk__row_add(hbk__rows *r, const json_t *row, hbk_dataset *d, hbk_er
     switch (r->form) {
     case HBK_FORM_PAIRS: ok = hbk__row_pair(r, row, err); break;
     case HBK_FORM_MESSAGES:
-        ok = hbk__row_turns(r, json_object_get(row, "messages"), "role", "content", err);
+        ok = hbk__row_turns(r, row, "messages", "role", "content", err);
         break;
     case HBK_FORM_SHAREGPT:
-        ok = hbk__row_turns(r, json_object_get(row, "conversations"), "from", "value", err);
+        ok = hbk__row_turns(r, row, "conversations", "from", "value", err);
         break;
     case HBK_FORM_OASST:
         ok = hbk__row_tree(r, row, err);
@@ -14634,6 +14650,9 @@ static bool hbk__row_add(hbk__rows *r, const json_t *row, hbk_dataset *d, hbk_er
         }
         break;
     case HBK_FORM_COMPLETION:
+        ok = json_is_array(json_object_get(row, "prompt")) ? hbk__row_exchange(r, row, err)
+                                                           : hbk__row_raw(r, row, err);
+        break;
     case HBK_FORM_TEXT: ok = hbk__row_raw(r, row, err); break;
     case HBK_FORM_COUNT: break;
     }
@@ -14642,17 +14661,32 @@ static bool hbk__row_add(hbk__rows *r, const json_t *row, hbk_dataset *d, hbk_er
     return hbk_fail_at(err, why.code, r->path, line, "%s", why.message);
 }
 
-/* The form of the first row, or an error that lists all. */
+/* The form of the first row, or an error with its keys that lists all. */
 static bool hbk__rows_form(hbk__rows *r, const json_t *row, hbk_error *err)
 {
     r->form = hbk__form_of(row);
     if (r->form != HBK_FORM_COUNT) return true;
+    char keys[100] = "none";
+    size_t used = 0;
+    for (void *at = json_object_iter((json_t *)(uintptr_t)row); at && used < sizeof keys;
+         at = json_object_iter_next((json_t *)(uintptr_t)row, at))
+        used += (size_t)snprintf(keys + used, sizeof keys - used, "%s\"%.30s\"", used ? ", " : "",
+                                 json_object_iter_key(at));
     return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, r->path, hbk_jsonl_line(r->reader),
-                       "is of no form that is known: expected one of"
+                       "is of no form that is known: its keys are %s, expected one of"
 #define HBK_X(name, text, shape) " " shape
                        HBK_FORMS(HBK_X)
 #undef HBK_X
-    );
+                       , keys);
+}
+
+/* Rows of an array are counted, which does not say where they stand in the file. */
+static void hbk__say_element(const hbk__rows *r, hbk_error *err)
+{
+    if (!err || !r->reader->array || r->reader->line < 1) return;
+    size_t used = strlen(err->message);
+    snprintf(err->message + used, sizeof err->message - used,
+             " (%lld counts the rows of its array, not lines)", (long long)r->reader->line);
 }
 
 /* Appends the rows of a file of form *form or, HBK_FORM_COUNT, of that of its first row. */
@@ -14676,6 +14710,7 @@ static bool hbk__dataset_read(hbk_dataset *d, const char *path, const hbk_data_o
         if (got > 0 && !hbk__row_add(&r, row, d, err)) got = -1;
         if (got < 0) break;
     }
+    if (got < 0) hbk__say_element(&r, err);
     if (got == 0 && d->n == old.n) {
         hbk_int too_long = d->n_too_long - old.n_too_long, no_target = d->n_no_target - old.n_no_target;
         if (too_long + no_target == 0)
@@ -14969,8 +15004,9 @@ struct hbk_trainer {
     hbk_train_options o;
     hbk_real *values, *grads, *m, *v; /* (n) each */
     hbk_int n, step;
-    hbk_real *best;                  /* (n) the values of the lowest validation loss so far; NULL: not kept */
-    hbk__best_of found;              /* where that was */
+    hbk_real *best;     /* (n) the values of the lowest validation loss so far; NULL: none is kept */
+    hbk__best_of found; /* where that was */
+    double validated;   /* the last validation loss, for who watches; 0: none since the start */
     hbk_int passes;                  /* since the last update: part of the dropout's address */
     hbk_model *model, *dmodel;       /* full: views of values and grads */
     hbk_adapter *adapter, *dadapter; /* LoRA: likewise */
@@ -15426,6 +15462,7 @@ static bool hbk__validate(hbk_trainer *t, hbk__plan *p, double *loss, hbk_error 
     if (!p->validation || !(last || (p->o.validate_every > 0 && t->step % p->o.validate_every == 0)))
         return true;
     if (!hbk__validation_loss(t, p, loss, err)) return false;
+    t->validated = *loss;
     t->found.since++;
     if (t->found.step == 0 || *loss < t->found.loss) {
         t->found.loss = *loss;
@@ -15548,12 +15585,28 @@ static json_t *hbk__train_json(const hbk__plan *p, const hbk_model *m, const hbk
     return NULL;
 }
 
-/* Compares `now` with what DIR/train.json says; a difference is named. */
+/* Compares `now` with what DIR/train.json says; a difference is named. Threads and data come last, for what
+   else differs explains them, and neither is an option that could be given again as it was. */
 static bool hbk__same_options(const char *path, const json_t *now, hbk_error *err)
 {
-    json_t *then = hbk_json_read(path, err);
-    bool ok = then && hbk_json_same(then, now, path, "another folder", err);
+    json_t *then = hbk_json_read(path, err), *options = json_copy((json_t *)(uintptr_t)now);
+    if (then && !options) hbk_fail_at(err, HBK_ERROR_MEMORY, path, 0, "out of memory while it is compared");
+    json_object_del(options, "threads");
+    json_object_del(options, "data");
+    bool ok = then && options && hbk_json_same(then, options, path, "another folder", err);
+    long long had = json_integer_value(json_object_get(then, "threads")),
+              has = json_integer_value(json_object_get(now, "threads"));
+    if (ok && had != has)
+        ok = hbk_fail_at(err, HBK_ERROR_OPTION, path, 0,
+                         "was begun with threads %lld, not %lld, and sums differ by them: set "
+                         "OMP_NUM_THREADS=%lld, or use another folder",
+                         had, has, had);
+    if (ok && !json_equal(json_object_get(then, "data"), json_object_get(now, "data")))
+        ok = hbk_fail_at(err, HBK_ERROR_OPTION, path, 0,
+                         "was begun with data that differ: rows of the examples, of what is replayed or "
+                         "validated, or the adapter to start from; use the same, or another folder");
     json_decref(then);
+    json_decref(options);
     return ok;
 }
 
@@ -15572,6 +15625,9 @@ static bool hbk__train_check(const hbk_train_options *o, hbk_error *err)
         return hbk_fail(err, HBK_ERROR_OPTION, "no projection is to be adapted: name targets, or all");
     if (o->lr == 0)
         return hbk_fail(err, HBK_ERROR_OPTION, "lr is 0: nothing would be learned; give a rate above it");
+    if (!o->full && o->lora.alpha == 0)
+        return hbk_fail(err, HBK_ERROR_OPTION,
+                        "alpha is 0: the adapter would be scaled to nothing; twice the rank is usual");
     if (o->schedule != HBK_CONSTANT && o->lr_end > o->lr)
         return hbk_fail(err, HBK_ERROR_OPTION,
                         "lr_end %g is above lr %g, so that the rate would rise: lower it too (it is a rate "
@@ -15822,7 +15878,7 @@ static bool hbk__report_step(const hbk_progress *progress, const char *stage, co
 {
     char speed[40] = "", val[48] = "";
     if (seconds > 0) snprintf(speed, sizeof speed, "  %.0f tok/s", (double)x->tokens / seconds);
-    if (t->found.step > 0) snprintf(val, sizeof val, "  best val %.3f", t->found.loss);
+    if (t->validated > 0) snprintf(val, sizeof val, "  val %.3f", t->validated);
     return hbk_report(progress, stage, t->step, p->o.steps, "steps", err, "loss %.3f%s  lr %.2g  norm %.2g%s",
                       x->loss, val, x->lr, x->norm, speed);
 }
@@ -15896,6 +15952,24 @@ static bool hbk__train_finish(hbk_trainer *t, const hbk_recipe *r, const char *d
     return ok;
 }
 
+/* What stands in a folder that no finetuning began is somebody's model, adapter or record: a result would be
+   written over it. */
+static bool hbk__train_folder_free(const char *dir, const char *train, hbk_error *err)
+{
+    static const char *const names[] = {"config.json",         "model.safetensors",         "metrics.jsonl",
+                                        "adapter_config.json", "adapter_model.safetensors", "humpback.json",
+                                        "model.safetensors.index.json"};
+    char path[512];
+    for (size_t i = 0; i < sizeof names / sizeof *names && !hbk_file_exists(train); i++) {
+        if (!hbk_path(path, dir, names[i], err)) return false;
+        if (hbk_file_exists(path))
+            return hbk_fail_at(err, HBK_ERROR_FILE, path, 0,
+                               "is there already, of no finetuning that was begun in this folder, and would "
+                               "be written over: use another folder");
+    }
+    return true;
+}
+
 HBK_DEF bool hbk_finetune(const hbk_model *m, const hbk_train_data *data, const hbk_train_options *o,
                           const hbk_adapter *init, const hbk_recipe *recipe, const char *dir,
                           const hbk_progress *progress, hbk_allocator *alloc, hbk_error *err)
@@ -15905,7 +15979,7 @@ HBK_DEF bool hbk_finetune(const hbk_model *m, const hbk_train_data *data, const 
     hbk_trainer *t = NULL;
     bool ok = hbk__plan_init(&plan, m, data, o, alloc, err) &&
               hbk__adapter_possible(m, o, init, alloc, err) && hbk__train_paths(&f, dir, err) &&
-              hbk_dir_make(dir, err);
+              hbk__train_folder_free(dir, f.train, err) && hbk_dir_make(dir, err);
     json_t *options = ok ? hbk__train_json(&plan, m, init, recipe) : NULL;
     if (ok && !options) ok = hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for the options of %s", dir);
     /* A folder without a checkpoint holds nothing to continue: it may begin anew with other options. */
@@ -15931,16 +16005,22 @@ HBK_DEF bool hbk_finetune(const hbk_model *m, const hbk_train_data *data, const 
 HBK_DEF bool hbk_tuned_load(hbk_tuned *t, const hbk_model *base, const char *dir, hbk_allocator *alloc,
                             hbk_error *err)
 {
-    char path[512];
+    char path[512], train[512], done[512];
     hbk_tuned r;
     memset(&r, 0, sizeof r);
     r.model = base;
-    if (!hbk_path(path, dir, "adapter_config.json", err)) return false;
+    if (!hbk_path(path, dir, "adapter_config.json", err) || !hbk_path(train, dir, "train.json", err) ||
+        !hbk_path(done, dir, "humpback.json", err))
+        return false;
     if (!hbk_file_exists(dir))
         return hbk_fail_at(
             err, HBK_ERROR_FILE, dir, 0,
             "does not exist: an adapter is a PEFT folder, a GGUF file, or a folder of finetune "
             "--full");
+    if (hbk_file_exists(train) && !hbk_file_exists(done))
+        return hbk_fail_at(err, HBK_ERROR_FILE, dir, 0,
+                           "holds a finetuning that is not finished: run the same finetune again, which goes "
+                           "on with it");
     if (hbk_file_exists(path) || hbk__is_gguf(dir)) {
         r.adapter = hbk_adapter_load(dir, base, alloc, err);
         if (!r.adapter) return false;

@@ -163,6 +163,10 @@ int main(int argc, char **argv)
     const char *model_path = toy ? TOY "/base" : argv[1];
     hbk_train_options o = hbk_train_defaults(false); /* LoRA: rank 16 on all projections, the paper's steps */
     hbk_error err;
+    if (argc != 1 && argc != 4) { /* or what was given would be left out in silence */
+        fprintf(stderr, "usage: %s [MODEL PAIRS.jsonl FOLDER]\n", argv[0]);
+        return 2;
+    }
     if (toy) { /* so little is to be learned, and so small a model likes great steps */
         o.lora.rank = 4;
         o.lora.alpha = 8;

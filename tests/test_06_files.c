@@ -95,6 +95,9 @@ static void t06_folders(void **state)
     assert_true(hbk_file_exists(file) && !hbk_dir_exists(file));
     check_error(hbk_dir_make(file, &err), HBK_ERROR_FILE, "cannot be made");
     check_error(hbk_dir_make("", &err), HBK_ERROR_RANGE, "1 to 511");
+    test_tmp(path, "t06_nowhere");
+    assert_int_equal(symlink("t06_not_there", path), 0); /* mkdir's reason, not that of a look afterwards */
+    check_error(hbk_dir_make(path, &err), HBK_ERROR_FILE, "cannot be made: File exists");
     memset(wide, 'x', sizeof wide);
     wide[599] = 0;
     check_error(hbk_path(path, "/tmp", wide, &err), HBK_ERROR_RANGE, "exceeds 511 bytes");

@@ -334,6 +334,11 @@ static const struct {
      "{\"from\": \"human\", \"value\": \"bye\"}]}]",
      "a$\n", "q$\n"},
     {HBK_FORM_COMPLETION, "{\"prompt\": \"ab\", \"completion\": \"cd</s>\"}", "cd</s>$\n", NULL},
+    {HBK_FORM_COMPLETION, /* lists: the words of a conversation, of which the prompt is not learned */
+     "{\"prompt\": [{\"role\": \"user\", \"content\": \"q1\"}, {\"role\": \"assistant\", \"content\": "
+     "\"a1\"}, {\"role\": \"user\", \"content\": \"q2\"}],"
+     "\"completion\": [{\"role\": \"assistant\", \"content\": \"a2\"}]}",
+     "a2$\n", "q1$\n"},
     {HBK_FORM_TEXT, "{\"text\": \"all of it\"}", " all of it$\n", NULL},
     {HBK_FORM_OASST,
      "{\"prompt\": {\"text\": \"q\", \"replies\": [{\"text\": \"worse\", \"rank\": 1}, {\"text\": "
@@ -439,7 +444,15 @@ static const struct {
     const char *rows, *message;
     hbk_code code;
 } t15_wrong_rows[] = {
-    {"{\"a\": 1}", ":1: is of no form that is known", HBK_ERROR_UNSUPPORTED},
+    {"{\"a\": 1, \"b\": 2}", ":1: is of no form that is known: its keys are \"a\", \"b\", expected",
+     HBK_ERROR_UNSUPPORTED},
+    {"a,b", ":1: line 1 is no JSON: ", HBK_ERROR_FORMAT},
+    {"a,b", "; expected an object {...} on each line", HBK_ERROR_FORMAT},
+    {"[{\"text\": \"a\"},\n{\"text\":\n\"\"}]",
+     ":2: \"text\" is empty: remove the row or fill it in (2 counts the rows of its array, not lines)",
+     HBK_ERROR_DATA},
+    {"{\"prompt\": [{\"role\": \"user\", \"content\": \"q\"}], \"completion\": \"a\"}",
+     ":1: \"completion\" is no list of turns", HBK_ERROR_DATA},
     {"{\"text\": \"x\"}\n{\"prompt\": \"a\", \"completion\": \"b\"}",
      ":2: the file's first row is of form text", HBK_ERROR_FORMAT},
     {"{\"messages\": []}", ":1: \"messages\" is no list of turns", HBK_ERROR_DATA},

@@ -215,14 +215,17 @@ typedef struct t17_watch {
     const char *dir, *copy;
     hbk_int at, copy_at, calls;
     bool was_whole;
+    double val; /* the validation loss of the last note */
 } t17_watch;
 
 static bool t17_call(void *ctx, const char *stage, hbk_int done, hbk_int total, const char *unit,
                      const char *note)
 {
     t17_watch *w = (t17_watch *)ctx;
-    (void)stage, (void)total, (void)unit, (void)note;
+    const char *val = strstr(note, "  val ");
+    (void)stage, (void)total, (void)unit;
     w->calls++;
+    if (val) w->val = strtod(val + 6, NULL);
     w->was_whole = w->was_whole || t17_has(w->dir, "humpback.json");
     if (done == w->copy_at) t17_copy(w->dir, w->copy);
     return done != w->at;
@@ -916,7 +919,7 @@ static double t17_mean_loss(const hbk_tuned *tuned, const hbk_dataset *d)
 }
 
 /* Promise: with a validation set the result is the weights of the lowest validation loss, not the last ones;
-   patience ends the run; humpback.json names the step; a set that is not given changes nothing. */
+   patience ends the run; humpback.json names the step; who watches sees the last validation, not the best. */
 static void t17_validation(void **state)
 {
     (void)state;
@@ -933,7 +936,9 @@ static void t17_validation(void **state)
         o.validate_every = 2;
         o.patience = 3;
         t17_dir(dir, "validation");
-        check_ok(hbk_finetune(w.m, &in, &o, NULL, &w.recipe, dir, NULL, NULL, &err));
+        t17_watch seen;
+        hbk_progress look = t17_progress(&seen, dir, -1);
+        check_ok(hbk_finetune(w.m, &in, &o, NULL, &w.recipe, dir, &look, NULL, &err));
         o.patience = 4;
         check_error(hbk_finetune(w.m, &in, &o, NULL, &w.recipe, dir, NULL, NULL, &err), HBK_ERROR_OPTION,
                     "begun with patience 3");
@@ -960,6 +965,7 @@ static void t17_validation(void **state)
             if (!best || t17_metric(rows, i, "val_loss") < t17_metric(rows, best, "val_loss")) best = i;
         }
         assert_int_equal(n, best + 1 + 2 * 3); /* three validations that were no better */
+        check_near(seen.val, t17_metric(rows, n - 1, "val_loss"), 1e-3);
         check_ok(hbk_path(path, dir, "humpback.json", &err));
         json_t *j = hbk_json_read(path, &err);
         check_ok(j);
@@ -1128,7 +1134,7 @@ static void t17_change(hbk_train_options *o, const char *name)
 }
 
 /* Promise: a folder with a checkpoint or a result refuses every other option, other data and another base by
-   name, and stays as it was; how often to save is free. */
+   name, and stays as it was; how often to save is free. What is not finished is not taken for a result. */
 static void t17_other_options(void **state)
 {
     (void)state;
@@ -1151,6 +1157,11 @@ static void t17_other_options(void **state)
         hbk_progress p = t17_progress(&watch, dir, finished ? -1 : 2);
         assert_int_equal(t17_tune(&w, &o, dir, &p, &err), finished);
         hbk_text before = t17_read(dir, "metrics.jsonl");
+        hbk_tuned tuned;
+        memset(&tuned, 0, sizeof tuned);
+        if (finished) check_ok(hbk_tuned_load(&tuned, w.m, dir, NULL, &err));
+        else check_error(hbk_tuned_load(&tuned, w.m, dir, NULL, &err), HBK_ERROR_FILE, "is not finished");
+        hbk_tuned_free(&tuned);
         for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
             hbk_train_options changed = o;
             t17_change(&changed, names[i]);
@@ -1169,6 +1180,12 @@ static void t17_other_options(void **state)
         w.m->final_norm[0] = 0.5f;
         check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "begun with model ");
         w.m->final_norm[0] = 1;
+#ifdef _OPENMP
+        omp_set_num_threads(2);
+        check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION,
+                    "begun with threads 1, not 2, and sums differ by them: set OMP_NUM_THREADS=1");
+        omp_set_num_threads(1);
+#endif
         hbk_text after = t17_read(dir, "metrics.jsonl");
         assert_string_equal(hbk_text_string(&before), hbk_text_string(&after));
         hbk_text_free(&before);
@@ -1204,6 +1221,37 @@ static void t17_finished(void **state)
     hbk_text t = t17_read(dir, "adapter_model.safetensors");
     assert_string_equal(hbk_text_string(&t), "mark");
     hbk_text_free(&t);
+    t17_end(&w);
+}
+
+/* Promise: what somebody else left in a folder, a model above all, is named and never written over. */
+static void t17_foreign_folder(void **state)
+{
+    (void)state;
+    static const char *const names[] = {
+        "model.safetensors",         "config.json",   "model.safetensors.index.json", "adapter_config.json",
+        "adapter_model.safetensors", "metrics.jsonl", "humpback.json"};
+    hbk_error err;
+    t17_world w = t17_begin(1);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        for (int full = 0; full < 2; full++) {
+            char dir[512], path[512];
+            hbk_train_options o = t17_options(full);
+            t17_dir(dir, "foreign");
+            check_ok(hbk_dir_make(dir, &err));
+            check_ok(hbk_path(path, dir, names[i], &err));
+            check_ok(hbk_file_write(path, "mine", 4, &err));
+            check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_FILE, "use another folder");
+            assert_non_null(strstr(err.message, names[i]));
+            hbk_text t = t17_read(dir, names[i]);
+            assert_string_equal(hbk_text_string(&t), "mine");
+            hbk_text_free(&t);
+            assert_false(t17_has(dir, "train.json"));
+            unlink(path); /* without it the same folder, and whatever else is in it, is good */
+            check_ok(hbk_path(path, dir, "notes.txt", &err));
+            check_ok(hbk_file_write(path, "mine", 4, &err));
+            if (i == 0) check_ok(t17_tune(&w, &o, dir, NULL, &err));
+        }
     t17_end(&w);
 }
 
@@ -1253,6 +1301,10 @@ static void t17_refusals(void **state)
     check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "lr is nan");
     o.lr = 0;
     check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "lr is 0");
+    o.lr = 0.1;
+    o.lora.alpha = 0;
+    check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "alpha is 0");
+    o.lora.alpha = 4;
     o.lr = 0.001; /* below lr_end: the rate would rise where it is meant to fall */
     check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "lr_end 0.002 is above lr 0.001");
     o.lr = 0.1;
@@ -1722,6 +1774,7 @@ static const struct CMUnitTest tests_17[] = {
     cmocka_unit_test(t17_finished),      cmocka_unit_test(t17_refusals),
     cmocka_unit_test(t17_resolved),      cmocka_unit_test(t17_init_adapter),
     cmocka_unit_test(t17_other_base),    cmocka_unit_test(t17_broken_example),
+    cmocka_unit_test(t17_foreign_folder),
     cmocka_unit_test(t17_facts),         cmocka_unit_test(t17_neftune),
     cmocka_unit_test(t17_full_stop),
     cmocka_unit_test(t17_timings),       cmocka_unit_test(t17_no_memory),

@@ -8,6 +8,7 @@
        cli_parse    argv -> checked values: unknown, missing and malformed ones end here, with exit code 2
        cli_text, cli_int, cli_choice, cli_has    a flag's value, or its default
        cli_nth      each value of a flag that may be repeated
+       cli_once     refuses that of one that may not
        cli_bind     copies what was given into an options struct
        cli_fail     a library error as one line on stderr -> exit code
        cli_watch    an hbk_progress that draws on stderr, and that Ctrl-C ends
@@ -277,6 +278,14 @@ static const char *cli_nth(const cli *c, const char *name, int k)
     for (int i = 0; i < c->n_given; i++)
         if (c->given[i].flag == f && !c->given[i].stage[0] && k-- == 0) return c->given[i].text;
     return NULL;
+}
+
+/* A flag that takes one file or folder and was given several: all but the last would be left out in silence.
+   0 or an exit code. */
+static int cli_once(const cli *c, const char *name, const char *remedy)
+{
+    if (!cli_nth(c, name, 1)) return CLI_DONE;
+    return cli_misused(c, "--%s is given more than once, and takes one: %s", name, remedy);
 }
 
 static bool cli_has(const cli *c, const char *name)

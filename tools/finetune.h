@@ -159,14 +159,28 @@ static bool cmd_train_data(cli *c, const cmd_world *w, const hbk_train_options *
     return ok;
 }
 
+/* What a finetuned folder was before the call. */
+typedef enum cmd_begun { CMD_NEW, CMD_BEGUN, CMD_FINISHED } cmd_begun;
+
+static bool cmd_was_begun(const char *dir, cmd_begun *begun, hbk_error *err)
+{
+    char done[512], checkpoint[512];
+    if (!hbk_path(done, dir, "humpback.json", err) ||
+        !hbk_path(checkpoint, dir, "checkpoint/state.safetensors", err))
+        return false;
+    *begun = hbk_file_exists(done) ? CMD_FINISHED : hbk_file_exists(checkpoint) ? CMD_BEGUN : CMD_NEW;
+    return true;
+}
+
 /* Says what is about to be done, unless it was begun before: what somebody may have meant otherwise. */
 static bool cmd_say_facts(cli *c, const cmd_world *w, const hbk_train_data *data, const hbk_train_options *o,
                           const hbk_adapter *init)
 {
-    char begun[512];
+    const char *dir = cli_text(c, "out");
+    cmd_begun begun;
     hbk_train_facts x;
-    if (!hbk_path(begun, cli_text(c, "out"), "train.json", &c->err)) return false;
-    if (hbk_file_exists(begun)) return true;
+    if (!cmd_was_begun(dir, &begun, &c->err)) return false;
+    if (begun != CMD_NEW) return true;
     if (!hbk_finetune_facts(&x, w->base, data, o, init, NULL, &c->err)) return false;
     const hbk_dataset *d = data->examples;
     double on = (double)d->n_targets / (double)d->tokens.n;
@@ -191,11 +205,40 @@ static bool cmd_say_facts(cli *c, const cmd_world *w, const hbk_train_data *data
     return true;
 }
 
+/* Of which step the weights are, where there was a validation. */
+static bool cmd_say_best(cli *c, const char *dir)
+{
+    char path[512];
+    if (!hbk_path(path, dir, "humpback.json", &c->err)) return false;
+    json_t *j = hbk_json_read(path, &c->err);
+    const json_t *step = json_object_get(j, "best_step"), *loss = json_object_get(j, "val_loss");
+    if (step && loss)
+        cli_say(c, "its weights are those of step %lld, with the lowest validation loss, %.3f\n",
+                (long long)json_integer_value(step), json_real_value(loss));
+    json_decref(j);
+    return j != NULL;
+}
+
+/* The adapter to start from, which a finetuned model is none of. */
+static hbk_adapter *cmd_load_init(cli *c, const cmd_world *w, const char *dir)
+{
+    hbk_tuned t;
+    if (!hbk_tuned_load(&t, w->base, dir, NULL, &c->err)) return NULL;
+    hbk_adapter *init = t.adapter;
+    t.adapter = NULL;
+    hbk_tuned_free(&t);
+    if (!init)
+        hbk_fail_at(&c->err, HBK_ERROR_OPTION, dir, 0,
+                    "is a model of its own, no adapter to start from: give it as --model");
+    return init;
+}
+
 /* Trains and says where the result is. */
 static bool cmd_train(cli *c, const cmd_world *w, const hbk_train_options *o, const cmd_sets *s)
 {
     const char *dir = cli_text(c, "out"), *init_dir = cli_text(c, "init-adapter");
     char curves[1100];
+    cmd_begun begun;
     hbk_recipe recipe;
     memset(&recipe, 0, sizeof recipe);
     recipe.tmpl = w->tmpl;
@@ -210,15 +253,21 @@ static bool cmd_train(cli *c, const cmd_world *w, const hbk_train_options *o, co
     const hbk_dataset *d = &s->examples;
     hbk_train_data data = {d, s->replay.n ? &s->replay : NULL, s->validation.n ? &s->validation : NULL};
     hbk_adapter *init = NULL;
-    if (init_dir && !(init = hbk_adapter_load(init_dir, w->base, NULL, &c->err))) return false;
+    if (!cmd_was_begun(dir, &begun, &c->err)) return false;
+    if (init_dir && !(init = cmd_load_init(c, w, init_dir))) return false;
     bool ok = cmd_say_facts(c, w, &data, o, init) &&
               hbk_finetune(w->base, &data, o, init, &recipe, dir, cli_watch(c), NULL, &c->err);
     hbk_adapter_free(init);
     if (!ok || !tool_curve(dir, NULL, curves, &c->err)) return false;
     cli_draw_end(&c->meter);
-    cli_say(c, "%s of %lld examples (the loss is on %lld of their %lld tokens): %s\nits loss: %s\n",
-            o->full ? "a model" : "an adapter", (long long)d->n, (long long)d->n_targets,
-            (long long)d->tokens.n, dir, curves);
+    if (begun == CMD_FINISHED)
+        fprintf(stderr, "humpback: note: %s was finished before, with these options and data: nothing was "
+                        "trained; another --out trains anew\n", dir);
+    cli_say(c, "%s of %lld example%s (the loss is on %lld of their %lld tokens): %s\n",
+            o->full ? "a model" : "an adapter", (long long)d->n, d->n == 1 ? "" : "s",
+            (long long)d->n_targets, (long long)d->tokens.n, dir);
+    if (!cmd_say_best(c, dir)) return false;
+    cli_say(c, "its loss: %s\n", curves);
     return !cli_has(c, "json") ||
            cli_print_json(json_pack("{s:s, s:s, s:I, s:I, s:I, s:I}", "out", dir, "mode",
                                     o->full ? "full" : "lora", "examples", (json_int_t)d->n, "targets",
@@ -291,6 +340,27 @@ static int cmd_validation_options(cli *c)
     return 0;
 }
 
+/* Rows of several files are joined by cat, not by a flag for each. */
+static int cmd_once_options(cli *c)
+{
+    static const char *const names[] = {"data", "validation", "replay"};
+    int misused = cli_once(c, "init-adapter", "merge the first into the base by export --merge");
+    for (size_t i = 0; i < sizeof names / sizeof *names && !misused; i++)
+        misused = cli_once(c, names[i], "join files of one form, cat a.jsonl b.jsonl >both.jsonl");
+    return misused;
+}
+
+/* The tags that generate is to append must be among those that are given. */
+static int cmd_inference_options(cli *c)
+{
+    static const char *const tags[][2] = {{"seed", "tag-seed"}, {"web", "tag-web"}};
+    const char *list = cli_text(c, "inference-tags");
+    for (size_t i = 0; i < sizeof tags / sizeof *tags; i++)
+        if (list && strstr(list, tags[i][0]) && !cli_text(c, tags[i][1]))
+            return cli_misused(c, "--inference-tags %s needs --%s, the text of that tag", list, tags[i][1]);
+    return CLI_DONE;
+}
+
 static int cmd_reverse_options(cli *c)
 {
     static const char *const tags[] = {"tag-seed", "tag-web", "inference-tags"};
@@ -329,6 +399,8 @@ static int cmd_finetune_options(cli *c, hbk_train_options *o)
     if (cli_has(c, "lr-end") && o->schedule == HBK_CONSTANT)
         return cli_misused(c, "--lr-end does not go with --schedule constant, which stays at --lr");
     int misused = cmd_lora_options(c, o);
+    if (!misused) misused = cmd_once_options(c);
+    if (!misused) misused = cmd_inference_options(c);
     if (!misused) misused = cmd_validation_options(c);
     if (!misused && cli_has(c, "reverse")) misused = cmd_reverse_options(c);
     if (misused) return misused;

@@ -566,12 +566,16 @@ static bool cmd_choose_tag(cli *c, cmd_world *w)
            hbk_fail(&c->err, HBK_ERROR_RANGE, "--tag is longer than %d bytes", (int)sizeof w->tag - 1);
 }
 
+#define CMD_ONE_ADAPTER "a call for each, or /adapter in a chat, which goes from one to the other"
+
 static int cmd_generate(cli *c)
 {
     cmd_world w;
     cmd_decoding d;
     memset(&w, 0, sizeof w);
     memset(&d, 0, sizeof d);
+    if (cli_once(c, "adapter", CMD_ONE_ADAPTER) || cli_once(c, "data", "a call for each file"))
+        return CLI_MISUSED;
     if (cli_has(c, "prompt") == cli_has(c, "data"))
         return cli_misused(c, "generate needs exactly one of --prompt, --data");
     if (cli_has(c, "data") != cli_has(c, "out")) return cli_misused(c, "--data and --out go together");
@@ -839,6 +843,7 @@ static int cmd_chat(cli *c)
     memset(&t, 0, sizeof t);
     const char *name = cli_text(c, "template"), *system = cli_text(c, "system");
     if (name && strcmp(name, "none") == 0) return cli_misused(c, "a conversation needs a template");
+    if (cli_once(c, "adapter", CMD_ONE_ADAPTER)) return CLI_MISUSED;
     if (cmd_read_stops(c, &d)) return CLI_MISUSED;
     cmd_generate_defaults(&d.o, false);
     cli_bind(c, &cmd_sampling_group, "", &d.o);

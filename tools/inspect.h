@@ -796,6 +796,10 @@ static bool inspect_folder(json_t *facts, const char *dir, const char *base, hbk
     if (inspect_has(dir, "tokenizer.json") || inspect_has(dir, "tokenizer.model") ||
         inspect_has(dir, "tokenizer.bin"))
         return inspect_tokenizer_alone(facts, dir, err);
+    if (inspect_has(dir, "train.json"))
+        return hbk_fail_at(err, HBK_ERROR_UNSUPPORTED, dir, 0,
+                           "holds a finetuning that is not finished, and no result yet: run the same "
+                           "finetune again, which goes on with it; its curve so far: humpback report");
     return hbk_fail_at(
         err, HBK_ERROR_UNSUPPORTED, dir, 0,
         "holds no config.json, adapter_config.json, run.json or tokenizer: name a model, adapter "

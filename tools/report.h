@@ -1761,7 +1761,7 @@ static bool tool_report(const char *run_dir, const char *out_html, hbk_error *er
         return false;
     if (!hbk_file_exists(state))
         return hbk_fail_at(err, HBK_ERROR_FILE, state, 0,
-                           "is not there: give the folder that `humpback run --out` made");
+                           "is not there: give a folder that run, demo or finetune made with --out");
     report_run r = {run_dir, hbk_json_read(state, err), json_object(), false};
     hbk_text html = {NULL, NULL, 0, 0, false}, json = html;
     bool ok = r.state != NULL && report_gather(&r, err);

@@ -691,7 +691,8 @@ static int cmd_report(cli *c)
     const char *run = c->operands[0], *out = cli_text(c, "out");
     char state[512], metrics[512], curves[1100];
     if (!hbk_dir_exists(run)) {
-        hbk_fail_at(&c->err, HBK_ERROR_FILE, run, 0, "there is no such run folder");
+        hbk_fail_at(&c->err, HBK_ERROR_FILE, run, 0,
+                    "there is no such folder: give one that run, demo or finetune made with --out");
         return cli_fail(c);
     }
     bool ok = hbk_path(state, run, "run.json", &c->err) && hbk_path(metrics, run, "metrics.jsonl", &c->err);
