@@ -245,10 +245,11 @@ static void repro_put(json_t *row, const char *cell)
     json_array_append_new(row, json_string(cell));
 }
 
-/* The differences of the single worlds: "16.4, 13.9, 19.6". */
-static void repro_singles(hbk_text *t, const double *x, int n)
+/* The differences of the single worlds: "16.4, 13.9, 19.6"; and of how many, where some have none. */
+static void repro_singles(hbk_text *t, const repro_data *d, const double *x, int n)
 {
     for (int i = 0; i < n; i++) hbk_text_printf(t, "%s%.1f", i ? ", " : "", x[i]);
+    if (n && n < d->o->n_worlds) hbk_text_printf(t, " (%d of %d worlds)", n, d->o->n_worlds);
 }
 
 /* One finding: a row for the table, an object for programs, a line for the screen. */
@@ -256,15 +257,15 @@ static void repro_report_finding(const repro_data *d, const repro_finding *f, js
                                  hbk_text *lines)
 {
     double x[REPRO_WORLDS], wins[REPRO_WORLDS];
-    int n = repro_differences(d, f, f->metric, x, NULL);
+    int worlds[REPRO_WORLDS], n = repro_differences(d, f, f->metric, x, worlds);
     bool answers = !strcmp(f->metric, "right");
     int n_wins = answers ? repro_differences(d, f, "win", wins, NULL) : 0;
     hbk_summary s = hbk_summarize(x, n), win = hbk_summarize(wins, n_wins);
     repro_verdict v = repro_judge_summary(&s, f->sign);
     hbk_text singles;
     memset(&singles, 0, sizeof singles);
-    repro_singles(&singles, x, n);
-    json_t *row = json_array(), *values = json_array();
+    repro_singles(&singles, d, x, n);
+    json_t *row = json_array(), *values = json_array(), *of = json_array();
     char name[128];
     snprintf(name, sizeof name, "%s) %s", f->letter, f->text);
     repro_put(row, name);
@@ -274,13 +275,17 @@ static void repro_report_finding(const repro_data *d, const repro_finding *f, js
     repro_put(row, n ? repro_verdict_name(v) : "not measured");
     repro_put(row, f->paper);
     json_array_append_new(rows, row);
-    for (int i = 0; i < n; i++) json_array_append_new(values, json_real(x[i]));
-    json_array_append_new(list, json_pack("{s:s s:s s:s s:s s:i s:o s:o s:o s:o s:s s:s}", "finding",
+    for (int i = 0; i < n; i++) {
+        json_array_append_new(values, json_real(x[i]));
+        json_array_append_new(of, json_integer((json_int_t)d->o->worlds[worlds[i]]));
+    }
+    json_array_append_new(list, json_pack("{s:s s:s s:s s:s s:i s:o s:o s:o s:o s:o s:s s:s}", "finding",
                                           f->letter, "text", f->text, "mode", repro_modes[f->of].key,
                                           "metric", f->metric, "sign", f->sign, "difference",
                                           repro_number(s.mean), "half_width", repro_number(s.half_width),
-                                          "win", repro_number(win.mean), "values", values, "verdict",
-                                          n ? repro_verdict_name(v) : "not measured", "paper", f->paper));
+                                          "win", repro_number(win.mean), "values", values, "worlds", of,
+                                          "verdict", n ? repro_verdict_name(v) : "not measured", "paper",
+                                          f->paper));
     if (n)
         hbk_text_printf(lines, "%s: %s: %s   [paper: %s]\n", name, repro_interval(&s, true, 1).s,
                         repro_verdict_name(v), f->paper);
@@ -332,7 +337,7 @@ static void repro_tables_lora(const repro_data *d, json_t *tables, hbk_text *lin
         hbk_summary s = hbk_summarize(x, n), win = hbk_summarize(wins, n_wins);
         hbk_text singles;
         memset(&singles, 0, sizeof singles);
-        repro_singles(&singles, x, n);
+        repro_singles(&singles, d, x, n);
         json_t *row = json_array();
         const char *within = n == 0 ? "not measured" : s.mean > -3 ? "yes" : "no";
         repro_put(row, names[i]);
