@@ -6,8 +6,9 @@
      4  measuring: the oracle judges instructions, ratings and answers
      5  tables, on the screen and in the report
 
-   Knowledge of the oracle enters training by the pretraining web alone (rated forum threads) and, as in any
-   supervised seed, by its right answers. `humpback reproduce` (reproduce.h) runs the same stages over several
+   Knowledge of the oracle enters the method by the pretraining web alone (rated forum threads) and, as in any
+   supervised seed, by its right answers; arms that learn what the oracle picks or says are named so, and the
+   method learns nothing from them. `humpback reproduce` (reproduce.h) runs the same stages over several
    worlds, with many more arms. */
 
 #ifndef DEMO_H_INCLUDED

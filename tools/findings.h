@@ -295,9 +295,10 @@ static void repro_report_finding(const repro_data *d, const repro_finding *f, js
 static const char repro_rule[] =
     "A finding is reproduced if the 95 % interval (Student's t over the worlds) of its paired differences is "
     "clear of zero in the paper's direction, not reproduced if it is clear of zero on the other side, and "
-    "else "
-    "undecided. Differences are points of right answers, of precision or of recall; slopes are points per ln "
-    "N.";
+    "else undecided. Differences are points of right answers, of precision or of recall; slopes are points "
+    "per ln N. That data gains nothing counts as reproduced only where more of it does harm, as no number of "
+    "worlds proves a zero. Each interval stands alone: where nothing at all is behind them, one in twenty is "
+    "clear of zero all the same.";
 
 static void repro_tables_findings(const repro_data *d, json_t *tables, json_t *list, hbk_text *lines)
 {
@@ -826,28 +827,13 @@ static bool repro_embed(hbk_text *t, const repro_options *o, const repro_figure 
 
 static bool repro_page(hbk_text *t, const repro_options *o, const json_t *all, hbk_error *err)
 {
-    const json_t *tables = json_object_get(all, "tables"), *notes = json_object_get(all, "notes");
+    static const char wide[] = "body{max-width:74rem}td.w:first-child{min-width:15rem}"
+                               "td.w:last-child{min-width:11rem}\n";
+    const json_t *tables = json_object_get(all, "tables");
     const char *title = json_string_value(json_object_get(all, "title"));
     bool ok = true;
-    hbk_text_add(t, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n"
-                    "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n"
-                    "<meta name=\"color-scheme\" content=\"light dark\"/>\n<title>");
-    report_escape(t, title);
-    hbk_text_add(t, "</title>\n<style>\n");
-    for (size_t i = 0; i < sizeof report_style / sizeof report_style[0]; i++)
-        hbk_text_add(t, report_style[i]);
-    hbk_text_add(t, "body{max-width:74rem}td.w:first-child{min-width:15rem}td.w:last-child{min-width:11rem}\n"
-                    "</style>\n</head>\n<body>\n<header>\n<h1>");
-    report_escape(t, title);
-    hbk_text_add(t, "</h1>\n<p class=\"verdict\">");
-    report_escape_json(t, json_object_get(all, "verdict"));
-    hbk_text_add(t, "</p>\n");
-    for (size_t i = 0; i < json_array_size(notes); i++) {
-        hbk_text_add(t, "<p class=\"about\">");
-        report_escape_json(t, json_array_get(notes, i));
-        hbk_text_add(t, "</p>\n");
-    }
-    hbk_text_add(t, "</header>\n");
+    report_begin(t, title, wide);
+    report_head(t, title, json_object_get(all, "verdict"), NULL, json_object_get(all, "notes"));
     for (size_t i = 0; ok && i < json_array_size(tables); i++) {
         report_extra_table(t, json_array_get(tables, i));
         if (i > 0) continue;
