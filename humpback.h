@@ -18382,7 +18382,7 @@ static hbk_int hbk__sum_up(double *x, hbk_int n, double *mean, double *median, d
     *mean = read ? sum / (double)read : (double)NAN;
     for (hbk_int i = 0; i < read; i++) squares += (x[i] - *mean) * (x[i] - *mean);
     *spread = read > 1 ? sqrt(squares / (double)(read - 1)) : (double)NAN;
-    qsort(x, (size_t)read, sizeof *x, hbk__by_value);
+    if (read > 1) qsort(x, (size_t)read, sizeof *x, hbk__by_value); /* x is NULL without votes */
     *median = read ? 0.5 * (x[(read - 1) / 2] + x[read / 2]) : (double)NAN;
     return read;
 }
