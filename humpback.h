@@ -1473,7 +1473,7 @@ HBK_DEF const char *hbk_drop_name(hbk_drop d); /* "kept", "short" ... */
 typedef struct hbk_corpus hbk_corpus;
 /* Segments go to out_path as {"id","text","header","source","url"?}, rejected ones, when rejects_path is
    not NULL, to that file with their "reason". An id is the source's stem and a running number, dropped
-   segments included: "notes-3". */
+   segments included: "notes-3". hbk_corpus_finish frees it. Errors: lengths out of order, the files. */
 HBK_DEF hbk_corpus *hbk_corpus_new(const hbk_corpus_options *o, const char *out_path,
                                    const char *rejects_path, hbk_allocator *alloc, hbk_error *err);
 /* One document: markdown (headings open segments, sub-headings included in them), or plain text, which is
@@ -1492,10 +1492,12 @@ HBK_DEF bool hbk_corpus_finish(hbk_corpus *c, hbk_int *counts, hbk_error *err);
    threshold  Jaccard similarity, above 0 to 1, of two texts' sets of word n-grams from which the later one is
               a duplicate
    words      n; a text of fewer words is one n-gram
-   hashes     of a signature; with 128 a pair just at the threshold is missed once in a thousand times or less
-              often, and none is found wrongly: pairs that look alike are compared exactly
+   hashes     of a signature, up to 65536; with 128 and a threshold of 0.06 or more a pair just at it is
+              missed once in a thousand times or less often, and none is found wrongly: pairs that look alike
+              are compared exactly
    Memory for each text that stays: 8 bytes for each n-gram and some 60 for each band, of which there are 32
-   at a threshold of 0.7 and 14 at 0.9. */
+   at a threshold of 0.7 and 16 at 0.9.
+   The caller frees it with hbk_dedup_free. Errors: numbers out of range, memory. */
 typedef struct hbk_dedup hbk_dedup;
 HBK_DEF hbk_dedup *hbk_dedup_new(double threshold, hbk_int words, hbk_int hashes, hbk_allocator *alloc,
                                  hbk_error *err);
@@ -1511,14 +1513,16 @@ HBK_DEF bool hbk_similarity(const char *a, const char *b, hbk_int words, double 
 /* Texts of evaluations, and what shares a run of words with them: it must not be trained on (Brown et al.
    2020, appendix C). One thread at a time.
    words  of a run, 4 to 64; an evaluation text of fewer words is looked for whole, and one of fewer than 4,
-          which any text may hold, is not looked for */
+          which any text may hold, is not looked for
+   The caller frees it with hbk_holdout_free. Errors: words out of range, memory. */
 typedef struct hbk_holdout hbk_holdout;
 HBK_DEF hbk_holdout *hbk_holdout_new(hbk_int words, hbk_allocator *alloc, hbk_error *err);
-/* Adds a text; file and line say where it stands when it is found. */
+/* Adds a text, of which h keeps nothing but hashes; file (copied) and line say where it stands when it is
+   found. Errors: memory. */
 HBK_DEF bool hbk_holdout_add(hbk_holdout *h, const char *text, const char *file, hbk_int line,
                              hbk_error *err);
 /* Adds every string of every row of a .jsonl file or of a .json file's array, at any depth, or every line of
-   another file. A file without a text of 4 words is an error. */
+   another file. Errors: the file, a NUL byte in it, no text of 4 words in it, memory. */
 HBK_DEF bool hbk_holdout_add_file(hbk_holdout *h, const char *path, hbk_error *err);
 /* *file, *line: the evaluation text that shares a run of words with this one, the shortest run first; *file
    is NULL, and *line untouched, where none does. *file belongs to h. Errors: memory. */
@@ -1642,7 +1646,7 @@ typedef struct hbk_curate_options {
     const hbk_adapter *backward_adapter;
     double keep;               /* least score that is kept                                    4.5 */
     hbk_int keep_top;          /* if above 0: so many of the best instead                     0 */
-    double keep_share;         /* if above 0: the best share of the rated pairs instead       0 */
+    double keep_share;         /* if above 0, up to 1: the best share of the rated pairs       0 */
 } hbk_curate_options;
 HBK_DEF hbk_curate_options hbk_curate_defaults(void);
 
@@ -1760,18 +1764,23 @@ HBK_DEF bool hbk_inference_tag(char out[512], const char *list, const char *tag_
 
 /* ==== 22  MEASURING ========================================================== [hbk_summary] */
 
-/* Mean, sample deviation and 95 % half-width (Student's t) of n values; n 1 gives a NAN half-width. */
+/* Mean, sample deviation and 95 % half-width (Student's t) of n values; n 1 has neither deviation nor
+   half-width, n 0 no mean either: those are NAN. Thread safety: pure. */
 typedef struct hbk_summary {
     hbk_int n;
     double mean, deviation, half_width;
 } hbk_summary;
 HBK_DEF hbk_summary hbk_summarize(const double *x, hbk_int n);
 
-/* Mean negative log-likelihood per target token of a data set. */
+/* *loss: mean negative log-likelihood, in nats per target token, of a data set.
+   max_tokens  most tokens in one pass; the longest example is taken in any case
+   Errors: no example, ids beyond the vocabulary, memory; *loss is untouched then. Thread safety: reads its
+   arguments only. */
 HBK_DEF bool hbk_evaluate_loss(const hbk_model *m, const hbk_adapter *adapter, const hbk_dataset *d,
                                hbk_int max_tokens, double *loss, hbk_allocator *alloc, hbk_error *err);
 
-/* Precision and recall of a selection against labels: n flags each. NAN where a denominator is 0. */
+/* Precision and recall, 0 to 1, of a selection against labels: n flags each. NAN where a denominator is 0.
+   Either result may be NULL. Thread safety: pure. */
 HBK_DEF void hbk_precision_recall(const bool *selected, const bool *positive, hbk_int n, double *precision,
                                   double *recall);
 
@@ -17162,6 +17171,8 @@ static bool hbk__holdout_lines(hbk_holdout *h, const char *path, hbk_error *err)
     memset(&text, 0, sizeof text);
     text.alloc = h->alloc;
     bool ok = hbk_file_read(path, (size_t)1 << 30, &text, err);
+    if (ok && text.len && memchr(text.data, 0, text.len)) /* the lines behind it would not be looked for */
+        ok = hbk_fail_at(err, HBK_ERROR_FORMAT, path, 0, "holds a NUL byte: expected text, saved as UTF-8");
     char *at = text.data;
     for (hbk_int line = 1; ok && at && *at; line++) {
         char *end = at + strcspn(at, "\n"), *next = *end ? end + 1 : end;
@@ -18075,8 +18086,9 @@ HBK_DEF bool hbk_rewrite(const hbk_model *m, const hbk_adapter *adapter, const h
    Two signals may stand beside the rating or in its place. IFD, instruction-following difficulty, is the
    rater's loss on the output after its instruction, as a share of the loss on the output alone: from 1 on the
    instruction does not help, and below it the higher shares are the pairs that teach most (Li et al. 2023,
-   From Quantity to Quality, arXiv 2308.12032, section 2.2). Round trip is how likely the backward model finds
-   the instruction that it wrote, per token. Several signals make one order by the sum of the ranks. */
+   From Quantity to Quality, arXiv 2308.12032, section 2.2). The instruction stands there without a tag,
+   whatever tags the rater was trained with. Round trip is how likely the backward model finds the instruction
+   that it wrote, per token. Several signals make one order by the sum of the ranks. */
 
 HBK_DEF hbk_curate_options hbk_curate_defaults(void)
 {
@@ -18114,8 +18126,9 @@ static const char *hbk__skip_marks(const char *s)
    "4 to 5" are ranges, "4/10" and "4 of 10" on another scale, "4th", "4,5" and "80%" something else. */
 static bool hbk__rating_ends(const char *s, const char **end)
 {
-    static const char *const joins[] = {"/", "out of", "of", "-", "\xe2\x80\x93", "to", "or"};
-    enum { N_SCALES = 3, N_JOINS = 7 };
+    static const char *const joins[] = {"/",  "out of", "of", "-", "\xe2\x80\x93", /* an en dash */
+                                        "\xe2\x80\x94", "~",  "to", "or"};         /* and an em dash */
+    enum { N_SCALES = 3, N_JOINS = 9 };
     *end = s;
     if (hbk__letter(*s) || (*s == ',' && hbk__digit(s[1]))) return false;
     s = hbk__skip_marks(s);
@@ -18482,7 +18495,7 @@ static hbk_int hbk__sum_up(double *x, hbk_int n, double *mean, double *median, d
     *mean = read ? sum / (double)read : (double)NAN;
     for (hbk_int i = 0; i < read; i++) squares += (x[i] - *mean) * (x[i] - *mean);
     *spread = read > 1 ? sqrt(squares / (double)(read - 1)) : (double)NAN;
-    qsort(x, (size_t)read, sizeof *x, hbk__by_value);
+    if (read > 1) qsort(x, (size_t)read, sizeof *x, hbk__by_value); /* x is NULL without votes */
     *median = read ? 0.5 * (x[(read - 1) / 2] + x[read / 2]) : (double)NAN;
     return read;
 }
@@ -18558,8 +18571,9 @@ static bool hbk__rate_replies(const hbk__stage *s, const hbk__item *items, hbk__
         hbk__digits_free(&d);
         return false;
     }
-    hbk_int total = w->n * o->votes, room = HBK__MAX(hbk__length_limit(s) - d.reserve, 1);
+    hbk_int room = HBK__MAX(hbk__length_limit(s) - d.reserve, 1);
     w->r = hbk__decode(s, items, w->n, o->votes, room, err);
+    hbk_int total = w->r ? w->n * o->votes : 0; /* a product that is too large gives no requests */
     w->score = w->r ? HBK__NEW(s->alloc, double, total, err) : NULL;
     w->tries = w->score ? HBK__NEW(s->alloc, hbk_int, total, err) : NULL;
     bool ok = w->tries != NULL;
@@ -18584,7 +18598,7 @@ static bool hbk__rate_wave(const hbk__stage *s, hbk__item *items, hbk_int n, hbk
     hbk_free(s->alloc, w.tries);
     hbk_free(s->alloc, w.ifd);
     hbk_free(s->alloc, w.round_trip);
-    hbk__requests_free(s, w.r, n * w.o->votes);
+    if (w.r) hbk__requests_free(s, w.r, n * w.o->votes);
     return ok;
 }
 
@@ -18872,6 +18886,11 @@ static bool hbk__select_check(const hbk_curate_options *o, hbk_error *err)
 {
     if (o->keep_top > 0 && o->keep_share > 0)
         return hbk_fail(err, HBK_ERROR_OPTION, "keep_top and keep_share exclude each other");
+    if (isnan(o->keep) || !(o->keep_share <= 1)) /* nothing compares with NAN: all would be kept */
+        return hbk_fail(err, HBK_ERROR_OPTION,
+                        "a score from %g or a share of %g is to be kept: expected a number, and a share up "
+                        "to 1",
+                        o->keep, o->keep_share);
     if (o->signals != HBK_SIGNAL_RATING && o->keep_top <= 0 && o->keep_share <= 0)
         return hbk_fail(err, HBK_ERROR_OPTION,
                         "a least score is of ratings alone: by other signals so many (keep_top) or a share "
@@ -19393,23 +19412,23 @@ static bool hbk__loop_segments(hbk__loop *l, hbk_jsonl_writer *out, hbk_error *e
 }
 
 /* Renders one example of every kind, tags included: what the vocabulary cannot spell is found here, not after
-   an hour. */
+   an hour. Only forward use holds a tag. */
 static bool hbk__loop_spells(hbk__loop *l, hbk_error *err)
 {
-    const char *const tags[] = {NULL, l->o->tag_seed, l->o->tag_web};
-    static const hbk_use uses[] = {HBK_FORWARD, HBK_BACKWARD, HBK_RATING};
+    static const hbk_use uses[] = {HBK_BACKWARD, HBK_RATING, HBK_FORWARD, HBK_FORWARD, HBK_REWRITING};
+    const char *const tags[] = {NULL, NULL, l->o->tag_seed, l->o->tag_web, NULL};
     bool ok = hbk_template_check(l->t, l->tok, err);
-    for (int i = 0; ok && i < 6; i++) {
+    for (int i = 0; ok && i < (l->o->rewrite ? 5 : 4); i++) {
         hbk_render r;
         hbk_tokens ids;
         memset(&r, 0, sizeof r);
         memset(&ids, 0, sizeof ids);
         ids.alloc = l->alloc;
-        r.use = uses[i % 3];
+        r.use = uses[i];
         r.instruction = r.output = r.reply = l->pairs.data[0].instruction;
-        r.tag = i < 3 ? NULL : tags[i % 3];
+        r.tag = tags[i];
         hbk_error e;
-        if (i < 3 || r.tag) ok = hbk_template_tokens(l->t, l->tok, &r, &ids, NULL, &e);
+        ok = hbk_template_tokens(l->t, l->tok, &r, &ids, NULL, &e);
         if (!ok && err) *err = e;
         if (!ok && r.tag && e.code == HBK_ERROR_OPTION)
             ok = hbk_fail(err, HBK_ERROR_OPTION,
@@ -19900,7 +19919,10 @@ HBK_DEF bool hbk_loop_run(const hbk_model *m, const hbk_tokenizer *tok, const hb
 /* ==== 22  MEASURING ==========================================================
 
    A difference between two models means nothing without the spread of such differences: over seeds the
-   mean comes with a 95 % interval, mean +- t(n-1) s / sqrt(n), s the sample deviation, t Student's. */
+   mean comes with a 95 % interval, mean +- t(n-1) s / sqrt(n), s the sample deviation, t Student's. Its n
+   values must be independent: one of each seed, paired differences rather than both sides.
+
+   The loss is a mean over target tokens, not over examples, as in training: -sum log p / their number. */
 
 HBK_DEF hbk_summary hbk_summarize(const double *x, hbk_int n)
 {

@@ -486,7 +486,8 @@ static void t18_holdout_rules(void **state)
 }
 
 /* Promise: evaluations are read from JSONL, from a JSON array and from lines of text, every string of a row,
-   and what is found has its file and line; a file without a text is an error. */
+   and what is found has its file and line; a file without a text, or with a NUL among its lines, is an
+   error. */
 static void t18_holdout_files(void **state)
 {
     (void)state;
@@ -514,6 +515,8 @@ static void t18_holdout_files(void **state)
     t18_check_found(h, "one two three four", NULL, 0);
     check_ok(hbk_file_write(txt, "one two three\n", 14, &err));
     check_error(hbk_holdout_add_file(h, txt, &err), HBK_ERROR_DATA, "at least 4 words");
+    check_ok(hbk_file_write(txt, "four five six seven\n\0\nwho was Li Bai?\n", 38, &err));
+    check_error(hbk_holdout_add_file(h, txt, &err), HBK_ERROR_FORMAT, "NUL byte"); /* and nothing unread */
     check_ok(hbk_file_write(json, "[{\"a\": ", 8, &err));
     check_error(hbk_holdout_add_file(h, json, &err), HBK_ERROR_FORMAT, "");
     check_error(hbk_holdout_add_file(h, "/no/such.jsonl", &err), HBK_ERROR_FILE, "");

@@ -96,6 +96,9 @@ static const t20_reply t20_replies[] = {
     {"Score: 1-5", 0},
     {"Score: 4 - 5", 0},
     {"Score: 4\xe2\x80\x93" "5", 0}, /* an en dash */
+    {"Score: 4\xe2\x80\x94" "5", 0}, /* an em dash */
+    {"Score: 4\xe2\x80\x94it helps", 4},
+    {"Score: 4~5", 0},
     {"Score: 4 to 5", 0},
     {"Score: 4 or 5", 0},
     {"Score: 4,5", 0},
@@ -445,6 +448,9 @@ static void t20_votes_come_to(bool median)
     json_decref(rows);
     w.o.votes = 0;
     check_error(t20_rate(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "0 votes");
+    unlink(w.ratings);
+    w.o.votes = INT64_MAX / 2; /* a product beyond all numbers */
+    check_error(t20_rate(&w, NULL, NULL, &err), HBK_ERROR_RANGE, "are too many");
     t20_free(&w);
 }
 
@@ -1084,13 +1090,20 @@ static void t20_select_share(void **state)
         {1 / 3.0, "0 3 10", 4.5},
         {0.5, "0 3 4 8 10", 4.49},
         {1, "0 1 3 4 6 8 9 10 12", 1},
-        {7, "0 1 3 4 6 8 9 10 12", 1},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         k.o.keep_share = cases[i].share;
         k.o.keep = 5; /* a share takes its place */
         assert_string_equal(t20_kept(&k, kept), cases[i].kept);
         check_near(k.c.threshold, cases[i].threshold, 0);
+    }
+    static const double wrong[][2] = {{4, 20}, {4, NAN}, {NAN, 0}}; /* keep, keep_share: 20 for 20 % */
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        hbk_error err;
+        k.o.keep = wrong[i][0];
+        k.o.keep_share = wrong[i][1];
+        check_error(hbk_select(&k.o, k.candidates, k.ratings, k.curated, NULL, NULL, &err), HBK_ERROR_OPTION,
+                    "expected a number, and a share up to 1");
     }
     static const double none[] = {0, -1, -2};
     k = t20_choose(none, 3);

@@ -1138,6 +1138,50 @@ static void t21_bad_inputs(void **state)
     w.o.curate.signals = HBK_SIGNAL_IFD;
     w.o.curate.keep_share = 0;
     check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "of ratings alone");
+    w.o.curate.signals = HBK_SIGNAL_RATING;
+    w.o.curate.keep = (double)NAN;
+    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "a score from nan");
+    w.o.curate.keep = 4, w.o.curate.keep_share = 1.5;
+    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "a share of 1.5");
+    t21_free(&w);
+}
+
+/* A vocabulary of the letters that the seed, the corpus and the wordings of t19_template need, and no
+   others. */
+static hbk_tokenizer *t21_letters(void)
+{
+    static const char text[] = "Instruction:\nResponse:\n Score: Rate: Ask: What Who Where Why Is It The tea "
+                               "cat dog moon hot wet far old good bad Tea Far , ? . 1 2 3 4 5\n";
+    hbk_error err;
+    hbk_tokenizer *tok = hbk_tokenizer_train(text, sizeof text - 1, 120, false, NULL, &err);
+    if (!tok) fail_msg("%s", err.message);
+    return tok;
+}
+
+/* Promise: a tag, or a wording that a run will need, which the vocabulary cannot spell is named before the
+   folder is begun; a wording that it will not need is no matter. */
+static void t21_unspellable(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t21_world w = t21_new("unspellable");
+    hbk_tokenizer_free(w.tok);
+    w.tok = t21_letters();
+    w.m = t19_model(w.tok, 16, 256);
+    w.o.tag_seed = "Zzz";
+    w.o.tag_web = "tea";
+    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "cannot spell the tag \"Zzz\"");
+    w.o.tag_seed = "tea";
+    w.o.tag_web = "old Zzz";
+    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "cannot spell the tag \"old Zzz\"");
+    w.o.tag_web = NULL;
+    check_ok(hbk_template_set(w.t, HBK_REWRITING, "{instruction} {output} Zzz:", &err));
+    w.o.rewrite = true;
+    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "Zzz");
+    assert_false(hbk_file_exists(w.dir));
+    w.o.rewrite = false;
+    check_ok(t21_run(&w, NULL, NULL, &err));
+    hbk_model_free((hbk_model *)(uintptr_t)w.m);
     t21_free(&w);
 }
 
@@ -1520,6 +1564,7 @@ static const struct CMUnitTest tests_21[] = {
     cmocka_unit_test(t21_stop_on_collapse),
     cmocka_unit_test(t21_stop_by_steps),
     cmocka_unit_test(t21_bad_inputs),
+    cmocka_unit_test(t21_unspellable),
     cmocka_unit_test(t21_signals),
     cmocka_unit_test(t21_prompts_as_trained),
     cmocka_unit_test(t21_reversed_text),

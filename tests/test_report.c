@@ -263,6 +263,42 @@ static void tr_collapsed(void **state)
     json_decref(report);
 }
 
+/* Promise: where no rating was asked for none is missed, a threshold has the name of its signal, and pairs
+   chosen by several signals have none; what was rewritten has its lengths. */
+static void tr_other_signals(void **state)
+{
+    (void)state;
+    static const char *const says[] = {"\"signals\":2},\"stages\":{\"curated-1\":{\"threshold\":0.8}}}",
+                                       "\"signals\":3},\"stages\":{\"curated-1\":{\"threshold\":null}}}"};
+    char dir[512], run[256];
+    hbk_error err = {HBK_ERROR_NONE, "", "", 0};
+    for (int several = 0; several < 2; several++) {
+        hbk_text html;
+        memset(&html, 0, sizeof html);
+        tr_folder(dir, several ? "report-signals" : "report-ifd");
+        snprintf(run, sizeof run, "{\"options\":{\"iterations\":1,%s", says[several]);
+        tr_write(dir, "run.json", run);
+        if (!several)
+            tr_write(dir, "ratings-1.jsonl",
+                     "{\"id\":\"a\",\"score\":null,\"status\":\"ok\",\"readout\":\"none\",\"ifd\":0.8}\n"
+                     "{\"id\":\"b\",\"score\":null,\"status\":\"ok\",\"readout\":\"none\",\"ifd\":0.2}\n");
+        tr_write(dir, "rewritten-1.jsonl", "{\"id\":\"a\",\"instruction\":\"say\",\"output\":\"123456\"}\n");
+        check_ok(tool_report(dir, NULL, &err));
+        json_t *report = tr_numbers(dir);
+        tr_page(&html, dir);
+        tr_check_balance(hbk_text_string(&html));
+        assert_int_equal(json_array_size(json_object_get(report, "warnings")), 0);
+        assert_string_equal(report_string(json_array_get(json_object_get(report, "sets"), 2), "set"),
+                            "rewritten-1");
+        assert_true(tr_at(report, "sets.2.output.mean") == 6);
+        assert_true((strstr(hbk_text_string(&html), "no ratings") != NULL) == !several);
+        assert_true((strstr(hbk_text_string(&html), ": IFD 0.8 and above") != NULL) == !several);
+        if (several) assert_null(strstr(hbk_text_string(&html), " and above"));
+        hbk_text_free(&html);
+        json_decref(report);
+    }
+}
+
 /* Promise: pairs that do not fit into the rating prompt are told from a rater that fails, a seed of which a
    part was left out from a whole one, and tags that are the same are noticed. */
 static void tr_left_out(void **state)
@@ -560,4 +596,5 @@ static const struct CMUnitTest tests_report[] = {
     cmocka_unit_test(tr_result), cmocka_unit_test(tr_long),
     cmocka_unit_test(tr_curve),      cmocka_unit_test(tr_memory),
     cmocka_unit_test(tr_validation), cmocka_unit_test(tr_curve_png),
+    cmocka_unit_test(tr_other_signals),
 };

@@ -209,7 +209,11 @@ static void trp_missing(void **state)
     if (kept) setenv("PATH", kept, 1);
     free(kept);
     trp_check(all, "beats seed only (M2 - M0)", "full", 21, 12.706, "reproduced"); /* of 20 and 22 */
+    const json_t *of = json_object_get(trp_finding(all, "M2 - M0", "full"), "worlds"); /* 10 and 12 */
     assert_int_equal(json_array_size(json_object_get(trp_finding(all, "M2 - M0", "full"), "values")), 2);
+    assert_int_equal(json_array_size(of), 2);
+    assert_int_equal(json_integer_value(json_array_get(of, 1)), 12);
+    trp_holds(dir, "table.md", "| 20.0, 22.0 (2 of 3 worlds) |");
     trp_holds(dir, "table.md", "| 11 | full finetuning | m2 | curation 1 \\| kept none |");
     trp_holds(dir, "table.md", "QUICK: ");
     trp_holds(dir, "report.html", "gnuplot is not there");
@@ -324,6 +328,48 @@ static void trp_failing(void **state)
     hbk_text_free(&lines);
 }
 
+static void trp_why(const repro_options *o, repro_mode mode, const char *key, const char *expected)
+{
+    char why[256];
+    repro_task t = {0, mode, repro_find(key)};
+    repro_missing(o, &t, why);
+    assert_string_equal(why, expected);
+}
+
+/* Promise: a row whose training went astray does not end the run: what needs it is missing for its reason,
+   what does not is made. LoRA needs the base and the loop of full finetuning, other sizes have their own. */
+static void trp_astray(void **state)
+{
+    (void)state;
+    char dir[512];
+    test_tmp(dir, "reproduce-astray");
+    repro_options o = trp_options(dir, 1, false);
+    trp_write_rows(&o);
+    repro_task m2 = {0, REPRO_LORA, repro_find("m2")}, loop = {0, REPRO_SMALL, repro_find("loop")};
+    trp_write_row(&o, &m2, "no numbers");
+    trp_why(&o, REPRO_LORA, "m0-long", "without the row m2: no numbers");
+    trp_why(&o, REPRO_LORA, "seed,web", "without the row m2: no numbers");
+    trp_why(&o, REPRO_LORA, "a5", "");
+    trp_why(&o, REPRO_LORA, "pick-m2", ""); /* by the other M2 */
+    trp_why(&o, REPRO_FULL, "m0-long", "");
+    trp_write_row(&o, &loop, "no numbers");
+    trp_why(&o, REPRO_SMALL, "m0", "without the row loop: no numbers");
+    trp_why(&o, REPRO_MIDDLE, "m0", "");
+    trp_why(&o, REPRO_LORA, "m0", "");
+    trp_why(&o, REPRO_SMALL, "loop", "");
+    loop.mode = REPRO_FULL;
+    trp_write_row(&o, &loop, "no numbers");
+    trp_why(&o, REPRO_LORA, "m0", "without the row loop: no numbers");
+    json_t *stopped = json_pack("{s:s}", "stopped", "kept none");
+    char path[512];
+    hbk_error err = {HBK_ERROR_NONE, "", "", 0};
+    check_ok(repro_row_path(&o, &loop, path, &err) && hbk_json_write(path, stopped, &err));
+    json_decref(stopped);
+    trp_why(&o, REPRO_LORA, "m1", "kept none");
+    trp_why(&o, REPRO_LORA, "m0", ""); /* came before */
+    trp_why(&o, REPRO_FULL, "base", "");
+}
+
 /* The pairs 0 .. n-1 of a source, as demo_draw leaves them. */
 static void trp_draw(const demo *d, demo_source source, hbk_int all, hbk_int n, hbk_pairs *out)
 {
@@ -368,5 +414,5 @@ static void trp_draws(void **state)
 static const struct CMUnitTest tests_reproduce[] = {
     cmocka_unit_test(trp_rule),          cmocka_unit_test(trp_tables), cmocka_unit_test(trp_missing),
     cmocka_unit_test(trp_other_options), cmocka_unit_test(trp_queue),  cmocka_unit_test(trp_failing),
-    cmocka_unit_test(trp_draws),
+    cmocka_unit_test(trp_astray),        cmocka_unit_test(trp_draws),
 };

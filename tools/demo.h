@@ -6,8 +6,9 @@
      4  measuring: the oracle judges instructions, ratings and answers
      5  tables, on the screen and in the report
 
-   Knowledge of the oracle enters training by the pretraining web alone (rated forum threads) and, as in any
-   supervised seed, by its right answers. `humpback reproduce` (reproduce.h) runs the same stages over several
+   Knowledge of the oracle enters the method by the pretraining web alone (rated forum threads) and, as in any
+   supervised seed, by its right answers; arms that learn what the oracle picks or says are named so, and the
+   method learns nothing from them. `humpback reproduce` (reproduce.h) runs the same stages over several
    worlds, with many more arms. */
 
 #ifndef DEMO_H_INCLUDED
@@ -565,6 +566,20 @@ static bool demo_examine(const demo *d, const char *model, const char *tag, demo
     return ok;
 }
 
+/* The next row of ratings, which must be that of the candidate `id`. */
+static bool demo_next_rating(hbk_jsonl_reader *r, const char *id, const char *path, json_t **rating,
+                             hbk_error *err)
+{
+    int got = hbk_jsonl_next(r, rating, err);
+    if (got < 0) return false;
+    const char *of = got ? json_string_value(json_object_get(*rating, "id")) : NULL;
+    return (of && !strcmp(of, id)) ||
+           hbk_fail_at(err, HBK_ERROR_DATA, path, hbk_jsonl_line(r),
+                       "expected the rating of candidate \"%.80s\" here: these ratings are of other "
+                       "candidates",
+                       id);
+}
+
 /* What the oracle thinks of the candidates, and of the ratings of a file in run_dir that reach `keep`.
    Positive are the pairs to which the oracle gives `positive` or more. */
 static bool demo_judge_rater(const demo *d, const char *file, double keep, int positive, demo_rater *out,
@@ -590,7 +605,7 @@ static bool demo_judge_rater(const demo *d, const char *file, double keep, int p
         bool good = verdict.score >= positive, kept = false;
         recovered += tiny_recovered(x, latent);
         if (!strcmp(json_string_value(json_object_get(row, "status")), "ok")) {
-            ok = hbk_jsonl_next(r, &rating, err) > 0;
+            ok = demo_next_rating(r, id, ratings, &rating, err);
             const json_t *score = ok ? json_object_get(rating, "score") : NULL;
             kept = json_is_number(score) && json_number_value(score) >= keep;
             out->rated++;

@@ -245,10 +245,11 @@ static void repro_put(json_t *row, const char *cell)
     json_array_append_new(row, json_string(cell));
 }
 
-/* The differences of the single worlds: "16.4, 13.9, 19.6". */
-static void repro_singles(hbk_text *t, const double *x, int n)
+/* The differences of the single worlds: "16.4, 13.9, 19.6"; and of how many, where some have none. */
+static void repro_singles(hbk_text *t, const repro_data *d, const double *x, int n)
 {
     for (int i = 0; i < n; i++) hbk_text_printf(t, "%s%.1f", i ? ", " : "", x[i]);
+    if (n && n < d->o->n_worlds) hbk_text_printf(t, " (%d of %d worlds)", n, d->o->n_worlds);
 }
 
 /* One finding: a row for the table, an object for programs, a line for the screen. */
@@ -256,15 +257,15 @@ static void repro_report_finding(const repro_data *d, const repro_finding *f, js
                                  hbk_text *lines)
 {
     double x[REPRO_WORLDS], wins[REPRO_WORLDS];
-    int n = repro_differences(d, f, f->metric, x, NULL);
+    int worlds[REPRO_WORLDS], n = repro_differences(d, f, f->metric, x, worlds);
     bool answers = !strcmp(f->metric, "right");
     int n_wins = answers ? repro_differences(d, f, "win", wins, NULL) : 0;
     hbk_summary s = hbk_summarize(x, n), win = hbk_summarize(wins, n_wins);
     repro_verdict v = repro_judge_summary(&s, f->sign);
     hbk_text singles;
     memset(&singles, 0, sizeof singles);
-    repro_singles(&singles, x, n);
-    json_t *row = json_array(), *values = json_array();
+    repro_singles(&singles, d, x, n);
+    json_t *row = json_array(), *values = json_array(), *of = json_array();
     char name[128];
     snprintf(name, sizeof name, "%s) %s", f->letter, f->text);
     repro_put(row, name);
@@ -274,13 +275,17 @@ static void repro_report_finding(const repro_data *d, const repro_finding *f, js
     repro_put(row, n ? repro_verdict_name(v) : "not measured");
     repro_put(row, f->paper);
     json_array_append_new(rows, row);
-    for (int i = 0; i < n; i++) json_array_append_new(values, json_real(x[i]));
-    json_array_append_new(list, json_pack("{s:s s:s s:s s:s s:i s:o s:o s:o s:o s:s s:s}", "finding",
+    for (int i = 0; i < n; i++) {
+        json_array_append_new(values, json_real(x[i]));
+        json_array_append_new(of, json_integer((json_int_t)d->o->worlds[worlds[i]]));
+    }
+    json_array_append_new(list, json_pack("{s:s s:s s:s s:s s:i s:o s:o s:o s:o s:o s:s s:s}", "finding",
                                           f->letter, "text", f->text, "mode", repro_modes[f->of].key,
                                           "metric", f->metric, "sign", f->sign, "difference",
                                           repro_number(s.mean), "half_width", repro_number(s.half_width),
-                                          "win", repro_number(win.mean), "values", values, "verdict",
-                                          n ? repro_verdict_name(v) : "not measured", "paper", f->paper));
+                                          "win", repro_number(win.mean), "values", values, "worlds", of,
+                                          "verdict", n ? repro_verdict_name(v) : "not measured", "paper",
+                                          f->paper));
     if (n)
         hbk_text_printf(lines, "%s: %s: %s   [paper: %s]\n", name, repro_interval(&s, true, 1).s,
                         repro_verdict_name(v), f->paper);
@@ -290,9 +295,10 @@ static void repro_report_finding(const repro_data *d, const repro_finding *f, js
 static const char repro_rule[] =
     "A finding is reproduced if the 95 % interval (Student's t over the worlds) of its paired differences is "
     "clear of zero in the paper's direction, not reproduced if it is clear of zero on the other side, and "
-    "else "
-    "undecided. Differences are points of right answers, of precision or of recall; slopes are points per ln "
-    "N.";
+    "else undecided. Differences are points of right answers, of precision or of recall; slopes are points "
+    "per ln N. That data gains nothing counts as reproduced only where more of it does harm, as no number of "
+    "worlds proves a zero. Each interval stands alone: where nothing at all is behind them, one in twenty is "
+    "clear of zero all the same.";
 
 static void repro_tables_findings(const repro_data *d, json_t *tables, json_t *list, hbk_text *lines)
 {
@@ -332,7 +338,7 @@ static void repro_tables_lora(const repro_data *d, json_t *tables, hbk_text *lin
         hbk_summary s = hbk_summarize(x, n), win = hbk_summarize(wins, n_wins);
         hbk_text singles;
         memset(&singles, 0, sizeof singles);
-        repro_singles(&singles, x, n);
+        repro_singles(&singles, d, x, n);
         json_t *row = json_array();
         const char *within = n == 0 ? "not measured" : s.mean > -3 ? "yes" : "no";
         repro_put(row, names[i]);
@@ -821,28 +827,13 @@ static bool repro_embed(hbk_text *t, const repro_options *o, const repro_figure 
 
 static bool repro_page(hbk_text *t, const repro_options *o, const json_t *all, hbk_error *err)
 {
-    const json_t *tables = json_object_get(all, "tables"), *notes = json_object_get(all, "notes");
+    static const char wide[] = "body{max-width:74rem}td.w:first-child{min-width:15rem}"
+                               "td.w:last-child{min-width:11rem}\n";
+    const json_t *tables = json_object_get(all, "tables");
     const char *title = json_string_value(json_object_get(all, "title"));
     bool ok = true;
-    hbk_text_add(t, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n"
-                    "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n"
-                    "<meta name=\"color-scheme\" content=\"light dark\"/>\n<title>");
-    report_escape(t, title);
-    hbk_text_add(t, "</title>\n<style>\n");
-    for (size_t i = 0; i < sizeof report_style / sizeof report_style[0]; i++)
-        hbk_text_add(t, report_style[i]);
-    hbk_text_add(t, "body{max-width:74rem}td.w:first-child{min-width:15rem}td.w:last-child{min-width:11rem}\n"
-                    "</style>\n</head>\n<body>\n<header>\n<h1>");
-    report_escape(t, title);
-    hbk_text_add(t, "</h1>\n<p class=\"verdict\">");
-    report_escape_json(t, json_object_get(all, "verdict"));
-    hbk_text_add(t, "</p>\n");
-    for (size_t i = 0; i < json_array_size(notes); i++) {
-        hbk_text_add(t, "<p class=\"about\">");
-        report_escape_json(t, json_array_get(notes, i));
-        hbk_text_add(t, "</p>\n");
-    }
-    hbk_text_add(t, "</header>\n");
+    report_begin(t, title, wide);
+    report_head(t, title, json_object_get(all, "verdict"), NULL, json_object_get(all, "notes"));
     for (size_t i = 0; ok && i < json_array_size(tables); i++) {
         report_extra_table(t, json_array_get(tables, i));
         if (i > 0) continue;

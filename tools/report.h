@@ -33,7 +33,7 @@
 #include <string.h>
 
 enum {
-    REPORT_ROUNDS = 8,  /* iterations looked for */
+    REPORT_ROUNDS = HBK_ITERATIONS, /* looked for */
     REPORT_POINTS = 100, /* of a loss curve; more steps are averaged */
     REPORT_PICKS = 3    /* examples from each end of the scores */
 };
@@ -292,20 +292,32 @@ static json_t *report_five(const hbk_int h[5])
                      (json_int_t)h[4]);
 }
 
-/* What the curated file of an iteration says, once there is one. */
+/* The table of lengths' row of a stage's pairs, if they are there; *rows is -1 if they are not. */
+static bool report_stage_pairs(report_run *r, const char *stage, int iteration, report_pair_sums *s,
+                               hbk_int *rows, hbk_error *err)
+{
+    char set[32], file[48];
+    memset(s, 0, sizeof *s);
+    snprintf(set, sizeof set, "%s-%d", stage, iteration);
+    snprintf(file, sizeof file, "%s.jsonl", set);
+    return report_pairs(r, set, file, s, rows, err);
+}
+
+/* What the curated file of an iteration says, once there is one, and the lengths of what was made of it. */
 static bool report_kept(report_run *r, json_t *c, int iteration, hbk_int n_rows, hbk_error *err)
 {
-    char file[32], stage[32];
-    report_pair_sums sums;
-    hbk_int kept;
-    memset(&sums, 0, sizeof sums);
-    snprintf(stage, sizeof stage, "curated-%d", iteration);
-    snprintf(file, sizeof file, "curated-%d.jsonl", iteration);
-    if (!report_pairs(r, stage, file, &sums, &kept, err)) return false;
+    char stage[32];
+    report_pair_sums sums, rewritten;
+    hbk_int kept, n;
+    if (!report_stage_pairs(r, "curated", iteration, &sums, &kept, err) ||
+        !report_stage_pairs(r, "rewritten", iteration, &rewritten, &n, err))
+        return false;
     if (kept < 0) return true;
-    const json_t *state = report_stage(r, stage);
-    double threshold = json_number_value(json_object_get(state, "threshold"));
-    if (!json_is_number(json_object_get(state, "threshold"))) threshold = kept > 0 ? sums.least : (double)NAN;
+    snprintf(stage, sizeof stage, "curated-%d", iteration);
+    const json_t *told = json_object_get(report_stage(r, stage), "threshold"); /* null: by several signals */
+    double threshold = json_is_number(told) ? json_number_value(told)
+                       : told || !sums.scored ? (double)NAN
+                                              : sums.least;
     double share = n_rows > 0 ? (double)kept / (double)n_rows : 0;
     report_set(r, c, "kept", json_integer(kept));
     report_set(r, c, "kept_share", json_real(share));
@@ -335,8 +347,9 @@ static bool report_curation(report_run *r, int iteration, report_picks *picks, b
         report_set(r, c, "readout", json_string(sums.readout));
         report_set(r, c, "rows", json_integer(rows));
         report_set(r, c, "rated", json_integer(sums.score.n));
-        report_set(r, c, "parse_rate",
-                   report_real(rows > 0 ? (double)sums.score.n / (double)rows : (double)NAN));
+        bool asked = rows > 0 && strcmp(sums.readout, "none") != 0; /* for ratings */
+        double read = asked ? (double)sums.score.n / (double)rows : (double)NAN;
+        report_set(r, c, "parse_rate", report_real(read));
         report_set(r, c, "mean_score", report_real(sums.score.n > 0 ? sums.score.mean : (double)NAN));
         report_set(r, c, "histogram", report_five(sums.histogram));
         report_set(r, c, "status", json_incref(sums.status));
@@ -1139,14 +1152,14 @@ static void report_histogram(hbk_text *t, const json_t *c)
 
 /* ==== 5  SECTIONS ============================================================ */
 
-static void report_head(hbk_text *t, const json_t *report, const char *title)
+/* The beginning of a page, to its last note. Arrays of strings; NULL: none. */
+static void report_head(hbk_text *t, const char *title, const json_t *verdict, const json_t *warnings,
+                        const json_t *notes)
 {
-    const json_t *warnings = json_object_get(report, "warnings");
-    const json_t *notes = json_object_get(json_object_get(report, "extra"), "notes");
     hbk_text_add(t, "<header>\n<h1>");
     report_escape(t, title);
     hbk_text_add(t, "</h1>\n<p class=\"verdict\">");
-    report_escape_json(t, json_object_get(report, "verdict"));
+    report_escape_json(t, verdict);
     hbk_text_add(t, "</p>\n");
     for (size_t i = 0; i < json_array_size(warnings); i++) {
         hbk_text_add(t, "<p class=\"warning\">");
@@ -1380,6 +1393,13 @@ static void report_models_section(hbk_text *t, const json_t *report)
     hbk_text_printf(t, " (hash %s).</p>\n</section>\n", base);
 }
 
+/* What the threshold is one of: HBK_SIGNAL_... in the options, none before there were others. */
+static const char *report_signal(const json_t *report)
+{
+    hbk_int signals = report_int(json_object_get(report, "options"), "signals");
+    return signals == HBK_SIGNAL_IFD ? "IFD" : signals == HBK_SIGNAL_ROUND_TRIP ? "round trip" : "score";
+}
+
 static void report_scores_section(hbk_text *t, const json_t *report)
 {
     const json_t *curations = json_object_get(report, "curations");
@@ -1396,15 +1416,18 @@ static void report_scores_section(hbk_text *t, const json_t *report)
         if (json_is_true(json_object_get(c, "collapsed"))) hbk_text_add(t, " <em>collapsed</em>");
         hbk_text_add(t, "</figcaption>\n");
         report_histogram(t, c);
-        hbk_text_printf(t, "<p class=\"under\">%s of the ratings read, mean score %s",
-                        report_percent((double)report_int(c, "rated"), rows).s,
-                        report_fixed(json_object_get(c, "mean_score"), 2).s);
+        if (json_is_number(json_object_get(c, "parse_rate")))
+            hbk_text_printf(t, "<p class=\"under\">%s of the ratings read, mean score %s",
+                            report_percent((double)report_int(c, "rated"), rows).s,
+                            report_fixed(json_object_get(c, "mean_score"), 2).s);
+        else hbk_text_add(t, "<p class=\"under\">no ratings");
         if (kept) {
             hbk_text_printf(t, "<br/><b>%s</b> of %s kept, %s", report_count(report_int(c, "kept")).s,
                             report_count(report_int(c, "rows")).s,
                             report_percent((double)report_int(c, "kept"), rows).s);
             if (json_is_number(json_object_get(c, "threshold")))
-                hbk_text_printf(t, ": score %s and above", report_plain(json_object_get(c, "threshold")).s);
+                hbk_text_printf(t, ": %s %s and above", report_signal(report),
+                                report_plain(json_object_get(c, "threshold")).s);
         }
         hbk_text_add(t, "</p>\n</figure>\n");
     }
@@ -1722,10 +1745,9 @@ static const char *const report_style[] = {
     "th,td{padding-left:.45rem;padding-right:.45rem}th.gap,td.gap{padding-left:1.2rem}}\n",
     "@media print{body{max-width:none;padding:0}section,figure,article{break-inside:avoid}}\n"};
 
-static void report_page(hbk_text *t, const json_t *report, const char *dir)
+/* A page up to its body; `more` is added to the style. */
+static void report_begin(hbk_text *t, const char *title, const char *more)
 {
-    const char *title = report_string(json_object_get(report, "extra"), "title");
-    if (!*title) title = "A run of instruction backtranslation";
     hbk_text_add(t, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n"
                     "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n"
                     "<meta name=\"color-scheme\" content=\"light dark\"/>\n<title>");
@@ -1733,8 +1755,17 @@ static void report_page(hbk_text *t, const json_t *report, const char *dir)
     hbk_text_add(t, "</title>\n<style>\n");
     for (size_t i = 0; i < sizeof report_style / sizeof report_style[0]; i++)
         hbk_text_add(t, report_style[i]);
-    hbk_text_add(t, "</style>\n</head>\n<body>\n");
-    report_head(t, report, title);
+    hbk_text_printf(t, "%s</style>\n</head>\n<body>\n", more);
+}
+
+static void report_page(hbk_text *t, const json_t *report, const char *dir)
+{
+    const json_t *extra = json_object_get(report, "extra");
+    const char *title = report_string(extra, "title");
+    if (!*title) title = "A run of instruction backtranslation";
+    report_begin(t, title, "");
+    report_head(t, title, json_object_get(report, "verdict"), json_object_get(report, "warnings"),
+                json_object_get(extra, "notes"));
     report_loop_section(t, report);
     report_extra_section(t, report);
     report_models_section(t, report);

@@ -410,21 +410,48 @@ static bool repro_run_rater(const demo *d, const repro_task *t, json_t *out, hbk
            (!expected || repro_judge_as_many(d, t, file, ratings, out, err));
 }
 
-/* Why a row cannot be made in this world: its loop ended early. The reason, or "". */
-static void repro_missing(const repro_options *o, const repro_task *t, char why[256])
+/* What the row `key` of a world says for itself, if it is there: why it could not be made, or what ended its
+   loop early. Nothing is said where `why` holds something already. */
+static void repro_reason(const repro_options *o, int world, repro_mode mode, const char *key,
+                         const char *says, char why[256])
 {
     char path[512];
     hbk_error err;
-    repro_task loop = *t;
-    const char *key = repro_rows[t->row].key;
-    why[0] = 0;
-    if (!strcmp(key, "base") || !strcmp(key, "loop") || !strcmp(key, "m0")) return;
-    loop.row = repro_find("loop");
-    if (loop.mode == REPRO_LORA) loop.mode = REPRO_FULL;
-    json_t *j = repro_row_path(o, &loop, path, &err) ? hbk_json_read(path, &err) : NULL;
-    const char *stopped = json_string_value(json_object_get(j, "stopped"));
-    if (stopped) snprintf(why, 256, "%s", stopped);
+    repro_task t = {world, mode, repro_find(key)};
+    if (why[0] || !repro_row_path(o, &t, path, &err) || !hbk_file_exists(path)) return;
+    json_t *j = hbk_json_read(path, &err);
+    const char *reason = json_string_value(json_object_get(j, says));
+    if (reason && !strcmp(says, "missing")) snprintf(why, 256, "without the row %s: %.200s", key, reason);
+    else if (reason) snprintf(why, 256, "%s", reason);
     json_decref(j);
+}
+
+/* Where a row of a mode finds the world's base and loop. */
+static repro_mode repro_home(repro_mode mode)
+{
+    return mode == REPRO_LORA ? REPRO_FULL : mode;
+}
+
+/* In which mode the row is that another one comes after. What M2 picks for LoRA too is what the loop's M2
+   picks. */
+static repro_mode repro_mode_before(const repro_task *t)
+{
+    return repro_rows[t->row].arm.source == DEMO_CURATED_3 ? repro_home(t->mode) : t->mode;
+}
+
+/* Why a row cannot be made in this world: its loop ended early, or a row that it needs could not be made. The
+   reason, or "". */
+static void repro_missing(const repro_options *o, const repro_task *t, char why[256])
+{
+    const repro_row *r = &repro_rows[t->row];
+    repro_mode home = repro_home(t->mode);
+    why[0] = 0;
+    if (r->kind == REPRO_BASE) return;
+    repro_reason(o, t->world, home, "base", "missing", why);
+    if (r->kind == REPRO_LOOP) return;
+    repro_reason(o, t->world, home, "loop", "missing", why);
+    if (strcmp(r->key, "m0")) repro_reason(o, t->world, home, "loop", "stopped", why); /* M0 came before */
+    if (r->after) repro_reason(o, t->world, repro_mode_before(t), r->after, "missing", why);
 }
 
 static bool repro_run_kind(demo *d, const repro_task *t, json_t *out, hbk_error *err)
@@ -442,8 +469,8 @@ static bool repro_run_kind(demo *d, const repro_task *t, json_t *out, hbk_error 
     return true;
 }
 
-/* Makes the row and leaves its file. A row that has nothing to learn from, as training went astray, is a
-   result too: its file says why it is missing. */
+/* Makes the row and leaves its file. A row that has nothing to learn from, or whose training went astray, is
+   a result too: its file says why it is missing. */
 static bool repro_run_row(const repro_options *o, const repro_task *t, const hbk_progress *progress,
                           hbk_error *err)
 {
@@ -456,7 +483,7 @@ static bool repro_run_row(const repro_options *o, const repro_task *t, const hbk
         double before = demo_now(d);
         repro_missing(o, t, why);
         if (!why[0] && !repro_run_kind(d, t, out, err)) {
-            ok = err->code == HBK_ERROR_DATA;
+            ok = err->code == HBK_ERROR_DATA || err->code == HBK_ERROR_NUMERIC;
             snprintf(why, sizeof why, "%.255s", err->message);
         }
         if (why[0]) json_object_set_new(out, "missing", json_string(why));
@@ -511,13 +538,10 @@ static bool repro_done(const repro_queue *q, int world, repro_mode mode, const c
 static bool repro_ready(const repro_queue *q, const repro_task *t)
 {
     const repro_row *r = &repro_rows[t->row];
-    repro_mode home = t->mode == REPRO_LORA ? REPRO_FULL : t->mode;
     if (q->state[t->world][t->mode][t->row] != REPRO_TODO) return false;
     if (r->kind == REPRO_BASE) return t->mode == REPRO_FULL || repro_done(q, t->world, REPRO_FULL, "base");
-    if (r->kind != REPRO_LOOP && !repro_done(q, t->world, home, "loop")) return false;
-    /* what M2 picks for LoRA too is what the loop's M2 picks */
-    repro_mode before = r->arm.source == DEMO_CURATED_3 ? home : t->mode;
-    return !r->after || repro_done(q, t->world, before, r->after);
+    if (r->kind != REPRO_LOOP && !repro_done(q, t->world, repro_home(t->mode), "loop")) return false;
+    return !r->after || repro_done(q, t->world, repro_mode_before(t), r->after);
 }
 
 /* The first row that can be made now; false: there is none. */
