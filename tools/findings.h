@@ -292,7 +292,8 @@ static const char repro_rule[] =
     "clear of zero in the paper's direction, not reproduced if it is clear of zero on the other side, and "
     "else "
     "undecided. Differences are points of right answers, of precision or of recall; slopes are points per ln "
-    "N.";
+    "N. S_a is the seed's tag and S_w that of curated pairs; A5(2) is what the second curation gave a 5, A4(2) "
+    "a 4 or 5.";
 
 static void repro_tables_findings(const repro_data *d, json_t *tables, json_t *list, hbk_text *lines)
 {
