@@ -58,11 +58,18 @@ typedef struct demo_arm {
     demo_training training;
 } demo_arm;
 
-/* One model under one tag, judged on the evaluation prompts; shares of 1. */
+/* One model under one tag, judged on the evaluation prompts; shares of 1. In the hard world also of the
+   prompts about animals with a rumour, and of those that combine what nobody taught; NAN in the plain one. */
 typedef struct demo_row {
     const char *name, *key;
     double win, content, right, style, common, rare, score;
+    double misled, held;
 } demo_row;
+
+/* How many of the prompts are of which sort. */
+typedef struct demo_sorts {
+    hbk_int common, rare, misled, held;
+} demo_sorts;
 
 /* One curation against the oracle. */
 typedef struct demo_rater {
@@ -480,8 +487,7 @@ static bool demo_train_arm(const demo *d, const demo_arm *a, hbk_int *n, hbk_err
 /* ==== 4  MEASURING =========================================================== */
 
 /* Judges one answer into the sums of a row. */
-static void demo_judge(const demo *d, hbk_int i, const char *answer, demo_row *row, hbk_int *n_common,
-                       hbk_int *n_rare)
+static void demo_judge(const demo *d, hbk_int i, const char *answer, demo_row *row, demo_sorts *n)
 {
     char instruction[TINY_TEXT], reference[TINY_TEXT];
     tiny_question q = tiny_evaluation(&d->w, i, instruction);
@@ -494,27 +500,30 @@ static void demo_judge(const demo *d, hbk_int i, const char *answer, demo_row *r
     row->right += right;
     row->style += v.style;
     row->score += v.score;
-    if (rare == 0) row->common += right, ++*n_common;
-    if (rare == 1) row->rare += right, ++*n_rare;
+    if (rare == 0) row->common += right, n->common++;
+    if (rare == 1) row->rare += right, n->rare++;
+    if (tiny_is_misled(&d->w, q)) row->misled += right, n->misled++;
+    if (tiny_is_held(&d->w, q)) row->held += right, n->held++;
 }
 
 /* Decodes the answers to the prompts and judges them into *row, as shares. */
 static bool demo_judge_all(const demo *d, hbk_request *requests, hbk_int n, demo_row *row, hbk_error *err)
 {
-    hbk_int n_common = 0, n_rare = 0;
+    demo_sorts sorts = {0, 0, 0, 0};
     bool ok = true;
     for (hbk_int i = 0; ok && i < n; i++) {
         hbk_text answer;
         memset(&answer, 0, sizeof answer);
         ok = hbk_tokenizer_decode(d->tok, requests[i].output.data, requests[i].output.n, 0, &answer, err);
         const char *text = hbk_text_string(&answer);
-        demo_judge(d, i, text + strspn(text, " "), row, &n_common, &n_rare);
+        demo_judge(d, i, text + strspn(text, " "), row, &sorts);
         hbk_text_free(&answer);
     }
     row->win /= (double)n, row->content /= (double)n, row->right /= (double)n;
     row->style /= (double)n, row->score /= (double)n;
-    row->common /= (double)n_common;
-    row->rare /= (double)n_rare;
+    row->common /= (double)sorts.common, row->rare /= (double)sorts.rare;
+    row->misled = sorts.misled ? row->misled / (double)sorts.misled : (double)NAN;
+    row->held = sorts.held ? row->held / (double)sorts.held : (double)NAN;
     return ok;
 }
 
@@ -652,12 +661,15 @@ static void demo_print(const demo *d, FILE *f)
             fprintf(f, " %6.0f",
                     100.0 * (double)r->kept_of_kind[k] / (double)(r->of_kind[k] ? r->of_kind[k] : 1));
     }
-    fprintf(f, "\n\n%-44s %6s %6s %6s %7s %6s %6s\n", "answers, judged by the oracle (%)", "right", "common",
-            "rare", "style", "win", "score");
+    const bool hard = d->o.level == TINY_HARD;
+    fprintf(f, "\n\n%-44s %6s %6s %6s %7s %6s %6s%s\n", "answers, judged by the oracle (%)", "right",
+            "common", "rare", "style", "win", "score", hard ? " misled   held" : "");
     for (int i = 0; i < d->n_rows; i++) {
         const demo_row *r = &d->rows[i];
-        fprintf(f, "%-44s %6.1f %6.1f %6.1f %7.1f %6.1f %6.2f\n", r->name, 100 * r->right, 100 * r->common,
+        fprintf(f, "%-44s %6.1f %6.1f %6.1f %7.1f %6.1f %6.2f", r->name, 100 * r->right, 100 * r->common,
                 100 * r->rare, 100 * r->style, 100 * r->win, r->score);
+        if (hard) fprintf(f, " %6.1f %6.1f", 100 * r->misled, 100 * r->held);
+        fputc('\n', f);
     }
     fprintf(f, "\n%-56s %12s %6s\n", "the paper's findings, as differences in points", "right", "win");
     for (int i = 0; i < DEMO_FINDINGS; i++) {
@@ -690,9 +702,11 @@ static json_t *demo_json(const demo *d)
     for (int i = 0; i < d->n_rows; i++) {
         const demo_row *r = &d->rows[i];
         json_object_set_new(rows, r->key,
-                            json_pack("{s:f s:f s:f s:f s:f s:f s:f}", "right", r->right, "common", r->common,
-                                      "rare", r->rare, "style", r->style, "win", r->win, "content_win",
-                                      r->content, "score", r->score));
+                            json_pack("{s:f s:f s:f s:f s:f s:f s:f s:o s:o}", "right", r->right, "common",
+                                      r->common, "rare", r->rare, "style", r->style, "win", r->win,
+                                      "content_win", r->content, "score", r->score, "misled",
+                                      isfinite(r->misled) ? json_real(r->misled) : json_null(), "held",
+                                      isfinite(r->held) ? json_real(r->held) : json_null()));
     }
     for (int i = 0; i < d->n_raters; i++) {
         const demo_rater *r = &d->raters[i];

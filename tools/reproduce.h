@@ -225,10 +225,11 @@ static bool repro_examine(const demo *d, const repro_row *r, const char *model, 
     double before = demo_now(d);
     memset(&row, 0, sizeof row);
     if (!demo_examine(d, model, r->tag, &row, err)) return false;
-    json_t *j = json_pack("{s:o s:o s:o s:o s:o s:o s:o}", "right", repro_number(row.right), "common",
+    json_t *j = json_pack("{s:o s:o s:o s:o s:o s:o s:o s:o s:o}", "right", repro_number(row.right), "common",
                           repro_number(row.common), "rare", repro_number(row.rare), "style",
                           repro_number(row.style), "win", repro_number(row.win), "content_win",
-                          repro_number(row.content), "score", repro_number(row.score));
+                          repro_number(row.content), "score", repro_number(row.score), "misled",
+                          repro_number(row.misled), "held", repro_number(row.held));
     json_object_update(out, j);
     json_decref(j);
     json_object_set_new(out, "seconds_evaluation", json_real(demo_now(d) - before));

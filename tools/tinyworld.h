@@ -29,8 +29,10 @@
      - seven more things are asked, made of those that the plain world asks: two facts at once, comparisons of
        two animals, and lists of two. Of each sort one is held out: no page, thread or seed pair asks it, but
        the corpus has texts that answer it, and the evaluation asks it;
-     - the forum rates answers to the seven plain questions only: a rater has to carry over to the others what
-       it learned there. */
+     - the forum rates all answers about a home, a food or looks, but one in a hundred of the others: to the
+       other eleven things that are asked a rater has to carry over what it learned from three. This is a
+       narrow place: with none of the others rated, it refuses most of what is right (and leaves too little to
+       learn from), with one in 25 it accepts nearly all. */
 
 #ifndef TINYWORLD_H_INCLUDED
 #define TINYWORLD_H_INCLUDED
@@ -121,7 +123,7 @@ typedef enum tiny__class {
     TINY__TWOF,
     TINY__SAME,
     TINY__DIFFER,
-    TINY__HEDGE
+    TINY__HEDGE /* at the end of hearsay, true or not */
 } tiny__class;
 
 typedef struct tiny__rule {
@@ -314,24 +316,30 @@ static const char *const tiny__asides[5] = {"i want it now .", "i want a short a
 
    Half of the animals are rare: the web hardly speaks of them and the seed never, but the unlabelled corpus
    and the evaluation treat all alike. So the base knows half of the world, and what the corpus knows more is
-   what self-augmentation has to add. */
+   what self-augmentation has to add.
+
+   In the hard world a fact has one rumour beside it: the value so many places further, the same number for
+   all animals, so that rumours are as consistent as facts are; the list of a home is rumoured to be that of
+   another. Nine of the rare animals are misled about: on 72 of 100 of their pages the corpus has the rumour,
+   which it says of them nearly three times as often as the truth. */
 
 /* What makes one world harder than another; the shares of the kinds stand in their list. */
 typedef struct tiny_setting {
     const char *name;
-    int n_tasks, n_kinds, n_rules; /* of the tables above, from their beginnings */
-    int held;     /* whether of each sort of combination one stays unasked */
-    int n_misled; /* rare animals of which the unlabelled corpus mostly tells a rumour, */
-    double rumour; /* on so many of their pages */
-    unsigned rates; /* tasks, 1 << tiny_task, of which the forum rates answers, */
-    double rated[2]; /* share rated of the others, and of them */
-    hbk_int web_tokens, steps, segments; /* for pretraining, its steps, and the unlabelled corpus */
+    int n_tasks, n_kinds, n_rules;       /* of the tables above, from their beginnings */
+    int n_misled;                        /* rare animals of which the unlabelled corpus tells a rumour, */
+    double rumour;                       /* on that share of their pages */
+    unsigned rates;                      /* tasks, 1 << tiny_task, of which the forum rates answers, */
+    double rated[2];                     /* the share of the others that it rates, and of these */
+    hbk_int web_tokens, steps, segments; /* the web, the steps on it, and the unlabelled corpus */
 } tiny_setting;
 
+enum { TINY__SIMPLE = 1 << TINY_TASK_HOME | 1 << TINY_TASK_FOOD | 1 << TINY_TASK_LOOK };
 static const tiny_setting tiny__levels[TINY_LEVELS] = {
-    {"plain", TINY_TASKS, TINY_PLAIN_KINDS, TINY__PLAIN_RULES, 0, 0, 0, ~0u, {0, 0.70}, TINY_WEB_TOKENS, 1200,
+    {"plain", TINY_TASKS, TINY_PLAIN_KINDS, TINY__PLAIN_RULES, 0, 0, ~0u, {0, 0.70}, TINY_WEB_TOKENS, 1200,
      TINY_SEGMENTS},
-    {"hard", TINY_ALL_TASKS, TINY_KINDS, TINY__RULES, 1, 9, 0.72, 7u, {0.04, 1.0}, 1640000, 1600, 4000}};
+    {"hard", TINY_ALL_TASKS, TINY_KINDS, TINY__RULES, 9, 0.72, TINY__SIMPLE, {0.01, 1.0}, 1640000, 1600,
+     4000}};
 
 typedef struct tiny_world {
     uint64_t seed;
@@ -883,6 +891,9 @@ static inline double tiny_content_win(tiny_verdict a, tiny_verdict b)
        blog   between two sentences of a blog         wrong  two facts, or two names of a list, are not true
        cut    after 40 % of the words or later        nav    three advertisements instead
        glue   goes on about something else            salad  its words shuffled
+
+   and, in the hard world, hedged (one more sentence, which doubts it) and rumour (the same, with the rumour
+   in the place of the facts).
 
    Part has no recipe: it comes up when an answer meets another question (off, in threads). */
 
