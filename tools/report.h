@@ -1210,6 +1210,7 @@ static void report_key_figures(hbk_text *t, const json_t *report)
     }
     if (seconds > 0) {
         json_t *total = report_real(seconds);
+        if (!total) t->failed = true; /* no "-" for want of memory */
         report_key_figure(t, all ? "Time" : "Time in training", report_duration(total).s, "");
         json_decref(total);
     }
