@@ -2791,6 +2791,26 @@ HBK_DEF bool hbk_json_write(const char *path, const struct json_t *value, hbk_er
     return ok;
 }
 
+/* What the value of `key` stands for where that is no name or number of the user's; or "". */
+static const char *hbk__begun_note(const char *key)
+{
+    static const char *const notes[][2] = {
+        {"template_hash", " (hashes of the template with its rubric and other wordings)"},
+        {"model_hash", " (hashes of the weights)"},
+        {"wording", " (hashes of the wording)"},
+        {"rewrite.wording", " (hashes of the wording)"},
+        {"backward", " (hashes of the backward model)"},
+        {"input", " (hashes of the file)"},
+        {"augment.holdout", " (hashes of the evaluation files)"},
+        {"rater", " (hashes of the weights)"},
+        {"signals", " (the sum of 1 rating, 2 IFD, 4 round trip)"},
+        {"threads", " (of the processor: sums differ by their number; OMP_NUM_THREADS sets it)"},
+    };
+    for (size_t i = 0; i < sizeof notes / sizeof *notes; i++)
+        if (strcmp(key, notes[i][0]) == 0) return notes[i][1];
+    return "";
+}
+
 /* "PATH: was begun with KEY OLD, not VALUE: use the same, or REMEDY". */
 static bool hbk__fail_begun(const char *path, const char *key, const json_t *old, const json_t *value,
                             const char *remedy, hbk_error *err)
@@ -2800,8 +2820,8 @@ static bool hbk__fail_begun(const char *path, const char *key, const json_t *old
     memset(&b, 0, sizeof b);
     if (!old || !hbk_json_text(&a, old, JSON_COMPACT, NULL)) hbk_text_add(&a, "unset");
     if (!value || !hbk_json_text(&b, value, JSON_COMPACT, NULL)) hbk_text_add(&b, "unset");
-    hbk_fail_at(err, HBK_ERROR_OPTION, path, 0, "was begun with %s %.100s, not %.100s: use the same, or %s",
-                key, hbk_text_string(&a), hbk_text_string(&b), remedy);
+    hbk_fail_at(err, HBK_ERROR_OPTION, path, 0, "was begun with %s %.100s, not %.100s%s: use the same, or %s",
+                key, hbk_text_string(&a), hbk_text_string(&b), hbk__begun_note(key), remedy);
     hbk_text_free(&a);
     hbk_text_free(&b);
     return false;
@@ -15684,7 +15704,9 @@ static bool hbk__plan_check(const hbk_train_data *in, const hbk_train_options *o
     const hbk_dataset *data = in->examples, *replay = in->replay, *validation = in->validation;
     if (!hbk__train_check(o, err)) return false;
     if (data->n < 1)
-        return hbk_fail(err, HBK_ERROR_DATA, "there is no example to train on (%lld were too long)",
+        return hbk_fail(err, HBK_ERROR_DATA,
+                        "there is no example to train on: %lld were too long; raise --max-length as far as "
+                        "the context goes, or take shorter texts",
                         (long long)data->n_too_long);
     if (o->replay < 0 || (o->replay > 0 && (!replay || replay->n < 1)))
         return hbk_fail(err, HBK_ERROR_DATA,
@@ -19290,6 +19312,15 @@ static bool hbk__same_run(const json_t *then, const json_t *now, const char *dir
     return true;
 }
 
+/* Has anything been made yet? Before the first training a folder holds nothing that other options could
+   spoil, and whoever has mended a slip that ended the run there need not set it aside. */
+static bool hbk__loop_begun(const hbk__loop *l, const json_t *then)
+{
+    char myx[512];
+    return json_object_get(json_object_get(then, "stages"), "myx") ||
+           (hbk_path(myx, l->dir, "myx", NULL) && hbk_dir_exists(myx));
+}
+
 /* Opens or begins the folder: l->state is run.json with these options, or the difference is named. */
 static bool hbk__loop_open(hbk__loop *l, hbk_error *err)
 {
@@ -19310,9 +19341,10 @@ static bool hbk__loop_open(hbk__loop *l, hbk_error *err)
             l->state = then;
             return true;
         }
-        bool aside = then && l->o->force && hbk_file_set_aside(l->dir, err);
+        bool anew =
+            then && (!hbk__loop_begun(l, then) || (l->o->force && hbk_file_set_aside(l->dir, err)));
         json_decref(then);
-        if (!aside) {
+        if (!anew) {
             json_decref(now);
             return false;
         }
@@ -19458,6 +19490,15 @@ static bool hbk__loop_curations(const hbk__loop *l, hbk_error *err)
     return ok;
 }
 
+/* So is what the augmentation would refuse: its options, and evaluation files. */
+static bool hbk__loop_holdout(hbk__loop *l, hbk_error *err)
+{
+    hbk__sieve v;
+    if (!hbk__sieve_new(&v, &l->o->augment.sift, l->alloc, err)) return false;
+    hbk__sieve_free(&v);
+    return hbk__augment_check(&l->o->augment, err);
+}
+
 /* Reads the seed. */
 static bool hbk__loop_seed(hbk__loop *l, hbk_error *err)
 {
@@ -19497,9 +19538,10 @@ static bool hbk__loop_check(hbk__loop *l, hbk_error *err)
             return hbk_fail_at(err, HBK_ERROR_OPTION, inputs[i], 0,
                                "lies in the run folder %s, which the run writes to: choose another folder",
                                l->dir);
-    l->fits = hbk_file_exists(l->run); /* it was looked at then; another rubric will be named by its hash */
+    bool begun = hbk__loop_begun(l, NULL);
+    l->fits = begun; /* it was looked at then; another rubric will be named by its hash, as other files will */
     return hbk__loop_seed(l, err) && hbk__loop_spells(l, err) && hbk__loop_segments(l, NULL, err) &&
-           hbk__loop_curations(l, err) &&
+           (begun || hbk__loop_holdout(l, err)) && hbk__loop_curations(l, err) &&
            (!l->o->replay_path || hbk_dataset_add_texts(&l->replay, l->o->replay_path, l->tok, limit, err));
 }
 
@@ -19583,8 +19625,8 @@ static bool hbk__loop_affords(hbk__loop *l, int k, hbk_int n, const hbk_train_op
     hbk_int steps = hbk__train_length(o, n), most = l->o->max_steps;
     if (k < 1 || most <= 0 || steps <= most - l->r.steps) return true;
     snprintf(why, sizeof why,
-             "M%d takes %lld training steps, and %lld of the %lld allowed are done; M%d is the result", k,
-             (long long)steps, (long long)l->r.steps, (long long)most, k - 1);
+             "M%d takes %lld training steps more than the %lld done, and %lld are allowed; M%d is the result",
+             k, (long long)steps, (long long)l->r.steps, (long long)most, k - 1);
     return hbk__loop_stop(l, why, err);
 }
 
@@ -19834,15 +19876,6 @@ static bool hbk__loop_iterations(hbk__loop *l, hbk_error *err)
         l->r.iterations = k;
     }
     return true;
-}
-
-/* Evaluation files are read once before anything is trained. */
-static bool hbk__loop_holdout(hbk__loop *l, hbk_error *err)
-{
-    hbk__sieve v;
-    if (!hbk__sieve_new(&v, &l->o->augment.sift, l->alloc, err)) return false;
-    hbk__sieve_free(&v);
-    return hbk__augment_check(&l->o->augment, err);
 }
 
 static bool hbk__loop_stages(hbk__loop *l, hbk_error *err)

@@ -1043,7 +1043,8 @@ static void t21_stop_by_steps(void **state)
             check_ok(t21_run(&w, NULL, NULL, &err));
             if (cases[i].iterations < 2)
                 snprintf(wanted, sizeof wanted,
-                         "M%d takes 5 training steps, and %d of the %d allowed are done; M%d is the result",
+                         "M%d takes 5 training steps more than the %d done, and %d are allowed; M%d is the "
+                         "result",
                          (int)cases[i].iterations + 1, (int)cases[i].done, (int)cases[i].most,
                          (int)cases[i].iterations);
             assert_string_equal(w.r.stopped, wanted);
@@ -1182,6 +1183,34 @@ static void t21_unspellable(void **state)
     w.o.rewrite = false;
     check_ok(t21_run(&w, NULL, NULL, &err));
     hbk_model_free((hbk_model *)(uintptr_t)w.m);
+    t21_free(&w);
+}
+
+/* Promise: a slip that no later stage could make good is named before anything is written: an evaluation file
+   that is not there, candidates that would be all the same. One that the first training finds leaves a folder
+   that other options may begin again; once there is a model, they may not. */
+static void t21_slips(void **state)
+{
+    (void)state;
+    hbk_error err;
+    char path[512];
+    t21_world w = t21_new("slips");
+    const hbk_loop_options o = w.o;
+    const char *missing[] = {"/nonexistent/evaluation.jsonl"};
+    w.o.augment.sift.holdout = missing, w.o.augment.sift.n_holdout = 1;
+    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_FILE, "opened");
+    w.o = o, w.o.augment.candidates = 3, w.o.augment.decode.sampling.temperature = 0;
+    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "3 candidates");
+    assert_false(hbk_file_exists(w.dir));
+
+    w.o = o, w.o.myx.replay = 2;
+    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_DATA, "replayed");
+    assert_true(hbk_file_exists(t21_path(path, w.dir, "run.json", NULL)));
+    w.o = o, w.o.iterations = 1, w.o.m0.replay = 2;
+    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_DATA, "replayed");
+    assert_true(hbk_file_exists(t21_path(path, w.dir, "myx", "adapter_model.safetensors")));
+    w.o.m0.replay = 0;
+    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "begun with m0.replay 2, not 0");
     t21_free(&w);
 }
 
@@ -1565,6 +1594,7 @@ static const struct CMUnitTest tests_21[] = {
     cmocka_unit_test(t21_stop_by_steps),
     cmocka_unit_test(t21_bad_inputs),
     cmocka_unit_test(t21_unspellable),
+    cmocka_unit_test(t21_slips),
     cmocka_unit_test(t21_signals),
     cmocka_unit_test(t21_prompts_as_trained),
     cmocka_unit_test(t21_reversed_text),

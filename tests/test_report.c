@@ -113,6 +113,41 @@ static void tr_check_balance(const char *html)
     if (depth) fail_msg("<%s> is never closed", open[depth - 1]);
 }
 
+/* Promise: a curation by signals alone is told as that: nothing warns of ratings that could not be read, no
+   score is named as its threshold, and every fate of a candidate is counted, from 0. */
+static void tr_signals(void **state)
+{
+    (void)state;
+    char dir[512];
+    hbk_error err = {HBK_ERROR_NONE, "", "", 0};
+    hbk_text html;
+    memset(&html, 0, sizeof html);
+    tr_folder(dir, "tr_signals");
+    tr_write(dir, "ratings-1.jsonl",
+             "{\"id\":\"a\",\"score\":null,\"status\":\"ok\",\"readout\":\"none\",\"ifd\":0.9}\n"
+             "{\"id\":\"b\",\"score\":null,\"status\":\"ok\",\"readout\":\"none\",\"ifd\":0.8}\n");
+    tr_write(dir, "curated-1.jsonl", "{\"id\":\"a\",\"instruction\":\"say\",\"output\":\"aaaa\"}\n");
+    check_ok(tool_report(dir, NULL, &err));
+    json_t *report = tr_numbers(dir);
+    assert_int_equal(json_array_size(json_object_get(report, "warnings")), 0);
+    const json_t *c = json_array_get(json_object_get(report, "curations"), 0);
+    assert_true(json_is_null(json_object_get(c, "threshold")));
+    assert_true(json_is_null(json_object_get(c, "parse_rate")));
+    assert_true(tr_at(report, "curations.0.kept") == 1);
+    for (int f = 0; f < HBK_FATE_COUNT; f++) {
+        char key[64];
+        snprintf(key, sizeof key, "candidates.status.%s", hbk_fate_name((hbk_fate)f));
+        assert_true(tr_at(report, key) == (f == HBK_FATE_OK ? 3 : f == HBK_FATE_EMPTY));
+    }
+    tr_page(&html, dir);
+    tr_check_balance(hbk_text_string(&html));
+    assert_null(strstr(hbk_text_string(&html), "could be read"));
+    assert_null(strstr(hbk_text_string(&html), "of the ratings read"));
+    assert_non_null(strstr(hbk_text_string(&html), "2 measured"));
+    hbk_text_free(&html);
+    json_decref(report);
+}
+
 /* Promise: report.json counts what the files of the folder hold. */
 static void tr_counts(void **state)
 {
@@ -589,6 +624,7 @@ static void tr_memory(void **state)
 }
 
 static const struct CMUnitTest tests_report[] = {
+    cmocka_unit_test(tr_signals),
     cmocka_unit_test(tr_counts),     cmocka_unit_test(tr_harmless),  cmocka_unit_test(tr_stopped),
     cmocka_unit_test(tr_unfinished), cmocka_unit_test(tr_collapsed),
     cmocka_unit_test(tr_left_out),

@@ -221,8 +221,9 @@ static bool report_candidates(report_run *r, hbk_error *err)
     report_pair_sums sums;
     hbk_int rows;
     memset(&sums, 0, sizeof sums);
-    sums.status = json_pack("{s:i s:i s:i s:i s:i s:i s:i s:i}", "ok", 0, "empty", 0, "echo", 0, "leak", 0,
-                            "short", 0, "long", 0, "truncated", 0, "too_long", 0);
+    sums.status = json_object();
+    for (int f = 0; f < HBK_FATE_COUNT; f++)
+        report_set(r, sums.status, hbk_fate_name((hbk_fate)f), json_integer(0));
     bool ok = report_pairs(r, "all candidates", "candidates.jsonl", &sums, &rows, err);
     if (ok && rows >= 0) {
         json_t *c = report_inner(r, r->report, "candidates", json_object());
@@ -284,6 +285,12 @@ static void report_rating_row(report_run *r, json_t *row, void *ctx)
     report_add(&s->score, score);
     s->histogram[report_bucket(score)]++;
     for (int end = 0; end < 2; end++) report_pick(&s->picks, end, row);
+}
+
+/* Was nothing rated, since other signals select? */
+static bool report_unrated(const json_t *curation)
+{
+    return strcmp(report_string(curation, "readout"), "none") == 0;
 }
 
 static json_t *report_five(const hbk_int h[5])
@@ -937,9 +944,11 @@ static void report_diagram_round(hbk_text *t, const json_t *report, int i, int r
     report_edge(t, keeping, words);
     snprintf(words, sizeof words, "M254 %.0fH98", y);
     report_edge(t, rating, words);
-    report_label(t, 176, y - 7, "act", "rates");
+    report_label(t, 176, y - 7, "act", report_unrated(c) ? "measures" : "rates");
     if (c) {
-        snprintf(words, sizeof words, "%s rated", report_count(report_int(c, "rated")).s);
+        hbk_int ranked = report_int(json_object_get(c, "status"), "ok");
+        if (report_unrated(c)) snprintf(words, sizeof words, "%s measured", report_count(ranked).s);
+        else snprintf(words, sizeof words, "%s rated", report_count(report_int(c, "rated")).s);
         report_label(t, 102, y + 24, "flow", words);
     }
     snprintf(model, sizeof model, "Curated %d", i);
@@ -1197,7 +1206,8 @@ static void report_key_figures(hbk_text *t, const json_t *report)
         hbk_int rows = report_int(round, "rows"), rated = report_int(round, "rated");
         snprintf(name, sizeof name, "Ratings of M%zu that could be read", i);
         snprintf(more, sizeof more, "of %s", report_count(rows).s);
-        report_key_figure(t, name, report_percent((double)rated, (double)rows).s, more);
+        if (!report_unrated(round))
+            report_key_figure(t, name, report_percent((double)rated, (double)rows).s, more);
         if (!json_object_get(round, "kept")) continue;
         snprintf(name, sizeof name, "Kept by curation %zu", i + 1);
         report_key_figure(t, name, report_count(report_int(round, "kept")).s,
@@ -1211,6 +1221,7 @@ static void report_key_figures(hbk_text *t, const json_t *report)
     }
     if (seconds > 0) {
         json_t *total = report_real(seconds);
+        if (!total) t->failed = true; /* no "-" for want of memory */
         report_key_figure(t, all ? "Time" : "Time in training", report_duration(total).s, "");
         json_decref(total);
     }
@@ -1411,16 +1422,19 @@ static void report_scores_section(hbk_text *t, const json_t *report)
     for (size_t i = 0; i < json_array_size(curations); i++) {
         const json_t *c = json_array_get(curations, i), *kept = json_object_get(c, "kept");
         double rows = (double)report_int(c, "rows");
-        hbk_text_printf(t, "<figure>\n<figcaption><b>Curation %zu</b> rated by %s", i + 1,
+        hbk_text_printf(t, "<figure>\n<figcaption><b>Curation %zu</b> %s by %s", i + 1,
+                        report_unrated(c) ? "measured" : "rated",
                         report_model_name(report_string(c, "rater")).s);
         if (json_is_true(json_object_get(c, "collapsed"))) hbk_text_add(t, " <em>collapsed</em>");
         hbk_text_add(t, "</figcaption>\n");
-        report_histogram(t, c);
-        if (json_is_number(json_object_get(c, "parse_rate")))
+        if (report_unrated(c)) {
+            hbk_text_add(t, "<p class=\"under\">Selected by --signal without a rating: there are no scores.");
+        } else {
+            report_histogram(t, c);
             hbk_text_printf(t, "<p class=\"under\">%s of the ratings read, mean score %s",
                             report_percent((double)report_int(c, "rated"), rows).s,
                             report_fixed(json_object_get(c, "mean_score"), 2).s);
-        else hbk_text_add(t, "<p class=\"under\">no ratings");
+        }
         if (kept) {
             hbk_text_printf(t, "<br/><b>%s</b> of %s kept, %s", report_count(report_int(c, "kept")).s,
                             report_count(report_int(c, "rows")).s,

@@ -268,6 +268,8 @@ static bool tool_seeds(const char *input, const char *output, hbk_int limit, too
     bool ok = w && tool_seed_rows(r, w, input, limit, counts, err);
     hbk_jsonl_close(r);
     ok = hbk_jsonl_finish(w, ok ? err : NULL) && ok;
+    if (ok && counts->rows == 0)
+        return hbk_fail_at(err, HBK_ERROR_DATA, input, 0, "holds no row (seeds --help shows the forms)");
     if (ok && counts->fates[TOOL_SEED_WRITTEN] == 0) {
         int most = TOOL_SEED_WRITTEN + 1;
         for (int i = most; i < TOOL_SEED_FATE_COUNT; i++)

@@ -108,6 +108,27 @@ static json_t *cmd_augment_options(cli *c, const cmd_world *w, const hbk_augment
     return NULL;
 }
 
+/* What a fate is, and the flag that has a say in it. `rewritten`: of an output, which then stays. */
+static const char *cmd_fate_reason(hbk_fate f, bool rewritten)
+{
+    switch (f) {
+    case HBK_FATE_EMPTY: return "nothing was written";
+    case HBK_FATE_ECHO: return "mostly words of the text: --max-echo";
+    case HBK_FATE_LEAK: return "holds a marker of the template";
+    case HBK_FATE_SHORT: return "below --min-instruction";
+    case HBK_FATE_LONG: return "above --max-instruction";
+    case HBK_FATE_TRUNCATED:
+        return rewritten ? "cut off by --max-new: the output stays"
+                         : "cut off by --max-new; --keep-truncated takes them";
+    case HBK_FATE_TOO_LONG: return "the prompt alone fills the context, or --max-length";
+    case HBK_FATE_DUPLICATE: return "like an instruction before it: --dedup";
+    case HBK_FATE_CONTAMINATED: return "shares words with a file of --decontaminate";
+    case HBK_FATE_OK:
+    case HBK_FATE_COUNT: break;
+    }
+    return "";
+}
+
 /* What became of the rows, every fate with its number. */
 static bool cmd_say_fates(cli *c, const char *path, const char *key)
 {
@@ -118,7 +139,9 @@ static bool cmd_say_fates(cli *c, const char *path, const char *key)
     for (int f = 0; f < HBK_FATE_COUNT; f++) {
         const char *name = hbk_fate_name((hbk_fate)f);
         json_object_set_new(fates, name, json_integer(counts[f]));
-        if (counts[f]) cli_say(c, "%8lld %s\n", (long long)counts[f], name);
+        const char *reason = cmd_fate_reason((hbk_fate)f, strcmp(key, "rewrite") == 0);
+        if (counts[f] && *reason) cli_say(c, "%8lld %-13s %s\n", (long long)counts[f], name, reason);
+        else if (counts[f]) cli_say(c, "%8lld %s\n", (long long)counts[f], name);
     }
     if (cli_has(c, "json")) return cli_print_json(fates, &c->err);
     json_decref(fates);
@@ -136,6 +159,17 @@ static void cmd_bind_filter(const cli *c, hbk_augment_options *o, const char *fi
     o->sift.n_holdout = n;
 }
 
+/* A flag that refines another one does nothing alone. */
+static int cmd_check_filter(const cli *c)
+{
+    static const char *const pairs[][2] = {{"dedup-words", "dedup"},
+                                           {"decontaminate-words", "decontaminate"}};
+    for (int i = 0; i < 2; i++)
+        if (cli_has(c, pairs[i][0]) && !cli_has(c, pairs[i][1]))
+            return cli_misused(c, "--%s is of use with --%s only", pairs[i][0], pairs[i][1]);
+    return CLI_DONE;
+}
+
 static int cmd_augment(cli *c)
 {
     cmd_world w;
@@ -147,8 +181,10 @@ static int cmd_augment(cli *c)
     if (o.candidates > 1 && o.decode.sampling.temperature <= 0)
         return cli_misused(c, "--candidates %lld needs a --temperature above 0, or all are the same",
                            (long long)o.candidates);
+    int code = cmd_check_filter(c);
+    if (code) return code;
     const char *corpus = cli_text(c, "corpus"), *out = cli_text(c, "out"), *adapter = cli_text(c, "adapter");
-    bool ok = cmd_open(c, &w);
+    bool ok = cmd_apart(c, "out", out, &corpus, 1) && cmd_open(c, &w);
     w.tag[0] = 0; /* the backward prompt carries none */
     if (ok && !w.tmpl)
         ok = hbk_fail(&c->err, HBK_ERROR_OPTION, "augment needs a template: --template plain at least");
@@ -170,7 +206,7 @@ static int cmd_rewrite(cli *c)
     hbk_decode_options o = hbk_rewrite_defaults();
     cmd_bind_decode(c, &o);
     const char *pairs = cli_text(c, "pairs"), *out = cli_text(c, "out"), *adapter = cli_text(c, "adapter");
-    bool ok = cmd_open(c, &w);
+    bool ok = cmd_apart(c, "out", out, &pairs, 1) && cmd_open(c, &w);
     w.tag[0] = 0; /* nor does the rewriting prompt */
     if (ok && !w.tmpl)
         ok = hbk_fail(&c->err, HBK_ERROR_OPTION, "rewrite needs a template: --template plain at least");
@@ -257,12 +293,15 @@ static void cmd_say_counts(const cli *c, const hbk_curate_counts *n, unsigned si
                 (long long)n->unhelpful);
     if (!n->kept && n->n) cli_say(c, "  nothing was kept: the file of pairs is empty\n");
     if (n->collapsed) {
-        const char *what = n->kept * 2 > n->n ? "more than 90 % were kept" : "fewer than 2 % were kept";
-        const char *why = n->rated * 2 < n->n ? "Most ratings have no score that could be read"
-                                              : "A rater that gives all pairs one score selects nothing";
+        bool read = n->rated * 2 >= n->n, many = n->kept * 2 > n->n;
+        const char *what = many ? "more than 90 % were kept" : "fewer than 2 % were kept";
+        const char *why = read ? "A rater that gives all pairs one score selects nothing"
+                               : "Most ratings have no score that could be read";
         const char *remedy =
-            "look at the ratings, and try\n"
-            "           --readout expected, --keep-share 0.2, more new tokens or a better rater";
+            read ? "look at the ratings, and try\n"
+                   "           --keep-share 0.2, which keeps the best, another --keep or a better rater"
+                 : "look at the ratings, and try\n"
+                   "           --readout expected, --keep-share 0.2, more new tokens or a better rater";
         if (n->too_long * 2 > n->n) {
             why = "Most pairs do not fit into the context with the rubric around them";
             remedy = "try a shorter\n           --rubric, shorter segments, or a model with a longer context";
@@ -309,24 +348,33 @@ static bool cmd_say_agreement(cli *c, const char *ratings, json_t *result)
     return true;
 }
 
+/* Are the files of a curation different ones, and are the labels there? */
+static bool cmd_curate_files(cli *c, char ratings[512])
+{
+    const char *out = cli_text(c, "out"), *labels = cli_text(c, "labels");
+    if (!cmd_ratings_path(c, ratings)) return false;
+    const char *inputs[] = {cli_text(c, "candidates"), labels, ratings};
+    if (!cmd_apart(c, "out", out, inputs, 3) || !cmd_apart(c, "ratings", ratings, inputs, 2)) return false;
+    return !labels || hbk_file_exists(labels) ||
+           hbk_fail_at(&c->err, HBK_ERROR_FILE, labels, 0,
+                       "does not exist: --labels takes rows {\"id\", \"good\"}");
+}
+
 /* Rates the candidates, and selects from all ratings. What is kept may change later, ratings may not. */
-static bool cmd_rate_and_select(cli *c, const cmd_world *w, const hbk_curate_options *o, char ratings[512],
+static bool cmd_rate_and_select(cli *c, const cmd_world *w, const hbk_curate_options *o, const char *ratings,
                                 hbk_curate_counts *counts)
 {
     const char *candidates = cli_text(c, "candidates"), *out = cli_text(c, "out"),
                *adapter = cli_text(c, "adapter");
     json_t *options = cmd_options(c, w, &o->decode, candidates);
     if (options) {
-        json_object_set_new(options, "readout", json_integer(o->readout));
+        json_object_set_new(options, "readout",
+                            json_string(o->readout == HBK_READOUT_TEXT ? "text" : "expected"));
         json_object_set_new(options, "votes", json_integer(o->votes));
-        json_object_set_new(options, "vote", json_integer(o->vote));
+        json_object_set_new(options, "vote", json_string(o->vote == HBK_VOTE_MEAN ? "mean" : "median"));
         json_object_set_new(options, "retries", json_integer(o->retries));
         json_object_set_new(options, "signals", json_integer(o->signals));
         if (o->backward) json_object_set_new(options, "backward", hbk__hex(cmd_backward_hash(o)));
-    }
-    if (!options || !cmd_ratings_path(c, ratings)) {
-        json_decref(options);
-        return false;
     }
     bool ok = cmd_begin(c, ratings, options) &&
               hbk_rate(w->tuned.model, w->tuned.adapter, w->tok, w->tmpl, o, adapter ? adapter : "",
@@ -363,7 +411,7 @@ static int cmd_curate(cli *c)
         return cli_misused(c, "--backward and --signal round-trip go together");
     hbk_tuned myx;
     memset(&myx, 0, sizeof myx);
-    bool ok = cmd_open(c, &w) && cmd_open_backward(c, &w, &myx, &o);
+    bool ok = cmd_curate_files(c, ratings) && cmd_open(c, &w) && cmd_open_backward(c, &w, &myx, &o);
     w.tag[0] = 0; /* nor does the rating prompt */
     if (ok && !w.tmpl)
         ok = hbk_fail(&c->err, HBK_ERROR_OPTION, "curate needs a template: --template plain at least");
@@ -511,6 +559,14 @@ static void cmd_say_unused(const cli *c, const char *dir)
         lead = ", ";
     }
     if (*lead == ',') cli_say(c, "\n");
+    for (int k = 1; k <= HBK_ITERATIONS; k++) {
+        snprintf(path, sizeof path, "rewritten-%d", k);
+        const json_t *rewritten = json_object_get(json_object_get(run, "stages"), path);
+        if (rewritten)
+            cli_say(c, "  rewriting %d: %lld of %lld outputs are new, the others stay as they were\n", k,
+                    (long long)json_integer_value(json_object_get(rewritten, "rewritten")),
+                    (long long)json_integer_value(json_object_get(rewritten, "rows")));
+    }
     long long out = json_integer_value(
         json_object_get(json_object_get(json_object_get(run, "stages"), "m0"), "too_long"));
     if (out) cli_say(c, "  of the seed %lld pairs do not fit into the context and were left out\n", out);
@@ -593,6 +649,11 @@ static void cmd_warn_tags(const hbk_loop_options *o)
         fprintf(stderr,
                 "humpback: note: --tag-seed and --tag-web are the same: the models cannot tell curated pairs "
                 "from people's\n");
+    bool seed = strstr(o->inference_tags, "seed") && !o->tag_seed;
+    bool web = strstr(o->inference_tags, "web") && !o->tag_web;
+    if ((seed || web) && (o->tag_seed || o->tag_web))
+        fprintf(stderr, "humpback: note: --inference-tags %s: --tag-%s is empty and adds nothing\n",
+                o->inference_tags, seed ? "seed" : "web");
 }
 
 static int cmd_run(cli *c)
@@ -606,7 +667,8 @@ static int cmd_run(cli *c)
     if (code || (code = cmd_check_keeps(c, "keep")) || (code = cmd_check_keeps(c, "keep-share"))) return code;
     if (cli_has(c, "validation-share") && o.seed_repeat > 1)
         return cli_misused(c, "--validation-share and --seed-repeat exclude each other");
-    if ((code = cmd_check_curation(c, &o.curate, "curate-temperature"))) return code;
+    if ((code = cmd_check_curation(c, &o.curate, "curate-temperature")) || (code = cmd_check_filter(c)))
+        return code;
     if ((o.myx.replay > 0 || o.m0.replay > 0 || o.mt.replay > 0) != cli_has(c, "replay"))
         return cli_misused(c, "--replay and --replay-per-batch go together");
     if (name && strcmp(name, "none") == 0)

@@ -435,7 +435,7 @@ static json_t *cmd_options(cli *c, const cmd_world *w, const hbk_decode_options 
     const hbk_sampling *p = &o->sampling;
     json_t *options = json_pack(
         "{s:s, s:o, s:o, s:o, s:s, s:f, s:f, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:i}", "command",
-        c->command->name, "input", hbk__hex(data), "model", hbk__hex(model), "template",
+        c->command->name, "input", hbk__hex(data), "model_hash", hbk__hex(model), "template_hash",
         hbk__hex(w->tmpl ? hbk_template_hash(w->tmpl) : 0), "tag", w->tag, "temperature", p->temperature,
         "top_p", p->top_p, "top_k", (json_int_t)p->top_k, "min_p", p->min_p, "repetition_penalty",
         p->repetition_penalty, "max_new", (json_int_t)p->max_new, "seed", (json_int_t)o->seed, "wave",
@@ -451,17 +451,33 @@ static bool cmd_record_path(char path[512], const char *out, hbk_error *err)
            hbk_fail_at(err, HBK_ERROR_RANGE, out, 0, "this path is too long");
 }
 
+/* Whether `out`, what --flag names, is none of the files at `inputs`, NULLs among them: --force would set one
+   aside, and without it hours would pass before the end is refused. */
+static bool cmd_apart(cli *c, const char *flag, const char *out, const char *const *inputs, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (inputs[i] && hbk__same_file(out, inputs[i]))
+            return hbk_fail_at(&c->err, HBK_ERROR_OPTION, out, 0,
+                               "is an input too: choose another file for --%s", flag);
+    return true;
+}
+
 /* Whether `out` may be written or continued with these options, which are let go of; NULL: false. */
 static bool cmd_begin(cli *c, const char *out, json_t *options)
 {
+    static const char remedy[] = "another --out, or --force, which sets it aside";
     char path[512];
     hbk_int rows = 0;
     json_t *then = NULL;
     bool ok = options && cmd_record_path(path, out, &c->err) && hbk_jsonl_count(out, &rows, &c->err);
     if (ok && rows > 0) {
-        if (hbk_file_exists(path)) ok = (then = hbk_json_read(path, &c->err)) != NULL;
-        ok = ok &&
-             hbk_json_same(then, options, out, "another --out, or --force, which sets it aside", &c->err);
+        if (hbk_file_exists(path))
+            ok = (then = hbk_json_read(path, &c->err)) != NULL &&
+                 hbk_json_same(then, options, out, remedy, &c->err);
+        else
+            ok = hbk_fail_at(&c->err, HBK_ERROR_OPTION, out, 0,
+                             "exists, and %s, which would say how it was begun, does not: take %s",
+                             strrchr(path, '/') ? strrchr(path, '/') + 1 : path, remedy);
         if (!ok && cli_has(c, "force")) ok = hbk_file_set_aside(out, &c->err);
     }
     ok = ok && hbk_json_write(path, options, &c->err);

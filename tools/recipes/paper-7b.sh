@@ -38,10 +38,10 @@
 #   llama-33b       q4_0     25.7 GB              3600
 #   llama-65b       q4_0     47.9 GB              7100
 set -eu
-HUMPBACK=${HUMPBACK:-humpback}
+HUMPBACK=${HUMPBACK:-humpback} # or build/humpback
 MODEL=${MODEL:-llama-7b}       # a Hugging Face folder or a .gguf
 SEEDS=${SEEDS:-oasst.jsonl}    # what `seeds` reads: Open Assistant trees, Alpaca rows ...
-PAGES=${PAGES:-pages}          # what `corpus` reads: text, markdown, JSONL; words of a list are files
+PAGES=${PAGES:-pages/*}        # what `corpus` reads: text, markdown, JSONL; words of a list are files
 OUT=${OUT:-paper-7b}           # segments, seed pairs and the run go here
 TEMPLATE=${TEMPLATE:-llama2}   # [INST] ... [/INST], as in the paper's submission to AlpacaEval
 SEGMENTS=${SEGMENTS:-502133}
@@ -55,6 +55,11 @@ if [ -n "$LORA" ]; then
 else
     MODE='--full --lr 1e-5 --lr-end 9e-6'
 fi
+
+command -v "$HUMPBACK" >/dev/null || {
+    echo "$0: there is no program $HUMPBACK: put it on the PATH, or set HUMPBACK=build/humpback" >&2
+    exit 1
+}
 
 # With --check there is nothing to open: a command that knows its flags fails with 1, else with 2.
 CHECK=

@@ -28,10 +28,10 @@
 #   llama-33b       q4_0     25.7 GB              3600
 #   llama-65b       q4_0     47.9 GB              7100
 set -eu
-HUMPBACK=${HUMPBACK:-humpback}
+HUMPBACK=${HUMPBACK:-humpback} # or build/humpback
 MODEL=${MODEL:-SmolLM2-135M}  # a Hugging Face folder or a .gguf
 SEEDS=${SEEDS:-oasst.jsonl}    # what `seeds` reads: Open Assistant trees, Alpaca rows ...
-PAGES=${PAGES:-pages}          # what `corpus` reads: text, markdown, JSONL; words of a list are files
+PAGES=${PAGES:-pages/*}        # what `corpus` reads: text, markdown, JSONL; words of a list are files
 OUT=${OUT:-small-135m}         # segments, seed pairs and the run go here
 TEMPLATE=${TEMPLATE:-chatml}   # its vocabulary spells it; elsewhere llama2, or plain
 SEGMENTS=${SEGMENTS:-2000}
@@ -46,6 +46,11 @@ if [ -z "$FULL" ]; then
 else
     MODE='--full --lr 1e-5 --lr-end 9e-6'
 fi
+
+command -v "$HUMPBACK" >/dev/null || {
+    echo "$0: there is no program $HUMPBACK: put it on the PATH, or set HUMPBACK=build/humpback" >&2
+    exit 1
+}
 
 # With --check there is nothing to open: a command that knows its flags fails with 1, else with 2.
 CHECK=
