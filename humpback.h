@@ -15654,9 +15654,6 @@ static bool hbk__train_check(const hbk_train_options *o, hbk_error *err)
         return hbk_fail(err, HBK_ERROR_OPTION, "no projection is to be adapted: name targets, or all");
     if (o->lr == 0)
         return hbk_fail(err, HBK_ERROR_OPTION, "lr is 0: nothing would be learned; give a rate above it");
-    if (!o->full && o->lora.alpha == 0)
-        return hbk_fail(err, HBK_ERROR_OPTION,
-                        "alpha is 0: the adapter would be scaled to nothing; twice the rank is usual");
     if (o->schedule != HBK_CONSTANT && o->lr_end > o->lr)
         return hbk_fail(err, HBK_ERROR_OPTION,
                         "lr_end %g is above lr %g, so that the rate would rise: lower it too (it is a rate "
@@ -19539,7 +19536,7 @@ static bool hbk__loop_check(hbk__loop *l, hbk_error *err)
                                "lies in the run folder %s, which the run writes to: choose another folder",
                                l->dir);
     bool begun = hbk__loop_begun(l, NULL);
-    l->fits = begun; /* it was looked at then; another rubric will be named by its hash, as other files will */
+    l->fits = begun; /* it was looked at then; another rubric will be named by its hash, as files will */
     return hbk__loop_seed(l, err) && hbk__loop_spells(l, err) && hbk__loop_segments(l, NULL, err) &&
            (begun || hbk__loop_holdout(l, err)) && hbk__loop_curations(l, err) &&
            (!l->o->replay_path || hbk_dataset_add_texts(&l->replay, l->o->replay_path, l->tok, limit, err));

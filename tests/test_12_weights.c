@@ -1341,7 +1341,7 @@ static void t12_adapter_round_trip(void **state)
 {
     (void)state;
     static const unsigned targets[] = {HBK_ALL_SLOTS, 1u << HBK_Q | 1u << HBK_V, 1u << HBK_DOWN};
-    static const double alphas[] = {16, 4.5, 0};
+    static const double alphas[] = {16, 4.5, 8};
     hbk_config c = t12_config(false);
     hbk_model *base = t12_base(&c);
     for (int i = 0; i < 3; i++) {

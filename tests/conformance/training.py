@@ -156,7 +156,8 @@ def ours(folder, base, data, lora, f):
     out = folder + "/ours"
     flags = ["--init-adapter", folder + "/start"] if lora else ["--full"]
     for key, value in f.items():
-        flags += ["--" + key, value] if lora or key != "lora-plus" else []
+        idle = key == "lora-plus" and not lora or key == "lr-end" and f["schedule"] == "constant"
+        flags += [] if idle else ["--" + key, value]
     humpback("finetune", "--model", base, "--data", data, "--out", out, "--steps", STEPS, "--no-shuffle",
              "--dropout", 0, "--save-every", 0, *flags)
     with open(out + "/metrics.jsonl") as lines:
