@@ -16,7 +16,7 @@ enum { CONTEXT = 128, BATCH_TOKENS = 1024, STORIES = 3000 };
 static const struct size {
     hbk_int vocabulary, layers, heads, head_dim, ffn_dim, steps;
     double lr;
-} for_stories = {320, 2, 4, 16, 192, 300, 1e-2}, for_texts = {1024, 3, 5, 32, 426, 700, 5e-3};
+} for_stories = {320, 2, 4, 16, 192, 300, 1e-2}, for_texts = {1024, 3, 5, 32, 426, 1000, 5e-3};
 
 /* One of 327,680 stories; whoever tells it has to remember who met whom, and what was lost. Its seven choices
    are worth ln 327680 = 12.7 nats, 0.21 for each of its 61 tokens: no model can lose less. */

@@ -297,9 +297,9 @@ static const char repro_rule[] =
     "clear of zero in the paper's direction, not reproduced if it is clear of zero on the other side, and "
     "else undecided. Differences are points of right answers, of precision or of recall; slopes are points "
     "per ln N. S_a is the seed's tag and S_w that of curated pairs; A5(2) is what the second curation gave "
-    "a 5, A4(2) a 4 or 5. That data gains nothing counts as reproduced only where more of it does harm, as no "
-    "number of worlds proves a zero. Each interval stands alone: where nothing at all is behind them, one in "
-    "twenty is clear of zero all the same.";
+    "a 5, A4(2) a 4 or 5. That data gains nothing counts as reproduced only where more of it does harm, "
+    "as no number of worlds proves a zero. Each interval stands alone: where nothing at all is behind "
+    "them, one in twenty is clear of zero all the same.";
 
 static void repro_tables_findings(const repro_data *d, json_t *tables, json_t *list, hbk_text *lines)
 {
