@@ -19877,7 +19877,7 @@ static bool hbk__loop_iterations(hbk__loop *l, hbk_error *err)
 
 static bool hbk__loop_stages(hbk__loop *l, hbk_error *err)
 {
-    return hbk__loop_holdout(l, err) && hbk__loop_inputs(l, err) && hbk__loop_template(l, err) &&
+    return hbk__loop_inputs(l, err) && hbk__loop_template(l, err) &&
            hbk__loop_train(l, "myx", 0, NULL, 1, &l->o->myx, HBK_BACKWARD, err) &&
            hbk__loop_augment(l, err) && hbk__loop_train(l, "m0", 0, NULL, 1, &l->o->m0, HBK_FORWARD, err) &&
            hbk__loop_iterations(l, err);
