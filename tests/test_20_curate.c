@@ -883,9 +883,9 @@ static void t20_other_ratings(void **state)
 
 /* ---- resuming --------------------------------------------------------------------------- */
 
-/* Promise: greedy ratings hardly depend on how many sequences are decoded side by side, on the waves or on the
-   number of threads: in both read-outs at least 99 of 100 have the same text and the same score, an expected
-   one but for what the rounding of sums explains. */
+/* Promise: greedy ratings hardly depend on how many sequences are decoded side by side, on the waves or on
+   the number of threads: in both read-outs at least 99 of 100 have the same text and the same score, an
+   expected one but for what the rounding of sums explains. */
 static void t20_side_by_side(void **state)
 {
     (void)state;
