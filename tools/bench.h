@@ -78,8 +78,8 @@ static const cli_flag bench_flags[] = {
      CLI_FREE},
     {"pairs", CLI_INT, "N", "64", "that curate and apart rate", 2, BENCH_PAIRS, CLI_FREE},
     {"only", CLI_CHOICE, "work|ceiling", NULL, "what to measure (both)", 0, 0, CLI_FREE},
-    {"least", CLI_REAL, "R", NULL, "exit with 1 when a row reaches less than R of sgemm's ceiling", 0, 100,
-     CLI_FREE},
+    {"least", CLI_REAL, "R", NULL, "exit with 1 when a row's fastest turn is slower than R of sgemm's", 0,
+     100, CLI_FREE},
     {"json", CLI_SWITCH, NULL, NULL, "the rows as a JSON array on stdout", 0, 0, CLI_FREE},
     CLI_END};
 static const cli_group bench_group = {"Flags", bench_flags, NULL, NULL};
@@ -87,7 +87,8 @@ static const cli_group bench_group = {"Flags", bench_flags, NULL, NULL};
 /* One row's measurements: medians. */
 typedef struct bench_result {
     double seconds, tokens_per_s, gflops, gbps, peak_mb, sgemm_gflops;
-} bench_result; /* NAN: not measured */
+    double best; /* share of the ceiling, fastest turn against fastest turn: what else runs only slows */
+} bench_result;  /* NAN: not measured */
 
 /* What is measured. A row allocates through `alloc`, which counts. */
 typedef struct bench {
@@ -368,7 +369,7 @@ static bool bench_decode_new(bench_work *w, hbk_error *err)
     return w->session && (prefill || bench_feed(w, BENCH_PAST, err));
 }
 
-/* From the file's name to the logits of one token. The turn that warms up has brought the file into memory. */
+/* From the file's name to the logits of one token. The turn that warms up has brought it into memory. */
 static bool bench_load(bench *b, hbk_error *err)
 {
     hbk_feed feed = {0, b->tokens, 1};
@@ -454,7 +455,8 @@ static void bench_figures(const bench_work *w, double seconds, double ceiling, b
     r->peak_mb = (bench_bytes(b->model, false) + (double)b->alloc.peak) * 1e-6;
 }
 
-/* One row: work and ceiling in turn, after one turn that warms up. */
+/* One row: work and ceiling in turn, after one turn that warms up; it means nothing to
+   ratings, which take long. */
 static bool bench_measure(bench *b, bench_row row, bench_result *r, const hbk_progress *progress,
                           hbk_error *err)
 {
@@ -465,7 +467,8 @@ static bool bench_measure(bench *b, bench_row row, bench_result *r, const hbk_pr
     w.b = b;
     w.row = row;
     bool ok = bench_new(&w, err);
-    for (hbk_int i = -1; ok && i < b->repeats; i++) {
+    bool ratings = row == BENCH_ROW_CURATE || row == BENCH_ROW_APART;
+    for (hbk_int i = ratings ? 0 : -1; ok && i < b->repeats; i++) {
         double start = cli_now(NULL);
         ok = !b->work || bench_once(&w, err);
         double done = cli_now(NULL);
@@ -476,7 +479,11 @@ static bool bench_measure(bench *b, bench_row row, bench_result *r, const hbk_pr
         }
         ok = ok && hbk_report(progress, bench_rows[row], i + 1, b->repeats, "repeats", err, "%s", "");
     }
-    if (ok) bench_figures(&w, bench_median(seconds, b->repeats), bench_median(ceiling, b->repeats), r);
+    if (ok) { /* bench_median sorts: the fastest comes to stand first */
+        double work = bench_median(seconds, b->repeats), sgemm = bench_median(ceiling, b->repeats);
+        bench_figures(&w, work, sgemm, r);
+        r->best = ceiling[0] / seconds[0];
+    }
     bench_work_free(&w);
     return ok;
 }
@@ -538,7 +545,9 @@ static bool bench_open(bench *b, int shape, hbk_dtype type, hbk_error *err)
     b->tokens = (int32_t *)hbk_alloc(NULL, b->n_tokens, sizeof *b->tokens, err);
     if (b->tokens) b->targets = (int32_t *)hbk_alloc(NULL, b->n_tokens, sizeof *b->targets, err);
     if (b->targets) b->starts = (hbk_int *)hbk_alloc(NULL, b->n_seqs + 1, sizeof *b->starts, err);
-    if (b->starts) b->logits = (hbk_real *)hbk_alloc(NULL, BENCH_MOST_SLOTS * config.vocab_size, sizeof *b->logits, err);
+    if (b->starts)
+        b->logits =
+            (hbk_real *)hbk_alloc(NULL, BENCH_MOST_SLOTS * config.vocab_size, sizeof *b->logits, err);
     if (!b->logits) return false;
     for (hbk_int i = 0; i < b->n_tokens; i++) {
         b->tokens[i] = (int32_t)hbk_rng_below(&rng, config.vocab_size);
@@ -607,7 +616,7 @@ static bool bench_run_row(bench *b, bench_row row, bench_result *r, const hbk_pr
                           hbk_error *err)
 {
     if (row != BENCH_ROW_MEMORY) return bench_measure(b, row, r, progress, err);
-    r->tokens_per_s = r->seconds = r->gflops = r->sgemm_gflops = r->peak_mb = (double)NAN;
+    r->tokens_per_s = r->seconds = r->gflops = r->sgemm_gflops = r->peak_mb = r->best = (double)NAN;
     r->gbps = bench_memory(b->repeats, err) * 1e-9;
     return r->gbps > 0;
 }
@@ -615,10 +624,11 @@ static bool bench_run_row(bench *b, bench_row row, bench_result *r, const hbk_pr
 /* Whether the row reaches the share of its ceiling that --least asks for. */
 static bool bench_enough(cli *c, bench_row row, const bench_result *r)
 {
-    double least = cli_has(c, "least") ? cli_real(c, "least") : 0, ratio = r->gflops / r->sgemm_gflops;
-    return !(ratio < least) || hbk_fail(&c->err, HBK_ERROR_NUMERIC,
-                                        "%s: %.1f of sgemm's %.1f GFLOP/s, %.2f, where --least asks for %g",
-                                        bench_rows[row], r->gflops, r->sgemm_gflops, ratio, least);
+    double least = cli_has(c, "least") ? cli_real(c, "least") : 0;
+    return !(r->best < least) ||
+           hbk_fail(&c->err, HBK_ERROR_NUMERIC,
+                    "%s: at best %.2f of sgemm's speed (medians %.1f of %.1f GFLOP/s), --least asks for %g",
+                    bench_rows[row], r->best, r->gflops, r->sgemm_gflops, least);
 }
 
 static int bench_main(cli *c)
