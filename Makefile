@@ -15,6 +15,7 @@ REPRODUCE = --out build/reproduce$(if $(QUICK),-quick --quick)
 # long time: SKIP_LLAMA_CPP=1 does without, and without it a comparison that lacks it is a failure.
 VENV           = build/venv
 SKIP_LLAMA_CPP =
+PEERS_FLAGS    =
 PEERS          = build/venv/ready $(if $(SKIP_LLAMA_CPP),,build/venv/llama-cpp)
 export SKIP_LLAMA_CPP
 
@@ -63,6 +64,10 @@ examples: $(EXAMPLES)
 ## bench       tokens per second, GFLOP/s and GB/s of training and generation on random weights
 bench: build/humpback
 	build/humpback bench
+
+## bench-peers the same beside PyTorch and llama.cpp, as a table (Python; PEERS_FLAGS='--minutes 9', --help)
+bench-peers: build/humpback build/conformance-tokenizers $(if $(filter build/venv,$(VENV)),$(PEERS))
+	$(VENV)/bin/python tools/bench-peers $(PEERS_FLAGS)
 
 ## conformance logits, gradients, ids and files against transformers, PEFT, gguf and llama.cpp (Python)
 conformance: build/humpback build/conformance-gradients build/conformance-tokenizers \
@@ -129,11 +134,11 @@ deps-check:
 # ---- make check: what is too slow for every day. Each piece prints one line and can be called alone -----
 
 CHECKS = check-style check-examples check-readme check-matrix check-symbols check-double check-noblas \
-         check-serial check-san $(HOOKS:tests/%=check-%)
+         check-serial check-san check-bench $(HOOKS:tests/%=check-%)
 HOOKS  = $(wildcard tests/cli tests/kill-resume)
 STEP   = @$(SETTINGS) tools/step
 
-## check       the heavier tests: sanitizers, double, no BLAS, no OpenMP, compilers, symbols, style
+## check       the heavier tests: sanitizers, double, no BLAS, no OpenMP, compilers, symbols, speed, style
 check: $(CHECKS)
 
 check-style:
@@ -152,8 +157,10 @@ check-san: build/test-san
 	$(STEP) san env OMP_NUM_THREADS=2 \
 	    ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1:allocator_may_return_null=1 \
 	    UBSAN_OPTIONS=print_stacktrace=1 build/test-san
+check-bench: build/humpback
+	$(STEP) bench build/humpback bench --rows lora --tokens 1x128 --repeats 5 --least 0.5
 $(HOOKS:tests/%=check-%): check-%: build/humpback
 	$(STEP) $* tests/$*
 
-.PHONY: all demo reproduce test examples bench conformance deps style install clean help check $(CHECKS) \
-        flags deps-header deps-test deps-check
+.PHONY: all demo reproduce test examples bench bench-peers conformance deps style install clean help check \
+        $(CHECKS) flags deps-header deps-test deps-check

@@ -1,15 +1,18 @@
 /* bench.h - `humpback bench`: how fast the library is on this machine - public domain, see humpback.h
 
-   Rows, on random weights of three well-known shapes:
+   Rows, on random weights of three well-known shapes or on a file's:
 
+       memory    bytes that all threads together read in a second, out of a gigabyte: the ceiling of decoding
+       open      from the name of a model's file to the logits of a first token (with --model alone)
        lora      one step of LoRA finetuning: rank 16, seven projections, loss on every token
        full      one step that trains every weight
        prefill   512 tokens into an empty cache
        decode1   one token after another, 128 tokens into a text
        decode16  the same for 16 texts side by side
+       decode64  and for 64
        curate    pairs rated per second: a rubric of 500 tokens, 64 pairs of 150, replies of 32,
-                 32 side by side; with the rubric computed once, as hbk_generate does, and with prompts that
-                 share no beginning
+                 32 side by side; the rubric is computed once, as hbk_generate does
+       apart     the same with prompts that share no beginning
 
    Machines differ, so each time stands beside a ceiling that was measured in the same process, turn by turn:
    OpenBLAS's sgemm on f32 products of the same shapes,
@@ -22,6 +25,10 @@
    weights of 16 bits need only half of the memory's speed. GB/s is weights read per second, where that is
    the limit. All figures are medians.
 
+   --only work measures without the ceilings, in a process no larger than the work, and --only ceiling
+   the ceilings alone: tools/bench-peers asks for both, to set them beside other libraries. --least is for
+   tests: it fails when a row's ratio is below it.
+
    Include after cli.h. */
 
 #ifndef TOOL_BENCH_H
@@ -29,30 +36,50 @@
 
 #include "cli.h"
 
-enum { BENCH_ROWS = 6, BENCH_REPEATS = 3, BENCH_MOST_REPEATS = 99, BENCH_PREFILL = 512, BENCH_PAST = 128 };
-enum { BENCH_DECODE1 = 32, BENCH_DECODE16 = 8 }; /* steps in one measurement */
+enum { BENCH_REPEATS = 3, BENCH_MOST_REPEATS = 99, BENCH_PREFILL = 512, BENCH_PAST = 128 };
+enum { BENCH_DECODE1 = 32, BENCH_DECODE16 = 8, BENCH_DECODE64 = 4, BENCH_MOST_SLOTS = 64 }; /* steps, slots */
 enum { BENCH_RUBRIC = 500, BENCH_PAIR = 150, BENCH_REPLY = 32, BENCH_PAIRS = 64, BENCH_SLOTS = 32 };
 
-static const char *const bench_rows[BENCH_ROWS] = {"lora", "full", "prefill", "decode1",
-                                                "decode16", "curate"};
+/* X(row, its name, measured unless --rows is given) */
+#define BENCH_TABLE(X)                                                                                       \
+    X(MEMORY, "memory", true)                                                                                \
+    X(OPEN, "open", false)                                                                                   \
+    X(LORA, "lora", true)                                                                                    \
+    X(FULL, "full", false)                                                                                   \
+    X(PREFILL, "prefill", true)                                                                              \
+    X(DECODE1, "decode1", true)                                                                              \
+    X(DECODE16, "decode16", true)                                                                            \
+    X(DECODE64, "decode64", false)                                                                           \
+    X(CURATE, "curate", false)                                                                               \
+    X(APART, "apart", false)
+#define BENCH_LIST "memory, open, lora, full, prefill, decode1, decode16, decode64, curate, apart"
 typedef enum bench_row {
-    BENCH_ROW_LORA,
-    BENCH_ROW_FULL,
-    BENCH_ROW_PREFILL,
-    BENCH_ROW_DECODE1,
-    BENCH_ROW_DECODE16,
-    BENCH_ROW_CURATE
+#define BENCH_X(row, name, usual) BENCH_ROW_##row,
+    BENCH_TABLE(BENCH_X)
+#undef BENCH_X
+        BENCH_ROWS
 } bench_row;
+#define BENCH_X(row, name, usual) name,
+static const char *const bench_rows[] = {BENCH_TABLE(BENCH_X)};
+#undef BENCH_X
+#define BENCH_X(row, name, usual) usual,
+static const bool bench_usual[] = {BENCH_TABLE(BENCH_X)};
+#undef BENCH_X
 
 static const cli_flag bench_flags[] = {
     {"shape", CLI_CHOICE, "15m|135m|1b", "135m", "of the model: 1b needs 5 GB", 0, 0, CLI_FREE},
-    {"rows", CLI_TEXT, "LIST", "(lora,prefill,decode1,decode16; of 15m full too)",
-     "what to measure, of lora, full, prefill, decode1, decode16, curate", 0, 0,
-     CLI_FREE},
-    {"dtype", CLI_CHOICE, "f32|bf16|q8_0", "f32", "of the weights", 0, 0, CLI_FREE},
+    {"model", CLI_TEXT, "PATH", NULL, "a model in place of random weights: --shape and --dtype are its own",
+     0, 0, CLI_FREE},
+    {"rows", CLI_TEXT, "LIST", "(memory,lora,prefill,decode1,decode16; of 15m full too)",
+     "what to measure, of " BENCH_LIST, 0, 0, CLI_FREE},
+    {"dtype", CLI_CHOICE, "f32|bf16|q8_0|q4_0", "f32", "of the weights", 0, 0, CLI_FREE},
     {"tokens", CLI_TEXT, "SxT", "4x256", "a training step: S sequences of T tokens", 0, 0, CLI_FREE},
     {"repeats", CLI_INT, "N", "3", "measurements per row, after one that warms up", 1, BENCH_MOST_REPEATS,
      CLI_FREE},
+    {"pairs", CLI_INT, "N", "64", "that curate and apart rate", 2, BENCH_PAIRS, CLI_FREE},
+    {"only", CLI_CHOICE, "work|ceiling", NULL, "what to measure (both)", 0, 0, CLI_FREE},
+    {"least", CLI_REAL, "R", NULL, "exit with 1 when a row's fastest turn is slower than R of sgemm's", 0,
+     100, CLI_FREE},
     {"json", CLI_SWITCH, NULL, NULL, "the rows as a JSON array on stdout", 0, 0, CLI_FREE},
     CLI_END};
 static const cli_group bench_group = {"Flags", bench_flags, NULL, NULL};
@@ -60,22 +87,36 @@ static const cli_group bench_group = {"Flags", bench_flags, NULL, NULL};
 /* One row's measurements: medians. */
 typedef struct bench_result {
     double seconds, tokens_per_s, gflops, gbps, peak_mb, sgemm_gflops;
-} bench_result;
+    double best; /* share of the ceiling, fastest turn against fastest turn: what else runs only slows */
+} bench_result;  /* NAN: not measured */
 
 /* What is measured. A row allocates through `alloc`, which counts. */
 typedef struct bench {
     hbk_model *model;
-    const char *shape;
-    hbk_int n_seqs, T, repeats;
+    const char *shape, *path; /* path: --model or NULL */
+    hbk_int n_seqs, T, repeats, pairs;
+    bool work, ceiling;       /* what of the two is measured */
     hbk_allocator alloc;
     int32_t *tokens, *targets; /* random ids, as many as any row needs */
     hbk_int *starts;
     hbk_int n_tokens;
-    hbk_real *logits;          /* (16, V) */
+    hbk_real *logits;          /* (BENCH_MOST_SLOTS, V) */
     /* the ceiling: weights and activations for sgemm */
     float *pool, *x, *y;
     hbk_int pool_size, at, rows;
 } bench;
+
+static int bench_compare(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double bench_median(double *x, hbk_int n)
+{
+    qsort(x, (size_t)n, sizeof *x, bench_compare);
+    return n % 2 ? x[n / 2] : 0.5 * (x[n / 2 - 1] + x[n / 2]);
+}
 
 /* ---- the model --------------------------------------------------------------------- */
 
@@ -103,12 +144,32 @@ static hbk_config bench_config(int shape)
     return c;
 }
 
+/* Packs n reals, a multiple of 32, as Q4_0: blocks of a scale d and 32 nibbles, (nibble - 8) d, the first 16
+   elements in the low halves. d takes the largest of the block to -8. */
+static void bench_pack_q4_0(unsigned char *out, const hbk_real *x, hbk_int n)
+{
+    for (hbk_int b = 0; b < n; b += 32, x += 32, out += 18) {
+        hbk_real largest = 0;
+        for (int i = 0; i < 32; i++)
+            if (fabs((double)x[i]) > fabs((double)largest)) largest = x[i];
+        hbk_real d = largest / -8;
+        double inverse = d < 0 || d > 0 ? 1 / (double)d : 0;
+        hbk_pack(out, HBK_F16, &d, 1);
+        for (int i = 0; i < 16; i++) {
+            int low = (int)((double)x[i] * inverse + 8.5), high = (int)((double)x[i + 16] * inverse + 8.5);
+            out[2 + i] = (unsigned char)(HBK__MIN(low, 15) | HBK__MIN(high, 15) << 4);
+        }
+    }
+}
+
 /* Packs a matrix of reals to `type` where it lies: the beginning of its memory. `row` holds one row. */
 static void bench_pack(hbk_matrix *w, hbk_dtype type, hbk_real *row)
 {
     for (hbk_int i = 0; i < w->rows; i++) {
         memcpy(row, (const hbk_real *)w->data + i * w->cols, (size_t)w->cols * sizeof *row);
-        hbk_pack((char *)w->data + hbk_dtype_size(type, i * w->cols), type, row, w->cols);
+        unsigned char *out = (unsigned char *)w->data + hbk_dtype_size(type, i * w->cols);
+        if (type == HBK_Q4_0) bench_pack_q4_0(out, row, w->cols);
+        else hbk_pack(out, type, row, w->cols);
     }
     w->dtype = type;
 }
@@ -216,19 +277,31 @@ static bool bench_pool(bench *b, hbk_error *err)
     return true;
 }
 
+/* Bytes per second that all threads together read, median, out of a gigabyte that no cache holds; or a
+   negative number on failure. */
+static double bench_memory(hbk_int repeats, hbk_error *err)
+{
+    const hbk_int n = (hbk_int)1 << 27;
+    double seconds[BENCH_MOST_REPEATS];
+    uint64_t *words = (uint64_t *)hbk_alloc(NULL, n, sizeof *words, err), sum = 0;
+    if (!words) return -1;
+#pragma omp parallel for
+    for (hbk_int i = 0; i < n; i++) words[i] = (uint64_t)i;
+    for (hbk_int k = -1; k < repeats; k++) {
+        double start = cli_now(NULL);
+#pragma omp parallel for reduction(+ : sum)
+        for (hbk_int i = 0; i < n; i += 8) /* eight sums, so that no addition waits for the one before */
+            sum += ((words[i] + words[i + 1]) + (words[i + 2] + words[i + 3])) +
+                   ((words[i + 4] + words[i + 5]) + (words[i + 6] + words[i + 7]));
+        if (k >= 0) seconds[k] = cli_now(NULL) - start;
+    }
+    bool read = sum == (uint64_t)(repeats + 1) * ((uint64_t)n * (uint64_t)(n - 1) / 2); /* so it must be */
+    hbk_free(NULL, words);
+    if (!read) hbk_fail(err, HBK_ERROR_NUMERIC, "memory: a gigabyte was written and is not what is read");
+    return read ? (double)n * 8 / bench_median(seconds, repeats) : -1;
+}
+
 /* ---- rows --------------------------------------------------------------------------- */
-
-static int bench_compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double bench_median(double *x, hbk_int n)
-{
-    qsort(x, (size_t)n, sizeof *x, bench_compare);
-    return n % 2 ? x[n / 2] : 0.5 * (x[n / 2 - 1] + x[n / 2]);
-}
 
 /* What a row's unit of work needs. */
 typedef struct bench_work {
@@ -258,6 +331,7 @@ static bool bench_train_new(bench_work *w, hbk_error *err)
     w->products.N = w->products.n_head = N;
     w->products.dx = true;
     w->products.dw = o.full;
+    if (!b->work) return true;
     w->batch.n_tokens = N;
     w->batch.n_seqs = b->n_seqs;
     w->batch.tokens = b->tokens;
@@ -270,7 +344,7 @@ static bool bench_train_new(bench_work *w, hbk_error *err)
 /* Appends n tokens to every slot. */
 static bool bench_feed(bench_work *w, hbk_int n, hbk_error *err)
 {
-    hbk_feed feeds[16];
+    hbk_feed feeds[BENCH_MOST_SLOTS];
     for (hbk_int i = 0; i < w->slots; i++) {
         feeds[i].slot = i;
         feeds[i].tokens = w->b->tokens + i;
@@ -282,19 +356,81 @@ static bool bench_feed(bench_work *w, hbk_int n, hbk_error *err)
 static bool bench_decode_new(bench_work *w, hbk_error *err)
 {
     bool prefill = w->row == BENCH_ROW_PREFILL;
-    w->slots = w->row == BENCH_ROW_DECODE16 ? 16 : 1;
-    w->steps = prefill ? 1 : w->row == BENCH_ROW_DECODE1 ? BENCH_DECODE1 : BENCH_DECODE16;
+    w->slots = w->row == BENCH_ROW_DECODE64 ? 64 : w->row == BENCH_ROW_DECODE16 ? 16 : 1;
+    w->steps = prefill          ? 1
+               : w->slots == 1  ? BENCH_DECODE1
+               : w->slots == 16 ? BENCH_DECODE16
+                                : BENCH_DECODE64;
     w->tokens = prefill ? BENCH_PREFILL : w->slots * w->steps;
     w->products.N = prefill ? BENCH_PREFILL : w->slots;
     w->products.n_head = w->slots;
+    if (!w->b->work) return true;
     w->session = hbk_session_new(w->b->model, NULL, w->slots, BENCH_PREFILL, &w->b->alloc, err);
     return w->session && (prefill || bench_feed(w, BENCH_PAST, err));
+}
+
+/* From the file's name to the logits of one token. The turn that warms up has brought it into memory. */
+static bool bench_load(bench *b, hbk_error *err)
+{
+    hbk_feed feed = {0, b->tokens, 1};
+    hbk_model *m = hbk_model_load(b->path, NULL, err);
+    hbk_session *s = m ? hbk_session_new(m, NULL, 1, BENCH_PREFILL, &b->alloc, err) : NULL;
+    bool ok = s && hbk_session_feed(s, &feed, 1, false, b->logits, err);
+    hbk_session_free(s);
+    hbk_model_free(m);
+    return ok;
+}
+
+/* Rates the pairs in a fresh session, which holds nothing of an earlier turn. Without sharing the first ids
+   differ, and the work of a prompt is what it was. */
+static bool bench_rate(bench *b, bool shared, hbk_error *err)
+{
+    enum { LENGTH = BENCH_RUBRIC + BENCH_PAIR };
+    hbk_request r[BENCH_PAIRS];
+    hbk_int V = b->model->config.vocab_size;
+    hbk_sampling greedy = hbk_sampling_defaults();
+    memset(r, 0, sizeof r);
+    greedy.temperature = 0;
+    greedy.max_new = BENCH_REPLY;
+    int32_t *ids = (int32_t *)hbk_alloc(NULL, b->pairs * LENGTH, sizeof *ids, err);
+    hbk_session *s =
+        ids ? hbk_session_new(b->model, NULL, BENCH_SLOTS, LENGTH + BENCH_REPLY, &b->alloc, err) : NULL;
+    for (hbk_int i = 0; s && i < b->pairs; i++) {
+        hbk_rng rubric = hbk_rng_at(1, "rubric", 0), pair = hbk_rng_at(1, "pair", (uint64_t)i);
+        int32_t *p = ids + i * LENGTH;
+        for (hbk_int k = 0; k < LENGTH; k++)
+            p[k] = (int32_t)hbk_rng_below(k < BENCH_RUBRIC ? &rubric : &pair, V);
+        if (!shared) p[0] = (int32_t)i;
+        p[BENCH_RUBRIC] = (int32_t)i; /* two pairs have nothing more in common */
+        r[i].prompt = p;
+        r[i].n_prompt = LENGTH;
+    }
+    bool ok = s && hbk_generate(s, r, b->pairs, &greedy, NULL, err);
+    for (hbk_int i = 0; i < BENCH_PAIRS; i++) hbk_tokens_free(&r[i].output);
+    hbk_session_free(s);
+    hbk_free(NULL, ids);
+    return ok;
+}
+
+static bool bench_new(bench_work *w, hbk_error *err)
+{
+    w->steps = w->tokens = 1;
+    if (w->row == BENCH_ROW_OPEN) return true;
+    if (w->row == BENCH_ROW_CURATE || w->row == BENCH_ROW_APART) {
+        w->tokens = w->b->pairs;
+        return true;
+    }
+    return w->row == BENCH_ROW_LORA || w->row == BENCH_ROW_FULL ? bench_train_new(w, err)
+                                                                 : bench_decode_new(w, err);
 }
 
 /* Does the work once. */
 static bool bench_once(bench_work *w, hbk_error *err)
 {
     double loss;
+    if (w->row == BENCH_ROW_OPEN) return bench_load(w->b, err);
+    if (w->row == BENCH_ROW_CURATE || w->row == BENCH_ROW_APART)
+        return bench_rate(w->b, w->row == BENCH_ROW_CURATE, err);
     if (w->trainer)
         return hbk_trainer_accumulate(w->trainer, &w->batch, 1 / (double)w->tokens, &loss, err) &&
                hbk_trainer_update(w->trainer, 1e-6, NULL, err);
@@ -305,7 +441,22 @@ static bool bench_once(bench_work *w, hbk_error *err)
     return true;
 }
 
-/* One row: work and ceiling in turn, after one turn that warms up. */
+/* What the medians of a row mean. */
+static void bench_figures(const bench_work *w, double seconds, double ceiling, bench_result *r)
+{
+    const bench *b = w->b;
+    double flops = bench_flops(&b->model->config, &w->products), weights = bench_bytes(b->model, true);
+    bool products = w->products.N > 0, training = w->products.dx;
+    r->seconds = seconds;
+    r->tokens_per_s = (double)w->tokens / (double)w->steps / seconds;
+    r->gflops = products ? flops / seconds * 1e-9 : (double)NAN;
+    r->sgemm_gflops = products ? flops / ceiling * 1e-9 : (double)NAN;
+    r->gbps = products && !training ? weights / seconds * 1e-9 : (double)NAN;
+    r->peak_mb = (bench_bytes(b->model, false) + (double)b->alloc.peak) * 1e-6;
+}
+
+/* One row: work and ceiling in turn, after one turn that warms up; it means nothing to
+   ratings, which take long. */
 static bool bench_measure(bench *b, bench_row row, bench_result *r, const hbk_progress *progress,
                           hbk_error *err)
 {
@@ -315,146 +466,95 @@ static bool bench_measure(bench *b, bench_row row, bench_result *r, const hbk_pr
     memset(&b->alloc, 0, sizeof b->alloc);
     w.b = b;
     w.row = row;
-    bool ok =
-        row == BENCH_ROW_LORA || row == BENCH_ROW_FULL ? bench_train_new(&w, err) : bench_decode_new(&w, err);
-    for (hbk_int i = -1; ok && i < b->repeats; i++) {
+    bool ok = bench_new(&w, err);
+    bool ratings = row == BENCH_ROW_CURATE || row == BENCH_ROW_APART;
+    for (hbk_int i = ratings ? 0 : -1; ok && i < b->repeats; i++) {
         double start = cli_now(NULL);
-        ok = bench_once(&w, err);
-        double done = cli_now(NULL), sgemm = bench_sgemm(b, &w.products);
+        ok = !b->work || bench_once(&w, err);
+        double done = cli_now(NULL);
+        double sgemm = b->ceiling && w.products.N ? bench_sgemm(b, &w.products) : (double)NAN;
         if (i >= 0) {
-            seconds[i] = (done - start) / (double)w.steps;
+            seconds[i] = b->work ? (done - start) / (double)w.steps : (double)NAN;
             ceiling[i] = sgemm;
         }
         ok = ok && hbk_report(progress, bench_rows[row], i + 1, b->repeats, "repeats", err, "%s", "");
     }
-    if (ok) {
-        double flops = bench_flops(&b->model->config, &w.products), weights = bench_bytes(b->model, true);
-        r->seconds = bench_median(seconds, b->repeats);
-        r->tokens_per_s = (double)w.tokens / (double)w.steps / r->seconds;
-        r->gflops = flops / r->seconds * 1e-9;
-        r->sgemm_gflops = flops / bench_median(ceiling, b->repeats) * 1e-9;
-        r->gbps = weights * (1 + w.products.dx + w.products.dw) / r->seconds * 1e-9;
-        r->peak_mb = (bench_bytes(b->model, false) + (double)b->alloc.peak) * 1e-6;
+    if (ok) { /* bench_median sorts: the fastest comes to stand first */
+        double work = bench_median(seconds, b->repeats), sgemm = bench_median(ceiling, b->repeats);
+        bench_figures(&w, work, sgemm, r);
+        r->best = ceiling[0] / seconds[0];
     }
     bench_work_free(&w);
     return ok;
 }
 
-/* ---- ratings with a shared rubric ----------------------------------------------------- */
-
-/* Pairs per second, medians. */
-typedef struct bench_curation {
-    double shared, apart;
-} bench_curation;
-
-/* Rates BENCH_PAIRS pairs in a fresh session, which holds nothing of an earlier turn: seconds, or a negative
-   number on failure. Without sharing the first ids differ, and the work of a prompt is what it was. */
-static double bench_rate(bench *b, bool shared, hbk_error *err)
-{
-    enum { LENGTH = BENCH_RUBRIC + BENCH_PAIR };
-    hbk_request r[BENCH_PAIRS];
-    hbk_int V = b->model->config.vocab_size;
-    hbk_sampling greedy = hbk_sampling_defaults();
-    memset(r, 0, sizeof r);
-    greedy.temperature = 0;
-    greedy.max_new = BENCH_REPLY;
-    int32_t *ids = (int32_t *)hbk_alloc(NULL, BENCH_PAIRS * LENGTH, sizeof *ids, err);
-    hbk_session *s =
-        ids ? hbk_session_new(b->model, NULL, BENCH_SLOTS, LENGTH + BENCH_REPLY, &b->alloc, err) : NULL;
-    for (hbk_int i = 0; s && i < BENCH_PAIRS; i++) {
-        hbk_rng rubric = hbk_rng_at(1, "rubric", 0), pair = hbk_rng_at(1, "pair", (uint64_t)i);
-        int32_t *p = ids + i * LENGTH;
-        for (hbk_int k = 0; k < LENGTH; k++)
-            p[k] = (int32_t)hbk_rng_below(k < BENCH_RUBRIC ? &rubric : &pair, V);
-        if (!shared) p[0] = (int32_t)i;
-        p[BENCH_RUBRIC] = (int32_t)i; /* two pairs have nothing more in common */
-        r[i].prompt = p;
-        r[i].n_prompt = LENGTH;
-    }
-    double start = cli_now(NULL);
-    bool ok = s && hbk_generate(s, r, BENCH_PAIRS, &greedy, NULL, err);
-    double seconds = cli_now(NULL) - start;
-    for (hbk_int i = 0; i < BENCH_PAIRS; i++) hbk_tokens_free(&r[i].output);
-    hbk_session_free(s);
-    hbk_free(NULL, ids);
-    return ok ? seconds : -1;
-}
-
-/* Both ways in turn. */
-static bool bench_curate(bench *b, bench_curation *r, const hbk_progress *progress, hbk_error *err)
-{
-    double seconds[2][BENCH_MOST_REPEATS];
-    memset(&b->alloc, 0, sizeof b->alloc);
-    for (hbk_int i = 0; i < b->repeats; i++)
-        for (int way = 0; way < 2; way++) {
-            seconds[way][i] = bench_rate(b, way == 0, err);
-            if (seconds[way][i] < 0 || !hbk_report(progress, bench_rows[BENCH_ROW_CURATE], 2 * i + way + 1,
-                                                   2 * b->repeats, "repeats", err, "%s", ""))
-                return false;
-        }
-    r->shared = BENCH_PAIRS / bench_median(seconds[0], b->repeats);
-    r->apart = BENCH_PAIRS / bench_median(seconds[1], b->repeats);
-    return true;
-}
-
-/* Measures and prints the row, or appends it to `rows`. */
-static bool bench_curate_row(bench *b, json_t *rows, const hbk_progress *progress, hbk_error *err)
-{
-    bench_curation r;
-    if (!bench_curate(b, &r, progress, err)) return false;
-    cli_draw_end((cli_meter *)progress->ctx);
-    const char *dtype = hbk_dtype_name(b->model->layers[0].w[HBK_Q].dtype);
-    if (!rows) {
-        printf("%-9s %-6s %-5s %.3f pairs/s with the rubric computed once, %.3f without: %.2f times\n",
-               bench_rows[BENCH_ROW_CURATE], b->shape, dtype, r.shared, r.apart, r.shared / r.apart);
-        fflush(stdout);
-        return true;
-    }
-    json_array_append_new(rows, json_pack("{s:s, s:s, s:s, s:f, s:f, s:f}", "row",
-                                          bench_rows[BENCH_ROW_CURATE], "shape", b->shape, "dtype", dtype,
-                                          "pairs_per_s", r.shared, "pairs_per_s_unshared", r.apart, "ratio",
-                                          r.shared / r.apart));
-    return true;
-}
-
 /* ---- the command ---------------------------------------------------------------------- */
+
+static const char *bench_type(const bench *b)
+{
+    return hbk_dtype_name(b->model->layers[0].w[HBK_Q].dtype);
+}
+
+static json_t *bench_number(double x)
+{
+    return isfinite(x) ? json_real(x) : json_null();
+}
 
 static json_t *bench_json(const bench *b, bench_row row, const bench_result *r)
 {
-    json_t *ceiling = isfinite(r->sgemm_gflops) ? json_real(r->sgemm_gflops) : json_null();
-    return json_pack("{s:s, s:s, s:s, s:f, s:f, s:f, s:f, s:f, s:o}", "row", bench_rows[row], "shape",
-                     b->shape, "dtype", hbk_dtype_name(b->model->layers[0].w[HBK_Q].dtype), "tokens_per_s",
-                     r->tokens_per_s, "seconds", r->seconds, "gflops", r->gflops, "gbps", r->gbps, "peak_mb",
-                     r->peak_mb, "sgemm_gflops", ceiling);
+    if (row == BENCH_ROW_MEMORY) return json_pack("{s:s, s:f}", "row", bench_rows[row], "gbps", r->gbps);
+    const char *rate = row == BENCH_ROW_CURATE || row == BENCH_ROW_APART ? "pairs_per_s" : "tokens_per_s";
+    return json_pack("{s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:f, s:o}", "row", bench_rows[row], "shape",
+                     b->shape, "dtype", bench_type(b), rate, bench_number(r->tokens_per_s), "seconds",
+                     bench_number(r->seconds), "gflops", bench_number(r->gflops), "gbps",
+                     bench_number(r->gbps), "peak_mb", r->peak_mb, "sgemm_gflops",
+                     bench_number(r->sgemm_gflops));
+}
+
+/* A column: the number, or blanks where it was not measured. */
+static void bench_cell(int width, int digits, double x)
+{
+    if (isfinite(x)) printf(" %*.*f", width, digits, x);
+    else printf(" %*s", width, "");
 }
 
 static void bench_print(const bench *b, bench_row row, const bench_result *r)
 {
-    printf("%-9s %-6s %-5s %10.1f %10.4f %9.1f %9.1f %7.2f %8.1f %9.0f\n", bench_rows[row], b->shape,
-           hbk_dtype_name(b->model->layers[0].w[HBK_Q].dtype), r->tokens_per_s, r->seconds, r->gflops,
-           r->sgemm_gflops, r->gflops / r->sgemm_gflops, r->gbps, r->peak_mb);
+    bool memory = row == BENCH_ROW_MEMORY;
+    printf("%-9s %-6s %-5s", bench_rows[row], memory ? "" : b->shape, memory ? "" : bench_type(b));
+    bench_cell(10, 1, r->tokens_per_s);
+    bench_cell(10, 4, r->seconds);
+    bench_cell(9, 1, r->gflops);
+    bench_cell(9, 1, r->sgemm_gflops);
+    bench_cell(7, 2, r->gflops / r->sgemm_gflops);
+    bench_cell(8, 1, r->gbps);
+    bench_cell(9, 0, r->peak_mb);
+    puts("");
     fflush(stdout);
 }
 
 /* The random ids and the model. */
 static bool bench_open(bench *b, int shape, hbk_dtype type, hbk_error *err)
 {
-    hbk_config config = bench_config(shape);
     hbk_rng rng = hbk_rng_at(1, "bench", 0);
-    b->n_tokens = HBK__MAX(b->n_seqs * b->T, BENCH_PREFILL) + 16;
-    b->model = hbk_model_random(&config, 1, NULL, err);
-    if (!b->model || (type != HBK_F32 && !bench_pack_all(b->model, type, err))) return false;
+    hbk_config config = bench_config(shape);
+    b->n_tokens = HBK__MAX(b->n_seqs * b->T, BENCH_PREFILL) + BENCH_MOST_SLOTS;
+    b->model = b->path ? hbk_model_load(b->path, NULL, err) : hbk_model_random(&config, 1, NULL, err);
+    if (!b->model || (!b->path && type != HBK_F32 && !bench_pack_all(b->model, type, err))) return false;
+    config = b->model->config;
     b->tokens = (int32_t *)hbk_alloc(NULL, b->n_tokens, sizeof *b->tokens, err);
     if (b->tokens) b->targets = (int32_t *)hbk_alloc(NULL, b->n_tokens, sizeof *b->targets, err);
     if (b->targets) b->starts = (hbk_int *)hbk_alloc(NULL, b->n_seqs + 1, sizeof *b->starts, err);
-    if (b->starts) b->logits = (hbk_real *)hbk_alloc(NULL, 16 * config.vocab_size, sizeof *b->logits, err);
+    if (b->starts)
+        b->logits =
+            (hbk_real *)hbk_alloc(NULL, BENCH_MOST_SLOTS * config.vocab_size, sizeof *b->logits, err);
     if (!b->logits) return false;
     for (hbk_int i = 0; i < b->n_tokens; i++) {
         b->tokens[i] = (int32_t)hbk_rng_below(&rng, config.vocab_size);
         b->targets[i] = (int32_t)hbk_rng_below(&rng, config.vocab_size);
     }
     for (hbk_int i = 0; i <= b->n_seqs; i++) b->starts[i] = i * b->T;
-    return bench_pool(b, err);
+    return !b->ceiling || bench_pool(b, err);
 }
 
 static void bench_close(bench *b)
@@ -470,62 +570,94 @@ static void bench_close(bench *b)
 }
 
 /* "lora,prefill" -> wanted; the exit code. */
-static int bench_wanted(const cli *c, int shape, bool wanted[BENCH_ROWS])
+static int bench_wanted(const cli *c, bool small, bool wanted[BENCH_ROWS])
 {
     const char *list = cli_text(c, "rows");
     for (int i = 0; i < BENCH_ROWS; i++)
-        wanted[i] = !list && i != BENCH_ROW_CURATE && (i != BENCH_ROW_FULL || shape == 0);
+        wanted[i] = !list && (bench_usual[i] || (i == BENCH_ROW_FULL && small));
     for (size_t n; list; list = list[n] ? list + n + 1 : NULL) {
         bool known = false;
         n = strcspn(list, ",");
         for (int i = 0; i < BENCH_ROWS; i++)
             if (strlen(bench_rows[i]) == n && strncmp(bench_rows[i], list, n) == 0) wanted[i] = known = true;
-        if (!known)
-            return cli_misused(c, "--rows: \"%.*s\" is none of lora, full, prefill, decode1, decode16, "
-                                  "curate", (int)n, list);
+        if (!known) return cli_misused(c, "--rows: \"%.*s\" is none of " BENCH_LIST, (int)n, list);
     }
+    if (wanted[BENCH_ROW_OPEN] && !cli_has(c, "model"))
+        return cli_misused(c, "--rows open: needs --model, a file that can be opened");
     return CLI_DONE;
 }
 
-static int bench_main(cli *c)
+/* The flags; the exit code. */
+static int bench_flags_read(const cli *c, bench *b)
 {
-    bench b;
-    bool wanted[BENCH_ROWS];
-    int shape = cli_choice(c, "shape");
-    static const hbk_dtype types[] = {HBK_F32, HBK_BF16, HBK_Q8_0};
-    hbk_dtype type = types[cli_choice(c, "dtype")];
     long long seqs, tokens;
     char end;
-    memset(&b, 0, sizeof b);
     if (sscanf(cli_text(c, "tokens"), "%4lldx%6lld%c", &seqs, &tokens, &end) != 2 || seqs < 1 || tokens < 1 ||
         tokens > 2048 || seqs * tokens > 65536)
         return cli_misused(c, "--tokens: \"%.60s\" is not like 4x256, with at most 2048 tokens a sequence",
                            cli_text(c, "tokens"));
-    int code = bench_wanted(c, shape, wanted);
+    if (cli_has(c, "model") && (cli_has(c, "shape") || cli_has(c, "dtype")))
+        return cli_misused(c, "--model has a shape and a dtype of its own: no --shape, no --dtype");
+    if (cli_has(c, "least") && cli_has(c, "only"))
+        return cli_misused(c, "--least compares work and ceiling: no --only");
+    static const char *const shapes[] = {"15m", "135m", "1b"};
+    b->path = cli_text(c, "model");
+    b->shape = b->path ? "file" : shapes[cli_choice(c, "shape")];
+    b->n_seqs = seqs;
+    b->T = tokens;
+    b->repeats = cli_int(c, "repeats");
+    b->pairs = cli_int(c, "pairs");
+    b->work = !cli_has(c, "only") || cli_choice(c, "only") == 0;
+    b->ceiling = !cli_has(c, "only") || cli_choice(c, "only") == 1;
+    return CLI_DONE;
+}
+
+static bool bench_run_row(bench *b, bench_row row, bench_result *r, const hbk_progress *progress,
+                          hbk_error *err)
+{
+    if (row != BENCH_ROW_MEMORY) return bench_measure(b, row, r, progress, err);
+    r->tokens_per_s = r->seconds = r->gflops = r->sgemm_gflops = r->peak_mb = r->best = (double)NAN;
+    r->gbps = bench_memory(b->repeats, err) * 1e-9;
+    return r->gbps > 0;
+}
+
+/* Whether the row reaches the share of its ceiling that --least asks for. */
+static bool bench_enough(cli *c, bench_row row, const bench_result *r)
+{
+    double least = cli_has(c, "least") ? cli_real(c, "least") : 0;
+    return !(r->best < least) ||
+           hbk_fail(&c->err, HBK_ERROR_NUMERIC,
+                    "%s: at best %.2f of sgemm's speed (medians %.1f of %.1f GFLOP/s), --least asks for %g",
+                    bench_rows[row], r->best, r->gflops, r->sgemm_gflops, least);
+}
+
+static int bench_main(cli *c)
+{
+    static const hbk_dtype types[] = {HBK_F32, HBK_BF16, HBK_Q8_0, HBK_Q4_0};
+    bench b;
+    bool wanted[BENCH_ROWS];
+    int shape = cli_choice(c, "shape");
+    memset(&b, 0, sizeof b);
+    int code = bench_flags_read(c, &b);
+    if (!code) code = bench_wanted(c, !b.path && shape == 0, wanted);
     if (code) return code;
-    if (wanted[BENCH_ROW_FULL] && type != HBK_F32)
-        return cli_misused(c, "--dtype %s: full training keeps its weights in f32, leave out --rows full",
-                           hbk_dtype_name(type));
-    b.shape = shape == 0 ? "15m" : shape == 1 ? "135m" : "1b";
-    b.n_seqs = seqs;
-    b.T = tokens;
-    b.repeats = cli_int(c, "repeats");
     const hbk_progress *progress = cli_watch(c);
-    bool ok = bench_open(&b, shape, type, &c->err), json = cli_has(c, "json");
+    bool ok = bench_open(&b, shape, types[cli_choice(c, "dtype")], &c->err), json = cli_has(c, "json");
+    if (ok && wanted[BENCH_ROW_FULL] && b.model->layers[0].w[HBK_Q].dtype != HBK_F32) {
+        bench_close(&b);
+        return cli_misused(c, "--rows full: full training keeps its weights in f32");
+    }
     json_t *rows = json_array();
     if (ok && !json)
         puts("row       shape  dtype   tokens/s    seconds   GFLOP/s     sgemm   ratio     GB/s   peak MB");
     for (int i = 0; ok && i < BENCH_ROWS; i++) {
         bench_result r;
         if (!wanted[i]) continue;
-        if (i == BENCH_ROW_CURATE) {
-            ok = bench_curate_row(&b, json ? rows : NULL, progress, &c->err);
-            continue;
-        }
-        ok = bench_measure(&b, (bench_row)i, &r, progress, &c->err);
+        ok = bench_run_row(&b, (bench_row)i, &r, progress, &c->err);
         cli_draw_end(&c->meter);
         if (ok && json) json_array_append_new(rows, bench_json(&b, (bench_row)i, &r));
         else if (ok) bench_print(&b, (bench_row)i, &r);
+        ok = ok && bench_enough(c, (bench_row)i, &r);
     }
     if (ok && json) ok = cli_print_json(json_incref(rows), &c->err);
     json_decref(rows);
