@@ -606,12 +606,14 @@ HBK_DEF void hbk_rope(hbk_real *x, const hbk_real *table, hbk_int N, hbk_int H, 
 /* One sequence's share of an attention: T queries, rows q_start .. of the packed q, which attend to `past`
    earlier keys and causally to themselves. k, v (past + T, K*D) are the sequence's keys and values; but its
    first `shared` rows, of the past, are those of shared_k, shared_v, where several sequences that begin alike
-   may have them, and are not looked at in k, v. Without such: 0, NULL, NULL. */
+   may have them, and are not looked at in k, v. Without such: 0, NULL, NULL. Caches may lie otherwise: `row`
+   reals from one position to the next, `head` from one key/value head to the next; 0, 0 stand for K*D, D. */
 typedef struct hbk_span {
     hbk_int q_start, T, past;
     const hbk_real *k, *v;
     hbk_int shared;
     const hbk_real *shared_k, *shared_v;
+    hbk_int row, head;
 } hbk_span;
 
 /* Scaled dot-product attention with grouped heads: query head h reads key/value head h / (H/K).
@@ -7801,12 +7803,25 @@ typedef struct hbk__attending {
     hbk_int most; /* keys of the longest */
 } hbk__attending;
 
+/* Reals from one position of a span's keys and values to the next. */
+static hbk_int hbk__key_row(const hbk__attending *a, const hbk_span *p)
+{
+    return p->row ? p->row : a->K * a->D;
+}
+
+/* Where the key/value head that query head h reads begins. */
+static hbk_int hbk__key_head(const hbk__attending *a, const hbk_span *p, hbk_int h)
+{
+    return h / (a->H / a->K) * (p->row ? p->head : a->D);
+}
+
 /* Queries i .. i+n-1 of one span and query head. s: a strip of n * keys scores. */
 static void hbk__attention_block(const hbk__attending *a, const hbk_span *p, hbk_int h, hbk_int i, hbk_int n,
                                  hbk_real *s)
 {
-    hbk_int H = a->H, D = a->D, ld = a->K * D, row = (p->q_start + i) * H + h, column = h / (H / a->K) * D;
+    hbk_int H = a->H, D = a->D, ld = hbk__key_row(a, p), column = hbk__key_head(a, p, h);
     hbk_int keys = p->past + i + n, own = keys - p->shared; /* the last row sees all of them */
+    hbk_int row = (p->q_start + i) * H + h;
     const hbk_real *q = a->q + row * D;
     hbk_real *out = a->out + row * D;
     if (p->shared) hbk__scores(s, keys, q, H * D, n, p->shared_k + column, ld, p->shared, D);
@@ -7825,8 +7840,8 @@ static void hbk__attention_block(const hbk__attending *a, const hbk_span *p, hbk
 static void hbk__attention_group(const hbk__attending *a, const hbk_span *const *spans, hbk_int n, hbk_int t,
                                  hbk_int h, hbk_int heads, hbk_real *work)
 {
-    hbk_int D = a->D, ld = a->K * D, column = h / (a->H / a->K) * D, most = a->most, rows = n * heads;
-    hbk_int shared = spans[0]->shared;
+    hbk_int D = a->D, ld = hbk__key_row(a, spans[0]), column = hbk__key_head(a, spans[0], h), most = a->most;
+    hbk_int rows = n * heads, shared = spans[0]->shared;
     hbk_real *s = work, *q = s + rows * most, *out = q + rows * D;
     size_t bytes = (size_t)(heads * D) * sizeof *q;
     for (hbk_int m = 0; m < n; m++)
@@ -7857,7 +7872,8 @@ static void hbk__attention_group(const hbk__attending *a, const hbk_span *const 
 /* Whether steps of two sequences are taken together. */
 static bool hbk__together(const hbk_span *x, const hbk_span *y)
 {
-    return x->T == 1 && y->T == 1 && x->shared > 0 && x->shared == y->shared && x->shared_k == y->shared_k;
+    return x->T == 1 && y->T == 1 && x->shared > 0 && x->shared == y->shared &&
+           x->shared_k == y->shared_k && x->row == y->row && x->head == y->head;
 }
 
 /* The spans that are taken together with span s and not before it: how many, 0 if an earlier one takes it.
@@ -7959,7 +7975,7 @@ HBK_DEF void hbk_attention_backward(hbk_real *dq, hbk_real *dk, hbk_real *dv, co
 {
     hbk_int strip = 0, scores = 0, group = H / K;
     for (hbk_int s = 0; s < n_spans; s++) {
-        HBK_ASSERT(spans[s].past == 0 && spans[s].shared == 0);
+        HBK_ASSERT(spans[s].past == 0 && spans[s].shared == 0 && spans[s].row == 0);
         strip = HBK__MAX(strip, HBK__Q_BLOCK * spans[s].T);
         scores += spans[s].T * spans[s].T;
     }
@@ -12560,8 +12576,10 @@ HBK_DEF bool hbk_adapter_save_gguf(const hbk_adapter *a, const hbk_config *c, co
               the slots'; they do not copy it but are linked to it, and read it together (9.4)
        run    slots of one adapter stand together in a pass; the base's products take all slots
 
-   Caches are (layer, slot, position, K*D), in reals. Beside them stand the ids that they were computed from:
-   what a slot holds is known without asking the caller. A slot's first `linked` positions are those of the
+   Caches are (layer, slot, key/value head, position, D), in reals: a step reads a head's positions one after
+   the other, as memory gives them fastest (with the heads of a position side by side: half the bytes per
+   second). Beside them stand the ids that they were computed from: what a slot holds is known without asking
+   the caller. A slot's first `linked` positions are those of the
    spare cache, the one behind the last slot; only the ids stand in both. Before the spare loses positions,
    slots that are linked to them get copies.
 
@@ -12580,11 +12598,11 @@ struct hbk_session {
     hbk_int n_slots, max_length;
     hbk_int n_caches;        /* n_slots, and where there are several one more, for a shared beginning */
     hbk_int *length;         /* (n_slots + 1) */
-    hbk_int *linked;         /* (n_slots + 1) how many first positions of each slot are the spare's; of it: 0 */
+    hbk_int *linked;         /* (n_slots + 1) first positions of each slot that are the spare's; of it: 0 */
     const hbk_adapter **of;  /* (n_slots + 1) whose each slot is; NULL: the base alone */
     hbk_int rank;            /* the largest that b.xa has room for */
     int32_t *held;           /* (n_caches, max_length): the ids behind the caches */
-    hbk_real *keys, *values; /* (L, n_caches, max_length, K*D) */
+    hbk_real *keys, *values; /* (L, n_caches, K, max_length, D) */
     hbk__block_acts b;       /* buffers of one layer, (HBK__FEED_TOKENS) rows */
     hbk_real *block, *y, *norm, *act, *rope, *work, *panel, *head_x;
     hbk_span *spans; /* per pass */
@@ -12750,14 +12768,16 @@ static hbk_int hbk__cache_at(const hbk_session *s, hbk_int layer, hbk_int slot)
 /* Positions begin .. end-1 of a cache become those of another one. */
 static void hbk__copy_cache(hbk_session *s, hbk_int to, hbk_int from, hbk_int begin, hbk_int end)
 {
-    hbk_int KV = s->m->config.n_kv_heads * s->m->config.head_dim, at = begin * KV;
+    const hbk_config *c = &s->m->config;
     if (begin >= end) return;
-    size_t bytes = (size_t)((end - begin) * KV) * sizeof(hbk_real);
-    for (hbk_int l = 0; l < s->m->config.n_layers; l++) {
-        hbk_int x = hbk__cache_at(s, l, to) + at, y = hbk__cache_at(s, l, from) + at;
-        memcpy(s->keys + x, s->keys + y, bytes);
-        memcpy(s->values + x, s->values + y, bytes);
-    }
+    size_t bytes = (size_t)((end - begin) * c->head_dim) * sizeof(hbk_real);
+    for (hbk_int l = 0; l < c->n_layers; l++)
+        for (hbk_int kv = 0; kv < c->n_kv_heads; kv++) {
+            hbk_int at = (kv * s->max_length + begin) * c->head_dim;
+            hbk_int x = hbk__cache_at(s, l, to) + at, y = hbk__cache_at(s, l, from) + at;
+            memcpy(s->keys + x, s->keys + y, bytes);
+            memcpy(s->values + x, s->values + y, bytes);
+        }
 }
 
 /* Leaves the spare its first `length` positions. What slots are linked to beyond them they get as copies. */
@@ -12806,6 +12826,20 @@ static hbk_int hbk__held_ids(const hbk_session *s, hbk_int slot, const hbk_adapt
     return hbk__common_ids(s->held + slot * s->max_length, s->length[slot], ids, n);
 }
 
+/* Puts the keys and values of a span's tokens into the slot's cache. */
+static void hbk__keep_keys(hbk_session *s, hbk_int layer, hbk_int slot, const hbk_span *p)
+{
+    hbk_int K = s->m->config.n_kv_heads, D = s->m->config.head_dim, cache = hbk__cache_at(s, layer, slot);
+    size_t bytes = (size_t)D * sizeof *s->keys;
+    for (hbk_int kv = 0; kv < K; kv++)
+        for (hbk_int t = 0; t < p->T; t++) {
+            hbk_int to = cache + (kv * s->max_length + p->past + t) * D;
+            hbk_int from = ((p->q_start + t) * K + kv) * D;
+            memcpy(s->keys + to, s->b.k + from, bytes);
+            memcpy(s->values + to, s->b.v + from, bytes);
+        }
+}
+
 /* Where the keys or values of a span lie: its own, and those of the beginning that it shares. */
 static void hbk__find_caches(const hbk_session *s, hbk_int layer, hbk_int slot, hbk_span *p)
 {
@@ -12815,6 +12849,8 @@ static void hbk__find_caches(const hbk_session *s, hbk_int layer, hbk_int slot, 
     p->shared = s->linked[slot];
     p->shared_k = p->shared ? s->keys + spare : NULL;
     p->shared_v = p->shared ? s->values + spare : NULL;
+    p->row = s->m->config.head_dim;
+    p->head = s->max_length * p->row;
 }
 
 /* Runs one packed pass of N rows in n_spans spans whose tokens, slots and positions are set, and writes
@@ -12822,7 +12858,7 @@ static void hbk__find_caches(const hbk_session *s, hbk_int layer, hbk_int slot, 
 static void hbk__session_pass(hbk_session *s, hbk_int N, hbk_int n_spans, hbk_int n_rows, hbk_real *logits)
 {
     const hbk_config *c = &s->m->config;
-    hbk_int KV = c->n_kv_heads * c->head_dim, C = c->dim, V = c->vocab_size;
+    hbk_int C = c->dim, V = c->vocab_size;
     hbk__env e;
     memset(&e, 0, sizeof e);
     e.m = s->m;
@@ -12837,10 +12873,7 @@ static void hbk__session_pass(hbk_session *s, hbk_int N, hbk_int n_spans, hbk_in
         hbk__block_in(&e, l, &s->b, s->norm, s->rope, N);
         for (hbk_int i = 0; i < n_spans; i++) {
             hbk_span *p = &s->spans[i];
-            hbk_int at = hbk__cache_at(s, l, s->slot_of[i]) + p->past * KV;
-            size_t bytes = (size_t)(p->T * KV) * sizeof *s->keys;
-            memcpy(s->keys + at, s->b.k + p->q_start * KV, bytes);
-            memcpy(s->values + at, s->b.v + p->q_start * KV, bytes);
+            hbk__keep_keys(s, l, s->slot_of[i], p);
             hbk__find_caches(s, l, s->slot_of[i], p);
         }
         hbk_attention_forward(s->b.att, NULL, s->b.q, s->spans, n_spans, c->n_heads, c->n_kv_heads,
