@@ -919,7 +919,8 @@ typedef struct hbk_session hbk_session;
    n_slots     sequences side by side, numbered from 0; each is empty at first
    max_length  most tokens of a sequence; beyond the model's context_length it never learned to look
    Memory: 2 L K D reals for each slot (and one more, if there are several) and token, which the system hands
-   out as they are filled, and the buffers of a pass of 512 tokens.
+   out as they are filled, and the buffers of a pass of 512 tokens. A beginning that hbk_generate computed
+   once for several slots is held once.
    Errors: sizes that are not possible, an adapter of another base, memory. */
 HBK_DEF hbk_session *hbk_session_new(const hbk_model *m, const hbk_adapter *adapter, hbk_int n_slots,
                                      hbk_int max_length, hbk_allocator *alloc, hbk_error *err);
@@ -941,7 +942,7 @@ HBK_DEF hbk_int hbk_session_length(const hbk_session *s, hbk_int slot);
    instead. */
 HBK_DEF void hbk_session_rewind(hbk_session *s, hbk_int slot, hbk_int length);
 /* Makes slot `to` a copy of the first `length` tokens of slot `from`, another one, which stays as it is, and
-   of its adapter. What `to` held is lost. */
+   of its adapter. What `to` held is lost. What `from` shares with others, `to` shares too. */
 HBK_DEF void hbk_session_fork(hbk_session *s, hbk_int to, hbk_int from, hbk_int length);
 /* The adapter of what is fed to this slot from now on; NULL: the base alone. Errors: the slot holds tokens of
    another adapter (rewind it to 0 first), an adapter of another base, memory; then the slot keeps its own. */
@@ -7695,11 +7696,13 @@ HBK_DEF void hbk_rope(hbk_real *x, const hbk_real *table, hbk_int N, hbk_int H, 
    (sequence, key/value head), and a row that was read meets its whole group. Sequences whose beginnings lie
    in one place read that place once: the group's rows of all of them are one matrix that meets the shared
    keys, then the shared values, in one product. A row of scores is whole, shared part | own part, before its
-   softmax, so nothing has to be merged. */
+   softmax, so nothing has to be merged. A step of 16 sequences of 650 tokens, 9:3 heads of 64, takes a layer
+   1.3 ms on one Zen 4 core (as many bytes as it can read; 3.3 ms query head by query head over caches with
+   the heads side by side), and 0.8 ms where 500 of the tokens are shared. */
 
 #define HBK__Q_BLOCK     ((hbk_int)64)
 #define HBK__FEW_QUERIES ((hbk_int)4)
-#define HBK__TOGETHER    ((hbk_int)32) /* rows of one product with shared keys: enough, and tasks for all */
+#define HBK__TOGETHER    ((hbk_int)32) /* rows of a product with shared keys: 16 and 64 are as fast */
 
 HBK_DEF hbk_int hbk_attention_work(hbk_int max_keys, hbk_int D, int threads)
 {
@@ -12955,12 +12958,22 @@ HBK_DEF hbk_sampling hbk_sampling_defaults(void)
     return o;
 }
 
+HBK__CLONES
+static hbk_real hbk__largest(const hbk_real *x, hbk_int n)
+{
+    hbk_real max = x[0];
+#pragma omp simd reduction(max : max)
+    for (hbk_int i = 0; i < n; i++) max = x[i] > max ? x[i] : max;
+    return max;
+}
+
+/* The first of them: its value by vectors, then its place. */
 static hbk_int hbk__likeliest(const hbk_real *logits, hbk_int V)
 {
+    hbk_real max = hbk__largest(logits, V);
     hbk_int best = 0;
-    for (hbk_int i = 1; i < V; i++)
-        if (logits[i] > logits[best]) best = i;
-    return best;
+    while (best < V && !(logits[best] >= max)) best++;
+    return best < V ? best : 0; /* logits that are no numbers have none */
 }
 
 static int hbk__by_probability(const void *x, const void *y)
@@ -13399,16 +13412,23 @@ static bool hbk__is_eos(const hbk_config *c, int32_t id)
     return false;
 }
 
+HBK__CLONES
+static double hbk__sum(const hbk_real *x, hbk_int n)
+{
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (hbk_int i = 0; i < n; i++) sum += (double)x[i];
+    return sum;
+}
+
 /* The next id of the request in `slot`; -1 on failure. Logits that are no numbers would give the same id for
    ever. */
 static int32_t hbk__draw(hbk__serving *v, hbk_int slot, const hbk_real *logits, hbk_error *err)
 {
     const hbk_session *s = v->s;
     hbk_int V = s->m->config.vocab_size;
-    double sum = 0, penalty = v->o->repetition_penalty;
-#pragma omp simd reduction(+ : sum)
-    for (hbk_int i = 0; i < V; i++) sum += (double)logits[i];
-    if (!isfinite(sum)) {
+    double penalty = v->o->repetition_penalty;
+    if (!isfinite(hbk__sum(logits, V))) {
         hbk_fail(err, HBK_ERROR_NUMERIC, "logits after %lld tokens are not finite: the weights%s are broken",
                  (long long)s->length[slot], s->of[slot] ? " or the adapter" : "");
         return -1;
