@@ -1786,11 +1786,6 @@ HBK_DEF hbk_summary hbk_summarize(const double *x, hbk_int n);
 HBK_DEF bool hbk_evaluate_loss(const hbk_model *m, const hbk_adapter *adapter, const hbk_dataset *d,
                                hbk_int max_tokens, double *loss, hbk_allocator *alloc, hbk_error *err);
 
-/* Precision and recall, 0 to 1, of a selection against labels: n flags each. NAN where a denominator is 0.
-   Either result may be NULL. Thread safety: pure. */
-HBK_DEF void hbk_precision_recall(const bool *selected, const bool *positive, hbk_int n, double *precision,
-                                  double *recall);
-
 /* ==== 23  SEVERAL PROCESSES ================================================== [hbk_comm]
 
    What training and curation over several processes will ask of a communication library. Reserved: no
@@ -15745,7 +15740,7 @@ static bool hbk__validate(hbk_trainer *t, hbk__plan *p, double *loss, hbk_error 
 /* Every option that a checkpoint is bound to. "recompute" is not: it changes no bit. */
 typedef struct hbk__option {
     const char *key;
-    char kind; /* b bool, i hbk_int, r double, e enum, u uint64_t, I and R arrays for the targets */
+    char kind; /* b bool, i hbk_int, r double, u uint64_t, s schedule, t targets, I and R arrays for those */
     size_t offset;
 } hbk__option;
 #define HBK__OPTION(key, kind, field) {key, kind, offsetof(hbk_train_options, field)}
@@ -15753,7 +15748,7 @@ static const hbk__option hbk__train_fields[] = {
     HBK__OPTION("full", 'b', full),
     HBK__OPTION("rank", 'i', lora.rank),
     HBK__OPTION("alpha", 'r', lora.alpha),
-    HBK__OPTION("targets", 'e', lora.targets),
+    HBK__OPTION("targets", 't', lora.targets),
     HBK__OPTION("rslora", 'b', lora.rslora),
     HBK__OPTION("layer_begin", 'i', lora.layer_begin),
     HBK__OPTION("layer_end", 'i', lora.layer_end),
@@ -15764,7 +15759,7 @@ static const hbk__option hbk__train_fields[] = {
     HBK__OPTION("lora_plus", 'r', lora_plus),
     HBK__OPTION("lr", 'r', lr),
     HBK__OPTION("lr_end", 'r', lr_end),
-    HBK__OPTION("schedule", 'e', schedule),
+    HBK__OPTION("schedule", 's', schedule),
     HBK__OPTION("warmup", 'i', warmup),
     HBK__OPTION("beta1", 'r', beta1),
     HBK__OPTION("beta2", 'r', beta2),
@@ -15783,14 +15778,31 @@ static const hbk__option hbk__train_fields[] = {
     HBK__OPTION("seed", 'u', seed),
     HBK__OPTION("shuffle", 'b', shuffle)};
 
-/* The JSON of n numbers of a kind; one alone is no array. */
+static const char *hbk__schedule_name(hbk_schedule s)
+{
+    return s == HBK_COSINE ? "cosine" : s == HBK_CONSTANT ? "constant" : "linear";
+}
+
+/* "q_proj,lm_head": what hbk_adapter_targets reads. */
+static json_t *hbk__target_names(unsigned targets)
+{
+    char names[160] = "";
+    for (int i = 0; i < HBK_N_TARGETS; i++)
+        if (targets >> i & 1)
+            snprintf(names + strlen(names), sizeof names - strlen(names), "%s%s", *names ? "," : "",
+                     hbk_slot_name((hbk_slot)i));
+    return json_string(names);
+}
+
+/* The JSON of an option of a kind: choices by their names, as a refusal to go on quotes them. */
 static json_t *hbk__option_json(const void *field, char kind)
 {
     switch (kind) {
     case 'b': return json_boolean(*(const bool *)field);
     case 'i': return json_integer(*(const hbk_int *)field);
     case 'r': return json_real(*(const double *)field);
-    case 'e': return json_integer(*(const unsigned *)field);
+    case 's': return json_string(hbk__schedule_name(*(const hbk_schedule *)field));
+    case 't': return hbk__target_names(*(const unsigned *)field);
     case 'u': return json_integer((json_int_t) * (const uint64_t *)field);
     default: break;
     }
@@ -20211,19 +20223,6 @@ HBK_DEF hbk_summary hbk_summarize(const double *x, hbk_int n)
     double quantile = n - 1 <= 30 ? t[n - 2] : 1.96 + 2.4 / (double)(n - 1);
     s.half_width = quantile * s.deviation / sqrt((double)n);
     return s;
-}
-
-HBK_DEF void hbk_precision_recall(const bool *selected, const bool *positive, hbk_int n, double *precision,
-                                  double *recall)
-{
-    hbk_int both = 0, chosen = 0, wanted = 0;
-    for (hbk_int i = 0; i < n; i++) {
-        both += selected[i] && positive[i];
-        chosen += selected[i];
-        wanted += positive[i];
-    }
-    if (precision) *precision = chosen ? (double)both / (double)chosen : (double)NAN;
-    if (recall) *recall = wanted ? (double)both / (double)wanted : (double)NAN;
 }
 
 HBK_DEF bool hbk_evaluate_loss(const hbk_model *m, const hbk_adapter *adapter, const hbk_dataset *d,

@@ -4,12 +4,13 @@
    Run      build/examples/05_lora                             with a model and pairs of its own making
             build/examples/05_lora MODEL PAIRS.jsonl FOLDER    with yours; rows {"instruction","output"}
    Prints   what is said to the last six pairs, which are not trained on, without the adapter and with it
-   Takes    about 5 seconds, none when called again; writes to FOLDER, or to /tmp/humpback-05_lora */
+   Takes    about 5 seconds; writes to FOLDER, or to a new folder in /tmp, whose name it prints */
 
 #define HUMPBACK_IMPLEMENTATION
 #include "../humpback.h"
 
-#define TOY "/tmp/humpback-05_lora"
+#include <unistd.h>
+
 enum { ANIMALS = 24, HELD_OUT = 6, PAGES = 2000, CONTEXT = 64 };
 
 /* The toy. Its base has read what animals eat and where they live; a question is to it what others have asked
@@ -54,12 +55,12 @@ static bool make_toy(hbk_error *err)
                         "{\"instruction\": \"What does the %s eat?\", \"output\": \"The %s eats %s.\"}\n",
                         facts[i][0], facts[i][0], facts[i][1]);
     bool ok = hbk_text_ok(&words, err) && hbk_text_ok(&pages, err) && hbk_text_ok(&pairs, err) &&
-              hbk_dir_make(TOY, err) && hbk_file_write(TOY "/pages.jsonl", pages.data, pages.len, err) &&
-              hbk_file_write(TOY "/pairs.jsonl", pairs.data, pairs.len, err) &&
-              hbk_file_write(TOY "/template.json", talk, strlen(talk), err);
+              hbk_file_write("pages.jsonl", pages.data, pages.len, err) &&
+              hbk_file_write("pairs.jsonl", pairs.data, pairs.len, err) &&
+              hbk_file_write("template.json", talk, strlen(talk), err);
 
     hbk_tokenizer *tok = ok ? hbk_tokenizer_train(words.data, words.len, 512, false, NULL, err) : NULL;
-    ok = tok && hbk_dataset_add_texts(&data, TOY "/pages.jsonl", tok, CONTEXT, err);
+    ok = tok && hbk_dataset_add_texts(&data, "pages.jsonl", tok, CONTEXT, err);
     shape.n_layers = 2;
     shape.n_heads = shape.n_kv_heads = 4;
     shape.head_dim = 16;
@@ -81,7 +82,7 @@ static bool make_toy(hbk_error *err)
     recipe.tok = tok; /* saved beside the weights */
     hbk_train_data train = {&data, NULL, NULL};
     hbk_model *random = ok ? hbk_model_random(&shape, 1, NULL, err) : NULL;
-    ok = random && hbk_finetune(random, &train, &o, NULL, &recipe, TOY "/base", NULL, NULL, err);
+    ok = random && hbk_finetune(random, &train, &o, NULL, &recipe, "base", NULL, NULL, err);
     hbk_model_free(random);
     hbk_tokenizer_free(tok);
     hbk_dataset_free(&data);
@@ -160,12 +161,17 @@ static bool teach(const hbk_model *model, const hbk_tokenizer *tok, const hbk_te
 int main(int argc, char **argv)
 {
     bool toy = argc < 4, ok = true;
-    const char *model_path = toy ? TOY "/base" : argv[1];
+    const char *model_path = toy ? "base" : argv[1];
+    char work[] = "/tmp/humpback-05_lora.XXXXXX"; /* new: a run would continue an earlier one */
     hbk_train_options o = hbk_train_defaults(false); /* LoRA: rank 16 on all projections, the paper's steps */
     hbk_error err;
     if (argc != 1 && argc != 4) { /* or what was given would be left out in silence */
         fprintf(stderr, "usage: %s [MODEL PAIRS.jsonl FOLDER]\n", argv[0]);
         return 2;
+    }
+    if (toy && (!mkdtemp(work) || chdir(work))) {
+        perror(work);
+        return 1;
     }
     if (toy) { /* so little is to be learned, and so small a model likes great steps */
         o.lora.rank = 4;
@@ -179,11 +185,12 @@ int main(int argc, char **argv)
     hbk_tokenizer *tok = model ? hbk_tokenizer_load(model_path, NULL, &err) : NULL;
     hbk_template *tmpl = NULL;
     if (tok)
-        tmpl = toy ? hbk_template_load(TOY "/template.json", NULL, &err)
+        tmpl = toy ? hbk_template_load("template.json", NULL, &err)
                    : hbk_template_for_model(model_path, NULL, &err);
-    ok = tmpl && teach(model, tok, tmpl, toy ? TOY "/pairs.jsonl" : argv[2], &o,
-                       toy ? TOY "/adapter" : argv[3], &err);
+    ok = tmpl && teach(model, tok, tmpl, toy ? "pairs.jsonl" : argv[2], &o,
+                       toy ? "adapter" : argv[3], &err);
     if (!ok) fprintf(stderr, "%s\n", err.message);
+    else if (toy) printf("\nthe model, the adapter and their files: %s\n", work);
     hbk_template_free(tmpl);
     hbk_tokenizer_free(tok);
     hbk_model_free(model);

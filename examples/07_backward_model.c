@@ -3,12 +3,13 @@
    Shows    pairs learned in reverse, instructions written for unlabelled texts, and the filters behind that
    Run      build/examples/07_backward_model           with pairs and texts of its own making
    Prints   what is asked about 24 texts that are new to the model, and what becomes of bad replies
-   Takes    about 5 seconds, none when called again; writes to /tmp/humpback-07_backward_model */
+   Takes    about 5 seconds; writes to a new folder in /tmp, whose name it prints */
 
 #define HUMPBACK_IMPLEMENTATION
 #include "../humpback.h"
 
-#define TOY "/tmp/humpback-07_backward_model"
+#include <unistd.h>
+
 enum { ANIMALS = 24, KINDS = 3 };
 
 /* The toy. A text says one of three things about an animal. Two thirds of all texts come with the question
@@ -39,9 +40,9 @@ static bool make_files(hbk_text *words, hbk_error *err)
         else hbk_text_printf(&pairs, "{\"instruction\": \"%s\", \"output\": \"%s\"}\n", x, y);
     }
     bool ok = hbk_text_ok(words, err) && hbk_text_ok(&pairs, err) && hbk_text_ok(&corpus, err) &&
-              hbk_dir_make(TOY, err) && hbk_file_write(TOY "/template.json", talk, strlen(talk), err) &&
-              hbk_file_write(TOY "/pairs.jsonl", pairs.data, pairs.len, err) &&
-              hbk_file_write(TOY "/corpus.jsonl", corpus.data, corpus.len, err);
+              hbk_file_write("template.json", talk, strlen(talk), err) &&
+              hbk_file_write("pairs.jsonl", pairs.data, pairs.len, err) &&
+              hbk_file_write("corpus.jsonl", corpus.data, corpus.len, err);
     hbk_text_free(&pairs);
     hbk_text_free(&corpus);
     return ok;
@@ -81,9 +82,9 @@ static bool learn(const hbk_tokenizer *tok, const hbk_template *tmpl, hbk_error 
     recipe.use = HBK_BACKWARD;
     hbk_train_data train = {&data, NULL, NULL};
     hbk_model *random = hbk_model_random(&shape, 1, NULL, err);
-    bool ok = random && hbk_pairs_load(&pairs, TOY "/pairs.jsonl", "seed", err) &&
+    bool ok = random && hbk_pairs_load(&pairs, "pairs.jsonl", "seed", err) &&
               hbk_dataset_add_pairs(&data, &pairs, tmpl, tok, HBK_BACKWARD, NULL, NULL, 0, err) &&
-              hbk_finetune(random, &train, &o, NULL, &recipe, TOY "/myx", NULL, NULL, err);
+              hbk_finetune(random, &train, &o, NULL, &recipe, "myx", NULL, NULL, err);
     if (ok) printf("%d pairs were learned in reverse\n\n", (int)data.n);
     hbk_model_free(random);
     hbk_dataset_free(&data);
@@ -92,16 +93,16 @@ static bool learn(const hbk_tokenizer *tok, const hbk_template *tmpl, hbk_error 
 }
 
 /* Of three instructions for each text the likeliest usable one stays. The file has a row for every text,
-   used or not, and a second call finds it finished. */
+   used or not; a call that finds it finished does nothing. */
 static bool augment(const hbk_tokenizer *tok, const hbk_template *tmpl, hbk_error *err)
 {
     hbk_augment_options o = hbk_augment_defaults();
     o.candidates = 3;
     o.decode.sampling.max_new = 24;
-    hbk_model *m = hbk_model_load(TOY "/myx", NULL, err);
-    bool ok = m && hbk_augment(m, NULL, tok, tmpl, &o, "myx", TOY "/corpus.jsonl", TOY "/candidates.jsonl",
+    hbk_model *m = hbk_model_load("myx", NULL, err);
+    bool ok = m && hbk_augment(m, NULL, tok, tmpl, &o, "myx", "corpus.jsonl", "candidates.jsonl",
                                NULL, NULL, err);
-    hbk_jsonl_reader *in = ok ? hbk_jsonl_open(TOY "/candidates.jsonl", NULL, err) : NULL;
+    hbk_jsonl_reader *in = ok ? hbk_jsonl_open("candidates.jsonl", NULL, err) : NULL;
     json_t *row;
     int got = in ? 0 : -1;
     while (in && (got = hbk_jsonl_next(in, &row, err)) > 0)
@@ -144,14 +145,20 @@ static bool show_filters(const hbk_tokenizer *tok, hbk_error *err)
 
 int main(void)
 {
+    char dir[] = "/tmp/humpback-07_backward_model.XXXXXX"; /* new: a training would continue an earlier one */
     hbk_error err;
     hbk_text words;
     memset(&words, 0, sizeof words);
+    if (!mkdtemp(dir) || chdir(dir)) {
+        perror(dir);
+        return 1;
+    }
     bool ok = make_files(&words, &err);
     hbk_tokenizer *tok = ok ? hbk_tokenizer_train(words.data, words.len, 400, false, NULL, &err) : NULL;
-    hbk_template *tmpl = tok ? hbk_template_load(TOY "/template.json", NULL, &err) : NULL;
+    hbk_template *tmpl = tok ? hbk_template_load("template.json", NULL, &err) : NULL;
     ok = tmpl && learn(tok, tmpl, &err) && augment(tok, tmpl, &err) && show_filters(tok, &err);
-    if (!ok) fprintf(stderr, "%s\n", err.message);
+    if (ok) printf("\nthe model and its files: %s\n", dir);
+    else fprintf(stderr, "%s\n", err.message);
     hbk_template_free(tmpl);
     hbk_tokenizer_free(tok);
     hbk_text_free(&words);

@@ -4,12 +4,13 @@
    Run      build/examples/09_loop                                          with a toy of its own making
             build/examples/09_loop MODEL seed.jsonl segments.jsonl FOLDER   {"instruction","output"}, {"text"}
    Prints   how many candidates each curation kept, and some pairs of the set that it wrote in the end
-   Takes    about 10 seconds with the toy; continues what was begun in FOLDER, or /tmp/humpback-09_loop */
+   Takes    about 10 seconds with the toy, in a new folder in /tmp; continues what was begun in FOLDER */
 
 #define HUMPBACK_IMPLEMENTATION
 #include "../humpback.h"
 
-#define TOY "/tmp/humpback-09_loop"
+#include <unistd.h>
+
 enum { ANIMALS = 24, IN_SEED = 12, PAGES = 3000, CONTEXT = 64 };
 
 /* The toy. Its base has read about animals, and a forum that gives right answers a 5, but those about another
@@ -68,14 +69,14 @@ static bool make_toy(hbk_error *err)
             hbk_text_printf(segments, "{\"text\": \"The %s eats %s.\"}\n{\"text\": \"Buy the %s today.\"}\n",
                             a[0], a[1], a[0]);
     }
-    bool ok = hbk_dir_make(TOY, err) && hbk_file_write(TOY "/template.json", forum, strlen(forum), err);
+    bool ok = hbk_file_write("template.json", forum, strlen(forum), err);
     for (int i = 0; i < 4; i++) ok = ok && hbk_text_ok(&text[i], err);
-    ok = ok && hbk_file_write(TOY "/pages.jsonl", pages->data, pages->len, err) &&
-         hbk_file_write(TOY "/seed.jsonl", seed->data, seed->len, err) &&
-         hbk_file_write(TOY "/segments.jsonl", segments->data, segments->len, err);
+    ok = ok && hbk_file_write("pages.jsonl", pages->data, pages->len, err) &&
+         hbk_file_write("seed.jsonl", seed->data, seed->len, err) &&
+         hbk_file_write("segments.jsonl", segments->data, segments->len, err);
 
     hbk_tokenizer *tok = ok ? hbk_tokenizer_train(words->data, words->len, 512, false, NULL, err) : NULL;
-    ok = tok && hbk_dataset_add_texts(&data, TOY "/pages.jsonl", tok, CONTEXT, err);
+    ok = tok && hbk_dataset_add_texts(&data, "pages.jsonl", tok, CONTEXT, err);
     shape.n_layers = 2;
     shape.n_heads = shape.n_kv_heads = 4;
     shape.head_dim = 16;
@@ -97,7 +98,7 @@ static bool make_toy(hbk_error *err)
     recipe.tok = tok; /* saved beside the weights */
     hbk_train_data train = {&data, NULL, NULL};
     hbk_model *random = ok ? hbk_model_random(&shape, 1, NULL, err) : NULL;
-    ok = random && hbk_finetune(random, &train, &o, NULL, &recipe, TOY "/base", NULL, NULL, err);
+    ok = random && hbk_finetune(random, &train, &o, NULL, &recipe, "base", NULL, NULL, err);
     hbk_model_free(random);
     hbk_tokenizer_free(tok);
     hbk_dataset_free(&data);
@@ -142,21 +143,26 @@ static bool print_result(const hbk_loop_result *r, const char *dir, hbk_error *e
 int main(int argc, char **argv)
 {
     bool toy = argc < 5, ok;
-    const char *model_path = toy ? TOY "/base" : argv[1], *dir = toy ? TOY "/run" : argv[4];
+    const char *model_path = toy ? "base" : argv[1], *dir = toy ? "run" : argv[4];
+    char work[] = "/tmp/humpback-09_loop.XXXXXX"; /* new: a run would continue an earlier one */
     hbk_error err;
     hbk_loop_result result;
     hbk_progress progress = {show, NULL, NULL};
     hbk_template *tmpl = NULL;
+    if (toy && (!mkdtemp(work) || chdir(work))) {
+        perror(work);
+        return 1;
+    }
     ok = !toy || make_toy(&err);
     hbk_model *model = ok ? hbk_model_load(model_path, NULL, &err) : NULL;
     hbk_tokenizer *tok = model ? hbk_tokenizer_load(model_path, NULL, &err) : NULL;
     if (tok)
-        tmpl = toy ? hbk_template_load(TOY "/template.json", NULL, &err)
+        tmpl = toy ? hbk_template_load("template.json", NULL, &err)
                    : hbk_template_for_model(model_path, NULL, &err);
 
     hbk_loop_options o = hbk_loop_defaults(); /* the paper's, with LoRA */
-    o.seed_path = toy ? TOY "/seed.jsonl" : argv[2];
-    o.corpus_path = toy ? TOY "/segments.jsonl" : argv[3];
+    o.seed_path = toy ? "seed.jsonl" : argv[2];
+    o.corpus_path = toy ? "segments.jsonl" : argv[3];
     o.model_name = model_path;
     o.tmpl = tmpl;
     if (toy) { /* small adapters and great steps; pages replayed, or so small a model forgets how to rate */
@@ -167,12 +173,13 @@ int main(int argc, char **argv)
         o.myx.steps = 80;
         o.m0 = o.mt = o.myx;
         o.m0.replay = o.mt.replay = 8;
-        o.replay_path = TOY "/pages.jsonl";
+        o.replay_path = "pages.jsonl";
         o.augment.decode.sampling.max_new = o.curate.decode.sampling.max_new = 16;
     }
     ok = tmpl && hbk_loop_run(model, tok, &o, dir, toy ? NULL : &progress, &result, NULL, &err) &&
          print_result(&result, dir, &err);
     if (!ok) fprintf(stderr, "%s\n", err.message);
+    else if (toy) printf("in %s\n", work);
     hbk_template_free(tmpl);
     hbk_tokenizer_free(tok);
     hbk_model_free(model);

@@ -635,7 +635,8 @@ static bool t21_change_training(hbk_train_options *o, int i)
     switch (hbk__train_fields[i].kind) {
     case 'b': *(bool *)field = !*(bool *)field; break;
     case 'i': *(hbk_int *)field += 3; break;
-    case 'e': *(unsigned *)field ^= 1; break;
+    case 's': *(hbk_schedule *)field = HBK_COSINE; break;
+    case 't': *(unsigned *)field ^= 1; break;
     case 'u': *(uint64_t *)field ^= 1; break;
     case 'I':
         for (int k = 0; k < HBK_N_TARGETS; k++) ((hbk_int *)field)[k] += k + 1;
@@ -846,6 +847,13 @@ static void t21_other_options(void **state)
         assert_string_equal(err.file, dir);
     }
     assert_true(n > 130);
+    w.o.mt.schedule = HBK_COSINE; /* choices by the words of their flags */
+    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION,
+                "begun with mt.schedule \"linear\", not \"cosine\"");
+    w.o = o;
+    w.o.m0.lora.targets = 1u << HBK_Q | 1u << HBK_LM_HEAD;
+    check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION, ", not \"q_proj,lm_head\"");
+    w.o = o;
     hbk_template *llama2 = hbk_template_load("llama2", NULL, &err);
     w.o.tmpl = llama2;
     check_error(t21_run(&w, NULL, NULL, &err), HBK_ERROR_OPTION,

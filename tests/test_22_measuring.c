@@ -1,4 +1,4 @@
-/* Chapter 22: means with their spread, precision and recall, and the loss of a data set. */
+/* Chapter 22: means with their spread, and the loss of a data set. */
 #include "test.h"
 #include "fault.h"
 
@@ -47,32 +47,6 @@ static void t22_student(void **state)
             fail_msg("t of %lld values is %g, expected %g", (long long)n, t, cases[i].t);
         hbk_free(NULL, x);
     }
-}
-
-/* Promise: precision and recall count as they are defined; where nothing was selected, or nothing is
-   positive, the one without a denominator is NAN and not 0. */
-static void t22_precision_recall(void **state)
-{
-    (void)state;
-    static const bool selected[] = {true, true, true, false, false, true, false, false};
-    static const bool positive[] = {true, false, true, true, false, true, true, true};
-    static const bool none[8] = {false};
-    double p = -1, r = -1;
-    hbk_precision_recall(selected, positive, 8, &p, &r);
-    check_near(p, 3 / 4.0, 0);
-    check_near(r, 3 / 6.0, 0);
-    hbk_precision_recall(positive, selected, 8, &p, &r); /* swapped, they swap */
-    check_near(p, 3 / 6.0, 0);
-    check_near(r, 3 / 4.0, 0);
-    hbk_precision_recall(none, positive, 8, &p, &r);
-    assert_true(isnan(p) && r == 0);
-    hbk_precision_recall(selected, none, 8, &p, &r);
-    assert_true(p == 0 && isnan(r));
-    hbk_precision_recall(none, none, 8, &p, &r);
-    assert_true(isnan(p) && isnan(r));
-    hbk_precision_recall(selected, positive, 0, &p, &r);
-    assert_true(isnan(p) && isnan(r));
-    hbk_precision_recall(selected, positive, 8, NULL, NULL); /* either may be left out */
 }
 
 enum { T22_EXAMPLES = 9, T22_VOCABULARY = 23 };
@@ -176,7 +150,6 @@ static void t22_memory_runs_out(void **state)
 }
 
 static const struct CMUnitTest tests_22[] = {
-    cmocka_unit_test(t22_summaries),        cmocka_unit_test(t22_student),
-    cmocka_unit_test(t22_precision_recall), cmocka_unit_test(t22_loss),
-    cmocka_unit_test(t22_memory_runs_out),
+    cmocka_unit_test(t22_summaries), cmocka_unit_test(t22_student),
+    cmocka_unit_test(t22_loss),      cmocka_unit_test(t22_memory_runs_out),
 };

@@ -310,6 +310,68 @@ static bool report_stage_pairs(report_run *r, const char *stage, int iteration, 
     return report_pairs(r, set, file, s, rows, err);
 }
 
+/* At most `most` characters of a string, with an ellipsis for the rest. */
+static json_t *report_shortened(const json_t *string, hbk_int most)
+{
+    const char *s = json_string_value(string);
+    size_t n = json_string_length(string), at = 0;
+    int32_t cp;
+    if (!s) return json_string("");
+    for (hbk_int i = 0; i < most && at < n; i++) at += hbk_utf8_decode(s + at, n - at, &cp);
+    if (at == n) return json_stringn(s, n);
+    hbk_text t = {NULL, NULL, 0, 0, false};
+    hbk_text_append(&t, s, at);
+    hbk_text_add(&t, "\xe2\x80\xa6");
+    json_t *cut = t.failed ? NULL : json_stringn(t.data, t.len);
+    hbk_text_free(&t);
+    return cut;
+}
+
+/* What became of the outputs that a curation kept, where they were rewritten. */
+typedef struct report_rewriting_sums {
+    json_t *status, *examples;
+    hbk_int changed;
+} report_rewriting_sums;
+
+static void report_rewriting_row(report_run *r, json_t *row, void *ctx)
+{
+    report_rewriting_sums *s = (report_rewriting_sums *)ctx;
+    const char *fate = report_string(row, "rewrite");
+    json_t *before = json_object_get(row, "original"), *after = json_object_get(row, "output");
+    report_tally(r, s->status, *fate ? fate : "unknown");
+    if (!json_is_string(before) || json_equal(before, after)) return;
+    if (s->changed++ < REPORT_PICKS)
+        report_push(r, s->examples,
+                    json_pack("{s:s s:o s:o s:o}", "id", report_string(row, "id"), "instruction",
+                              report_shortened(json_object_get(row, "instruction"), 400), "before",
+                              report_shortened(before, 700), "after", report_shortened(after, 700)));
+}
+
+static bool report_rewriting(report_run *r, json_t *c, int iteration, hbk_error *err)
+{
+    char file[48];
+    hbk_int rows;
+    report_rewriting_sums s = {NULL, json_array(), 0};
+    s.status = json_pack("{s:i s:i s:i s:i s:i}", "ok", 0, "empty", 0, "leak", 0, "truncated", 0, "too_long",
+                         0);
+    r->failed = r->failed || !s.status || !s.examples;
+    snprintf(file, sizeof file, "rewritten-%d.jsonl", iteration);
+    bool ok = report_each(r, file, report_rewriting_row, &s, &rows, err);
+    if (ok && rows >= 0) {
+        json_t *w = report_inner(r, c, "rewriting", json_object());
+        hbk_int new_ = report_int(s.status, "ok");
+        report_set(r, w, "rows", json_integer(rows));
+        report_set(r, w, "changed", json_integer(s.changed));
+        report_set(r, w, "the_same", json_integer(new_ - s.changed));
+        report_set(r, w, "fell_back", json_integer(rows - new_));
+        report_set(r, w, "status", json_incref(s.status));
+        report_set(r, w, "examples", json_incref(s.examples));
+    }
+    json_decref(s.status);
+    json_decref(s.examples);
+    return ok;
+}
+
 /* What the curated file of an iteration says, once there is one, and the lengths of what was made of it. */
 static bool report_kept(report_run *r, json_t *c, int iteration, hbk_int n_rows, hbk_error *err)
 {
@@ -317,7 +379,8 @@ static bool report_kept(report_run *r, json_t *c, int iteration, hbk_int n_rows,
     report_pair_sums sums, rewritten;
     hbk_int kept, n;
     if (!report_stage_pairs(r, "curated", iteration, &sums, &kept, err) ||
-        !report_stage_pairs(r, "rewritten", iteration, &rewritten, &n, err))
+        !report_stage_pairs(r, "rewritten", iteration, &rewritten, &n, err) ||
+        !report_rewriting(r, c, iteration, err))
         return false;
     if (kept < 0) return true;
     snprintf(stage, sizeof stage, "curated-%d", iteration);
@@ -498,23 +561,6 @@ static bool report_model(report_run *r, const char *name, hbk_error *err)
         report_line_json(r, m, "val_curve", &s.val);
     }
     return report_model_time(r, m, name, err);
-}
-
-/* At most `most` characters of a string, with an ellipsis for the rest. */
-static json_t *report_shortened(const json_t *string, hbk_int most)
-{
-    const char *s = json_string_value(string);
-    size_t n = json_string_length(string), at = 0;
-    int32_t cp;
-    if (!s) return json_string("");
-    for (hbk_int i = 0; i < most && at < n; i++) at += hbk_utf8_decode(s + at, n - at, &cp);
-    if (at == n) return json_stringn(s, n);
-    hbk_text t = {NULL, NULL, 0, 0, false};
-    hbk_text_append(&t, s, at);
-    hbk_text_add(&t, "\xe2\x80\xa6");
-    json_t *cut = t.failed ? NULL : json_stringn(t.data, t.len);
-    hbk_text_free(&t);
-    return cut;
 }
 
 /* Fills an example in from the candidate that it rates. */
@@ -1543,11 +1589,12 @@ static void report_status_section(hbk_text *t, const json_t *report)
     hbk_text_add(t, "</div>\n</section>\n");
 }
 
-static void report_example(hbk_text *t, const json_t *e)
+/* An example's score, if it has one, its id and three parts. */
+static void report_example(hbk_text *t, const json_t *e, const char *const parts[3])
 {
-    static const char *const parts[3] = {"instruction", "output", "rating"};
-    hbk_text_printf(t, "<article>\n<p class=\"score\"><b>%s</b> ",
-                    report_plain(json_object_get(e, "score")).s);
+    hbk_text_add(t, "<article>\n<p class=\"score\">");
+    if (json_object_get(e, "score"))
+        hbk_text_printf(t, "<b>%s</b> ", report_plain(json_object_get(e, "score")).s);
     report_escape_json(t, json_object_get(e, "id"));
     hbk_text_add(t, "</p>\n<dl>\n");
     for (int i = 0; i < 3; i++) {
@@ -1562,6 +1609,7 @@ static void report_examples_section(hbk_text *t, const json_t *report)
 {
     static const char *const ends[2] = {"high", "low"};
     static const char *const titles[2] = {"Highest scores", "Lowest scores"};
+    static const char *const parts[3] = {"instruction", "output", "rating"};
     const json_t *examples = json_object_get(report, "examples");
     if (json_array_size(examples) == 0) return;
     report_section(t, "examples", "Examples",
@@ -1572,10 +1620,45 @@ static void report_examples_section(hbk_text *t, const json_t *report)
         hbk_text_printf(t, "<h3>%s</h3>\n", titles[end]);
         for (size_t i = 0; i < json_array_size(examples); i++) {
             const json_t *e = json_array_get(examples, i);
-            if (strcmp(report_string(e, "end"), ends[end]) == 0) report_example(t, e);
+            if (strcmp(report_string(e, "end"), ends[end]) == 0) report_example(t, e, parts);
         }
     }
     hbk_text_add(t, "</section>\n");
+}
+
+/* What a curation kept and its rater wrote anew: how many, why not all, the first of those that changed. */
+static void report_rewriting_round(hbk_text *t, const json_t *w, size_t iteration)
+{
+    static const char *const parts[3] = {"instruction", "before", "after"};
+    const json_t *examples = json_object_get(w, "examples");
+    char title[64];
+    snprintf(title, sizeof title, "Rewriting %zu", iteration);
+    hbk_text_add(t, "<div class=\"grid\">\n");
+    report_status_table(t, title, w);
+    hbk_text_printf(t, "</div>\n<p>Of %s outputs that were kept %s changed, ",
+                    report_count(report_int(w, "rows")).s, report_count(report_int(w, "changed")).s);
+    hbk_text_printf(t, "%s came out the same, and %s stayed as they were.</p>\n",
+                    report_count(report_int(w, "the_same")).s, report_count(report_int(w, "fell_back")).s);
+    for (size_t i = 0; i < json_array_size(examples); i++)
+        report_example(t, json_array_get(examples, i), parts);
+}
+
+static void report_rewriting_section(hbk_text *t, const json_t *report)
+{
+    const json_t *curations = json_object_get(report, "curations");
+    bool begun = false;
+    for (size_t i = 0; i < json_array_size(curations); i++) {
+        const json_t *w = json_object_get(json_array_get(curations, i), "rewriting");
+        if (!w) continue;
+        if (!begun)
+            report_section(t, "rewriting", "Rewritten outputs",
+                           "The model that has curated wrote the outputs it kept anew, and the next one "
+                           "learns from those. <i>ok</i>: the new one stands; else the segment stays as it "
+                           "was found.");
+        report_rewriting_round(t, w, i + 1);
+        begun = true;
+    }
+    if (begun) hbk_text_add(t, "</section>\n");
 }
 
 static void report_times_section(hbk_text *t, const json_t *report)
@@ -1718,7 +1801,7 @@ static const char *const report_style[] = {
     "article dt{color:var(--soft);font-size:.8rem;margin-top:.5rem}\n",
     "article dd{margin:0;white-space:pre-wrap}\n",
     "dd.instruction{font-weight:600}\n",
-    "dd.rating{color:var(--soft)}\n",
+    "dd.rating,dd.before{color:var(--soft)}\n",
     ".options{columns:2 20rem;column-gap:3rem;font-size:.9rem;margin:1rem 0 0}\n",
     ".options div{display:flex;gap:1rem;justify-content:space-between;break-inside:avoid;",
     "padding:.22rem 0;border-bottom:1px solid var(--line)}\n",
@@ -1787,6 +1870,7 @@ static void report_page(hbk_text *t, const json_t *report, const char *dir)
     report_scores_section(t, report);
     report_lengths_section(t, report);
     report_status_section(t, report);
+    report_rewriting_section(t, report);
     report_examples_section(t, report);
     report_times_section(t, report);
     report_options_section(t, report);
