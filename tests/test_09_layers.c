@@ -281,7 +281,7 @@ typedef struct t09_place {
 } t09_place;
 
 /* Attention of spans over caches of (keys, kv, size), or (kv, keys, size) where apart, of which a span reads
-   its first `shared` rows in the last; and again, with those copied into its own. */
+   its first `shared` rows in one of the last two; and again, with those copied into its own. */
 static void t09_shared_case(const t09_place *at, hbk_int n, hbk_int heads, hbk_int kv, hbk_int size,
                             bool apart, uint64_t seed)
 {
@@ -289,7 +289,7 @@ static void t09_shared_case(const t09_place *at, hbk_int n, hbk_int heads, hbk_i
     hbk_span spans[2][16];
     for (hbk_int i = 0; i < n; i++) rows += at[i].T, keys = HBK__MAX(keys, at[i].past + at[i].T);
     hbk_int row = apart ? size : kv * size, head = apart ? keys * size : size, cache = keys * kv * size;
-    hbk_int n_q = rows * heads * size, n_cache = (n + 1) * cache;
+    hbk_int n_q = rows * heads * size, n_cache = (n + 2) * cache;
     hbk_real *q = HBK__NEW(NULL, hbk_real, n_q, NULL), *k = HBK__NEW(NULL, hbk_real, 4 * n_cache, NULL);
     hbk_real *out = HBK__NEW(NULL, hbk_real, 3 * n_q, NULL), *lse = HBK__NEW(NULL, hbk_real, 3 * n_q, NULL);
     hbk_real *work = HBK__NEW(NULL, hbk_real, hbk_attention_work(keys, size, t09_threads()), NULL);
@@ -298,7 +298,7 @@ static void t09_shared_case(const t09_place *at, hbk_int n, hbk_int heads, hbk_i
     memcpy(k + 2 * n_cache, k, (size_t)(2 * n_cache) * sizeof *k);
     for (hbk_int i = 0, start = 0; i < n; start += at[i++].T)
         for (int copied = 0; copied < 2; copied++) {
-            hbk_real *own = k + 2 * copied * n_cache + i * cache, *from = k + n * cache;
+            hbk_real *own = k + 2 * copied * n_cache + i * cache, *from = k + (n + i % 3 / 2) * cache;
             hbk_span s = {start, at[i].T, at[i].past, own, own + n_cache, 0, NULL, NULL, 0, 0};
             for (hbk_int j = 0; j < at[i].shared * kv * size; j++) {
                 hbk_int place = j / (kv * size) * row + j / size % kv * head + j % size;

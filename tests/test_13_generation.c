@@ -1349,7 +1349,11 @@ static void t13_linked_new(t13_linked *t, const hbk_model *m, const hbk_adapter 
         t13_ids(t->ids[i], T13_ALIKE, seed);
         t->ids[i][T13_ALIKE] = 3 + i;
     }
+    hbk_error err;
+    hbk_real one[T13_V];
     t->s = t13_session(m, NULL, 6);
+    check_ok(hbk_session_adapt(t->s, 1, w, &err));
+    t13_feed(t->s, 1, t->ids[1], T13_ALIKE, one); /* what a slot has of its own is given up */
     t13_linked_serve(t, w);
 }
 
