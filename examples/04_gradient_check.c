@@ -55,7 +55,8 @@ static void wrong_backward(hbk_real *din, const hbk_real *dout, const hbk_real *
 static void spans_of(hbk_span spans[2], const hbk_real *in)
 {
     const hbk_real *k = in + N * H * D, *v = k + N * K * D;
-    hbk_span first = {0, 4, 0, k, v}, second = {4, 2, 0, k + 4 * K * D, v + 4 * K * D};
+    hbk_span first = {0, 4, 0, k, v, 0, NULL, NULL, 0, 0};
+    hbk_span second = {4, 2, 0, k + 4 * K * D, v + 4 * K * D, 0, NULL, NULL, 0, 0};
     spans[0] = first;
     spans[1] = second;
 }
@@ -64,7 +65,7 @@ static void attention_forward(hbk_real *out, const hbk_real *in)
     hbk_real work[4096];
     hbk_span spans[2];
     spans_of(spans, in);
-    HBK_ASSERT(hbk_attention_work(4, 1) <= 4096);
+    HBK_ASSERT(hbk_attention_work(4, D, 1) <= 4096);
     hbk_attention_forward(out, NULL, in, spans, 2, H, K, D, work, 1);
 }
 static void attention_backward(hbk_real *din, const hbk_real *dout, const hbk_real *in)

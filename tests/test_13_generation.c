@@ -1313,6 +1313,167 @@ static void t13_several_beginnings(void **state)
     t13_several_free(&x);
 }
 
+/* ---- shared beginnings ------------------------------------------------------------------ */
+
+enum { T13_ALIKE = 23, T13_WHOLE = 60 }; /* ids that texts begin with, ids of a text */
+
+/* Texts that begin alike, and a session whose first two requests left that beginning in the spare cache. */
+typedef struct t13_linked {
+    int32_t ids[6][T13_WHOLE];
+    hbk_session *s;
+    hbk_int fed[6]; /* of each slot's text */
+} t13_linked;
+
+/* Serves prompts of ids[0] and ids[1], which are as long as the beginning and a few ids, in slots 0 and 1. */
+static void t13_linked_serve(t13_linked *t, const hbk_adapter *w)
+{
+    hbk_error err;
+    hbk_request r[2];
+    hbk_sampling o = {0, 1, 0, 1, -1, 0, 1};
+    memset(r, 0, sizeof r);
+    for (int i = 0; i < 2; i++) {
+        r[i].prompt = t->ids[i];
+        r[i].n_prompt = T13_ALIKE + 2 + i;
+        r[i].adapter = w;
+        t->fed[i] = r[i].n_prompt;
+    }
+    check_ok(hbk_generate(t->s, r, 2, &o, NULL, &err));
+    for (int i = 0; i < 2; i++) hbk_tokens_free(&r[i].output);
+}
+
+static void t13_linked_new(t13_linked *t, const hbk_model *m, const hbk_adapter *w, uint64_t seed)
+{
+    memset(t->fed, 0, sizeof t->fed);
+    for (int i = 0; i < 6; i++) {
+        t13_ids(t->ids[i], T13_WHOLE, seed + 1 + (uint64_t)i);
+        t13_ids(t->ids[i], T13_ALIKE, seed);
+        t->ids[i][T13_ALIKE] = 3 + i;
+    }
+    hbk_error err;
+    hbk_real one[T13_V];
+    t->s = t13_session(m, NULL, 6);
+    check_ok(hbk_session_adapt(t->s, 1, w, &err));
+    t13_feed(t->s, 1, t->ids[1], T13_ALIKE, one); /* what a slot has of its own is given up */
+    t13_linked_serve(t, w);
+}
+
+/* Feeds each of the slots that `which` names its next n ids, in one pass, and compares with a whole forward
+   pass over its text. */
+static void t13_linked_step(t13_linked *t, unsigned which, hbk_int n, const char *what)
+{
+    hbk_error err;
+    hbk_feed feeds[6];
+    hbk_real logits[6 * T13_V];
+    hbk_int n_feeds = 0;
+    for (hbk_int i = 0; i < 6; i++) {
+        hbk_feed f = {i, t->ids[i] + t->fed[i], n};
+        assert_int_equal(hbk_session_length(t->s, i), t->fed[i]);
+        if (which >> i & 1) feeds[n_feeds++] = f;
+    }
+    check_ok(hbk_session_feed(t->s, feeds, n_feeds, false, logits, &err));
+    for (hbk_int f = 0; f < n_feeds; f++) {
+        hbk_int slot = feeds[f].slot;
+        t->fed[slot] += n;
+        hbk_real *want = t13_full(t->s->m, t->s->of[slot], t->ids[slot], t->fed[slot]);
+        t13_compare(what, logits + f * T13_V, want + (t->fed[slot] - 1) * T13_V, 1);
+        hbk_free(NULL, want);
+    }
+}
+
+/* What slots hold of the shared beginning in their own caches becomes no number: reading it would be seen. */
+static void t13_linked_spoil(t13_linked *t)
+{
+    hbk_int K = t->s->m->config.n_kv_heads, D = t->s->m->config.head_dim;
+    for (hbk_int l = 0; l < t->s->m->config.n_layers; l++)
+        for (hbk_int i = 0; i < t->s->n_slots * K; i++)
+            for (hbk_int d = 0; d < t->s->linked[i / K] * D; d++) {
+                hbk_int at = hbk__cache_at(t->s, l, i / K) + i % K * T13_ROOM * D + d;
+                t->s->keys[at] = t->s->values[at] = (hbk_real)NAN;
+            }
+}
+
+/* Promise: slots that share a beginning hold none of it and go on like texts fed afresh, by single tokens,
+   few or many, one of them or all, beside slots that share nothing; so do their forks, and slots that are
+   rewound into the beginning or behind it. */
+static void t13_linked_slots(void **state)
+{
+    (void)state;
+    static t13_linked t;
+    t13_several x = t13_several_new();
+    for (int a = 0; a < 2; a++) {
+        t13_linked_new(&t, x.m, x.w[a], 500);
+        hbk_session *s = t.s;
+        assert_int_equal(s->length[6], T13_ALIKE);
+        assert_int_equal(s->linked[0], T13_ALIKE);
+        assert_int_equal(s->linked[1], T13_ALIKE);
+        t13_linked_spoil(&t);
+        hbk_session_fork(s, 2, 0, T13_ALIKE); /* nothing is copied */
+        hbk_session_fork(s, 3, 1, T13_ALIKE - 5);
+        hbk_session_fork(s, 4, 0, t.fed[0]); /* only its tail is */
+        memcpy(t.ids[4], t.ids[0], (size_t)t.fed[0] * sizeof **t.ids);
+        t.fed[2] = T13_ALIKE, t.fed[3] = T13_ALIKE - 5, t.fed[4] = t.fed[0];
+        assert_int_equal(s->linked[2], T13_ALIKE);
+        assert_int_equal(s->linked[3], T13_ALIKE - 5);
+        assert_int_equal(s->linked[4], T13_ALIKE);
+        t13_linked_spoil(&t);
+        for (int i = 0; i < 4; i++) t13_linked_step(&t, 63, 1, "single tokens");
+        t13_linked_step(&t, 63, 2, "two tokens");
+        t13_linked_step(&t, 63, 5, "five tokens");
+        t13_linked_step(&t, 4, 1, "one slot");
+        hbk_session_rewind(s, 0, T13_ALIKE + 1);
+        hbk_session_rewind(s, 1, T13_ALIKE);
+        hbk_session_rewind(s, 2, T13_ALIKE - 1);
+        hbk_session_rewind(s, 4, 0);
+        t.fed[0] = T13_ALIKE + 1, t.fed[1] = T13_ALIKE, t.fed[2] = T13_ALIKE - 1, t.fed[4] = 0;
+        t13_ids(t.ids[2] + T13_ALIKE - 1, 10, 900); /* another way on */
+        t13_ids(t.ids[4], 30, 901);
+        assert_int_equal(s->linked[2], T13_ALIKE - 1);
+        assert_int_equal(s->linked[4], 0);
+        for (int i = 0; i < 3; i++) t13_linked_step(&t, 63, 1, "after a rewind");
+        t13_linked_step(&t, 63, 7, "after a rewind, seven");
+        hbk_session_free(s);
+    }
+    t13_several_free(&x);
+}
+
+/* Promise: a new beginning, of other ids or another adapter or only shorter, leaves slots that hold the
+   earlier one what they held; a switch forgets it. */
+static void t13_linked_anew(void **state)
+{
+    (void)state;
+    static t13_linked t, other;
+    t13_several x = t13_several_new();
+    for (int way = 0; way < 3; way++) {
+        hbk_error err;
+        t13_linked_new(&t, x.m, x.w[1], 500);
+        for (hbk_int k = 2; k < 6; k++) { /* these go on; 0 and 1 serve the new beginning */
+            hbk_session_fork(t.s, k, k % 2, T13_ALIKE + 1);
+            memcpy(t.ids[k], t.ids[k % 2], (T13_ALIKE + 1) * sizeof **t.ids);
+            t.fed[k] = T13_ALIKE + 1;
+        }
+        t13_linked_spoil(&t);
+        memcpy(&other, &t, sizeof t);
+        for (int i = 0; i < 2; i++) {
+            t13_ids(other.ids[i] + (way == 0 ? 12 : way == 1 ? 1 : 0), T13_ALIKE, 77);
+            other.ids[i][T13_ALIKE + 1] = 20 + i;
+        }
+        t13_linked_serve(&other, x.w[way == 2 ? 2 : 1]);
+        assert_int_equal(t.s->linked[2], way == 0 ? 12 : way == 1 ? 1 : 0);
+        assert_int_equal(t.s->linked[0], t.s->length[6]);
+        for (int i = 0; i < 2; i++) memcpy(t.ids[i], other.ids[i], sizeof *t.ids), t.fed[i] = other.fed[i];
+        for (int i = 0; i < 3; i++) t13_linked_step(&t, 63, 1, "beside a new beginning");
+        t13_linked_step(&t, 60, 6, "after a new beginning");
+        check_ok(hbk_session_switch(t.s, x.w[2], &err));
+        for (int i = 0; i < 6; i++) {
+            assert_int_equal(t.s->linked[i], 0);
+            t.fed[i] = 0;
+        }
+        t13_linked_step(&t, 63, 9, "after a switch");
+        hbk_session_free(t.s);
+    }
+    t13_several_free(&x);
+}
+
 /* Promise: in a pass the slots of one adapter stand together, whatever order requests came in, so that each A
    and B takes one product; slots that are free are left out. */
 static void t13_several_lined_up(void **state)
@@ -1607,6 +1768,7 @@ static const struct CMUnitTest tests_13[] = {
     cmocka_unit_test(t13_score),         cmocka_unit_test(t13_score_groups),
     cmocka_unit_test(t13_several_slots), cmocka_unit_test(t13_several_requests),
     cmocka_unit_test(t13_several_beginnings),
+    cmocka_unit_test(t13_linked_slots),  cmocka_unit_test(t13_linked_anew),
     cmocka_unit_test(t13_several_lined_up), cmocka_unit_test(t13_several_scores),
     cmocka_unit_test(t13_several_switch),
     cmocka_unit_test(t13_stored_types),  cmocka_unit_test(t13_threads),

@@ -241,7 +241,7 @@ static bool plan_room_new(plan_room *r, const plan *p, hbk_error *err)
     r->rows = HBK__MIN(p->tokens, PLAN_ROWS);
     r->T = HBK__MIN(p->length, r->rows);
     r->threads = hbk__n_threads();
-    hbk_int work = hbk_attention_work(r->T, r->threads);
+    hbk_int work = hbk_attention_work(r->T, p->config.head_dim, r->threads);
     hbk_int most = HBK__MAX(wide, HBK__MIN(c->vocab_size, PLAN_WEIGHTS / c->dim));
     r->most = most;
     size_t bytes = hbk_dtype_size(p->dtype, HBK__MAX(PLAN_WEIGHTS, wide + 256) / 256 * 256);
@@ -331,7 +331,7 @@ static plan_pair plan_attention(const plan *p, plan_room *r)
 {
     const hbk_config *c = &p->config;
     hbk_int H = c->n_heads, K = c->n_kv_heads, D = c->head_dim, T = r->T;
-    hbk_span s = {0, T, 0, r->x, r->x};
+    hbk_span s = {0, T, 0, r->x, r->x, 0, NULL, NULL, 0, 0};
     plan_clock start = plan_now();
     hbk_attention_forward(r->y, r->lse, r->x, &s, 1, H, K, D, r->work, r->threads);
     plan_clock middle = plan_now();
