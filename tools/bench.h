@@ -652,6 +652,7 @@ static int bench_main(cli *c)
         puts("row       shape  dtype   tokens/s    seconds   GFLOP/s     sgemm   ratio     GB/s   peak MB");
     for (int i = 0; ok && i < BENCH_ROWS; i++) {
         bench_result r;
+        memset(&r, 0, sizeof r);
         if (!wanted[i]) continue;
         ok = bench_run_row(&b, (bench_row)i, &r, progress, &c->err);
         cli_draw_end(&c->meter);
