@@ -112,7 +112,32 @@ static void t08_products(void **state)
         for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
             t08_shape((hbk_dtype)t, shapes[i][0], shapes[i][1], shapes[i][2]);
         for (hbk_int N = 1; N <= 9; N++) t08_shape((hbk_dtype)t, N, 3, 2049 + 32 * N);
+        for (hbk_int N = HBK__FEW - 2; N <= HBK__FEW + 1; N++) /* rows 4 KB apart are moved; tiles of 1 to 4 rows */
+            t08_shape((hbk_dtype)t, N, 5 + N % 4, 1024 * (1 + N % 2));
     }
+}
+
+/* Promise: a row of q8_0 or q4_0 has the same product by each of the processor's means as by the plain loop. */
+static void t08_blocks_by_any_means(void **state)
+{
+    (void)state;
+#ifdef HBK__X86
+    static unsigned char block[34 * 77 + 1];
+    static hbk_real x[32 * 77];
+    t08_fill(x, 32 * 77, 7);
+    for (int q8 = 0; q8 < 2; q8++)
+        for (hbk_int n = 32; n <= 32 * 77; n += 32 * 19) {
+            unsigned char *w = block + n % 3; /* of any alignment */
+            t08_stored(w, q8 ? HBK_Q8_0 : HBK_Q4_0, n, (uint64_t)n);
+            double want = (double)hbk__dot_blocks(x, w, n, q8 != 0), tol = 1e-3 + 1e-5 * fabs(want);
+            if (__builtin_cpu_supports("avx512bw"))
+                check_near(hbk__dot_blocks_avx512(x, w, n, q8 != 0), want, tol);
+            if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+                check_near(hbk__dot_blocks_avx2(x, w, n, q8 != 0), want, tol);
+        }
+#else
+    skip();
+#endif
 }
 
 /* Promise: a weight larger than the panel is unpacked in several pieces that add up to the same. */
@@ -377,6 +402,7 @@ static void t08_types(void **state)
 
 static const struct CMUnitTest tests_08[] = {
     cmocka_unit_test(t08_products),
+    cmocka_unit_test(t08_blocks_by_any_means),
     cmocka_unit_test(t08_panels),
     cmocka_unit_test(t08_rounding),
     cmocka_unit_test(t08_types),
