@@ -140,6 +140,39 @@ static void t08_blocks_by_any_means(void **state)
 #endif
 }
 
+/* Promise: eight rows meet sixteen lanes with the same sums by each of the processor's means, which add to what
+   is there. */
+static void t08_meet_by_any_means(void **state)
+{
+    (void)state;
+#ifdef HBK__X86
+    enum { MOST = 100, LDW = 103 };
+    static hbk_real w[8 * LDW], x[16 * MOST], start[128], want[128], got[128];
+    const hbk__ahead next = {(const char *)w, LDW * sizeof *w, 16 * sizeof *w};
+    t08_fill(w, 8 * LDW, 8);
+    t08_fill(x, 16 * MOST, 9);
+    t08_fill(start, 128, 10);
+    static const hbk_int sizes[] = {1, 2, 15, 16, 17, 33, 97, MOST};
+    for (int i = 0; i < 8; i++) {
+        memcpy(want, start, sizeof start);
+        for (int k = 0; k < 128; k++)
+            for (hbk_int c = 0; c < sizes[i]; c++) want[k] += w[k / 16 * LDW + c] * x[16 * c + k % 16];
+        for (int means = 0; means < 3; means++) {
+            memcpy(got, start, sizeof start);
+            if (means == 0) hbk__meet_any(got, w, LDW, x, sizes[i], &next);
+            else if (means == 1 && __builtin_cpu_supports("avx512bw"))
+                hbk__meet_avx512(got, w, LDW, x, sizes[i], &next);
+            else if (means == 2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+                hbk__meet_avx2(got, w, LDW, x, sizes[i], &next);
+            else continue;
+            for (int k = 0; k < 128; k++) check_near(got[k], want[k], 1e-4);
+        }
+    }
+#else
+    skip();
+#endif
+}
+
 /* Promise: a weight larger than the panel is unpacked in several pieces that add up to the same. */
 static void t08_panels(void **state)
 {
@@ -403,6 +436,7 @@ static void t08_types(void **state)
 static const struct CMUnitTest tests_08[] = {
     cmocka_unit_test(t08_products),
     cmocka_unit_test(t08_blocks_by_any_means),
+    cmocka_unit_test(t08_meet_by_any_means),
     cmocka_unit_test(t08_panels),
     cmocka_unit_test(t08_rounding),
     cmocka_unit_test(t08_types),

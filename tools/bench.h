@@ -4,7 +4,8 @@
 
        memory    bytes that all threads together read in a second, out of a gigabyte: the ceiling of decoding
        open      from the name of a model's file to the logits of a first token (with --model alone)
-       lora      one step of LoRA finetuning: rank 16, seven projections, loss on every token
+       lora      one step of LoRA finetuning: rank 16, seven projections, no dropout, loss on every token
+       recompute the same in less memory: of a layer only the input is kept for the backward
        full      one step that trains every weight
        prefill   512 tokens into an empty cache
        decode1   one token after another, 128 tokens into a text
@@ -45,6 +46,7 @@ enum { BENCH_RUBRIC = 500, BENCH_PAIR = 150, BENCH_REPLY = 32, BENCH_PAIRS = 64,
     X(MEMORY, "memory", true)                                                                                \
     X(OPEN, "open", false)                                                                                   \
     X(LORA, "lora", true)                                                                                    \
+    X(RECOMPUTE, "recompute", false)                                                                         \
     X(FULL, "full", false)                                                                                   \
     X(PREFILL, "prefill", true)                                                                              \
     X(DECODE1, "decode1", true)                                                                              \
@@ -52,7 +54,7 @@ enum { BENCH_RUBRIC = 500, BENCH_PAIR = 150, BENCH_REPLY = 32, BENCH_PAIRS = 64,
     X(DECODE64, "decode64", false)                                                                           \
     X(CURATE, "curate", false)                                                                               \
     X(APART, "apart", false)
-#define BENCH_LIST "memory, open, lora, full, prefill, decode1, decode16, decode64, curate, apart"
+#define BENCH_LIST "memory, open, lora, recompute, full, prefill, decode1, decode16, decode64, curate, apart"
 typedef enum bench_row {
 #define BENCH_X(row, name, usual) BENCH_ROW_##row,
     BENCH_TABLE(BENCH_X)
@@ -326,6 +328,8 @@ static bool bench_train_new(bench_work *w, hbk_error *err)
     bench *b = w->b;
     hbk_train_options o = hbk_train_defaults(w->row == BENCH_ROW_FULL);
     hbk_int N = b->n_seqs * b->T;
+    o.dropout = 0;
+    o.recompute = w->row == BENCH_ROW_RECOMPUTE;
     w->steps = 1;
     w->tokens = N;
     w->products.N = w->products.n_head = N;
@@ -420,7 +424,7 @@ static bool bench_new(bench_work *w, hbk_error *err)
         w->tokens = w->b->pairs;
         return true;
     }
-    return w->row == BENCH_ROW_LORA || w->row == BENCH_ROW_FULL ? bench_train_new(w, err)
+    return w->row >= BENCH_ROW_LORA && w->row <= BENCH_ROW_FULL ? bench_train_new(w, err)
                                                                  : bench_decode_new(w, err);
 }
 
