@@ -6934,13 +6934,14 @@ static bool hbk__gguf_chat_template(const char *path, hbk_text *out, hbk_error *
 
    HBK_NO_BLAS replaces OpenBLAS by the loop that every textbook has: the yardstick for all else. */
 
-/* Loops below are compiled for several generations of x86 and chosen when the program loads. Products and sums
-   may be fused into one instruction there, which is the faster and the more exact; -std=c11 alone forbids it. */
+/* Loops below are compiled for several generations of x86 and chosen when the program loads. A product and
+   the sum after it may be one instruction there, faster and more exact; by itself -std=c11 forbids it. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__GLIBC__) &&                 \
     !defined(HBK_NO_BLAS)
 #if __GNUC__ >= 12
 #define HBK__CLONES                                                                                          \
-    __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"), optimize("fp-contract=fast")))
+    __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"),                             \
+                   optimize("fp-contract=fast")))
 #else
 #define HBK__CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
 #endif
@@ -7398,11 +7399,11 @@ static void hbk__gemm(bool ta, bool tb, hbk_int M, hbk_int N, hbk_int K, hbk_rea
    One row uses each number of W once, and the memory is all that counts. It is fastest when W is read from
    its beginning to its end: one row of W after another, dotted in the type that it is stored in.
 
-   With more rows the copy is of x instead: sixteen rows become the lanes of one vector for each column. A number
-   of W, spread over all lanes, then meets sixteen rows in one instruction; eight rows of W make eight sums that
-   stay in registers, and nothing has to be summed across lanes. Meanwhile the eight rows after them are asked
-   for, a line every few instructions. Of two cores' 236 GFLOP/s this reaches 180 with 16 rows of x, where the
-   memory gives no more, and 210 with 64; OpenBLAS 63 and 150. */
+   With more rows the copy is of x instead: sixteen rows become the lanes of one vector for each column. A
+   number of W, spread over all lanes, then meets sixteen rows in one instruction; eight rows of W make eight
+   sums that stay in registers, and nothing has to be summed across lanes. Meanwhile the eight rows after them
+   are asked for, a line every few instructions. Of two cores' 236 GFLOP/s this reaches 180 with 16 rows of x,
+   where the memory gives no more, and 210 with 64; OpenBLAS 63 and 150. */
 
 HBK__CLONES
 static hbk_real hbk__dot(const hbk_real *x, const hbk_real *w, hbk_int n)
@@ -7549,10 +7550,14 @@ static void hbk__meet_avx512(float *y, const float *w, hbk_int ldw, const float 
         hbk__ask(ahead, i);
         for (hbk_int end = HBK__MIN(i + 16, n); i < end; i++) {
             __m512 v = _mm512_loadu_ps(x + 16 * i);
-            y0 = _mm512_fmadd_ps(_mm512_set1_ps(w[i]), v, y0), y1 = _mm512_fmadd_ps(_mm512_set1_ps(w1[i]), v, y1);
-            y2 = _mm512_fmadd_ps(_mm512_set1_ps(w2[i]), v, y2), y3 = _mm512_fmadd_ps(_mm512_set1_ps(w3[i]), v, y3);
-            y4 = _mm512_fmadd_ps(_mm512_set1_ps(w4[i]), v, y4), y5 = _mm512_fmadd_ps(_mm512_set1_ps(w5[i]), v, y5);
-            y6 = _mm512_fmadd_ps(_mm512_set1_ps(w6[i]), v, y6), y7 = _mm512_fmadd_ps(_mm512_set1_ps(w7[i]), v, y7);
+            y0 = _mm512_fmadd_ps(_mm512_set1_ps(w[i]), v, y0);
+            y1 = _mm512_fmadd_ps(_mm512_set1_ps(w1[i]), v, y1);
+            y2 = _mm512_fmadd_ps(_mm512_set1_ps(w2[i]), v, y2);
+            y3 = _mm512_fmadd_ps(_mm512_set1_ps(w3[i]), v, y3);
+            y4 = _mm512_fmadd_ps(_mm512_set1_ps(w4[i]), v, y4);
+            y5 = _mm512_fmadd_ps(_mm512_set1_ps(w5[i]), v, y5);
+            y6 = _mm512_fmadd_ps(_mm512_set1_ps(w6[i]), v, y6);
+            y7 = _mm512_fmadd_ps(_mm512_set1_ps(w7[i]), v, y7);
         }
     }
     _mm512_storeu_ps(y, y0), _mm512_storeu_ps(y + 16, y1), _mm512_storeu_ps(y + 32, y2);
@@ -7617,7 +7622,8 @@ static hbk_real hbk__dot_row(const hbk_real *x, const hbk_matrix *w, hbk_int o)
     const unsigned char *row = (const unsigned char *)hbk__row(w, o);
     hbk_int C = w->cols;
     if (hbk__in_place(w)) return hbk__dot(x, (const hbk_real *)hbk__row(w, o), C);
-    if (w->dtype == HBK_BF16 && (uintptr_t)row % 2 == 0) return hbk__dot_bf16(x, (const uint16_t *)hbk__row(w, o), C);
+    if (w->dtype == HBK_BF16 && (uintptr_t)row % 2 == 0)
+        return hbk__dot_bf16(x, (const uint16_t *)hbk__row(w, o), C);
     if (w->dtype == HBK_Q8_0 || w->dtype == HBK_Q4_0) return hbk__dot_q(x, row, C, w->dtype == HBK_Q8_0);
     hbk_real part[HBK__PART], sum = 0;
     for (hbk_int c = 0, n; c < C; c += n) {
@@ -7629,8 +7635,8 @@ static hbk_real hbk__dot_row(const hbk_real *x, const hbk_matrix *w, hbk_int o)
 }
 
 /* Columns c .. c+n-1 of eight rows of W from o on, where they lie or unpacked into `part`; *ldw apart. Rows
-   that W does not have are zero. Rows that lie a multiple of 4 KB apart would push each other out of the first
-   cache, and are unpacked, too. */
+   that W does not have are zero. Rows that lie a multiple of 4 KB apart would push each other out of the
+   first cache, and are unpacked, too. */
 static const hbk_real *hbk__eight_rows(hbk_real *part, const hbk_matrix *w, hbk_int o, hbk_int c, hbk_int n,
                                        hbk_int *ldw)
 {
@@ -7648,11 +7654,13 @@ static const hbk_real *hbk__eight_rows(hbk_real *part, const hbk_matrix *w, hbk_
 /* What comes after these columns of rows o .. o+7, if it is there: the next columns, or the next rows. */
 static hbk__ahead hbk__ahead_of(const hbk_matrix *w, hbk_int o, hbk_int c, hbk_int n)
 {
-    hbk__ahead a = {NULL, hbk_dtype_size(w->dtype, w->cols), 0};
-    hbk_int block = hbk_dtype_block(w->dtype);
-    a.bytes = block > 16 ? hbk_dtype_size(w->dtype, block) * 16 / (size_t)block : hbk_dtype_size(w->dtype, 16);
-    if (c + n < w->cols && o + HBK__ROWS <= w->rows) a.at = (const char *)hbk__row(w, o) + hbk_dtype_size(w->dtype, c + n);
-    else if (o + 2 * HBK__ROWS <= w->rows) a.at = (const char *)hbk__row(w, o + HBK__ROWS);
+    hbk_int block = HBK__MAX(hbk_dtype_block(w->dtype), 16);
+    size_t bytes = hbk_dtype_size(w->dtype, block) * 16 / (size_t)block;
+    hbk__ahead a = {NULL, hbk_dtype_size(w->dtype, w->cols), bytes};
+    if (c + n < w->cols && o + HBK__ROWS <= w->rows)
+        a.at = (const char *)hbk__row(w, o) + hbk_dtype_size(w->dtype, c + n);
+    else if (o + 2 * HBK__ROWS <= w->rows)
+        a.at = (const char *)hbk__row(w, o + HBK__ROWS);
     return a;
 }
 
@@ -7673,7 +7681,7 @@ static void hbk__few_rows(hbk_real *y, const hbk_real *lanes, const hbk_matrix *
     }
     for (hbk_int k = 0; k < N; k++)
         for (hbk_int j = 0; j < rows; j++)
-            y[k * O + o + j] += sums[k / HBK__LANES * HBK__LANES * HBK__ROWS + j * HBK__LANES + k % HBK__LANES];
+            y[k * O + o + j] += sums[((k / HBK__LANES) * HBK__ROWS + j) * HBK__LANES + k % HBK__LANES];
 }
 
 /* Columns c .. c+n-1 of x (N, C) into groups of (C, 16), where rows that x does not have are zero. */

@@ -112,12 +112,13 @@ static void t08_products(void **state)
         for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
             t08_shape((hbk_dtype)t, shapes[i][0], shapes[i][1], shapes[i][2]);
         for (hbk_int N = 1; N <= 9; N++) t08_shape((hbk_dtype)t, N, 3, 2049 + 32 * N);
-        for (hbk_int N = HBK__FEW - 2; N <= HBK__FEW + 1; N++) /* rows 4 KB apart are moved; tiles of 1 to 4 rows */
+        for (hbk_int N = HBK__FEW - 2; N <= HBK__FEW + 1; N++) /* rows 4 KB apart are moved */
             t08_shape((hbk_dtype)t, N, 5 + N % 4, 1024 * (1 + N % 2));
     }
 }
 
-/* Promise: a row of q8_0 or q4_0 has the same product by each of the processor's means as by the plain loop. */
+/* Promise: a row of q8_0 or q4_0 has the same product by each of the processor's means as by the plain
+   loop. */
 static void t08_blocks_by_any_means(void **state)
 {
     (void)state;
@@ -140,8 +141,8 @@ static void t08_blocks_by_any_means(void **state)
 #endif
 }
 
-/* Promise: eight rows meet sixteen lanes with the same sums by each of the processor's means, which add to what
-   is there. */
+/* Promise: eight rows meet sixteen lanes with the same sums by each of the processor's means, which add to
+   what is there. */
 static void t08_meet_by_any_means(void **state)
 {
     (void)state;
