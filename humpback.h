@@ -14534,9 +14534,10 @@ static bool hbk__encode_span(const hbk_template *t, const hbk_tokenizer *tok, co
     for (hbk_int i = from; ok && span->trusted && unk >= 0 && i < out->n; i++)
         if (out->data[i] == unk)
             ok = hbk_fail(err, HBK_ERROR_OPTION,
-                          "the model's vocabulary cannot spell \"%.60s%s\" of template %s: take another, "
-                          "such as plain, or a file of your own (--template plain; hbk_template_load in C)",
-                          hbk_text_string(&text), text.len > 60 ? "..." : "", t->text[HBK__TEXT_NAME]);
+                          "the model's vocabulary cannot spell \"%.60s%s\" of template %s: take %sa "
+                          "file of your own (--template FILE; hbk_template_load in C)",
+                          hbk_text_string(&text), text.len > 60 ? "..." : "", t->text[HBK__TEXT_NAME],
+                          strcmp(t->text[HBK__TEXT_NAME], "plain") ? "--template plain or " : "");
     hbk_text_free(&text);
     return ok;
 }

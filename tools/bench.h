@@ -79,8 +79,8 @@ static const cli_flag bench_flags[] = {
     {"repeats", CLI_INT, "N", "3", "measurements per row, after one that warms up", 1, BENCH_MOST_REPEATS,
      CLI_FREE},
     {"pairs", CLI_INT, "N", "64", "that curate and apart rate", 2, BENCH_PAIRS, CLI_FREE},
-    {"only", CLI_CHOICE, "work|ceiling", NULL, "what to measure (both)", 0, 0, CLI_FREE},
-    {"least", CLI_REAL, "R", NULL, "exit with 1 when a row's fastest turn is slower than R of sgemm's", 0,
+    {"only", CLI_CHOICE, "work|ceiling", "(both)", "what to measure", 0, 0, CLI_FREE},
+    {"least", CLI_REAL, "R", "(none)", "exit with 1 when a row's fastest turn is slower than R of sgemm's", 0,
      100, CLI_FREE},
     {"json", CLI_SWITCH, NULL, NULL, "the rows as a JSON array on stdout", 0, 0, CLI_FREE},
     CLI_END};
@@ -603,7 +603,7 @@ static int bench_flags_read(const cli *c, bench *b)
     if (cli_has(c, "model") && (cli_has(c, "shape") || cli_has(c, "dtype")))
         return cli_misused(c, "--model has a shape and a dtype of its own: no --shape, no --dtype");
     if (cli_has(c, "least") && cli_has(c, "only"))
-        return cli_misused(c, "--least compares work and ceiling: no --only");
+        return cli_misused(c, "--least compares a row with its ceiling, and --only measures one of the two: leave one out");
     static const char *const shapes[] = {"15m", "135m", "1b"};
     b->path = cli_text(c, "model");
     b->shape = b->path ? "file" : shapes[cli_choice(c, "shape")];
