@@ -570,8 +570,9 @@ HBK_DEF void hbk_matrix_unpack(hbk_real *out, const hbk_matrix *w, hbk_int first
 HBK_DEF void hbk_pack(void *out, hbk_dtype t, const hbk_real *x, hbk_int n);
 
 /* The one door for products of activations with a weight matrix of any dtype. All three add to their
-   result. `panel` is scratch of HBK_PANEL reals, where other dtypes are unpacked piece by piece; it may be
-   NULL for a matrix of reals. Threads: OpenBLAS's own. Thread safety: pure, apart from the scratch. */
+   result. `panel` is scratch of HBK_PANEL reals, where other dtypes are unpacked piece by piece and a few
+   rows of x laid out anew; it may be NULL for a matrix of reals, at the price of that layout. Threads:
+   OpenBLAS's own, with few rows OpenMP's. Thread safety: pure, apart from the scratch. */
 #define HBK_PANEL ((hbk_int)1 << 18)
 /* y (N, rows) += x (N, cols) W^T */
 HBK_DEF void hbk_matmul(hbk_real *y, const hbk_real *x, const hbk_matrix *w, hbk_int N, hbk_real *panel);
@@ -920,7 +921,7 @@ typedef struct hbk_session hbk_session;
    max_length  most tokens of a sequence; beyond the model's context_length it never learned to look
    Memory: 2 L K D reals for each slot (and one more, if there are several) and token, which the system hands
    out as they are filled, and the buffers of a pass of 512 tokens. A beginning that hbk_generate computed
-   once for several slots is held once.
+   once for several slots is held once, until prompts with another one come.
    Errors: sizes that are not possible, an adapter of another base, memory. */
 HBK_DEF hbk_session *hbk_session_new(const hbk_model *m, const hbk_adapter *adapter, hbk_int n_slots,
                                      hbk_int max_length, hbk_allocator *alloc, hbk_error *err);
@@ -1860,6 +1861,9 @@ typedef struct hbk_comm {
 #ifdef _OPENMP
 #include <omp.h>
 #endif
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#endif
 
 #ifdef __cplusplus
 extern "C" {
@@ -1909,7 +1913,7 @@ static bool hbk__mul(hbk_int *product, hbk_int a, hbk_int b)
 
 /* Around chapters that wait for files or for the chapters before them, half of the text: -O1 is enough for
    them and takes gcc half of the time. */
-#if defined(__GNUC__) && !defined(__clang__) && defined(__OPTIMIZE__)
+#if defined(__GNUC__) && !defined(__clang__) && defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__)
 #define HBK__GLUE     _Pragma("GCC push_options") _Pragma("GCC optimize(\"O1\")")
 #define HBK__GLUE_END _Pragma("GCC pop_options")
 #else
@@ -6937,8 +6941,8 @@ static bool hbk__gguf_chat_template(const char *path, hbk_text *out, hbk_error *
 
    They all pass through this door, whatever type W is stored in. Many rows: OpenBLAS, which wants reals, so
    other types are unpacked a panel of W at a time into a scratch that stays in cache, and used at once.
-   Few rows (a decoding step): W is read from memory once and that is the cost, so a plain loop dots each
-   row of W, in its stored type, with the few rows of x; OpenBLAS would first copy W into its own layout.
+   Few rows (a decoding step): W is read from memory once and that is the cost, so loops of our own (8.2) take
+   it as it lies; OpenBLAS would first copy W into its own layout.
    dW is only ever asked for weights of reals: a weight in any other type is trained through an adapter,
    which needs dx alone.
 
@@ -6959,8 +6963,9 @@ static bool hbk__gguf_chat_template(const char *path, hbk_text *out, hbk_error *
 #define HBK__CLONES
 #endif
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(HBK_NO_BLAS) && !defined(HBK_REAL_DOUBLE)
-#include <immintrin.h>
 #define HBK__X86 /* some loops are also written in the words of these processors */
+#define HBK__HAS_AVX2()   (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+#define HBK__HAS_AVX512() (HBK__HAS_AVX2() && __builtin_cpu_supports("avx512bw"))
 #define HBK__AVX512 __attribute__((target("avx512f,avx512bw,avx2,fma,f16c")))
 #define HBK__AVX2   __attribute__((target("avx2,fma,f16c")))
 #endif
@@ -7406,14 +7411,16 @@ static void hbk__gemm(bool ta, bool tb, hbk_int M, hbk_int N, hbk_int K, hbk_rea
 /* 8.2  A few rows. OpenBLAS copies W into a layout of its own, which pays when many rows of x use it. With a
    few rows W is taken as it lies, and read from memory once.
 
-   One row uses each number of W once, and the memory is all that counts. It is fastest when W is read from
-   its beginning to its end: one row of W after another, dotted in the type that it is stored in.
+   With one to four rows the memory is all that counts. It is fastest when W is read from its beginning to its
+   end: one row of W after another, dotted in the type that it is stored in.
 
    With more rows the copy is of x instead: sixteen rows become the lanes of one vector for each column. A
    number of W, spread over all lanes, then meets sixteen rows in one instruction; eight rows of W make eight
    sums that stay in registers, and nothing has to be summed across lanes. Meanwhile the eight rows after them
-   are asked for, a line every few instructions. Of two cores' 236 GFLOP/s this reaches 180 with 16 rows of x,
-   where the memory gives no more, and 210 with 64; OpenBLAS 63 and 150. */
+   are asked for, a line every few instructions. Products of (1536, 576) on two cores of a Zen 4: 180 GFLOP/s
+   with 16 rows of x, where the memory gives no more, and 210 with 64; OpenBLAS reaches 63 and 150. Up to 64
+   rows are taken so on processors for which the loop is written, as long as their lanes fit into the panel;
+   on others dots serve up to 8 rows. */
 
 HBK__CLONES
 static hbk_real hbk__dot(const hbk_real *x, const hbk_real *w, hbk_int n)
@@ -7498,9 +7505,9 @@ static float hbk__dot_blocks_avx2(const float *x, const unsigned char *w, hbk_in
 static hbk_real hbk__dot_q(const hbk_real *x, const unsigned char *w, hbk_int n, bool q8)
 {
 #ifdef HBK__X86
-    if (__builtin_cpu_supports("avx512bw"))
+    if (HBK__HAS_AVX512())
         return q8 ? hbk__dot_blocks_avx512(x, w, n, true) : hbk__dot_blocks_avx512(x, w, n, false);
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    if (HBK__HAS_AVX2())
         return q8 ? hbk__dot_blocks_avx2(x, w, n, true) : hbk__dot_blocks_avx2(x, w, n, false);
 #endif
     return hbk__dot_blocks(x, w, n, q8);
@@ -7602,15 +7609,25 @@ static void hbk__meet_avx2(float *y, const float *w, hbk_int ldw, const float *x
 }
 #endif
 
+/* Whether it is written for this processor. */
+static bool hbk__meets(void)
+{
+#ifdef HBK__X86
+    return HBK__HAS_AVX2();
+#else
+    return false;
+#endif
+}
+
 static void hbk__meet(hbk_real *y, const hbk_real *w, hbk_int ldw, const hbk_real *x, hbk_int n,
                       const hbk__ahead *ahead)
 {
 #ifdef HBK__X86
-    if (__builtin_cpu_supports("avx512bw")) {
+    if (HBK__HAS_AVX512()) {
         hbk__meet_avx512(y, w, ldw, x, n, ahead);
         return;
     }
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    if (HBK__HAS_AVX2()) {
         hbk__meet_avx2(y, w, ldw, x, n, ahead);
         return;
     }
@@ -7625,23 +7642,26 @@ static bool hbk__in_place(const hbk_matrix *w)
     return w->dtype == HBK_REAL && (uintptr_t)w->data % sizeof(hbk_real) == 0;
 }
 
-
-/* x . row o of W */
-static hbk_real hbk__dot_row(const hbk_real *x, const hbk_matrix *w, hbk_int o)
+/* y (N, rows of W) += x . row o of W for each of N rows of x, in column o. */
+static void hbk__dot_rows(hbk_real *y, const hbk_real *x, const hbk_matrix *w, hbk_int o, hbk_int N)
 {
     const unsigned char *row = (const unsigned char *)hbk__row(w, o);
-    hbk_int C = w->cols;
-    if (hbk__in_place(w)) return hbk__dot(x, (const hbk_real *)hbk__row(w, o), C);
-    if (w->dtype == HBK_BF16 && (uintptr_t)row % 2 == 0)
-        return hbk__dot_bf16(x, (const uint16_t *)hbk__row(w, o), C);
-    if (w->dtype == HBK_Q8_0 || w->dtype == HBK_Q4_0) return hbk__dot_q(x, row, C, w->dtype == HBK_Q8_0);
-    hbk_real part[HBK__PART], sum = 0;
-    for (hbk_int c = 0, n; c < C; c += n) {
-        n = HBK__MIN(HBK__PART, C - c);
-        hbk__unpack_part(part, w, o * C + c, n);
-        sum += hbk__dot(x + c, part, n);
+    hbk_int C = w->cols, O = w->rows;
+    bool real = hbk__in_place(w), bf16 = w->dtype == HBK_BF16 && (uintptr_t)row % 2 == 0;
+    if (real || bf16) {
+        for (hbk_int k = 0; k < N; k++)
+            y[k * O + o] += real ? hbk__dot(x + k * C, (const hbk_real *)hbk__row(w, o), C)
+                                 : hbk__dot_bf16(x + k * C, (const uint16_t *)hbk__row(w, o), C);
+    } else if (N == 1 && (w->dtype == HBK_Q8_0 || w->dtype == HBK_Q4_0)) {
+        y[o] += hbk__dot_q(x, row, C, w->dtype == HBK_Q8_0);
+    } else {
+        hbk_real part[HBK__PART];
+        for (hbk_int c = 0, n; c < C; c += n) { /* unpacked once for all rows of x */
+            n = HBK__MIN(HBK__PART, C - c);
+            hbk__unpack_part(part, w, o * C + c, n);
+            for (hbk_int k = 0; k < N; k++) y[k * O + o] += hbk__dot(x + k * C + c, part, n);
+        }
     }
-    return sum;
 }
 
 /* Columns c .. c+n-1 of eight rows of W from o on, where they lie or unpacked into `part`; *ldw apart. Rows
@@ -7724,8 +7744,7 @@ static void hbk__matmul_few(hbk_real *y, const hbk_real *x, const hbk_matrix *w,
         for (hbk_int o = 0; o < O; o += HBK__ROWS) {
             if (lanes) hbk__few_rows(y, lanes, w, o, N);
             else
-                for (hbk_int i = o; i < HBK__MIN(o + HBK__ROWS, O); i++)
-                    for (hbk_int k = 0; k < N; k++) y[k * O + i] += hbk__dot_row(x + k * C, w, i);
+                for (hbk_int i = o; i < HBK__MIN(o + HBK__ROWS, O); i++) hbk__dot_rows(y, x, w, i, N);
         }
     }
 }
@@ -7742,13 +7761,14 @@ static void hbk__matmul(hbk_real *y, const hbk_real *x, const hbk_matrix *w, hbk
 {
     hbk_int C = w->cols, O = w->rows;
     hbk_int lanes = (N + HBK__LANES - 1) / HBK__LANES * HBK__LANES * C;
-    bool few = N <= HBK__FEW && (N <= HBK__DOTS || (panel && lanes <= HBK_PANEL));
+    bool meet = N > HBK__DOTS && N <= HBK__FEW && panel && lanes <= HBK_PANEL && hbk__meets();
+    bool few = meet || N <= (hbk__meets() ? HBK__DOTS : 2 * HBK__DOTS);
 #ifdef HBK_NO_BLAS
     few = false;
 #endif
     if (few) {
         if (!add) memset(y, 0, (size_t)(N * O) * sizeof *y);
-        hbk__matmul_few(y, x, w, N, N <= HBK__DOTS ? NULL : panel);
+        hbk__matmul_few(y, x, w, N, meet ? panel : NULL);
     } else if (hbk__in_place(w)) {
         hbk__gemm(false, true, N, O, C, 1, x, C, (const hbk_real *)w->data, C, add ? 1 : 0, y, O);
     } else {
@@ -8181,7 +8201,8 @@ static void hbk__attention_group(const hbk__attending *a, const hbk_span *const 
 static bool hbk__together(const hbk_span *x, const hbk_span *y)
 {
     return x->T == 1 && y->T == 1 && x->shared > 0 && x->shared == y->shared &&
-           x->shared_k == y->shared_k && x->row == y->row && x->head == y->head;
+           x->shared_k == y->shared_k && x->shared_v == y->shared_v && x->row == y->row &&
+           x->head == y->head;
 }
 
 /* The spans that are taken together with span s and not before it: how many, 0 if an earlier one takes it.
@@ -8733,7 +8754,7 @@ HBK_DEF void hbk_adapter_free(hbk_adapter *a)
 
 /* These products have a side of R only, too thin for OpenBLAS to share out well: with two threads it needs as
    long as with one. So threads take blocks of rows, or of columns where the rows are summed over, and each
-   block's products stay on its thread; their results do not depend on the number of threads. */
+   block's products stay on its thread. (Up to one block is OpenBLAS's own to share out.) */
 #define HBK__LORA_BLOCK ((hbk_int)128)
 
 HBK_DEF void hbk_lora_forward(hbk_real *y, hbk_real *xa, const hbk_real *x, const hbk_lora *l, hbk_int N)
@@ -8765,14 +8786,15 @@ HBK_DEF void hbk_lora_backward(hbk_real *dx, const hbk_lora *d, hbk_real *dxa, c
     }
     if (!d) return;
 #ifdef _OPENMP
-#pragma omp parallel for schedule(static) if (N > HBK__LORA_BLOCK)
+#pragma omp parallel for schedule(static) if ((out + in) * R * N > 100000)
 #endif
     for (hbk_int c = 0; c < out + in; c += HBK__LORA_BLOCK) { /* columns of y, then those of x */
         hbk_int end = HBK__MIN(c + HBK__LORA_BLOCK, out + in), o = HBK__MIN(end, out), i = HBK__MAX(c, out);
         /* forward: y += scale * xa B^T */
         if (c < o) hbk__gemm(true, false, o - c, R, N, l->scale, dy + c, out, xa, R, 1, d->b + c * R, R);
         /* forward: xa = x A^T */
-        if (i < end) hbk__gemm(true, false, R, end - i, N, 1, dxa, R, x + i - out, in, 1, d->a + i - out, in);
+        if (i < end)
+            hbk__gemm(true, false, R, end - i, N, 1, dxa, R, x + (i - out), in, 1, d->a + (i - out), in);
     }
 }
 
@@ -12910,9 +12932,8 @@ HBK__GLUE_END
    Caches are (layer, slot, key/value head, position, D), in reals: a step reads a head's positions one after
    the other, as memory gives them fastest (with the heads of a position side by side: half the bytes per
    second). Beside them stand the ids that they were computed from: what a slot holds is known without asking
-   the caller. A slot's first `linked` positions are those of the
-   spare cache, the one behind the last slot; only the ids stand in both. Before the spare loses positions,
-   slots that are linked to them get copies.
+   the caller. A slot's first `linked` positions are those of the spare cache, the one behind the last slot;
+   only the ids stand in both. Before the spare loses positions, slots that are linked to them get copies.
 
    How the next id is drawn, from logits z over the vocabulary:
 
@@ -13695,7 +13716,8 @@ static void hbk__link(hbk_session *s, hbk_int slot)
     if (same >= HBK__WORTH_SHARING) s->linked[slot] = same;
 }
 
-/* Readies a slot for a request: of its prompt stays, or is copied, what this or another slot holds. */
+/* Readies a slot for a request: of its prompt stays, is linked or is copied what this, the spare or another
+   slot holds. */
 static void hbk__seat(hbk__serving *v, hbk_int slot, const hbk_request *r)
 {
     hbk_session *s = v->s;

@@ -131,9 +131,9 @@ static void t08_blocks_by_any_means(void **state)
             unsigned char *w = block + n % 3; /* of any alignment */
             t08_stored(w, q8 ? HBK_Q8_0 : HBK_Q4_0, n, (uint64_t)n);
             double want = (double)hbk__dot_blocks(x, w, n, q8 != 0), tol = 1e-3 + 1e-5 * fabs(want);
-            if (__builtin_cpu_supports("avx512bw"))
+            if (HBK__HAS_AVX512())
                 check_near(hbk__dot_blocks_avx512(x, w, n, q8 != 0), want, tol);
-            if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+            if (HBK__HAS_AVX2())
                 check_near(hbk__dot_blocks_avx2(x, w, n, q8 != 0), want, tol);
         }
 #else
@@ -161,9 +161,9 @@ static void t08_meet_by_any_means(void **state)
         for (int means = 0; means < 3; means++) {
             memcpy(got, start, sizeof start);
             if (means == 0) hbk__meet_any(got, w, LDW, x, sizes[i], &next);
-            else if (means == 1 && __builtin_cpu_supports("avx512bw"))
+            else if (means == 1 && HBK__HAS_AVX512())
                 hbk__meet_avx512(got, w, LDW, x, sizes[i], &next);
-            else if (means == 2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+            else if (means == 2 && HBK__HAS_AVX2())
                 hbk__meet_avx2(got, w, LDW, x, sizes[i], &next);
             else continue;
             for (int k = 0; k < 128; k++) check_near(got[k], want[k], 1e-4);

@@ -603,7 +603,7 @@ static int bench_flags_read(const cli *c, bench *b)
     if (cli_has(c, "model") && (cli_has(c, "shape") || cli_has(c, "dtype")))
         return cli_misused(c, "--model has a shape and a dtype of its own: no --shape, no --dtype");
     if (cli_has(c, "least") && cli_has(c, "only"))
-        return cli_misused(c, "--least compares a row with its ceiling, and --only measures one of the two: leave one out");
+        return cli_misused(c, "--least compares a row with its ceiling, of which --only leaves one out");
     static const char *const shapes[] = {"15m", "135m", "1b"};
     b->path = cli_text(c, "model");
     b->shape = b->path ? "file" : shapes[cli_choice(c, "shape")];

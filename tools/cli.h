@@ -426,7 +426,7 @@ static void cli_show_default(const cli_group *g, const cli_flag *f, char out[160
 
 static void cli_help_command(const cli_command *command)
 {
-    char left[64], initial[160];
+    char left[160], initial[160];
     printf("humpback %s %s\n\n%s\n", command->name, command->usage, command->summary);
     for (int i = 0; i < CLI_GROUPS && command->groups[i]; i++) {
         const cli_group *g = command->groups[i];
@@ -435,7 +435,9 @@ static void cli_help_command(const cli_command *command)
             bool takes_none = f->kind == CLI_SWITCH || f->kind == CLI_OFF;
             snprintf(left, sizeof left, "--%s %s", f->name, takes_none ? "" : f->value);
             cli_show_default(g, f, initial);
-            printf("  %-24s %s [%s]\n", left, f->help, initial);
+            printf("  %-24s ", left);
+            if (strlen(left) > 25) printf("\n%27s", "");
+            printf("%s [%s]\n", f->help, initial);
         }
         if (g->stages) {
             int n = (int)strcspn(g->stages, " ");
