@@ -7466,18 +7466,31 @@ static hbk_real hbk__dot_blocks(const hbk_real *x, const unsigned char *w, hbk_i
               : _mm_sub_epi8(_mm_and_si128(_mm_loadu_si128((const __m128i *)((w) + 2)), _mm_set1_epi8(15)),  \
                              _mm_set1_epi8(8)))
 
+HBK__AVX2
+static inline float hbk__sum_lanes(__m256 x)
+{
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+}
+
+/* Sixteen bytes as floats. Without a mask g++ warns that its own header begins with an undefined vector. */
+#define HBK__FLOATS(bytes) _mm512_maskz_cvtepi32_ps(0xffff, _mm512_maskz_cvtepi8_epi32(0xffff, bytes))
+
 HBK__AVX512
 static float hbk__dot_blocks_avx512(const float *x, const unsigned char *w, hbk_int n, bool q8)
 {
     __m512 sum = _mm512_setzero_ps();
     for (; n > 0; n -= 32, x += 32, w += q8 ? 34 : 18) {
-        __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(HBK__BLOCK_Q(w, q8, false)));
-        __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(HBK__BLOCK_Q(w, q8, true)));
+        __m512 low = HBK__FLOATS(HBK__BLOCK_Q(w, q8, false));
+        __m512 high = HBK__FLOATS(HBK__BLOCK_Q(w, q8, true));
         __m512 s = _mm512_mul_ps(low, _mm512_loadu_ps(x));
         s = _mm512_fmadd_ps(high, _mm512_loadu_ps(x + 16), s);
         sum = _mm512_fmadd_ps(s, _mm512_set1_ps(_cvtsh_ss((unsigned short)(w[0] | w[1] << 8))), sum);
     }
-    return _mm512_reduce_add_ps(sum);
+    float lanes[16];
+    _mm512_storeu_ps(lanes, sum);
+    return hbk__sum_lanes(_mm256_add_ps(_mm256_loadu_ps(lanes), _mm256_loadu_ps(lanes + 8)));
 }
 
 HBK__AVX2
@@ -7495,9 +7508,7 @@ static float hbk__dot_blocks_avx2(const float *x, const unsigned char *w, hbk_in
         }
         sum = _mm256_fmadd_ps(s, _mm256_set1_ps(_cvtsh_ss((unsigned short)(w[0] | w[1] << 8))), sum);
     }
-    __m128 four = _mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps(sum, 1));
-    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+    return hbk__sum_lanes(sum);
 }
 #endif
 
