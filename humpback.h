@@ -2343,6 +2343,8 @@ HBK_DEF hbk_int hbk_utf8_length(const char *s, size_t n)
     return count;
 }
 
+HBK__GLUE
+
 /* ==== 6  FILES, JSON, GGUF ===================================================
 
    What a crash may leave behind. A file written whole goes PATH.tmp -> fsync -> rename -> fsync of the
@@ -3951,6 +3953,8 @@ HBK_DEF bool hbk_gguf_finish(hbk_gguf_writer *w, hbk_error *err)
     hbk_gguf_discard(w);
     return ok;
 }
+
+HBK__GLUE_END
 
 /* ==== 7  TOKENIZERS ==========================================================
 
