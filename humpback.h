@@ -6971,7 +6971,7 @@ static bool hbk__gguf_chat_template(const char *path, hbk_text *out, hbk_error *
 #define HBK__HAS_AVX2()   (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
 #define HBK__HAS_AVX512() (HBK__HAS_AVX2() && __builtin_cpu_supports("avx512bw"))
 #define HBK__AVX512 __attribute__((target("avx512f,avx512bw,avx2,fma,f16c")))
-#define HBK__AVX2   __attribute__((target("avx2,fma,f16c")))
+#define HBK__AVX2   __attribute__((target("avx2,fma")))
 #endif
 #if defined(__GNUC__) || defined(__clang__)
 #define HBK__INLINE static inline __attribute__((always_inline)) /* into each of these generations */
@@ -7422,7 +7422,7 @@ static void hbk__gemm(bool ta, bool tb, hbk_int M, hbk_int N, hbk_int K, hbk_rea
    number of W, spread over all lanes, then meets sixteen rows in one instruction; eight rows of W make eight
    sums that stay in registers, and nothing has to be summed across lanes. Meanwhile the eight rows after them
    are asked for, a line every few instructions. Products of (1536, 576) on two cores of a Zen 4: 180 GFLOP/s
-   with 16 rows of x, where the memory gives no more, and 210 with 64; OpenBLAS reaches 63 and 150. Up to 64
+   with 16 rows of x, where the memory gives no more, and 210 with 64; OpenBLAS reaches 66 and 131. Up to 64
    rows are taken so on processors for which the loop is written, as long as their lanes fit into the panel;
    on others dots serve up to 8 rows. */
 
@@ -7510,7 +7510,7 @@ static float hbk__dot_blocks_avx2(const float *x, const unsigned char *w, hbk_in
             s = _mm256_fmadd_ps(a, _mm256_loadu_ps(x + 16 * half), s);
             s = _mm256_fmadd_ps(b, _mm256_loadu_ps(x + 16 * half + 8), s);
         }
-        sum = _mm256_fmadd_ps(s, _mm256_set1_ps(_cvtsh_ss((unsigned short)(w[0] | w[1] << 8))), sum);
+        sum = _mm256_fmadd_ps(s, _mm256_set1_ps(hbk__half_at(w)), sum);
     }
     return hbk__sum_lanes(sum);
 }
@@ -7528,9 +7528,9 @@ static hbk_real hbk__dot_q(const hbk_real *x, const unsigned char *w, hbk_int n,
     return hbk__dot_blocks(x, w, n, q8);
 }
 
-#define HBK__FEW   ((hbk_int)64)   /* rows of x at most */
-#define HBK__DOTS  ((hbk_int)4)    /* of these each is dotted by itself */
-#define HBK__LANES ((hbk_int)16)   /* of them in a vector */
+#define HBK__FEW   ((hbk_int)64)   /* rows of x, at most, that are few */
+#define HBK__DOTS  ((hbk_int)4)    /* up to so many are dotted one by one */
+#define HBK__LANES ((hbk_int)16)   /* rows of x in a vector */
 #define HBK__ROWS  ((hbk_int)8)    /* of W that are taken together */
 #define HBK__PART  ((hbk_int)1024) /* columns of W at once, a multiple of every block */
 
@@ -8070,12 +8070,13 @@ static double hbk__softmax_row(hbk_real *s, hbk_int n, hbk_int end)
     return (double)max + log((double)sum);
 }
 
-/* s (n, keys) = scale q k^T for a few rows of q, with four keys at once, which stay in the first cache for
-   all rows. Rows of s, q and k lie lds, ldq and ldk apart. */
+/* s (n, keys) = q k^T / sqrt(D) for a few rows of q, with four keys at once, which stay in the first cache
+   for all rows. Rows of s, q and k lie lds, ldq and ldk apart. */
 HBK__CLONES
 static void hbk__scores_few(hbk_real *s, hbk_int lds, const hbk_real *q, hbk_int ldq, hbk_int n,
-                            const hbk_real *k, hbk_int ldk, hbk_int keys, hbk_int D, hbk_real scale)
+                            const hbk_real *k, hbk_int ldk, hbk_int keys, hbk_int D)
 {
+    hbk_real scale = (hbk_real)(1 / sqrt((double)D));
     hbk_int j = 0;
     for (; j + 4 <= keys; j += 4) {
         const hbk_real *k0 = k + j * ldk, *k1 = k0 + ldk, *k2 = k1 + ldk, *k3 = k2 + ldk;
@@ -8122,7 +8123,7 @@ static void hbk__scores(hbk_real *s, hbk_int lds, const hbk_real *q, hbk_int ldq
                         const hbk_real *k, hbk_int ldk, hbk_int keys, hbk_int D)
 {
     hbk_real scale = (hbk_real)(1 / sqrt((double)D));
-    if (n < HBK__FEW_QUERIES) hbk__scores_few(s, lds, q, ldq, n, k, ldk, keys, D, scale);
+    if (n < HBK__FEW_QUERIES) hbk__scores_few(s, lds, q, ldq, n, k, ldk, keys, D);
     else hbk__gemm(false, true, n, keys, D, scale, q, ldq, k, ldk, 0, s, lds);
 }
 
@@ -8195,14 +8196,14 @@ static void hbk__attention_group(const hbk__attending *a, const hbk_span *const 
         hbk_int keys = p->past + t + 1, row = (p->q_start + t) * a->H + h;
         hbk_real *own = s + m * heads * most;
         hbk__scores_few(own + shared, most, q + m * heads * D, D, heads, p->k + shared * ld + column, ld,
-                        keys - shared, D, (hbk_real)(1 / sqrt((double)D)));
+                        keys - shared, D);
         for (hbk_int g = 0; g < heads; g++) {
             double l = hbk__softmax_row(own + g * most, keys, keys);
             if (a->lse) a->lse[row + g] = (hbk_real)l;
         }
     }
-    memset(out, 0, (size_t)(rows * D) * sizeof *out);
     if (shared) hbk__values(out, D, s, most, rows, spans[0]->shared_v + column, ld, shared, D, false);
+    else memset(out, 0, (size_t)(rows * D) * sizeof *out);
     for (hbk_int m = 0; m < n; m++) {
         const hbk_span *p = spans[m];
         hbk_real *to = out + m * heads * D;
