@@ -574,8 +574,8 @@ HBK_DEF void hbk_pack(void *out, hbk_dtype t, const hbk_real *x, hbk_int n);
 
 /* The one door for products of activations with a weight matrix of any dtype. All three add to their
    result. `panel` is scratch of HBK_PANEL reals, where other dtypes are unpacked piece by piece and a few
-   rows of x laid out anew; it may be NULL for a matrix of reals, at the price of that layout. Threads:
-   OpenBLAS's own, with few rows OpenMP's. Thread safety: pure, apart from the scratch. */
+   rows of x laid out anew; it may be NULL for a matrix of reals, at the price of that layout, and of rounding.
+   Threads: OpenMP's, or OpenBLAS's own. Thread safety: pure, apart from the scratch. */
 #define HBK_PANEL ((hbk_int)1 << 18)
 /* y (N, rows) += x (N, cols) W^T */
 HBK_DEF void hbk_matmul(hbk_real *y, const hbk_real *x, const hbk_matrix *w, hbk_int N, hbk_real *panel);
@@ -6954,9 +6954,10 @@ static bool hbk__gguf_chat_template(const char *path, hbk_text *out, hbk_error *
        dW (out,in) += dy^T x               backward to the weight
 
    They all pass through this door, whatever type W is stored in. Many rows: OpenBLAS, which wants reals, so
-   other types are unpacked a panel of W at a time into a scratch that stays in cache, and used at once.
-   Few rows (a decoding step): W is read from memory once and that is the cost, so loops of our own (8.2) take
-   it as it lies; OpenBLAS would first copy W into its own layout.
+   other types are unpacked a panel of W at a time into a scratch that stays in cache, and used at once; with
+   AVX-512 loops of our own (8.3), which unpack as they go and may multiply in bf16. Few rows (a decoding
+   step): W is read from memory once and that is the cost, so other loops (8.2) take it as it lies; OpenBLAS
+   would first copy W into its own layout.
    dW is only ever asked for weights of reals: a weight in any other type is trained through an adapter,
    which needs dx alone.
 
