@@ -7807,7 +7807,7 @@ static void hbk__to_pairs(uint32_t *out, const float *x, hbk_int n)
 }
 #endif
 
-/* n elements of W from number `at` on, all of one row and at most HBK__PART; zeros to the end of the words. */
+/* n elements of W from number `at` on, of one row and at most HBK__PART; zeros to the end of the words. */
 static void hbk__row_words(uint32_t *out, const hbk_matrix *w, hbk_int at, hbk_int n, bool pairs)
 {
     float part[HBK__PART];
@@ -7981,8 +7981,8 @@ typedef struct hbk__product {
     uint32_t *xp; /* pairs: x as such, (N, hbk__n_words(n)) */
 } hbk__product;
 
-/* tile (n, 16), rows 32 apart: rows o .. o+15 of W, turned where they lie, in whole squares; returns how many of
-   the n words that are. */
+/* tile (n, 16), rows 32 apart: rows o .. o+15 of W, turned where they lie, in whole squares; returns how many
+   of the n words that are. */
 static hbk_int hbk__pack_in_place(uint32_t *tile, const hbk__product *p, hbk_int o)
 {
     const hbk_matrix *w = p->w;
@@ -8011,8 +8011,8 @@ static void hbk__pack_rows(uint32_t *tile, const hbk__product *p, hbk_int m)
     }
 }
 
-/* Columns m .. m+31 of a row of W as floats; what W does not have is zero. Rows lie far apart, so the one eight
-   below is asked for. */
+/* Columns m .. m+31 of a row of W as floats; what W does not have is zero. Rows lie far apart, so the one
+   eight below is asked for. */
 HBK__AVX512
 static inline void hbk__row_of_32(float *out, const hbk_matrix *w, hbk_int row, hbk_int m)
 {
