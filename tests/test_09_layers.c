@@ -91,12 +91,12 @@ static void t09_rms_b(hbk_real **d, const hbk_real *dout, hbk_real **in)
 static const int32_t t09_tokens[N] = {3, 0, 12, 3, 7, 7, 1, 2, 3, 11, 5}; /* some more than once */
 static void t09_embed_f(hbk_real *out, hbk_real **in)
 {
-    hbk_matrix m = {HBK_REAL, V, C, in[0], NULL, 0};
+    hbk_matrix m = {HBK_REAL, V, C, in[0], NULL, 0, false};
     hbk_embed_forward(out, &m, t09_tokens, N);
 }
 static void t09_embed_b(hbk_real **d, const hbk_real *dout, hbk_real **in)
 {
-    hbk_matrix m = {HBK_REAL, V, C, d[0], NULL, 0};
+    hbk_matrix m = {HBK_REAL, V, C, d[0], NULL, 0, false};
     (void)in;
     hbk_embed_backward(&m, dout, t09_tokens, N);
 }
