@@ -8404,13 +8404,13 @@ HBK_DEF void hbk_rope(hbk_real *x, const hbk_real *table, hbk_int N, hbk_int H, 
 #define HBK__Q_BLOCK     ((hbk_int)64)
 #define HBK__FEW_QUERIES ((hbk_int)4)
 #define HBK__TOGETHER    ((hbk_int)32) /* rows of a product with shared keys: 16 and 64 are as fast */
-#define HBK__TILE        ((hbk_int)256) /* rows, and keys, of a tile of scores; two are half a megabyte */
+#define HBK__SIDE        ((hbk_int)256) /* rows, and keys, of a tile of scores; two are half a megabyte */
 
 HBK_DEF hbk_int hbk_attention_work(hbk_int max_keys, hbk_int D, int threads)
 {
     /* the backward keeps P and dP; the forward scores, queries and results side by side */
     hbk_int forward = HBK__Q_BLOCK * (max_keys + 2 * D);
-    hbk_int backward = HBK__TILE * (2 * HBK__TILE + 3 * D) + 2 * max_keys * D;
+    hbk_int backward = HBK__SIDE * (2 * HBK__SIDE + 3 * D) + 2 * max_keys * D;
     return threads * HBK__MAX(forward, backward);
 }
 
@@ -8675,8 +8675,8 @@ static void hbk__attention_tiles_backward(const hbk__attending_back *a, const hb
 {
     hbk_int H = a->H, D = a->D, ld = a->K * D, rows = n * heads, wide = heads * D;
     hbk_int first = (s->q_start + i) * H + h, column = h / (H / a->K) * D;
-    hbk_real *p = work, *dp = p + HBK__TILE * HBK__TILE, *q = dp + HBK__TILE * HBK__TILE;
-    hbk_real *dout = q + rows * D, *dq = dout + rows * D, delta[HBK__TILE], lse[HBK__TILE];
+    hbk_real *p = work, *dp = p + HBK__SIDE * HBK__SIDE, *q = dp + HBK__SIDE * HBK__SIDE;
+    hbk_real *dout = q + rows * D, *dq = dout + rows * D, delta[HBK__SIDE], lse[HBK__SIDE];
     hbk_real scale = (hbk_real)(1 / sqrt((double)D));
     for (hbk_int t = 0; t < n; t++) {
         memcpy(q + t * wide, a->q + (first + t * H) * D, (size_t)wide * sizeof *q);
@@ -8687,7 +8687,7 @@ static void hbk__attention_tiles_backward(const hbk__attending_back *a, const hb
         delta[r] = hbk__dot(dout + r * D, a->out + (first + r / heads * H + r % heads) * D, D);
     for (hbk_int j = 0, m; j < i + n; j += m) {
         const hbk_real *k = s->k + j * ld + column, *v = s->v + j * ld + column;
-        m = HBK__MIN(HBK__TILE, i + n - j);
+        m = HBK__MIN(HBK__SIDE, i + n - j);
         hbk__gemm(false, true, rows, m, D, scale, q, D, k, ld, 0, p, m);
         for (hbk_int r = 0; r < rows; r++)
             hbk__attention_p_row(p + r * m, HBK__MAX(0, HBK__MIN(m, i + r / heads + 1 - j)), m, lse[r]);
@@ -8707,7 +8707,7 @@ static void hbk__attention_tiles_backward(const hbk__attending_back *a, const hb
 /* Queries of a block: with the heads that read one key/value head they are the rows of a tile. */
 static hbk_int hbk__attention_step(hbk_int group)
 {
-    return HBK__MAX(1, HBK__MIN(HBK__Q_BLOCK, HBK__TILE / group));
+    return HBK__MAX(1, HBK__MIN(HBK__Q_BLOCK, HBK__SIDE / group));
 }
 
 /* Block b of a span's queries, for all heads that read key/value head kv. */
@@ -8715,8 +8715,8 @@ static void hbk__attention_block_backward(const hbk__attending_back *a, const hb
                                           hbk_int b, const hbk__attended *to, hbk_real *work)
 {
     hbk_int group = a->H / a->K, n = hbk__attention_step(group), i = b * n, end = (kv + 1) * group;
-    for (hbk_int h = kv * group; h < end; h += HBK__TILE)
-        hbk__attention_tiles_backward(a, s, h, HBK__MIN(HBK__TILE, end - h), i, HBK__MIN(n, s->T - i), to,
+    for (hbk_int h = kv * group; h < end; h += HBK__SIDE)
+        hbk__attention_tiles_backward(a, s, h, HBK__MIN(HBK__SIDE, end - h), i, HBK__MIN(n, s->T - i), to,
                                       work);
 }
 
