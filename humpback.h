@@ -10147,15 +10147,15 @@ static bool hbk__trains(const hbk_pass *p)
     return p->dmodel || p->dadapter || p->dadapters;
 }
 
-/* N gathered rows from `first` on: logits, loss and, in training, the gradients of the head's weight or
-   adapter and of head_n. Returns the summed loss. */
-static double hbk__head_chunk(hbk_acts *a, const hbk__env *e, const hbk_pass *p, hbk_int first, hbk_int N)
+/* N gathered rows from `first` on, a chunk by number: logits, loss and, in training, the gradients of the
+   head's weight or adapter and of head_n. Returns the summed loss. */
+static double hbk__head_chunk(hbk_acts *a, const hbk__env *e, const hbk_pass *p, hbk_int chunk, hbk_int first,
+                              hbk_int N)
 {
     const hbk_model *m = e->m;
     bool backward = hbk__trains(p);
     const hbk_real *x = a->head_n + first * m->config.dim;
     hbk_real *dx = a->dhead + first * m->config.dim;
-    hbk_int chunk = first / a->head_rows;
     hbk__head_forward(e, a->logits, x, a->rows + first, N, a->head_xa, chunk);
     double loss = hbk_cross_entropy(backward ? a->logits : NULL, a->nll + first, a->logits,
                                     a->targets + first, N, m->config.vocab_size, p->scale);
@@ -10183,8 +10183,9 @@ static double hbk__head(hbk_acts *a, const hbk__env *e, const hbk_batch *b, cons
     }
     hbk_rms_norm_forward(a->head_n, a->head_x, m->final_norm, n, C, m->config.rms_norm_eps);
     double loss = 0;
-    for (hbk_int i = 0; i < n; i += a->head_rows)
-        loss += hbk__head_chunk(a, e, p, i, HBK__MIN(a->head_rows, n - i));
+    hbk_int chunks = (n + a->head_rows - 1) / a->head_rows; /* alike: each packs the whole of HEAD */
+    for (hbk_int i = 0; i < chunks; i++)
+        loss += hbk__head_chunk(a, e, p, i, n * i / chunks, n * (i + 1) / chunks - n * i / chunks);
     if (nll)
         for (hbk_int i = 0; i < n; i++) nll[a->rows[i]] = a->nll[i];
     if (!backward) return loss;
