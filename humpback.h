@@ -574,8 +574,8 @@ HBK_DEF void hbk_pack(void *out, hbk_dtype t, const hbk_real *x, hbk_int n);
 
 /* The one door for products of activations with a weight matrix of any dtype. All three add to their
    result. `panel` is scratch of HBK_PANEL reals, where other dtypes are unpacked piece by piece and a few
-   rows of x laid out anew; it may be NULL for a matrix of reals, at the price of that layout. Threads:
-   OpenBLAS's own, with few rows OpenMP's. Thread safety: pure, apart from the scratch. */
+   rows of x laid out anew; it may be NULL for a matrix of reals, at the price of that layout, and of rounding.
+   Threads: OpenMP's, or OpenBLAS's own. Thread safety: pure, apart from the scratch. */
 #define HBK_PANEL ((hbk_int)1 << 18)
 /* y (N, rows) += x (N, cols) W^T */
 HBK_DEF void hbk_matmul(hbk_real *y, const hbk_real *x, const hbk_matrix *w, hbk_int N, hbk_real *panel);
@@ -6954,9 +6954,10 @@ static bool hbk__gguf_chat_template(const char *path, hbk_text *out, hbk_error *
        dW (out,in) += dy^T x               backward to the weight
 
    They all pass through this door, whatever type W is stored in. Many rows: OpenBLAS, which wants reals, so
-   other types are unpacked a panel of W at a time into a scratch that stays in cache, and used at once.
-   Few rows (a decoding step): W is read from memory once and that is the cost, so loops of our own (8.2) take
-   it as it lies; OpenBLAS would first copy W into its own layout.
+   other types are unpacked a panel of W at a time into a scratch that stays in cache, and used at once; with
+   AVX-512 loops of our own (8.3), which unpack as they go and may multiply in bf16. Few rows (a decoding
+   step): W is read from memory once and that is the cost, so other loops (8.2) take it as it lies; OpenBLAS
+   would first copy W into its own layout.
    dW is only ever asked for weights of reals: a weight in any other type is trained through an adapter,
    which needs dx alone.
 
@@ -7765,60 +7766,70 @@ static void hbk__to_lanes(hbk_real *lanes, const hbk_real *x, hbk_int N, hbk_int
                 lanes[g * C + i * HBK__LANES + l] = g + l < N ? x[(g + l) * C + i] : 0;
 }
 
-/* 8.3  Products of bf16. Where W may be rounded and the processor has AVX512-BF16, one instruction multiplies
-   32 numbers and adds the products of two neighbours to one of 16 sums of floats: twice the work that it does
-   on floats. So what is summed over comes in pairs, of 32 bits each:
+/* 8.3  Many rows, with AVX-512: a product that unpacks as it goes. OpenBLAS would want W as floats first.
+
+   32 rows of W, or columns of it in the backward, are laid out anew as the lanes of two vectors, one after
+   another of what is summed over; numbers of x, spread over all lanes, meet them, six rows of x in twelve sums.
+
+   Where W may be rounded and the processor has AVX512-BF16, an instruction multiplies 32 numbers of bf16 and
+   adds the products of two neighbours to one of 16 sums: twice the work that it does on floats. So what is
+   summed over then comes in pairs, which are words of 32 bits as floats are:
 
        y_nm += sum_p  x_n,2p w_m,2p + x_n,2p+1 w_m,2p+1
 
-   With up to 64 rows pairs of x are the lanes, as in 8.2, and W in bf16 is taken as it lies. With more, W is
-   the lanes: 32 of its rows, or of its columns in the backward, two vectors for each pair, which six rows of
-   x meet in twelve sums. What W is stored in does not matter: it becomes pairs on the way. Products of
-   (1536, 576) on two cores of a Zen 4: 390 GFLOP/s with 1024 rows of x, where OpenBLAS reaches 190 in f32; 280
-   and 380 with 16 and 64 rows, against 180 and 210 of 8.2.
+   With up to 64 rows pairs of x are the lanes, as in 8.2, and W in bf16 is taken as it lies.
 
-   Each number of the result is one thread's, summed in one order, whatever the number of threads. */
+   Products of (1536, 576) on two cores of a Zen 4: 216 GFLOP/s with 1024 rows of x, and 390 in pairs, where
+   OpenBLAS reaches 200; 280 and 380 in pairs with 16 and 64 rows, against 180 and 210 of 8.2. Each number of
+   the result is one thread's, summed in one order, whatever the number of threads. */
 
-#ifdef HBK__BF16
-#define HBK__SPREAD ((hbk_int)6)  /* rows of x at once */
-#define HBK__TILE   ((hbk_int)32) /* rows or columns of W in two vectors */
+#ifdef HBK__X86
+#define HBK__SPREAD ((hbk_int)6)                /* rows of x at once */
+#define HBK__TILE   ((hbk_int)32)               /* rows or columns of W in two vectors */
+#define HBK__DEEP   (HBK__TILE * HBK__PART / 2) /* words of a tile, which stays in the second cache */
 
-/* Pairs that n numbers take here, with room for whole squares of 16. */
-static hbk_int hbk__pairs(hbk_int n)
+/* Words that n numbers take, in whole squares of 16. */
+static hbk_int hbk__n_words(hbk_int n, bool pairs)
 {
-    return (n + 31) / 32 * 16;
+    return ((pairs ? (n + 1) / 2 : n) + 15) / 16 * 16;
 }
 
+#ifdef HBK__BF16
 /* n floats as pairs, rounded to nearest even; zeros to the end of the last 16 pairs. */
 HBK__BF16
 static void hbk__to_pairs(uint32_t *out, const float *x, hbk_int n)
 {
-    for (hbk_int i = 0; i < 2 * hbk__pairs(n); i += 16) {
+    for (hbk_int i = 0; i < 2 * hbk__n_words(n, true); i += 16) {
         __mmask16 in = (__mmask16)(n - i >= 16 ? 0xffff : n - i > 0 ? (1 << (n - i)) - 1 : 0);
         __m256bh h = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(in, x + i));
         memcpy(out + i / 2, &h, sizeof h);
     }
 }
+#endif
 
-/* n elements of W from number `at` on, all of one row. */
-static void hbk__row_pairs(uint32_t *out, const hbk_matrix *w, hbk_int at, hbk_int n)
+/* n elements of W from number `at` on, all of one row and at most HBK__PART; zeros to the end of the words. */
+static void hbk__row_words(uint32_t *out, const hbk_matrix *w, hbk_int at, hbk_int n, bool pairs)
 {
-    if (w->dtype == HBK_BF16) {
+    float part[HBK__PART];
+    const float *from = part;
+    if (hbk__in_place(w)) from = (const float *)w->data + at;
+    else if (!pairs || w->dtype != HBK_BF16) hbk__unpack_part(part, w, at, n);
+    if (pairs && w->dtype == HBK_BF16) {
         out[(n - 1) / 2] = 0; /* beside an odd last one */
         memcpy(out, (const char *)w->data + 2 * at, (size_t)(2 * n));
-        for (hbk_int i = (n + 1) / 2; i < hbk__pairs(n); i++) out[i] = 0;
-    } else if (hbk__in_place(w)) {
-        hbk__to_pairs(out, (const float *)w->data + at, n);
+#ifdef HBK__BF16
+    } else if (pairs) {
+        hbk__to_pairs(out, from, n);
+#endif
     } else {
-        float part[HBK__PART];
-        hbk__unpack_part(part, w, at, n);
-        hbk__to_pairs(out, part, n);
+        memcpy(out, from, (size_t)n * sizeof *out);
     }
+    for (hbk_int i = pairs ? (n + 1) / 2 : n; i < hbk__n_words(n, pairs); i++) out[i] = 0;
 }
 
 /* out (16, 16), rows ldo apart, is the transpose of in, rows ldi apart: in four rounds squares of 1, 2, 4 and
    8 change places across the diagonal. */
-HBK__BF16
+HBK__AVX512
 static void hbk__turn(uint32_t *out, hbk_int ldo, const uint32_t *in, hbk_int ldi)
 {
     __m512i rows[16], lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
@@ -7841,7 +7852,54 @@ static void hbk__turn(uint32_t *out, hbk_int ldo, const uint32_t *in, hbk_int ld
     for (int i = 0; i < 16; i++) _mm512_storeu_si512(out + i * ldo, rows[i]);
 }
 
-/* y (8, 16) += w (8, n) x (n, 16), for n pairs. */
+/* sums (6, 32) = x (6, n) w (n, 32); xs: the six rows. */
+HBK__AVX512
+static void hbk__tile_f32(float *sums, const float *const *xs, const uint32_t *w, hbk_int n)
+{
+    __m512 a[HBK__SPREAD], b[HBK__SPREAD];
+    HBK__UNROLL
+    for (int r = 0; r < HBK__SPREAD; r++) a[r] = b[r] = _mm512_setzero_ps();
+    for (hbk_int i = 0; i < n; i++, w += HBK__TILE) {
+        __m512 wa = _mm512_loadu_ps(w), wb = _mm512_loadu_ps(w + 16);
+        HBK__UNROLL
+        for (int r = 0; r < HBK__SPREAD; r++) {
+            __m512 v = _mm512_set1_ps(xs[r][i]);
+            a[r] = _mm512_fmadd_ps(wa, v, a[r]);
+            b[r] = _mm512_fmadd_ps(wb, v, b[r]);
+        }
+    }
+    HBK__UNROLL
+    for (int r = 0; r < HBK__SPREAD; r++) {
+        _mm512_storeu_ps(sums + 32 * r, a[r]);
+        _mm512_storeu_ps(sums + 32 * r + 16, b[r]);
+    }
+}
+
+#ifdef HBK__BF16
+/* The same for n pairs. */
+HBK__BF16
+static void hbk__tile_bf16(float *sums, const uint32_t *const *xs, const uint32_t *w, hbk_int n)
+{
+    __m512 a[HBK__SPREAD], b[HBK__SPREAD];
+    HBK__UNROLL
+    for (int r = 0; r < HBK__SPREAD; r++) a[r] = b[r] = _mm512_setzero_ps();
+    for (hbk_int i = 0; i < n; i++, w += HBK__TILE) {
+        __m512bh wa = (__m512bh)_mm512_loadu_si512(w), wb = (__m512bh)_mm512_loadu_si512(w + 16);
+        HBK__UNROLL
+        for (int r = 0; r < HBK__SPREAD; r++) {
+            __m512bh v = (__m512bh)_mm512_set1_epi32((int)xs[r][i]);
+            a[r] = _mm512_dpbf16_ps(a[r], wa, v);
+            b[r] = _mm512_dpbf16_ps(b[r], wb, v);
+        }
+    }
+    HBK__UNROLL
+    for (int r = 0; r < HBK__SPREAD; r++) {
+        _mm512_storeu_ps(sums + 32 * r, a[r]);
+        _mm512_storeu_ps(sums + 32 * r + 16, b[r]);
+    }
+}
+
+/* hbk__meet in pairs: y (8, 16) += w (8, n) x (n, 16). */
 HBK__BF16
 static void hbk__meet_bf16(float *y, const uint32_t *w, hbk_int ldw, const uint32_t *x, hbk_int n,
                            const hbk__ahead *ahead)
@@ -7862,18 +7920,18 @@ static void hbk__meet_bf16(float *y, const uint32_t *w, hbk_int ldw, const uint3
     for (int j = 0; j < HBK__ROWS; j++) _mm512_storeu_ps(y + 16 * j, sums[j]);
 }
 
-/* Columns c .. c+31 of x (N, C) into groups of (pairs of C, 16). */
+/* hbk__to_lanes in pairs: columns c .. c+31 of x (N, C) into groups of (pairs of C, 16). */
 static void hbk__to_lanes_bf16(uint32_t *lanes, const float *x, hbk_int N, hbk_int C, hbk_int c)
 {
     for (hbk_int g = 0; g < N; g += HBK__LANES) {
         uint32_t square[16 * 16] = {0};
         for (hbk_int l = 0; l < HBK__MIN(HBK__LANES, N - g); l++)
             hbk__to_pairs(square + 16 * l, x + (g + l) * C + c, HBK__MIN(32, C - c));
-        hbk__turn(lanes + g * hbk__pairs(C) + c / 2 * HBK__LANES, HBK__LANES, square, 16);
+        hbk__turn(lanes + g * hbk__n_words(C, true) + c / 2 * HBK__LANES, HBK__LANES, square, 16);
     }
 }
 
-/* hbk__eight_rows, in pairs. */
+/* hbk__eight_rows in pairs. */
 static const uint32_t *hbk__eight_rows_bf16(uint32_t *part, const hbk_matrix *w, hbk_int o, hbk_int c,
                                             hbk_int n, hbk_int *ldw)
 {
@@ -7884,12 +7942,12 @@ static const uint32_t *hbk__eight_rows_bf16(uint32_t *part, const hbk_matrix *w,
         return (const uint32_t *)hbk__row(w, o) + c / 2;
     *ldw = HBK__PART / 2 + HBK__LANES;
     for (hbk_int j = 0; j < HBK__ROWS; j++)
-        if (j < rows) hbk__row_pairs(part + j * *ldw, w, (o + j) * C + c, n);
-        else memset(part + j * *ldw, 0, (size_t)hbk__pairs(n) * sizeof *part);
+        if (j < rows) hbk__row_words(part + j * *ldw, w, (o + j) * C + c, n, true);
+        else memset(part + j * *ldw, 0, (size_t)hbk__n_words(n, true) * sizeof *part);
     return part;
 }
 
-/* hbk__few_rows, for x as hbk__to_lanes_bf16 left it. */
+/* hbk__few_rows in pairs. */
 static void hbk__few_rows_bf16(float *y, const uint32_t *lanes, const hbk_matrix *w, hbk_int o, hbk_int N)
 {
     uint32_t part[HBK__ROWS * (HBK__PART / 2 + HBK__LANES)];
@@ -7901,155 +7959,242 @@ static void hbk__few_rows_bf16(float *y, const uint32_t *lanes, const hbk_matrix
         const uint32_t *wt = hbk__eight_rows_bf16(part, w, o, c, n, &ldw);
         hbk__ahead next = hbk__ahead_of(w, o, c, n);
         for (hbk_int g = 0; g < N; g += HBK__LANES) {
-            const uint32_t *x = lanes + g * hbk__pairs(C) + c / 2 * HBK__LANES;
+            const uint32_t *x = lanes + g * hbk__n_words(C, true) + c / 2 * HBK__LANES;
             hbk__meet_bf16(sums + g * HBK__ROWS, wt, ldw, x, (n + 1) / 2, &next);
             next.at = NULL;
         }
     }
     hbk__add_sums(y, sums, w->rows, o, N);
 }
+#endif
 
-/* A product of many rows: y (N, M) = or += x (N, R) W^T, or with `back` x W. */
+/* A product of many rows, y (N, M) = or += x (N, R) W^T, or with `back` x W, of which columns r .. r+n-1 of x
+   are on: a depth that a tile holds. */
 typedef struct hbk__product {
     float *y;
     const float *x;
     const hbk_matrix *w;
     hbk_int N, M, R;
-    bool back, add;
-    uint32_t *pairs; /* (N, ld) of columns r .. r+n-1 of x */
-    hbk_int r, n, ld;
+    bool back, add, pairs;
+    hbk_int r, n;
+    uint32_t *xp; /* pairs: x as such, (N, hbk__n_words(n)) */
 } hbk__product;
 
-/* The part of W that rows m .. m+31 of the result read, as lanes: (pairs, 32). What W does not have is zero. */
+/* W as words where it lies, or NULL where it has to be unpacked first. */
+static const char *hbk__as_words(const hbk_matrix *w, bool pairs)
+{
+    bool bf16 = w->dtype == HBK_BF16 && w->cols % 2 == 0;
+    return (pairs ? bf16 : hbk__in_place(w)) ? (const char *)w->data : NULL;
+}
+
+/* tile (n, 32): rows m .. m+31 of W, turned. What W does not have is zero. */
 static void hbk__pack_rows(uint32_t *tile, const hbk__product *p, hbk_int m)
 {
-    uint32_t rows[16 * HBK__PART / 2];
-    const hbk_matrix *w = p->w;
+    uint32_t rows[HBK__DEEP / 2];
+    hbk_int words = hbk__n_words(p->n, p->pairs), C = p->w->cols, whole = p->pairs ? p->n / 2 : p->n;
+    const char *lies = hbk__as_words(p->w, p->pairs);
     for (hbk_int half = 0; half < HBK__TILE; half += 16) {
-        for (hbk_int j = 0, o = m + half; j < 16; j++, o++)
-            if (o < p->M) hbk__row_pairs(rows + j * p->ld, w, o * w->cols + p->r, p->n);
-            else memset(rows + j * p->ld, 0, (size_t)p->ld * sizeof *rows);
-        for (hbk_int i = 0; i < p->ld; i += 16)
-            hbk__turn(tile + i * HBK__TILE + half, HBK__TILE, rows + i, p->ld);
+        hbk_int done = 0, o = m + half, ld = p->pairs ? C / 2 : C;
+        if (lies && o + 16 <= p->M) {
+            const void *from = lies + (o * C + p->r) * (p->pairs ? 2 : 4);
+            for (; done + 16 <= whole; done += 16)
+                hbk__turn(tile + done * HBK__TILE + half, HBK__TILE, (const uint32_t *)from + done, ld);
+        }
+        for (hbk_int j = 0, first = done * (1 + p->pairs); j < 16 && done < words; j++, o++)
+            if (o < p->M) hbk__row_words(rows + j * words, p->w, o * C + p->r + first, p->n - first, p->pairs);
+            else memset(rows + j * words, 0, (size_t)words * sizeof *rows);
+        for (hbk_int i = 0; done + i < words; i += 16)
+            hbk__turn(tile + (done + i) * HBK__TILE + half, HBK__TILE, rows + i, words);
     }
 }
 
-/* The same of the backward, where pairs are of rows of W. */
-HBK__BF16
-static void hbk__pack_columns(uint32_t *tile, const hbk__product *p, hbk_int m)
+/* Columns m .. m+31 of a row of W in words of floats; what W does not have is zero. Few fit into a line of the
+   cache, so the row eight below is asked for. */
+HBK__AVX512
+static inline void hbk__row_of_32(float *out, const hbk_matrix *w, hbk_int row, hbk_int m)
 {
-    const hbk_matrix *w = p->w;
-    hbk_int cols = HBK__MIN(HBK__TILE, p->M - m);
-    for (hbk_int i = 0; i < p->n; i += 2, tile += HBK__TILE) {
-        uint16_t rows[2][32] = {{0}};
-        uint32_t pairs[16];
-        for (hbk_int k = 0; k < HBK__MIN(2, p->n - i); k++) {
-            hbk__row_pairs(pairs, w, (p->r + i + k) * w->cols + m, cols);
-            memcpy(rows[k], pairs, sizeof rows[k]);
-        }
-        HBK__SIMD
-        for (int l = 0; l < 32; l++) tile[l] = rows[0][l] | (uint32_t)rows[1][l] << 16;
-    }
-}
-
-/* y (rows, cols) = or += x (rows, n) w (n, 32), for n pairs; at most six rows, 32 columns. Rows that x does
-   not have are its last once more. */
-HBK__BF16
-static void hbk__tile_bf16(float *y, hbk_int ldy, const uint32_t *x, hbk_int ldx, const uint32_t *w,
-                           hbk_int n, hbk_int rows, hbk_int cols, bool add)
-{
-    __m512 a[HBK__SPREAD], b[HBK__SPREAD];
-    const uint32_t *xs[HBK__SPREAD];
-    HBK__UNROLL
-    for (int r = 0; r < HBK__SPREAD; r++) {
-        a[r] = b[r] = _mm512_setzero_ps();
-        xs[r] = x + HBK__MIN(r, rows - 1) * ldx;
-    }
-    for (hbk_int i = 0; i < n; i++) {
-        __m512bh wa = (__m512bh)_mm512_loadu_si512(w + 32 * i);
-        __m512bh wb = (__m512bh)_mm512_loadu_si512(w + 32 * i + 16);
-        HBK__UNROLL
-        for (int r = 0; r < HBK__SPREAD; r++) {
-            __m512bh v = (__m512bh)_mm512_set1_epi32((int)xs[r][i]);
-            a[r] = _mm512_dpbf16_ps(a[r], wa, v);
-            b[r] = _mm512_dpbf16_ps(b[r], wb, v);
-        }
-    }
+    hbk_int cols = HBK__MIN(HBK__TILE, w->cols - m), at = row * w->cols + m;
     __mmask16 ma = (__mmask16)(cols >= 16 ? 0xffff : (1 << cols) - 1);
     __mmask16 mb = (__mmask16)(cols >= 32 ? 0xffff : cols > 16 ? (1 << (cols - 16)) - 1 : 0);
-    HBK__UNROLL
-    for (int r = 0; r < HBK__SPREAD; r++) {
-        float *to = y + r * ldy;
-        if (r >= rows) break;
-        if (add) {
-            a[r] = _mm512_add_ps(a[r], _mm512_maskz_loadu_ps(ma, to));
-            b[r] = _mm512_add_ps(b[r], _mm512_maskz_loadu_ps(mb, to + 16));
+    float part[HBK__TILE];
+    const float *from = part;
+    const char *data = (const char *)w->data;
+    if (hbk__in_place(w)) {
+        from = (const float *)w->data + at;
+        __builtin_prefetch(from + 8 * w->cols);
+        __builtin_prefetch(from + 8 * w->cols + 16);
+    } else if (w->dtype == HBK_BF16 && cols == HBK__TILE) {
+        __builtin_prefetch(data + 2 * (at + 8 * w->cols));
+        for (int i = 0; i < 32; i += 16) {
+            __m256i h = _mm256_loadu_si256((const __m256i *)(const void *)(data + 2 * (at + i)));
+            __m512i bits = _mm512_maskz_slli_epi32(0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, h), 16);
+            _mm512_storeu_ps(out + i, _mm512_castsi512_ps(bits));
         }
-        _mm512_mask_storeu_ps(to, ma, a[r]);
-        _mm512_mask_storeu_ps(to + 16, mb, b[r]);
+        return;
+    } else {
+        hbk__unpack_part(part, w, at, cols);
+    }
+    _mm512_storeu_ps(out, _mm512_maskz_loadu_ps(ma, from));
+    _mm512_storeu_ps(out + 16, _mm512_maskz_loadu_ps(mb, from + 16));
+}
+
+#ifdef HBK__BF16
+/* The same as bf16. */
+HBK__BF16
+static inline __m512i hbk__row_of_32_bf16(const hbk_matrix *w, hbk_int row, hbk_int m)
+{
+    float x[HBK__TILE];
+    if (w->dtype == HBK_BF16) {
+        hbk_int cols = HBK__MIN(HBK__TILE, w->cols - m);
+        const char *from = (const char *)w->data + 2 * (row * w->cols + m);
+        __builtin_prefetch(from + 16 * w->cols);
+        return _mm512_maskz_loadu_epi16((__mmask32)(cols >= 32 ? 0xffffffffu : (1u << cols) - 1), from);
+    }
+    hbk__row_of_32(x, w, row, m);
+    return (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(x + 16), _mm512_loadu_ps(x));
+}
+
+/* tile (n, 32) of the backward in pairs: of rows r, r+1 of W in columns m .. m+31. */
+HBK__BF16
+static void hbk__pack_pairs(uint32_t *tile, const hbk__product *p, hbk_int m)
+{
+    uint16_t order[2][32];
+    for (int i = 0; i < 32; i++) { /* element l of either row goes to the pair l */
+        order[0][i] = (uint16_t)(i / 2 + 32 * (i % 2));
+        order[1][i] = (uint16_t)(16 + i / 2 + 32 * (i % 2));
+    }
+    __m512i low = _mm512_loadu_si512(order[0]), high = _mm512_loadu_si512(order[1]);
+    for (hbk_int i = 0; i < p->n; i += 2, tile += HBK__TILE) {
+        __m512i a = hbk__row_of_32_bf16(p->w, p->r + i, m), b = _mm512_setzero_si512();
+        if (i + 1 < p->n) b = hbk__row_of_32_bf16(p->w, p->r + i + 1, m);
+        _mm512_storeu_si512(tile, _mm512_permutex2var_epi16(a, low, b));
+        _mm512_storeu_si512(tile + 16, _mm512_permutex2var_epi16(a, high, b));
+    }
+}
+#endif
+
+/* tile (n, 32) of the backward: columns m .. m+31 of W. */
+HBK__AVX512
+static void hbk__pack_columns(uint32_t *tile, const hbk__product *p, hbk_int m)
+{
+    float row[HBK__TILE];
+#ifdef HBK__BF16
+    if (p->pairs) {
+        hbk__pack_pairs(tile, p, m);
+        return;
+    }
+#endif
+    for (hbk_int i = 0; i < p->n; i++, tile += HBK__TILE) {
+        hbk__row_of_32(row, p->w, p->r + i, m);
+        memcpy(tile, row, sizeof row);
+    }
+}
+
+/* y (rows, cols) = or += the sums of a tile (6, 32). */
+HBK__AVX512
+static void hbk__add_tile(float *y, hbk_int ldy, const float *sums, hbk_int rows, hbk_int cols, bool add)
+{
+    __mmask16 ma = (__mmask16)(cols >= 16 ? 0xffff : (1 << cols) - 1);
+    __mmask16 mb = (__mmask16)(cols >= 32 ? 0xffff : cols > 16 ? (1 << (cols - 16)) - 1 : 0);
+    for (hbk_int r = 0; r < rows; r++, y += ldy, sums += HBK__TILE) {
+        __m512 a = _mm512_loadu_ps(sums), b = _mm512_loadu_ps(sums + 16);
+        if (add) a = _mm512_add_ps(a, _mm512_maskz_loadu_ps(ma, y));
+        if (add) b = _mm512_add_ps(b, _mm512_maskz_loadu_ps(mb, y + 16));
+        _mm512_mask_storeu_ps(y, ma, a);
+        _mm512_mask_storeu_ps(y + 16, mb, b);
     }
 }
 
 /* Columns m .. m+31 of the result, in rows k .. end-1. */
-static void hbk__stripe_bf16(const hbk__product *p, hbk_int m, hbk_int k, hbk_int end)
+static void hbk__stripe(const hbk__product *p, hbk_int m, hbk_int k, hbk_int end)
 {
-    uint32_t tile[HBK__TILE * HBK__PART / 2];
-    hbk_int cols = HBK__MIN(HBK__TILE, p->M - m);
+    uint32_t tile[HBK__DEEP];
+    float sums[HBK__SPREAD * HBK__TILE];
     if (p->back) hbk__pack_columns(tile, p, m);
     else hbk__pack_rows(tile, p, m);
-    for (; k < end; k += HBK__SPREAD)
-        hbk__tile_bf16(p->y + k * p->M + m, p->M, p->pairs + k * p->ld, p->ld, tile, (p->n + 1) / 2,
-                       HBK__MIN(HBK__SPREAD, end - k), cols, p->add);
+    for (; k < end; k += HBK__SPREAD) {
+        hbk_int rows = HBK__MIN(HBK__SPREAD, end - k), at[HBK__SPREAD];
+        for (hbk_int r = 0; r < HBK__SPREAD; r++) at[r] = k + HBK__MIN(r, rows - 1); /* the last, once more */
+#ifdef HBK__BF16
+        if (p->pairs) {
+            const uint32_t *xs[HBK__SPREAD];
+            for (int r = 0; r < HBK__SPREAD; r++) xs[r] = p->xp + at[r] * hbk__n_words(p->n, true);
+            hbk__tile_bf16(sums, xs, tile, (p->n + 1) / 2);
+        } else
+#endif
+        {
+            const float *xs[HBK__SPREAD];
+            for (int r = 0; r < HBK__SPREAD; r++) xs[r] = p->x + at[r] * p->R + p->r;
+            hbk__tile_f32(sums, xs, tile, p->n);
+        }
+        hbk__add_tile(p->y + k * p->M + m, p->M, sums, rows, HBK__MIN(HBK__TILE, p->M - m), p->add);
+    }
 }
 
-/* A part of x, shared out to the threads by stripes of the result; narrow results by their rows, too. */
-static void hbk__part_bf16(const hbk__product *p)
+/* Stripes of the result for each thread; of a narrow result, their parts. */
+static void hbk__stripes(const hbk__product *p)
 {
     hbk_int stripes = (p->M + HBK__TILE - 1) / HBK__TILE, parts = (hbk__n_threads() + stripes - 1) / stripes;
     hbk_int rows = (p->N + parts - 1) / parts;
 #ifdef _OPENMP
-#pragma omp parallel
+#pragma omp parallel if (p->N * p->M * p->n > 100000)
 #endif
     {
+#ifdef HBK__BF16
 #ifdef _OPENMP
 #pragma omp for schedule(static)
 #endif
-        for (hbk_int k = 0; k < p->N; k++) hbk__to_pairs(p->pairs + k * p->ld, p->x + k * p->R + p->r, p->n);
+        for (hbk_int k = 0; k < (p->pairs ? p->N : 0); k++)
+            hbk__to_pairs(p->xp + k * hbk__n_words(p->n, true), p->x + k * p->R + p->r, p->n);
+#endif
 #ifdef _OPENMP
 #pragma omp for schedule(static)
 #endif
         for (hbk_int i = 0; i < stripes * parts; i++) {
             hbk_int k = i / stripes * rows;
-            hbk__stripe_bf16(p, i % stripes * HBK__TILE, k, HBK__MIN(k + rows, p->N));
+            hbk__stripe(p, i % stripes * HBK__TILE, k, HBK__MIN(k + rows, p->N));
         }
     }
 }
 
-static void hbk__matmul_bf16(float *y, const float *x, const hbk_matrix *w, hbk_int N, bool back,
+/* panel: room for pairs of x, or NULL where there are none. */
+static void hbk__matmul_many(float *y, const float *x, const hbk_matrix *w, hbk_int N, bool back, bool pairs,
                              float *panel, bool add)
 {
     hbk_int M = back ? w->cols : w->rows, R = back ? w->rows : w->cols;
-    hbk__product p = {y, x, w, N, M, R, back, add, (uint32_t *)(void *)panel, 0, 0, 0};
+    hbk_int most = pairs ? HBK__PART : HBK__PART / 2, depths = (R + most - 1) / most; /* of about one size, */
+    hbk_int depth = (R + depths - 1) / depths, align = HBK__MAX(hbk_dtype_block(w->dtype), 32);
+    hbk__product p = {y, x, w, N, M, R, back, add, pairs, 0, 0, (uint32_t *)(void *)panel};
+    depth = HBK__MIN(most, (depth + align - 1) / align * align); /* of whole blocks */
     for (; p.r < R; p.r += p.n, p.add = true) {
-        p.n = HBK__MIN(HBK__PART, R - p.r);
-        p.ld = hbk__pairs(p.n);
-        hbk_int rows = HBK_PANEL / p.ld; /* of x that the panel holds */
+        p.n = HBK__MIN(depth, R - p.r);
+        hbk_int rows = pairs ? HBK_PANEL / hbk__n_words(p.n, true) : N;
         for (hbk_int k = 0; k < N; k += rows) {
             p.y = y + k * M;
             p.x = x + k * R;
             p.N = HBK__MIN(rows, N - k);
-            hbk__part_bf16(&p);
+            hbk__stripes(&p);
         }
     }
 }
 #endif
 
-/* Whether a product of N rows with W is rounded. In the backward the blocks of the K types would be cut. */
+/* Whether these loops take a product of N rows with W. In the backward they would cut the blocks of K types. */
+static bool hbk__many(const hbk_matrix *w, hbk_int N, bool back)
+{
+#ifdef HBK__X86
+    return N > HBK__DOTS && HBK__HAS_AVX512() && (!back || hbk_dtype_block(w->dtype) <= HBK__TILE);
+#else
+    (void)w, (void)N, (void)back;
+    return false;
+#endif
+}
+
+/* Whether they take it in pairs. */
 static bool hbk__rounds(const hbk_matrix *w, hbk_int N, bool back, const hbk_real *panel)
 {
 #ifdef HBK__BF16
-    return w->rounds && N > HBK__DOTS && panel && HBK__HAS_BF16() &&
-           (!back || hbk_dtype_block(w->dtype) <= HBK__TILE);
+    return w->rounds && panel && hbk__many(w, N, back) && HBK__HAS_BF16();
 #else
     (void)w, (void)N, (void)back, (void)panel;
     return false;
@@ -8129,9 +8274,9 @@ static void hbk__matmul(hbk_real *y, const hbk_real *x, const hbk_matrix *w, hbk
     if (few) {
         if (!add) memset(y, 0, (size_t)(N * O) * sizeof *y);
         hbk__matmul_few(y, x, w, N, meet ? panel : NULL, rounds);
-#ifdef HBK__BF16
-    } else if (rounds) {
-        hbk__matmul_bf16(y, x, w, N, false, panel, add);
+#ifdef HBK__X86
+    } else if (hbk__many(w, N, false)) {
+        hbk__matmul_many(y, x, w, N, false, rounds, panel, add);
 #endif
     } else if (hbk__in_place(w)) {
         hbk__gemm(false, true, N, O, C, 1, x, C, (const hbk_real *)w->data, C, add ? 1 : 0, y, O);
@@ -8156,9 +8301,9 @@ static void hbk__matmul_dx(hbk_real *dx, const hbk_real *dy, const hbk_matrix *w
 {
     hbk_int C = w->cols, O = w->rows;
     /* forward: y = x W^T */
-#ifdef HBK__BF16
-    if (hbk__rounds(w, N, true, panel)) {
-        hbk__matmul_bf16(dx, dy, w, N, true, panel, add);
+#ifdef HBK__X86
+    if (hbk__many(w, N, true)) {
+        hbk__matmul_many(dx, dy, w, N, true, hbk__rounds(w, N, true, panel), panel, add);
         return;
     }
 #endif
