@@ -8528,9 +8528,10 @@ HBK_DEF void hbk_rope(hbk_real *x, const hbk_real *table, hbk_int N, hbk_int H, 
        dV = P^T dO      dP = dO V^T      dS_ij = P_ij (dP_ij - delta_i)      dQ = c dS K      dK = c dS^T Q
 
    Queries are taken HBK__Q_BLOCK at a time, so that scratch is a strip of scores and never (T, T).
-   Forward tasks are (sequence, query head); backward tasks (sequence, key/value head) with the group of
-   query heads that reads it, so that no two tasks add to the same dK, dV. Inside a task OpenBLAS stays on
-   its thread. Source of the recomputation: Dao et al. 2022.
+   Forward tasks are (sequence, query head, block), of a head the last block first, which sees the most keys;
+   backward tasks (sequence, key/value head) with the group of query heads that reads it, so that no two tasks
+   add to the same dK, dV. Inside a task OpenBLAS stays on its thread. Source of the recomputation: Dao et al.
+   2022.
 
    In the backward the block's queries of the whole group are the rows of one matrix, which meets the keys a
    tile at a time: P and dP stay in the second cache for five products, and these have many rows (84 GFLOP/s
@@ -8761,10 +8762,11 @@ HBK_DEF void hbk_attention_forward(hbk_real *out, hbk_real *lse, const hbk_real 
                                    int threads)
 {
     hbk__attending a = {out, lse, q, spans, n_spans, H, K, D, 0};
-    hbk_int scores = 0, group = H / K;
+    hbk_int scores = 0, group = H / K, blocks = 0;
     for (hbk_int s = 0; s < n_spans; s++) {
         HBK_ASSERT(spans[s].shared >= 0 && spans[s].shared <= spans[s].past);
         a.most = HBK__MAX(a.most, spans[s].past + spans[s].T);
+        blocks = HBK__MAX(blocks, (spans[s].T + HBK__Q_BLOCK - 1) / HBK__Q_BLOCK);
         scores += spans[s].T * (spans[s].past + spans[s].T);
     }
     (void)threads;
@@ -8772,13 +8774,14 @@ HBK_DEF void hbk_attention_forward(hbk_real *out, hbk_real *lse, const hbk_real 
 #ifdef _OPENMP
 #pragma omp parallel for schedule(dynamic) num_threads(threads) if (scores * H * D > HBK__PARALLEL_MIN)
 #endif
-    for (hbk_int task = 0; task < n_spans * H; task++) {
-        const hbk_span *p = &spans[task / H];
-        hbk_int h = task % H;
+    for (hbk_int task = 0; task < n_spans * H * blocks; task++) {
+        hbk_int head = task / blocks, h = head % H, i = (blocks - 1 - task % blocks) * HBK__Q_BLOCK;
+        const hbk_span *p = &spans[head / H];
         hbk_real *s = work + hbk__thread() * HBK__Q_BLOCK * (a.most + 2 * D);
-        if (p->T < HBK__FEW_QUERIES && h % group == 0) hbk__attention_few(&a, task / H, h / group, s);
-        for (hbk_int i = 0; p->T >= HBK__FEW_QUERIES && i < p->T; i += HBK__Q_BLOCK)
+        if (p->T >= HBK__FEW_QUERIES && i < p->T)
             hbk__attention_block(&a, p, h, i, HBK__MIN(HBK__Q_BLOCK, p->T - i), s);
+        else if (p->T < HBK__FEW_QUERIES && i == 0 && h % group == 0)
+            hbk__attention_few(&a, head / H, h / group, s);
     }
 }
 
