@@ -84,7 +84,7 @@ static const cli_flag bench_flags[] = {
      0, 0, CLI_FREE},
     {"rows", CLI_TEXT, "LIST", "(memory,lora,prefill,decode1,decode16; of 15m full too)",
      "what to measure, of " BENCH_LIST, 0, 0, CLI_FREE},
-    {"dtype", CLI_CHOICE, "f32|bf16|q8_0|q4_0", "f32", "of the weights", 0, 0, CLI_FREE},
+    {"dtype", CLI_CHOICE, "f32|bf16|q8_0|q4_0|f16", "f32", "of the weights", 0, 0, CLI_FREE},
     {"precision", CLI_CHOICE, "f32|bf16", "f32", "of products: bf16 rounds both sides",
      0, 0, CLI_FREE},
     {"tokens", CLI_TEXT, "SxT", "4x256", "a training step: S sequences of T tokens; tokens: from T to S*T", 0,
@@ -759,7 +759,7 @@ static bool bench_enough(cli *c, bench_row row, const bench_result *r)
 
 static int bench_main(cli *c)
 {
-    static const hbk_dtype types[] = {HBK_F32, HBK_BF16, HBK_Q8_0, HBK_Q4_0};
+    static const hbk_dtype types[] = {HBK_F32, HBK_BF16, HBK_Q8_0, HBK_Q4_0, HBK_F16};
     bench b;
     bool wanted[BENCH_ROWS];
     int shape = cli_choice(c, "shape");
