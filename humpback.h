@@ -574,7 +574,7 @@ HBK_DEF void hbk_pack(void *out, hbk_dtype t, const hbk_real *x, hbk_int n);
 
 /* The one door for products of activations with a weight matrix of any dtype. All three add to their
    result. `panel` is scratch of HBK_PANEL reals, where other dtypes are unpacked piece by piece and a few
-   rows of x laid out anew; it may be NULL for a matrix of reals, at the price of that layout, and of rounding.
+   rows of x laid out anew; it may be NULL for a matrix of reals, at the price of that layout and of rounding.
    Threads: OpenMP's, or OpenBLAS's own. Thread safety: pure, apart from the scratch. */
 #define HBK_PANEL ((hbk_int)1 << 18)
 /* y (N, rows) += x (N, cols) W^T */
@@ -7768,8 +7768,8 @@ static void hbk__to_lanes(hbk_real *lanes, const hbk_real *x, hbk_int N, hbk_int
 
 /* 8.3  Many rows, with AVX-512: a product that unpacks as it goes. OpenBLAS would want W as floats first.
 
-   32 rows of W, or columns of it in the backward, are laid out anew as the lanes of two vectors, one after
-   another of what is summed over; numbers of x, spread over all lanes, meet them, six rows of x in twelve sums.
+   32 rows of W, or columns of it in the backward, are laid out anew as the lanes of two vectors, for each
+   number that is summed over; numbers of x, spread over all lanes, meet them, six rows of x in twelve sums.
 
    Where W may be rounded and the processor has AVX512-BF16, an instruction multiplies 32 numbers of bf16 and
    adds the products of two neighbours to one of 16 sums: twice the work that it does on floats. So what is
@@ -7807,7 +7807,7 @@ static void hbk__to_pairs(uint32_t *out, const float *x, hbk_int n)
 }
 #endif
 
-/* n elements of W from number `at` on, all of one row and at most HBK__PART; zeros to the end of the words. */
+/* n elements of W from number `at` on, of one row and at most HBK__PART; zeros to the end of the words. */
 static void hbk__row_words(uint32_t *out, const hbk_matrix *w, hbk_int at, hbk_int n, bool pairs)
 {
     float part[HBK__PART];
@@ -7837,7 +7837,8 @@ static void hbk__turn(uint32_t *out, hbk_int ldo, const uint32_t *in, hbk_int ld
     for (int i = 0; i < 16; i++) rows[i] = _mm512_loadu_si512(in + i * ldi);
     HBK__UNROLL
     for (int s = 1; s < 16; s *= 2) {
-        __mmask16 odd = _mm512_test_epi32_mask(lane, _mm512_set1_epi32(s)); /* lanes 16 .. are the other row's */
+        /* lanes 16 .. 31 are the other row's */
+        __mmask16 odd = _mm512_test_epi32_mask(lane, _mm512_set1_epi32(s));
         __m512i low = _mm512_mask_add_epi32(lane, odd, lane, _mm512_set1_epi32(16 - s));
         __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(s));
         HBK__UNROLL
@@ -7980,36 +7981,38 @@ typedef struct hbk__product {
     uint32_t *xp; /* pairs: x as such, (N, hbk__n_words(n)) */
 } hbk__product;
 
-/* W as words where it lies, or NULL where it has to be unpacked first. */
-static const char *hbk__as_words(const hbk_matrix *w, bool pairs)
+/* tile (n, 16), rows 32 apart: rows o .. o+15 of W, turned where they lie, in whole squares; returns how many
+   of the n words that are. */
+static hbk_int hbk__pack_in_place(uint32_t *tile, const hbk__product *p, hbk_int o)
 {
-    bool bf16 = w->dtype == HBK_BF16 && w->cols % 2 == 0;
-    return (pairs ? bf16 : hbk__in_place(w)) ? (const char *)w->data : NULL;
+    const hbk_matrix *w = p->w;
+    hbk_int C = w->cols, at = o * C + p->r, done = 0;
+    bool words = p->pairs ? w->dtype == HBK_BF16 && C % 2 == 0 : hbk__in_place(w);
+    if (!words || o + 16 > p->M) return 0;
+    const void *from = (const char *)w->data + at * (p->pairs ? 2 : 4);
+    for (hbk_int n = p->pairs ? p->n / 2 : p->n; done + 16 <= n; done += 16)
+        hbk__turn(tile + done * HBK__TILE, HBK__TILE, (const uint32_t *)from + done, p->pairs ? C / 2 : C);
+    return done;
 }
 
 /* tile (n, 32): rows m .. m+31 of W, turned. What W does not have is zero. */
 static void hbk__pack_rows(uint32_t *tile, const hbk__product *p, hbk_int m)
 {
     uint32_t rows[HBK__DEEP / 2];
-    hbk_int words = hbk__n_words(p->n, p->pairs), C = p->w->cols, whole = p->pairs ? p->n / 2 : p->n;
-    const char *lies = hbk__as_words(p->w, p->pairs);
-    for (hbk_int half = 0; half < HBK__TILE; half += 16) {
-        hbk_int done = 0, o = m + half, ld = p->pairs ? C / 2 : C;
-        if (lies && o + 16 <= p->M) {
-            const void *from = lies + (o * C + p->r) * (p->pairs ? 2 : 4);
-            for (; done + 16 <= whole; done += 16)
-                hbk__turn(tile + done * HBK__TILE + half, HBK__TILE, (const uint32_t *)from + done, ld);
-        }
-        for (hbk_int j = 0, first = done * (1 + p->pairs); j < 16 && done < words; j++, o++)
-            if (o < p->M) hbk__row_words(rows + j * words, p->w, o * C + p->r + first, p->n - first, p->pairs);
-            else memset(rows + j * words, 0, (size_t)words * sizeof *rows);
+    hbk_int words = hbk__n_words(p->n, p->pairs), C = p->w->cols;
+    for (hbk_int o = m; o < m + HBK__TILE; o += 16, tile += 16) {
+        hbk_int done = hbk__pack_in_place(tile, p, o), first = done * (1 + p->pairs);
+        if (done == words) continue;
+        memset(rows, 0, sizeof rows);
+        for (hbk_int j = 0; j < HBK__MIN(16, p->M - o); j++)
+            hbk__row_words(rows + j * words, p->w, (o + j) * C + p->r + first, p->n - first, p->pairs);
         for (hbk_int i = 0; done + i < words; i += 16)
-            hbk__turn(tile + (done + i) * HBK__TILE + half, HBK__TILE, rows + i, words);
+            hbk__turn(tile + (done + i) * HBK__TILE, HBK__TILE, rows + i, words);
     }
 }
 
-/* Columns m .. m+31 of a row of W in words of floats; what W does not have is zero. Few fit into a line of the
-   cache, so the row eight below is asked for. */
+/* Columns m .. m+31 of a row of W as floats; what W does not have is zero. Rows lie far apart, so the one
+   eight below is asked for. */
 HBK__AVX512
 static inline void hbk__row_of_32(float *out, const hbk_matrix *w, hbk_int row, hbk_int m)
 {
@@ -8108,7 +8111,7 @@ static void hbk__add_tile(float *y, hbk_int ldy, const float *sums, hbk_int rows
 /* Columns m .. m+31 of the result, in rows k .. end-1. */
 static void hbk__stripe(const hbk__product *p, hbk_int m, hbk_int k, hbk_int end)
 {
-    uint32_t tile[HBK__DEEP];
+    uint32_t room[HBK__DEEP + 16], *tile = room + (0 - (uintptr_t)room) % 64 / 4; /* at the head of a line */
     float sums[HBK__SPREAD * HBK__TILE];
     if (p->back) hbk__pack_columns(tile, p, m);
     else hbk__pack_rows(tile, p, m);
@@ -8179,7 +8182,7 @@ static void hbk__matmul_many(float *y, const float *x, const hbk_matrix *w, hbk_
 }
 #endif
 
-/* Whether these loops take a product of N rows with W. In the backward they would cut the blocks of K types. */
+/* Whether these loops take a product of N rows with W. In the backward they would cut blocks of K types. */
 static bool hbk__many(const hbk_matrix *w, hbk_int N, bool back)
 {
 #ifdef HBK__X86

@@ -181,8 +181,8 @@ static hbk_adapter *t11_adapter(const hbk_config *c, const t11_lora *v, uint64_t
     return a;
 }
 
-/* Promise: where products may round to bf16, loss and gradients are those of exact products within a few times
-   bf16's 2^-8, and to the bit where the processor cannot; forbidden again, everything is as it was. */
+/* Promise: where products may round to bf16, loss and gradients are those of exact products within a few
+   times bf16's 2^-8, and to the bit where the processor cannot; forbidden again, everything is as it was. */
 static void t11_rounded(void **state)
 {
     (void)state;

@@ -1134,7 +1134,8 @@ static void t17_change(hbk_train_options *o, const char *name)
 }
 
 /* Promise: a folder with a checkpoint or a result refuses every other option, other data, another base and
-   another precision by name, and stays as it was; how often to save is free. What is not finished is not taken for a result. */
+   another precision by name, and stays as it was; how often to save is free. What is not finished is not
+   taken for a result. */
 static void t17_other_options(void **state)
 {
     (void)state;
@@ -1181,7 +1182,8 @@ static void t17_other_options(void **state)
         check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "begun with model ");
         w.m->final_norm[0] = 1;
         hbk_model_round(w.m, true);
-        check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "begun with precision \"f32\", not \"bf16\"");
+        check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION,
+                    "begun with precision \"f32\", not \"bf16\"");
         hbk_model_round(w.m, false);
 #ifdef _OPENMP
         omp_set_num_threads(2);

@@ -523,7 +523,8 @@ static json_t *bench_json(const bench *b, bench_row row, const bench_result *r)
     if (row == BENCH_ROW_MEMORY) return json_pack("{s:s, s:f}", "row", bench_rows[row], "gbps", r->gbps);
     const char *rate = row == BENCH_ROW_CURATE || row == BENCH_ROW_APART ? "pairs_per_s" : "tokens_per_s";
     return json_pack("{s:s, s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:f, s:o}", "row", bench_rows[row], "shape",
-                     b->shape, "dtype", bench_type(b), "precision", hbk_model_precision(b->model), rate, bench_number(r->tokens_per_s), "seconds",
+                     b->shape, "dtype", bench_type(b), "precision", hbk_model_precision(b->model), rate,
+                     bench_number(r->tokens_per_s), "seconds",
                      bench_number(r->seconds), "gflops", bench_number(r->gflops), "gbps",
                      bench_number(r->gbps), "peak_mb", r->peak_mb, "sgemm_gflops",
                      bench_number(r->sgemm_gflops));
