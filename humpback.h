@@ -9383,17 +9383,25 @@ HBK_DEF void hbk_adapter_free(hbk_adapter *a)
 
 /* These products have a side of R only, too thin for OpenBLAS to share out well: with two threads it needs as
    long as with one. So threads take blocks of rows, or of columns where the rows are summed over, and each
-   block's products stay on its thread. (Up to one block is OpenBLAS's own to share out.) */
+   block's products stay on its thread. */
 #define HBK__LORA_BLOCK ((hbk_int)128)
+
+/* Rows of a block, HBK__LORA_BLOCK at most: so many that all threads get as many blocks. */
+static hbk_int hbk__lora_rows(hbk_int N)
+{
+    hbk_int threads = hbk__n_threads(), blocks = (N + HBK__LORA_BLOCK - 1) / HBK__LORA_BLOCK;
+    blocks = HBK__MAX(1, (blocks + threads - 1) / threads * threads);
+    return ((N + blocks - 1) / blocks + 15) / 16 * 16;
+}
 
 HBK_DEF void hbk_lora_forward(hbk_real *y, hbk_real *xa, const hbk_real *x, const hbk_lora *l, hbk_int N)
 {
-    hbk_int R = l->rank, in = l->in, out = l->out;
+    hbk_int R = l->rank, in = l->in, out = l->out, block = hbk__lora_rows(N);
 #ifdef _OPENMP
-#pragma omp parallel for schedule(static) if (N > HBK__LORA_BLOCK)
+#pragma omp parallel for schedule(static) if (N > block)
 #endif
-    for (hbk_int n = 0; n < N; n += HBK__LORA_BLOCK) {
-        hbk_int rows = HBK__MIN(HBK__LORA_BLOCK, N - n);
+    for (hbk_int n = 0; n < N; n += block) {
+        hbk_int rows = HBK__MIN(block, N - n);
         hbk__gemm(false, true, rows, R, in, 1, x + n * in, in, l->a, in, 0, xa + n * R, R);
         hbk__gemm(false, true, rows, out, R, l->scale, xa + n * R, R, l->b, R, 1, y + n * out, out);
     }
@@ -9402,13 +9410,13 @@ HBK_DEF void hbk_lora_forward(hbk_real *y, hbk_real *xa, const hbk_real *x, cons
 HBK_DEF void hbk_lora_backward(hbk_real *dx, const hbk_lora *d, hbk_real *dxa, const hbk_real *dy,
                                const hbk_real *x, const hbk_real *xa, const hbk_lora *l, hbk_int N)
 {
-    hbk_int R = l->rank, in = l->in, out = l->out;
+    hbk_int R = l->rank, in = l->in, out = l->out, block = hbk__lora_rows(N);
     if (!d && !dx) return;
 #ifdef _OPENMP
-#pragma omp parallel for schedule(static) if (N > HBK__LORA_BLOCK)
+#pragma omp parallel for schedule(static) if (N > block)
 #endif
-    for (hbk_int n = 0; n < N; n += HBK__LORA_BLOCK) {
-        hbk_int rows = HBK__MIN(HBK__LORA_BLOCK, N - n);
+    for (hbk_int n = 0; n < N; n += block) {
+        hbk_int rows = HBK__MIN(block, N - n);
         /* forward: y += scale * xa B^T, xa = x A^T */
         hbk__gemm(false, false, rows, R, out, l->scale, dy + n * out, out, l->b, R, 0, dxa + n * R, R);
         if (dx) hbk__gemm(false, false, rows, in, R, 1, dxa + n * R, R, l->a, in, 1, dx + n * in, in);
