@@ -8202,18 +8202,13 @@ static void hbk__matmul_many(float *y, const float *x, const hbk_matrix *w, hbk_
         }
     }
 }
-#endif
 
 /* Whether these loops take a product of N rows with W. In the backward they would cut blocks of K types. */
 static bool hbk__many(const hbk_matrix *w, hbk_int N, bool back)
 {
-#ifdef HBK__X86
     return N > HBK__DOTS && HBK__HAS_AVX512() && (!back || hbk_dtype_block(w->dtype) <= HBK__TILE);
-#else
-    (void)w, (void)N, (void)back;
-    return false;
-#endif
 }
+#endif
 
 /* Whether they take it in pairs. */
 static bool hbk__rounds(const hbk_matrix *w, hbk_int N, bool back, const hbk_real *panel)
