@@ -608,13 +608,15 @@ HBK_DEF void hbk_rope(hbk_real *x, const hbk_real *table, hbk_int N, hbk_int H, 
    earlier keys and causally to themselves. k, v (past + T, K*D) are the sequence's keys and values; but its
    first `shared` rows, of the past, are those of shared_k, shared_v, where several sequences that begin alike
    may have them, and are not looked at in k, v. Without such: 0, NULL, NULL. Caches may lie otherwise: `row`
-   reals from one position to the next, `head` from one key/value head to the next; 0, 0 stand for K*D, D. */
+   elements from one position to the next, `head` from one key/value head to the next; 0, 0 stand for K*D, D.
+   All four hold reals, or with dtype HBK_BF16 what hbk_pack makes of them; a backward asks for reals. */
 typedef struct hbk_span {
     hbk_int q_start, T, past;
-    const hbk_real *k, *v;
+    const void *k, *v;
     hbk_int shared;
-    const hbk_real *shared_k, *shared_v;
+    const void *shared_k, *shared_v;
     hbk_int row, head;
+    hbk_dtype dtype; /* HBK_BF16; anything else: reals */
 } hbk_span;
 
 /* Scaled dot-product attention with grouped heads: query head h reads key/value head h / (H/K).
@@ -919,12 +921,15 @@ typedef struct hbk_session hbk_session;
 /* adapter     the session's own; NULL: the base alone
    n_slots     sequences side by side, numbered from 0; each is empty at first
    max_length  most tokens of a sequence; beyond the model's context_length it never learned to look
-   Memory: 2 L K D reals for each slot (and one more, if there are several) and token, which the system hands
-   out as they are filled, and the buffers of a pass of 512 tokens. A beginning that hbk_generate computed
-   once for several slots is held once, until prompts with another one come.
-   Errors: sizes that are not possible, an adapter of another base, memory. */
+   cache       type of the keys and values that are kept: F32 (reals), or BF16, rounded to nearest even: half
+               the memory, and half the reading in a step of many long sequences
+   Memory: 2 L K D elements for each slot (and one more, if there are several) and token, which the system
+   hands out as they are filled, and the buffers of a pass of 512 tokens. A beginning that hbk_generate
+   computed once for several slots is held once, until prompts with another one come.
+   Errors: sizes that are not possible, another type, an adapter of another base, memory. */
 HBK_DEF hbk_session *hbk_session_new(const hbk_model *m, const hbk_adapter *adapter, hbk_int n_slots,
-                                     hbk_int max_length, hbk_allocator *alloc, hbk_error *err);
+                                     hbk_int max_length, hbk_dtype cache, hbk_allocator *alloc,
+                                     hbk_error *err);
 HBK_DEF void hbk_session_free(hbk_session *s); /* NULL is fine */
 
 typedef struct hbk_feed {
@@ -1547,6 +1552,7 @@ typedef struct hbk_decode_options {
     hbk_int wave;       /* records per wave                                             256 */
     hbk_int slots;      /* sequences decoded side by side                               32 */
     hbk_int max_length; /* cache per sequence in tokens; -1: the model's context      -1 */
+    hbk_dtype cache;    /* of keys and values: F32 (reals) or BF16                   F32 */
 } hbk_decode_options;
 HBK_DEF hbk_decode_options hbk_decode_defaults(void); /* T 0.7, top-p 0.9, 256 new tokens */
 
@@ -8038,7 +8044,10 @@ HBK_DEF void hbk_rope(hbk_real *x, const hbk_real *table, hbk_int N, hbk_int H, 
    keys, then the shared values, in one product. A row of scores is whole, shared part | own part, before its
    softmax, so nothing has to be merged. A step of 16 sequences of 650 tokens, 9:3 heads of 64, takes a layer
    1.3 ms on one Zen 4 core (as many bytes as it can read; 3.3 ms query head by query head over caches with
-   the heads side by side), and 0.8 ms where 500 of the tokens are shared. */
+   the heads side by side), and 0.8 ms where 500 of the tokens are shared.
+
+   Keys and values that are kept as bf16 are half the bytes. HBK__Q_BLOCK of them at a time become reals,
+   which stay in the first cache for all that meets them; the products are the same as over reals. */
 
 #define HBK__Q_BLOCK     ((hbk_int)64)
 #define HBK__FEW_QUERIES ((hbk_int)4)
@@ -8046,8 +8055,8 @@ HBK_DEF void hbk_rope(hbk_real *x, const hbk_real *table, hbk_int N, hbk_int H, 
 
 HBK_DEF hbk_int hbk_attention_work(hbk_int max_keys, hbk_int D, int threads)
 {
-    /* the backward keeps P and dP; the forward scores, queries and results side by side */
-    return threads * HBK__Q_BLOCK * (max_keys + HBK__MAX(max_keys, 2 * D));
+    /* the backward keeps P and dP; the forward scores, queries, results and widened keys side by side */
+    return threads * HBK__Q_BLOCK * (max_keys + HBK__MAX(max_keys, 3 * D));
 }
 
 /* Softmax in place of the first n of a row of scores; the rest, up to `end`, becomes 0. Returns the log
@@ -8118,24 +8127,173 @@ static void hbk__values_few(hbk_real *out, hbk_int ldo, const hbk_real *p, hbk_i
         }
 }
 
-/* The two for any number of rows; values are added to what is there, or replace it. */
-static void hbk__scores(hbk_real *s, hbk_int lds, const hbk_real *q, hbk_int ldq, hbk_int n,
-                        const hbk_real *k, hbk_int ldk, hbk_int keys, hbk_int D)
+#ifdef HBK__X86
+/* The two over bf16, for D a multiple of 32 and two rows at a time (the last of an odd number twice). Of
+   sixteen bf16s the even ones become floats by a shift and the odd ones by a mask: q is sorted likewise, and
+   sums are sorted back. */
+#define HBK__EVEN(x) _mm256_castsi256_ps(_mm256_slli_epi32(x, 16))
+#define HBK__ODD(x)  _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32((int)0xffff0000u)))
+
+/* The sums of the lanes of four vectors. */
+HBK__AVX2
+static inline __m128 hbk__sum_four(__m256 a, __m256 b, __m256 c, __m256 d)
 {
-    hbk_real scale = (hbk_real)(1 / sqrt((double)D));
-    if (n < HBK__FEW_QUERIES) hbk__scores_few(s, lds, q, ldq, n, k, ldk, keys, D);
-    else hbk__gemm(false, true, n, keys, D, scale, q, ldq, k, ldk, 0, s, lds);
+    __m256 ab = _mm256_hadd_ps(a, b), cd = _mm256_hadd_ps(c, d), x = _mm256_hadd_ps(ab, cd);
+    return _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
 }
 
-static void hbk__values(hbk_real *out, hbk_int ldo, const hbk_real *p, hbk_int ldp, hbk_int n,
-                        const hbk_real *v, hbk_int ldv, hbk_int keys, hbk_int D, bool add)
+/* sorted: room for (n, D) */
+HBK__AVX2
+static void hbk__scores_bf16(float *s, hbk_int lds, const float *q, hbk_int ldq, hbk_int n, const uint16_t *k,
+                             hbk_int ldk, hbk_int keys, hbk_int D, float *sorted)
 {
-    if (n >= HBK__FEW_QUERIES) {
-        hbk__gemm(false, false, n, D, keys, 1, p, ldp, v, ldv, add ? (hbk_real)1 : (hbk_real)0, out, ldo);
+    __m128 scale = _mm_set1_ps((float)(1 / sqrt((double)D)));
+    for (hbk_int i = 0; i < n; i++)
+        for (hbk_int d = 0; d < D; d++) sorted[i * D + d / 16 * 16 + d % 2 * 8 + d % 16 / 2] = q[i * ldq + d];
+    for (hbk_int j = 0; j < keys; j += 4) {
+        const uint16_t *k0 = k + j * ldk, *end = k + (keys - 1) * ldk; /* where four go beyond: once more */
+        const uint16_t *k1 = HBK__MIN(k0 + ldk, end), *k2 = HBK__MIN(k1 + ldk, end);
+        const uint16_t *k3 = HBK__MIN(k2 + ldk, end);
+        size_t bytes = sizeof *s * (size_t)HBK__MIN(4, keys - j);
+        for (hbk_int i = 0; i < n; i += 2) {
+            hbk_int other = HBK__MIN(i + 1, n - 1);
+            const float *x = sorted + i * D, *y = sorted + other * D;
+            __m256 x0 = _mm256_setzero_ps(), x1 = x0, x2 = x0, x3 = x0, y0 = x0, y1 = x0, y2 = x0, y3 = x0;
+            for (hbk_int d = 0; d < D; d += 16) {
+                __m256 xe = _mm256_loadu_ps(x + d), xo = _mm256_loadu_ps(x + d + 8);
+                __m256 ye = _mm256_loadu_ps(y + d), yo = _mm256_loadu_ps(y + d + 8), e, o;
+                __m256i w = _mm256_loadu_si256((const __m256i *)(k0 + d));
+                e = HBK__EVEN(w), x0 = _mm256_fmadd_ps(e, xe, x0), y0 = _mm256_fmadd_ps(e, ye, y0);
+                o = HBK__ODD(w), x0 = _mm256_fmadd_ps(o, xo, x0), y0 = _mm256_fmadd_ps(o, yo, y0);
+                w = _mm256_loadu_si256((const __m256i *)(k1 + d));
+                e = HBK__EVEN(w), x1 = _mm256_fmadd_ps(e, xe, x1), y1 = _mm256_fmadd_ps(e, ye, y1);
+                o = HBK__ODD(w), x1 = _mm256_fmadd_ps(o, xo, x1), y1 = _mm256_fmadd_ps(o, yo, y1);
+                w = _mm256_loadu_si256((const __m256i *)(k2 + d));
+                e = HBK__EVEN(w), x2 = _mm256_fmadd_ps(e, xe, x2), y2 = _mm256_fmadd_ps(e, ye, y2);
+                o = HBK__ODD(w), x2 = _mm256_fmadd_ps(o, xo, x2), y2 = _mm256_fmadd_ps(o, yo, y2);
+                w = _mm256_loadu_si256((const __m256i *)(k3 + d));
+                e = HBK__EVEN(w), x3 = _mm256_fmadd_ps(e, xe, x3), y3 = _mm256_fmadd_ps(e, ye, y3);
+                o = HBK__ODD(w), x3 = _mm256_fmadd_ps(o, xo, x3), y3 = _mm256_fmadd_ps(o, yo, y3);
+            }
+            float four[8];
+            _mm_storeu_ps(four, _mm_mul_ps(scale, hbk__sum_four(x0, x1, x2, x3)));
+            _mm_storeu_ps(four + 4, _mm_mul_ps(scale, hbk__sum_four(y0, y1, y2, y3)));
+            memcpy(s + i * lds + j, four, bytes);
+            memcpy(s + other * lds + j, four + 4, bytes);
+        }
+    }
+}
+
+/* x[0..15] += the even and odd sums */
+HBK__AVX2
+static inline void hbk__add_sorted(float *x, __m256 even, __m256 odd)
+{
+    __m256 low = _mm256_unpacklo_ps(even, odd), high = _mm256_unpackhi_ps(even, odd);
+    __m256 a = _mm256_permute2f128_ps(low, high, 0x20), b = _mm256_permute2f128_ps(low, high, 0x31);
+    _mm256_storeu_ps(x, _mm256_add_ps(_mm256_loadu_ps(x), a));
+    _mm256_storeu_ps(x + 8, _mm256_add_ps(_mm256_loadu_ps(x + 8), b));
+}
+
+/* 64 values at a time, which stay in the first cache for all columns and rows. */
+HBK__AVX2
+static void hbk__values_bf16(float *out, hbk_int ldo, const float *p, hbk_int ldp, hbk_int n,
+                             const uint16_t *v, hbk_int ldv, hbk_int keys, hbk_int D)
+{
+    for (hbk_int j = 0; j < keys; j += 64)
+        for (hbk_int d = 0; d < D; d += 32)
+            for (hbk_int i = 0; i < n; i += 2) {
+                hbk_int other = HBK__MIN(i + 1, n - 1), end = HBK__MIN(j + 64, keys);
+                const float *x = p + i * ldp, *y = p + other * ldp;
+                __m256 x0 = _mm256_setzero_ps(), x1 = x0, x2 = x0, x3 = x0, y0 = x0, y1 = x0;
+                __m256 y2 = x0, y3 = x0;
+                for (hbk_int k = j; k < end; k++) {
+                    __m256 a = _mm256_set1_ps(x[k]), b = _mm256_set1_ps(y[k]), w;
+                    __m256i low = _mm256_loadu_si256((const __m256i *)(v + k * ldv + d));
+                    __m256i high = _mm256_loadu_si256((const __m256i *)(v + k * ldv + d + 16));
+                    w = HBK__EVEN(low), x0 = _mm256_fmadd_ps(w, a, x0), y0 = _mm256_fmadd_ps(w, b, y0);
+                    w = HBK__ODD(low), x1 = _mm256_fmadd_ps(w, a, x1), y1 = _mm256_fmadd_ps(w, b, y1);
+                    w = HBK__EVEN(high), x2 = _mm256_fmadd_ps(w, a, x2), y2 = _mm256_fmadd_ps(w, b, y2);
+                    w = HBK__ODD(high), x3 = _mm256_fmadd_ps(w, a, x3), y3 = _mm256_fmadd_ps(w, b, y3);
+                }
+                hbk__add_sorted(out + i * ldo + d, x0, x1);
+                hbk__add_sorted(out + i * ldo + d + 16, x2, x3);
+                if (other == i) continue;
+                hbk__add_sorted(out + other * ldo + d, y0, y1);
+                hbk__add_sorted(out + other * ldo + d + 16, y2, y3);
+            }
+}
+#endif
+
+/* Keys or values of one head: rows of D, ld elements apart. */
+typedef struct hbk__kept {
+    const void *rows;
+    hbk_int ld;
+    hbk_dtype dtype; /* as that of hbk_span */
+    hbk_real *wide;  /* room for HBK__Q_BLOCK rows of reals */
+} hbk__kept;
+
+/* Rows `from` .. of those below `end`, as reals: all of them where they lie, ldw apart, or the next few in
+   k->wide. Returns how many. */
+static hbk_int hbk__widen(const hbk__kept *k, hbk_int from, hbk_int end, hbk_int D, const hbk_real **wide,
+                          hbk_int *ldw)
+{
+    bool reals = k->dtype != HBK_BF16;
+    hbk_int n = reals ? end - from : HBK__MIN(HBK__Q_BLOCK, end - from);
+    *wide = reals ? (const hbk_real *)k->rows + from * k->ld : k->wide;
+    *ldw = reals ? k->ld : D;
+    if (reals) return n;
+    const unsigned char *at = (const unsigned char *)k->rows + 2 * from * k->ld;
+    if (k->ld == D) hbk__unpack_bf16(k->wide, at, n * D);
+    else for (hbk_int i = 0; i < n; i++) hbk__unpack_bf16(k->wide + i * D, at + 2 * i * k->ld, D);
+    return n;
+}
+
+#ifdef HBK__X86
+/* Whether a loop is written for these rows in the words of this processor. */
+static bool hbk__in_words(const hbk__kept *k, hbk_int D)
+{
+    return k->dtype == HBK_BF16 && D % 32 == 0 && HBK__HAS_AVX2();
+}
+#endif
+
+/* The two over keys or values of either type, from row `first` on, by the loops above or, for more rows than
+   a few, by OpenBLAS; values are added to what is there, or replace it. */
+static void hbk__scores(bool few, hbk_real *s, hbk_int lds, const hbk_real *q, hbk_int ldq, hbk_int n,
+                        const hbk__kept *kept, hbk_int first, hbk_int keys, hbk_int D)
+{
+    const hbk_real *k;
+    hbk_real scale = (hbk_real)(1 / sqrt((double)D));
+#ifdef HBK__X86
+    if (few && hbk__in_words(kept, D)) {
+        hbk__scores_bf16(s, lds, q, ldq, n, (const uint16_t *)kept->rows + first * kept->ld, kept->ld, keys,
+                         D, kept->wide);
         return;
     }
-    for (hbk_int i = 0; i < n && !add; i++) memset(out + i * ldo, 0, (size_t)D * sizeof *out);
-    hbk__values_few(out, ldo, p, ldp, n, v, ldv, keys, D);
+#endif
+    for (hbk_int j = 0, m, ldk; j < keys; j += m) {
+        m = hbk__widen(kept, first + j, first + keys, D, &k, &ldk);
+        if (few) hbk__scores_few(s + j, lds, q, ldq, n, k, ldk, m, D);
+        else hbk__gemm(false, true, n, m, D, scale, q, ldq, k, ldk, 0, s + j, lds);
+    }
+}
+
+static void hbk__values(bool few, hbk_real *out, hbk_int ldo, const hbk_real *p, hbk_int ldp, hbk_int n,
+                        const hbk__kept *kept, hbk_int first, hbk_int keys, hbk_int D, bool add)
+{
+    const hbk_real *v;
+    for (hbk_int i = 0; i < n && few && !add; i++) memset(out + i * ldo, 0, (size_t)D * sizeof *out);
+#ifdef HBK__X86
+    if (few && hbk__in_words(kept, D)) {
+        hbk__values_bf16(out, ldo, p, ldp, n, (const uint16_t *)kept->rows + first * kept->ld, kept->ld, keys,
+                         D);
+        return;
+    }
+#endif
+    for (hbk_int j = 0, m, ldv; j < keys; j += m) {
+        m = hbk__widen(kept, first + j, first + keys, D, &v, &ldv);
+        if (few) hbk__values_few(out, ldo, p + j, ldp, n, v, ldv, m, D);
+        else hbk__gemm(false, false, n, D, m, 1, p + j, ldp, v, ldv, add || j > 0 ? 1 : 0, out, ldo);
+    }
 }
 
 /* What the tasks of a forward have in common. */
@@ -8147,68 +8305,71 @@ typedef struct hbk__attending {
     hbk_int most; /* keys of the longest */
 } hbk__attending;
 
-/* Reals from one position of a span's keys and values to the next. */
-static hbk_int hbk__key_row(const hbk__attending *a, const hbk_span *p)
+/* Of `rows`, keys or values of a span, what query head h reads. */
+static hbk__kept hbk__kept_head(const hbk__attending *a, const hbk_span *p, const void *rows, hbk_int h,
+                                hbk_real *wide)
 {
-    return p->row ? p->row : a->K * a->D;
+    hbk_int column = h / (a->H / a->K) * (p->row ? p->head : a->D);
+    size_t size = p->dtype == HBK_BF16 ? 2 : sizeof(hbk_real);
+    hbk__kept k = {rows ? (const char *)rows + (size_t)column * size : NULL, p->row ? p->row : a->K * a->D,
+                   p->dtype, wide};
+    return k;
 }
 
-/* Where the key/value head that query head h reads begins. */
-static hbk_int hbk__key_head(const hbk__attending *a, const hbk_span *p, hbk_int h)
-{
-    return h / (a->H / a->K) * (p->row ? p->head : a->D);
-}
-
-/* Queries i .. i+n-1 of one span and query head. s: a strip of n * keys scores. */
+/* Queries i .. i+n-1 of one span and query head. s: a strip of n * keys scores; wide: see hbk__kept. */
 static void hbk__attention_block(const hbk__attending *a, const hbk_span *p, hbk_int h, hbk_int i, hbk_int n,
-                                 hbk_real *s)
+                                 hbk_real *s, hbk_real *wide)
 {
-    hbk_int H = a->H, D = a->D, ld = hbk__key_row(a, p), column = hbk__key_head(a, p, h);
-    hbk_int keys = p->past + i + n, own = keys - p->shared; /* the last row sees all of them */
+    hbk_int H = a->H, D = a->D, keys = p->past + i + n, own = keys - p->shared; /* the last row sees all */
     hbk_int row = (p->q_start + i) * H + h;
+    bool few = n < HBK__FEW_QUERIES; /* a block's last rows */
     const hbk_real *q = a->q + row * D;
     hbk_real *out = a->out + row * D;
-    if (p->shared) hbk__scores(s, keys, q, H * D, n, p->shared_k + column, ld, p->shared, D);
-    hbk__scores(s + p->shared, keys, q, H * D, n, p->k + p->shared * ld + column, ld, own, D);
+    hbk__kept shared_k = hbk__kept_head(a, p, p->shared_k, h, wide), k = hbk__kept_head(a, p, p->k, h, wide);
+    hbk__kept shared_v = hbk__kept_head(a, p, p->shared_v, h, wide), v = hbk__kept_head(a, p, p->v, h, wide);
+    hbk__scores(few, s, keys, q, H * D, n, &shared_k, 0, p->shared, D);
+    hbk__scores(few, s + p->shared, keys, q, H * D, n, &k, p->shared, own, D);
     for (hbk_int r = 0; r < n; r++) {
         double l = hbk__softmax_row(s + r * keys, keys - n + 1 + r, keys);
         if (a->lse) a->lse[row + r * H] = (hbk_real)l;
     }
-    if (p->shared) hbk__values(out, H * D, s, keys, n, p->shared_v + column, ld, p->shared, D, false);
-    hbk__values(out, H * D, s + p->shared, keys, n, p->v + p->shared * ld + column, ld, own, D,
-                p->shared > 0);
+    if (p->shared) hbk__values(few, out, H * D, s, keys, n, &shared_v, 0, p->shared, D, false);
+    hbk__values(few, out, H * D, s + p->shared, keys, n, &v, p->shared, own, D, p->shared > 0);
 }
 
 /* Query t of each of n spans, and `heads` query heads from h on, which read one key/value head; of several
    spans the shared parts are one. work: (n * heads, most) scores, and twice (n * heads, D). */
 static void hbk__attention_group(const hbk__attending *a, const hbk_span *const *spans, hbk_int n, hbk_int t,
-                                 hbk_int h, hbk_int heads, hbk_real *work)
+                                 hbk_int h, hbk_int heads, hbk_real *work, hbk_real *wide)
 {
-    hbk_int D = a->D, ld = hbk__key_row(a, spans[0]), column = hbk__key_head(a, spans[0], h), most = a->most;
-    hbk_int rows = n * heads, shared = spans[0]->shared;
+    hbk_int D = a->D, most = a->most, rows = n * heads, shared = spans[0]->shared;
+    bool few = rows < HBK__FEW_QUERIES;
     hbk_real *s = work, *q = s + rows * most, *out = q + rows * D;
     size_t bytes = (size_t)(heads * D) * sizeof *q;
+    hbk__kept k = hbk__kept_head(a, spans[0], spans[0]->shared_k, h, wide), v;
     for (hbk_int m = 0; m < n; m++)
         memcpy(q + m * heads * D, a->q + ((spans[m]->q_start + t) * a->H + h) * D, bytes);
-    if (shared) hbk__scores(s, most, q, D, rows, spans[0]->shared_k + column, ld, shared, D);
+    hbk__scores(few, s, most, q, D, rows, &k, 0, shared, D);
     for (hbk_int m = 0; m < n; m++) {
         const hbk_span *p = spans[m];
         hbk_int keys = p->past + t + 1, row = (p->q_start + t) * a->H + h;
         hbk_real *own = s + m * heads * most;
-        hbk__scores_few(own + shared, most, q + m * heads * D, D, heads, p->k + shared * ld + column, ld,
-                        keys - shared, D);
+        k = hbk__kept_head(a, p, p->k, h, wide);
+        hbk__scores(true, own + shared, most, q + m * heads * D, D, heads, &k, shared, keys - shared, D);
         for (hbk_int g = 0; g < heads; g++) {
             double l = hbk__softmax_row(own + g * most, keys, keys);
             if (a->lse) a->lse[row + g] = (hbk_real)l;
         }
     }
-    if (shared) hbk__values(out, D, s, most, rows, spans[0]->shared_v + column, ld, shared, D, false);
+    v = hbk__kept_head(a, spans[0], spans[0]->shared_v, h, wide);
+    if (shared) hbk__values(few, out, D, s, most, rows, &v, 0, shared, D, false);
     else memset(out, 0, (size_t)(rows * D) * sizeof *out);
     for (hbk_int m = 0; m < n; m++) {
         const hbk_span *p = spans[m];
         hbk_real *to = out + m * heads * D;
-        hbk__values_few(to, D, s + m * heads * most + shared, most, heads, p->v + shared * ld + column, ld,
-                        p->past + t + 1 - shared, D);
+        v = hbk__kept_head(a, p, p->v, h, wide);
+        hbk__values(true, to, D, s + m * heads * most + shared, most, heads, &v, shared,
+                    p->past + t + 1 - shared, D, true);
         memcpy(a->out + ((p->q_start + t) * a->H + h) * D, to, bytes);
     }
 }
@@ -8218,7 +8379,7 @@ static bool hbk__together(const hbk_span *x, const hbk_span *y)
 {
     return x->T == 1 && y->T == 1 && x->shared > 0 && x->shared == y->shared &&
            x->shared_k == y->shared_k && x->shared_v == y->shared_v && x->row == y->row &&
-           x->head == y->head;
+           x->head == y->head && x->dtype == y->dtype;
 }
 
 /* The spans that are taken together with span s and not before it: how many, 0 if an earlier one takes it.
@@ -8237,14 +8398,14 @@ static hbk_int hbk__attention_piece(const hbk__attending *a, hbk_int s, hbk_int 
 }
 
 /* Few queries of span s, for one key/value head. */
-static void hbk__attention_few(const hbk__attending *a, hbk_int s, hbk_int kv, hbk_real *work)
+static void hbk__attention_few(const hbk__attending *a, hbk_int s, hbk_int kv, hbk_real *work, hbk_real *wide)
 {
     const hbk_span *piece[HBK__TOGETHER];
     hbk_int group = a->H / a->K, end = (kv + 1) * group;
     hbk_int n = hbk__attention_piece(a, s, HBK__MAX(HBK__TOGETHER / group, 1), piece);
     for (hbk_int t = 0; n > 0 && t < a->spans[s].T; t++)
         for (hbk_int h = kv * group; h < end; h += HBK__Q_BLOCK)
-            hbk__attention_group(a, piece, n, t, h, HBK__MIN(HBK__Q_BLOCK, end - h), work);
+            hbk__attention_group(a, piece, n, t, h, HBK__MIN(HBK__Q_BLOCK, end - h), work, wide);
 }
 
 HBK_DEF void hbk_attention_forward(hbk_real *out, hbk_real *lse, const hbk_real *q, const hbk_span *spans,
@@ -8266,10 +8427,11 @@ HBK_DEF void hbk_attention_forward(hbk_real *out, hbk_real *lse, const hbk_real 
     for (hbk_int task = 0; task < n_spans * H; task++) {
         const hbk_span *p = &spans[task / H];
         hbk_int h = task % H;
-        hbk_real *s = work + hbk__thread() * HBK__Q_BLOCK * (a.most + 2 * D);
-        if (p->T < HBK__FEW_QUERIES && h % group == 0) hbk__attention_few(&a, task / H, h / group, s);
+        hbk_real *s = work + hbk__thread() * HBK__Q_BLOCK * (a.most + 3 * D);
+        hbk_real *wide = s + HBK__Q_BLOCK * (a.most + 2 * D);
+        if (p->T < HBK__FEW_QUERIES && h % group == 0) hbk__attention_few(&a, task / H, h / group, s, wide);
         for (hbk_int i = 0; p->T >= HBK__FEW_QUERIES && i < p->T; i += HBK__Q_BLOCK)
-            hbk__attention_block(&a, p, h, i, HBK__MIN(HBK__Q_BLOCK, p->T - i), s);
+            hbk__attention_block(&a, p, h, i, HBK__MIN(HBK__Q_BLOCK, p->T - i), s, wide);
     }
 }
 
@@ -8321,6 +8483,7 @@ HBK_DEF void hbk_attention_backward(hbk_real *dq, hbk_real *dk, hbk_real *dv, co
     hbk_int strip = 0, scores = 0, group = H / K;
     for (hbk_int s = 0; s < n_spans; s++) {
         HBK_ASSERT(spans[s].past == 0 && spans[s].shared == 0 && spans[s].row == 0);
+        HBK_ASSERT(spans[s].dtype != HBK_BF16);
         strip = HBK__MAX(strip, HBK__Q_BLOCK * spans[s].T);
         scores += spans[s].T * spans[s].T;
     }
@@ -8338,7 +8501,8 @@ HBK_DEF void hbk_attention_backward(hbk_real *dq, hbk_real *dk, hbk_real *dv, co
                 hbk_int at = (s->q_start + i) * H + h;
                 hbk__attention_block_backward(dq + at * D, dk + (s->q_start * K + kv) * D,
                                               dv + (s->q_start * K + kv) * D, dout + at * D, out + at * D,
-                                              lse + at, q + at * D, s->k + kv * D, s->v + kv * D,
+                                              lse + at, q + at * D, (const hbk_real *)s->k + kv * D,
+                                              (const hbk_real *)s->v + kv * D,
                                               HBK__MIN(HBK__Q_BLOCK, s->T - i), i, H, K, D, p, dp);
             }
     }
@@ -12945,11 +13109,12 @@ HBK__GLUE_END
               the slots'; they do not copy it but are linked to it, and read it together (9.4)
        run    slots of one adapter stand together in a pass; the base's products take all slots
 
-   Caches are (layer, slot, key/value head, position, D), in reals: a step reads a head's positions one after
-   the other, as memory gives them fastest (with the heads of a position side by side: half the bytes per
-   second). Beside them stand the ids that they were computed from: what a slot holds is known without asking
-   the caller. A slot's first `linked` positions are those of the spare cache, the one behind the last slot;
-   only the ids stand in both. Before the spare loses positions, slots that are linked to them get copies.
+   Caches are (layer, slot, key/value head, position, D), in reals or bf16: a step reads a head's positions
+   one after the other, as memory gives them fastest (with the heads of a position side by side: half the
+   bytes per second). Beside them stand the ids that they were computed from: what a slot holds is known
+   without asking the caller. A slot's first `linked` positions are those of the spare cache, the one behind
+   the last slot; only the ids stand in both. Before the spare loses positions, slots that are linked to them
+   get copies.
 
    How the next id is drawn, from logits z over the vocabulary:
 
@@ -12970,7 +13135,8 @@ struct hbk_session {
     const hbk_adapter **of;  /* (n_slots + 1) whose each slot is; NULL: the base alone */
     hbk_int rank;            /* the largest that b.xa has room for */
     int32_t *held;           /* (n_caches, max_length): the ids behind the caches */
-    hbk_real *keys, *values; /* (L, n_caches, K, max_length, D) */
+    hbk_dtype cache;         /* HBK_REAL or HBK_BF16, of */
+    char *keys, *values;     /* (L, n_caches, K, max_length, D) */
     hbk__block_acts b;       /* buffers of one layer, (HBK__FEED_TOKENS) rows */
     hbk_real *block, *y, *norm, *act, *rope, *work, *panel, *head_x;
     hbk_span *spans; /* per pass */
@@ -13048,20 +13214,27 @@ static const hbk_adapter *hbk__adapter_for(const hbk_session *s, const hbk_adapt
 static bool hbk__session_caches(hbk_session *s, hbk_error *err)
 {
     const hbk_config *c = &s->m->config;
-    hbk_int tokens = s->n_caches * s->max_length, reals = tokens * c->n_layers * c->n_kv_heads * c->head_dim;
+    hbk_int tokens = s->n_caches * s->max_length, n = tokens * c->n_layers * c->n_kv_heads * c->head_dim;
+    size_t size = hbk_dtype_size(s->cache, 1);
     s->held = (int32_t *)hbk_realloc(s->alloc, NULL, tokens, sizeof *s->held, err);
-    if (s->held) s->keys = (hbk_real *)hbk_realloc(s->alloc, NULL, reals, sizeof *s->keys, err);
-    if (s->keys) s->values = (hbk_real *)hbk_realloc(s->alloc, NULL, reals, sizeof *s->values, err);
+    if (s->held) s->keys = (char *)hbk_realloc(s->alloc, NULL, n, size, err);
+    if (s->keys) s->values = (char *)hbk_realloc(s->alloc, NULL, n, size, err);
     return s->values != NULL;
 }
 
 HBK_DEF hbk_session *hbk_session_new(const hbk_model *m, const hbk_adapter *adapter, hbk_int n_slots,
-                                     hbk_int max_length, hbk_allocator *alloc, hbk_error *err)
+                                     hbk_int max_length, hbk_dtype cache, hbk_allocator *alloc,
+                                     hbk_error *err)
 {
-    hbk_int cache;
+    hbk_int bytes;
+    if (cache != HBK_F32 && cache != HBK_REAL && cache != HBK_BF16) {
+        hbk_fail(err, HBK_ERROR_OPTION, "a cache of %s is not possible: expected f32 or bf16",
+                 hbk_dtype_name(cache));
+        return NULL;
+    }
     if (n_slots < 1 || max_length < 1 || max_length > INT32_MAX ||
-        !hbk__mul(&cache, n_slots + 1, max_length) ||
-        !hbk__mul(&cache, cache, 16 * m->config.n_layers * m->config.n_kv_heads * m->config.head_dim)) {
+        !hbk__mul(&bytes, n_slots + 1, max_length) ||
+        !hbk__mul(&bytes, bytes, 16 * m->config.n_layers * m->config.n_kv_heads * m->config.head_dim)) {
         hbk_fail(err, HBK_ERROR_RANGE, "a session of %lld sequences of %lld tokens is not possible",
                  (long long)n_slots, (long long)max_length);
         return NULL;
@@ -13074,6 +13247,7 @@ HBK_DEF hbk_session *hbk_session_new(const hbk_model *m, const hbk_adapter *adap
     s->n_slots = n_slots;
     s->n_caches = n_slots > 1 ? n_slots + 1 : 1; /* one slot shares with itself: see hbk__admit */
     s->max_length = max_length;
+    s->cache = cache == HBK_BF16 ? HBK_BF16 : HBK_REAL;
     s->threads = hbk__n_threads();
     hbk_int N = HBK__FEED_TOKENS;
     s->length = HBK__NEW(alloc, hbk_int, n_slots + 1, err);
@@ -13126,11 +13300,11 @@ HBK_DEF hbk_int hbk_session_length(const hbk_session *s, hbk_int slot)
     return s->length[slot];
 }
 
-/* Reals of one slot's cache in one layer, and where it begins. */
-static hbk_int hbk__cache_at(const hbk_session *s, hbk_int layer, hbk_int slot)
+/* Where in the caches, in bytes, a slot's keys of one layer and key/value head begin. */
+static size_t hbk__cache_at(const hbk_session *s, hbk_int layer, hbk_int slot, hbk_int kv)
 {
-    hbk_int KV = s->m->config.n_kv_heads * s->m->config.head_dim;
-    return (layer * s->n_caches + slot) * s->max_length * KV;
+    hbk_int head = (layer * s->n_caches + slot) * s->m->config.n_kv_heads + kv;
+    return hbk_dtype_size(s->cache, head * s->max_length * s->m->config.head_dim);
 }
 
 /* Positions begin .. end-1 of a cache become those of another one. */
@@ -13138,11 +13312,11 @@ static void hbk__copy_cache(hbk_session *s, hbk_int to, hbk_int from, hbk_int be
 {
     const hbk_config *c = &s->m->config;
     if (begin >= end) return;
-    size_t bytes = (size_t)((end - begin) * c->head_dim) * sizeof(hbk_real);
+    size_t at = hbk_dtype_size(s->cache, begin * c->head_dim);
+    size_t bytes = hbk_dtype_size(s->cache, (end - begin) * c->head_dim);
     for (hbk_int l = 0; l < c->n_layers; l++)
         for (hbk_int kv = 0; kv < c->n_kv_heads; kv++) {
-            hbk_int at = (kv * s->max_length + begin) * c->head_dim;
-            hbk_int x = hbk__cache_at(s, l, to) + at, y = hbk__cache_at(s, l, from) + at;
+            size_t x = hbk__cache_at(s, l, to, kv) + at, y = hbk__cache_at(s, l, from, kv) + at;
             memcpy(s->keys + x, s->keys + y, bytes);
             memcpy(s->values + x, s->values + y, bytes);
         }
@@ -13194,24 +13368,32 @@ static hbk_int hbk__held_ids(const hbk_session *s, hbk_int slot, const hbk_adapt
     return hbk__common_ids(s->held + slot * s->max_length, s->length[slot], ids, n);
 }
 
+/* n reals as the caches keep them. */
+static void hbk__keep(hbk_session *s, char *to, const hbk_real *x, hbk_int n)
+{
+    if (s->cache == HBK_BF16) hbk_pack(to, HBK_BF16, x, n);
+    else memcpy(to, x, (size_t)n * sizeof *x);
+}
+
 /* Puts the keys and values of a span's tokens into the slot's cache. */
 static void hbk__keep_keys(hbk_session *s, hbk_int layer, hbk_int slot, const hbk_span *p)
 {
-    hbk_int K = s->m->config.n_kv_heads, D = s->m->config.head_dim, cache = hbk__cache_at(s, layer, slot);
-    size_t bytes = (size_t)D * sizeof *s->keys;
-    for (hbk_int kv = 0; kv < K; kv++)
+    hbk_int K = s->m->config.n_kv_heads, D = s->m->config.head_dim;
+    for (hbk_int kv = 0; kv < K; kv++) {
+        size_t head = hbk__cache_at(s, layer, slot, kv);
         for (hbk_int t = 0; t < p->T; t++) {
-            hbk_int to = cache + (kv * s->max_length + p->past + t) * D;
+            size_t to = head + hbk_dtype_size(s->cache, (p->past + t) * D);
             hbk_int from = ((p->q_start + t) * K + kv) * D;
-            memcpy(s->keys + to, s->b.k + from, bytes);
-            memcpy(s->values + to, s->b.v + from, bytes);
+            hbk__keep(s, s->keys + to, s->b.k + from, D);
+            hbk__keep(s, s->values + to, s->b.v + from, D);
         }
+    }
 }
 
 /* Where the keys or values of a span lie: its own, and those of the beginning that it shares. */
 static void hbk__find_caches(const hbk_session *s, hbk_int layer, hbk_int slot, hbk_span *p)
 {
-    hbk_int own = hbk__cache_at(s, layer, slot), spare = hbk__cache_at(s, layer, s->n_slots);
+    size_t own = hbk__cache_at(s, layer, slot, 0), spare = hbk__cache_at(s, layer, s->n_slots, 0);
     p->k = s->keys + own;
     p->v = s->values + own;
     p->shared = s->linked[slot];
@@ -13219,6 +13401,7 @@ static void hbk__find_caches(const hbk_session *s, hbk_int layer, hbk_int slot, 
     p->shared_v = p->shared ? s->values + spare : NULL;
     p->row = s->m->config.head_dim;
     p->head = s->max_length * p->row;
+    p->dtype = s->cache;
 }
 
 /* Runs one packed pass of N rows in n_spans spans whose tokens, slots and positions are set, and writes
@@ -18053,7 +18236,7 @@ static hbk_session *hbk__wave_session(const hbk__stage *s, const hbk__item *item
     for (hbk_int i = 0; i < n; i++)
         if (items[i].prompt.n < limit) longest = HBK__MAX(longest, items[i].prompt.n);
     return hbk_session_new(s->m, s->adapter, HBK__MIN(slots, s->o->slots), HBK__MIN(limit, longest + extra),
-                           s->alloc, err);
+                           s->o->cache, s->alloc, err);
 }
 
 static void hbk__requests_free(const hbk__stage *s, hbk_request *r, hbk_int n)
@@ -18146,6 +18329,7 @@ HBK_DEF hbk_decode_options hbk_decode_defaults(void)
     o.wave = 256;
     o.slots = 32;
     o.max_length = -1;
+    o.cache = HBK_F32;
     return o;
 }
 
@@ -18964,7 +19148,7 @@ static bool hbk__expected(const hbk__stage *s, const hbk__item *items, hbk_int n
         }
     }
     hbk_session *session =
-        ok ? hbk_session_new(s->m, s->adapter, 1, longest + d->longest, s->alloc, err) : NULL;
+        ok ? hbk_session_new(s->m, s->adapter, 1, longest + d->longest, s->o->cache, s->alloc, err) : NULL;
     ok = session && hbk_score(session, p, total * HBK__GRADES, err);
     for (hbk_int i = 0; ok && i < total; i++) score[i] = hbk__expected_of(p + i * HBK__GRADES);
     hbk_session_free(session);
@@ -19079,7 +19263,8 @@ static bool hbk__likelihoods(const hbk__stage *s, const hbk_model *m, const hbk_
         p[n + i].n_prompt = 1;
         longest = HBK__MAX(longest, ids[i].n);
     }
-    hbk_session *session = ok ? hbk_session_new(m, adapter, 1, longest, s->alloc, err) : NULL;
+    hbk_session *session =
+        ok ? hbk_session_new(m, adapter, 1, longest, s->o->cache, s->alloc, err) : NULL;
     ok = session && hbk_score(session, p, alone ? 2 * n : n, err);
     for (hbk_int i = 0; ok && i < n; i++) {
         double tokens = (double)p[i].n_continuation;
@@ -19780,7 +19965,8 @@ static bool hbk__add(json_t *into, const char *key, json_t *value)
 static bool hbk__decode_json(json_t *j, const char *prefix, const hbk_decode_options *o)
 {
     static const char *const names[] = {"temperature", "top_p", "top_k", "min_p", "repetition_penalty",
-                                        "max_new",     "stop",  "wave",  "slots", "max_length"};
+                                        "max_new",     "stop",  "wave",  "slots", "max_length",
+                                        "cache"};
     json_t *values[] = {json_real(o->sampling.temperature),
                         json_real(o->sampling.top_p),
                         json_integer(o->sampling.top_k),
@@ -19790,7 +19976,8 @@ static bool hbk__decode_json(json_t *j, const char *prefix, const hbk_decode_opt
                         json_integer(o->sampling.stop),
                         json_integer(o->wave),
                         json_integer(o->slots),
-                        json_integer(o->max_length)};
+                        json_integer(o->max_length),
+                        json_string(hbk_dtype_name(o->cache))};
     bool ok = true;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char key[64];
