@@ -1081,7 +1081,8 @@ typedef struct hbk_scoring {
 } hbk_scoring;
 /* Scores n items in order over the session's slots. What neighbours in the list (of one adapter) share is
    computed once: a prompt with several continuations, their common beginning, the common beginning of two
-   prompts; with several slots those continuations go through the model together.
+   prompts; with several slots those continuations go through the model together. Nor is a beginning that some
+   slot still holds computed again: after hbk_generate a text and its reply go on where they stand.
    Errors: an id beyond the vocabulary, an adapter of another base, memory. On failure no item is changed. */
 HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error *err);
 
@@ -13139,6 +13140,7 @@ struct hbk_session {
     char *keys, *values;     /* (L, n_caches, K, max_length, D) */
     hbk__block_acts b;       /* buffers of one layer, (HBK__FEED_TOKENS) rows */
     hbk_real *block, *y, *norm, *act, *rope, *work, *panel, *head_x;
+    const hbk_int *serving; /* (n_slots) while hbk_generate runs: each slot's request, -1: free; else NULL */
     hbk_span *spans; /* per pass */
     int32_t *tokens, *pos;
     hbk_int *slot_of, *rows, *row_out; /* per span: slot; per wanted row: where it is, where it goes */
@@ -14085,9 +14087,12 @@ typedef struct hbk__scoring {
     const hbk_scoring *items;
     hbk_int *fits;    /* (n) items that can be scored, in order */
     double *sum;      /* (n) */
-    hbk_real *logits; /* (HBK__SCORE_ROWS, V) */
+    hbk_real *logits; /* (rows, V) */
+    hbk_int rows;     /* HBK__SCORE_ROWS at most */
     hbk_feed *feeds;  /* (n_slots) */
     hbk_int *item_of; /* (n_slots) */
+    hbk_int *slot;    /* (n_slots) those that may be used, the first being where a prompt is */
+    hbk_int n_free;
     hbk_tokens ids;
 } hbk__scoring;
 
@@ -14100,24 +14105,45 @@ static void hbk__score_rows(hbk__scoring *c, hbk_int i, const hbk_real *logits, 
         c->sum[i] += hbk__log_probability(logits + k * V, V, p->continuation[at + k]);
 }
 
-/* Feeds slot 0 what a group of n items shares, the prompt and `common` tokens, and scores the rows up to
-   there. */
+/* Brings the free slot that is to hold the prompt to the front, and into it what any cache holds of the
+   prompt; returns so many tokens. It is the slot that loses least, and of those the one that holds most. */
+static hbk_int hbk__score_seat(hbk__scoring *c, const hbk_scoring *p)
+{
+    hbk_session *s = c->s;
+    const hbk_adapter *adapter = hbk__adapter_for(s, p->adapter);
+    hbk_int best = 0, held = 0, least = INT64_MAX;
+    for (hbk_int i = 0; i < c->n_free; i++) {
+        hbk_int n = hbk__held_ids(s, c->slot[i], adapter, p->prompt, p->n_prompt - 1);
+        hbk_int lost = s->length[c->slot[i]] - n;
+        if (lost < least || (lost == least && n > held)) least = lost, held = n, best = i;
+    }
+    hbk_int to = c->slot[best], from = to;
+    for (hbk_int k = 0; k < s->n_caches; k++) {
+        hbk_int n = hbk__held_ids(s, k, adapter, p->prompt, p->n_prompt - 1);
+        if (n > held) held = n, from = k;
+    }
+    if (from != to) hbk_session_fork(s, to, from, held);
+    hbk_session_rewind(s, to, held);
+    s->of[to] = adapter;
+    c->slot[best] = c->slot[0];
+    c->slot[0] = to;
+    return held;
+}
+
+/* Feeds the first slot what a group of n items shares, the prompt and `common` tokens, and scores the rows up
+   to there. */
 static bool hbk__score_common(hbk__scoring *c, const hbk_int *group, hbk_int n, hbk_int common,
                               hbk_error *err)
 {
     const hbk_scoring *p = &c->items[group[0]];
-    const hbk_adapter *adapter = hbk__adapter_for(c->s, p->adapter);
-    hbk_int held = hbk__held_ids(c->s, 0, adapter, p->prompt, p->n_prompt - 1), prompt = p->n_prompt - held;
-    hbk_int fed = 0;
-    hbk_session_rewind(c->s, 0, held);
-    c->s->of[0] = adapter;
+    hbk_int held = hbk__score_seat(c, p), prompt = p->n_prompt - held, fed = 0;
     c->ids.n = 0;
     hbk_tokens_append(&c->ids, p->prompt + held, prompt);
     hbk_tokens_append(&c->ids, p->continuation, common);
     if (!hbk_tokens_ok(&c->ids, err)) return false;
     for (hbk_int at = 0, rows; at <= common; at += rows) {
-        rows = HBK__MIN(common + 1 - at, HBK__SCORE_ROWS);
-        hbk_feed piece = {0, c->ids.data + fed, prompt + at + rows - 1 - fed};
+        rows = HBK__MIN(common + 1 - at, c->rows);
+        hbk_feed piece = {c->slot[0], c->ids.data + fed, prompt + at + rows - 1 - fed};
         hbk__feed(c->s, &piece, 1, rows, c->logits);
         fed += piece.n;
         for (hbk_int i = 0; i < n; i++) hbk__score_rows(c, group[i], c->logits, at, rows);
@@ -14128,13 +14154,13 @@ static bool hbk__score_common(hbk__scoring *c, const hbk_int *group, hbk_int n, 
 /* The rest of n items, each in its slot, which holds their prompt and `common` tokens. */
 static void hbk__score_rests(hbk__scoring *c, hbk_int n, hbk_int common)
 {
-    hbk_int V = c->s->m->config.vocab_size, step = HBK__SCORE_ROWS / n;
+    hbk_int V = c->s->m->config.vocab_size, step = c->rows / n;
     for (hbk_int at = common;; at += step) {
         hbk_int n_feeds = 0, row = 0;
-        for (hbk_int slot = 0; slot < n; slot++) {
-            const hbk_scoring *p = &c->items[c->item_of[slot]];
+        for (hbk_int k = 0; k < n; k++) {
+            const hbk_scoring *p = &c->items[c->item_of[c->slot[k]]];
             if (p->n_continuation - 1 <= at) continue; /* the last token is never fed */
-            hbk_feed piece = {slot, p->continuation + at, HBK__MIN(p->n_continuation - 1 - at, step)};
+            hbk_feed piece = {c->slot[k], p->continuation + at, HBK__MIN(p->n_continuation - 1 - at, step)};
             c->feeds[n_feeds++] = piece;
         }
         if (!n_feeds) return;
@@ -14149,19 +14175,19 @@ static void hbk__score_rests(hbk__scoring *c, hbk_int n, hbk_int common)
 static bool hbk__score_group(hbk__scoring *c, const hbk_int *group, hbk_int n, hbk_error *err)
 {
     const hbk_scoring *p = &c->items[group[0]];
-    hbk_int common = p->n_continuation - 1, most = HBK__MIN(c->s->n_slots, HBK__SCORE_ROWS);
+    hbk_int common = p->n_continuation - 1, most = HBK__MIN(c->n_free, c->rows);
     for (hbk_int i = 1; i < n; i++) {
         const hbk_scoring *q = &c->items[group[i]];
         common = hbk__common_ids(p->continuation, common, q->continuation, q->n_continuation - 1);
     }
     if (!hbk__score_common(c, group, n, common, err)) return false;
-    hbk_int length = c->s->length[0];
+    hbk_int first = c->slot[0], length = c->s->length[first];
     for (hbk_int i = 0, k; i < n;) {
         for (k = 0; i < n && k < most; i++)
-            if (c->items[group[i]].n_continuation - 1 > common) c->item_of[k++] = group[i];
-        for (hbk_int slot = 1; slot < k; slot++) hbk_session_fork(c->s, slot, 0, length);
+            if (c->items[group[i]].n_continuation - 1 > common) c->item_of[c->slot[k++]] = group[i];
+        for (hbk_int other = 1; other < k; other++) hbk_session_fork(c->s, c->slot[other], first, length);
         if (k) hbk__score_rests(c, k, common);
-        hbk_session_rewind(c->s, 0, length);
+        hbk_session_rewind(c->s, first, length);
     }
     return true;
 }
@@ -14169,6 +14195,7 @@ static bool hbk__score_group(hbk__scoring *c, const hbk_int *group, hbk_int n, h
 /* Which items fit, and are of known ids and this base: *n of them. */
 static bool hbk__score_check(hbk__scoring *c, hbk_int n_items, hbk_int *n, hbk_error *err)
 {
+    hbk_int longest = 1;
     *n = 0;
     for (hbk_int i = 0; i < n_items; i++) {
         const hbk_scoring *p = &c->items[i];
@@ -14179,9 +14206,30 @@ static bool hbk__score_check(hbk__scoring *c, hbk_int n_items, hbk_int *n, hbk_e
             !hbk__ids_known(c->s, p->continuation, p->n_continuation, err) ||
             !hbk__session_room(c->s, p->adapter, err))
             return false;
+        longest = HBK__MAX(longest, p->n_continuation);
         c->fits[(*n)++] = i;
     }
+    c->rows = HBK__MIN(HBK__SCORE_ROWS, longest * c->n_free);
     return true;
+}
+
+/* What scoring n items needs; all of it stays with the caller, also on failure. */
+static bool hbk__scoring_new(hbk__scoring *c, hbk_int n, hbk_int *n_fits, hbk_error *err)
+{
+    hbk_session *s = c->s;
+    c->ids.alloc = s->alloc;
+    c->fits = HBK__NEW(s->alloc, hbk_int, n, err);
+    if (c->fits) c->sum = HBK__NEW(s->alloc, double, n, err);
+    if (c->sum) c->feeds = HBK__NEW(s->alloc, hbk_feed, s->n_slots, err);
+    if (c->feeds) c->item_of = HBK__NEW(s->alloc, hbk_int, s->n_slots, err);
+    if (c->item_of) c->slot = HBK__NEW(s->alloc, hbk_int, s->n_slots, err);
+    if (!c->slot) return false;
+    for (hbk_int slot = 0; slot < s->n_slots; slot++)
+        if (!s->serving || s->serving[slot] < 0) c->slot[c->n_free++] = slot;
+    HBK_ASSERT(c->n_free > 0);
+    if (!hbk__score_check(c, n, n_fits, err)) return false;
+    c->logits = HBK__NEW(s->alloc, hbk_real, c->rows * s->m->config.vocab_size, err);
+    return c->logits != NULL;
 }
 
 HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error *err)
@@ -14191,13 +14239,7 @@ HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error 
     memset(&c, 0, sizeof c);
     c.s = s;
     c.items = items;
-    c.ids.alloc = s->alloc;
-    c.fits = HBK__NEW(s->alloc, hbk_int, n, err);
-    if (c.fits) c.sum = HBK__NEW(s->alloc, double, n, err);
-    if (c.sum) c.logits = HBK__NEW(s->alloc, hbk_real, HBK__SCORE_ROWS * s->m->config.vocab_size, err);
-    if (c.logits) c.feeds = HBK__NEW(s->alloc, hbk_feed, s->n_slots, err);
-    if (c.feeds) c.item_of = HBK__NEW(s->alloc, hbk_int, s->n_slots, err);
-    bool ok = c.item_of && hbk__score_check(&c, n, &n_fits, err);
+    bool ok = hbk__scoring_new(&c, n, &n_fits, err);
     for (hbk_int i = 0, k; ok && i < n_fits; i += k) {
         const hbk_scoring *p = &items[c.fits[i]];
         for (k = 1; i + k < n_fits; k++) {
@@ -14216,6 +14258,7 @@ HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error 
     hbk_free(s->alloc, c.logits);
     hbk_free(s->alloc, c.feeds);
     hbk_free(s->alloc, c.item_of);
+    hbk_free(s->alloc, c.slot);
     hbk_tokens_free(&c.ids);
     return ok;
 }
