@@ -13794,9 +13794,20 @@ typedef struct hbk__undo {
     hbk_int n_output, n_logprobs;
 } hbk__undo;
 
+/* What hbk_rate adds to hbk_generate: call(ctx, session, request) when a request ends, while its slot, which
+   is free, still holds it; hbk_score may be called there. room: tokens of the session's max_length that are
+   for this alone, and not for requests. */
+typedef struct hbk__ending {
+    bool (*call)(void *ctx, hbk_session *s, hbk_int request, hbk_error *err);
+    void *ctx;
+    hbk_int room;
+} hbk__ending;
+
 /* State of hbk_generate: which request each slot serves, and what it will be fed next. */
 typedef struct hbk__serving {
     hbk_session *s;
+    hbk_int limit; /* most tokens of a request */
+    const hbk__ending *ending; /* may be NULL */
     hbk_request *r;
     hbk_int n, next; /* requests, and the first that waits */
     const hbk_sampling *o;
@@ -13866,7 +13877,7 @@ static void hbk__serving_undo(hbk__serving *v)
 
 /* Everything that can be wrong with requests is found before the first is served. */
 static bool hbk__requests_check(hbk_session *s, const hbk_request *r, hbk_int n, const hbk_sampling *o,
-                                hbk_error *err)
+                                hbk_int limit, hbk_error *err)
 {
     if (!hbk__sampling_check(o, err)) return false;
     for (hbk_int i = 0; i < n; i++) {
@@ -13874,7 +13885,7 @@ static bool hbk__requests_check(hbk_session *s, const hbk_request *r, hbk_int n,
         if (n_top < 0 || n_top > s->m->config.vocab_size)
             return hbk_fail(err, HBK_ERROR_OPTION, "%lld alternatives per token: expected 0 to %lld",
                             (long long)n_top, (long long)s->m->config.vocab_size);
-        bool fits = r[i].n_prompt < s->max_length;
+        bool fits = r[i].n_prompt < limit;
         if (fits && !hbk__ids_known(s, r[i].prompt, r[i].n_prompt, err)) return false;
         if (!hbk__session_room(s, r[i].adapter, err)) return false;
     }
@@ -13891,7 +13902,7 @@ static void hbk__share_beginning(hbk__serving *v)
     hbk_session *s = v->s;
     const int32_t *first = v->n > 1 ? v->r[0].prompt : NULL;
     const hbk_adapter *adapter = hbk__adapter_for(s, first ? v->r[0].adapter : NULL);
-    hbk_int spare = s->n_slots, shared = first ? HBK__MIN(v->r[0].n_prompt, s->max_length) - 1 : 0;
+    hbk_int spare = s->n_slots, shared = first ? HBK__MIN(v->r[0].n_prompt, v->limit) - 1 : 0;
     hbk_int others = 0;
     for (hbk_int i = 1; i < v->n; i++) {
         if (hbk__adapter_for(s, v->r[i].adapter) != adapter) continue;
@@ -13946,7 +13957,7 @@ static void hbk__admit(hbk__serving *v)
         if (v->request[slot] >= 0) continue;
         for (; v->next < v->n; v->next++) {
             hbk_request *r = &v->r[v->next];
-            bool too_long = r->n_prompt >= v->s->max_length;
+            bool too_long = r->n_prompt >= v->limit;
             if (!too_long && r->n_prompt >= 1 && v->o->max_new >= 1) break;
             r->finish = too_long ? HBK_FINISH_TOO_LONG : HBK_FINISH_LENGTH;
         }
@@ -14010,14 +14021,15 @@ static bool hbk__take_token(hbk__serving *v, hbk_int slot, const hbk_real *logit
     if (r->reply && r->reply->stopped) *finish = HBK_FINISH_STOP;
     else if (!more) *finish = HBK_FINISH_CANCELLED;
     else if (v->made[slot] == v->o->max_new) *finish = HBK_FINISH_LENGTH;
-    else if (s->length[slot] == s->max_length) *finish = HBK_FINISH_CONTEXT;
+    else if (s->length[slot] == v->limit) *finish = HBK_FINISH_CONTEXT;
     return true;
 }
 
 /* Draws a token for `slot` and readies its next feed, or frees it. */
 static bool hbk__serve_slot(hbk__serving *v, hbk_int slot, const hbk_real *logits, hbk_error *err)
 {
-    hbk_request *r = &v->r[v->request[slot]];
+    hbk_int request = v->request[slot];
+    hbk_request *r = &v->r[request];
     hbk_finish finish = HBK_FINISH_COUNT;
     int32_t id = hbk__draw(v, slot, logits, err);
     if (id < 0) return false;
@@ -14031,7 +14043,7 @@ static bool hbk__serve_slot(hbk__serving *v, hbk_int slot, const hbk_real *logit
     if (r->reply && !hbk_reply_end(r->reply, err)) return false;
     r->finish = finish;
     v->request[slot] = -1;
-    return true;
+    return !v->ending || v->ending->call(v->ending->ctx, v->s, request, err);
 }
 
 /* Lines the feeds of busy slots up for a pass, in the order of the slots, but those of one adapter together.
@@ -14051,18 +14063,22 @@ static hbk_int hbk__line_up(hbk__serving *v)
     return n;
 }
 
-HBK_DEF bool hbk_generate(hbk_session *s, hbk_request *requests, hbk_int n, const hbk_sampling *o,
-                          const hbk_stream *stream, hbk_error *err)
+static bool hbk__generate(hbk_session *s, hbk_request *requests, hbk_int n, const hbk_sampling *o,
+                          const hbk_stream *stream, const hbk__ending *ending, hbk_error *err)
 {
-    if (!hbk__requests_check(s, requests, n, o, err)) return false;
+    hbk_int limit = s->max_length - (ending ? ending->room : 0);
+    if (!hbk__requests_check(s, requests, n, o, limit, err)) return false;
     hbk__serving v;
     memset(&v, 0, sizeof v);
     v.s = s;
+    v.limit = limit;
+    v.ending = ending;
     v.r = requests;
     v.n = n;
     v.o = o;
     v.stream = stream;
     bool ready = hbk__serving_new(&v, err), ok = ready;
+    s->serving = v.request;
     if (ok) hbk__share_beginning(&v);
     while (ok) {
         hbk__admit(&v);
@@ -14073,8 +14089,15 @@ HBK_DEF bool hbk_generate(hbk_session *s, hbk_request *requests, hbk_int n, cons
             ok = hbk__serve_slot(&v, v.packed[f].slot, v.logits + f * s->m->config.vocab_size, err);
     }
     if (ready && !ok) hbk__serving_undo(&v);
+    s->serving = NULL;
     hbk__serving_free(&v);
     return ok;
+}
+
+HBK_DEF bool hbk_generate(hbk_session *s, hbk_request *requests, hbk_int n, const hbk_sampling *o,
+                          const hbk_stream *stream, hbk_error *err)
+{
+    return hbk__generate(s, requests, n, o, stream, NULL, err);
 }
 
 /* ---- scores ---------------------------------------------------------------------- */
@@ -18271,15 +18294,16 @@ static hbk_int hbk__length_limit(const hbk__stage *s)
     return s->o->max_length > 0 ? HBK__MIN(s->o->max_length, context) : context;
 }
 
-/* A session just large enough for these prompts and `extra` more tokens each, within `limit`. */
+/* A session just large enough for these prompts and `extra` more tokens each, within `limit`, and `room`
+   beyond. */
 static hbk_session *hbk__wave_session(const hbk__stage *s, const hbk__item *items, hbk_int n, hbk_int slots,
-                                      hbk_int extra, hbk_int limit, hbk_error *err)
+                                      hbk_int extra, hbk_int limit, hbk_int room, hbk_error *err)
 {
     hbk_int longest = 1;
     for (hbk_int i = 0; i < n; i++)
         if (items[i].prompt.n < limit) longest = HBK__MAX(longest, items[i].prompt.n);
-    return hbk_session_new(s->m, s->adapter, HBK__MIN(slots, s->o->slots), HBK__MIN(limit, longest + extra),
-                           s->o->cache, s->alloc, err);
+    return hbk_session_new(s->m, s->adapter, HBK__MIN(slots, s->o->slots),
+                           HBK__MIN(limit, longest + extra) + room, s->o->cache, s->alloc, err);
 }
 
 static void hbk__requests_free(const hbk__stage *s, hbk_request *r, hbk_int n)
@@ -18333,9 +18357,9 @@ static hbk_request *hbk__requests_new(const hbk__stage *s, const hbk__item *item
     return r;
 }
 
-/* Serves `total` requests on the prompts of n items. */
+/* Serves `total` requests on the prompts of n items; `ending` may be NULL. */
 static bool hbk__requests_run(const hbk__stage *s, const hbk__item *items, hbk_int n, hbk_request *r,
-                              hbk_int total, hbk_int limit, hbk_error *err)
+                              hbk_int total, hbk_int limit, const hbk__ending *ending, hbk_error *err)
 {
     hbk_sampling sampling = s->o->sampling;
     if (sampling.stop < 0) sampling.stop = hbk_template_stop(s->t, s->tok);
@@ -18344,8 +18368,9 @@ static bool hbk__requests_run(const hbk__stage *s, const hbk__item *items, hbk_i
         r[i].reply->stops = &end;
         r[i].reply->n_stops = sampling.stop < 0 && *end ? 1 : 0;
     }
-    hbk_session *session = hbk__wave_session(s, items, n, total, sampling.max_new, limit, err);
-    bool ok = session && hbk_generate(session, r, total, &sampling, NULL, err);
+    hbk_session *session = hbk__wave_session(s, items, n, total, sampling.max_new, limit,
+                                             ending ? ending->room : 0, err);
+    bool ok = session && hbk__generate(session, r, total, &sampling, NULL, ending, err);
     for (hbk_int i = 0; i < total; i++) r[i].reply->n_stops = 0; /* `end` goes, the texts stay */
     hbk_session_free(session);
     return ok;
@@ -18356,7 +18381,7 @@ static hbk_request *hbk__decode(const hbk__stage *s, const hbk__item *items, hbk
                                 hbk_int limit, hbk_error *err)
 {
     hbk_request *r = hbk__requests_new(s, items, n, votes, false, err);
-    if (!r || hbk__requests_run(s, items, n, r, n * votes, limit, err)) return r;
+    if (!r || hbk__requests_run(s, items, n, r, n * votes, limit, NULL, err)) return r;
     hbk__requests_free(s, r, n * votes);
     return NULL;
 }
@@ -18795,7 +18820,7 @@ static bool hbk__augment_wave(const hbk__stage *s, hbk__item *items, hbk_int n, 
     memset(&text, 0, sizeof text);
     text.alloc = s->alloc;
     hbk_request *r = hbk__requests_new(s, items, n, k, k > 1, err);
-    bool ok = r && hbk__requests_run(s, items, n, r, n * k, hbk__length_limit(s), err);
+    bool ok = r && hbk__requests_run(s, items, n, r, n * k, hbk__length_limit(s), NULL, err);
     for (hbk_int i = 0; ok && i < n; i++)
         ok = hbk__candidate_row(s, &items[i], r + i * k, out, &text, err);
     if (r) hbk__requests_free(s, r, n * k);
@@ -19167,35 +19192,75 @@ static bool hbk__score_prompt(const hbk__stage *s, const hbk_tokens *prompt, con
     return hbk__lead_to_score(s, "", out, err);
 }
 
-/* score[i] of every vote r[i]: its prompt and reasoning are led to the label, and the five digits scored. */
-static bool hbk__expected(const hbk__stage *s, const hbk__item *items, hbk_int n, hbk_int votes,
-                          const hbk_request *r, const hbk__digits *d, double *score,
-                          hbk_error *err)
+/* The five digits behind a prompt; an empty one gives NAN. */
+static void hbk__grades(hbk_scoring p[HBK__GRADES], const hbk_tokens *prompt, const hbk__digits *d)
 {
-    hbk_int total = n * votes, longest = 1;
-    hbk_tokens *prompts = HBK__NEW(s->alloc, hbk_tokens, total, err);
-    hbk_scoring *p = prompts ? HBK__NEW(s->alloc, hbk_scoring, total * HBK__GRADES, err) : NULL;
+    memset(p, 0, HBK__GRADES * sizeof *p);
+    for (int k = 0; k < HBK__GRADES; k++) {
+        p[k].prompt = prompt->data;
+        p[k].n_prompt = prompt->n;
+        p[k].continuation = d->ids[k].data;
+        p[k].n_continuation = d->ids[k].n;
+    }
+}
+
+/* What the expected read-out needs; score[i] of vote r[i] is NAN as long as it has none. */
+typedef struct hbk__reading {
+    const hbk__stage *s;
+    const hbk__item *items;
+    hbk_int votes, total;
+    const hbk_request *r;
+    const hbk__digits *d;
+    double *score;
+} hbk__reading;
+
+/* Tokens by which a reply may grow, where its text is encoded anew, and still find room in its session. */
+enum { HBK__ANEW = 16 };
+
+/* Reads vote i while the session holds its reply: of all that leads to the digits only the label, if the
+   model did not write it, is new. What has no room here keeps NAN. */
+static bool hbk__read_at_end(void *ctx, hbk_session *session, hbk_int i, hbk_error *err)
+{
+    hbk__reading *e = (hbk__reading *)ctx;
+    hbk_scoring p[HBK__GRADES];
+    hbk_tokens prompt;
+    memset(&prompt, 0, sizeof prompt);
+    prompt.alloc = e->s->alloc;
+    bool ok = hbk__score_prompt(e->s, &e->items[i / e->votes].prompt, hbk_reply_text(e->r[i].reply), e->d,
+                                &prompt, err);
+    hbk__grades(p, &prompt, e->d);
+    ok = ok && hbk_score(session, p, HBK__GRADES, err);
+    if (ok) e->score[i] = hbk__expected_of(p);
+    hbk_tokens_free(&prompt);
+    return ok;
+}
+
+/* Reads the votes that have no score: their prompts and reasoning are led to the label anew. */
+static bool hbk__read_rest(const hbk__reading *e, hbk_error *err)
+{
+    const hbk__stage *s = e->s;
+    hbk_int n = 0, longest = 1;
+    hbk_tokens *prompts = HBK__NEW(s->alloc, hbk_tokens, e->total, err);
+    hbk_scoring *p = prompts ? HBK__NEW(s->alloc, hbk_scoring, e->total * HBK__GRADES, err) : NULL;
     bool ok = p != NULL;
-    for (hbk_int i = 0; ok && i < total; i++) {
-        bool too_long = r[i].finish == HBK_FINISH_TOO_LONG; /* not rated, whatever else the wave holds */
+    for (hbk_int i = 0; ok && i < e->total; i++) {
+        bool too_long = e->r[i].finish == HBK_FINISH_TOO_LONG; /* not rated, whatever else the wave holds */
         prompts[i].alloc = s->alloc;
-        ok = too_long ||
-             hbk__score_prompt(s, &items[i / votes].prompt, hbk_reply_text(r[i].reply), d, &prompts[i], err);
+        if (!isnan(e->score[i]) || too_long) continue;
+        ok = hbk__score_prompt(s, &e->items[i / e->votes].prompt, hbk_reply_text(e->r[i].reply), e->d,
+                               &prompts[i], err);
         longest = HBK__MAX(longest, prompts[i].n);
-        for (int k = 0; k < HBK__GRADES; k++) {
-            hbk_scoring *q = &p[i * HBK__GRADES + k];
-            q->prompt = prompts[i].data;
-            q->n_prompt = prompts[i].n; /* 0 gives NAN */
-            q->continuation = d->ids[k].data;
-            q->n_continuation = d->ids[k].n;
-        }
+        hbk__grades(p + HBK__GRADES * n++, &prompts[i], e->d);
     }
     hbk_session *session =
-        ok ? hbk_session_new(s->m, s->adapter, 1, longest + d->longest, s->o->cache, s->alloc, err) : NULL;
-    ok = session && hbk_score(session, p, total * HBK__GRADES, err);
-    for (hbk_int i = 0; ok && i < total; i++) score[i] = hbk__expected_of(p + i * HBK__GRADES);
+        ok && n
+            ? hbk_session_new(s->m, s->adapter, 1, longest + e->d->longest, s->o->cache, s->alloc, err)
+            : NULL;
+    ok = ok && (!n || (session && hbk_score(session, p, n * HBK__GRADES, err)));
+    for (hbk_int i = 0, k = 0; ok && i < e->total; i++)
+        if (prompts[i].n) e->score[i] = hbk__expected_of(p + HBK__GRADES * k++);
     hbk_session_free(session);
-    for (hbk_int i = 0; prompts && i < total; i++) hbk_tokens_free(&prompts[i]);
+    for (hbk_int i = 0; prompts && i < e->total; i++) hbk_tokens_free(&prompts[i]);
     hbk_free(s->alloc, prompts);
     hbk_free(s->alloc, p);
     return ok;
@@ -19437,26 +19502,34 @@ static bool hbk__rating_row(const hbk__stage *s, const hbk__item *items, const h
     return hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for a row");
 }
 
-/* Generates the wave's ratings: w->r, w->score, w->tries. */
-static bool hbk__rate_replies(const hbk__stage *s, const hbk__item *items, hbk__ratings *w, hbk_error *err)
+/* Generates the wave's ratings, w->r, and reads the expected ones where they end: w->score. */
+static bool hbk__rate_replies(const hbk__stage *s, const hbk__item *items, hbk__ratings *w,
+                              const hbk__digits *d, hbk_error *err)
 {
     const hbk_curate_options *o = w->o;
-    hbk__digits d;
-    memset(&d, 0, sizeof d);
     bool expected = o->readout == HBK_READOUT_EXPECTED;
-    if (expected && !hbk__digits_encode(s, &d, err)) {
-        hbk__digits_free(&d);
-        return false;
-    }
-    hbk_int room = HBK__MAX(hbk__length_limit(s) - d.reserve, 1);
-    w->r = hbk__decode(s, items, w->n, o->votes, room, err);
+    hbk_int room = HBK__MAX(hbk__length_limit(s) - d->reserve, 1);
+    w->r = hbk__requests_new(s, items, w->n, o->votes, false, err);
     hbk_int total = w->r ? w->n * o->votes : 0; /* a product that is too large gives no requests */
     w->score = w->r ? HBK__NEW(s->alloc, double, total, err) : NULL;
     w->tries = w->score ? HBK__NEW(s->alloc, hbk_int, total, err) : NULL;
-    bool ok = w->tries != NULL;
-    if (ok && expected) ok = hbk__expected(s, items, w->n, o->votes, w->r, &d, w->score, err);
+    if (!w->tries) return false;
+    for (hbk_int i = 0; i < total; i++) w->score[i] = (double)NAN;
+    hbk__reading e = {s, items, o->votes, total, w->r, d, w->score};
+    hbk__ending ending = {hbk__read_at_end, &e, d->reserve + HBK__ANEW};
+    bool ok = hbk__requests_run(s, items, w->n, w->r, total, room, expected ? &ending : NULL, err);
+    if (ok && expected) ok = hbk__read_rest(&e, err);
     for (hbk_int i = 0; ok && !expected && i < total; i++) w->score[i] = hbk__text_rating(&w->r[i]);
     if (ok && !expected && o->retries > 0) ok = hbk__retry(s, items, w, err);
+    return ok;
+}
+
+static bool hbk__rate_by_reply(const hbk__stage *s, const hbk__item *items, hbk__ratings *w, hbk_error *err)
+{
+    hbk__digits d;
+    memset(&d, 0, sizeof d);
+    bool ok = w->o->readout != HBK_READOUT_EXPECTED || hbk__digits_encode(s, &d, err);
+    ok = ok && hbk__rate_replies(s, items, w, &d, err);
     hbk__digits_free(&d);
     return ok;
 }
@@ -19469,7 +19542,7 @@ static bool hbk__rate_wave(const hbk__stage *s, hbk__item *items, hbk_int n, hbk
     w.o = ((const hbk__rater *)s->options)->o;
     w.n = n;
     bool rated = w.o->signals & HBK_SIGNAL_RATING;
-    bool ok = (!rated || hbk__rate_replies(s, items, &w, err)) && hbk__signals(s, items, &w, err);
+    bool ok = (!rated || hbk__rate_by_reply(s, items, &w, err)) && hbk__signals(s, items, &w, err);
     for (hbk_int i = 0; ok && i < n; i++) ok = hbk__rating_row(s, items, &w, i, out, err);
     hbk_free(s->alloc, w.score);
     hbk_free(s->alloc, w.tries);
