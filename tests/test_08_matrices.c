@@ -44,8 +44,16 @@ static void t08_stored(unsigned char *p, hbk_dtype t, hbk_int n, uint64_t seed)
             p[i + at[k] + 1] = (unsigned char)((p[i + at[k] + 1] & 0x8f) | 0x10);
 }
 
-/* All products of one shape and type; w is what the stored type holds, so only sums differ. */
-static void t08_shape(hbk_dtype t, hbk_int N, hbk_int O, hbk_int C)
+/* n reals as a product takes them: as they are, or rounded to bf16. */
+static void t08_taken(double *to, const hbk_real *x, hbk_int n, bool rounded)
+{
+    for (hbk_int i = 0; i < n; i++)
+        to[i] = rounded ? (double)hbk__f32_of_bf16(hbk__bf16_of_f32((float)x[i])) : (double)x[i];
+}
+
+/* All products of one shape and type, which may round or not; w is what the stored type holds, so only sums
+   differ. */
+static void t08_shape(hbk_dtype t, hbk_int N, hbk_int O, hbk_int C, bool rounds)
 {
     C = (C + hbk_dtype_block(t) - 1) / hbk_dtype_block(t) * hbk_dtype_block(t);
     hbk_int most = N * O + N * C + O * C;
@@ -64,7 +72,7 @@ static void t08_shape(hbk_dtype t, hbk_int N, hbk_int O, hbk_int C)
     t08_fill(dy, N * O, 2);
     t08_fill(y, most, 4);
     t08_stored(packed, t, O * C, 3);
-    hbk_matrix m = {t, O, C, packed, NULL, 0};
+    hbk_matrix m = {t, O, C, packed, NULL, 0, rounds};
     if (t == HBK_INT8) m.scales = scales, m.group = group;
     hbk_matrix_unpack(w, &m, 0, O);
     double tol = sizeof(hbk_real) == 8 ? 1e-12 : 2e-6 * sqrt((double)(N + O + C)), largest = 1;
@@ -72,22 +80,23 @@ static void t08_shape(hbk_dtype t, hbk_int N, hbk_int O, hbk_int C)
     tol *= largest;
 
     for (hbk_int i = 0; i < N * O; i++) want[i] = (double)y[i];
-    for (hbk_int i = 0; i < N * C; i++) dx[i] = (double)x[i];
-    for (hbk_int i = 0; i < O * C; i++) dw[i] = (double)w[i];
+    t08_taken(dx, x, N * C, hbk__rounds(&m, N, false, panel));
+    t08_taken(dw, w, O * C, hbk__rounds(&m, N, false, panel));
     t08_reference(want, dx, dw, N, O, C);
     hbk_matmul(y, x, &m, N, panel);
     for (hbk_int i = 0; i < N * O; i++) check_near(y[i], want[i], tol);
 
     t08_fill(y, most, 5); /* dx += dy W is y += x W^T with W^T for W */
     for (hbk_int i = 0; i < N * C; i++) want[i] = (double)y[i];
-    for (hbk_int i = 0; i < N * O; i++) dx[i] = (double)dy[i];
+    t08_taken(dx, dy, N * O, hbk__rounds(&m, N, true, panel));
+    t08_taken(dw, w, O * C, hbk__rounds(&m, N, true, panel));
     for (hbk_int o = 0; o < O; o++)
-        for (hbk_int c = 0; c < C; c++) xt[c * O + o] = (double)w[o * C + c];
+        for (hbk_int c = 0; c < C; c++) xt[c * O + o] = dw[o * C + c];
     t08_reference(want, dx, xt, N, C, O);
     hbk_matmul_dx(y, dy, &m, N, panel);
     for (hbk_int i = 0; i < N * C; i++) check_near(y[i], want[i], tol);
 
-    hbk_matrix grad = {HBK_REAL, O, C, y, NULL, 0};
+    hbk_matrix grad = {HBK_REAL, O, C, y, NULL, 0, false};
     t08_fill(y, most, 6); /* dW += dy^T x */
     for (hbk_int i = 0; i < O * C; i++) want[i] = (double)y[i];
     for (hbk_int n = 0; n < N; n++)
@@ -110,11 +119,29 @@ static void t08_products(void **state)
                                         {64, 5, 7},  {67, 129, 33}};
     for (int t = 0; t < HBK_DTYPE_COUNT; t++) {
         for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-            t08_shape((hbk_dtype)t, shapes[i][0], shapes[i][1], shapes[i][2]);
-        for (hbk_int N = 1; N <= 9; N++) t08_shape((hbk_dtype)t, N, 3, 2049 + 32 * N);
+            t08_shape((hbk_dtype)t, shapes[i][0], shapes[i][1], shapes[i][2], false);
+        for (hbk_int N = 1; N <= 9; N++) t08_shape((hbk_dtype)t, N, 3, 2049 + 32 * N, false);
         for (hbk_int N = HBK__FEW - 2; N <= HBK__FEW + 1; N++) /* rows 4 KB apart are moved */
-            t08_shape((hbk_dtype)t, N, 5 + N % 4, 1024 * (1 + N % 2));
+            t08_shape((hbk_dtype)t, N, 5 + N % 4, 1024 * (1 + N % 2), false);
     }
+}
+
+/* Promise: where products may round, they are those of rounded numbers, with sums as exact as ever: for every
+   type, few rows and many, pairs that end in half, stripes that are cut, parts of x that fill the panel. */
+static void t08_rounded_products(void **state)
+{
+    (void)state;
+    static const hbk_int shapes[][3] = {{4, 9, 33},   {5, 1, 1},   {6, 7, 5},    {16, 8, 64},  {17, 41, 31},
+                                        {33, 64, 96}, {64, 5, 7},  {65, 1, 3},   {67, 129, 33}, {96, 32, 64},
+                                        {70, 63, 95}, {66, 8, 257}};
+    for (int t = 0; t < HBK_DTYPE_COUNT; t++) {
+        for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+            t08_shape((hbk_dtype)t, shapes[i][0], shapes[i][1], shapes[i][2], true);
+        t08_shape((hbk_dtype)t, 9, 11, HBK__PART * 2, true);      /* rows 4 KB apart, two parts */
+        t08_shape((hbk_dtype)t, 65, 3, HBK__PART + 1, true);      /* the second part is one half of a pair */
+        t08_shape((hbk_dtype)t, 65, HBK__PART + 1, 3, true);
+    }
+    t08_shape(HBK_F32, 2 * HBK_PANEL / HBK__PART + 3, 5, HBK__PART, true);
 }
 
 /* Promise: a row of q8_0 or q4_0 has the same product by each of the processor's means as by the plain
@@ -181,7 +208,7 @@ static void t08_panels(void **state)
     static const hbk_dtype types[] = {HBK_F16, HBK_Q8_0, HBK_Q4_K, HBK_INT8};
     for (int i = 0; i < 4; i++) {
         hbk_int C = i ? 4096 + 256 : 4099, O = 2 * (HBK_PANEL / C) + 1; /* two full panels and one row */
-        t08_shape(types[i], 9, O, C);
+        t08_shape(types[i], 9, O, C, false);
     }
 }
 
@@ -233,7 +260,7 @@ static void t08_golden_blocks(void **state)
         assert_true(t08_golden(&floats, hbk_dtype_name(types[i]), "f32"));
         assert_int_equal(blocks.len, hbk_dtype_size(types[i], ROWS * COLS));
         assert_int_equal(floats.len, sizeof(float) * ROWS * COLS);
-        hbk_matrix m = {types[i], ROWS, COLS, blocks.data, NULL, 0};
+        hbk_matrix m = {types[i], ROWS, COLS, blocks.data, NULL, 0, false};
         hbk_matrix_unpack(x, &m, 0, ROWS);
         for (int k = 0; k < ROWS * COLS; k++) {
             float f = (float)x[k];
@@ -322,7 +349,7 @@ static void t08_block_layouts(void **state)
         for (int i = 0; i < N / n; i++) /* exponents below 16, every fourth 0: no infinities */
             for (int k = 0; k < 2 && at[k] >= 0; k++) p[i * size + at[k] + 1] &= i % 4 == 3 ? 0x83 : 0xbf;
         memset(p + size, 0, 4); /* a block of zero scale, in the types where it comes first */
-        hbk_matrix m = {(hbk_dtype)t, 64, N / 64, p, NULL, 0};
+        hbk_matrix m = {(hbk_dtype)t, 64, N / 64, p, NULL, 0, false};
         hbk_matrix_unpack(x, &m, 0, 32);
         hbk_matrix_unpack(x + N / 2, &m, 32, 32);
         for (int i = 0; i < N; i++) {
@@ -351,7 +378,7 @@ static void t08_int8_groups(void **state)
     }
     memcpy(scales + 1, scale, sizeof scale);
     for (int k = 0; k < 6; k++) {
-        hbk_matrix m = {HBK_INT8, 6, 4, q, scales + 1, groups[k]};
+        hbk_matrix m = {HBK_INT8, 6, 4, q, scales + 1, groups[k], false};
         hbk_matrix_unpack(x, &m, 0, 1);
         hbk_matrix_unpack(x + 4, &m, 1, 5);
         for (int i = 0; i < 24; i++) {
@@ -393,7 +420,7 @@ static void t08_pack_q8_0(void **state)
     for (int i = 32; i < 64; i++) x[i] *= (hbk_real)1e-3;
     hbk_pack(p, HBK_Q8_0, x, 64);
     assert_int_equal((signed char)p[2 + 5], -127);
-    hbk_matrix m = {HBK_Q8_0, 1, 64, p, NULL, 0};
+    hbk_matrix m = {HBK_Q8_0, 1, 64, p, NULL, 0, false};
     hbk_matrix_unpack(y, &m, 0, 1);
     for (int i = 0; i < 64; i++) {
         double step = t08_half(p + i / 32 * 34), rounding = step * ldexp(1, -11) + ldexp(1, -25);
@@ -436,6 +463,7 @@ static void t08_types(void **state)
 
 static const struct CMUnitTest tests_08[] = {
     cmocka_unit_test(t08_products),
+    cmocka_unit_test(t08_rounded_products),
     cmocka_unit_test(t08_blocks_by_any_means),
     cmocka_unit_test(t08_meet_by_any_means),
     cmocka_unit_test(t08_panels),

@@ -91,12 +91,12 @@ static void t09_rms_b(hbk_real **d, const hbk_real *dout, hbk_real **in)
 static const int32_t t09_tokens[N] = {3, 0, 12, 3, 7, 7, 1, 2, 3, 11, 5}; /* some more than once */
 static void t09_embed_f(hbk_real *out, hbk_real **in)
 {
-    hbk_matrix m = {HBK_REAL, V, C, in[0], NULL, 0};
+    hbk_matrix m = {HBK_REAL, V, C, in[0], NULL, 0, false};
     hbk_embed_forward(out, &m, t09_tokens, N);
 }
 static void t09_embed_b(hbk_real **d, const hbk_real *dout, hbk_real **in)
 {
-    hbk_matrix m = {HBK_REAL, V, C, d[0], NULL, 0};
+    hbk_matrix m = {HBK_REAL, V, C, d[0], NULL, 0, false};
     (void)in;
     hbk_embed_backward(&m, dout, t09_tokens, N);
 }
@@ -305,7 +305,7 @@ static void t09_shared_case(const t09_place *at, hbk_int n, hbk_int heads, hbk_i
     hbk_real *q = HBK__NEW(NULL, hbk_real, n_q, NULL), *k = HBK__NEW(NULL, hbk_real, 4 * n_cache, NULL);
     hbk_real *out = HBK__NEW(NULL, hbk_real, 6 * n_q, NULL), *lse = HBK__NEW(NULL, hbk_real, 6 * n_q, NULL);
     uint16_t *bf16 = HBK__NEW(NULL, uint16_t, 4 * n_cache, NULL);
-    hbk_matrix unpack = {HBK_BF16, 1, 2 * n_cache, bf16, NULL, 0};
+    hbk_matrix unpack = {HBK_BF16, 1, 2 * n_cache, bf16, NULL, 0, false};
     hbk_real *work = HBK__NEW(NULL, hbk_real, hbk_attention_work(keys, size, t09_threads()), NULL);
     t09_random(q, n_q, seed);
     t09_random(k, 2 * n_cache, seed + 1);

@@ -181,6 +181,47 @@ static hbk_adapter *t11_adapter(const hbk_config *c, const t11_lora *v, uint64_t
     return a;
 }
 
+/* Promise: where products may round to bf16, loss and gradients are those of exact products within a few
+   times bf16's 2^-8, and to the bit where the processor cannot; forbidden again, everything is as it was. */
+static void t11_rounded(void **state)
+{
+    (void)state;
+    hbk_error err;
+    hbk_config c = t11_config(false);
+    hbk_model *m = hbk_model_random(&c, 3, NULL, &err);
+    hbk_int n = hbk_model_count(&c);
+    hbk_real *grads[3];
+    double loss[3];
+    for (int i = 0; i < 3; i++) {
+        grads[i] = HBK__NEW(NULL, hbk_real, n, &err);
+        hbk_model *d = hbk_model_view(&c, grads[i], NULL, &err);
+        hbk_acts *a = hbk_acts_new(m, NULL, 15, 6, HBK_KEEP_ALL, NULL, &err);
+        hbk_pass p = {NULL, d, NULL, 0.25, 0, 0, 0, NULL, NULL};
+        hbk_model_round(m, i == 1);
+        assert_string_equal(hbk_model_precision(m), i == 1 ? "bf16" : "f32");
+        loss[i] = t11_loss(a, m, &p);
+        hbk_acts_free(a);
+        hbk_model_free(d);
+    }
+    double differ = 0, length = 0;
+    for (hbk_int i = 0; i < n; i++) {
+        differ += pow((double)(grads[1][i] - grads[0][i]), 2);
+        length += pow((double)grads[0][i], 2);
+    }
+    bool rounds = false;
+#ifdef HBK__BF16
+    rounds = HBK__HAS_BF16();
+#endif
+    assert_true(rounds == (differ > 0));
+    check_near(loss[1], loss[0], 0.01 * loss[0]);
+    assert_true(sqrt(differ / length) < 0.02);
+    assert_memory_equal(grads[2], grads[0], sizeof *grads[0] * (size_t)n);
+    print_message("    loss differs by %.1e, gradient by %.1e of its length\n", fabs(loss[1] / loss[0] - 1),
+                  sqrt(differ / length));
+    for (int i = 0; i < 3; i++) hbk_free(NULL, grads[i]);
+    hbk_model_free(m);
+}
+
 /* Promise: in LoRA training the gradient of A and B is the derivative of the loss for any set of targets,
    the head among them, with ranks of their own, in all layers or some, with dropout's fixed mask and
    NEFTune's fixed noise; and the head in several chunks; recomputing layers changes no bit of it. */
@@ -892,6 +933,7 @@ static void t11_golden_gradients(void **state)
 
 static const struct CMUnitTest tests_11[] = {
     cmocka_unit_test(t11_full_gradient),
+    cmocka_unit_test(t11_rounded),
     cmocka_unit_test(t11_lora_gradient),
     cmocka_unit_test(t11_mixed_separate),
     cmocka_unit_test(t11_mixed_gradient),

@@ -95,7 +95,7 @@ static hbk_real *t13_full(const hbk_model *m, const hbk_adapter *w, const int32_
 static void t13_round(hbk_real *x, hbk_int n)
 {
     uint16_t *bf16 = HBK__NEW(NULL, uint16_t, n, NULL);
-    hbk_matrix w = {HBK_BF16, 1, n, bf16, NULL, 0};
+    hbk_matrix w = {HBK_BF16, 1, n, bf16, NULL, 0, false};
     hbk_pack(bf16, HBK_BF16, x, n);
     hbk_matrix_unpack(x, &w, 0, 1);
     hbk_free(NULL, bf16);

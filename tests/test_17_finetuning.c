@@ -1133,8 +1133,9 @@ static void t17_change(hbk_train_options *o, const char *name)
 #undef T17_IS
 }
 
-/* Promise: a folder with a checkpoint or a result refuses every other option, other data and another base by
-   name, and stays as it was; how often to save is free. What is not finished is not taken for a result. */
+/* Promise: a folder with a checkpoint or a result refuses every other option, other data, another base and
+   another precision by name, and stays as it was; how often to save is free. What is not finished is not
+   taken for a result. */
 static void t17_other_options(void **state)
 {
     (void)state;
@@ -1180,6 +1181,10 @@ static void t17_other_options(void **state)
         w.m->final_norm[0] = 0.5f;
         check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION, "begun with model ");
         w.m->final_norm[0] = 1;
+        hbk_model_round(w.m, true);
+        check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION,
+                    "begun with precision \"f32\", not \"bf16\"");
+        hbk_model_round(w.m, false);
 #ifdef _OPENMP
         omp_set_num_threads(2);
         check_error(t17_tune(&w, &o, dir, NULL, &err), HBK_ERROR_OPTION,

@@ -76,6 +76,8 @@ static const cli_flag bench_flags[] = {
      "what to measure, of " BENCH_LIST, 0, 0, CLI_FREE},
     {"dtype", CLI_CHOICE, "f32|bf16|q8_0|q4_0", "f32", "of the weights", 0, 0, CLI_FREE},
     {"cache", CLI_CHOICE, "f32|bf16", "f32", "of the keys and values that generating keeps", 0, 0, CLI_FREE},
+    {"precision", CLI_CHOICE, "f32|bf16", "f32", "of products: bf16 rounds both sides",
+     0, 0, CLI_FREE},
     {"tokens", CLI_TEXT, "SxT", "4x256", "a training step: S sequences of T tokens", 0, 0, CLI_FREE},
     {"repeats", CLI_INT, "N", "3", "measurements per row, after one that warms up", 1, BENCH_MOST_REPEATS,
      CLI_FREE},
@@ -100,6 +102,7 @@ typedef struct bench {
     hbk_int n_seqs, T, repeats, pairs;
     bool work, ceiling;       /* what of the two is measured */
     hbk_dtype cache;
+    bool rounds;              /* products may round to bf16 */
     hbk_allocator alloc;
     int32_t *tokens, *targets; /* random ids, as many as any row needs */
     hbk_int *starts;
@@ -511,8 +514,9 @@ static json_t *bench_json(const bench *b, bench_row row, const bench_result *r)
 {
     if (row == BENCH_ROW_MEMORY) return json_pack("{s:s, s:f}", "row", bench_rows[row], "gbps", r->gbps);
     const char *rate = row == BENCH_ROW_CURATE || row == BENCH_ROW_APART ? "pairs_per_s" : "tokens_per_s";
-    return json_pack("{s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:f, s:o}", "row", bench_rows[row], "shape",
-                     b->shape, "dtype", bench_type(b), rate, bench_number(r->tokens_per_s), "seconds",
+    return json_pack("{s:s, s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:f, s:o}", "row", bench_rows[row], "shape",
+                     b->shape, "dtype", bench_type(b), "precision", hbk_model_precision(b->model), rate,
+                     bench_number(r->tokens_per_s), "seconds",
                      bench_number(r->seconds), "gflops", bench_number(r->gflops), "gbps",
                      bench_number(r->gbps), "peak_mb", r->peak_mb, "sgemm_gflops",
                      bench_number(r->sgemm_gflops));
@@ -548,6 +552,7 @@ static bool bench_open(bench *b, int shape, hbk_dtype type, hbk_error *err)
     b->n_tokens = HBK__MAX(b->n_seqs * b->T, BENCH_PREFILL) + BENCH_MOST_SLOTS;
     b->model = b->path ? hbk_model_load(b->path, NULL, err) : hbk_model_random(&config, 1, NULL, err);
     if (!b->model || (!b->path && type != HBK_F32 && !bench_pack_all(b->model, type, err))) return false;
+    hbk_model_round(b->model, b->rounds);
     config = b->model->config;
     b->tokens = (int32_t *)hbk_alloc(NULL, b->n_tokens, sizeof *b->tokens, err);
     if (b->tokens) b->targets = (int32_t *)hbk_alloc(NULL, b->n_tokens, sizeof *b->targets, err);
@@ -615,6 +620,7 @@ static int bench_flags_read(const cli *c, bench *b)
     b->repeats = cli_int(c, "repeats");
     b->pairs = cli_int(c, "pairs");
     b->cache = cli_choice(c, "cache") == 1 ? HBK_BF16 : HBK_F32;
+    b->rounds = cli_choice(c, "precision") == 1;
     b->work = !cli_has(c, "only") || cli_choice(c, "only") == 0;
     b->ceiling = !cli_has(c, "only") || cli_choice(c, "only") == 1;
     return CLI_DONE;

@@ -182,8 +182,7 @@ static int cmd_logits(cli *c)
         hbk_tokens_free(&ids);
         return cli_end(c, false);
     }
-    w.base = hbk_model_load(cli_text(c, "model"), NULL, &c->err);
-    bool ok = w.base && cmd_open_adapter(c, &w);
+    bool ok = cmd_load(c, &w) && cmd_open_adapter(c, &w);
     if (ok && text) ok = cmd_open_tokenizer(c, &w) && cmd_encode(c, w.tok, text, strlen(text), &ids);
     ok = ok && hbk_tokens_ok(&ids, &c->err) && cmd_write_logits(c, &w, &ids);
     hbk_tokens_free(&ids);

@@ -47,6 +47,11 @@
     {                                                                                                        \
         "tokenizer", CLI_TEXT, "F", NULL, "the tokenizer, where the model is one file", 0, 0, CLI_FREE       \
     }
+#define CMD_FLAG_PRECISION                                                                                   \
+    {                                                                                                        \
+        "precision", CLI_CHOICE, "f32|bf16", "f32",                                                          \
+            "of products: bf16 rounds both sides, for speed, where the processor has it", 0, 0, CLI_FREE     \
+    }
 #define CMD_FLAG_ADAPTER(what)                                                                               \
     {                                                                                                        \
         "adapter", CLI_TEXT, "D", NULL, what ": a PEFT folder, a .gguf, or one of finetune --full", 0, 0,    \
@@ -109,6 +114,7 @@ static const cli_flag cmd_tokenize_flags[] = {
     CLI_END};
 static const cli_flag cmd_logits_flags[] = {
     CMD_FLAG_MODEL,
+    CMD_FLAG_PRECISION,
     CMD_FLAG_ADAPTER("finetuned weights"),
     {"ids", CLI_TEXT, "IDS", NULL, "token ids like 1,15043,3186", 0, 0, CLI_FREE},
     {"text", CLI_TEXT, "T", NULL, "a raw text instead", 0, 0, CLI_FREE},
@@ -117,6 +123,7 @@ static const cli_flag cmd_logits_flags[] = {
     CLI_END};
 static const cli_flag cmd_generate_flags[] = {
     CMD_FLAG_MODEL,
+    CMD_FLAG_PRECISION,
     CMD_FLAG_ADAPTER("finetuned weights"),
     {"prompt", CLI_TEXT, "T", NULL, "an instruction; its answer goes to stdout; may be repeated", 0, 0,
      CLI_FREE},
@@ -141,6 +148,7 @@ static const cli_flag cmd_generate_flags[] = {
     CLI_END};
 static const cli_flag cmd_chat_flags[] = {
     CMD_FLAG_MODEL,
+    CMD_FLAG_PRECISION,
     CMD_FLAG_ADAPTER("finetuned weights"),
     CMD_FLAG_TEMPLATE(""),
     {"system", CLI_TEXT, "T", NULL, "said to the model before the conversation", 0, 0, CLI_FREE},
@@ -158,6 +166,7 @@ static const cli_flag cmd_seeds_flags[] = {
     CLI_END};
 static const cli_flag cmd_finetune_flags[] = {
     CMD_FLAG_MODEL,
+    CMD_FLAG_PRECISION,
     {"data", CLI_TEXT, "F", NULL,
      "rows of pairs (Alpaca), messages, ShareGPT, prompt/completion, Open Assistant trees or text", 1, 0,
      CLI_FREE},
@@ -186,6 +195,7 @@ static const cli_flag cmd_finetune_flags[] = {
     CLI_END};
 static const cli_flag cmd_augment_flags[] = {
     CMD_FLAG_MODEL,
+    CMD_FLAG_PRECISION,
     CMD_FLAG_ADAPTER("the backward model"),
     {"corpus", CLI_TEXT, "F", NULL, "segments: JSONL rows with \"text\"", 1, 0, CLI_FREE},
     {"out", CLI_TEXT, "F", NULL, "candidates; a file that was begun is continued", 1, 0, CLI_FREE},
@@ -197,6 +207,7 @@ static const cli_flag cmd_augment_flags[] = {
     CLI_END};
 static const cli_flag cmd_rewrite_flags[] = {
     CMD_FLAG_MODEL,
+    CMD_FLAG_PRECISION,
     CMD_FLAG_ADAPTER("the model that rewrites"),
     {"pairs", CLI_TEXT, "F", NULL, "what curate kept: rows with \"instruction\" and \"output\"", 1, 0,
      CLI_FREE},
@@ -210,6 +221,7 @@ static const cli_flag cmd_rewrite_flags[] = {
     CLI_END};
 static const cli_flag cmd_curate_own_flags[] = {
     CMD_FLAG_MODEL,
+    CMD_FLAG_PRECISION,
     CMD_FLAG_ADAPTER("the rating model"),
     {"candidates", CLI_TEXT, "F", NULL, "what augment wrote", 1, 0, CLI_FREE},
     {"out", CLI_TEXT, "F", NULL, "the pairs that are kept", 1, 0, CLI_FREE},
@@ -227,6 +239,7 @@ static const cli_flag cmd_curate_own_flags[] = {
     CLI_END};
 static const cli_flag cmd_run_flags[] = {
     CMD_FLAG_MODEL,
+    CMD_FLAG_PRECISION,
     {"seed-data", CLI_TEXT, "F", NULL, "pairs by people: JSONL rows with \"instruction\" and \"output\"", 1,
      0, CLI_FREE},
     {"corpus", CLI_TEXT, "F", NULL, "segments: JSONL rows with \"text\"", 1, 0, CLI_FREE},

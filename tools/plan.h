@@ -299,7 +299,8 @@ static plan_pair plan_times(plan_clock start, plan_clock middle, double times)
 static plan_pair plan_product(const plan *p, plan_room *r, hbk_int out, hbk_int in)
 {
     hbk_int rows = HBK__MAX(1, HBK__MIN(out, PLAN_WEIGHTS / in));
-    hbk_matrix w = {p->dtype, rows, in, r->weights, NULL, 0}, dw = {HBK_REAL, rows, in, r->dw, NULL, 0};
+    hbk_matrix w = {p->dtype, rows, in, r->weights, NULL, 0, false};
+    hbk_matrix dw = {HBK_REAL, rows, in, r->dw, NULL, 0, false};
     if (in % hbk_dtype_block(p->dtype)) w.dtype = HBK_F16; /* as quantisers do */
     if (p->o.full) w.dtype = HBK_REAL;
     plan_clock start = plan_now();

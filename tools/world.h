@@ -297,10 +297,17 @@ static bool cmd_open_tokenizer(cli *c, cmd_world *w)
                                                 w->base->config.vocab_size));
 }
 
-static bool cmd_open_model(cli *c, cmd_world *w)
+/* The model, whose products round if that is asked for. */
+static bool cmd_load(cli *c, cmd_world *w)
 {
     w->base = hbk_model_load(cli_text(c, "model"), NULL, &c->err);
-    return w->base && cmd_open_tokenizer(c, w);
+    if (w->base) hbk_model_round(w->base, cli_choice(c, "precision") == 1);
+    return w->base != NULL;
+}
+
+static bool cmd_open_model(cli *c, cmd_world *w)
+{
+    return cmd_load(c, w) && cmd_open_tokenizer(c, w);
 }
 
 static bool cmd_open_adapter(cli *c, cmd_world *w)
@@ -446,13 +453,14 @@ static json_t *cmd_options(cli *c, const cmd_world *w, const hbk_decode_options 
     if (!hbk_file_hash(input, &data, &c->err)) return NULL;
     const hbk_sampling *p = &o->sampling;
     json_t *options = json_pack(
-        "{s:s, s:o, s:o, s:o, s:s, s:f, s:f, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:s, s:i}", "command",
-        c->command->name, "input", hbk__hex(data), "model_hash", hbk__hex(model), "template_hash",
+        "{s:s, s:o, s:o, s:o, s:s, s:f, s:f, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:s, s:i, s:s}",
+        "command", c->command->name, "input", hbk__hex(data), "model_hash", hbk__hex(model), "template_hash",
         hbk__hex(w->tmpl ? hbk_template_hash(w->tmpl) : 0), "tag", w->tag, "temperature", p->temperature,
         "top_p", p->top_p, "top_k", (json_int_t)p->top_k, "min_p", p->min_p, "repetition_penalty",
         p->repetition_penalty, "max_new", (json_int_t)p->max_new, "seed", (json_int_t)o->seed, "wave",
         (json_int_t)o->wave, "slots", (json_int_t)o->slots, "max_length", (json_int_t)o->max_length,
-        "cache", hbk_dtype_name(o->cache), "threads", hbk__n_threads());
+        "cache", hbk_dtype_name(o->cache), "threads", hbk__n_threads(), "precision",
+        hbk_model_precision(w->base));
     if (!options) hbk_fail(&c->err, HBK_ERROR_MEMORY, "out of memory for the options");
     return options;
 }
