@@ -8551,9 +8551,9 @@ HBK_DEF void hbk_rope(hbk_real *x, const hbk_real *table, hbk_int N, hbk_int H, 
    the heads side by side), and 0.8 ms where 500 of the tokens are shared.
 
    Keys and values that are kept as bf16 are half the bytes. HBK__Q_BLOCK of them at a time become reals,
-   which stay in the first cache for all that meets them, and the products are the same as over reals; but in a
-   step that would cost more than the reading saves (1.7 ms), and bf16 is met as it lies: 0.66 ms, 0.58 shared,
-   and after 2000 tokens 1.9 ms where reals take 4.7. */
+   which stay in the first cache for all that meets them, and the products are the same as over reals; but in
+   a step that would cost more than the reading saves (1.7 ms), and bf16 is met as it lies: 0.66 ms, 0.58
+   where 500 are shared, and after 2000 tokens 1.9 ms where reals take 4.7. */
 
 #define HBK__Q_BLOCK     ((hbk_int)64)
 #define HBK__FEW_QUERIES ((hbk_int)4)
