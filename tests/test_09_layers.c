@@ -136,25 +136,30 @@ static void t09_spans(hbk_span spans[2], const hbk_real *k, const hbk_real *v)
         spans[s].v = v + spans[s].q_start * K * D;
     }
 }
-static hbk_real t09_work[64 * 2 * 64 * 16];
 static int t09_threads(void)
 {
     return hbk__n_threads() > 64 ? 64 : hbk__n_threads();
 }
+static hbk_real *t09_work(hbk_int keys, hbk_int size, int threads)
+{
+    return HBK__NEW(NULL, hbk_real, hbk_attention_work(keys, size, threads), NULL);
+}
 static void t09_att_f(hbk_real *out, hbk_real **in)
 {
     hbk_span spans[2];
+    hbk_real *work = t09_work(6, D, t09_threads());
     t09_spans(spans, in[1], in[2]);
-    hbk_attention_forward(out, NULL, in[0], spans, 2, H, K, D, t09_work, t09_threads());
+    hbk_attention_forward(out, NULL, in[0], spans, 2, H, K, D, work, t09_threads());
+    hbk_free(NULL, work);
 }
 static void t09_att_b(hbk_real **d, const hbk_real *dout, hbk_real **in)
 {
     hbk_span spans[2];
-    hbk_real out[N * H * D], lse[N * H];
+    hbk_real out[N * H * D], lse[N * H], *work = t09_work(6, D, t09_threads());
     t09_spans(spans, in[1], in[2]);
-    hbk_attention_forward(out, lse, in[0], spans, 2, H, K, D, t09_work, t09_threads());
-    hbk_attention_backward(d[0], d[1], d[2], dout, out, lse, in[0], spans, 2, H, K, D, t09_work,
-                           t09_threads());
+    hbk_attention_forward(out, lse, in[0], spans, 2, H, K, D, work, t09_threads());
+    hbk_attention_backward(d[0], d[1], d[2], dout, out, lse, in[0], spans, 2, H, K, D, work, t09_threads());
+    hbk_free(NULL, work);
 }
 
 static void t09_swiglu_f(hbk_real *out, hbk_real **in)
@@ -273,6 +278,91 @@ static void t09_attention_blocks(void **state)
     }
     void *all[] = {q, k, v, out, work};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) hbk_free(NULL, all[i]);
+}
+
+/* The same gradients by the formulas of 9.4, row by row in double. d: of q, k, v. */
+static void t09_attention_plain(double *const d[3], const hbk_real *dout, hbk_real *const in[3],
+                                const hbk_span *s, hbk_int heads, hbk_int kv, hbk_int size)
+{
+    double *p = HBK__NEW(NULL, double, 2 * s->T, NULL), *dp = p + s->T;
+    for (hbk_int i = 0; i < s->T; i++)
+        for (hbk_int h = 0; h < heads; h++) {
+            hbk_int row = ((s->q_start + i) * heads + h) * size;
+            hbk_int key = (s->q_start * kv + h / (heads / kv)) * size;
+            double total = 0, delta = 0;
+            for (hbk_int j = 0; j <= i; j++) {
+                const hbk_real *k = in[1] + key + j * kv * size, *v = in[2] + key + j * kv * size;
+                p[j] = dp[j] = 0;
+                for (hbk_int x = 0; x < size; x++) {
+                    p[j] += (double)in[0][row + x] * (double)k[x] / sqrt((double)size);
+                    dp[j] += (double)dout[row + x] * (double)v[x];
+                }
+                p[j] = exp(p[j]);
+                total += p[j];
+            }
+            for (hbk_int j = 0; j <= i; j++) delta += (p[j] /= total) * dp[j];
+            for (hbk_int j = 0; j <= i; j++)
+                for (hbk_int x = 0; x < size; x++) {
+                    hbk_int at = key + j * kv * size + x;
+                    double ds = p[j] * (dp[j] - delta) / sqrt((double)size);
+                    d[0][row + x] += ds * (double)in[1][at];
+                    d[1][at] += ds * (double)in[0][row + x];
+                    d[2][at] += p[j] * (double)dout[row + x];
+                }
+        }
+    hbk_free(NULL, p);
+}
+
+/* Spans of these lengths: the backward by 1, 2 and 3 threads, each twice, against the plain one. */
+static void t09_backward_case(const hbk_int *lengths, hbk_int n, hbk_int heads, hbk_int kv, hbk_int size)
+{
+    hbk_span spans[8];
+    hbk_int rows = 0, most = 0;
+    memset(spans, 0, sizeof spans);
+    for (hbk_int i = 0; i < n; rows += lengths[i++]) {
+        spans[i].q_start = rows;
+        spans[i].T = lengths[i];
+        most = HBK__MAX(most, lengths[i]);
+    }
+    hbk_int Q = rows * heads * size, KV = rows * kv * size, all = Q + 2 * KV;
+    hbk_real *q = HBK__NEW(NULL, hbk_real, 3 * Q + 2 * KV + rows * heads, NULL), *k = q + Q, *v = k + KV;
+    hbk_real *out = v + KV, *dout = out + Q, *lse = dout + Q, *in[3] = {q, k, v};
+    hbk_real *got = HBK__NEW(NULL, hbk_real, 2 * all, NULL), *work = t09_work(most, size, 3);
+    double *want = HBK__NEW(NULL, double, all, NULL), *const d[3] = {want, want + Q, want + Q + KV};
+    t09_random(q, Q + 2 * KV, 1);
+    t09_random(dout, Q, 2);
+    for (hbk_int i = 0; i < n; i++) {
+        spans[i].k = k + spans[i].q_start * kv * size;
+        spans[i].v = v + spans[i].q_start * kv * size;
+        t09_attention_plain(d, dout, in, &spans[i], heads, kv, size);
+    }
+    hbk_attention_forward(out, lse, q, spans, n, heads, kv, size, work, 1);
+    for (int turn = 0; turn < 6; turn++) {
+        hbk_real *g = got + turn % 2 * all;
+        for (hbk_int i = 0; i < all; i++) g[i] = 1; /* a backward adds */
+        hbk_attention_backward(g, g + Q, g + Q + KV, dout, out, lse, q, spans, n, heads, kv, size, work,
+                               1 + turn / 2);
+        if (turn % 2) assert_memory_equal(got, got + all, (size_t)all * sizeof *got);
+        for (hbk_int i = 0; i < all; i++) check_near(g[i], 1 + want[i], 2e-4 * fmax(1, fabs(want[i])));
+    }
+    hbk_free(NULL, q);
+    hbk_free(NULL, got);
+    hbk_free(NULL, work);
+    hbk_free(NULL, want);
+}
+
+/* Promise: the backward of attention is that of the plain formulas for sequences of several tiles of scores,
+   alone and beside short ones, for any group of heads, by any number of threads, and to the byte the same
+   when it is done again. */
+static void t09_attention_backward(void **state)
+{
+    (void)state;
+    static const hbk_int one[] = {333}, mixed[] = {3, 290, 64, 1, 65}, alike[] = {70, 70, 70, 70, 70};
+    t09_backward_case(one, 1, 6, 2, 6);
+    t09_backward_case(mixed, 5, 3, 1, 5);
+    t09_backward_case(alike, 5, 4, 4, 8);
+    t09_backward_case(alike, 1, 300, 1, 2); /* a group of more rows than a tile has */
+    t09_backward_case(mixed, 2, 20, 2, 3);
 }
 
 /* One span's place in the caches of t09_attention_shared: how long its own past is, what it shares. */
@@ -437,6 +527,7 @@ static const struct CMUnitTest tests_09[] = {
     cmocka_unit_test(t09_gradients),     cmocka_unit_test(t09_attention_blocks),
     cmocka_unit_test(t09_rope_distance), cmocka_unit_test(t09_exp),
     cmocka_unit_test(t09_dropout),       cmocka_unit_test(t09_attention_shared),
+    cmocka_unit_test(t09_attention_backward),
 };
 
 #undef N

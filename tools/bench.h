@@ -14,6 +14,8 @@
        curate    pairs rated per second: a rubric of 500 tokens, 64 pairs of 150, replies of 32,
                  32 side by side; the rubric is computed once, as hbk_generate does
        apart     the same with prompts that share no beginning
+       tokens    how a step of LoRA grows: T tokens, 2T, 4T ... S*T for --tokens SxT, as sequences of T
+                 and as one; a table of its own
 
    Machines differ, so each time stands beside a ceiling that was measured in the same process, turn by turn:
    OpenBLAS's sgemm on f32 products of the same shapes,
@@ -25,6 +27,11 @@
    products alone, on both sides; their ratio is the share of the ceiling that is reached, and above 1 where
    weights of 16 bits need only half of the memory's speed. GB/s is weights read per second, where that is
    the limit. All figures are medians.
+
+   Of `tokens`: all that a step does is done for each token alone, but attention, which looks back on all
+   tokens before. So sequences of one length T should take a time that grows as their number does, and one
+   sequence of n tokens longer, for it has (n^2 - n T) / 2 pairs more of a query and a key. That difference,
+   its time per pair, and attention's products in it (two forward, five backward) per second stand apart.
 
    --only work measures without the ceilings, in a process no larger than the work, and --only ceiling
    the ceilings alone: tools/bench-peers asks for both, to set them beside other libraries. --least is for
@@ -38,6 +45,7 @@
 #include "cli.h"
 
 enum { BENCH_REPEATS = 3, BENCH_MOST_REPEATS = 99, BENCH_PREFILL = 512, BENCH_PAST = 128 };
+enum { BENCH_LONGEST = 4096 }; /* tokens of a sequence */
 enum { BENCH_DECODE1 = 32, BENCH_DECODE16 = 8, BENCH_DECODE64 = 4, BENCH_MOST_SLOTS = 64 }; /* steps, slots */
 enum { BENCH_RUBRIC = 500, BENCH_PAIR = 150, BENCH_REPLY = 32, BENCH_PAIRS = 64, BENCH_SLOTS = 32 };
 
@@ -53,8 +61,10 @@ enum { BENCH_RUBRIC = 500, BENCH_PAIR = 150, BENCH_REPLY = 32, BENCH_PAIRS = 64,
     X(DECODE16, "decode16", true)                                                                            \
     X(DECODE64, "decode64", false)                                                                           \
     X(CURATE, "curate", false)                                                                               \
-    X(APART, "apart", false)
-#define BENCH_LIST "memory, open, lora, recompute, full, prefill, decode1, decode16, decode64, curate, apart"
+    X(APART, "apart", false)                                                                                 \
+    X(TOKENS, "tokens", false) /* the last, whose table is another */
+#define BENCH_LIST                                                                                           \
+    "memory, open, lora, recompute, full, prefill, decode1, decode16, decode64, curate, apart, tokens"
 typedef enum bench_row {
 #define BENCH_X(row, name, usual) BENCH_ROW_##row,
     BENCH_TABLE(BENCH_X)
@@ -74,11 +84,12 @@ static const cli_flag bench_flags[] = {
      0, 0, CLI_FREE},
     {"rows", CLI_TEXT, "LIST", "(memory,lora,prefill,decode1,decode16; of 15m full too)",
      "what to measure, of " BENCH_LIST, 0, 0, CLI_FREE},
-    {"dtype", CLI_CHOICE, "f32|bf16|q8_0|q4_0", "f32", "of the weights", 0, 0, CLI_FREE},
+    {"dtype", CLI_CHOICE, "f32|bf16|q8_0|q4_0|f16", "f32", "of the weights", 0, 0, CLI_FREE},
     {"cache", CLI_CHOICE, "f32|bf16", "f32", "of the keys and values that generating keeps", 0, 0, CLI_FREE},
     {"precision", CLI_CHOICE, "f32|bf16", "f32", "of products: bf16 rounds both sides",
      0, 0, CLI_FREE},
-    {"tokens", CLI_TEXT, "SxT", "4x256", "a training step: S sequences of T tokens", 0, 0, CLI_FREE},
+    {"tokens", CLI_TEXT, "SxT", "4x256", "a training step: S sequences of T tokens; tokens: from T to S*T", 0,
+     0, CLI_FREE},
     {"repeats", CLI_INT, "N", "3", "measurements per row, after one that warms up", 1, BENCH_MOST_REPEATS,
      CLI_FREE},
     {"pairs", CLI_INT, "N", "64", "that curate and apart rate", 2, BENCH_PAIRS, CLI_FREE},
@@ -498,7 +509,7 @@ static bool bench_measure(bench *b, bench_row row, bench_result *r, const hbk_pr
     return ok;
 }
 
-/* ---- the command ---------------------------------------------------------------------- */
+/* ---- what is printed ------------------------------------------------------------------ */
 
 static const char *bench_type(const bench *b)
 {
@@ -544,12 +555,115 @@ static void bench_print(const bench *b, bench_row row, const bench_result *r)
     fflush(stdout);
 }
 
+/* ---- tokens ---------------------------------------------------------------------------- */
+
+/* A step of so many tokens: medians. */
+typedef struct bench_length {
+    hbk_int tokens, sequences;
+    double seconds, one;                /* as sequences of T, as one; NAN: beyond the model's context */
+    double square, ns_per_pair, gflops; /* what one takes longer, and attention's products in that */
+} bench_length;
+
+/* Seconds of a step over the first n tokens in sequences of T. */
+static bool bench_step(bench_work *w, hbk_int n, hbk_int T, double *seconds, hbk_error *err)
+{
+    hbk_int one[2] = {0, n};
+    double start = cli_now(NULL);
+    w->tokens = w->batch.n_tokens = n;
+    w->batch.n_seqs = n / T;
+    w->batch.seq_start = n == T ? one : w->b->starts;
+    if (!bench_once(w, err)) return false;
+    *seconds = cli_now(NULL) - start;
+    return true;
+}
+
+/* One length: both steps turn by turn. */
+static bool bench_grow(bench_work *w, hbk_int sequences, bench_length *r, hbk_error *err)
+{
+    const bench *b = w->b;
+    const hbk_config *c = &b->model->config;
+    hbk_int T = b->T, n = sequences * T;
+    double many[BENCH_MOST_REPEATS], one[BENCH_MOST_REPEATS], pairs = 0.5 * (double)(n * n - n * T);
+    bool fits = n <= c->context_length;
+    for (hbk_int i = 0; i < b->repeats; i++) {
+        one[i] = (double)NAN;
+        if (!bench_step(w, n, T, &many[i], err)) return false;
+        if (n == T) one[i] = many[i];
+        else if (fits && !bench_step(w, n, n, &one[i], err)) return false;
+    }
+    r->tokens = n;
+    r->sequences = sequences;
+    r->seconds = bench_median(many, b->repeats);
+    r->one = fits ? bench_median(one, b->repeats) : (double)NAN;
+    r->square = r->one - r->seconds;
+    r->ns_per_pair = r->square / pairs * 1e9;
+    r->gflops = 7 * 2 * (double)(c->n_layers * c->n_heads * c->head_dim) / r->ns_per_pair;
+    return true;
+}
+
+static void bench_grown(const bench *b, const bench_length *r, json_t *rows)
+{
+    double per = 1024 / (double)r->tokens;
+    if (rows) {
+        json_array_append_new(
+            rows, json_pack("{s:s, s:s, s:s, s:I, s:I, s:f, s:o, s:o, s:o, s:o}", "row", "tokens", "shape",
+                            b->shape, "dtype", bench_type(b), "tokens", (json_int_t)r->tokens, "sequences",
+                            (json_int_t)r->sequences, "seconds", r->seconds, "one_seconds",
+                            bench_number(r->one), "square_seconds", bench_number(r->square), "ns_per_pair",
+                            bench_number(r->ns_per_pair), "square_gflops", bench_number(r->gflops)));
+        return;
+    }
+    printf("%-9lld %4lld x %-5lld", (long long)r->tokens, (long long)r->sequences, (long long)b->T);
+    bench_cell(9, 3, r->seconds);
+    bench_cell(10, 3, r->seconds * per);
+    bench_cell(9, 3, r->one);
+    bench_cell(10, 3, r->one * per);
+    bench_cell(9, 3, r->square);
+    bench_cell(9, 1, r->ns_per_pair);
+    bench_cell(9, 1, r->gflops);
+    puts("");
+    fflush(stdout);
+}
+
+/* The row `tokens`: one trainer with room for the largest step, which warms up with it. Into rows, or, NULL,
+   printed. */
+static bool bench_lengths(bench *b, cli *c, const hbk_progress *progress, json_t *rows)
+{
+    hbk_int most = b->n_seqs * b->T, context = b->model->config.context_length;
+    hbk_train_options o = hbk_train_defaults(false);
+    bench_work w;
+    double seconds;
+    memset(&w, 0, sizeof w);
+    memset(&b->alloc, 0, sizeof b->alloc);
+    w.b = b;
+    w.batch.tokens = b->tokens;
+    w.batch.targets = b->targets;
+    o.dropout = 0;
+    w.trainer = hbk_trainer_new(b->model, &o, NULL, most, HBK__MAX(HBK__MIN(most, context), b->T), &b->alloc,
+                                &c->err);
+    bool ok = w.trainer && bench_step(&w, most, b->T, &seconds, &c->err);
+    if (ok && !rows)
+        puts("tokens    sequences     seconds  per 1024      one  per 1024   square  ns/pair  GFLOP/s");
+    for (hbk_int s = 1, before = 0; ok && s > before; before = s, s = HBK__MIN(2 * s, b->n_seqs)) {
+        bench_length r;
+        ok = bench_grow(&w, s, &r, &c->err) &&
+             hbk_report(progress, "tokens", r.tokens, most, "tokens", &c->err, "%s", "");
+        cli_draw_end(&c->meter);
+        if (ok) bench_grown(b, &r, rows);
+    }
+    bench_work_free(&w);
+    return ok;
+}
+
+/* ---- the command ---------------------------------------------------------------------- */
+
 /* The random ids and the model. */
 static bool bench_open(bench *b, int shape, hbk_dtype type, hbk_error *err)
 {
     hbk_rng rng = hbk_rng_at(1, "bench", 0);
     hbk_config config = bench_config(shape);
     b->n_tokens = HBK__MAX(b->n_seqs * b->T, BENCH_PREFILL) + BENCH_MOST_SLOTS;
+    config.context_length = BENCH_LONGEST;
     b->model = b->path ? hbk_model_load(b->path, NULL, err) : hbk_model_random(&config, 1, NULL, err);
     if (!b->model || (!b->path && type != HBK_F32 && !bench_pack_all(b->model, type, err))) return false;
     hbk_model_round(b->model, b->rounds);
@@ -596,6 +710,8 @@ static int bench_wanted(const cli *c, bool small, bool wanted[BENCH_ROWS])
     }
     if (wanted[BENCH_ROW_OPEN] && !cli_has(c, "model"))
         return cli_misused(c, "--rows open: needs --model, a file that can be opened");
+    if (wanted[BENCH_ROW_TOKENS] && cli_has(c, "only") && cli_choice(c, "only") == 1)
+        return cli_misused(c, "--rows tokens: has no ceiling of its own, so not with --only ceiling");
     return CLI_DONE;
 }
 
@@ -605,9 +721,9 @@ static int bench_flags_read(const cli *c, bench *b)
     long long seqs, tokens;
     char end;
     if (sscanf(cli_text(c, "tokens"), "%4lldx%6lld%c", &seqs, &tokens, &end) != 2 || seqs < 1 || tokens < 1 ||
-        tokens > 2048 || seqs * tokens > 65536)
-        return cli_misused(c, "--tokens: \"%.60s\" is not like 4x256, with at most 2048 tokens a sequence",
-                           cli_text(c, "tokens"));
+        tokens > BENCH_LONGEST || seqs * tokens > 65536)
+        return cli_misused(c, "--tokens: \"%.60s\" is not like 4x256, with at most %d tokens a sequence",
+                           cli_text(c, "tokens"), BENCH_LONGEST);
     if (cli_has(c, "model") && (cli_has(c, "shape") || cli_has(c, "dtype")))
         return cli_misused(c, "--model has a shape and a dtype of its own: no --shape, no --dtype");
     if (cli_has(c, "least") && cli_has(c, "only"))
@@ -647,7 +763,7 @@ static bool bench_enough(cli *c, bench_row row, const bench_result *r)
 
 static int bench_main(cli *c)
 {
-    static const hbk_dtype types[] = {HBK_F32, HBK_BF16, HBK_Q8_0, HBK_Q4_0};
+    static const hbk_dtype types[] = {HBK_F32, HBK_BF16, HBK_Q8_0, HBK_Q4_0, HBK_F16};
     bench b;
     bool wanted[BENCH_ROWS];
     int shape = cli_choice(c, "shape");
@@ -655,6 +771,9 @@ static int bench_main(cli *c)
     int code = bench_flags_read(c, &b);
     if (!code) code = bench_wanted(c, !b.path && shape == 0, wanted);
     if (code) return code;
+    bool table = false; /* of all rows but `tokens` */
+    for (int i = 0; i < BENCH_ROW_TOKENS; i++) table = table || wanted[i];
+    b.ceiling = b.ceiling && table;
     const hbk_progress *progress = cli_watch(c);
     bool ok = bench_open(&b, shape, types[cli_choice(c, "dtype")], &c->err), json = cli_has(c, "json");
     if (ok && wanted[BENCH_ROW_FULL] && b.model->layers[0].w[HBK_Q].dtype != HBK_F32) {
@@ -662,9 +781,9 @@ static int bench_main(cli *c)
         return cli_misused(c, "--rows full: full training keeps its weights in f32");
     }
     json_t *rows = json_array();
-    if (ok && !json)
+    if (ok && !json && table)
         puts("row       shape  dtype   tokens/s    seconds   GFLOP/s     sgemm   ratio     GB/s   peak MB");
-    for (int i = 0; ok && i < BENCH_ROWS; i++) {
+    for (int i = 0; ok && i < BENCH_ROW_TOKENS; i++) {
         bench_result r;
         memset(&r, 0, sizeof r);
         if (!wanted[i]) continue;
@@ -674,6 +793,7 @@ static int bench_main(cli *c)
         else if (ok) bench_print(&b, (bench_row)i, &r);
         ok = ok && bench_enough(c, (bench_row)i, &r);
     }
+    if (ok && wanted[BENCH_ROW_TOKENS]) ok = bench_lengths(&b, c, progress, json ? rows : NULL);
     if (ok && json) ok = cli_print_json(json_incref(rows), &c->err);
     json_decref(rows);
     bench_close(&b);
