@@ -611,13 +611,15 @@ HBK_DEF void hbk_rope(hbk_real *x, const hbk_real *table, hbk_int N, hbk_int H, 
    earlier keys and causally to themselves. k, v (past + T, K*D) are the sequence's keys and values; but its
    first `shared` rows, of the past, are those of shared_k, shared_v, where several sequences that begin alike
    may have them, and are not looked at in k, v. Without such: 0, NULL, NULL. Caches may lie otherwise: `row`
-   reals from one position to the next, `head` from one key/value head to the next; 0, 0 stand for K*D, D. */
+   elements from one position to the next, `head` from one key/value head to the next; 0, 0 stand for K*D, D.
+   All four hold reals, or with dtype HBK_BF16 what hbk_pack makes of them; a backward asks for reals. */
 typedef struct hbk_span {
     hbk_int q_start, T, past;
-    const hbk_real *k, *v;
+    const void *k, *v;
     hbk_int shared;
-    const hbk_real *shared_k, *shared_v;
+    const void *shared_k, *shared_v;
     hbk_int row, head;
+    hbk_dtype dtype; /* HBK_BF16; anything else: reals */
 } hbk_span;
 
 /* Scaled dot-product attention with grouped heads: query head h reads key/value head h / (H/K).
@@ -929,12 +931,15 @@ typedef struct hbk_session hbk_session;
 /* adapter     the session's own; NULL: the base alone
    n_slots     sequences side by side, numbered from 0; each is empty at first
    max_length  most tokens of a sequence; beyond the model's context_length it never learned to look
-   Memory: 2 L K D reals for each slot (and one more, if there are several) and token, which the system hands
-   out as they are filled, and the buffers of a pass of 512 tokens. A beginning that hbk_generate computed
-   once for several slots is held once, until prompts with another one come.
-   Errors: sizes that are not possible, an adapter of another base, memory. */
+   cache       type of the keys and values that are kept: F32 (reals), or BF16, rounded to nearest even: half
+               the memory, and half the reading in a step of many long sequences
+   Memory: 2 L K D elements for each slot (and one more, if there are several) and token, which the system
+   hands out as they are filled, and the buffers of a pass of 512 tokens. A beginning that hbk_generate
+   computed once for several slots is held once, until prompts with another one come.
+   Errors: sizes that are not possible, another type, an adapter of another base, memory. */
 HBK_DEF hbk_session *hbk_session_new(const hbk_model *m, const hbk_adapter *adapter, hbk_int n_slots,
-                                     hbk_int max_length, hbk_allocator *alloc, hbk_error *err);
+                                     hbk_int max_length, hbk_dtype cache, hbk_allocator *alloc,
+                                     hbk_error *err);
 HBK_DEF void hbk_session_free(hbk_session *s); /* NULL is fine */
 
 typedef struct hbk_feed {
@@ -1086,7 +1091,8 @@ typedef struct hbk_scoring {
 } hbk_scoring;
 /* Scores n items in order over the session's slots. What neighbours in the list (of one adapter) share is
    computed once: a prompt with several continuations, their common beginning, the common beginning of two
-   prompts; with several slots those continuations go through the model together.
+   prompts; with several slots those continuations go through the model together. Nor is a beginning that some
+   slot still holds computed again: after hbk_generate a text and its reply go on where they stand.
    Errors: an id beyond the vocabulary, an adapter of another base, memory. On failure no item is changed. */
 HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error *err);
 
@@ -1557,6 +1563,7 @@ typedef struct hbk_decode_options {
     hbk_int wave;       /* records per wave                                             256 */
     hbk_int slots;      /* sequences decoded side by side                               32 */
     hbk_int max_length; /* cache per sequence in tokens; -1: the model's context      -1 */
+    hbk_dtype cache;    /* of keys and values: F32 (reals) or BF16                   F32 */
 } hbk_decode_options;
 HBK_DEF hbk_decode_options hbk_decode_defaults(void); /* T 0.7, top-p 0.9, 256 new tokens */
 
@@ -8565,7 +8572,12 @@ HBK_DEF void hbk_rope(hbk_real *x, const hbk_real *table, hbk_int N, hbk_int H, 
    keys, then the shared values, in one product. A row of scores is whole, shared part | own part, before its
    softmax, so nothing has to be merged. A step of 16 sequences of 650 tokens, 9:3 heads of 64, takes a layer
    1.3 ms on one Zen 4 core (as many bytes as it can read; 3.3 ms query head by query head over caches with
-   the heads side by side), and 0.8 ms where 500 of the tokens are shared. */
+   the heads side by side), and 0.8 ms where 500 of the tokens are shared.
+
+   Keys and values that are kept as bf16 are half the bytes. HBK__Q_BLOCK of them at a time become reals,
+   which stay in the first cache for all that meets them, and the products are the same as over reals; but in
+   a step that would cost more than the reading saves (1.7 ms), and bf16 is met as it lies: 0.66 ms, 0.58
+   where 500 are shared, and after 2000 tokens 1.9 ms where reals take 4.7. */
 
 #define HBK__Q_BLOCK     ((hbk_int)64)
 #define HBK__FEW_QUERIES ((hbk_int)4)
@@ -8574,8 +8586,8 @@ HBK_DEF void hbk_rope(hbk_real *x, const hbk_real *table, hbk_int N, hbk_int H, 
 
 HBK_DEF hbk_int hbk_attention_work(hbk_int max_keys, hbk_int D, int threads)
 {
-    /* the backward keeps P and dP; the forward scores, queries and results side by side */
-    hbk_int forward = HBK__Q_BLOCK * (max_keys + 2 * D);
+    /* the backward keeps P and dP; the forward scores, queries, results and widened keys side by side */
+    hbk_int forward = HBK__Q_BLOCK * (max_keys + 3 * D);
     hbk_int backward = HBK__SIDE * (2 * HBK__SIDE + 3 * D) + 2 * max_keys * D;
     return threads * HBK__MAX(forward, backward);
 }
@@ -8648,24 +8660,173 @@ static void hbk__values_few(hbk_real *out, hbk_int ldo, const hbk_real *p, hbk_i
         }
 }
 
-/* The two for any number of rows; values are added to what is there, or replace it. */
-static void hbk__scores(hbk_real *s, hbk_int lds, const hbk_real *q, hbk_int ldq, hbk_int n,
-                        const hbk_real *k, hbk_int ldk, hbk_int keys, hbk_int D)
+#ifdef HBK__X86
+/* The two over bf16, for D a multiple of 32 and two rows at a time (the last of an odd number twice). Of
+   sixteen bf16s the even ones become floats by a shift and the odd ones by a mask: q is sorted likewise, and
+   sums are sorted back. */
+#define HBK__EVEN(x) _mm256_castsi256_ps(_mm256_slli_epi32(x, 16))
+#define HBK__ODD(x)  _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32((int)0xffff0000u)))
+
+/* The sums of the lanes of four vectors. */
+HBK__AVX2
+static inline __m128 hbk__sum_four(__m256 a, __m256 b, __m256 c, __m256 d)
 {
-    hbk_real scale = (hbk_real)(1 / sqrt((double)D));
-    if (n < HBK__FEW_QUERIES) hbk__scores_few(s, lds, q, ldq, n, k, ldk, keys, D);
-    else hbk__gemm(false, true, n, keys, D, scale, q, ldq, k, ldk, 0, s, lds);
+    __m256 ab = _mm256_hadd_ps(a, b), cd = _mm256_hadd_ps(c, d), x = _mm256_hadd_ps(ab, cd);
+    return _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
 }
 
-static void hbk__values(hbk_real *out, hbk_int ldo, const hbk_real *p, hbk_int ldp, hbk_int n,
-                        const hbk_real *v, hbk_int ldv, hbk_int keys, hbk_int D, bool add)
+/* sorted: room for (n, D) */
+HBK__AVX2
+static void hbk__scores_bf16(float *s, hbk_int lds, const float *q, hbk_int ldq, hbk_int n, const uint16_t *k,
+                             hbk_int ldk, hbk_int keys, hbk_int D, float *sorted)
 {
-    if (n >= HBK__FEW_QUERIES) {
-        hbk__gemm(false, false, n, D, keys, 1, p, ldp, v, ldv, add ? (hbk_real)1 : (hbk_real)0, out, ldo);
+    __m128 scale = _mm_set1_ps((float)(1 / sqrt((double)D)));
+    for (hbk_int i = 0; i < n; i++)
+        for (hbk_int d = 0; d < D; d++) sorted[i * D + d / 16 * 16 + d % 2 * 8 + d % 16 / 2] = q[i * ldq + d];
+    for (hbk_int j = 0; j < keys; j += 4) {
+        const uint16_t *k0 = k + j * ldk, *end = k + (keys - 1) * ldk; /* where four go beyond: once more */
+        const uint16_t *k1 = HBK__MIN(k0 + ldk, end), *k2 = HBK__MIN(k1 + ldk, end);
+        const uint16_t *k3 = HBK__MIN(k2 + ldk, end);
+        size_t bytes = sizeof *s * (size_t)HBK__MIN(4, keys - j);
+        for (hbk_int i = 0; i < n; i += 2) {
+            hbk_int other = HBK__MIN(i + 1, n - 1);
+            const float *x = sorted + i * D, *y = sorted + other * D;
+            __m256 x0 = _mm256_setzero_ps(), x1 = x0, x2 = x0, x3 = x0, y0 = x0, y1 = x0, y2 = x0, y3 = x0;
+            for (hbk_int d = 0; d < D; d += 16) {
+                __m256 xe = _mm256_loadu_ps(x + d), xo = _mm256_loadu_ps(x + d + 8);
+                __m256 ye = _mm256_loadu_ps(y + d), yo = _mm256_loadu_ps(y + d + 8), e, o;
+                __m256i w = _mm256_loadu_si256((const __m256i *)(k0 + d));
+                e = HBK__EVEN(w), x0 = _mm256_fmadd_ps(e, xe, x0), y0 = _mm256_fmadd_ps(e, ye, y0);
+                o = HBK__ODD(w), x0 = _mm256_fmadd_ps(o, xo, x0), y0 = _mm256_fmadd_ps(o, yo, y0);
+                w = _mm256_loadu_si256((const __m256i *)(k1 + d));
+                e = HBK__EVEN(w), x1 = _mm256_fmadd_ps(e, xe, x1), y1 = _mm256_fmadd_ps(e, ye, y1);
+                o = HBK__ODD(w), x1 = _mm256_fmadd_ps(o, xo, x1), y1 = _mm256_fmadd_ps(o, yo, y1);
+                w = _mm256_loadu_si256((const __m256i *)(k2 + d));
+                e = HBK__EVEN(w), x2 = _mm256_fmadd_ps(e, xe, x2), y2 = _mm256_fmadd_ps(e, ye, y2);
+                o = HBK__ODD(w), x2 = _mm256_fmadd_ps(o, xo, x2), y2 = _mm256_fmadd_ps(o, yo, y2);
+                w = _mm256_loadu_si256((const __m256i *)(k3 + d));
+                e = HBK__EVEN(w), x3 = _mm256_fmadd_ps(e, xe, x3), y3 = _mm256_fmadd_ps(e, ye, y3);
+                o = HBK__ODD(w), x3 = _mm256_fmadd_ps(o, xo, x3), y3 = _mm256_fmadd_ps(o, yo, y3);
+            }
+            float four[8];
+            _mm_storeu_ps(four, _mm_mul_ps(scale, hbk__sum_four(x0, x1, x2, x3)));
+            _mm_storeu_ps(four + 4, _mm_mul_ps(scale, hbk__sum_four(y0, y1, y2, y3)));
+            memcpy(s + i * lds + j, four, bytes);
+            memcpy(s + other * lds + j, four + 4, bytes);
+        }
+    }
+}
+
+/* x[0..15] += the even and odd sums */
+HBK__AVX2
+static inline void hbk__add_sorted(float *x, __m256 even, __m256 odd)
+{
+    __m256 low = _mm256_unpacklo_ps(even, odd), high = _mm256_unpackhi_ps(even, odd);
+    __m256 a = _mm256_permute2f128_ps(low, high, 0x20), b = _mm256_permute2f128_ps(low, high, 0x31);
+    _mm256_storeu_ps(x, _mm256_add_ps(_mm256_loadu_ps(x), a));
+    _mm256_storeu_ps(x + 8, _mm256_add_ps(_mm256_loadu_ps(x + 8), b));
+}
+
+/* 64 values at a time, which stay in the first cache for all columns and rows. */
+HBK__AVX2
+static void hbk__values_bf16(float *out, hbk_int ldo, const float *p, hbk_int ldp, hbk_int n,
+                             const uint16_t *v, hbk_int ldv, hbk_int keys, hbk_int D)
+{
+    for (hbk_int j = 0; j < keys; j += 64)
+        for (hbk_int d = 0; d < D; d += 32)
+            for (hbk_int i = 0; i < n; i += 2) {
+                hbk_int other = HBK__MIN(i + 1, n - 1), end = HBK__MIN(j + 64, keys);
+                const float *x = p + i * ldp, *y = p + other * ldp;
+                __m256 x0 = _mm256_setzero_ps(), x1 = x0, x2 = x0, x3 = x0, y0 = x0, y1 = x0;
+                __m256 y2 = x0, y3 = x0;
+                for (hbk_int k = j; k < end; k++) {
+                    __m256 a = _mm256_set1_ps(x[k]), b = _mm256_set1_ps(y[k]), w;
+                    __m256i low = _mm256_loadu_si256((const __m256i *)(v + k * ldv + d));
+                    __m256i high = _mm256_loadu_si256((const __m256i *)(v + k * ldv + d + 16));
+                    w = HBK__EVEN(low), x0 = _mm256_fmadd_ps(w, a, x0), y0 = _mm256_fmadd_ps(w, b, y0);
+                    w = HBK__ODD(low), x1 = _mm256_fmadd_ps(w, a, x1), y1 = _mm256_fmadd_ps(w, b, y1);
+                    w = HBK__EVEN(high), x2 = _mm256_fmadd_ps(w, a, x2), y2 = _mm256_fmadd_ps(w, b, y2);
+                    w = HBK__ODD(high), x3 = _mm256_fmadd_ps(w, a, x3), y3 = _mm256_fmadd_ps(w, b, y3);
+                }
+                hbk__add_sorted(out + i * ldo + d, x0, x1);
+                hbk__add_sorted(out + i * ldo + d + 16, x2, x3);
+                if (other == i) continue;
+                hbk__add_sorted(out + other * ldo + d, y0, y1);
+                hbk__add_sorted(out + other * ldo + d + 16, y2, y3);
+            }
+}
+#endif
+
+/* Keys or values of one head: rows of D, ld elements apart. */
+typedef struct hbk__kept {
+    const void *rows;
+    hbk_int ld;
+    hbk_dtype dtype; /* as that of hbk_span */
+    hbk_real *wide;  /* room for HBK__Q_BLOCK rows of reals */
+} hbk__kept;
+
+/* Rows `from` .. of those below `end`, as reals: all of them where they lie, ldw apart, or the next few in
+   k->wide. Returns how many. */
+static hbk_int hbk__widen(const hbk__kept *k, hbk_int from, hbk_int end, hbk_int D, const hbk_real **wide,
+                          hbk_int *ldw)
+{
+    bool reals = k->dtype != HBK_BF16;
+    hbk_int n = reals ? end - from : HBK__MIN(HBK__Q_BLOCK, end - from);
+    *wide = reals ? (const hbk_real *)k->rows + from * k->ld : k->wide;
+    *ldw = reals ? k->ld : D;
+    if (reals) return n;
+    const unsigned char *at = (const unsigned char *)k->rows + 2 * from * k->ld;
+    if (k->ld == D) hbk__unpack_bf16(k->wide, at, n * D);
+    else for (hbk_int i = 0; i < n; i++) hbk__unpack_bf16(k->wide + i * D, at + 2 * i * k->ld, D);
+    return n;
+}
+
+#ifdef HBK__X86
+/* Whether a loop is written for these rows in the words of this processor. */
+static bool hbk__in_words(const hbk__kept *k, hbk_int D)
+{
+    return k->dtype == HBK_BF16 && D % 32 == 0 && HBK__HAS_AVX2();
+}
+#endif
+
+/* The two over keys or values of either type, from row `first` on, by the loops above or, for more rows than
+   a few, by OpenBLAS; values are added to what is there, or replace it. */
+static void hbk__scores(bool few, hbk_real *s, hbk_int lds, const hbk_real *q, hbk_int ldq, hbk_int n,
+                        const hbk__kept *kept, hbk_int first, hbk_int keys, hbk_int D)
+{
+    const hbk_real *k;
+    hbk_real scale = (hbk_real)(1 / sqrt((double)D));
+#ifdef HBK__X86
+    if (few && hbk__in_words(kept, D)) {
+        hbk__scores_bf16(s, lds, q, ldq, n, (const uint16_t *)kept->rows + first * kept->ld, kept->ld, keys,
+                         D, kept->wide);
         return;
     }
-    for (hbk_int i = 0; i < n && !add; i++) memset(out + i * ldo, 0, (size_t)D * sizeof *out);
-    hbk__values_few(out, ldo, p, ldp, n, v, ldv, keys, D);
+#endif
+    for (hbk_int j = 0, m, ldk; j < keys; j += m) {
+        m = hbk__widen(kept, first + j, first + keys, D, &k, &ldk);
+        if (few) hbk__scores_few(s + j, lds, q, ldq, n, k, ldk, m, D);
+        else hbk__gemm(false, true, n, m, D, scale, q, ldq, k, ldk, 0, s + j, lds);
+    }
+}
+
+static void hbk__values(bool few, hbk_real *out, hbk_int ldo, const hbk_real *p, hbk_int ldp, hbk_int n,
+                        const hbk__kept *kept, hbk_int first, hbk_int keys, hbk_int D, bool add)
+{
+    const hbk_real *v;
+    for (hbk_int i = 0; i < n && few && !add; i++) memset(out + i * ldo, 0, (size_t)D * sizeof *out);
+#ifdef HBK__X86
+    if (few && hbk__in_words(kept, D)) {
+        hbk__values_bf16(out, ldo, p, ldp, n, (const uint16_t *)kept->rows + first * kept->ld, kept->ld, keys,
+                         D);
+        return;
+    }
+#endif
+    for (hbk_int j = 0, m, ldv; j < keys; j += m) {
+        m = hbk__widen(kept, first + j, first + keys, D, &v, &ldv);
+        if (few) hbk__values_few(out, ldo, p + j, ldp, n, v, ldv, m, D);
+        else hbk__gemm(false, false, n, D, m, 1, p + j, ldp, v, ldv, add || j > 0 ? 1 : 0, out, ldo);
+    }
 }
 
 /* What the tasks of a forward have in common. */
@@ -8677,68 +8838,71 @@ typedef struct hbk__attending {
     hbk_int most; /* keys of the longest */
 } hbk__attending;
 
-/* Reals from one position of a span's keys and values to the next. */
-static hbk_int hbk__key_row(const hbk__attending *a, const hbk_span *p)
+/* Of `rows`, keys or values of a span, what query head h reads. */
+static hbk__kept hbk__kept_head(const hbk__attending *a, const hbk_span *p, const void *rows, hbk_int h,
+                                hbk_real *wide)
 {
-    return p->row ? p->row : a->K * a->D;
+    hbk_int column = h / (a->H / a->K) * (p->row ? p->head : a->D);
+    size_t size = p->dtype == HBK_BF16 ? 2 : sizeof(hbk_real);
+    hbk__kept k = {rows ? (const char *)rows + (size_t)column * size : NULL, p->row ? p->row : a->K * a->D,
+                   p->dtype, wide};
+    return k;
 }
 
-/* Where the key/value head that query head h reads begins. */
-static hbk_int hbk__key_head(const hbk__attending *a, const hbk_span *p, hbk_int h)
-{
-    return h / (a->H / a->K) * (p->row ? p->head : a->D);
-}
-
-/* Queries i .. i+n-1 of one span and query head. s: a strip of n * keys scores. */
+/* Queries i .. i+n-1 of one span and query head. s: a strip of n * keys scores; wide: see hbk__kept. */
 static void hbk__attention_block(const hbk__attending *a, const hbk_span *p, hbk_int h, hbk_int i, hbk_int n,
-                                 hbk_real *s)
+                                 hbk_real *s, hbk_real *wide)
 {
-    hbk_int H = a->H, D = a->D, ld = hbk__key_row(a, p), column = hbk__key_head(a, p, h);
-    hbk_int keys = p->past + i + n, own = keys - p->shared; /* the last row sees all of them */
+    hbk_int H = a->H, D = a->D, keys = p->past + i + n, own = keys - p->shared; /* the last row sees all */
     hbk_int row = (p->q_start + i) * H + h;
+    bool few = n < HBK__FEW_QUERIES; /* a block's last rows */
     const hbk_real *q = a->q + row * D;
     hbk_real *out = a->out + row * D;
-    if (p->shared) hbk__scores(s, keys, q, H * D, n, p->shared_k + column, ld, p->shared, D);
-    hbk__scores(s + p->shared, keys, q, H * D, n, p->k + p->shared * ld + column, ld, own, D);
+    hbk__kept shared_k = hbk__kept_head(a, p, p->shared_k, h, wide), k = hbk__kept_head(a, p, p->k, h, wide);
+    hbk__kept shared_v = hbk__kept_head(a, p, p->shared_v, h, wide), v = hbk__kept_head(a, p, p->v, h, wide);
+    hbk__scores(few, s, keys, q, H * D, n, &shared_k, 0, p->shared, D);
+    hbk__scores(few, s + p->shared, keys, q, H * D, n, &k, p->shared, own, D);
     for (hbk_int r = 0; r < n; r++) {
         double l = hbk__softmax_row(s + r * keys, keys - n + 1 + r, keys);
         if (a->lse) a->lse[row + r * H] = (hbk_real)l;
     }
-    if (p->shared) hbk__values(out, H * D, s, keys, n, p->shared_v + column, ld, p->shared, D, false);
-    hbk__values(out, H * D, s + p->shared, keys, n, p->v + p->shared * ld + column, ld, own, D,
-                p->shared > 0);
+    if (p->shared) hbk__values(few, out, H * D, s, keys, n, &shared_v, 0, p->shared, D, false);
+    hbk__values(few, out, H * D, s + p->shared, keys, n, &v, p->shared, own, D, p->shared > 0);
 }
 
 /* Query t of each of n spans, and `heads` query heads from h on, which read one key/value head; of several
    spans the shared parts are one. work: (n * heads, most) scores, and twice (n * heads, D). */
 static void hbk__attention_group(const hbk__attending *a, const hbk_span *const *spans, hbk_int n, hbk_int t,
-                                 hbk_int h, hbk_int heads, hbk_real *work)
+                                 hbk_int h, hbk_int heads, hbk_real *work, hbk_real *wide)
 {
-    hbk_int D = a->D, ld = hbk__key_row(a, spans[0]), column = hbk__key_head(a, spans[0], h), most = a->most;
-    hbk_int rows = n * heads, shared = spans[0]->shared;
+    hbk_int D = a->D, most = a->most, rows = n * heads, shared = spans[0]->shared;
+    bool few = rows < HBK__FEW_QUERIES;
     hbk_real *s = work, *q = s + rows * most, *out = q + rows * D;
     size_t bytes = (size_t)(heads * D) * sizeof *q;
+    hbk__kept k = hbk__kept_head(a, spans[0], spans[0]->shared_k, h, wide), v;
     for (hbk_int m = 0; m < n; m++)
         memcpy(q + m * heads * D, a->q + ((spans[m]->q_start + t) * a->H + h) * D, bytes);
-    if (shared) hbk__scores(s, most, q, D, rows, spans[0]->shared_k + column, ld, shared, D);
+    hbk__scores(few, s, most, q, D, rows, &k, 0, shared, D);
     for (hbk_int m = 0; m < n; m++) {
         const hbk_span *p = spans[m];
         hbk_int keys = p->past + t + 1, row = (p->q_start + t) * a->H + h;
         hbk_real *own = s + m * heads * most;
-        hbk__scores_few(own + shared, most, q + m * heads * D, D, heads, p->k + shared * ld + column, ld,
-                        keys - shared, D);
+        k = hbk__kept_head(a, p, p->k, h, wide);
+        hbk__scores(true, own + shared, most, q + m * heads * D, D, heads, &k, shared, keys - shared, D);
         for (hbk_int g = 0; g < heads; g++) {
             double l = hbk__softmax_row(own + g * most, keys, keys);
             if (a->lse) a->lse[row + g] = (hbk_real)l;
         }
     }
-    if (shared) hbk__values(out, D, s, most, rows, spans[0]->shared_v + column, ld, shared, D, false);
+    v = hbk__kept_head(a, spans[0], spans[0]->shared_v, h, wide);
+    if (shared) hbk__values(few, out, D, s, most, rows, &v, 0, shared, D, false);
     else memset(out, 0, (size_t)(rows * D) * sizeof *out);
     for (hbk_int m = 0; m < n; m++) {
         const hbk_span *p = spans[m];
         hbk_real *to = out + m * heads * D;
-        hbk__values_few(to, D, s + m * heads * most + shared, most, heads, p->v + shared * ld + column, ld,
-                        p->past + t + 1 - shared, D);
+        v = hbk__kept_head(a, p, p->v, h, wide);
+        hbk__values(true, to, D, s + m * heads * most + shared, most, heads, &v, shared,
+                    p->past + t + 1 - shared, D, true);
         memcpy(a->out + ((p->q_start + t) * a->H + h) * D, to, bytes);
     }
 }
@@ -8748,7 +8912,7 @@ static bool hbk__together(const hbk_span *x, const hbk_span *y)
 {
     return x->T == 1 && y->T == 1 && x->shared > 0 && x->shared == y->shared &&
            x->shared_k == y->shared_k && x->shared_v == y->shared_v && x->row == y->row &&
-           x->head == y->head;
+           x->head == y->head && x->dtype == y->dtype;
 }
 
 /* The spans that are taken together with span s and not before it: how many, 0 if an earlier one takes it.
@@ -8767,14 +8931,14 @@ static hbk_int hbk__attention_piece(const hbk__attending *a, hbk_int s, hbk_int 
 }
 
 /* Few queries of span s, for one key/value head. */
-static void hbk__attention_few(const hbk__attending *a, hbk_int s, hbk_int kv, hbk_real *work)
+static void hbk__attention_few(const hbk__attending *a, hbk_int s, hbk_int kv, hbk_real *work, hbk_real *wide)
 {
     const hbk_span *piece[HBK__TOGETHER];
     hbk_int group = a->H / a->K, end = (kv + 1) * group;
     hbk_int n = hbk__attention_piece(a, s, HBK__MAX(HBK__TOGETHER / group, 1), piece);
     for (hbk_int t = 0; n > 0 && t < a->spans[s].T; t++)
         for (hbk_int h = kv * group; h < end; h += HBK__Q_BLOCK)
-            hbk__attention_group(a, piece, n, t, h, HBK__MIN(HBK__Q_BLOCK, end - h), work);
+            hbk__attention_group(a, piece, n, t, h, HBK__MIN(HBK__Q_BLOCK, end - h), work, wide);
 }
 
 HBK_DEF void hbk_attention_forward(hbk_real *out, hbk_real *lse, const hbk_real *q, const hbk_span *spans,
@@ -8797,11 +8961,12 @@ HBK_DEF void hbk_attention_forward(hbk_real *out, hbk_real *lse, const hbk_real 
     for (hbk_int task = 0; task < n_spans * H * blocks; task++) {
         hbk_int head = task / blocks, h = head % H, i = (blocks - 1 - task % blocks) * HBK__Q_BLOCK;
         const hbk_span *p = &spans[head / H];
-        hbk_real *s = work + hbk__thread() * HBK__Q_BLOCK * (a.most + 2 * D);
+        hbk_real *s = work + hbk__thread() * HBK__Q_BLOCK * (a.most + 3 * D);
+        hbk_real *wide = s + HBK__Q_BLOCK * (a.most + 2 * D);
         if (p->T >= HBK__FEW_QUERIES && i < p->T)
-            hbk__attention_block(&a, p, h, i, HBK__MIN(HBK__Q_BLOCK, p->T - i), s);
+            hbk__attention_block(&a, p, h, i, HBK__MIN(HBK__Q_BLOCK, p->T - i), s, wide);
         else if (p->T < HBK__FEW_QUERIES && i == 0 && h % group == 0)
-            hbk__attention_few(&a, head / H, h / group, s);
+            hbk__attention_few(&a, head / H, h / group, s, wide);
     }
 }
 
@@ -8854,7 +9019,8 @@ static void hbk__attention_tiles_backward(const hbk__attending_back *a, const hb
     for (hbk_int r = 0; r < rows; r++)
         delta[r] = hbk__dot(dout + r * D, a->out + (first + r / heads * H + r % heads) * D, D);
     for (hbk_int j = 0, m; j < i + n; j += m) {
-        const hbk_real *k = s->k + j * ld + column, *v = s->v + j * ld + column;
+        const hbk_real *k = (const hbk_real *)s->k + j * ld + column;
+        const hbk_real *v = (const hbk_real *)s->v + j * ld + column;
         m = HBK__MIN(HBK__SIDE, i + n - j);
         hbk__gemm(false, true, rows, m, D, scale, q, D, k, ld, 0, p, m);
         for (hbk_int r = 0; r < rows; r++)
@@ -8927,6 +9093,7 @@ HBK_DEF void hbk_attention_backward(hbk_real *dq, hbk_real *dk, hbk_real *dv, co
     hbk_int most = 0, scores = 0, step = hbk__attention_step(H / K);
     for (hbk_int s = 0; s < n_spans; s++) {
         HBK_ASSERT(spans[s].past == 0 && spans[s].shared == 0 && spans[s].row == 0);
+        HBK_ASSERT(spans[s].dtype != HBK_BF16);
         most = HBK__MAX(most, spans[s].T);
         scores += spans[s].T * spans[s].T;
     }
@@ -13574,11 +13741,12 @@ HBK__GLUE_END
               the slots'; they do not copy it but are linked to it, and read it together (9.4)
        run    slots of one adapter stand together in a pass; the base's products take all slots
 
-   Caches are (layer, slot, key/value head, position, D), in reals: a step reads a head's positions one after
-   the other, as memory gives them fastest (with the heads of a position side by side: half the bytes per
-   second). Beside them stand the ids that they were computed from: what a slot holds is known without asking
-   the caller. A slot's first `linked` positions are those of the spare cache, the one behind the last slot;
-   only the ids stand in both. Before the spare loses positions, slots that are linked to them get copies.
+   Caches are (layer, slot, key/value head, position, D), in reals or bf16: a step reads a head's positions
+   one after the other, as memory gives them fastest (with the heads of a position side by side: half the
+   bytes per second). Beside them stand the ids that they were computed from: what a slot holds is known
+   without asking the caller. A slot's first `linked` positions are those of the spare cache, the one behind
+   the last slot; only the ids stand in both. Before the spare loses positions, slots that are linked to them
+   get copies.
 
    How the next id is drawn, from logits z over the vocabulary:
 
@@ -13599,9 +13767,11 @@ struct hbk_session {
     const hbk_adapter **of;  /* (n_slots + 1) whose each slot is; NULL: the base alone */
     hbk_int rank;            /* the largest that b.xa has room for */
     int32_t *held;           /* (n_caches, max_length): the ids behind the caches */
-    hbk_real *keys, *values; /* (L, n_caches, K, max_length, D) */
+    hbk_dtype cache;         /* HBK_REAL or HBK_BF16, of */
+    char *keys, *values;     /* (L, n_caches, K, max_length, D) */
     hbk__block_acts b;       /* buffers of one layer, (HBK__FEED_TOKENS) rows */
     hbk_real *block, *y, *norm, *act, *rope, *work, *panel, *head_x;
+    const hbk_int *serving; /* (n_slots) while hbk_generate runs: each slot's request, -1: free; else NULL */
     hbk_span *spans; /* per pass */
     int32_t *tokens, *pos;
     hbk_int *slot_of, *rows, *row_out; /* per span: slot; per wanted row: where it is, where it goes */
@@ -13677,20 +13847,27 @@ static const hbk_adapter *hbk__adapter_for(const hbk_session *s, const hbk_adapt
 static bool hbk__session_caches(hbk_session *s, hbk_error *err)
 {
     const hbk_config *c = &s->m->config;
-    hbk_int tokens = s->n_caches * s->max_length, reals = tokens * c->n_layers * c->n_kv_heads * c->head_dim;
+    hbk_int tokens = s->n_caches * s->max_length, n = tokens * c->n_layers * c->n_kv_heads * c->head_dim;
+    size_t size = hbk_dtype_size(s->cache, 1);
     s->held = (int32_t *)hbk_realloc(s->alloc, NULL, tokens, sizeof *s->held, err);
-    if (s->held) s->keys = (hbk_real *)hbk_realloc(s->alloc, NULL, reals, sizeof *s->keys, err);
-    if (s->keys) s->values = (hbk_real *)hbk_realloc(s->alloc, NULL, reals, sizeof *s->values, err);
+    if (s->held) s->keys = (char *)hbk_realloc(s->alloc, NULL, n, size, err);
+    if (s->keys) s->values = (char *)hbk_realloc(s->alloc, NULL, n, size, err);
     return s->values != NULL;
 }
 
 HBK_DEF hbk_session *hbk_session_new(const hbk_model *m, const hbk_adapter *adapter, hbk_int n_slots,
-                                     hbk_int max_length, hbk_allocator *alloc, hbk_error *err)
+                                     hbk_int max_length, hbk_dtype cache, hbk_allocator *alloc,
+                                     hbk_error *err)
 {
-    hbk_int cache;
+    hbk_int bytes;
+    if (cache != HBK_F32 && cache != HBK_REAL && cache != HBK_BF16) {
+        hbk_fail(err, HBK_ERROR_OPTION, "a cache of %s is not possible: expected f32 or bf16",
+                 hbk_dtype_name(cache));
+        return NULL;
+    }
     if (n_slots < 1 || max_length < 1 || max_length > INT32_MAX ||
-        !hbk__mul(&cache, n_slots + 1, max_length) ||
-        !hbk__mul(&cache, cache, 16 * m->config.n_layers * m->config.n_kv_heads * m->config.head_dim)) {
+        !hbk__mul(&bytes, n_slots + 1, max_length) ||
+        !hbk__mul(&bytes, bytes, 16 * m->config.n_layers * m->config.n_kv_heads * m->config.head_dim)) {
         hbk_fail(err, HBK_ERROR_RANGE, "a session of %lld sequences of %lld tokens is not possible",
                  (long long)n_slots, (long long)max_length);
         return NULL;
@@ -13703,6 +13880,7 @@ HBK_DEF hbk_session *hbk_session_new(const hbk_model *m, const hbk_adapter *adap
     s->n_slots = n_slots;
     s->n_caches = n_slots > 1 ? n_slots + 1 : 1; /* one slot shares with itself: see hbk__admit */
     s->max_length = max_length;
+    s->cache = cache == HBK_BF16 ? HBK_BF16 : HBK_REAL;
     s->threads = hbk__n_threads();
     hbk_int N = HBK__FEED_TOKENS;
     s->length = HBK__NEW(alloc, hbk_int, n_slots + 1, err);
@@ -13755,11 +13933,11 @@ HBK_DEF hbk_int hbk_session_length(const hbk_session *s, hbk_int slot)
     return s->length[slot];
 }
 
-/* Reals of one slot's cache in one layer, and where it begins. */
-static hbk_int hbk__cache_at(const hbk_session *s, hbk_int layer, hbk_int slot)
+/* Where in the caches, in bytes, a slot's keys of one layer and key/value head begin. */
+static size_t hbk__cache_at(const hbk_session *s, hbk_int layer, hbk_int slot, hbk_int kv)
 {
-    hbk_int KV = s->m->config.n_kv_heads * s->m->config.head_dim;
-    return (layer * s->n_caches + slot) * s->max_length * KV;
+    hbk_int head = (layer * s->n_caches + slot) * s->m->config.n_kv_heads + kv;
+    return hbk_dtype_size(s->cache, head * s->max_length * s->m->config.head_dim);
 }
 
 /* Positions begin .. end-1 of a cache become those of another one. */
@@ -13767,11 +13945,11 @@ static void hbk__copy_cache(hbk_session *s, hbk_int to, hbk_int from, hbk_int be
 {
     const hbk_config *c = &s->m->config;
     if (begin >= end) return;
-    size_t bytes = (size_t)((end - begin) * c->head_dim) * sizeof(hbk_real);
+    size_t at = hbk_dtype_size(s->cache, begin * c->head_dim);
+    size_t bytes = hbk_dtype_size(s->cache, (end - begin) * c->head_dim);
     for (hbk_int l = 0; l < c->n_layers; l++)
         for (hbk_int kv = 0; kv < c->n_kv_heads; kv++) {
-            hbk_int at = (kv * s->max_length + begin) * c->head_dim;
-            hbk_int x = hbk__cache_at(s, l, to) + at, y = hbk__cache_at(s, l, from) + at;
+            size_t x = hbk__cache_at(s, l, to, kv) + at, y = hbk__cache_at(s, l, from, kv) + at;
             memcpy(s->keys + x, s->keys + y, bytes);
             memcpy(s->values + x, s->values + y, bytes);
         }
@@ -13823,24 +14001,32 @@ static hbk_int hbk__held_ids(const hbk_session *s, hbk_int slot, const hbk_adapt
     return hbk__common_ids(s->held + slot * s->max_length, s->length[slot], ids, n);
 }
 
+/* n reals as the caches keep them. */
+static void hbk__keep(hbk_session *s, char *to, const hbk_real *x, hbk_int n)
+{
+    if (s->cache == HBK_BF16) hbk_pack(to, HBK_BF16, x, n);
+    else memcpy(to, x, (size_t)n * sizeof *x);
+}
+
 /* Puts the keys and values of a span's tokens into the slot's cache. */
 static void hbk__keep_keys(hbk_session *s, hbk_int layer, hbk_int slot, const hbk_span *p)
 {
-    hbk_int K = s->m->config.n_kv_heads, D = s->m->config.head_dim, cache = hbk__cache_at(s, layer, slot);
-    size_t bytes = (size_t)D * sizeof *s->keys;
-    for (hbk_int kv = 0; kv < K; kv++)
+    hbk_int K = s->m->config.n_kv_heads, D = s->m->config.head_dim;
+    for (hbk_int kv = 0; kv < K; kv++) {
+        size_t head = hbk__cache_at(s, layer, slot, kv);
         for (hbk_int t = 0; t < p->T; t++) {
-            hbk_int to = cache + (kv * s->max_length + p->past + t) * D;
+            size_t to = head + hbk_dtype_size(s->cache, (p->past + t) * D);
             hbk_int from = ((p->q_start + t) * K + kv) * D;
-            memcpy(s->keys + to, s->b.k + from, bytes);
-            memcpy(s->values + to, s->b.v + from, bytes);
+            hbk__keep(s, s->keys + to, s->b.k + from, D);
+            hbk__keep(s, s->values + to, s->b.v + from, D);
         }
+    }
 }
 
 /* Where the keys or values of a span lie: its own, and those of the beginning that it shares. */
 static void hbk__find_caches(const hbk_session *s, hbk_int layer, hbk_int slot, hbk_span *p)
 {
-    hbk_int own = hbk__cache_at(s, layer, slot), spare = hbk__cache_at(s, layer, s->n_slots);
+    size_t own = hbk__cache_at(s, layer, slot, 0), spare = hbk__cache_at(s, layer, s->n_slots, 0);
     p->k = s->keys + own;
     p->v = s->values + own;
     p->shared = s->linked[slot];
@@ -13848,6 +14034,7 @@ static void hbk__find_caches(const hbk_session *s, hbk_int layer, hbk_int slot, 
     p->shared_v = p->shared ? s->values + spare : NULL;
     p->row = s->m->config.head_dim;
     p->head = s->max_length * p->row;
+    p->dtype = s->cache;
 }
 
 /* Runs one packed pass of N rows in n_spans spans whose tokens, slots and positions are set, and writes
@@ -14238,9 +14425,20 @@ typedef struct hbk__undo {
     hbk_int n_output, n_logprobs;
 } hbk__undo;
 
+/* What hbk_rate adds to hbk_generate: call(ctx, session, request) when a request ends, while its slot, which
+   is free, still holds it; hbk_score may be called there. room: tokens of the session's max_length that are
+   for this alone, and not for requests. */
+typedef struct hbk__ending {
+    bool (*call)(void *ctx, hbk_session *s, hbk_int request, hbk_error *err);
+    void *ctx;
+    hbk_int room;
+} hbk__ending;
+
 /* State of hbk_generate: which request each slot serves, and what it will be fed next. */
 typedef struct hbk__serving {
     hbk_session *s;
+    hbk_int limit; /* most tokens of a request */
+    const hbk__ending *ending; /* may be NULL */
     hbk_request *r;
     hbk_int n, next; /* requests, and the first that waits */
     const hbk_sampling *o;
@@ -14310,7 +14508,7 @@ static void hbk__serving_undo(hbk__serving *v)
 
 /* Everything that can be wrong with requests is found before the first is served. */
 static bool hbk__requests_check(hbk_session *s, const hbk_request *r, hbk_int n, const hbk_sampling *o,
-                                hbk_error *err)
+                                hbk_int limit, hbk_error *err)
 {
     if (!hbk__sampling_check(o, err)) return false;
     for (hbk_int i = 0; i < n; i++) {
@@ -14318,7 +14516,7 @@ static bool hbk__requests_check(hbk_session *s, const hbk_request *r, hbk_int n,
         if (n_top < 0 || n_top > s->m->config.vocab_size)
             return hbk_fail(err, HBK_ERROR_OPTION, "%lld alternatives per token: expected 0 to %lld",
                             (long long)n_top, (long long)s->m->config.vocab_size);
-        bool fits = r[i].n_prompt < s->max_length;
+        bool fits = r[i].n_prompt < limit;
         if (fits && !hbk__ids_known(s, r[i].prompt, r[i].n_prompt, err)) return false;
         if (!hbk__session_room(s, r[i].adapter, err)) return false;
     }
@@ -14335,7 +14533,7 @@ static void hbk__share_beginning(hbk__serving *v)
     hbk_session *s = v->s;
     const int32_t *first = v->n > 1 ? v->r[0].prompt : NULL;
     const hbk_adapter *adapter = hbk__adapter_for(s, first ? v->r[0].adapter : NULL);
-    hbk_int spare = s->n_slots, shared = first ? HBK__MIN(v->r[0].n_prompt, s->max_length) - 1 : 0;
+    hbk_int spare = s->n_slots, shared = first ? HBK__MIN(v->r[0].n_prompt, v->limit) - 1 : 0;
     hbk_int others = 0;
     for (hbk_int i = 1; i < v->n; i++) {
         if (hbk__adapter_for(s, v->r[i].adapter) != adapter) continue;
@@ -14390,7 +14588,7 @@ static void hbk__admit(hbk__serving *v)
         if (v->request[slot] >= 0) continue;
         for (; v->next < v->n; v->next++) {
             hbk_request *r = &v->r[v->next];
-            bool too_long = r->n_prompt >= v->s->max_length;
+            bool too_long = r->n_prompt >= v->limit;
             if (!too_long && r->n_prompt >= 1 && v->o->max_new >= 1) break;
             r->finish = too_long ? HBK_FINISH_TOO_LONG : HBK_FINISH_LENGTH;
         }
@@ -14454,14 +14652,15 @@ static bool hbk__take_token(hbk__serving *v, hbk_int slot, const hbk_real *logit
     if (r->reply && r->reply->stopped) *finish = HBK_FINISH_STOP;
     else if (!more) *finish = HBK_FINISH_CANCELLED;
     else if (v->made[slot] == v->o->max_new) *finish = HBK_FINISH_LENGTH;
-    else if (s->length[slot] == s->max_length) *finish = HBK_FINISH_CONTEXT;
+    else if (s->length[slot] == v->limit) *finish = HBK_FINISH_CONTEXT;
     return true;
 }
 
 /* Draws a token for `slot` and readies its next feed, or frees it. */
 static bool hbk__serve_slot(hbk__serving *v, hbk_int slot, const hbk_real *logits, hbk_error *err)
 {
-    hbk_request *r = &v->r[v->request[slot]];
+    hbk_int request = v->request[slot];
+    hbk_request *r = &v->r[request];
     hbk_finish finish = HBK_FINISH_COUNT;
     int32_t id = hbk__draw(v, slot, logits, err);
     if (id < 0) return false;
@@ -14475,7 +14674,7 @@ static bool hbk__serve_slot(hbk__serving *v, hbk_int slot, const hbk_real *logit
     if (r->reply && !hbk_reply_end(r->reply, err)) return false;
     r->finish = finish;
     v->request[slot] = -1;
-    return true;
+    return !v->ending || v->ending->call(v->ending->ctx, v->s, request, err);
 }
 
 /* Lines the feeds of busy slots up for a pass, in the order of the slots, but those of one adapter together.
@@ -14495,18 +14694,22 @@ static hbk_int hbk__line_up(hbk__serving *v)
     return n;
 }
 
-HBK_DEF bool hbk_generate(hbk_session *s, hbk_request *requests, hbk_int n, const hbk_sampling *o,
-                          const hbk_stream *stream, hbk_error *err)
+static bool hbk__generate(hbk_session *s, hbk_request *requests, hbk_int n, const hbk_sampling *o,
+                          const hbk_stream *stream, const hbk__ending *ending, hbk_error *err)
 {
-    if (!hbk__requests_check(s, requests, n, o, err)) return false;
+    hbk_int limit = s->max_length - (ending ? ending->room : 0);
+    if (!hbk__requests_check(s, requests, n, o, limit, err)) return false;
     hbk__serving v;
     memset(&v, 0, sizeof v);
     v.s = s;
+    v.limit = limit;
+    v.ending = ending;
     v.r = requests;
     v.n = n;
     v.o = o;
     v.stream = stream;
     bool ready = hbk__serving_new(&v, err), ok = ready;
+    s->serving = v.request;
     if (ok) hbk__share_beginning(&v);
     while (ok) {
         hbk__admit(&v);
@@ -14517,8 +14720,15 @@ HBK_DEF bool hbk_generate(hbk_session *s, hbk_request *requests, hbk_int n, cons
             ok = hbk__serve_slot(&v, v.packed[f].slot, v.logits + f * s->m->config.vocab_size, err);
     }
     if (ready && !ok) hbk__serving_undo(&v);
+    s->serving = NULL;
     hbk__serving_free(&v);
     return ok;
+}
+
+HBK_DEF bool hbk_generate(hbk_session *s, hbk_request *requests, hbk_int n, const hbk_sampling *o,
+                          const hbk_stream *stream, hbk_error *err)
+{
+    return hbk__generate(s, requests, n, o, stream, NULL, err);
 }
 
 /* ---- scores ---------------------------------------------------------------------- */
@@ -14531,9 +14741,12 @@ typedef struct hbk__scoring {
     const hbk_scoring *items;
     hbk_int *fits;    /* (n) items that can be scored, in order */
     double *sum;      /* (n) */
-    hbk_real *logits; /* (HBK__SCORE_ROWS, V) */
+    hbk_real *logits; /* (rows, V) */
+    hbk_int rows;     /* HBK__SCORE_ROWS at most */
     hbk_feed *feeds;  /* (n_slots) */
     hbk_int *item_of; /* (n_slots) */
+    hbk_int *slot;    /* (n_slots) those that may be used, the first being where a prompt is */
+    hbk_int n_free;
     hbk_tokens ids;
 } hbk__scoring;
 
@@ -14546,24 +14759,45 @@ static void hbk__score_rows(hbk__scoring *c, hbk_int i, const hbk_real *logits, 
         c->sum[i] += hbk__log_probability(logits + k * V, V, p->continuation[at + k]);
 }
 
-/* Feeds slot 0 what a group of n items shares, the prompt and `common` tokens, and scores the rows up to
-   there. */
+/* Brings the free slot that is to hold the prompt to the front, and into it what any cache holds of the
+   prompt; returns so many tokens. It is the slot that loses least, and of those the one that holds most. */
+static hbk_int hbk__score_seat(hbk__scoring *c, const hbk_scoring *p)
+{
+    hbk_session *s = c->s;
+    const hbk_adapter *adapter = hbk__adapter_for(s, p->adapter);
+    hbk_int best = 0, held = 0, least = INT64_MAX;
+    for (hbk_int i = 0; i < c->n_free; i++) {
+        hbk_int n = hbk__held_ids(s, c->slot[i], adapter, p->prompt, p->n_prompt - 1);
+        hbk_int lost = s->length[c->slot[i]] - n;
+        if (lost < least || (lost == least && n > held)) least = lost, held = n, best = i;
+    }
+    hbk_int to = c->slot[best], from = to;
+    for (hbk_int k = 0; k < s->n_caches; k++) {
+        hbk_int n = hbk__held_ids(s, k, adapter, p->prompt, p->n_prompt - 1);
+        if (n > held) held = n, from = k;
+    }
+    if (from != to) hbk_session_fork(s, to, from, held);
+    hbk_session_rewind(s, to, held);
+    s->of[to] = adapter;
+    c->slot[best] = c->slot[0];
+    c->slot[0] = to;
+    return held;
+}
+
+/* Feeds the first slot what a group of n items shares, the prompt and `common` tokens, and scores the rows up
+   to there. */
 static bool hbk__score_common(hbk__scoring *c, const hbk_int *group, hbk_int n, hbk_int common,
                               hbk_error *err)
 {
     const hbk_scoring *p = &c->items[group[0]];
-    const hbk_adapter *adapter = hbk__adapter_for(c->s, p->adapter);
-    hbk_int held = hbk__held_ids(c->s, 0, adapter, p->prompt, p->n_prompt - 1), prompt = p->n_prompt - held;
-    hbk_int fed = 0;
-    hbk_session_rewind(c->s, 0, held);
-    c->s->of[0] = adapter;
+    hbk_int held = hbk__score_seat(c, p), prompt = p->n_prompt - held, fed = 0;
     c->ids.n = 0;
     hbk_tokens_append(&c->ids, p->prompt + held, prompt);
     hbk_tokens_append(&c->ids, p->continuation, common);
     if (!hbk_tokens_ok(&c->ids, err)) return false;
     for (hbk_int at = 0, rows; at <= common; at += rows) {
-        rows = HBK__MIN(common + 1 - at, HBK__SCORE_ROWS);
-        hbk_feed piece = {0, c->ids.data + fed, prompt + at + rows - 1 - fed};
+        rows = HBK__MIN(common + 1 - at, c->rows);
+        hbk_feed piece = {c->slot[0], c->ids.data + fed, prompt + at + rows - 1 - fed};
         hbk__feed(c->s, &piece, 1, rows, c->logits);
         fed += piece.n;
         for (hbk_int i = 0; i < n; i++) hbk__score_rows(c, group[i], c->logits, at, rows);
@@ -14574,13 +14808,13 @@ static bool hbk__score_common(hbk__scoring *c, const hbk_int *group, hbk_int n, 
 /* The rest of n items, each in its slot, which holds their prompt and `common` tokens. */
 static void hbk__score_rests(hbk__scoring *c, hbk_int n, hbk_int common)
 {
-    hbk_int V = c->s->m->config.vocab_size, step = HBK__SCORE_ROWS / n;
+    hbk_int V = c->s->m->config.vocab_size, step = c->rows / n;
     for (hbk_int at = common;; at += step) {
         hbk_int n_feeds = 0, row = 0;
-        for (hbk_int slot = 0; slot < n; slot++) {
-            const hbk_scoring *p = &c->items[c->item_of[slot]];
+        for (hbk_int k = 0; k < n; k++) {
+            const hbk_scoring *p = &c->items[c->item_of[c->slot[k]]];
             if (p->n_continuation - 1 <= at) continue; /* the last token is never fed */
-            hbk_feed piece = {slot, p->continuation + at, HBK__MIN(p->n_continuation - 1 - at, step)};
+            hbk_feed piece = {c->slot[k], p->continuation + at, HBK__MIN(p->n_continuation - 1 - at, step)};
             c->feeds[n_feeds++] = piece;
         }
         if (!n_feeds) return;
@@ -14595,19 +14829,19 @@ static void hbk__score_rests(hbk__scoring *c, hbk_int n, hbk_int common)
 static bool hbk__score_group(hbk__scoring *c, const hbk_int *group, hbk_int n, hbk_error *err)
 {
     const hbk_scoring *p = &c->items[group[0]];
-    hbk_int common = p->n_continuation - 1, most = HBK__MIN(c->s->n_slots, HBK__SCORE_ROWS);
+    hbk_int common = p->n_continuation - 1, most = HBK__MIN(c->n_free, c->rows);
     for (hbk_int i = 1; i < n; i++) {
         const hbk_scoring *q = &c->items[group[i]];
         common = hbk__common_ids(p->continuation, common, q->continuation, q->n_continuation - 1);
     }
     if (!hbk__score_common(c, group, n, common, err)) return false;
-    hbk_int length = c->s->length[0];
+    hbk_int first = c->slot[0], length = c->s->length[first];
     for (hbk_int i = 0, k; i < n;) {
         for (k = 0; i < n && k < most; i++)
-            if (c->items[group[i]].n_continuation - 1 > common) c->item_of[k++] = group[i];
-        for (hbk_int slot = 1; slot < k; slot++) hbk_session_fork(c->s, slot, 0, length);
+            if (c->items[group[i]].n_continuation - 1 > common) c->item_of[c->slot[k++]] = group[i];
+        for (hbk_int other = 1; other < k; other++) hbk_session_fork(c->s, c->slot[other], first, length);
         if (k) hbk__score_rests(c, k, common);
-        hbk_session_rewind(c->s, 0, length);
+        hbk_session_rewind(c->s, first, length);
     }
     return true;
 }
@@ -14615,6 +14849,7 @@ static bool hbk__score_group(hbk__scoring *c, const hbk_int *group, hbk_int n, h
 /* Which items fit, and are of known ids and this base: *n of them. */
 static bool hbk__score_check(hbk__scoring *c, hbk_int n_items, hbk_int *n, hbk_error *err)
 {
+    hbk_int longest = 1;
     *n = 0;
     for (hbk_int i = 0; i < n_items; i++) {
         const hbk_scoring *p = &c->items[i];
@@ -14625,9 +14860,30 @@ static bool hbk__score_check(hbk__scoring *c, hbk_int n_items, hbk_int *n, hbk_e
             !hbk__ids_known(c->s, p->continuation, p->n_continuation, err) ||
             !hbk__session_room(c->s, p->adapter, err))
             return false;
+        longest = HBK__MAX(longest, p->n_continuation);
         c->fits[(*n)++] = i;
     }
+    c->rows = HBK__MIN(HBK__SCORE_ROWS, longest * c->n_free);
     return true;
+}
+
+/* What scoring n items needs; all of it stays with the caller, also on failure. */
+static bool hbk__scoring_new(hbk__scoring *c, hbk_int n, hbk_int *n_fits, hbk_error *err)
+{
+    hbk_session *s = c->s;
+    c->ids.alloc = s->alloc;
+    c->fits = HBK__NEW(s->alloc, hbk_int, n, err);
+    if (c->fits) c->sum = HBK__NEW(s->alloc, double, n, err);
+    if (c->sum) c->feeds = HBK__NEW(s->alloc, hbk_feed, s->n_slots, err);
+    if (c->feeds) c->item_of = HBK__NEW(s->alloc, hbk_int, s->n_slots, err);
+    if (c->item_of) c->slot = HBK__NEW(s->alloc, hbk_int, s->n_slots, err);
+    if (!c->slot) return false;
+    for (hbk_int slot = 0; slot < s->n_slots; slot++)
+        if (!s->serving || s->serving[slot] < 0) c->slot[c->n_free++] = slot;
+    HBK_ASSERT(c->n_free > 0);
+    if (!hbk__score_check(c, n, n_fits, err)) return false;
+    c->logits = HBK__NEW(s->alloc, hbk_real, c->rows * s->m->config.vocab_size, err);
+    return c->logits != NULL;
 }
 
 HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error *err)
@@ -14637,13 +14893,7 @@ HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error 
     memset(&c, 0, sizeof c);
     c.s = s;
     c.items = items;
-    c.ids.alloc = s->alloc;
-    c.fits = HBK__NEW(s->alloc, hbk_int, n, err);
-    if (c.fits) c.sum = HBK__NEW(s->alloc, double, n, err);
-    if (c.sum) c.logits = HBK__NEW(s->alloc, hbk_real, HBK__SCORE_ROWS * s->m->config.vocab_size, err);
-    if (c.logits) c.feeds = HBK__NEW(s->alloc, hbk_feed, s->n_slots, err);
-    if (c.feeds) c.item_of = HBK__NEW(s->alloc, hbk_int, s->n_slots, err);
-    bool ok = c.item_of && hbk__score_check(&c, n, &n_fits, err);
+    bool ok = hbk__scoring_new(&c, n, &n_fits, err);
     for (hbk_int i = 0, k; ok && i < n_fits; i += k) {
         const hbk_scoring *p = &items[c.fits[i]];
         for (k = 1; i + k < n_fits; k++) {
@@ -14662,6 +14912,7 @@ HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error 
     hbk_free(s->alloc, c.logits);
     hbk_free(s->alloc, c.feeds);
     hbk_free(s->alloc, c.item_of);
+    hbk_free(s->alloc, c.slot);
     hbk_tokens_free(&c.ids);
     return ok;
 }
@@ -18678,15 +18929,16 @@ static hbk_int hbk__length_limit(const hbk__stage *s)
     return s->o->max_length > 0 ? HBK__MIN(s->o->max_length, context) : context;
 }
 
-/* A session just large enough for these prompts and `extra` more tokens each, within `limit`. */
+/* A session just large enough for these prompts and `extra` more tokens each, within `limit`, and `room`
+   beyond. */
 static hbk_session *hbk__wave_session(const hbk__stage *s, const hbk__item *items, hbk_int n, hbk_int slots,
-                                      hbk_int extra, hbk_int limit, hbk_error *err)
+                                      hbk_int extra, hbk_int limit, hbk_int room, hbk_error *err)
 {
     hbk_int longest = 1;
     for (hbk_int i = 0; i < n; i++)
         if (items[i].prompt.n < limit) longest = HBK__MAX(longest, items[i].prompt.n);
-    return hbk_session_new(s->m, s->adapter, HBK__MIN(slots, s->o->slots), HBK__MIN(limit, longest + extra),
-                           s->alloc, err);
+    return hbk_session_new(s->m, s->adapter, HBK__MIN(slots, s->o->slots),
+                           HBK__MIN(limit, longest + extra) + room, s->o->cache, s->alloc, err);
 }
 
 static void hbk__requests_free(const hbk__stage *s, hbk_request *r, hbk_int n)
@@ -18740,9 +18992,9 @@ static hbk_request *hbk__requests_new(const hbk__stage *s, const hbk__item *item
     return r;
 }
 
-/* Serves `total` requests on the prompts of n items. */
+/* Serves `total` requests on the prompts of n items; `ending` may be NULL. */
 static bool hbk__requests_run(const hbk__stage *s, const hbk__item *items, hbk_int n, hbk_request *r,
-                              hbk_int total, hbk_int limit, hbk_error *err)
+                              hbk_int total, hbk_int limit, const hbk__ending *ending, hbk_error *err)
 {
     hbk_sampling sampling = s->o->sampling;
     if (sampling.stop < 0) sampling.stop = hbk_template_stop(s->t, s->tok);
@@ -18751,8 +19003,9 @@ static bool hbk__requests_run(const hbk__stage *s, const hbk__item *items, hbk_i
         r[i].reply->stops = &end;
         r[i].reply->n_stops = sampling.stop < 0 && *end ? 1 : 0;
     }
-    hbk_session *session = hbk__wave_session(s, items, n, total, sampling.max_new, limit, err);
-    bool ok = session && hbk_generate(session, r, total, &sampling, NULL, err);
+    hbk_session *session = hbk__wave_session(s, items, n, total, sampling.max_new, limit,
+                                             ending ? ending->room : 0, err);
+    bool ok = session && hbk__generate(session, r, total, &sampling, NULL, ending, err);
     for (hbk_int i = 0; i < total; i++) r[i].reply->n_stops = 0; /* `end` goes, the texts stay */
     hbk_session_free(session);
     return ok;
@@ -18763,7 +19016,7 @@ static hbk_request *hbk__decode(const hbk__stage *s, const hbk__item *items, hbk
                                 hbk_int limit, hbk_error *err)
 {
     hbk_request *r = hbk__requests_new(s, items, n, votes, false, err);
-    if (!r || hbk__requests_run(s, items, n, r, n * votes, limit, err)) return r;
+    if (!r || hbk__requests_run(s, items, n, r, n * votes, limit, NULL, err)) return r;
     hbk__requests_free(s, r, n * votes);
     return NULL;
 }
@@ -18779,6 +19032,7 @@ HBK_DEF hbk_decode_options hbk_decode_defaults(void)
     o.wave = 256;
     o.slots = 32;
     o.max_length = -1;
+    o.cache = HBK_F32;
     return o;
 }
 
@@ -19201,7 +19455,7 @@ static bool hbk__augment_wave(const hbk__stage *s, hbk__item *items, hbk_int n, 
     memset(&text, 0, sizeof text);
     text.alloc = s->alloc;
     hbk_request *r = hbk__requests_new(s, items, n, k, k > 1, err);
-    bool ok = r && hbk__requests_run(s, items, n, r, n * k, hbk__length_limit(s), err);
+    bool ok = r && hbk__requests_run(s, items, n, r, n * k, hbk__length_limit(s), NULL, err);
     for (hbk_int i = 0; ok && i < n; i++)
         ok = hbk__candidate_row(s, &items[i], r + i * k, out, &text, err);
     if (r) hbk__requests_free(s, r, n * k);
@@ -19573,35 +19827,75 @@ static bool hbk__score_prompt(const hbk__stage *s, const hbk_tokens *prompt, con
     return hbk__lead_to_score(s, "", out, err);
 }
 
-/* score[i] of every vote r[i]: its prompt and reasoning are led to the label, and the five digits scored. */
-static bool hbk__expected(const hbk__stage *s, const hbk__item *items, hbk_int n, hbk_int votes,
-                          const hbk_request *r, const hbk__digits *d, double *score,
-                          hbk_error *err)
+/* The five digits behind a prompt; an empty one gives NAN. */
+static void hbk__grades(hbk_scoring p[HBK__GRADES], const hbk_tokens *prompt, const hbk__digits *d)
 {
-    hbk_int total = n * votes, longest = 1;
-    hbk_tokens *prompts = HBK__NEW(s->alloc, hbk_tokens, total, err);
-    hbk_scoring *p = prompts ? HBK__NEW(s->alloc, hbk_scoring, total * HBK__GRADES, err) : NULL;
+    memset(p, 0, HBK__GRADES * sizeof *p);
+    for (int k = 0; k < HBK__GRADES; k++) {
+        p[k].prompt = prompt->data;
+        p[k].n_prompt = prompt->n;
+        p[k].continuation = d->ids[k].data;
+        p[k].n_continuation = d->ids[k].n;
+    }
+}
+
+/* What the expected read-out needs; score[i] of vote r[i] is NAN as long as it has none. */
+typedef struct hbk__reading {
+    const hbk__stage *s;
+    const hbk__item *items;
+    hbk_int votes, total;
+    const hbk_request *r;
+    const hbk__digits *d;
+    double *score;
+} hbk__reading;
+
+/* Tokens by which a reply may grow, where its text is encoded anew, and still find room in its session. */
+enum { HBK__ANEW = 16 };
+
+/* Reads vote i while the session holds its reply: of all that leads to the digits only the label, if the
+   model did not write it, is new. What has no room here keeps NAN. */
+static bool hbk__read_at_end(void *ctx, hbk_session *session, hbk_int i, hbk_error *err)
+{
+    hbk__reading *e = (hbk__reading *)ctx;
+    hbk_scoring p[HBK__GRADES];
+    hbk_tokens prompt;
+    memset(&prompt, 0, sizeof prompt);
+    prompt.alloc = e->s->alloc;
+    bool ok = hbk__score_prompt(e->s, &e->items[i / e->votes].prompt, hbk_reply_text(e->r[i].reply), e->d,
+                                &prompt, err);
+    hbk__grades(p, &prompt, e->d);
+    ok = ok && hbk_score(session, p, HBK__GRADES, err);
+    if (ok) e->score[i] = hbk__expected_of(p);
+    hbk_tokens_free(&prompt);
+    return ok;
+}
+
+/* Reads the votes that have no score: their prompts and reasoning are led to the label anew. */
+static bool hbk__read_rest(const hbk__reading *e, hbk_error *err)
+{
+    const hbk__stage *s = e->s;
+    hbk_int n = 0, longest = 1;
+    hbk_tokens *prompts = HBK__NEW(s->alloc, hbk_tokens, e->total, err);
+    hbk_scoring *p = prompts ? HBK__NEW(s->alloc, hbk_scoring, e->total * HBK__GRADES, err) : NULL;
     bool ok = p != NULL;
-    for (hbk_int i = 0; ok && i < total; i++) {
-        bool too_long = r[i].finish == HBK_FINISH_TOO_LONG; /* not rated, whatever else the wave holds */
+    for (hbk_int i = 0; ok && i < e->total; i++) {
+        bool too_long = e->r[i].finish == HBK_FINISH_TOO_LONG; /* not rated, whatever else the wave holds */
         prompts[i].alloc = s->alloc;
-        ok = too_long ||
-             hbk__score_prompt(s, &items[i / votes].prompt, hbk_reply_text(r[i].reply), d, &prompts[i], err);
+        if (!isnan(e->score[i]) || too_long) continue;
+        ok = hbk__score_prompt(s, &e->items[i / e->votes].prompt, hbk_reply_text(e->r[i].reply), e->d,
+                               &prompts[i], err);
         longest = HBK__MAX(longest, prompts[i].n);
-        for (int k = 0; k < HBK__GRADES; k++) {
-            hbk_scoring *q = &p[i * HBK__GRADES + k];
-            q->prompt = prompts[i].data;
-            q->n_prompt = prompts[i].n; /* 0 gives NAN */
-            q->continuation = d->ids[k].data;
-            q->n_continuation = d->ids[k].n;
-        }
+        hbk__grades(p + HBK__GRADES * n++, &prompts[i], e->d);
     }
     hbk_session *session =
-        ok ? hbk_session_new(s->m, s->adapter, 1, longest + d->longest, s->alloc, err) : NULL;
-    ok = session && hbk_score(session, p, total * HBK__GRADES, err);
-    for (hbk_int i = 0; ok && i < total; i++) score[i] = hbk__expected_of(p + i * HBK__GRADES);
+        ok && n
+            ? hbk_session_new(s->m, s->adapter, 1, longest + e->d->longest, s->o->cache, s->alloc, err)
+            : NULL;
+    ok = ok && (!n || (session && hbk_score(session, p, n * HBK__GRADES, err)));
+    for (hbk_int i = 0, k = 0; ok && i < e->total; i++)
+        if (prompts[i].n) e->score[i] = hbk__expected_of(p + HBK__GRADES * k++);
     hbk_session_free(session);
-    for (hbk_int i = 0; prompts && i < total; i++) hbk_tokens_free(&prompts[i]);
+    for (hbk_int i = 0; prompts && i < e->total; i++) hbk_tokens_free(&prompts[i]);
     hbk_free(s->alloc, prompts);
     hbk_free(s->alloc, p);
     return ok;
@@ -19712,7 +20006,8 @@ static bool hbk__likelihoods(const hbk__stage *s, const hbk_model *m, const hbk_
         p[n + i].n_prompt = 1;
         longest = HBK__MAX(longest, ids[i].n);
     }
-    hbk_session *session = ok ? hbk_session_new(m, adapter, 1, longest, s->alloc, err) : NULL;
+    hbk_session *session =
+        ok ? hbk_session_new(m, adapter, 1, longest, s->o->cache, s->alloc, err) : NULL;
     ok = session && hbk_score(session, p, alone ? 2 * n : n, err);
     for (hbk_int i = 0; ok && i < n; i++) {
         double tokens = (double)p[i].n_continuation;
@@ -19842,26 +20137,34 @@ static bool hbk__rating_row(const hbk__stage *s, const hbk__item *items, const h
     return hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for a row");
 }
 
-/* Generates the wave's ratings: w->r, w->score, w->tries. */
-static bool hbk__rate_replies(const hbk__stage *s, const hbk__item *items, hbk__ratings *w, hbk_error *err)
+/* Generates the wave's ratings, w->r, and reads the expected ones where they end: w->score. */
+static bool hbk__rate_replies(const hbk__stage *s, const hbk__item *items, hbk__ratings *w,
+                              const hbk__digits *d, hbk_error *err)
 {
     const hbk_curate_options *o = w->o;
-    hbk__digits d;
-    memset(&d, 0, sizeof d);
     bool expected = o->readout == HBK_READOUT_EXPECTED;
-    if (expected && !hbk__digits_encode(s, &d, err)) {
-        hbk__digits_free(&d);
-        return false;
-    }
-    hbk_int room = HBK__MAX(hbk__length_limit(s) - d.reserve, 1);
-    w->r = hbk__decode(s, items, w->n, o->votes, room, err);
+    hbk_int room = HBK__MAX(hbk__length_limit(s) - d->reserve, 1);
+    w->r = hbk__requests_new(s, items, w->n, o->votes, false, err);
     hbk_int total = w->r ? w->n * o->votes : 0; /* a product that is too large gives no requests */
     w->score = w->r ? HBK__NEW(s->alloc, double, total, err) : NULL;
     w->tries = w->score ? HBK__NEW(s->alloc, hbk_int, total, err) : NULL;
-    bool ok = w->tries != NULL;
-    if (ok && expected) ok = hbk__expected(s, items, w->n, o->votes, w->r, &d, w->score, err);
+    if (!w->tries) return false;
+    for (hbk_int i = 0; i < total; i++) w->score[i] = (double)NAN;
+    hbk__reading e = {s, items, o->votes, total, w->r, d, w->score};
+    hbk__ending ending = {hbk__read_at_end, &e, d->reserve + HBK__ANEW};
+    bool ok = hbk__requests_run(s, items, w->n, w->r, total, room, expected ? &ending : NULL, err);
+    if (ok && expected) ok = hbk__read_rest(&e, err);
     for (hbk_int i = 0; ok && !expected && i < total; i++) w->score[i] = hbk__text_rating(&w->r[i]);
     if (ok && !expected && o->retries > 0) ok = hbk__retry(s, items, w, err);
+    return ok;
+}
+
+static bool hbk__rate_by_reply(const hbk__stage *s, const hbk__item *items, hbk__ratings *w, hbk_error *err)
+{
+    hbk__digits d;
+    memset(&d, 0, sizeof d);
+    bool ok = w->o->readout != HBK_READOUT_EXPECTED || hbk__digits_encode(s, &d, err);
+    ok = ok && hbk__rate_replies(s, items, w, &d, err);
     hbk__digits_free(&d);
     return ok;
 }
@@ -19874,7 +20177,7 @@ static bool hbk__rate_wave(const hbk__stage *s, hbk__item *items, hbk_int n, hbk
     w.o = ((const hbk__rater *)s->options)->o;
     w.n = n;
     bool rated = w.o->signals & HBK_SIGNAL_RATING;
-    bool ok = (!rated || hbk__rate_replies(s, items, &w, err)) && hbk__signals(s, items, &w, err);
+    bool ok = (!rated || hbk__rate_by_reply(s, items, &w, err)) && hbk__signals(s, items, &w, err);
     for (hbk_int i = 0; ok && i < n; i++) ok = hbk__rating_row(s, items, &w, i, out, err);
     hbk_free(s->alloc, w.score);
     hbk_free(s->alloc, w.tries);
@@ -20413,7 +20716,8 @@ static bool hbk__add(json_t *into, const char *key, json_t *value)
 static bool hbk__decode_json(json_t *j, const char *prefix, const hbk_decode_options *o)
 {
     static const char *const names[] = {"temperature", "top_p", "top_k", "min_p", "repetition_penalty",
-                                        "max_new",     "stop",  "wave",  "slots", "max_length"};
+                                        "max_new",     "stop",  "wave",  "slots", "max_length",
+                                        "cache"};
     json_t *values[] = {json_real(o->sampling.temperature),
                         json_real(o->sampling.top_p),
                         json_integer(o->sampling.top_k),
@@ -20423,7 +20727,8 @@ static bool hbk__decode_json(json_t *j, const char *prefix, const hbk_decode_opt
                         json_integer(o->sampling.stop),
                         json_integer(o->wave),
                         json_integer(o->slots),
-                        json_integer(o->max_length)};
+                        json_integer(o->max_length),
+                        json_string(hbk_dtype_name(o->cache))};
     bool ok = true;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char key[64];

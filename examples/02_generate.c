@@ -55,7 +55,7 @@ static bool generate(const hbk_model *model, const hbk_tokenizer *tok, const cha
     sampling.max_new = 256;
     hbk_int most = model->config.context_length;
     if (most > ids.n + sampling.max_new) most = ids.n + sampling.max_new;
-    hbk_session *session = ok ? hbk_session_new(model, NULL, 1, most, NULL, err) : NULL;
+    hbk_session *session = ok ? hbk_session_new(model, NULL, 1, most, HBK_F32, NULL, err) : NULL;
     printf("%s", prompt);
     double start = seconds();
     ok = session && hbk_generate(session, &request, 1, &sampling, &stream, err);

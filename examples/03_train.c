@@ -72,7 +72,7 @@ static bool say(hbk_text *out, const hbk_model *model, const hbk_tokenizer *tok,
     request.prompt = &bos;
     request.n_prompt = 1;
     request.rng = hbk_rng_at(1, "say", 0);
-    hbk_session *session = hbk_session_new(model, NULL, 1, CONTEXT, NULL, err);
+    hbk_session *session = hbk_session_new(model, NULL, 1, CONTEXT, HBK_F32, NULL, err);
     hbk_text_clear(out);
     bool ok = session && hbk_generate(session, &request, 1, &sampling, NULL, err) &&
               hbk_tokenizer_decode(tok, request.output.data, request.output.n, 0, out, err);

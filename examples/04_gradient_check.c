@@ -55,8 +55,8 @@ static void wrong_backward(hbk_real *din, const hbk_real *dout, const hbk_real *
 static void spans_of(hbk_span spans[2], const hbk_real *in)
 {
     const hbk_real *k = in + N * H * D, *v = k + N * K * D;
-    hbk_span first = {0, 4, 0, k, v, 0, NULL, NULL, 0, 0};
-    hbk_span second = {4, 2, 0, k + 4 * K * D, v + 4 * K * D, 0, NULL, NULL, 0, 0};
+    hbk_span first = {0, 4, 0, k, v, 0, NULL, NULL, 0, 0, HBK_REAL};
+    hbk_span second = {4, 2, 0, k + 4 * K * D, v + 4 * K * D, 0, NULL, NULL, 0, 0, HBK_REAL};
     spans[0] = first;
     spans[1] = second;
 }

@@ -113,7 +113,7 @@ static bool ask(const char *label, const hbk_model *model, const hbk_adapter *ad
     request.prompt = prompt.data;
     request.n_prompt = prompt.n;
     hbk_session *session =
-        ok ? hbk_session_new(model, adapter, 1, prompt.n + greedy.max_new, NULL, err) : NULL;
+        ok ? hbk_session_new(model, adapter, 1, prompt.n + greedy.max_new, HBK_F32, NULL, err) : NULL;
     ok = session && hbk_generate(session, &request, 1, &greedy, NULL, err) &&
          hbk_tokenizer_decode(tok, request.output.data, request.output.n, 0, &text, err);
     if (ok) printf("    %-9s %s\n", label, hbk_text_string(&text) + strspn(hbk_text_string(&text), " "));

@@ -48,7 +48,7 @@ static bool learn_and_say(reader *r, hbk_trainer *t, const hbk_tokens *ids)
     greedy.max_new = n - PROMPT;
     request.prompt = ids->data;
     request.n_prompt = PROMPT;
-    hbk_session *s = hbk_session_new(r->model, hbk_trainer_adapter(t), 1, CONTEXT, NULL, &r->err);
+    hbk_session *s = hbk_session_new(r->model, hbk_trainer_adapter(t), 1, CONTEXT, HBK_F32, NULL, &r->err);
     bool ok = s && hbk_generate(s, &request, 1, &greedy, NULL, &r->err) &&
               hbk_tokenizer_decode(r->tok, ids->data, PROMPT, 0, &r->said, &r->err) &&
               hbk_tokenizer_decode(r->tok, request.output.data, request.output.n, HBK_ENCODE_CONTINUE,

@@ -260,7 +260,7 @@ static void t09_attention_blocks(void **state)
     t09_random(k, keys * K * D, 2);
     t09_random(v, keys * K * D, 3);
     for (hbk_int n = 1; n <= T; n = n < 4 ? n + 1 : n * 3) { /* 1, 2, 3 queries take another road */
-        hbk_span s = {0, n, PAST, k, v, 0, NULL, NULL, 0, 0};
+        hbk_span s = {0, n, PAST, k, v, 0, NULL, NULL, 0, 0, HBK_F32};
         hbk_attention_forward(out, NULL, q, &s, 1, H, K, D, work, t09_threads());
         for (hbk_int i = 0; i < n; i++)
             for (hbk_int h = 0; h < H; h++) {
@@ -370,26 +370,42 @@ typedef struct t09_place {
     hbk_int T, past, shared;
 } t09_place;
 
+/* The same span over `bf16`, what hbk_pack makes of the reals from `k` on. */
+static hbk_span t09_as_bf16(hbk_span s, const hbk_real *k, const uint16_t *bf16)
+{
+    s.dtype = HBK_BF16;
+    s.k = bf16 + ((const hbk_real *)s.k - k);
+    s.v = bf16 + ((const hbk_real *)s.v - k);
+    if (s.shared) s.shared_k = bf16 + ((const hbk_real *)s.shared_k - k);
+    if (s.shared) s.shared_v = bf16 + ((const hbk_real *)s.shared_v - k);
+    return s;
+}
+
 /* Attention of spans over caches of (keys, kv, size), or (kv, keys, size) where apart, of which a span reads
-   its first `shared` rows in one of the last two; and again, with those copied into its own. */
+   its first `shared` rows in one of the last two; again, with those copied into its own; and both once more
+   with all of them, which are chosen so that nothing is lost, as bf16. */
 static void t09_shared_case(const t09_place *at, hbk_int n, hbk_int heads, hbk_int kv, hbk_int size,
                             bool apart, uint64_t seed)
 {
     hbk_int rows = 0, keys = 0;
-    hbk_span spans[2][16];
+    hbk_span spans[4][16];
     for (hbk_int i = 0; i < n; i++) rows += at[i].T, keys = HBK__MAX(keys, at[i].past + at[i].T);
     hbk_int row = apart ? size : kv * size, head = apart ? keys * size : size, cache = keys * kv * size;
     hbk_int n_q = rows * heads * size, n_cache = (n + 2) * cache;
     hbk_real *q = HBK__NEW(NULL, hbk_real, n_q, NULL), *k = HBK__NEW(NULL, hbk_real, 4 * n_cache, NULL);
-    hbk_real *out = HBK__NEW(NULL, hbk_real, 3 * n_q, NULL), *lse = HBK__NEW(NULL, hbk_real, 3 * n_q, NULL);
+    hbk_real *out = HBK__NEW(NULL, hbk_real, 6 * n_q, NULL), *lse = HBK__NEW(NULL, hbk_real, 6 * n_q, NULL);
+    uint16_t *bf16 = HBK__NEW(NULL, uint16_t, 4 * n_cache, NULL);
+    hbk_matrix unpack = {HBK_BF16, 1, 2 * n_cache, bf16, NULL, 0, false};
     hbk_real *work = HBK__NEW(NULL, hbk_real, hbk_attention_work(keys, size, t09_threads()), NULL);
     t09_random(q, n_q, seed);
     t09_random(k, 2 * n_cache, seed + 1);
+    hbk_pack(bf16, HBK_BF16, k, 2 * n_cache);
+    hbk_matrix_unpack(k, &unpack, 0, 1);
     memcpy(k + 2 * n_cache, k, (size_t)(2 * n_cache) * sizeof *k);
     for (hbk_int i = 0, start = 0; i < n; start += at[i++].T)
         for (int copied = 0; copied < 2; copied++) {
             hbk_real *own = k + 2 * copied * n_cache + i * cache, *from = k + (n + i % 3 / 2) * cache;
-            hbk_span s = {start, at[i].T, at[i].past, own, own + n_cache, 0, NULL, NULL, 0, 0};
+            hbk_span s = {start, at[i].T, at[i].past, own, own + n_cache, 0, NULL, NULL, 0, 0, HBK_F32};
             for (hbk_int j = 0; j < at[i].shared * kv * size; j++) {
                 hbk_int place = j / (kv * size) * row + j / size % kv * head + j % size;
                 own[place] = copied ? from[place] : (hbk_real)NAN;
@@ -399,32 +415,41 @@ static void t09_shared_case(const t09_place *at, hbk_int n, hbk_int heads, hbk_i
                 s.shared = at[i].shared, s.shared_k = from, s.shared_v = from + n_cache;
             if (apart) s.row = row, s.head = head;
             spans[copied][i] = s;
+            spans[2 + copied][i] = t09_as_bf16(s, k, bf16);
         }
-    for (int way = 0; way < 3; way++) /* shared, again, copied */
-        hbk_attention_forward(out + way * n_q, lse + way * n_q, q, spans[way / 2], n, heads, kv, size, work,
-                              t09_threads());
-    assert_memory_equal(out, out + n_q, (size_t)n_q * sizeof *out);
+    hbk_pack(bf16, HBK_BF16, k, 4 * n_cache);
+    for (int way = 0; way < 6; way++) /* shared, again, copied */
+        hbk_attention_forward(out + way * n_q, lse + way * n_q, q, spans[way / 3 * 2 + way % 3 / 2], n, heads,
+                              kv, size, work, t09_threads());
+    for (int type = 0; type < 2; type++)
+        assert_memory_equal(out + 3 * type * n_q, out + (3 * type + 1) * n_q, (size_t)n_q * sizeof *out);
+    for (hbk_int j = 0; j < 2 * n_q; j++) check_near(out[3 * n_q + j / n_q * 2 * n_q + j % n_q], out[j % n_q],
+                                                     1e-5);
+    for (hbk_int j = 0; j < rows * heads; j++) check_near(lse[3 * n_q + j], lse[j], 1e-5);
     for (hbk_int j = 0; j < n_q; j++) check_near(out[j], out[2 * n_q + j], 1e-5);
     for (hbk_int j = 0; j < rows * heads; j++) check_near(lse[j], lse[2 * n_q + j], 1e-5);
-    for (hbk_int i = 0; i < n; i++) { /* a sequence that shares nothing does not see its neighbours */
-        hbk_int first = spans[1][i].q_start * heads * size, many = at[i].T * heads * size;
-        hbk_attention_forward(out, NULL, q, &spans[1][i], 1, heads, kv, size, work, t09_threads());
-        assert_memory_equal(out + first, out + 2 * n_q + first, (size_t)many * sizeof *out);
+    for (hbk_int i = 0; i < 2 * n; i++) { /* a sequence that shares nothing does not see its neighbours */
+        const hbk_span *s = &spans[i / n * 2 + 1][i % n];
+        hbk_int first = s->q_start * heads * size, many = s->T * heads * size;
+        hbk_attention_forward(out, NULL, q, s, 1, heads, kv, size, work, t09_threads());
+        assert_memory_equal(out + first, out + (2 + 3 * (i / n)) * n_q + first, (size_t)many * sizeof *out);
     }
-    void *all[] = {q, k, out, lse, work};
+    void *all[] = {q, k, out, lse, work, bf16};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) hbk_free(NULL, all[i]);
 }
 
 /* Promise: spans that have their beginnings in one place give what they give with copies of their own, with
    any sizes and groups of heads, side by side with others and with themselves in pieces of several queries;
-   what lies in their own caches instead is not looked at. Caches may lie by position or by head. */
+   what lies in their own caches instead is not looked at. Caches may lie by position or by head. Keys and
+   values as bf16 give what the same as reals give. */
 static void t09_attention_shared(void **state)
 {
     (void)state;
     static const t09_place few[] = {{1, 40, 33}, {1, 33, 33}, {1, 57, 33}, {1, 12, 0}, {1, 33, 7},
                                     {2, 41, 33}, {1, 90, 33}, {3, 33, 33}, {1, 0, 0},  {1, 34, 33}};
     static const t09_place many[] = {{70, 35, 33}, {1, 40, 33}, {5, 33, 33}, {66, 0, 0}, {4, 1, 1}};
-    static const hbk_int heads[][3] = {{3, 3, 7}, {9, 3, 64}, {8, 1, 16}, {1, 1, 1}, {70, 1, 5}, {4, 2, 17}};
+    static const hbk_int heads[][3] = {{3, 3, 7}, {9, 3, 64}, {8, 1, 16}, {1, 1, 1}, {70, 1, 5},
+                                      {4, 2, 17}, {70, 1, 32}, {4, 4, 96}, {5, 1, 64}};
     for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) {
         t09_shared_case(few, 10, heads[i][0], heads[i][1], heads[i][2], i % 2, 100 + i);
         t09_shared_case(many, 5, heads[i][0], heads[i][1], heads[i][2], i % 2, 200 + i);

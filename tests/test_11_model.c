@@ -578,7 +578,7 @@ static void t11_tensors(void **state)
     }
     assert_true(t11_loss(a, m, &p) == loss);
     hbk_real logits[15 * 37], steps[6 * 37];
-    hbk_session *s = hbk_session_new(m, NULL, 1, 6, NULL, &err); /* generation goes the same way */
+    hbk_session *s = hbk_session_new(m, NULL, 1, 6, HBK_F32, NULL, &err); /* generation goes the same way */
     hbk_feed feeds[2] = {{0, t11_tokens + 9, 4}, {0, t11_tokens + 13, 2}};
     hbk_batch b = t11_batch();
     check_ok(hbk_model_logits(a, m, &b, NULL, logits, &err));
@@ -617,7 +617,7 @@ static void t11_lora_paths(void **state)
         loss += *nll;
     }
     check_near(loss, trained, sizeof(hbk_real) == 8 ? 1e-12 : 1e-5);
-    hbk_session *s = hbk_session_new(m, w, 3, 8, NULL, &err);
+    hbk_session *s = hbk_session_new(m, w, 3, 8, HBK_F32, NULL, &err);
     check_ok(s);
     for (hbk_int i = 0; i < 3; i++) {
         hbk_feed feed = {i, t11_tokens + t11_start[i], t11_start[i + 1] - t11_start[i]};

@@ -2196,7 +2196,7 @@ static void t12_cost(void **state)
             fail_msg("%d layers: %zu bytes are allocated, %zu of them norms", layers, alloc.live, norms);
         if (alloc.peak > alloc.live + 40000) fail_msg("%zu bytes for a moment", alloc.peak);
         if (open - before > 500000) fail_msg("opening mapped %ld bytes in", open - before);
-        hbk_session *s = hbk_session_new(m, NULL, 4, 100000, &alloc, &err);
+        hbk_session *s = hbk_session_new(m, NULL, 4, 100000, HBK_F32, &alloc, &err);
         check_ok(s);
         assert_true(alloc.live > (size_t)layers * 4 * 100000 * 2 * 12 * sizeof(hbk_real));
 #ifndef __SANITIZE_ADDRESS__

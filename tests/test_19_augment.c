@@ -679,7 +679,7 @@ static double t19_likelihood(const t19_world *w, const hbk_model *m, const char 
     x.n_prompt = prompt.n;
     x.continuation = ids.data;
     x.n_continuation = ids.n;
-    hbk_session *s = hbk_session_new(m, NULL, 1, 256, NULL, &err);
+    hbk_session *s = hbk_session_new(m, NULL, 1, 256, HBK_F32, NULL, &err);
     check_ok(s);
     check_ok(hbk_score(s, &x, 1, &err));
     hbk_session_free(s);

@@ -632,6 +632,50 @@ static void t20_expected_readout(void **state)
     }
 }
 
+/* Counts blocks of one size; 0: takes that of the first. */
+typedef struct t20_blocks {
+    size_t size;
+    int n;
+} t20_blocks;
+
+static void *t20_count_blocks(void *ctx, void *p, size_t old_size, size_t size)
+{
+    t20_blocks *b = (t20_blocks *)ctx;
+    (void)old_size;
+    if (!b->size) b->size = size;
+    b->n += !p && size == b->size;
+    if (size) return realloc(p, size);
+    free(p);
+    return NULL;
+}
+
+/* Promise: the expected read-out reads replies in the session that wrote them, one for each wave: nothing of
+   a prompt and its reasoning goes through the model twice. */
+static void t20_expected_once(void **state)
+{
+    (void)state;
+    static const int lesson[] = {0, 1, 2, 3, 4, 5, 0, 1, 2};
+    hbk_error err;
+    t20_blocks blocks = {0, 0};
+    hbk_allocator a;
+    memset(&a, 0, sizeof a);
+    a.realloc = t20_count_blocks;
+    a.ctx = &blocks;
+    t20_world w = t20_new("once", true, 256);
+    w.o.readout = HBK_READOUT_EXPECTED;
+    w.o.decode.sampling.max_new = 6;
+    w.o.decode.wave = 3;
+    t20_write_candidates(&w, lesson, 9);
+    hbk_session *s = hbk_session_new(w.base, NULL, 1, 8, HBK_F32, &a, &err);
+    check_ok(s);
+    hbk_session_free(s); /* the session itself was the first block */
+    blocks.n = 0;
+    unlink(w.ratings);
+    check_ok(t20_rate(&w, NULL, &a, &err));
+    assert_int_equal(blocks.n, 3);
+    t20_free(&w);
+}
+
 /* Promise: a reply that has its label is read there, whatever number it wrote; one without is led to the
    label. Greedy text and expectation agree where the model is sure. */
 static void t20_expected_label(void **state)
@@ -1355,6 +1399,7 @@ static const struct CMUnitTest tests_20[] = {
     cmocka_unit_test(t20_votes),
     cmocka_unit_test(t20_retries),
     cmocka_unit_test(t20_expected_readout),
+    cmocka_unit_test(t20_expected_once),
     cmocka_unit_test(t20_expected_label),
     cmocka_unit_test(t20_expected_room),
     cmocka_unit_test(t20_expected_vocabulary),

@@ -85,6 +85,7 @@ static const cli_flag bench_flags[] = {
     {"rows", CLI_TEXT, "LIST", "(memory,lora,prefill,decode1,decode16; of 15m full too)",
      "what to measure, of " BENCH_LIST, 0, 0, CLI_FREE},
     {"dtype", CLI_CHOICE, "f32|bf16|q8_0|q4_0|f16", "f32", "of the weights", 0, 0, CLI_FREE},
+    {"cache", CLI_CHOICE, "f32|bf16", "f32", "of the keys and values that generating keeps", 0, 0, CLI_FREE},
     {"precision", CLI_CHOICE, "f32|bf16", "f32", "of products: bf16 rounds both sides",
      0, 0, CLI_FREE},
     {"tokens", CLI_TEXT, "SxT", "4x256", "a training step: S sequences of T tokens; tokens: from T to S*T", 0,
@@ -111,6 +112,7 @@ typedef struct bench {
     const char *shape, *path; /* path: --model or NULL */
     hbk_int n_seqs, T, repeats, pairs;
     bool work, ceiling;       /* what of the two is measured */
+    hbk_dtype cache;
     bool rounds;              /* products may round to bf16 */
     hbk_allocator alloc;
     int32_t *tokens, *targets; /* random ids, as many as any row needs */
@@ -383,7 +385,7 @@ static bool bench_decode_new(bench_work *w, hbk_error *err)
     w->products.N = prefill ? BENCH_PREFILL : w->slots;
     w->products.n_head = w->slots;
     if (!w->b->work) return true;
-    w->session = hbk_session_new(w->b->model, NULL, w->slots, BENCH_PREFILL, &w->b->alloc, err);
+    w->session = hbk_session_new(w->b->model, NULL, w->slots, BENCH_PREFILL, w->b->cache, &w->b->alloc, err);
     return w->session && (prefill || bench_feed(w, BENCH_PAST, err));
 }
 
@@ -392,7 +394,7 @@ static bool bench_load(bench *b, hbk_error *err)
 {
     hbk_feed feed = {0, b->tokens, 1};
     hbk_model *m = hbk_model_load(b->path, NULL, err);
-    hbk_session *s = m ? hbk_session_new(m, NULL, 1, BENCH_PREFILL, &b->alloc, err) : NULL;
+    hbk_session *s = m ? hbk_session_new(m, NULL, 1, BENCH_PREFILL, b->cache, &b->alloc, err) : NULL;
     bool ok = s && hbk_session_feed(s, &feed, 1, false, b->logits, err);
     hbk_session_free(s);
     hbk_model_free(m);
@@ -411,8 +413,9 @@ static bool bench_rate(bench *b, bool shared, hbk_error *err)
     greedy.temperature = 0;
     greedy.max_new = BENCH_REPLY;
     int32_t *ids = (int32_t *)hbk_alloc(NULL, b->pairs * LENGTH, sizeof *ids, err);
-    hbk_session *s =
-        ids ? hbk_session_new(b->model, NULL, BENCH_SLOTS, LENGTH + BENCH_REPLY, &b->alloc, err) : NULL;
+    hbk_session *s = ids ? hbk_session_new(b->model, NULL, BENCH_SLOTS, LENGTH + BENCH_REPLY, b->cache,
+                                           &b->alloc, err)
+                         : NULL;
     for (hbk_int i = 0; s && i < b->pairs; i++) {
         hbk_rng rubric = hbk_rng_at(1, "rubric", 0), pair = hbk_rng_at(1, "pair", (uint64_t)i);
         int32_t *p = ids + i * LENGTH;
@@ -732,6 +735,7 @@ static int bench_flags_read(const cli *c, bench *b)
     b->T = tokens;
     b->repeats = cli_int(c, "repeats");
     b->pairs = cli_int(c, "pairs");
+    b->cache = cli_choice(c, "cache") == 1 ? HBK_BF16 : HBK_F32;
     b->rounds = cli_choice(c, "precision") == 1;
     b->work = !cli_has(c, "only") || cli_choice(c, "only") == 0;
     b->ceiling = !cli_has(c, "only") || cli_choice(c, "only") == 1;

@@ -555,7 +555,7 @@ static bool demo_examine(const demo *d, const char *model, const char *tag, demo
     }
     hbk_sampling o = hbk_sampling_defaults();
     o.max_new = 56;
-    hbk_session *s = ok ? hbk_session_new(t.model, t.adapter, 64, 128, NULL, err) : NULL;
+    hbk_session *s = ok ? hbk_session_new(t.model, t.adapter, 64, 128, HBK_F32, NULL, err) : NULL;
     ok = s && hbk_generate(s, requests, N, &o, NULL, err) && demo_judge_all(d, requests, N, row, err);
     for (hbk_int i = 0; i < N; i++) {
         hbk_tokens_free(&prompts[i]);

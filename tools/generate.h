@@ -311,7 +311,7 @@ static bool cmd_wave_run(cli *c, const cmd_world *w, cmd_wave *v, const cmd_deco
     }
     hbk_int length = HBK__MIN(limit, longest + d->o.sampling.max_new);
     hbk_session *s = hbk_session_new(w->tuned.model, w->tuned.adapter, HBK__MIN(n, d->o.slots),
-                                     HBK__MAX(length, longest + 1), NULL, &c->err);
+                                     HBK__MAX(length, longest + 1), d->o.cache, NULL, &c->err);
     bool ok = s && hbk_generate(s, v->requests, n, &d->o.sampling, stream, &c->err);
     hbk_session_free(s);
     return ok;
@@ -553,6 +553,7 @@ static void cmd_bind_decode(const cli *c, hbk_decode_options *o)
     cli_bind(c, &cmd_sampling_group, "", o);
     cli_bind(c, &cmd_seed_group, "", o);
     cli_bind(c, &cmd_wave_group, "", o);
+    o->cache = cmd_cache(c);
 }
 
 /* What the prompt's tag is: the finetuned folder's own, or what is said here. */
@@ -868,7 +869,8 @@ static int cmd_chat(cli *c)
         hbk_text_add(&t.system, system);
         t.room = w.tuned.model->config.context_length;
         t.room = HBK__MIN(t.room, cli_has(c, "max-length") ? cli_int(c, "max-length") : CMD_CHAT_ROOM);
-        t.session = hbk_session_new(w.tuned.model, w.tuned.adapter, 1, t.room, NULL, &c->err);
+        t.session =
+            hbk_session_new(w.tuned.model, w.tuned.adapter, 1, t.room, cmd_cache(c), NULL, &c->err);
         ok = t.session != NULL && hbk_text_ok(&t.system, &c->err);
     }
     code = ok ? cmd_talk_on(&t) : cli_fail(c);

@@ -156,6 +156,7 @@ static const cli_flag cmd_chat_flags[] = {
     {"seed", CLI_SEED, "N", "1", "of all random choices", 0, 0, CLI_FREE},
     {"max-length", CLI_INT, "N", "(the model's context, at most 8192)", "longest conversation, in tokens", 2,
      1e9, CLI_FREE},
+    CMD_FLAG_CACHE,
     CLI_END};
 static const cli_flag cmd_seeds_flags[] = {
     {"out", CLI_TEXT, "F", NULL, "pairs, {\"id\",\"instruction\",\"output\",\"source\":\"seed\"} a line", 1,

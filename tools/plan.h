@@ -332,7 +332,7 @@ static plan_pair plan_attention(const plan *p, plan_room *r)
 {
     const hbk_config *c = &p->config;
     hbk_int H = c->n_heads, K = c->n_kv_heads, D = c->head_dim, T = r->T;
-    hbk_span s = {0, T, 0, r->x, r->x, 0, NULL, NULL, 0, 0};
+    hbk_span s = {0, T, 0, r->x, r->x, 0, NULL, NULL, 0, 0, HBK_F32};
     plan_clock start = plan_now();
     hbk_attention_forward(r->y, r->lse, r->x, &s, 1, H, K, D, r->work, r->threads);
     plan_clock middle = plan_now();

@@ -486,6 +486,7 @@ static hbk_loop_options cmd_loop_options(const cli *c, const char *files[CMD_MOS
     cli_bind(c, &cmd_wave_group, "", &o.rewriting);
     cli_bind(c, &cmd_wave_group, "", &o.augment.decode);
     cli_bind(c, &cmd_wave_group, "", &o.curate.decode);
+    o.rewriting.cache = o.augment.decode.cache = o.curate.decode.cache = cmd_cache(c);
     return o;
 }
 

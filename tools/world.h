@@ -8,6 +8,11 @@
 
    Flags whose value goes into a field of an options struct, and the defaults that --help prints for them. */
 
+#define CMD_FLAG_CACHE                                                                                       \
+    {                                                                                                        \
+        "cache", CLI_CHOICE, "f32|bf16", "f32", "type of the keys and values kept; bf16: half the memory",   \
+            0, 0, CLI_FREE                                                                                   \
+    }
 #define CMD_FLAG_JSON                                                                                        \
     {                                                                                                        \
         "json", CLI_SWITCH, NULL, NULL, "the result as JSON on stdout", 0, 0, CLI_FREE                       \
@@ -86,6 +91,7 @@ static const cli_flag cmd_wave_flags[] = {{"wave", CLI_INT, "N", NULL,
                                            offsetof(hbk_decode_options, wave)},
                                           {"slots", CLI_INT, "N", NULL, "sequences decoded side by side", 1,
                                            1e4, offsetof(hbk_decode_options, slots)},
+                                          CMD_FLAG_CACHE,
                                           CLI_END};
 static const cli_flag cmd_filter_flags[] = {
     {"candidates", CLI_INT, "N", NULL, "written for each text; the likeliest of the usable ones stays", 1,
@@ -230,6 +236,12 @@ static const cli_group cmd_curate_group = {"Curation", cmd_curate_flags, NULL, c
 static const cli_group cmd_corpus_group = {"Flags", cmd_corpus_flags, NULL, cmd_corpus_defaults};
 
 /* ==== WHAT COMMANDS SHARE ================================================ */
+
+/* What --cache asks for: the words of CMD_FLAG_CACHE are no neighbours among the types. */
+static hbk_dtype cmd_cache(const cli *c)
+{
+    return cli_choice(c, "cache") == 1 ? HBK_BF16 : HBK_F32;
+}
 
 /* What --model, --tokenizer, --adapter and --template open. */
 typedef struct cmd_world {
@@ -441,13 +453,14 @@ static json_t *cmd_options(cli *c, const cmd_world *w, const hbk_decode_options 
     if (!hbk_file_hash(input, &data, &c->err)) return NULL;
     const hbk_sampling *p = &o->sampling;
     json_t *options = json_pack(
-        "{s:s, s:o, s:o, s:o, s:s, s:f, s:f, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:i, s:s}", "command",
-        c->command->name, "input", hbk__hex(data), "model_hash", hbk__hex(model), "template_hash",
+        "{s:s, s:o, s:o, s:o, s:s, s:f, s:f, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:s, s:i, s:s}",
+        "command", c->command->name, "input", hbk__hex(data), "model_hash", hbk__hex(model), "template_hash",
         hbk__hex(w->tmpl ? hbk_template_hash(w->tmpl) : 0), "tag", w->tag, "temperature", p->temperature,
         "top_p", p->top_p, "top_k", (json_int_t)p->top_k, "min_p", p->min_p, "repetition_penalty",
         p->repetition_penalty, "max_new", (json_int_t)p->max_new, "seed", (json_int_t)o->seed, "wave",
         (json_int_t)o->wave, "slots", (json_int_t)o->slots, "max_length", (json_int_t)o->max_length,
-        "threads", hbk__n_threads(), "precision", hbk_model_precision(w->base));
+        "cache", hbk_dtype_name(o->cache), "threads", hbk__n_threads(), "precision",
+        hbk_model_precision(w->base));
     if (!options) hbk_fail(&c->err, HBK_ERROR_MEMORY, "out of memory for the options");
     return options;
 }
