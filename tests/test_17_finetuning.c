@@ -1734,7 +1734,7 @@ static void t17_memory(void **state)
         if (o.dropout <= 0) untouched = o.full ? N * c.dim : N * (c.dim + 2 * wide);
         hbk_int sum = x.values + x.gradients + x.moments + x.kept + x.scratch + x.logits;
         hbk_int live = (hbk_int)count.live - untouched * (hbk_int)sizeof(hbk_real);
-        assert_true(sum <= live && live - sum < ((hbk_int)sizeof(hbk_span) + 40) * N);
+        assert_true(sum <= live && live - sum < ((hbk_int)sizeof(hbk_span) + 48) * N);
         hbk_trainer_free(t);
     }
     hbk_model_free(m);
