@@ -551,8 +551,9 @@ typedef enum hbk_dtype {
 /* A weight in its stored type, (rows, cols) row-major; owns nothing. The data may be unaligned.
    scales, group  of INT8, else NULL and 0: one f32, perhaps unaligned, for each `group` elements, counted
                   through the whole matrix
-   rounds         products with it may round both sides to bf16, with sums in f32: done where the processor
-                  multiplies such numbers (AVX512-BF16) and five rows or more make it pay, else exact */
+   rounds         hbk_matmul and hbk_matmul_dx may round both sides to bf16, with sums in f32: done where the
+                  processor multiplies such numbers (AVX512-BF16) and five rows or more make it pay, but not
+                  in dx of the K types; else exact */
 typedef struct hbk_matrix {
     hbk_dtype dtype;
     hbk_int rows, cols;
@@ -574,8 +575,8 @@ HBK_DEF void hbk_pack(void *out, hbk_dtype t, const hbk_real *x, hbk_int n);
 
 /* The one door for products of activations with a weight matrix of any dtype. All three add to their
    result. `panel` is scratch of HBK_PANEL reals, where other dtypes are unpacked piece by piece and a few
-   rows of x laid out anew; it may be NULL for a matrix of reals, at the price of that layout and of rounding.
-   Threads: OpenMP's, or OpenBLAS's own. Thread safety: pure, apart from the scratch. */
+   rows of x laid out anew or rounded; it may be NULL for a matrix of reals, at the price of both. Threads:
+   OpenMP's, or OpenBLAS's own; 100 KB of each one's stack. Thread safety: pure, apart from the scratch. */
 #define HBK_PANEL ((hbk_int)1 << 18)
 /* y (N, rows) += x (N, cols) W^T */
 HBK_DEF void hbk_matmul(hbk_real *y, const hbk_real *x, const hbk_matrix *w, hbk_int N, hbk_real *panel);
@@ -775,11 +776,14 @@ HBK_DEF hbk_int hbk_model_count(const hbk_config *c);
 /* What tells two models apart without reading all of their weights: shape, final norm, first rows of q. */
 HBK_DEF uint64_t hbk_model_hash(const hbk_model *m);
 /* Allows products with the model's matrices to round both sides to bf16, or forbids it, as it is by default
-   (hbk_matrix.rounds). With AVX512-BF16 finetuning and prompts are up to twice as fast, and what comes of
-   them differs in the third digit; elsewhere nothing changes. Models that are finetuned from it inherit it.
-   Thread safety: writes to m, so before sessions and trainers use it. */
+   (hbk_matrix.rounds). With AVX512-BF16 finetuning, prompts and decoding five texts or more side by side are
+   up to twice as fast, and what comes of them differs in the third digit: a reply then depends on how many
+   others are decoded beside it. Elsewhere nothing changes. Models that are finetuned from it, and those of
+   hbk_tuned_load, inherit it; merged ones do not. Thread safety: writes to m, so before sessions and trainers
+   use it. */
 HBK_DEF void hbk_model_round(hbk_model *m, bool rounds);
-/* "bf16" if it is allowed, else "f32": for records of what a result was made with. */
+/* "bf16" if products of m are rounded, else "f32", also where it is allowed and processor or compiler do not
+   know how: for records of what a result was made with. */
 HBK_DEF const char *hbk_model_precision(const hbk_model *m);
 /* A model whose tensors are reals inside `values` (hbk_model_count of them, owned by the caller, in the
    order of hbk_tensor_at); for trained weights and for gradients. */
@@ -7524,6 +7528,12 @@ static float hbk__dot_blocks_avx512(const float *x, const unsigned char *w, hbk_
     return hbk__sum_lanes(_mm256_add_ps(_mm256_loadu_ps(lanes), _mm256_loadu_ps(lanes + 8)));
 }
 
+/* The first n of sixteen lanes, as a mask. */
+static inline unsigned hbk__first_lanes(hbk_int n)
+{
+    return n >= 16 ? 0xffff : n > 0 ? (1u << n) - 1 : 0;
+}
+
 /* A row of halves, which gcc converts bit by bit: here decoding is 2.2 times as fast. */
 HBK__AVX512
 static float hbk__dot_f16_avx512(const float *x, const unsigned char *w, hbk_int n)
@@ -7531,7 +7541,7 @@ static float hbk__dot_f16_avx512(const float *x, const unsigned char *w, hbk_int
     __m512 sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
     for (hbk_int i = 0; i < n; i += 16) {
         unsigned char last[32] = {0};
-        __mmask16 in = (__mmask16)(n - i >= 16 ? 0xffff : (1 << (n - i)) - 1);
+        __mmask16 in = (__mmask16)hbk__first_lanes(n - i);
         if (n - i < 16) memcpy(last, w + 2 * i, (size_t)(2 * (n - i)));
         __m256i h = _mm256_loadu_si256((const __m256i *)(const void *)(n - i < 16 ? last : w + 2 * i));
         __m512 *s = &sum[i / 16 % 2];
@@ -7829,7 +7839,7 @@ HBK__BF16
 static void hbk__to_pairs(uint32_t *out, const float *x, hbk_int n)
 {
     for (hbk_int i = 0; i < 2 * hbk__n_words(n, true); i += 16) {
-        __mmask16 in = (__mmask16)(n - i >= 16 ? 0xffff : n - i > 0 ? (1 << (n - i)) - 1 : 0);
+        __mmask16 in = (__mmask16)hbk__first_lanes(n - i);
         __m256bh h = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(in, x + i));
         memcpy(out + i / 2, &h, sizeof h);
     }
@@ -7939,6 +7949,7 @@ static void hbk__meet_bf16(float *y, const uint32_t *w, hbk_int ldw, const uint3
     for (int j = 0; j < HBK__ROWS; j++) sums[j] = _mm512_loadu_ps(y + 16 * j);
     for (hbk_int i = 0; i < n;) {
         hbk__ask(ahead, 2 * i);
+        hbk__ask(ahead, 2 * i + 16);
         for (hbk_int end = HBK__MIN(i + 16, n); i < end; i++) {
             __m512bh v = (__m512bh)_mm512_loadu_si512(x + 16 * i);
             HBK__UNROLL
@@ -8046,8 +8057,7 @@ HBK__AVX512
 static inline void hbk__row_of_32(float *out, const hbk_matrix *w, hbk_int row, hbk_int m)
 {
     hbk_int cols = HBK__MIN(HBK__TILE, w->cols - m), at = row * w->cols + m;
-    __mmask16 ma = (__mmask16)(cols >= 16 ? 0xffff : (1 << cols) - 1);
-    __mmask16 mb = (__mmask16)(cols >= 32 ? 0xffff : cols > 16 ? (1 << (cols - 16)) - 1 : 0);
+    __mmask16 ma = (__mmask16)hbk__first_lanes(cols), mb = (__mmask16)hbk__first_lanes(cols - 16);
     float part[HBK__TILE];
     const float *from = part;
     const char *data = (const char *)w->data;
@@ -8126,8 +8136,7 @@ static void hbk__pack_columns(uint32_t *tile, const hbk__product *p, hbk_int m)
 HBK__AVX512
 static void hbk__add_tile(float *y, hbk_int ldy, const float *sums, hbk_int rows, hbk_int cols, bool add)
 {
-    __mmask16 ma = (__mmask16)(cols >= 16 ? 0xffff : (1 << cols) - 1);
-    __mmask16 mb = (__mmask16)(cols >= 32 ? 0xffff : cols > 16 ? (1 << (cols - 16)) - 1 : 0);
+    __mmask16 ma = (__mmask16)hbk__first_lanes(cols), mb = (__mmask16)hbk__first_lanes(cols - 16);
     for (hbk_int r = 0; r < rows; r++, y += ldy, sums += HBK__TILE) {
         __m512 a = _mm512_loadu_ps(sums), b = _mm512_loadu_ps(sums + 16);
         if (add) a = _mm512_add_ps(a, _mm512_maskz_loadu_ps(ma, y));
@@ -8163,13 +8172,25 @@ static void hbk__stripe(const hbk__product *p, hbk_int m, hbk_int k, hbk_int end
     }
 }
 
-/* Stripes of the result for each thread; of a narrow result, their parts. */
+/* Into how many parts the rows of a stripe are cut, so that the threads have much the same to do: each part
+   packs W once more, so no part where the fullest thread has less than a fifth more than its share. */
+static hbk_int hbk__parts(hbk_int stripes, hbk_int N, hbk_int threads)
+{
+    for (hbk_int parts = 1;; parts++) {
+        hbk_int tasks = stripes * parts, most = (tasks + threads - 1) / threads;
+        if (most * threads * 5 < tasks * 6 || N < 8 * HBK__SPREAD * (parts + 1)) return parts;
+    }
+}
+
+/* Stripes of the result, or parts of them, for each thread. */
 static void hbk__stripes(const hbk__product *p)
 {
-    hbk_int stripes = (p->M + HBK__TILE - 1) / HBK__TILE, parts = (hbk__n_threads() + stripes - 1) / stripes;
-    hbk_int rows = (p->N + parts - 1) / parts;
+    bool alone = p->N * p->M * p->n <= 100000;
+    hbk_int stripes = (p->M + HBK__TILE - 1) / HBK__TILE;
+    hbk_int parts = hbk__parts(stripes, p->N, alone ? 1 : hbk__n_threads());
+    hbk_int rows = ((p->N + parts - 1) / parts + HBK__SPREAD - 1) / HBK__SPREAD * HBK__SPREAD;
 #ifdef _OPENMP
-#pragma omp parallel if (p->N * p->M * p->n > 100000)
+#pragma omp parallel if (!alone)
 #endif
     {
 #ifdef HBK__BF16
@@ -8184,7 +8205,7 @@ static void hbk__stripes(const hbk__product *p)
 #endif
         for (hbk_int i = 0; i < stripes * parts; i++) {
             hbk_int k = i / stripes * rows;
-            hbk__stripe(p, i % stripes * HBK__TILE, k, HBK__MIN(k + rows, p->N));
+            if (k < p->N) hbk__stripe(p, i % stripes * HBK__TILE, k, HBK__MIN(k + rows, p->N));
         }
     }
 }
@@ -8194,6 +8215,7 @@ static void hbk__matmul_many(float *y, const float *x, const hbk_matrix *w, hbk_
                              float *panel, bool add)
 {
     hbk_int M = back ? w->cols : w->rows, R = back ? w->rows : w->cols;
+    HBK_ASSERT(M > 0 && R > 0);
     hbk_int most = pairs ? HBK__PART : HBK__PART / 2, depths = (R + most - 1) / most; /* of about one size, */
     hbk_int depth = (R + depths - 1) / depths, align = HBK__MAX(hbk_dtype_block(w->dtype), 32);
     hbk__product p = {y, x, w, N, M, R, back, add, pairs, 0, 0, (uint32_t *)(void *)panel};
@@ -8217,11 +8239,21 @@ static bool hbk__many(const hbk_matrix *w, hbk_int N, bool back)
 }
 #endif
 
+/* Whether the processor multiplies bf16, and these loops were compiled for it. */
+static bool hbk__has_bf16(void)
+{
+#ifdef HBK__BF16
+    return HBK__HAS_BF16();
+#else
+    return false;
+#endif
+}
+
 /* Whether they take it in pairs. */
 static bool hbk__rounds(const hbk_matrix *w, hbk_int N, bool back, const hbk_real *panel)
 {
 #ifdef HBK__BF16
-    return w->rounds && panel && hbk__many(w, N, back) && HBK__HAS_BF16();
+    return w->rounds && panel && hbk__many(w, N, back) && hbk__has_bf16();
 #else
     (void)w, (void)N, (void)back, (void)panel;
     return false;
@@ -8796,6 +8828,7 @@ static void hbk__scores(bool few, hbk_real *s, hbk_int lds, const hbk_real *q, h
 {
     const hbk_real *k;
     hbk_real scale = (hbk_real)(1 / sqrt((double)D));
+    if (keys == 0) return; /* nothing is shared: there are no rows */
 #ifdef HBK__X86
     if (few && hbk__in_words(kept, D)) {
         hbk__scores_bf16(s, lds, q, ldq, n, (const uint16_t *)kept->rows + first * kept->ld, kept->ld, keys,
@@ -9859,14 +9892,14 @@ HBK_DEF hbk_int hbk_model_count(const hbk_config *c)
 
 HBK_DEF void hbk_model_round(hbk_model *m, bool rounds)
 {
-    m->embed.rounds = m->head.rounds = rounds;
+    m->head.rounds = rounds;
     for (hbk_int l = 0; l < m->config.n_layers; l++)
         for (int s = 0; s < HBK_N_SLOTS; s++) m->layers[l].w[s].rounds = rounds;
 }
 
 HBK_DEF const char *hbk_model_precision(const hbk_model *m)
 {
-    return m->head.rounds ? "bf16" : "f32";
+    return m->head.rounds && hbk__has_bf16() ? "bf16" : "f32";
 }
 
 HBK_DEF hbk_model *hbk_model_view(const hbk_config *c, hbk_real *values, hbk_allocator *alloc, hbk_error *err)
@@ -19892,8 +19925,9 @@ static bool hbk__read_rest(const hbk__reading *e, hbk_error *err)
             ? hbk_session_new(s->m, s->adapter, 1, longest + e->d->longest, s->o->cache, s->alloc, err)
             : NULL;
     ok = ok && (!n || (session && hbk_score(session, p, n * HBK__GRADES, err)));
-    for (hbk_int i = 0, k = 0; ok && i < e->total; i++)
-        if (prompts[i].n) e->score[i] = hbk__expected_of(p + HBK__GRADES * k++);
+    for (hbk_int i = 0, k = 0; ok && i < e->total; i++) /* in the order of above */
+        if (isnan(e->score[i]) && e->r[i].finish != HBK_FINISH_TOO_LONG)
+            e->score[i] = hbk__expected_of(p + HBK__GRADES * k++);
     hbk_session_free(session);
     for (hbk_int i = 0; prompts && i < e->total; i++) hbk_tokens_free(&prompts[i]);
     hbk_free(s->alloc, prompts);
