@@ -8051,85 +8051,74 @@ static void hbk__pack_rows(uint32_t *tile, const hbk__product *p, hbk_int m)
     }
 }
 
-/* Columns m .. m+31 of a row of W as floats; what W does not have is zero. Rows lie far apart, so the one
-   eight below is asked for. */
+/* Columns m .. m+31 of a row of W as words of floats; what W does not have is zero. Rows lie far apart, so the
+   one eight below is asked for. */
 HBK__AVX512
-static inline void hbk__row_of_32(float *out, const hbk_matrix *w, hbk_int row, hbk_int m)
+static inline void hbk__row_of_32(uint32_t *out, const hbk_matrix *w, hbk_int row, hbk_int m)
 {
     hbk_int cols = HBK__MIN(HBK__TILE, w->cols - m), at = row * w->cols + m;
     __mmask16 ma = (__mmask16)hbk__first_lanes(cols), mb = (__mmask16)hbk__first_lanes(cols - 16);
-    float part[HBK__TILE];
-    const float *from = part;
-    const char *data = (const char *)w->data;
     if (hbk__in_place(w)) {
-        from = (const float *)w->data + at;
+        const float *from = (const float *)w->data + at;
         __builtin_prefetch(from + 8 * w->cols);
         __builtin_prefetch(from + 8 * w->cols + 16);
+        _mm512_storeu_ps(out, _mm512_maskz_loadu_ps(ma, from));
+        _mm512_storeu_ps(out + 16, _mm512_maskz_loadu_ps(mb, from + 16));
     } else if (w->dtype == HBK_BF16 && cols == HBK__TILE) {
-        __builtin_prefetch(data + 2 * (at + 8 * w->cols));
+        const char *from = (const char *)w->data + 2 * at;
+        __builtin_prefetch(from + 16 * w->cols);
         for (int i = 0; i < 32; i += 16) {
-            __m256i h = _mm256_loadu_si256((const __m256i *)(const void *)(data + 2 * (at + i)));
-            __m512i bits = _mm512_maskz_slli_epi32(0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, h), 16);
-            _mm512_storeu_ps(out + i, _mm512_castsi512_ps(bits));
+            __m256i h = _mm256_loadu_si256((const __m256i *)(const void *)(from + 2 * i));
+            __m512i bits = _mm512_maskz_cvtepu16_epi32(0xffff, h);
+            _mm512_storeu_si512(out + i, _mm512_maskz_slli_epi32(0xffff, bits, 16));
         }
-        return;
     } else {
-        hbk__unpack_part(part, w, at, cols);
+        hbk__row_words(out, w, at, cols, false);
+        for (hbk_int i = hbk__n_words(cols, false); i < HBK__TILE; i++) out[i] = 0;
     }
-    _mm512_storeu_ps(out, _mm512_maskz_loadu_ps(ma, from));
-    _mm512_storeu_ps(out + 16, _mm512_maskz_loadu_ps(mb, from + 16));
 }
 
 #ifdef HBK__BF16
-/* The same as bf16. */
+/* The same as bf16; room: 32 words. */
 HBK__BF16
-static inline __m512i hbk__row_of_32_bf16(const hbk_matrix *w, hbk_int row, hbk_int m)
+static inline __m512i hbk__row_of_32_bf16(uint32_t *room, const hbk_matrix *w, hbk_int row, hbk_int m)
 {
-    float x[HBK__TILE];
     if (w->dtype == HBK_BF16) {
         hbk_int cols = HBK__MIN(HBK__TILE, w->cols - m);
         const char *from = (const char *)w->data + 2 * (row * w->cols + m);
         __builtin_prefetch(from + 16 * w->cols);
         return _mm512_maskz_loadu_epi16((__mmask32)(cols >= 32 ? 0xffffffffu : (1u << cols) - 1), from);
     }
-    hbk__row_of_32(x, w, row, m);
-    return (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(x + 16), _mm512_loadu_ps(x));
+    hbk__row_of_32(room, w, row, m);
+    return (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(room + 16), _mm512_loadu_ps(room));
 }
 
 /* tile (n, 32) of the backward in pairs: of rows r, r+1 of W in columns m .. m+31. */
 HBK__BF16
 static void hbk__pack_pairs(uint32_t *tile, const hbk__product *p, hbk_int m)
 {
-    uint16_t order[2][32];
-    for (int i = 0; i < 32; i++) { /* element l of either row goes to the pair l */
-        order[0][i] = (uint16_t)(i / 2 + 32 * (i % 2));
-        order[1][i] = (uint16_t)(16 + i / 2 + 32 * (i % 2));
-    }
-    __m512i low = _mm512_loadu_si512(order[0]), high = _mm512_loadu_si512(order[1]);
+    static const uint16_t order[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+                                       8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+    __m512i low = _mm512_loadu_si512(order), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
     for (hbk_int i = 0; i < p->n; i += 2, tile += HBK__TILE) {
-        __m512i a = hbk__row_of_32_bf16(p->w, p->r + i, m), b = _mm512_setzero_si512();
-        if (i + 1 < p->n) b = hbk__row_of_32_bf16(p->w, p->r + i + 1, m);
-        _mm512_storeu_si512(tile, _mm512_permutex2var_epi16(a, low, b));
+        __m512i a = hbk__row_of_32_bf16(tile, p->w, p->r + i, m), b = _mm512_setzero_si512();
+        if (i + 1 < p->n) b = hbk__row_of_32_bf16(tile, p->w, p->r + i + 1, m);
+        _mm512_storeu_si512(tile, _mm512_permutex2var_epi16(a, low, b)); /* element l of both: pair l */
         _mm512_storeu_si512(tile + 16, _mm512_permutex2var_epi16(a, high, b));
     }
 }
 #endif
 
 /* tile (n, 32) of the backward: columns m .. m+31 of W. */
-HBK__AVX512
 static void hbk__pack_columns(uint32_t *tile, const hbk__product *p, hbk_int m)
 {
-    float row[HBK__TILE];
 #ifdef HBK__BF16
     if (p->pairs) {
         hbk__pack_pairs(tile, p, m);
         return;
     }
 #endif
-    for (hbk_int i = 0; i < p->n; i++, tile += HBK__TILE) {
-        hbk__row_of_32(row, p->w, p->r + i, m);
-        memcpy(tile, row, sizeof row);
-    }
+    for (hbk_int i = 0; i < p->n; i++, tile += HBK__TILE) hbk__row_of_32(tile, p->w, p->r + i, m);
 }
 
 /* y (rows, cols) = or += the sums of a tile (6, 32). */

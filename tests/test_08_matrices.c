@@ -51,6 +51,12 @@ static void t08_taken(double *to, const hbk_real *x, hbk_int n, bool rounded)
         to[i] = rounded ? (double)hbk__f32_of_bf16(hbk__bf16_of_f32((float)x[i])) : (double)x[i];
 }
 
+/* Whether a product that may round does: five rows or more, and in the backward no type of large blocks. */
+static bool t08_rounds(hbk_dtype t, hbk_int N, bool back, bool rounds)
+{
+    return rounds && hbk__has_bf16() && N >= 5 && (!back || hbk_dtype_block(t) <= 32);
+}
+
 /* All products of one shape and type, which may round or not; w is what the stored type holds, so only sums
    differ. */
 static void t08_shape(hbk_dtype t, hbk_int N, hbk_int O, hbk_int C, bool rounds)
@@ -80,16 +86,16 @@ static void t08_shape(hbk_dtype t, hbk_int N, hbk_int O, hbk_int C, bool rounds)
     tol *= largest;
 
     for (hbk_int i = 0; i < N * O; i++) want[i] = (double)y[i];
-    t08_taken(dx, x, N * C, hbk__rounds(&m, N, false, panel));
-    t08_taken(dw, w, O * C, hbk__rounds(&m, N, false, panel));
+    t08_taken(dx, x, N * C, t08_rounds(t, N, false, rounds));
+    t08_taken(dw, w, O * C, t08_rounds(t, N, false, rounds));
     t08_reference(want, dx, dw, N, O, C);
     hbk_matmul(y, x, &m, N, panel);
     for (hbk_int i = 0; i < N * O; i++) check_near(y[i], want[i], tol);
 
     t08_fill(y, most, 5); /* dx += dy W is y += x W^T with W^T for W */
     for (hbk_int i = 0; i < N * C; i++) want[i] = (double)y[i];
-    t08_taken(dx, dy, N * O, hbk__rounds(&m, N, true, panel));
-    t08_taken(dw, w, O * C, hbk__rounds(&m, N, true, panel));
+    t08_taken(dx, dy, N * O, t08_rounds(t, N, true, rounds));
+    t08_taken(dw, w, O * C, t08_rounds(t, N, true, rounds));
     for (hbk_int o = 0; o < O; o++)
         for (hbk_int c = 0; c < C; c++) xt[c * O + o] = dw[o * C + c];
     t08_reference(want, dx, xt, N, C, O);
@@ -142,6 +148,39 @@ static void t08_rounded_products(void **state)
         t08_shape((hbk_dtype)t, 65, HBK__PART + 1, 3, true);
     }
     t08_shape(HBK_F32, 2 * HBK_PANEL / HBK__PART + 3, 5, HBK__PART, true);
+}
+
+/* Promise: products of our own loops have the same bits on any number of threads, exact and rounded, both
+   ways, also where a result is too narrow for all threads. */
+static void t08_threads(void **state)
+{
+    (void)state;
+#if defined(_OPENMP) && defined(HBK__X86)
+    enum { N = 150, O = 100, C = 70 };
+    static hbk_real w[O * C], x[N * O], y[N * O], want[N * O], panel[HBK_PANEL];
+    if (!HBK__HAS_AVX512()) skip();
+    t08_fill(w, O * C, 1);
+    t08_fill(x, N * O, 2);
+    int threads = omp_get_max_threads();
+    for (int k = 0; k < 4; k++)
+        for (int n = 1; n <= 7; n++) {
+            hbk_matrix m = {HBK_REAL, O, C, w, NULL, 0, k % 2 != 0};
+            memset(y, 0, sizeof y);
+            omp_set_num_threads(n);
+            if (k < 2) hbk_matmul(y, x, &m, N, panel);
+            else hbk_matmul_dx(y, x, &m, N, panel);
+            if (n == 1) memcpy(want, y, sizeof y);
+            assert_memory_equal(y, want, sizeof y);
+        }
+    omp_set_num_threads(threads);
+    for (hbk_int stripes = 1; stripes < 40; stripes++) /* shared fairly by up to 16 threads */
+        for (hbk_int t = 1; t <= 16; t++) {
+            hbk_int tasks = stripes * hbk__parts(stripes, 4096, t);
+            assert_true((tasks + t - 1) / t * t * 5 < tasks * 6);
+        }
+#else
+    skip();
+#endif
 }
 
 /* Promise: a row of q8_0 or q4_0 has the same product by each of the processor's means as by the plain
@@ -464,6 +503,7 @@ static void t08_types(void **state)
 static const struct CMUnitTest tests_08[] = {
     cmocka_unit_test(t08_products),
     cmocka_unit_test(t08_rounded_products),
+    cmocka_unit_test(t08_threads),
     cmocka_unit_test(t08_blocks_by_any_means),
     cmocka_unit_test(t08_meet_by_any_means),
     cmocka_unit_test(t08_panels),

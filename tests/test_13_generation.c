@@ -108,7 +108,7 @@ static hbk_real *t13_rounded_full(const hbk_model *m, const int32_t *ids, hbk_in
     hbk_int Q = c->n_heads * c->head_dim, KV = c->n_kv_heads * c->head_dim, most = Q + c->dim + c->ffn_dim;
     hbk_real *b[8], *logits = HBK__NEW(NULL, hbk_real, n * c->vocab_size, NULL);
     hbk_real *work = HBK__NEW(NULL, hbk_real, hbk_attention_work(n, c->head_dim, hbk__n_threads()), NULL);
-    int32_t pos[T13_LONG];
+    int32_t pos[T13_LONG] = {0};
     for (int i = 0; i < 8; i++) b[i] = HBK__NEW(NULL, hbk_real, n * most, NULL);
     for (hbk_int i = 0; i < n; i++) pos[i] = (int32_t)i;
     hbk_real *x = b[0], *norm = b[1], *q = b[2], *k = b[3], *v = b[4], *att = b[5], *up = b[6], *table = b[7];
