@@ -300,9 +300,15 @@ static bool cmd_open_tokenizer(cli *c, cmd_world *w)
 /* The model, whose products round if that is asked for. */
 static bool cmd_load(cli *c, cmd_world *w)
 {
+    bool rounds = cli_choice(c, "precision") == 1;
     w->base = hbk_model_load(cli_text(c, "model"), NULL, &c->err);
-    if (w->base) hbk_model_round(w->base, cli_choice(c, "precision") == 1);
-    return w->base != NULL;
+    if (!w->base) return false;
+    hbk_model_round(w->base, rounds);
+    if (rounds && strcmp(hbk_model_precision(w->base), "bf16") != 0)
+        fputs("humpback: note: --precision bf16 has no effect: this processor, or the compiler of this "
+              "program, has no products of bf16 (AVX512-BF16)\n",
+              stderr);
+    return true;
 }
 
 static bool cmd_open_model(cli *c, cmd_world *w)
