@@ -8051,8 +8051,8 @@ static void hbk__pack_rows(uint32_t *tile, const hbk__product *p, hbk_int m)
     }
 }
 
-/* Columns m .. m+31 of a row of W as words of floats; what W does not have is zero. Rows lie far apart, so the
-   one eight below is asked for. */
+/* Columns m .. m+31 of a row of W as words of floats; what W does not have is zero. Rows lie far apart, so
+   the one eight below is asked for. */
 HBK__AVX512
 static inline void hbk__row_of_32(uint32_t *out, const hbk_matrix *w, hbk_int row, hbk_int m)
 {
