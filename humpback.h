@@ -1097,7 +1097,8 @@ typedef struct hbk_scoring {
    computed once: a prompt with several continuations, their common beginning, the common beginning of two
    prompts; with several slots those continuations go through the model together. Nor is a beginning that some
    slot still holds computed again: after hbk_generate a text and its reply go on where they stand.
-   Errors: an id beyond the vocabulary, an adapter of another base, memory. On failure no item is changed. */
+   Errors: an id beyond the vocabulary, an adapter of another base, a session whose slots all serve requests
+   (from on_token), memory. On failure no item is changed. */
 HBK_DEF bool hbk_score(hbk_session *s, hbk_scoring *items, hbk_int n, hbk_error *err);
 
 /* ==== 14  TEMPLATES AND TAGS ================================================= [hbk_template_*]
@@ -7979,7 +7980,7 @@ static const uint32_t *hbk__eight_rows_bf16(uint32_t *part, const hbk_matrix *w,
     hbk_int rows = HBK__MIN(HBK__ROWS, w->rows - o), C = w->cols;
     *ldw = C / 2;
     if (w->dtype == HBK_BF16 && (uintptr_t)w->data % 4 == 0 && C % 2 == 0 && rows == HBK__ROWS &&
-        C % 2048 != 0)
+        2 * C % 4096 != 0)
         return (const uint32_t *)hbk__row(w, o) + c / 2;
     *ldw = HBK__PART / 2 + HBK__LANES;
     for (hbk_int j = 0; j < HBK__ROWS; j++)
@@ -8161,8 +8162,8 @@ static void hbk__stripe(const hbk__product *p, hbk_int m, hbk_int k, hbk_int end
     }
 }
 
-/* Into how many parts the rows of a stripe are cut, so that the threads have much the same to do: each part
-   packs W once more, so no part where the fullest thread has less than a fifth more than its share. */
+/* Into how many parts the rows of a stripe are cut: each packs W once more, so as few as leave the busiest
+   thread less than a fifth above its share. */
 static hbk_int hbk__parts(hbk_int stripes, hbk_int N, hbk_int threads)
 {
     for (hbk_int parts = 1;; parts++) {
@@ -9570,7 +9571,8 @@ HBK_DEF void hbk_adapter_free(hbk_adapter *a)
    block's products stay on its thread. */
 #define HBK__LORA_BLOCK ((hbk_int)128)
 
-/* Rows of a block, HBK__LORA_BLOCK at most: so many that all threads get as many blocks. */
+/* Rows of a block, about HBK__LORA_BLOCK at most: all threads get as many blocks, but for what rounding to
+   whole groups of 16 rows, which OpenBLAS takes together, leaves of the last. */
 static hbk_int hbk__lora_rows(hbk_int N)
 {
     hbk_int threads = hbk__n_threads(), blocks = (N + HBK__LORA_BLOCK - 1) / HBK__LORA_BLOCK;
@@ -14459,13 +14461,13 @@ typedef struct hbk__ending {
 /* State of hbk_generate: which request each slot serves, and what it will be fed next. */
 typedef struct hbk__serving {
     hbk_session *s;
-    hbk_int limit; /* most tokens of a request */
+    hbk_int limit;             /* most tokens of a request */
     const hbk__ending *ending; /* may be NULL */
     hbk_request *r;
     hbk_int n, next; /* requests, and the first that waits */
     const hbk_sampling *o;
     const hbk_stream *stream;
-    hbk__undo *before; /* (n) */
+    hbk__undo *before;   /* (n) */
     hbk_int *request;    /* (n_slots) or -1 */
     hbk_feed *feeds;     /* (n_slots) */
     hbk_feed *packed;    /* (n_slots) those of the next pass */
@@ -14902,7 +14904,11 @@ static bool hbk__scoring_new(hbk__scoring *c, hbk_int n, hbk_int *n_fits, hbk_er
     if (!c->slot) return false;
     for (hbk_int slot = 0; slot < s->n_slots; slot++)
         if (!s->serving || s->serving[slot] < 0) c->slot[c->n_free++] = slot;
-    HBK_ASSERT(c->n_free > 0);
+    if (c->n_free == 0)
+        return hbk_fail(err, HBK_ERROR_OPTION,
+                        "all %lld slots of the session serve requests: score in one of its own, or when "
+                        "hbk_generate is done",
+                        (long long)s->n_slots);
     if (!hbk__score_check(c, n, n_fits, err)) return false;
     c->logits = HBK__NEW(s->alloc, hbk_real, c->rows * s->m->config.vocab_size, err);
     return c->logits != NULL;

@@ -639,6 +639,45 @@ static void t13_streaming(void **state)
     hbk_model_free(m);
 }
 
+/* Scores in the session that is being served; ctx: the session, NULL once it was refused as it should be. */
+static bool t13_score_meanwhile(void *ctx, hbk_int request, int32_t id)
+{
+    hbk_session **s = (hbk_session **)ctx;
+    int32_t ids[2] = {3, 4};
+    hbk_scoring item;
+    hbk_error err;
+    memset(&err, 0, sizeof err);
+    memset(&item, 0, sizeof item);
+    item.prompt = ids;
+    item.continuation = ids + 1;
+    item.n_prompt = item.n_continuation = 1;
+    if (*s && !hbk_score(*s, &item, 1, &err) && strstr(err.message, "all 1 slots of the session")) *s = NULL;
+    return request >= 0 && id >= 0;
+}
+
+/* Promise: scores that would take a slot from a request are refused by name, and the request goes on. */
+static void t13_score_when_busy(void **state)
+{
+    (void)state;
+    static t13_texts alone, t;
+    hbk_error err;
+    hbk_model *m = t13_model();
+    hbk_sampling o = {0, 1, 0, 20, -1, 0, 1};
+    m->config.n_eos = 0;
+    t13_alone(m, NULL, &alone, 0, &o);
+    t13_requests(&t, 0);
+    hbk_session *s = t13_session(m, NULL, 1), *asked = s;
+    hbk_stream stream = {t13_score_meanwhile, &asked};
+    check_ok(hbk_generate(s, t.r, 1, &o, &stream, &err));
+    assert_null(asked);
+    assert_int_equal(t.r[0].output.n, 20);
+    assert_memory_equal(t.r[0].output.data, alone.r[0].output.data, 20 * sizeof(int32_t));
+    t13_requests_free(&t);
+    t13_requests_free(&alone);
+    hbk_session_free(s);
+    hbk_model_free(m);
+}
+
 /* ---- sampling ------------------------------------------------------------------------ */
 
 /* Promise: temperature 0 takes the largest logit, of equals the one with the lower id, at any top_p. */
@@ -1965,6 +2004,7 @@ static const struct CMUnitTest tests_13[] = {
     cmocka_unit_test(t13_bf16_memory),   cmocka_unit_test(t13_refusals),
     cmocka_unit_test(t13_together),      cmocka_unit_test(t13_neighbours),
     cmocka_unit_test(t13_finish),        cmocka_unit_test(t13_streaming),
+    cmocka_unit_test(t13_score_when_busy),
     cmocka_unit_test(t13_greedy),        cmocka_unit_test(t13_sampling),
     cmocka_unit_test(t13_ties),
     cmocka_unit_test(t13_no_numbers),       cmocka_unit_test(t13_penalty),

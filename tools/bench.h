@@ -86,10 +86,9 @@ static const cli_flag bench_flags[] = {
      "what to measure, of " BENCH_LIST, 0, 0, CLI_FREE},
     {"dtype", CLI_CHOICE, "f32|bf16|q8_0|q4_0|f16", "f32", "of the weights", 0, 0, CLI_FREE},
     {"cache", CLI_CHOICE, "f32|bf16", "f32", "of the keys and values that generating keeps", 0, 0, CLI_FREE},
-    {"precision", CLI_CHOICE, "f32|bf16", "f32", "of products: bf16 rounds both sides",
-     0, 0, CLI_FREE},
-    {"tokens", CLI_TEXT, "SxT", "4x256", "a training step: S sequences of T tokens; tokens: from T to S*T", 0,
-     0, CLI_FREE},
+    {"precision", CLI_CHOICE, "f32|bf16", "f32", "of products: bf16 rounds both sides", 0, 0, CLI_FREE},
+    {"tokens", CLI_TEXT, "SxT", "4x256",
+     "a training step: S sequences of T tokens; with --rows tokens: from T tokens to S*T", 0, 0, CLI_FREE},
     {"repeats", CLI_INT, "N", "3", "measurements per row, after one that warms up", 1, BENCH_MOST_REPEATS,
      CLI_FREE},
     {"pairs", CLI_INT, "N", "64", "that curate and apart rate", 2, BENCH_PAIRS, CLI_FREE},
@@ -525,9 +524,9 @@ static json_t *bench_json(const bench *b, bench_row row, const bench_result *r)
 {
     if (row == BENCH_ROW_MEMORY) return json_pack("{s:s, s:f}", "row", bench_rows[row], "gbps", r->gbps);
     const char *rate = row == BENCH_ROW_CURATE || row == BENCH_ROW_APART ? "pairs_per_s" : "tokens_per_s";
-    return json_pack("{s:s, s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:f, s:o}", "row", bench_rows[row], "shape",
-                     b->shape, "dtype", bench_type(b), "precision", hbk_model_precision(b->model), rate,
-                     bench_number(r->tokens_per_s), "seconds",
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:f, s:o}", "row", bench_rows[row],
+                     "shape", b->shape, "dtype", bench_type(b), "precision", hbk_model_precision(b->model),
+                     "cache", hbk_dtype_name(b->cache), rate, bench_number(r->tokens_per_s), "seconds",
                      bench_number(r->seconds), "gflops", bench_number(r->gflops), "gbps",
                      bench_number(r->gbps), "peak_mb", r->peak_mb, "sgemm_gflops",
                      bench_number(r->sgemm_gflops));
@@ -605,12 +604,13 @@ static void bench_grown(const bench *b, const bench_length *r, json_t *rows)
 {
     double per = 1024 / (double)r->tokens;
     if (rows) {
-        json_array_append_new(
-            rows, json_pack("{s:s, s:s, s:s, s:I, s:I, s:f, s:o, s:o, s:o, s:o}", "row", "tokens", "shape",
-                            b->shape, "dtype", bench_type(b), "tokens", (json_int_t)r->tokens, "sequences",
-                            (json_int_t)r->sequences, "seconds", r->seconds, "one_seconds",
-                            bench_number(r->one), "square_seconds", bench_number(r->square), "ns_per_pair",
-                            bench_number(r->ns_per_pair), "square_gflops", bench_number(r->gflops)));
+        json_t *row = json_pack(
+            "{s:s, s:s, s:s, s:s, s:I, s:I, s:f, s:o, s:o, s:o, s:o}", "row", "tokens", "shape", b->shape,
+            "dtype", bench_type(b), "precision", hbk_model_precision(b->model), "tokens",
+            (json_int_t)r->tokens, "sequences", (json_int_t)r->sequences, "seconds", r->seconds,
+            "one_seconds", bench_number(r->one), "square_seconds", bench_number(r->square), "ns_per_pair",
+            bench_number(r->ns_per_pair), "square_gflops", bench_number(r->gflops));
+        json_array_append_new(rows, row);
         return;
     }
     printf("%-9lld %4lld x %-5lld", (long long)r->tokens, (long long)r->sequences, (long long)b->T);
@@ -722,7 +722,9 @@ static int bench_flags_read(const cli *c, bench *b)
     char end;
     if (sscanf(cli_text(c, "tokens"), "%4lldx%6lld%c", &seqs, &tokens, &end) != 2 || seqs < 1 || tokens < 1 ||
         tokens > BENCH_LONGEST || seqs * tokens > 65536)
-        return cli_misused(c, "--tokens: \"%.60s\" is not like 4x256, with at most %d tokens a sequence",
+        return cli_misused(c,
+                           "--tokens: \"%.60s\" is not like 4x256, with at most %d tokens a sequence and "
+                           "65536 in all",
                            cli_text(c, "tokens"), BENCH_LONGEST);
     if (cli_has(c, "model") && (cli_has(c, "shape") || cli_has(c, "dtype")))
         return cli_misused(c, "--model has a shape and a dtype of its own: no --shape, no --dtype");
@@ -781,6 +783,9 @@ static int bench_main(cli *c)
         return cli_misused(c, "--rows full: full training keeps its weights in f32");
     }
     json_t *rows = json_array();
+    if (ok && !json && (b.rounds || b.cache != HBK_F32))
+        printf("products in %s, keys and values in %s\n\n", hbk_model_precision(b.model),
+               hbk_dtype_name(b.cache));
     if (ok && !json && table)
         puts("row       shape  dtype   tokens/s    seconds   GFLOP/s     sgemm   ratio     GB/s   peak MB");
     for (int i = 0; ok && i < BENCH_ROW_TOKENS; i++) {
