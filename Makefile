@@ -102,12 +102,16 @@ build/examples/%: examples/%.c humpback.h | deps-header
 	$(call build,$<)
 
 # The same tests in other builds of the library; check-NAME runs build/test-NAME.
-TESTS = build/test build/test-san build/test-double build/test-noblas build/test-serial
+TESTS = build/test build/test-san build/test-double build/test-noblas build/test-serial build/test-plain \
+        build/test-avx2 build/test-avx512
 build/test-san:    OPT    = -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined \
                             -fno-sanitize-recover=all
 build/test-double: EXTRA  = -DHBK_REAL_DOUBLE
 build/test-noblas: EXTRA  = -DHBK_NO_BLAS
 build/test-serial: OPENMP = -fopenmp-simd
+build/test-plain:  EXTRA  = -DHBK__WIDEST=0
+build/test-avx2:   EXTRA  = -DHBK__WIDEST=1
+build/test-avx512: EXTRA  = -DHBK__WIDEST=2
 $(TESTS): humpback.h $(TEST_FILES) $(TOOL_HEADERS) | deps-test
 	$(call build,tests/test_main.c,-lcmocka)
 
@@ -134,7 +138,7 @@ deps-check:
 # ---- make check: what is too slow for every day. Each piece prints one line and can be called alone -----
 
 CHECKS = check-style check-examples check-readme check-matrix check-symbols check-double check-noblas \
-         check-serial check-san check-bench $(HOOKS:tests/%=check-%)
+         check-serial check-plain check-avx2 check-avx512 check-san check-bench $(HOOKS:tests/%=check-%)
 HOOKS  = $(wildcard tests/cli tests/kill-resume)
 STEP   = @$(SETTINGS) tools/step
 
@@ -153,6 +157,8 @@ check-symbols: | deps-header
 	$(STEP) symbols tests/symbols
 check-double check-noblas check-serial: check-%: build/test-%
 	$(STEP) $* build/test-$*
+check-plain check-avx2 check-avx512: check-%: build/test-%
+	$(STEP) $* build/test-$* 08 09 10 11 13
 check-san: build/test-san
 	$(STEP) san env OMP_NUM_THREADS=2 \
 	    ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1:allocator_may_return_null=1 \
