@@ -103,12 +103,17 @@ build/examples/%: examples/%.c humpback.h | deps-header
 
 # The same tests in other builds of the library; check-NAME runs build/test-NAME.
 TESTS = build/test build/test-san build/test-double build/test-noblas build/test-serial build/test-plain \
-        build/test-avx2 build/test-avx512
+        build/test-avx2 build/test-avx512 build/test-clang
 build/test-san:    OPT    = -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined \
                             -fno-sanitize-recover=all
 build/test-double: EXTRA  = -DHBK_REAL_DOUBLE
 build/test-noblas: EXTRA  = -DHBK_NO_BLAS
 build/test-serial: OPENMP = -fopenmp-simd
+build/test-clang:  CC     = clang
+build/test-clang:  WARNINGS = -w  # which the matrix asks for; here it is the other compiler's order of evaluation
+build/test-clang:  OPT    = -O1 -g -fsanitize=undefined -fno-sanitize-recover=all
+build/test-clang:  OPENMP = -fopenmp-simd
+build/test-clang:  | deps-check
 build/test-plain:  EXTRA  = -DHBK__WIDEST=0
 build/test-avx2:   EXTRA  = -DHBK__WIDEST=1
 build/test-avx512: EXTRA  = -DHBK__WIDEST=2
@@ -138,7 +143,8 @@ deps-check:
 # ---- make check: what is too slow for every day. Each piece prints one line and can be called alone -----
 
 CHECKS = check-style check-examples check-readme check-matrix check-symbols check-double check-noblas \
-         check-serial check-plain check-avx2 check-avx512 check-san check-bench $(HOOKS:tests/%=check-%)
+         check-serial check-clang check-plain check-avx2 check-avx512 check-san check-bench \
+         $(HOOKS:tests/%=check-%)
 HOOKS  = $(wildcard tests/cli tests/kill-resume)
 STEP   = @$(SETTINGS) tools/step
 
@@ -155,7 +161,7 @@ check-matrix: | deps-check
 	$(STEP) matrix tests/build-matrix
 check-symbols: | deps-header
 	$(STEP) symbols tests/symbols
-check-double check-noblas check-serial: check-%: build/test-%
+check-double check-noblas check-serial check-clang: check-%: build/test-%
 	$(STEP) $* build/test-$*
 check-plain check-avx2 check-avx512: check-%: build/test-%
 	$(STEP) $* build/test-$* 08 09 10 11 13

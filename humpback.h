@@ -10540,7 +10540,7 @@ static double hbk__head_chunk(hbk_acts *a, const hbk__env *e, const hbk_pass *p,
     const hbk_model *m = e->m;
     bool backward = hbk__trains(p);
     const hbk_real *x = a->head_n + first * m->config.dim;
-    hbk_real *dx = a->dhead + first * m->config.dim;
+    hbk_real *dx = backward ? a->dhead + first * m->config.dim : NULL;
     hbk__head_forward(e, a->logits, x, a->rows + first, N, a->head_xa, chunk);
     double loss = hbk_cross_entropy(backward ? a->logits : NULL, a->nll + first, a->logits,
                                     a->targets + first, N, m->config.vocab_size, p->scale);

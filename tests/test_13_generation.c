@@ -1169,9 +1169,10 @@ static void t13_replies(void **state)
         }
         check_ok(hbk_generate(s, t.r, at % 2 ? 1 : N, &o, &stream, &err));
         for (int i = 0; i < (at % 2 ? 1 : N); i++) {
-            const char *end = strstr(hbk_text_string(&whole[i]), stop), *piece;
+            const char *end = strstr(hbk_text_string(&whole[i]), stop), *piece = NULL;
+            size_t last = hbk_reply_take(&replies[i], &piece);
             size_t n = end ? (size_t)(end - whole[i].data) : whole[i].len;
-            hbk_text_append(&told.text[i], piece, hbk_reply_take(&replies[i], &piece));
+            hbk_text_append(&told.text[i], piece, last);
             assert_int_equal(replies[i].text.len, n);
             assert_memory_equal(hbk_reply_text(&replies[i]), whole[i].data, n);
             assert_string_equal(hbk_text_string(&told.text[i]), hbk_reply_text(&replies[i]));
