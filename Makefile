@@ -110,7 +110,7 @@ build/test-double: EXTRA  = -DHBK_REAL_DOUBLE
 build/test-noblas: EXTRA  = -DHBK_NO_BLAS
 build/test-serial: OPENMP = -fopenmp-simd
 build/test-clang:  CC     = clang
-build/test-clang:  WARNINGS = -w  # which the matrix asks for; here it is the other compiler's order of evaluation
+build/test-clang:  WARNINGS = -w # the matrix has those; here other orders of evaluation are met
 build/test-clang:  OPT    = -O1 -g -fsanitize=undefined -fno-sanitize-recover=all
 build/test-clang:  OPENMP = -fopenmp-simd
 build/test-clang:  | deps-check
