@@ -18857,13 +18857,16 @@ typedef struct hbk__stage {
     bool (*describe)(const struct hbk__stage *s, json_t *prov); /* adds to prov; NULL: nothing */
 } hbk__stage;
 
-/* How a row was made; NULL when memory is out. */
+/* How a row was made, and what was rounded, if anything was; NULL when memory is out. */
 static json_t *hbk__prov(const hbk__stage *s)
 {
+    const char *bf16 = hbk_dtype_name(HBK_BF16), *products = hbk_model_precision(s->m);
     json_t *prov =
-        json_pack("{s:o s:s s:s s:o s:I}", "model", hbk__hex(hbk_model_hash(s->m)), "adapter",
+        json_pack("{s:o s:s s:s s:o s:I s:s* s:s*}", "model", hbk__hex(hbk_model_hash(s->m)), "adapter",
                   s->prov_adapter ? s->prov_adapter : "", "template", hbk_template_name(s->t),
-                  "template_hash", hbk__hex(hbk_template_hash(s->t)), "seed", (json_int_t)s->o->seed);
+                  "template_hash", hbk__hex(hbk_template_hash(s->t)), "seed", (json_int_t)s->o->seed,
+                  "precision", strcmp(products, bf16) ? NULL : bf16, "cache",
+                  s->o->cache == HBK_BF16 ? bf16 : NULL);
     if (!prov || !s->describe || s->describe(s, prov)) return prov;
     json_decref(prov);
     return NULL;
@@ -18916,8 +18919,8 @@ static bool hbk__kept_wave(const hbk__stage *s, hbk_jsonl_reader *kept, const ch
         if (ok && (!id || strcmp(id, items[i].id) || !json_equal(json_object_get(row, "prov"), prov)))
             ok = hbk_fail_at(
                 err, HBK_ERROR_OPTION, path, hbk_jsonl_line(kept),
-                "this row is of another input, model, template or seed: remove the file, or choose "
-                "another");
+                "this row is of another input, model, template, seed or precision: remove the file, or "
+                "choose another");
     }
     json_decref(prov);
     return ok;

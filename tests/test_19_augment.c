@@ -509,6 +509,31 @@ static void t19_cut_anywhere(void **state)
     t19_free(&w);
 }
 
+/* Promise: a row says what was rounded, and only then; it is continued under the same rounding alone. */
+static void t19_rounding(void **state)
+{
+    (void)state;
+    hbk_error err;
+    t19_world w = t19_new("rounding");
+    t19_write_segments(&w, 4); /* a whole wave */
+    for (int way = 0; way < 2; way++) {
+        unlink(w.out);
+        w.o.decode.cache = way ? HBK_BF16 : HBK_F32;
+        hbk_model_round(w.m, way == 1);
+        check_ok(t19_augment(&w, NULL, NULL, &err));
+        json_t *rows = t19_rows(w.out), *prov = json_object_get(json_array_get(rows, 1), "prov");
+        const char *cache = json_string_value(json_object_get(prov, "cache"));
+        const char *precision = json_string_value(json_object_get(prov, "precision"));
+        assert_string_equal(cache ? cache : "none", way ? "bf16" : "none");
+        assert_string_equal(precision ? precision : "f32", hbk_model_precision(w.m));
+        assert_int_equal(precision != NULL, strcmp(hbk_model_precision(w.m), "f32") != 0);
+        json_decref(rows);
+    }
+    w.o.decode.cache = HBK_F32;
+    check_error(t19_augment(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "or precision");
+    t19_free(&w);
+}
+
 /* Promise: a bad row is named by file and line, options by their names; the waves before it stay. */
 static void t19_errors(void **state)
 {
@@ -1187,6 +1212,7 @@ static const struct CMUnitTest tests_19[] = {
     cmocka_unit_test(t19_rows_and_schema),
     cmocka_unit_test(t19_records_are_independent),
     cmocka_unit_test(t19_cut_anywhere),
+    cmocka_unit_test(t19_rounding),
     cmocka_unit_test(t19_errors),
     cmocka_unit_test(t19_limits),
     cmocka_unit_test(t19_text_ends_reply),
