@@ -7842,7 +7842,8 @@ static void hbk__to_lanes(hbk_real *lanes, const hbk_real *x, hbk_int N, hbk_int
 #ifdef HBK__X86
 #define HBK__SPREAD ((hbk_int)6)                /* rows of x at once */
 #define HBK__TILE   ((hbk_int)32)               /* rows or columns of W in two vectors */
-#define HBK__DEEP   (HBK__TILE * HBK__PART / 2) /* words of a tile, which stays in the second cache */
+#define HBK__DEPTH  ((hbk_int)768)              /* words of each lane, a multiple of every block */
+#define HBK__DEEP   (HBK__TILE * HBK__DEPTH)    /* of a tile, which stays in the second cache */
 
 /* Words that n numbers take, in whole squares of 16. */
 static hbk_int hbk__n_words(hbk_int n, bool pairs)
@@ -7863,11 +7864,13 @@ static void hbk__to_pairs(uint32_t *out, const float *x, hbk_int n)
 }
 #endif
 
-/* n elements of W from number `at` on, of one row and at most HBK__PART; zeros to the end of the words. */
+/* n elements of W from number `at` on, of one row; zeros to the end of the words. */
 static void hbk__row_words(uint32_t *out, const hbk_matrix *w, hbk_int at, hbk_int n, bool pairs)
 {
     float part[HBK__PART];
     const float *from = part;
+    for (; n > HBK__PART; at += HBK__PART, n -= HBK__PART, out += hbk__n_words(HBK__PART, pairs))
+        hbk__row_words(out, w, at, HBK__PART, pairs);
     if (hbk__in_place(w)) from = (const float *)w->data + at;
     else if (!pairs || w->dtype != HBK_BF16) hbk__unpack_part(part, w, at, n);
     if (pairs && w->dtype == HBK_BF16) {
@@ -8222,7 +8225,8 @@ static void hbk__matmul_many(float *y, const float *x, const hbk_matrix *w, hbk_
 {
     hbk_int M = back ? w->cols : w->rows, R = back ? w->rows : w->cols;
     HBK_ASSERT(M > 0 && R > 0);
-    hbk_int most = pairs ? HBK__PART : HBK__PART / 2, depths = (R + most - 1) / most; /* of about one size, */
+    hbk_int most = pairs ? 2 * HBK__DEPTH : HBK__DEPTH;
+    hbk_int depths = (R + most - 1) / most; /* of about one size, */
     hbk_int depth = (R + depths - 1) / depths, align = HBK__MAX(hbk_dtype_block(w->dtype), 32);
     hbk__product p = {y, x, w, N, M, R, back, add, pairs, 0, 0, (uint32_t *)(void *)panel};
     depth = HBK__MIN(most, (depth + align - 1) / align * align); /* of whole blocks */

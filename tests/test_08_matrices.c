@@ -146,6 +146,8 @@ static void t08_rounded_products(void **state)
         t08_shape((hbk_dtype)t, 9, 11, HBK__PART * 2, true);      /* rows 4 KB apart, two parts */
         t08_shape((hbk_dtype)t, 65, 3, HBK__PART + 1, true);      /* the second part is one half of a pair */
         t08_shape((hbk_dtype)t, 65, HBK__PART + 1, 3, true);
+        t08_shape((hbk_dtype)t, 65, 3, 2 * HBK__PART + 1, true);
+        t08_shape((hbk_dtype)t, 65, 2 * HBK__PART + 1, 3, true);
     }
     t08_shape(HBK_F32, 2 * HBK_PANEL / HBK__PART + 3, 5, HBK__PART, true);
 }
