@@ -103,21 +103,24 @@ build/examples/%: examples/%.c humpback.h | deps-header
 
 # The same tests in other builds of the library; check-NAME runs build/test-NAME.
 TESTS = build/test build/test-san build/test-double build/test-noblas build/test-serial build/test-plain \
-        build/test-avx2 build/test-avx512 build/test-clang
+        build/test-avx2 build/test-avx512
 build/test-san:    OPT    = -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined \
                             -fno-sanitize-recover=all
 build/test-double: EXTRA  = -DHBK_REAL_DOUBLE
 build/test-noblas: EXTRA  = -DHBK_NO_BLAS
 build/test-serial: OPENMP = -fopenmp-simd
-build/test-clang:  CC     = clang
-build/test-clang:  WARNINGS = -w # the matrix has those; here other orders of evaluation are met
-build/test-clang:  OPT    = -O1 -g -fsanitize=undefined -fno-sanitize-recover=all
-build/test-clang:  OPENMP = -fopenmp-simd
-build/test-clang:  | deps-check
 build/test-plain:  EXTRA  = -DHBK__WIDEST=0
 build/test-avx2:   EXTRA  = -DHBK__WIDEST=1
 build/test-avx512: EXTRA  = -DHBK__WIDEST=2
 $(TESTS): humpback.h $(TEST_FILES) $(TOOL_HEADERS) | deps-test
+	$(call build,tests/test_main.c,-lcmocka)
+
+# By the other compiler, with its own order of evaluation and its UBSan; warnings are the matrix's.
+build/test-clang: override CC = clang
+build/test-clang: WARNINGS = -w
+build/test-clang: OPT      = -O1 -g -fsanitize=undefined -fno-sanitize-recover=all
+build/test-clang: OPENMP   = -fopenmp-simd
+build/test-clang: humpback.h $(TEST_FILES) $(TOOL_HEADERS) | deps-clang
 	$(call build,tests/test_main.c,-lcmocka)
 
 build/venv/ready: tests/conformance/requirements.txt
@@ -139,6 +142,9 @@ deps-test:
 	@$(DEPS) header test
 deps-check:
 	@$(DEPS) header test check
+deps-clang: override CC = cc
+deps-clang:
+	@$(DEPS) header test clang
 
 # ---- make check: what is too slow for every day. Each piece prints one line and can be called alone -----
 
@@ -148,7 +154,7 @@ CHECKS = check-style check-examples check-readme check-matrix check-symbols chec
 HOOKS  = $(wildcard tests/cli tests/kill-resume)
 STEP   = @$(SETTINGS) tools/step
 
-## check       the heavier tests: sanitizers, double, no BLAS, no OpenMP, compilers, symbols, speed, style
+## check       the heavier tests: sanitizers, double, no BLAS, OpenMP or AVX, compilers, symbols, speed, style
 check: $(CHECKS)
 
 check-style:
@@ -175,4 +181,4 @@ $(HOOKS:tests/%=check-%): check-%: build/humpback
 	$(STEP) $* tests/$*
 
 .PHONY: all demo reproduce test examples bench bench-peers conformance deps style install clean help check \
-        $(CHECKS) flags deps-header deps-test deps-check
+        $(CHECKS) flags deps-header deps-test deps-check deps-clang

@@ -576,7 +576,7 @@ HBK_DEF void hbk_pack(void *out, hbk_dtype t, const hbk_real *x, hbk_int n);
 /* The one door for products of activations with a weight matrix of any dtype. All three add to their
    result. `panel` is scratch of HBK_PANEL reals, where other dtypes are unpacked piece by piece and a few
    rows of x laid out anew or rounded; it may be NULL for a matrix of reals, at the price of both. Threads:
-   OpenMP's, or OpenBLAS's own; 100 KB of each one's stack. Thread safety: pure, apart from the scratch. */
+   OpenMP's, or OpenBLAS's own; 120 KB of each one's stack. Thread safety: pure, apart from the scratch. */
 #define HBK_PANEL ((hbk_int)1 << 18)
 /* y (N, rows) += x (N, cols) W^T */
 HBK_DEF void hbk_matmul(hbk_real *y, const hbk_real *x, const hbk_matrix *w, hbk_int N, hbk_real *panel);
@@ -1618,9 +1618,10 @@ HBK_DEF const char *hbk_fate_name(hbk_fate f); /* "ok", "empty" ...: a row's "st
 /* For every row {"text","id"?} of `segments` one row of `out`: {"id","instruction","output","status",
    "finish","prov"}; "raw", what the model said, where the clean-up changed it; and with several candidates
    "picked", the number of the one that stayed, from 0, and "logprobs", the mean per token of each. prov is
-   {"model","adapter","template","template_hash","seed","candidates","temperature","top_p"}, prov_adapter
-   names the adapter there. The backward model is (m, adapter). Continues a file that was cut off; rows of
-   another input, or with another prov, are an error. */
+   {"model","adapter","template","template_hash","seed","precision"?,"cache"?,"candidates","temperature",
+   "top_p"}: prov_adapter names the adapter, and "bf16" stands where products or caches are rounded. The
+   backward model is (m, adapter). Continues a file that was cut off; rows of another input, or with another
+   prov, are an error. */
 HBK_DEF bool hbk_augment(const hbk_model *m, const hbk_adapter *adapter, const hbk_tokenizer *tok,
                          const hbk_template *t, const hbk_augment_options *o, const char *prov_adapter,
                          const char *segments, const char *out, const hbk_progress *progress,
@@ -1709,7 +1710,7 @@ typedef struct hbk_curate_counts {
        rater       hash of model and adapter
    Without HBK_SIGNAL_RATING nothing is generated, and the read-out is "none".
    Errors: ids that are not unique; a vocabulary that cannot spell a digit, for the expected read-out; ratings
-   in the file that another model, rubric, seed or read-out made. */
+   in the file that another model, rubric, seed, precision or read-out made. */
 HBK_DEF bool hbk_rate(const hbk_model *m, const hbk_adapter *adapter, const hbk_tokenizer *tok,
                       const hbk_template *t, const hbk_curate_options *o, const char *prov_adapter,
                       const char *candidates, const char *ratings, const hbk_progress *progress,
@@ -6977,9 +6978,14 @@ static bool hbk__gguf_chat_template(const char *path, hbk_text *out, hbk_error *
 
 /* Loops below are compiled for several generations of x86 and chosen when the program loads. A product and
    the sum after it may be one instruction there, faster and more exact; by itself -std=c11 forbids it. */
+#ifndef HBK__WIDEST
+#define HBK__WIDEST 3 /* tests of one processor's loops on another: 0 plain, 1 AVX2, 2 AVX-512, 3 its bf16 */
+#endif
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__GLIBC__) &&                 \
-    !defined(HBK_NO_BLAS)
-#if __GNUC__ >= 12
+    !defined(HBK_NO_BLAS) && HBK__WIDEST > 0
+#if HBK__WIDEST == 1
+#define HBK__CLONES __attribute__((target_clones("avx2", "default")))
+#elif __GNUC__ >= 12
 #define HBK__CLONES                                                                                          \
     __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"),                             \
                    optimize("fp-contract=fast")))
@@ -6991,9 +6997,6 @@ static bool hbk__gguf_chat_template(const char *path, hbk_text *out, hbk_error *
 #endif
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(HBK_NO_BLAS) && !defined(HBK_REAL_DOUBLE)
 #define HBK__X86 /* some loops are also written in the words of these processors */
-#ifndef HBK__WIDEST
-#define HBK__WIDEST 3 /* tests of one processor's loops on another: 0 plain, 1 AVX2, 2 AVX-512, 3 its bf16 */
-#endif
 #define HBK__HAS_AVX2()                                                                                      \
     (HBK__WIDEST >= 1 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
 #define HBK__HAS_AVX512() (HBK__WIDEST >= 2 && HBK__HAS_AVX2() && __builtin_cpu_supports("avx512bw"))
@@ -7010,6 +7013,8 @@ static bool hbk__gguf_chat_template(const char *path, hbk_text *out, hbk_error *
 #define HBK__INLINE static inline
 #endif
 #define HBK__SIMD _Pragma("omp simd")
+/* Asks for the line so many bytes ahead, which may lie behind the block: of a number, as no pointer may. */
+#define HBK__AHEAD(p, bytes) ((const char *)((uintptr_t)(p) + (uintptr_t)(bytes)))
 #ifdef __clang__
 #define HBK__UNROLL _Pragma("clang loop unroll(full)")
 #else
@@ -7517,8 +7522,9 @@ static inline float hbk__sum_lanes(__m256 x)
 /* Sixteen numbers as floats. Without a mask g++ warns that its own header begins with an undefined vector. */
 #define HBK__FLOATS(q) _mm512_maskz_cvtepi32_ps(0xffff, _mm512_maskz_cvtepi8_epi32(0xffff, q))
 
-/* One of four bits is the number of a lane of `sixteen`. W is asked for 2 KB ahead, past which x, as long as
-   four rows of it in q8_0, stays in the first cache: with 5632 columns that is 1.3 times as fast. */
+/* q4_0: four bits pick their value, -8 .. 7, from the lanes of `sixteen`. W is asked for 2 KB ahead, and so
+   that it need not stay: else it would push x out of the first cache, 22 KB of it with 5632 columns, where
+   q8_0 is 1.3 times as fast for that. */
 HBK__AVX512
 static float hbk__dot_blocks_avx512(const float *x, const unsigned char *w, hbk_int n, bool q8)
 {
@@ -7528,7 +7534,7 @@ static float hbk__dot_blocks_avx512(const float *x, const unsigned char *w, hbk_
         __m128i q = _mm_loadu_si128((const __m128i *)(const void *)(w + 2));
         __m512i bits = _mm512_maskz_cvtepu8_epi32(0xffff, q);
         __m512 low, high;
-        _mm_prefetch((const char *)w + 2048, _MM_HINT_NTA);
+        _mm_prefetch(HBK__AHEAD(w, 2048), _MM_HINT_NTA);
         if (q8) {
             low = HBK__FLOATS(q);
             high = HBK__FLOATS(_mm_loadu_si128((const __m128i *)(const void *)(w + 18)));
@@ -7843,7 +7849,8 @@ static void hbk__to_lanes(hbk_real *lanes, const hbk_real *x, hbk_int N, hbk_int
 #define HBK__SPREAD ((hbk_int)6)                /* rows of x at once */
 #define HBK__TILE   ((hbk_int)32)               /* rows or columns of W in two vectors */
 #define HBK__DEPTH  ((hbk_int)768)              /* words of each lane, a multiple of every block */
-#define HBK__DEEP   (HBK__TILE * HBK__DEPTH)    /* of a tile, which stays in the second cache */
+#define HBK__DEEP   (HBK__TILE * HBK__DEPTH)    /* words of a tile, 96 KB: it stays in the second cache */
+#define HBK__PIECE  ((hbk_int)256)              /* numbers of a row unpacked at once, the largest block */
 
 /* Words that n numbers take, in whole squares of 16. */
 static hbk_int hbk__n_words(hbk_int n, bool pairs)
@@ -7864,13 +7871,11 @@ static void hbk__to_pairs(uint32_t *out, const float *x, hbk_int n)
 }
 #endif
 
-/* n elements of W from number `at` on, of one row; zeros to the end of the words. */
+/* n elements of W from number `at` on, of one row and at most HBK__PART; zeros to the end of the words. */
 static void hbk__row_words(uint32_t *out, const hbk_matrix *w, hbk_int at, hbk_int n, bool pairs)
 {
     float part[HBK__PART];
     const float *from = part;
-    for (; n > HBK__PART; at += HBK__PART, n -= HBK__PART, out += hbk__n_words(HBK__PART, pairs))
-        hbk__row_words(out, w, at, HBK__PART, pairs);
     if (hbk__in_place(w)) from = (const float *)w->data + at;
     else if (!pairs || w->dtype != HBK_BF16) hbk__unpack_part(part, w, at, n);
     if (pairs && w->dtype == HBK_BF16) {
@@ -8058,16 +8063,18 @@ static hbk_int hbk__pack_in_place(uint32_t *tile, const hbk__product *p, hbk_int
 /* tile (n, 32): rows m .. m+31 of W, turned. What W does not have is zero. */
 static void hbk__pack_rows(uint32_t *tile, const hbk__product *p, hbk_int m)
 {
-    uint32_t rows[HBK__DEEP / 2];
-    hbk_int words = hbk__n_words(p->n, p->pairs), C = p->w->cols;
+    uint32_t rows[16 * HBK__PIECE];
     for (hbk_int o = m; o < m + HBK__TILE; o += 16, tile += 16) {
-        hbk_int done = hbk__pack_in_place(tile, p, o), first = done * (1 + p->pairs);
-        if (done == words) continue;
-        memset(rows, 0, sizeof rows);
-        for (hbk_int j = 0; j < HBK__MIN(16, p->M - o); j++)
-            hbk__row_words(rows + j * words, p->w, (o + j) * C + p->r + first, p->n - first, p->pairs);
-        for (hbk_int i = 0; done + i < words; i += 16)
-            hbk__turn(tile + (done + i) * HBK__TILE, HBK__TILE, rows + i, words);
+        hbk_int done = hbk__pack_in_place(tile, p, o), n; /* words */
+        for (hbk_int c = done * (1 + p->pairs); c < p->n; c += n) {
+            n = HBK__MIN(HBK__PIECE, p->n - c);
+            hbk_int words = hbk__n_words(n, p->pairs);
+            if (o + 16 > p->M) memset(rows, 0, sizeof rows);
+            for (hbk_int j = 0; j < HBK__MIN(16, p->M - o); j++)
+                hbk__row_words(rows + j * words, p->w, (o + j) * p->w->cols + p->r + c, n, p->pairs);
+            for (hbk_int i = 0; i < words; i += 16, done += 16)
+                hbk__turn(tile + done * HBK__TILE, HBK__TILE, rows + i, words);
+        }
     }
 }
 
@@ -8080,13 +8087,13 @@ static inline void hbk__row_of_32(uint32_t *out, const hbk_matrix *w, hbk_int ro
     __mmask16 ma = (__mmask16)hbk__first_lanes(cols), mb = (__mmask16)hbk__first_lanes(cols - 16);
     if (hbk__in_place(w)) {
         const float *from = (const float *)w->data + at;
-        __builtin_prefetch(from + 8 * w->cols);
-        __builtin_prefetch(from + 8 * w->cols + 16);
+        __builtin_prefetch(HBK__AHEAD(from, 32 * w->cols));
+        __builtin_prefetch(HBK__AHEAD(from, 32 * w->cols + 64));
         _mm512_storeu_ps(out, _mm512_maskz_loadu_ps(ma, from));
         _mm512_storeu_ps(out + 16, _mm512_maskz_loadu_ps(mb, from + 16));
     } else if (w->dtype == HBK_BF16 && cols == HBK__TILE) {
         const char *from = (const char *)w->data + 2 * at;
-        __builtin_prefetch(from + 16 * w->cols);
+        __builtin_prefetch(HBK__AHEAD(from, 16 * w->cols));
         for (int i = 0; i < 32; i += 16) {
             __m256i h = _mm256_loadu_si256((const __m256i *)(const void *)(from + 2 * i));
             __m512i bits = _mm512_maskz_cvtepu16_epi32(0xffff, h);
@@ -8106,7 +8113,7 @@ static inline __m512i hbk__row_of_32_bf16(uint32_t *room, const hbk_matrix *w, h
     if (w->dtype == HBK_BF16) {
         hbk_int cols = HBK__MIN(HBK__TILE, w->cols - m);
         const char *from = (const char *)w->data + 2 * (row * w->cols + m);
-        __builtin_prefetch(from + 16 * w->cols);
+        __builtin_prefetch(HBK__AHEAD(from, 16 * w->cols));
         return _mm512_maskz_loadu_epi16((__mmask32)(cols >= 32 ? 0xffffffffu : (1u << cols) - 1), from);
     }
     hbk__row_of_32(room, w, row, m);
@@ -8182,7 +8189,7 @@ static void hbk__stripe(const hbk__product *p, hbk_int m, hbk_int k, hbk_int end
 }
 
 /* Into how many parts the rows of a stripe are cut: each packs W once more, so as few as leave the busiest
-   thread less than a fifth above its share. */
+   thread less than a fifth above its share, and none of fewer than 48 rows. */
 static hbk_int hbk__parts(hbk_int stripes, hbk_int N, hbk_int threads)
 {
     for (hbk_int parts = 1;; parts++) {
@@ -9593,8 +9600,8 @@ HBK_DEF void hbk_adapter_free(hbk_adapter *a)
    block's products stay on its thread. */
 #define HBK__LORA_BLOCK ((hbk_int)128)
 
-/* Rows of a block, about HBK__LORA_BLOCK at most: all threads get as many blocks, but for what rounding to
-   whole groups of 16 rows, which OpenBLAS takes together, leaves of the last. */
+/* Rows of a block: at most HBK__LORA_BLOCK, a multiple of 16 rows, which OpenBLAS takes together, and as many
+   blocks for each thread, where there are rows enough. */
 static hbk_int hbk__lora_rows(hbk_int N)
 {
     hbk_int threads = hbk__n_threads(), blocks = (N + HBK__LORA_BLOCK - 1) / HBK__LORA_BLOCK;
@@ -20289,6 +20296,20 @@ static bool hbk__ids_unique(const char *path, hbk_allocator *alloc, hbk_error *e
     return got == 0;
 }
 
+/* hbk_json_same in both directions: what was rounded then, and is not now, is no key of `now`. */
+static bool hbk__prov_same(json_t *then, const json_t *now, const char *path, const char *remedy,
+                           hbk_error *err)
+{
+    const char *key;
+    json_t *value;
+    if (!hbk_json_same(then, now, path, remedy, err)) return false;
+    json_object_foreach(then, key, value)
+    {
+        if (!json_object_get(now, key)) return hbk__fail_begun(path, key, value, NULL, remedy, err);
+    }
+    return true;
+}
+
 /* Were the ratings that `path` holds made as these are to be? The first row speaks for all, as each names who
    made it; what differs is named. */
 static bool hbk__ratings_same(const hbk__stage *s, const char *path, hbk_error *err)
@@ -20304,7 +20325,7 @@ static bool hbk__ratings_same(const hbk__stage *s, const char *path, hbk_error *
         now = json_pack("{s:s s:o}", "readout", hbk__readout_name(rater->o), "rater", hbk__hex(rater->hash));
         json_int_t votes = rated ? (json_int_t)rater->o->votes : 0;
         json_int_t then = (json_int_t)json_array_size(json_object_get(row, "votes"));
-        ok = prov && now ? hbk_json_same(json_object_get(row, "prov"), prov, path, remedy, err) &&
+        ok = prov && now ? hbk__prov_same(json_object_get(row, "prov"), prov, path, remedy, err) &&
                                hbk_json_same(row, now, path, remedy, err)
                          : hbk_fail(err, HBK_ERROR_MEMORY, "out of memory for a row");
         if (ok && votes != then)

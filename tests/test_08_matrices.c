@@ -144,10 +144,12 @@ static void t08_rounded_products(void **state)
         for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
             t08_shape((hbk_dtype)t, shapes[i][0], shapes[i][1], shapes[i][2], true);
         t08_shape((hbk_dtype)t, 9, 11, HBK__PART * 2, true);      /* rows 4 KB apart, two parts */
-        t08_shape((hbk_dtype)t, 65, 3, HBK__PART + 1, true);      /* the second part is one half of a pair */
+        t08_shape((hbk_dtype)t, 65, 3, HBK__PART + 1, true); /* odd: the last piece is half of a pair */
         t08_shape((hbk_dtype)t, 65, HBK__PART + 1, 3, true);
-        t08_shape((hbk_dtype)t, 65, 3, 2 * HBK__PART + 1, true);
-        t08_shape((hbk_dtype)t, 65, 2 * HBK__PART + 1, 3, true);
+        t08_shape((hbk_dtype)t, 66, 40, 3 * HBK__PART, true); /* two tiles of full depth */
+        t08_shape((hbk_dtype)t, 66, 40, 3 * HBK__PART, false);
+        t08_shape((hbk_dtype)t, 66, 40, 2 * HBK__PART + 34, true); /* a depth that ends within a square */
+        t08_shape((hbk_dtype)t, 66, 2 * HBK__PART + 34, 40, true);
     }
     t08_shape(HBK_F32, 2 * HBK_PANEL / HBK__PART + 3, 5, HBK__PART, true);
 }
@@ -180,6 +182,8 @@ static void t08_threads(void **state)
             hbk_int tasks = stripes * hbk__parts(stripes, 4096, t);
             assert_true((tasks + t - 1) / t * t * 5 < tasks * 6);
         }
+    assert_int_equal(hbk__parts(1, 95, 2), 1); /* not worth packing W twice */
+    assert_int_equal(hbk__parts(1, 96, 2), 2);
 #else
     skip();
 #endif
@@ -193,6 +197,7 @@ static void t08_blocks_by_any_means(void **state)
 #ifdef HBK__X86
     static unsigned char block[34 * 77 + 1];
     static hbk_real x[32 * 77];
+    if (!HBK__HAS_AVX2()) skip();
     t08_fill(x, 32 * 77, 7);
     for (int q8 = 0; q8 < 2; q8++)
         for (hbk_int n = 32; n <= 32 * 77; n += 32 * 19) {

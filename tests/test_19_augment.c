@@ -529,6 +529,10 @@ static void t19_rounding(void **state)
         assert_int_equal(precision != NULL, strcmp(hbk_model_precision(w.m), "f32") != 0);
         json_decref(rows);
     }
+    check_ok(t19_augment(&w, NULL, NULL, &err)); /* the same: nothing is left to do */
+    hbk_model_round(w.m, false);
+    if (hbk__has_bf16()) check_error(t19_augment(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "or precision");
+    hbk_model_round(w.m, true);
     w.o.decode.cache = HBK_F32;
     check_error(t19_augment(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "or precision");
     t19_free(&w);

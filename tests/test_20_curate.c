@@ -873,9 +873,9 @@ static void t20_duplicate_ids(void **state)
     t20_free(&w);
 }
 
-/* Promise: ratings that another model, rubric, read-out, seed or number of votes made are never continued nor
-   taken for these: the difference is named, and the file stays as it was. A second iteration's rater cannot
-   pick up the first one's ratings. */
+/* Promise: ratings that another model, rubric, read-out, seed, precision or number of votes made are never
+   continued nor taken for these: the difference is named, and the file stays as it was. A second iteration's
+   rater cannot pick up the first one's ratings. */
 static void t20_other_ratings(void **state)
 {
     (void)state;
@@ -883,7 +883,8 @@ static void t20_other_ratings(void **state)
         const char *what, *message;
     } cases[] = {{"same", NULL},          {"rubric", "template_hash"}, {"model", "model"},
                  {"adapter", "rater"},    {"name", "adapter"},         {"readout", "readout"},
-                 {"votes", "2 votes"},    {"seed", "seed"},            {"signals", "readout"}};
+                 {"votes", "2 votes"},    {"seed", "seed"},            {"signals", "readout"},
+                 {"rounded", "cache unset, not \"bf16\""},   {"exact", "cache \"bf16\", not unset"}};
     hbk_error err;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         t20_world w = t20_new("other", true, 256);
@@ -898,9 +899,12 @@ static void t20_other_ratings(void **state)
         w.o.votes = 2;
         w.o.decode.sampling.temperature = 1;
         w.o.decode.sampling.max_new = 3;
+        if (!strcmp(what, "exact")) w.o.decode.cache = HBK_BF16;
         unlink(w.ratings);
         check_ok(hbk_rate(w.base, a, w.tok, w.t, &w.o, "m0", w.candidates, w.ratings, NULL, NULL, &err));
         hbk_text was = t19_read(w.ratings);
+        if (!strcmp(what, "exact")) w.o.decode.cache = HBK_F32;
+        if (!strcmp(what, "rounded")) w.o.decode.cache = HBK_BF16;
         if (!strcmp(what, "rubric"))
             check_ok(hbk_template_set(w.t, HBK_RATING, "{instruction}\n{output}\nRate now:", &err));
         if (!strcmp(what, "model")) other = t19_model(w.tok, 32, 256);
