@@ -594,8 +594,8 @@ static bool bench_grow(bench_work *w, hbk_int sequences, bench_length *r, hbk_er
     r->sequences = sequences;
     r->seconds = bench_median(many, b->repeats);
     r->one = fits ? bench_median(one, b->repeats) : (double)NAN;
-    r->square = r->one - r->seconds;
-    r->ns_per_pair = r->square / pairs * 1e9;
+    r->square = n > T ? r->one - r->seconds : (double)NAN;
+    r->ns_per_pair = r->square > 0 ? r->square / pairs * 1e9 : (double)NAN; /* below the noise: no figure */
     r->gflops = 7 * 2 * (double)(c->n_layers * c->n_heads * c->head_dim) / r->ns_per_pair;
     return true;
 }
@@ -643,7 +643,7 @@ static bool bench_lengths(bench *b, cli *c, const hbk_progress *progress, json_t
                                 &c->err);
     bool ok = w.trainer && bench_step(&w, most, b->T, &seconds, &c->err);
     if (ok && !rows)
-        puts("tokens    sequences     seconds  per 1024      one  per 1024   square  ns/pair  GFLOP/s");
+        puts("tokens    sequences     seconds  per 1024  one seq.  per 1024   square  ns/pair  GFLOP/s");
     for (hbk_int s = 1, before = 0; ok && s > before; before = s, s = HBK__MIN(2 * s, b->n_seqs)) {
         bench_length r;
         ok = bench_grow(&w, s, &r, &c->err) &&
@@ -712,6 +712,8 @@ static int bench_wanted(const cli *c, bool small, bool wanted[BENCH_ROWS])
         return cli_misused(c, "--rows open: needs --model, a file that can be opened");
     if (wanted[BENCH_ROW_TOKENS] && cli_has(c, "only") && cli_choice(c, "only") == 1)
         return cli_misused(c, "--rows tokens: has no ceiling of its own, so not with --only ceiling");
+    if (wanted[BENCH_ROW_TOKENS] && cli_has(c, "least"))
+        return cli_misused(c, "--rows tokens: has no ceiling of its own, so not with --least");
     return CLI_DONE;
 }
 
