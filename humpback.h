@@ -6976,11 +6976,12 @@ static bool hbk__gguf_chat_template(const char *path, hbk_text *out, hbk_error *
 
    HBK_NO_BLAS replaces OpenBLAS by the loop that every textbook has: the yardstick for all else. */
 
-/* Loops below are compiled for several generations of x86 and chosen when the program loads. A product and
-   the sum after it may be one instruction there, faster and more exact; by itself -std=c11 forbids it. */
 #ifndef HBK__WIDEST
 #define HBK__WIDEST 3 /* tests of one processor's loops on another: 0 plain, 1 AVX2, 2 AVX-512, 3 its bf16 */
 #endif
+
+/* Loops below are compiled for several generations of x86 and chosen when the program loads. A product and
+   the sum after it may be one instruction there, faster and more exact; by itself -std=c11 forbids it. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__GLIBC__) &&                 \
     !defined(HBK_NO_BLAS) && HBK__WIDEST > 0
 #if HBK__WIDEST == 1
@@ -7013,7 +7014,7 @@ static bool hbk__gguf_chat_template(const char *path, hbk_text *out, hbk_error *
 #define HBK__INLINE static inline
 #endif
 #define HBK__SIMD _Pragma("omp simd")
-/* Asks for the line so many bytes ahead, which may lie behind the block: of a number, as no pointer may. */
+/* The address so many bytes ahead, which may lie behind the block: made of a number, as no pointer may. */
 #define HBK__AHEAD(p, bytes) ((const char *)((uintptr_t)(p) + (uintptr_t)(bytes)))
 #ifdef __clang__
 #define HBK__UNROLL _Pragma("clang loop unroll(full)")
@@ -7624,7 +7625,7 @@ HBK__INLINE void hbk__ask(const hbk__ahead *a, hbk_int i)
 #if defined(__GNUC__) || defined(__clang__)
     size_t at = (size_t)(i / 16) * a->bytes;
     if (a->at && at % 64 < a->bytes)
-        for (size_t j = 0; j < 8; j++) __builtin_prefetch(a->at + j * a->step + at, 0, 3);
+        for (size_t j = 0; j < 8; j++) __builtin_prefetch(HBK__AHEAD(a->at, j * a->step + at), 0, 3);
 #else
     (void)a, (void)i;
 #endif
@@ -7841,8 +7842,8 @@ static void hbk__to_lanes(hbk_real *lanes, const hbk_real *x, hbk_int N, hbk_int
 
    With up to 64 rows pairs of x are the lanes, as in 8.2, and W in bf16 is taken as it lies.
 
-   Products of (1536, 576) on two cores of a Zen 4: 216 GFLOP/s with 1024 rows of x, and 390 in pairs, where
-   OpenBLAS reaches 200; 280 and 380 in pairs with 16 and 64 rows, against 180 and 210 of 8.2. Each number of
+   Products of (1536, 576) on two cores of a Zen 4: 215 GFLOP/s with 1024 rows of x, and 400 in pairs, where
+   OpenBLAS reaches 200; 320 and 350 in pairs with 16 and 64 rows, against 180 and 200 of 8.2. Each number of
    the result is one thread's, summed in one order, whatever the number of threads. */
 
 #ifdef HBK__X86
@@ -8065,7 +8066,7 @@ static void hbk__pack_rows(uint32_t *tile, const hbk__product *p, hbk_int m)
 {
     uint32_t rows[16 * HBK__PIECE];
     for (hbk_int o = m; o < m + HBK__TILE; o += 16, tile += 16) {
-        hbk_int done = hbk__pack_in_place(tile, p, o), n; /* words */
+        hbk_int done = hbk__pack_in_place(tile, p, o), n; /* of words; n of numbers */
         for (hbk_int c = done * (1 + p->pairs); c < p->n; c += n) {
             n = HBK__MIN(HBK__PIECE, p->n - c);
             hbk_int words = hbk__n_words(n, p->pairs);

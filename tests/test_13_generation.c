@@ -670,8 +670,7 @@ static void t13_score_when_busy(void **state)
     hbk_stream stream = {t13_score_meanwhile, &asked};
     check_ok(hbk_generate(s, t.r, 1, &o, &stream, &err));
     assert_null(asked);
-    assert_int_equal(t.r[0].output.n, 20);
-    assert_memory_equal(t.r[0].output.data, alone.r[0].output.data, 20 * sizeof(int32_t));
+    t13_same_text("busy", &t.r[0], &alone.r[0]);
     t13_requests_free(&t);
     t13_requests_free(&alone);
     hbk_session_free(s);
