@@ -189,6 +189,37 @@ static void t08_threads(void **state)
 #endif
 }
 
+/* Promise: rows of a large W that threads take in turns have the bits that they have in equal shares. */
+static void t08_turns(void **state)
+{
+    (void)state;
+#ifdef _OPENMP
+    enum { N = 20, O = 16389, C = 512 };
+    uint16_t *w = (uint16_t *)calloc(O * C, sizeof *w);
+    hbk_real *x = (hbk_real *)calloc(N * C, sizeof *x), *panel = (hbk_real *)calloc(HBK_PANEL, sizeof *x);
+    hbk_real *y = (hbk_real *)calloc(N * O, sizeof *y), *want = (hbk_real *)calloc(N * O, sizeof *y);
+    hbk_matrix m = {HBK_BF16, O, C, w, NULL, 0, false};
+    int threads = omp_get_max_threads(), turns = 0;
+    assert_true(w && x && panel && y && want);
+    t08_fill(x, N * C, 2);
+    for (hbk_int i = 0; i < O * C; i++) w[i] = (uint16_t)(0x3f00 + i * 31 % 251);
+    for (hbk_int rows = 1; rows <= N; rows += N - 1)
+        for (int n = 7; n >= 1; n--) {
+            omp_set_num_threads(n);
+            turns += hbk__turn_of(&m) > 0;
+            memset(y, 0, N * O * sizeof *y);
+            hbk_matmul(y, x, &m, rows, panel);
+            if (n == 7) memcpy(want, y, N * O * sizeof *y);
+            assert_memory_equal(y, want, N * O * sizeof *y);
+        }
+    omp_set_num_threads(threads);
+    assert_int_equal(turns, 8); /* with up to four threads, of seven */
+    free(w), free(x), free(panel), free(y), free(want);
+#else
+    skip();
+#endif
+}
+
 /* Promise: a row of q8_0 or q4_0 has the same product by each of the processor's means as by the plain
    loop. */
 static void t08_blocks_by_any_means(void **state)
@@ -511,6 +542,7 @@ static const struct CMUnitTest tests_08[] = {
     cmocka_unit_test(t08_products),
     cmocka_unit_test(t08_rounded_products),
     cmocka_unit_test(t08_threads),
+    cmocka_unit_test(t08_turns),
     cmocka_unit_test(t08_blocks_by_any_means),
     cmocka_unit_test(t08_meet_by_any_means),
     cmocka_unit_test(t08_panels),
