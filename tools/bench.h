@@ -1,21 +1,6 @@
 /* bench.h - `humpback bench`: how fast the library is on this machine - public domain, see humpback.h
 
-   Rows, on random weights of three well-known shapes or on a file's:
-
-       memory    bytes that all threads together read in a second, out of a gigabyte: the ceiling of decoding
-       open      from the name of a model's file to the logits of a first token (with --model alone)
-       lora      one step of LoRA finetuning: rank 16, seven projections, no dropout, loss on every token
-       recompute the same in less memory: of a layer only the input is kept for the backward
-       full      one step that trains every weight
-       prefill   512 tokens into an empty cache
-       decode1   one token after another, 128 tokens into a text
-       decode16  the same for 16 texts side by side
-       decode64  and for 64
-       curate    pairs rated per second: a rubric of 500 tokens, 64 pairs of 150, replies of 32,
-                 32 side by side; the rubric is computed once, as hbk_generate does
-       apart     the same with prompts that share no beginning
-       tokens    how a step of LoRA grows: T tokens, 2T, 4T ... S*T for --tokens SxT, as sequences of T
-                 and as one; a table of its own
+   Rows, on random weights of three well-known shapes or on a file's, are those of BENCH_ABOUT.
 
    Machines differ, so each time stands beside a ceiling that was measured in the same process, turn by turn:
    OpenBLAS's sgemm on f32 products of the same shapes,
@@ -24,9 +9,9 @@
 
    which leaves out attention, norms, softmax, the adapter and the optimiser. (Of a LoRA step it includes the
    dX below the lowest adapter, which the trainer skips: at most 2 % for these shapes.) GFLOP/s counts these
-   products alone, on both sides; their ratio is the share of the ceiling that is reached, and above 1 where
-   weights of 16 bits need only half of the memory's speed. GB/s is weights read per second, where that is
-   the limit. All figures are medians.
+   products alone, on both sides; the share of the ceiling that is reached may be above 1 where weights of 16
+   bits need only half of the memory's speed. GB/s is weights read per second, where that is the limit; its
+   share is of the row `memory`. All figures are medians.
 
    Of `tokens`: all that a step does is done for each token alone, but attention, which looks back on all
    tokens before. So sequences of one length T should take a time that grows as their number does, and one
@@ -35,7 +20,7 @@
 
    --only work measures without the ceilings, in a process no larger than the work, and --only ceiling
    the ceilings alone: tools/bench-peers asks for both, to set them beside other libraries. --least is for
-   tests: it fails when a row's ratio is below it.
+   tests: it fails when a row's share is below it.
 
    Include after cli.h. */
 
@@ -99,6 +84,29 @@ static const cli_flag bench_flags[] = {
     CLI_END};
 static const cli_group bench_group = {"Flags", bench_flags, NULL, NULL};
 
+#define BENCH_ABOUT                                                                                          \
+    "Rows\n"                                                                                                 \
+    "  memory    bytes that all threads together read in a second, out of a gigabyte\n"                      \
+    "  open      from the name of a model's file to the logits of a first token (with --model)\n"            \
+    "  lora      one step of LoRA finetuning: rank 16, seven projections, loss on every token\n"             \
+    "  recompute the same in less memory: of a layer only the input is kept for the backward\n"              \
+    "  full      one step that trains every weight\n"                                                        \
+    "  prefill   512 tokens into an empty cache\n"                                                           \
+    "  decode1   one token after another, 128 tokens into a text\n"                                          \
+    "  decode16  the same for 16 texts side by side\n"                                                       \
+    "  decode64  and for 64\n"                                                                               \
+    "  curate    pairs rated: a rubric of 500 tokens, computed once, pairs of 150, replies of 32\n"          \
+    "  apart     the same with prompts that share no beginning\n"                                            \
+    "  tokens    how a LoRA step grows: T tokens, 2T ... S*T, as sequences of T and as one\n"                \
+    "\nColumns\n"                                                                                            \
+    "  tokens/s  pairs/s of curate and apart\n"                                                              \
+    "  seconds   of a step, a prompt, a token of each text, all pairs\n"                                     \
+    "  GFLOP/s   products with weights alone; sgemm: those by OpenBLAS in f32; share: of it\n"               \
+    "  GB/s      weights read; share: of the row memory\n"                                                   \
+    "  peak MB   the weights and what the row allocates"
+static const cli_flag bench_no_flags[] = {CLI_END};
+static const cli_group bench_about = {BENCH_ABOUT, bench_no_flags, NULL, NULL};
+
 /* One row's measurements: medians. */
 typedef struct bench_result {
     double seconds, tokens_per_s, gflops, gbps, peak_mb, sgemm_gflops;
@@ -113,6 +121,7 @@ typedef struct bench {
     bool work, ceiling;       /* what of the two is measured */
     hbk_dtype cache;
     bool rounds;              /* products may round to bf16 */
+    double memory_gbps;       /* of the row; 0: not measured */
     hbk_allocator alloc;
     int32_t *tokens, *targets; /* random ids, as many as any row needs */
     hbk_int *starts;
@@ -549,6 +558,7 @@ static void bench_print(const bench *b, bench_row row, const bench_result *r)
     bench_cell(9, 1, r->sgemm_gflops);
     bench_cell(7, 2, r->gflops / r->sgemm_gflops);
     bench_cell(8, 1, r->gbps);
+    bench_cell(7, 2, memory || b->memory_gbps == 0 ? (double)NAN : r->gbps / b->memory_gbps);
     bench_cell(9, 0, r->peak_mb);
     puts("");
     fflush(stdout);
@@ -751,7 +761,7 @@ static bool bench_run_row(bench *b, bench_row row, bench_result *r, const hbk_pr
 {
     if (row != BENCH_ROW_MEMORY) return bench_measure(b, row, r, progress, err);
     r->tokens_per_s = r->seconds = r->gflops = r->sgemm_gflops = r->peak_mb = r->best = (double)NAN;
-    r->gbps = bench_memory(b->repeats, err) * 1e-9;
+    r->gbps = b->memory_gbps = bench_memory(b->repeats, err) * 1e-9;
     return r->gbps > 0;
 }
 
@@ -789,7 +799,8 @@ static int bench_main(cli *c)
         printf("products in %s, keys and values in %s\n\n", hbk_model_precision(b.model),
                hbk_dtype_name(b.cache));
     if (ok && !json && table)
-        puts("row       shape  dtype   tokens/s    seconds   GFLOP/s     sgemm   ratio     GB/s   peak MB");
+        puts("row       shape  dtype   tokens/s    seconds   GFLOP/s     sgemm   share     GB/s   share"
+             "   peak MB");
     for (int i = 0; ok && i < BENCH_ROW_TOKENS; i++) {
         bench_result r;
         memset(&r, 0, sizeof r);

@@ -443,7 +443,7 @@ static const cli_command cmd_commands[] = {
      "[flags]",
      0,
      0,
-     {&bench_group},
+     {&bench_group, &bench_about},
      bench_main},
     {NULL, NULL, NULL, 0, 0, {NULL}, NULL}};
 
