@@ -117,6 +117,7 @@ $(TESTS): humpback.h $(TEST_FILES) $(TOOL_HEADERS) | deps-test
 
 # By the other compiler, with its own order of evaluation and its UBSan, which ends a test that it finds at
 # fault (its messages need a library that clang's package does not bring); warnings are the matrix's.
+HOST_CC := $(CC)
 build/test-clang: override CC = clang
 build/test-clang: WARNINGS = -w
 build/test-clang: OPT      = -O1 -g -fsanitize=undefined -fsanitize-trap=undefined
@@ -143,7 +144,7 @@ deps-test:
 	@$(DEPS) header test
 deps-check:
 	@$(DEPS) header test check
-deps-clang: override CC = cc
+deps-clang: override CC = $(HOST_CC)
 deps-clang:
 	@$(DEPS) header test clang
 

@@ -162,7 +162,14 @@ static void t08_threads(void **state)
 #if defined(_OPENMP) && defined(HBK__X86)
     enum { N = 150, O = 100, C = 70 };
     static hbk_real w[O * C], x[N * O], y[N * O], want[N * O], panel[HBK_PANEL];
-    if (!HBK__HAS_AVX512()) skip();
+    for (hbk_int stripes = 1; stripes < 40; stripes++) /* shared fairly by up to 16 threads */
+        for (hbk_int t = 1; t <= 16; t++) {
+            hbk_int tasks = stripes * hbk__parts(stripes, 4096, t);
+            assert_true((tasks + t - 1) / t * t * 5 < tasks * 6);
+        }
+    assert_int_equal(hbk__parts(1, 95, 2), 1); /* not worth packing W twice */
+    assert_int_equal(hbk__parts(1, 96, 2), 2);
+    if (!HBK__HAS_AVX512()) return; /* OpenBLAS's, which promises no such thing */
     t08_fill(w, O * C, 1);
     t08_fill(x, N * O, 2);
     int threads = omp_get_max_threads();
@@ -177,13 +184,6 @@ static void t08_threads(void **state)
             assert_memory_equal(y, want, sizeof y);
         }
     omp_set_num_threads(threads);
-    for (hbk_int stripes = 1; stripes < 40; stripes++) /* shared fairly by up to 16 threads */
-        for (hbk_int t = 1; t <= 16; t++) {
-            hbk_int tasks = stripes * hbk__parts(stripes, 4096, t);
-            assert_true((tasks + t - 1) / t * t * 5 < tasks * 6);
-        }
-    assert_int_equal(hbk__parts(1, 95, 2), 1); /* not worth packing W twice */
-    assert_int_equal(hbk__parts(1, 96, 2), 2);
 #else
     skip();
 #endif
@@ -203,7 +203,7 @@ static void t08_turns(void **state)
     assert_true(w && x && panel && y && want);
     t08_fill(x, N * C, 2);
     for (hbk_int i = 0; i < O * C; i++) w[i] = (uint16_t)(0x3f00 + i * 31 % 251);
-    for (hbk_int rows = 1; rows <= N; rows += N - 1)
+    for (hbk_int rows = 1; rows <= (hbk__meets() ? N : 1); rows += N - 1) /* else OpenBLAS's */
         for (int n = 7; n >= 1; n--) {
             omp_set_num_threads(n);
             turns += hbk__turn_of(&m) > 0;
@@ -213,7 +213,7 @@ static void t08_turns(void **state)
             assert_memory_equal(y, want, N * O * sizeof *y);
         }
     omp_set_num_threads(threads);
-    assert_int_equal(turns, 8); /* with up to four threads, of seven */
+    assert_int_equal(turns, hbk__meets() ? 8 : 4); /* with up to four threads, of seven */
     free(w), free(x), free(panel), free(y), free(want);
 #else
     skip();
@@ -228,7 +228,7 @@ static void t08_blocks_by_any_means(void **state)
 #ifdef HBK__X86
     static unsigned char block[34 * 77 + 1];
     static hbk_real x[32 * 77];
-    if (!HBK__HAS_AVX2()) skip();
+    if (!HBK__HAS_AVX2()) return; /* the plain loop alone is here */
     t08_fill(x, 32 * 77, 7);
     for (int q8 = 0; q8 < 2; q8++)
         for (hbk_int n = 32; n <= 32 * 77; n += 32 * 19) {

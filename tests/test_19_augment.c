@@ -531,10 +531,11 @@ static void t19_rounding(void **state)
     }
     check_ok(t19_augment(&w, NULL, NULL, &err)); /* the same: nothing is left to do */
     hbk_model_round(w.m, false);
-    if (hbk__has_bf16()) check_error(t19_augment(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "or precision");
+    if (hbk__has_bf16())
+        check_error(t19_augment(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "precision or cache");
     hbk_model_round(w.m, true);
     w.o.decode.cache = HBK_F32;
-    check_error(t19_augment(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "or precision");
+    check_error(t19_augment(&w, NULL, NULL, &err), HBK_ERROR_OPTION, "precision or cache");
     t19_free(&w);
 }
 

@@ -605,7 +605,7 @@ static bool bench_grow(bench_work *w, hbk_int sequences, bench_length *r, hbk_er
     r->seconds = bench_median(many, b->repeats);
     r->one = fits ? bench_median(one, b->repeats) : (double)NAN;
     r->square = n > T ? r->one - r->seconds : (double)NAN;
-    r->ns_per_pair = r->square > 0 ? r->square / pairs * 1e9 : (double)NAN; /* below the noise: no figure */
+    r->ns_per_pair = r->square > 0 ? r->square / pairs * 1e9 : (double)NAN; /* none was seen: no figure */
     r->gflops = 7 * 2 * (double)(c->n_layers * c->n_heads * c->head_dim) / r->ns_per_pair;
     return true;
 }
@@ -722,8 +722,12 @@ static int bench_wanted(const cli *c, bool small, bool wanted[BENCH_ROWS])
         return cli_misused(c, "--rows open: needs --model, a file that can be opened");
     if (wanted[BENCH_ROW_TOKENS] && cli_has(c, "only") && cli_choice(c, "only") == 1)
         return cli_misused(c, "--rows tokens: has no ceiling of its own, so not with --only ceiling");
-    if (wanted[BENCH_ROW_TOKENS] && cli_has(c, "least"))
-        return cli_misused(c, "--rows tokens: has no ceiling of its own, so not with --least");
+    static const bench_row none[] = {BENCH_ROW_MEMORY, BENCH_ROW_OPEN, BENCH_ROW_CURATE, BENCH_ROW_APART,
+                                     BENCH_ROW_TOKENS};
+    for (size_t i = 0; cli_has(c, "rows") && cli_has(c, "least") && i < sizeof none / sizeof *none; i++)
+        if (wanted[none[i]])
+            return cli_misused(c, "--rows %s: has no ceiling of its own, so not with --least",
+                               bench_rows[none[i]]);
     return CLI_DONE;
 }
 
@@ -769,6 +773,9 @@ static bool bench_run_row(bench *b, bench_row row, bench_result *r, const hbk_pr
 static bool bench_enough(cli *c, bench_row row, const bench_result *r)
 {
     double least = cli_has(c, "least") ? cli_real(c, "least") : 0;
+    if (cli_has(c, "least") && isfinite(r->gflops) && !isfinite(r->best))
+        return hbk_fail(&c->err, HBK_ERROR_OPTION, "%s: --least needs a build with OpenBLAS to compare with",
+                        bench_rows[row]);
     return !(r->best < least) ||
            hbk_fail(&c->err, HBK_ERROR_NUMERIC,
                     "%s: at best %.2f of sgemm's speed (medians %.1f of %.1f GFLOP/s), --least asks for %g",
