@@ -101,9 +101,13 @@ static const cli_group bench_group = {"Flags", bench_flags, NULL, NULL};
     "\nColumns\n"                                                                                            \
     "  tokens/s  pairs/s of curate and apart\n"                                                              \
     "  seconds   of a step, a prompt, a token of each text, all pairs\n"                                     \
-    "  GFLOP/s   products with weights alone; sgemm: those by OpenBLAS in f32; share: of it\n"               \
-    "  GB/s      weights read; share: of the row memory\n"                                                   \
-    "  peak MB   the weights and what the row allocates"
+    "  GFLOP/s   products with weights alone; sgemm: those by OpenBLAS in f32; of sgemm: the share\n"        \
+    "  GB/s      weights read; of mem: the share of the row memory, where that is measured, too\n"           \
+    "  peak MB   the weights and what the row allocates; progress counts the whole process\n"                \
+    "and of the row tokens\n"                                                                                \
+    "  per 1024  seconds for 1,024 tokens, as sequences of T and as one\n"                                   \
+    "  square    seconds that one sequence takes longer: attention's square term; below 0: noise\n"          \
+    "  ns/pair   of a query and a key, in all layers; GFLOP/s: attention's products in them"
 static const cli_flag bench_no_flags[] = {CLI_END};
 static const cli_group bench_about = {BENCH_ABOUT, bench_no_flags, NULL, NULL};
 
@@ -556,9 +560,9 @@ static void bench_print(const bench *b, bench_row row, const bench_result *r)
     bench_cell(10, 4, r->seconds);
     bench_cell(9, 1, r->gflops);
     bench_cell(9, 1, r->sgemm_gflops);
-    bench_cell(7, 2, r->gflops / r->sgemm_gflops);
+    bench_cell(8, 2, r->gflops / r->sgemm_gflops);
     bench_cell(8, 1, r->gbps);
-    bench_cell(7, 2, memory || b->memory_gbps == 0 ? (double)NAN : r->gbps / b->memory_gbps);
+    bench_cell(8, 2, memory || b->memory_gbps == 0 ? (double)NAN : r->gbps / b->memory_gbps);
     bench_cell(9, 0, r->peak_mb);
     puts("");
     fflush(stdout);
@@ -806,8 +810,8 @@ static int bench_main(cli *c)
         printf("products in %s, keys and values in %s\n\n", hbk_model_precision(b.model),
                hbk_dtype_name(b.cache));
     if (ok && !json && table)
-        puts("row       shape  dtype   tokens/s    seconds   GFLOP/s     sgemm   share     GB/s   share"
-             "   peak MB");
+        puts("row       shape  dtype   tokens/s    seconds   GFLOP/s     sgemm of sgemm     GB/s"
+             "   of mem   peak MB");
     for (int i = 0; ok && i < BENCH_ROW_TOKENS; i++) {
         bench_result r;
         memset(&r, 0, sizeof r);

@@ -453,7 +453,9 @@ static void cli_help(const cli_command *commands)
     printf("humpback " HBK_VERSION ": instruction backtranslation on your own machine\n\n"
            "humpback COMMAND [flags]     humpback COMMAND --help     humpback --version\n\n");
     for (; commands->name; commands++) printf("  %-10s %s\n", commands->name, commands->summary);
-    printf("\nExit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted with everything so far kept.\n");
+    printf("\nExit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted with everything so far kept.\n"
+           "Where other programs keep the cores busy, set OMP_WAIT_POLICY=passive: threads then sleep\n"
+           "while they wait for each other; spinning can make them 20 times as slow.\n");
 }
 
 /* ---- progress ------------------------------------------------------------------ */
